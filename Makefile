@@ -1,0 +1,60 @@
+# flctl. `make` alone prints what there is; each target works from a clean clone.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+# Two processes: the suite waits for sockets and disks more than it computes.
+PYTEST_ARGS ?= -n 2
+BENCH_ARGS ?= --agents 3 --model-mb 1.72
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help install demo test check format bench clean
+
+help: ## Print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: $(VENV)/.installed ## Make .venv with flctl and everything that developing it needs
+
+demo: $(VENV)/.installed-demo ## Train on the ECG data that ship with flctl, over three local agents, into demo/
+	$(BIN)/flctl demo --out demo
+
+test: install ## Run the tests (no Docker, no network)
+	$(BIN)/pytest $(PYTEST_ARGS)
+
+check: install ## What CI runs: lint, format, types, import rule, tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest $(PYTEST_ARGS)
+
+format: install ## Put the code into the form that check asks for
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: install ## Measure a round against the two floors; BENCH_ARGS='--agents 10 --model-mb 44'
+	$(BIN)/python benchmarks/round_overhead.py $(BENCH_ARGS)
+
+clean: ## Remove .venv, caches and the demo's output
+	rm -rf $(VENV) demo dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamps make a second call instant; a changed pyproject.toml installs anew.
+$(VENV)/.installed: pyproject.toml | $(BIN)/pip
+	$(PIP) install --quiet -e '.[dev]'
+	@touch $@ $(VENV)/.installed-demo
+
+$(VENV)/.installed-demo: pyproject.toml | $(BIN)/pip
+	$(PIP) install --quiet -e '.[plot]'
+	@touch $@
+
+# Debian keeps ensurepip in a package of its own (python3-venv): without it the pip that
+# is there puts one into the environment.
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "flctl needs Python 3.11 or newer; name one with make PYTHON=python3.11"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null && $(PYTHON) -m venv $(VENV) || { \
+		$(PYTHON) -m venv --clear --without-pip $(VENV) && \
+		$(PYTHON) -m pip --python $(BIN)/python install --quiet pip; }

@@ -1,0 +1,42 @@
+"""What an agent is told at its start, as one frozen value."""
+
+from pathlib import Path
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from flctl.settings import AgentName, Count, Device
+from flctl.wire.messages import Role
+from flctl.worker.jobs import DataSource
+
+Positive = Annotated[float, Meta(gt=0)]
+
+
+class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    coordinator: str
+    """HOST:PORT of the coordinator."""
+    server_key: str
+    """Its public key in Z85, 40 characters."""
+    state: Path
+    """Folder of this agent alone: its key pair, its name, blobs too large for memory."""
+    name: AgentName | None = None
+    """To be asked for when joining with a token; the coordinator's list decides."""
+    join_token: str | None = None
+    role: Role = "train"
+    """With "evaluate" it is asked for metrics on its data and never trains."""
+    datasets: dict[str, DataSource] = {"default": DataSource()}
+    tasks: tuple[str, ...] = ()
+    """Those that the coordinator may ask for; none named: all that are installed."""
+    device: Device = "auto"
+    threads: Count | None = None
+    """Of torch; None: what torch thinks right for this machine."""
+    heartbeat_s: Positive = 5.0
+    """Until the coordinator says otherwise."""
+    offer_s: Positive = 30.0
+    """Between two offers of a finished update that nobody has answered."""
+    link_heartbeat_s: Positive = 5.0
+    """Between two heartbeats of the connection itself; larger for LTE."""
+    memory_limit_bytes: Count = 64 * 1024 * 1024
+    """Blobs beyond it go to the disk."""
+    worker_idle_s: Positive = 60.0
+    """Time without work after which the worker gives its memory back."""

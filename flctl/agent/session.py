@@ -1,0 +1,174 @@
+"""From a connection to a welcome: joining, the hello, refusals and when to try again.
+
+    CONNECTED ─► Join ─► Joined ─► Hello ─► Welcome
+                 (only with a token, and once)
+"""
+
+import logging
+import math
+import random
+from collections.abc import Callable, Sequence
+
+from flctl.agent.config import AgentConfig
+from flctl.agent.state import AgentState
+from flctl.errors import AccessError
+from flctl.transport.channel import Frame, Link, LinkEvent
+from flctl.wire import framing
+from flctl.wire.messages import Hello, Join, Joined, Refused, Welcome
+
+logger = logging.getLogger(__name__)
+
+ANSWER_S = 10.0
+"""A Hello or Join without an answer is sent again after this time."""
+RETRY_S = 1.0
+BACK_OFF_S = (1.0, 30.0)
+"""First and longest wait before the next try of a key that was refused."""
+WRONG_SERVER_S = 10.0
+PROTOCOL_S = 60.0
+SAME_NOTICE_S = 600.0
+"""A refusal that goes on is logged again after this time."""
+
+
+class Session:
+    """`hello` makes the greeting as it would be now; `public_key` is the agent's own (Z85).
+
+    Times are those of one clock, in seconds. Nothing is sent but Join and Hello.
+    """
+
+    def __init__(
+        self,
+        config: AgentConfig,
+        link: Link,
+        state: AgentState,
+        public_key: str,
+        hello: Callable[[], Hello],
+    ) -> None:
+        self._config = config
+        self._link = link
+        self._state = state
+        self._public_key = public_key
+        self._hello = hello
+        self.name = state.name or config.name
+        """As the coordinator has it once there was a welcome."""
+        self.connected = False
+        self.welcomed = False
+        self._must_join = config.join_token is not None and state.name is None
+        self._ask_at = math.inf
+        self._reopen_at = math.inf
+        self._back_off_s = BACK_OFF_S[0]
+        self._said: tuple[str, float] = ("", -math.inf)
+
+    @property
+    def next_at(self) -> float:
+        """When `tick` has something to do."""
+        return min(self._ask_at if self.connected else math.inf, self._reopen_at)
+
+    def tick(self, now: float) -> None:
+        if now >= self._reopen_at:
+            self._reopen_at = math.inf
+            self._link.reopen()
+        if self.connected and now >= self._ask_at:
+            sent = self._link.send(framing.encode(self._question()))
+            self._ask_at = now + (ANSWER_S if sent else RETRY_S)
+
+    def say_hello(self, now: float) -> None:
+        """What the last Hello said has changed, or the coordinator has forgotten it."""
+        if self.connected and not self._must_join:
+            self._ask_at = now
+
+    def on_link(self, event: LinkEvent, now: float) -> None:
+        match event:
+            case LinkEvent.CONNECTED:
+                self.connected, self.welcomed = True, False
+                self._ask_at, self._reopen_at = now, math.inf
+                self._back_off_s = BACK_OFF_S[0]
+                logger.info("coordinator=%s connected", self._config.coordinator)
+            case LinkEvent.DISCONNECTED:
+                if self.connected:
+                    logger.warning("coordinator=%s connection lost", self._config.coordinator)
+                self.connected = self.welcomed = False
+                self._ask_at = math.inf
+            case LinkEvent.KEY_REFUSED:
+                self._on_key_refused(now)
+            case LinkEvent.SERVER_KEY_WRONG:
+                self.connected = self.welcomed = False
+                self._reopen_at = now + WRONG_SERVER_S
+                self._say(
+                    f"coordinator={self._config.coordinator} whoever answers there does not have "
+                    "the server key that this agent was given: check the address, or give the "
+                    "key that  flctl keys show  prints on the coordinator",
+                    now,
+                )
+
+    def on_welcome(self, message: Welcome) -> None:
+        first = not self.welcomed
+        self.name, self.welcomed = message.name, True
+        self._ask_at = math.inf
+        self._said = ("", -math.inf)
+        if first:
+            logger.info("agent=%s welcome coordinator_version=%s", message.name, message.version)
+
+    def on_joined(self, message: Joined, now: float) -> None:
+        self._state.save_name(message.name)
+        self.name, self._must_join = message.name, False
+        self._ask_at = now
+        logger.info("agent=%s joined", message.name)
+
+    def on_refused(self, message: Refused, now: float) -> None:
+        """Try again later. Raises AccessError where only a person can help."""
+        self.welcomed = False
+        if message.reason in {"token", "name"}:
+            raise AccessError(f"{self._config.coordinator} refused to let this agent join: "
+                              f"{message.message}")
+        if message.reason == "guest" and self._config.join_token is not None:
+            self._must_join = True
+        self._ask_at = now + max(message.retry_s, RETRY_S)
+        self._say(f"agent={self._shown} refused reason={message.reason} {message.message}", now)
+
+    def on_other_protocol(self, frames: Sequence[Frame], now: float) -> None:
+        """The coordinator speaks another protocol. Raises MalformedMessage."""
+        ours = framing.PROTOCOL
+        if framing.Decoder.protocol_of(frames) == framing.NOTICE:
+            notice = framing.read_notice(frames)
+            oldest, newest, version = notice.oldest, notice.newest, notice.version
+        else:
+            oldest = newest = framing.Decoder.protocol_of(frames)
+            version = "of another protocol"
+        if ours < oldest:
+            advice = f"too old; upgrade the agent to flctl {version}"
+        else:
+            advice = f"too new; upgrade the coordinator (flctl {version}) first"
+        self.welcomed = False
+        self._ask_at = now + PROTOCOL_S
+        self._say(
+            f"agent={self._shown} speaks protocol {ours}, the coordinator {oldest} to {newest}: "
+            f"this agent is {advice}",
+            now,
+        )
+
+    def _on_key_refused(self, now: float) -> None:
+        self.connected = self.welcomed = False
+        jitter = random.uniform(0.5, 1.0)  # a fleet that comes back must not knock at once
+        self._reopen_at = now + self._back_off_s * jitter
+        self._back_off_s = min(2 * self._back_off_s, BACK_OFF_S[1])
+        self._say(
+            f"coordinator={self._config.coordinator} this key is not enrolled: on the coordinator "
+            f"run  flctl keys add {self._shown} '{self._public_key}'",
+            now,
+        )
+
+    def _question(self) -> Hello | Join:
+        if self._must_join and self._config.join_token is not None:
+            return Join(token=self._config.join_token, name=self._config.name)
+        return self._hello()
+
+    @property
+    def _shown(self) -> str:
+        return self.name or "NAME"
+
+    def _say(self, text: str, now: float) -> None:
+        """Warn, but of the same thing only now and then."""
+        last, at = self._said
+        if text != last or now - at >= SAME_NOTICE_S:
+            self._said = (text, now)
+            logger.warning("%s", text)

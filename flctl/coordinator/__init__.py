@@ -1,0 +1,1 @@
+"""The coordinator: the roster, the rounds of a run, its journal and its checkpoints."""

@@ -1,0 +1,72 @@
+"""From the spool of a closed round to its model on disk; within bounded memory."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from msgspec import Struct
+
+from flctl.coordinator.runs import RunFolder
+from flctl.core.strategies import federated_average, weigh
+from flctl.errors import ParametersError
+from flctl.files import explained
+from flctl.settings import RunSettings
+from flctl.wire.messages import Digest
+from flctl.wire.parameters import ParameterFile, ParameterWriter, TensorSpec
+
+
+class Aggregated(Struct, frozen=True):
+    model: Digest
+    size: int
+    path: Path
+    """Synced, and not yet in its place."""
+
+
+def read_model(path: Path) -> tuple[tuple[TensorSpec, ...], dict[str, object]]:
+    """Tensors and metadata of a model file. Raises ParametersError, StateError."""
+    with explained(path, "read the model"), path.open("rb") as file:
+        parameters = ParameterFile(file.fileno(), str(path))
+        return parameters.specs, parameters.metadata
+
+
+def aggregate(
+    folder: RunFolder,
+    round_id: int,
+    examples: dict[str, int],
+    settings: RunSettings,
+) -> Aggregated:
+    """Average the updates of the agents in `examples` into a temporary model file.
+
+    Raises StateError when the disk fails, ParametersError when the spool is damaged.
+    """
+    agents = sorted(examples)
+    weights = weigh([examples[a] for a in agents], settings.weighting, settings.max_share)
+    specs, metadata = read_model(folder.model_path(round_id - 1))
+    spool = folder.spool_path(round_id)
+    temporary = folder.round_path(round_id) / ".model.safetensors.tmp"
+    descriptors: list[int] = []
+    try:
+        with explained(spool, "read the updates"):
+            for agent in agents:
+                descriptors.append(os.open(spool / f"{agent}.safetensors", os.O_RDONLY))
+        files = _open_all(descriptors, agents, round_id)
+        with explained(temporary, "write the model"), temporary.open("wb", buffering=0) as out:
+            writer = ParameterWriter(out.fileno(), specs, metadata)
+            federated_average(files, weights, writer)
+            digest, size = writer.finish()
+            os.fsync(out.fileno())
+    finally:
+        for fd in descriptors:
+            os.close(fd)
+    return Aggregated(digest, size, temporary)
+
+
+def _open_all(descriptors: Sequence[int], agents: Sequence[str], round_id: int) -> list[ParameterFile]:
+    files = [
+        ParameterFile(fd, f"round {round_id}, update of {agent}")
+        for fd, agent in zip(descriptors, agents, strict=True)
+    ]
+    for file in files[1:]:
+        if file.specs != files[0].specs:
+            raise ParametersError(f"{file.where}: does not have the tensors of the others")
+    return files

@@ -1,0 +1,141 @@
+"""The coordinator's own worker process: makes the first model, evaluates the others.
+
+So the coordinator itself never loads torch, and a task that crashes takes its worker.
+"""
+
+import contextlib
+import os
+import select
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from msgspec import Struct
+
+from flctl.errors import (
+    CheckpointError,
+    DataError,
+    FlctlError,
+    SettingsError,
+    TaskError,
+    UnknownTask,
+    WorkerError,
+)
+from flctl.settings import RunSettings, parse
+from flctl.wire.messages import Digest, Metrics
+from flctl.worker.jobs import (
+    AnyEvent,
+    AnyJob,
+    DataSource,
+    EvaluateJob,
+    Initialise,
+    Initialised,
+    JobFailed,
+    Scored,
+    Stepped,
+)
+from flctl.worker.process import Worker, WorkerProcess
+
+IDLE_S = 120.0
+"""An evaluator that had nothing to do for so long gives its memory back."""
+
+_KINDS: dict[str, Callable[[str], FlctlError]] = {
+    "data": DataError,
+    "task": TaskError,
+    "model": CheckpointError,
+    "usage": SettingsError,
+}
+
+
+class FirstModel(Struct, frozen=True):
+    settings: RunSettings
+    task_digest: Digest
+    digest: Digest
+    size: int
+    fd: int
+    """Holds the model; whoever gets this closes it."""
+
+
+class Evaluator(Protocol):
+    def initialise(self, given: dict[str, object], where: str) -> FirstModel:
+        """Complete the settings and make the first model. Raises FlctlError."""
+
+    def evaluate(self, model: Path, settings: RunSettings) -> dict[str, Metrics]:
+        """Metrics by part of the test data, the first counts; empty: there are no data."""
+
+    def rest(self) -> None:
+        """Called now and then: give memory back when there was nothing to do."""
+
+    def close(self) -> None: ...
+
+
+class WorkerEvaluator:
+    """Runs one job at a time in a worker process; its methods block."""
+
+    def __init__(self, worker: Worker | None = None) -> None:
+        self._worker = worker or WorkerProcess()
+        self._closed = False
+
+    def initialise(self, given: dict[str, object], where: str) -> FirstModel:
+        event, fd = self._call(Initialise(given=given, where=where), None)
+        if not isinstance(event, Initialised) or fd is None:
+            raise WorkerError("the worker did not make a first model")
+        try:
+            settings = parse(event.settings, where)
+        except BaseException:
+            os.close(fd)
+            raise
+        return FirstModel(settings, event.task_digest, event.blob, event.size, fd)
+
+    def evaluate(self, model: Path, settings: RunSettings) -> dict[str, Metrics]:
+        job = EvaluateJob(
+            task=settings.task,
+            source=DataSource(path=settings.test_data or settings.data),
+            side="coordinator",
+            batch_size=settings.test_batch_size,
+            device=settings.device,
+            threads=settings.threads if settings.local or settings.virtual else None,
+        )
+        with model.open("rb") as file:
+            event, fd = self._call(job, file.fileno())
+        if fd is not None:
+            os.close(fd)
+        if not isinstance(event, Scored):
+            raise WorkerError("the worker did not evaluate the model")
+        return event.parts
+
+    def rest(self) -> None:
+        idle = self._worker.idle_since
+        if idle is not None and time.monotonic() - idle > IDLE_S:
+            self._worker.stop()
+
+    def close(self) -> None:
+        self._closed = True
+        self._worker.stop()
+
+    def _call(self, job: AnyJob, fd: int | None) -> tuple[AnyEvent, int | None]:
+        self._worker.submit(job, fd)
+        while not self._closed:
+            for event, attached in self._worker.events():
+                match event:
+                    case Stepped():
+                        continue
+                    case JobFailed():
+                        raise _as_error(event)
+                    case _:
+                        return event, attached
+            self._wait()
+        raise WorkerError("the coordinator is stopping")
+
+    def _wait(self) -> None:
+        fd = self._worker.fileno()
+        if fd is not None:
+            with contextlib.suppress(OSError, ValueError):
+                select.select([fd], [], [], 0.5)
+
+
+def _as_error(failure: JobFailed) -> FlctlError:
+    if failure.kind == "task" and "unknown task" in failure.message:
+        return UnknownTask(failure.message)
+    return _KINDS.get(failure.kind, WorkerError)(failure.message)

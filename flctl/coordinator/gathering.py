@@ -1,0 +1,95 @@
+"""Who takes part in the next round: waits for agents, and knows when to wait no longer."""
+
+from collections.abc import Callable
+
+from flctl.core.roster import Member, Roster
+from flctl.errors import NoAgents
+from flctl.settings import RunSettings
+
+QUIET_S = 5.0
+"""When no agents are named: nobody new for so long means that whoever comes is there."""
+
+
+class Gathering:
+    """`enrolled` names all agents that have a key; `first` is a run's first gathering since
+    its start: then agents that are known but not here yet are given time to come."""
+
+    def __init__(
+        self,
+        settings: RunSettings,
+        roster: Roster,
+        enrolled: Callable[[], list[str]],
+        now: float,
+        first: bool,
+    ) -> None:
+        self._settings, self._roster, self._enrolled = settings, roster, enrolled
+        self._began = now
+        self._first = first
+        self._seen: list[str] = []
+        self._changed = now
+
+    def look(self, now: float) -> list[str] | None:
+        """The agents to draw from, or None: wait on. Raises NoAgents when the wait is over."""
+        ready = self.ready()
+        if ready != self._seen:
+            self._seen, self._changed = ready, now
+        over = now - self._began >= self._settings.wait_s
+        return self._named(ready, over) if self._settings.agents else self._any(ready, over, now)
+
+    def ready(self) -> list[str]:
+        """Agents that are here and have data for this run, sorted."""
+        return sorted(m.name for m in self._roster.members.values() if self._fits(m))
+
+    def why_not(self) -> str:
+        """Why those who are missing are, in words."""
+        names = self._settings.agents or self._enrolled()
+        reasons = [f"{name}: {self._excuse(name)}" for name in names if name not in self._seen]
+        return "; ".join(reasons[:6]) + (" …" if len(reasons) > 6 else "")
+
+    def _named(self, ready: list[str], over: bool) -> list[str] | None:
+        """All that are named take part; the absent ones can come back until the deadline."""
+        agents = sorted(self._settings.agents)
+        if ready == agents:
+            return agents
+        enough = len(ready) >= self._settings.quorum_of(len(agents))
+        if enough and (over or not self._first):
+            return agents
+        if over:
+            need = self._settings.quorum_of(len(agents))
+            raise NoAgents(f"{len(ready)} of {need} required agents are ready ({self.why_not()})")
+        return None
+
+    def _any(self, ready: list[str], over: bool, now: float) -> list[str] | None:
+        need = int(self._settings.quorum) if self._settings.quorum > 1 else 1
+        if len(ready) >= need:
+            all_here = set(ready) >= set(self._enrolled()) and not self._starting()
+            quiet = now - self._changed >= QUIET_S and not self._starting()
+            if not self._first or all_here or quiet or over:
+                return ready
+        elif over:
+            about = self.why_not() or "no agent is enrolled: flctl keys token, flctl keys add"
+            waited = f"within {self._settings.wait_s:.0f} s"
+            raise NoAgents(f"{len(ready)} of {need} required agents were ready {waited} ({about})")
+        return None
+
+    def _starting(self) -> bool:
+        return any(m.connected and m.state == "starting" for m in self._roster.members.values())
+
+    def _fits(self, member: Member) -> bool:
+        return (
+            member.ready
+            and member.hello is not None
+            and member.hello.role == "train"
+            and member.examples(self._settings.task, self._settings.dataset) > 0
+        )
+
+    def _excuse(self, name: str) -> str:
+        member = self._roster.members.get(name)
+        if member is None:
+            enrolled = name in self._enrolled()
+            return "not connected" if enrolled else "not enrolled (flctl keys add)"
+        if member.ready and member.hello is not None:
+            if member.hello.role != "train":
+                return "its role is to evaluate"
+            return f"no data for task {self._settings.task}, data set {self._settings.dataset}"
+        return member.note or member.error or member.state

@@ -1,0 +1,109 @@
+"""The journal of a run: one JSON object a line, appended and synced, never rewritten."""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from flctl.core.history import AnyEvent, History, Started
+from flctl.errors import StateError
+from flctl.files import explained
+from flctl.settings import SCHEMA
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(AnyEvent).decode
+_Marked = msgspec.defstruct("_Marked", [("schema", int, SCHEMA)])
+_schema = msgspec.json.Decoder(_Marked)
+
+
+def as_json(event: AnyEvent) -> dict[str, object]:
+    """The event as the journal has it."""
+    built: dict[str, object] = msgspec.to_builtins(event)
+    return built
+
+
+def read_events(path: Path) -> list[AnyEvent]:
+    """Every whole event. A torn last line (power was cut while it was written) is left out.
+
+    Raises StateError with the line of any other damage, or when a newer flctl wrote it.
+    """
+    with explained(path, "read the journal"):
+        data = path.read_bytes()
+    lines = data.split(b"\n")
+    torn = lines.pop()  # empty, or a line that was not finished
+    events: list[AnyEvent] = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            if number == 1 and _schema.decode(line).schema != SCHEMA:  # type: ignore[attr-defined]
+                raise StateError(f"{path}: written by another version of flctl")
+            events.append(_decode(line))
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            if number == len(lines) and not torn:
+                break  # the disk kept the length but not the bytes
+            raise StateError(f"{path}, line {number}: not an event: {error}") from error
+    return events
+
+
+def replay(path: Path) -> History:
+    """The state of the run whose journal this is. Raises StateError."""
+    history = History()
+    for number, event in enumerate(read_events(path), start=1):
+        try:
+            history.apply(event)
+        except StateError as error:
+            raise StateError(f"{path}, line {number}: {error}") from error
+    if history.started is None:
+        raise StateError(f"{path}: the run never started")
+    return history
+
+
+class Journal:
+    """Appends to a journal; `on_append` is called after each write with the new events."""
+
+    def __init__(
+        self, path: Path, on_append: Callable[[Sequence[AnyEvent]], None] = lambda _: None
+    ) -> None:
+        self.path = path
+        self._on_append = on_append
+        with explained(path, "open the journal"):
+            whole = _whole_lines(path) if path.exists() else 0
+            self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            os.ftruncate(self._fd, whole)
+
+    def append(self, events: Sequence[AnyEvent], sync: bool = True) -> None:
+        """Write `events`; with `sync` they are on disk on return. Raises StateError.
+
+        Without it they become durable with the next synced append, in order.
+        """
+        data = b"".join(_encode(event) + b"\n" for event in events)
+        with explained(self.path, "write the journal"):
+            size = os.fstat(self._fd).st_size
+            try:
+                _write_all(self._fd, data)
+            except OSError:
+                os.ftruncate(self._fd, size)  # never half a line for the next one to follow
+                raise
+            if sync:
+                os.fdatasync(self._fd)
+        self._on_append(events)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+def _whole_lines(path: Path) -> int:
+    """The length of the journal without a torn last line."""
+    events = read_events(path)
+    lines = path.read_bytes().split(b"\n")
+    return sum(len(line) + 1 for line in lines[: len(events)])
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while len(view):
+        view = view[os.write(fd, view) :]
+
+
+def is_started(events: Sequence[AnyEvent]) -> bool:
+    return bool(events) and isinstance(events[0], Started)

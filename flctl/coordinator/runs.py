@@ -1,0 +1,191 @@
+"""The folder of a run: settings, journal, models, updates. A person can read it.
+
+    runs/<run>/run.toml            the settings, complete and frozen
+               journal.jsonl       what has happened
+               rounds/0007/model.safetensors  metrics.json  updates/pi-01.safetensors
+               best.safetensors  last.safetensors
+               lock                held by the process that drives the run
+"""
+
+import contextlib
+import hashlib
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from flctl.coordinator.journal import replay
+from flctl.core.history import History, Round
+from flctl.errors import CheckpointError, StateError, UsageError
+from flctl.files import Lock, explained, is_locked, make_folder, replace, sync_folder
+from flctl.settings import RunSettings, from_toml, to_toml
+from flctl.wire.messages import Digest
+
+
+class RunFolder:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.name = path.name
+        self.journal_path = path / "journal.jsonl"
+
+    @classmethod
+    def create(cls, state: Path, settings: RunSettings) -> "RunFolder":
+        """A new folder with its run.toml. Raises StateError."""
+        runs = make_folder(state / "runs")
+        task = settings.task.partition(":")[2] or settings.task
+        stem = "".join(c if c.isalnum() else "-" for c in task.lower()).strip("-")[:24] or "run"
+        name = f"{stem}-{time.strftime('%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+        folder = cls(runs / name)
+        with explained(folder.path, "make the run's folder"):
+            folder.path.mkdir(mode=0o700)
+            (folder.path / "rounds").mkdir()
+        replace(folder.path / "run.toml", to_toml(settings).encode())
+        return folder
+
+    @classmethod
+    def find(cls, state: Path, run: str) -> "RunFolder":
+        """The run named `run`, or the only one whose name begins so. Raises UsageError."""
+        matches = [f for f in all_runs(state) if f.name.startswith(run)]
+        exact = [f for f in matches if f.name == run]
+        if len(exact or matches) == 1:
+            return (exact or matches)[0]
+        if matches:
+            names = ", ".join(f.name for f in matches[:5])
+            raise UsageError(f"'{run}' fits several runs: {names}")
+        raise UsageError(f"no run '{run}' in {state}; 'flctl runs list' shows what there is")
+
+    def settings(self) -> RunSettings:
+        return from_toml(self.path / "run.toml")
+
+    def history(self) -> History:
+        return replay(self.journal_path)
+
+    def lock(self) -> Lock:
+        """Raises StateError when another process drives this run."""
+        return Lock(self.path / "lock", f"run {self.name} is driven by another process")
+
+    @property
+    def driven(self) -> bool:
+        return is_locked(self.path / "lock")
+
+    def round_path(self, round_id: int) -> Path:
+        return self.path / "rounds" / f"{round_id:04d}"
+
+    def model_path(self, round_id: int) -> Path:
+        return self.round_path(round_id) / "model.safetensors"
+
+    def spool_path(self, round_id: int) -> Path:
+        return self.round_path(round_id) / "updates"
+
+    def make_spool(self, round_id: int) -> Path:
+        with explained(self.path, f"make the spool of round {round_id}"):
+            spool = self.spool_path(round_id)
+            spool.mkdir(parents=True, exist_ok=True)
+        return spool
+
+    def install_model(self, round_id: int, temporary: Path) -> None:
+        """Move a synced model file to its place as the model of `round_id`, durably."""
+        with explained(self.path, f"save the model of round {round_id}"):
+            folder = self.round_path(round_id)
+            folder.mkdir(parents=True, exist_ok=True)
+            os.replace(temporary, self.model_path(round_id))
+            sync_folder(folder)
+
+    def verify_model(self, round_id: int, digest: Digest) -> Path:
+        """The path of a round's model, after its bytes were compared with the journal.
+
+        Raises CheckpointError.
+        """
+        path = self.model_path(round_id)
+        try:
+            with path.open("rb") as file:
+                actual = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+        if actual != digest:
+            raise CheckpointError(f"{path}: damaged: its sha256 is not the one in the journal")
+        return path
+
+    def settle(self, event: Round, history: History, keep: int) -> None:
+        """After a commit: metrics.json, best and last, and what is not needed any more.
+
+        Nothing here is needed to go on: it can be made again from the journal.
+        """
+        with explained(self.path, f"settle round {event.round}"):
+            metrics = msgspec.json.format(msgspec.json.encode(event), indent=2)
+            (self.round_path(event.round) / "metrics.json").write_bytes(metrics + b"\n")
+            best = history.best
+            if best is not None and best.round == event.round:
+                self._link(event.round, "best.safetensors")
+            self._link(event.round, "last.safetensors")
+            shutil.rmtree(self.spool_path(event.round), ignore_errors=True)
+            if keep and (old := event.round - keep) >= 0:
+                with contextlib.suppress(FileNotFoundError):
+                    self.model_path(old).unlink()
+
+    def checkpoint(self, history: History) -> Path:
+        """The newest model as a file."""
+        last = self.path / "last.safetensors"
+        return last if history.rounds and last.exists() else self.model_path(history.round)
+
+    def room_for(self, size: int, updates: int) -> None:
+        """That the spool of a round fits on the disk. Raises StateError."""
+        need = size * (updates + 2) + 16 * 2**20
+        free = shutil.disk_usage(self.path).free
+        if free < need:
+            raise StateError(
+                f"{self.path}: a round needs {need >> 20} MiB here for {updates} updates, "
+                f"{free >> 20} MiB are free; make room, then resume the run"
+            )
+
+    def _link(self, round_id: int, name: str) -> None:
+        temporary = self.path / f".{name}.tmp"
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+        try:
+            os.link(self.model_path(round_id), temporary)
+        except OSError:  # a file system without hard links
+            shutil.copyfile(self.model_path(round_id), temporary)
+        os.replace(temporary, self.path / name)
+
+
+def all_runs(state: Path) -> Iterator[RunFolder]:
+    """Folders of runs that have started, oldest first."""
+    folders = [p for p in (state / "runs").glob("*") if (p / "journal.jsonl").exists()]
+    for path in sorted(folders, key=lambda p: ((p / "run.toml").stat().st_mtime_ns, p.name)):
+        yield RunFolder(path)
+
+
+def summary(folder: RunFolder) -> dict[str, Any]:
+    """One run as `flctl runs list --json` shows it. Raises StateError."""
+    history = folder.history()
+    settings = folder.settings()
+    assert history.started is not None
+    state, reason = history.state, history.reason
+    if state == "running" and not folder.driven:
+        if history.started.kind == "fleet":
+            state, reason = "paused", "its coordinator is not running"
+        else:
+            state, reason = "stopped", f"its process ended; flctl train --resume {folder.name}"
+    last = history.rounds[-1] if history.rounds else None
+    return {
+        "run": folder.name,
+        "state": state,
+        "reason": reason,
+        "kind": history.started.kind,
+        "task": settings.task,
+        "round": history.round,
+        "rounds": settings.rounds,
+        "attempt": history.opened.attempt if history.opened else None,
+        "accepted": sorted(history.accepted),
+        "metrics": msgspec.to_builtins(last.metrics) if last and last.metrics else None,
+        "checkpoint": str(folder.checkpoint(history)),
+        "started": history.started.at,
+        "updated": history.updated_at,
+        "reproducible": history.reproducible,
+    }

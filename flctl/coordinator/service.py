@@ -1,0 +1,466 @@
+"""The coordinator: hears everybody, checks who may say what, and keeps one run going.
+
+`step` does all that is due and never blocks; `run` repeats it. A daemon and an embedded
+run of `flctl train --local` are the same class.
+"""
+
+import logging
+import os
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, assert_never
+
+from flctl import __version__
+from flctl.coordinator.background import Background
+from flctl.coordinator.evaluator import Evaluator, FirstModel
+from flctl.coordinator.journal import Journal
+from flctl.coordinator.runs import RunFolder, all_runs
+from flctl.coordinator.serving import Serving
+from flctl.coordinator.starting import start_run, take_up
+from flctl.coordinator.training import Training
+from flctl.core import roster as alive
+from flctl.core.history import Kind
+from flctl.core.roster import Member, Roster
+from flctl.errors import FlctlError, MalformedMessage, ProtocolMismatch, RunError
+from flctl.files import Lock
+from flctl.transport.channel import LOCAL, Frame, Hub, Incoming, Sent
+from flctl.transport.keys import Keyring
+from flctl.wire import framing
+from flctl.wire.messages import (
+    Ask,
+    BlobGone,
+    Chunk,
+    Digest,
+    Discarded,
+    Evaluated,
+    Failed,
+    Fetch,
+    Goodbye,
+    Heartbeat,
+    HeartbeatAck,
+    Hello,
+    HelloAgain,
+    Join,
+    Joined,
+    Message,
+    Ping,
+    Pong,
+    Progress,
+    Refused,
+    UpdateReady,
+    Welcome,
+)
+
+logger = logging.getLogger(__name__)
+
+HEARTBEAT_S = 5.0
+TICK_S = 0.25
+REPEAT_S = 10.0
+"""The same complaint about the same peer is logged at most so often."""
+
+
+class Coordinator:
+    def __init__(
+        self,
+        state: Path,
+        hub: Hub,
+        keyring: Keyring,
+        evaluator: Evaluator,
+        disk: Background,
+        thinking: Background,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+        heartbeat_s: float = HEARTBEAT_S,
+    ) -> None:
+        self.state = state
+        self.roster = Roster()
+        self.training: Training | None = None
+        self.keyring = keyring
+        self.stopping = False
+        self._hub = hub
+        self._evaluator = evaluator
+        self._disk, self._thinking = disk, thinking
+        self._clock, self._wall_clock = clock, wall_clock
+        self._heartbeat_s = heartbeat_s
+        self._decode = framing.to_coordinator()
+        self._protocols: dict[bytes, int] = {}
+        self._serving = Serving(self._send)
+        self._ping_sequence = 0
+        self._next_tick = clock()
+        self._complaints: dict[tuple[str, str], float] = {}
+        self._watchers: list[Callable[[dict[str, Any]], None]] = []
+        self._run_lock: Lock | None = None
+        self.on_ask: Callable[[Incoming, Ask, str], None] = lambda incoming, ask, role: None
+        self.refused: dict[str, int] = defaultdict(int)
+        """Messages refused, by the name of their sender."""
+
+    # The loop -------------------------------------------------------------------------
+
+    def run(self) -> None:
+        while not self.stopping:
+            self._hub.wait(TICK_S)
+            self.step()
+
+    def step(self) -> None:
+        """Everything that has come in, has ended, or is due."""
+        for incoming in self._hub.receive():
+            self._receive(incoming)
+        self._disk.finish()
+        self._thinking.finish()
+        if self._hub.lost_connections():
+            self._probe_all()
+        now = self._clock()
+        if now >= self._next_tick:
+            self._next_tick = now + TICK_S
+            self._tick(now)
+        if self.training is not None and self.training.ended:
+            self._release()
+
+    def stop(self) -> None:
+        """End `run`; a run in progress goes on at the next start."""
+        self.stopping = True
+
+    def close(self) -> None:
+        if self.training is not None and not self.training.ended:
+            self.training.abandon()
+        self._release()
+        self._evaluator.close()
+        self._disk.close()
+        self._thinking.close()
+        self._serving.close()
+        self._hub.close()
+
+    def _tick(self, now: float) -> None:
+        if self.keyring.refresh(now):
+            self._drop_revoked()
+        self._apply(self.roster.on_time(now))
+        if self.training is not None:
+            self.training.on_time()
+        self._evaluator.rest()
+
+    # Who says what --------------------------------------------------------------------
+
+    def _receive(self, incoming: Incoming) -> None:
+        role = "admin" if incoming.key == LOCAL else self.keyring.role_of(incoming.key)
+        name = self.keyring.name_of(incoming.key) or incoming.key[:10]
+        try:
+            protocol, message, payload = self._decode(incoming.frames)
+        except ProtocolMismatch as error:
+            self._on_other_protocol(incoming, role, name, error)
+            return
+        except MalformedMessage as error:
+            self._complain(name, str(error))
+            return
+        self._protocols[incoming.peer] = protocol
+        match role:
+            case "agent":
+                self._from_agent(incoming.peer, name, protocol, message, payload)
+            case "guest":
+                self._from_guest(incoming, message)
+            case "read" | "admin":
+                self._from_operator(incoming, role, message)
+            case None:
+                text = "this key is not enrolled here (any more)"
+                self._send(incoming.peer, Refused(reason="revoked", message=text, retry_s=30.0))
+
+    def _from_agent(
+        self, peer: bytes, name: str, protocol: int, message: Message, payload: Frame | None
+    ) -> None:
+        now = self._clock()
+        if isinstance(message, Hello):
+            self._apply(self.roster.on_hello(name, peer, message, protocol, now))
+            return
+        if isinstance(message, Join):  # enrolled already: its token is not needed
+            self._send(peer, Joined(name=name))
+            return
+        member = self.roster.on_heard(peer, now)
+        if member is None:
+            self._send(peer, HelloAgain())
+            return
+        match message:
+            case Heartbeat():
+                self._on_heartbeat(member, peer, message)
+            case Pong():
+                self._apply(self.roster.on_pong(peer, now))
+            case Goodbye():
+                self._apply(self.roster.on_goodbye(peer, now))
+            case Fetch():
+                self._serving.on_fetch(peer, message)
+            case Progress():
+                member.progress = (message.step, message.steps)
+                if self.training is not None:
+                    self.training.on_progress(name, message)
+            case UpdateReady():
+                self._on_offer(member, message)
+            case Chunk() if payload is not None:
+                if self.training is not None:
+                    self.training.on_chunk(name, message, payload)
+            case BlobGone():
+                if self.training is not None:
+                    self.training.on_blob_gone(name, message.blob)
+            case Evaluated():
+                if self.training is not None:
+                    self.training.on_evaluated(name, message)
+            case Failed():
+                member.error = f"{message.kind}: {message.message}"
+                if self.training is not None:
+                    self.training.on_failed(name, message)
+            case _:
+                self._complain(name, f"an agent may not send {type(message).__name__}")
+
+    def _on_heartbeat(self, member: Member, peer: bytes, beat: Heartbeat) -> None:
+        was_ready = member.ready
+        member.state, member.telemetry = beat.state, beat.telemetry
+        member.rtt_ms = beat.rtt_ms
+        member.error = beat.error
+        if beat.state != "training":
+            member.progress = None
+        self._send(peer, HeartbeatAck(sequence=beat.sequence))
+        if member.ready and not was_ready and self.training is not None:
+            self.training.on_here(member.name)
+
+    def _on_offer(self, member: Member, offer: UpdateReady) -> None:
+        if self.training is not None:
+            self.training.on_offer(member, offer)
+        else:
+            self.tell(member.name, Discarded(key=offer.key, reason="no run is going on"))
+
+    def _from_guest(self, incoming: Incoming, message: Message) -> None:
+        if not isinstance(message, Join):
+            text = "a guest may only join"
+            self._send(incoming.peer, Refused(reason="guest", message=text, retry_s=30.0))
+            return
+        try:
+            name = self.keyring.redeem(message.token, incoming.key, message.name)
+        except FlctlError as error:
+            logger.warning("join refused name=%s: %s", message.name, error)
+            self._send(incoming.peer, Refused(reason="token", message=str(error), retry_s=30.0))
+            return
+        logger.info("agent=%s joined with a token", name)
+        self._send(incoming.peer, Joined(name=name))
+
+    def _from_operator(self, incoming: Incoming, role: str, message: Message) -> None:
+        match message:
+            case Ask():
+                self.on_ask(incoming, message, role)
+            case Fetch():
+                self._serving.on_fetch(incoming.peer, message)
+            case _:
+                self._complain(role, f"an operator may not send {type(message).__name__}")
+
+    def _on_other_protocol(
+        self, incoming: Incoming, role: str | None, name: str, error: ProtocolMismatch
+    ) -> None:
+        decode = self._decode
+        self._hub.send(
+            incoming.peer, framing.notice(__version__, decode.oldest, decode.newest)
+        )
+        if role == "agent":
+            what = "agent" if error.age == "too old" else "coordinator"
+            note = (
+                f"speaks protocol {error.theirs}, the coordinator {error.oldest} to "
+                f"{error.newest}: upgrade the {what}"
+            )
+            self._apply(self.roster.on_wrong_protocol(name, error.age, note, self._clock()))
+            self._complain(name, f"{error.age}: {note}")
+
+    # What the roster decides -------------------------------------------------------------
+
+    def _apply(self, actions: list[alive.Action]) -> None:
+        for action in actions:
+            match action:
+                case alive.Welcome(name, peer, new):
+                    self._welcome(name, peer, new)
+                case alive.Probe(peer):
+                    self._probe(peer)
+                case alive.Conflict(name, peer):
+                    text = f"two machines use the key of {name}: stop one, or give it its own"
+                    retry = alive.CONFLICT_RETRY_S
+                    self._send(peer, Refused(reason="conflict", message=text, retry_s=retry))
+                    self._complain(name, text)
+                    self._gone(name)
+                case alive.Lost(name, why):
+                    logger.warning("agent=%s lost: %s", name, why)
+                    self.publish({"event": "agent-lost", "agent": name, "reason": why})
+                    self._gone(name)
+                case _:
+                    assert_never(action)
+
+    def _welcome(self, name: str, peer: bytes, new: bool) -> None:
+        member = self.roster.member(name)
+        self._send(peer, Welcome(name=name, version=__version__, heartbeat_s=self._heartbeat_s))
+        if new:
+            logger.info("agent=%s is here, version=%s", name, member.hello.version if member.hello else "")
+            self.publish({"event": "agent-here", "agent": name})
+        if member.ready and self.training is not None:
+            self.training.on_here(name)
+
+    def _gone(self, name: str) -> None:
+        if self.training is not None:
+            self.training.on_gone(name)
+
+    def _probe(self, peer: bytes) -> None:
+        self._ping_sequence += 1
+        if self._send(peer, Ping(sequence=self._ping_sequence)) is Sent.GONE:
+            self._serving.on_gone(peer)
+            self._protocols.pop(peer, None)
+            self._apply(self.roster.on_unreachable(peer, self._clock()))
+
+    def _probe_all(self) -> None:
+        """Some connection was closed: find out whose."""
+        for member in self.roster.connected():
+            if member.peer is not None:
+                self._probe(member.peer)
+
+    def _drop_revoked(self) -> None:
+        for member in list(self.roster.members.values()):
+            if member.name not in self.enrolled():
+                logger.warning("agent=%s revoked", member.name)
+                if member.peer is not None:
+                    text = "this key was revoked"
+                    self._send(member.peer, Refused(reason="revoked", message=text, retry_s=60.0))
+                    self._serving.on_gone(member.peer)
+                self.roster.remove(member.name)
+                self._gone(member.name)
+
+    # For a run in progress ----------------------------------------------------------------
+
+    def tell(self, agent: str, message: Message) -> bool:
+        peer = self.roster.member(agent).peer
+        if peer is None:
+            return False
+        sent = self._send(peer, message)
+        if sent is Sent.GONE:
+            self._serving.on_gone(peer)
+            self._apply(self.roster.on_unreachable(peer, self._clock()))
+        return sent is Sent.OK
+
+    def enrolled(self) -> list[str]:
+        return sorted(entry.name for entry in self.keyring.entries() if entry.role == "agent")
+
+    def serve(self, digest: Digest, path: Path) -> None:
+        self._serving.put(digest, path)
+
+    def publish(self, event: dict[str, Any]) -> None:
+        for watcher in list(self._watchers):
+            watcher(event)
+
+    def watch(self, watcher: Callable[[dict[str, Any]], None]) -> None:
+        self._watchers.append(watcher)
+
+    def unwatch(self, watcher: Callable[[dict[str, Any]], None]) -> None:
+        if watcher in self._watchers:
+            self._watchers.remove(watcher)
+
+    # Runs begin and end -------------------------------------------------------------------
+
+    def start_run(
+        self,
+        given: dict[str, Any],
+        where: str,
+        kind: Kind,
+        done: Callable[[str | None, BaseException | None], None],
+    ) -> None:
+        """Begin a new run; `done(name, None)` or `done(None, error)` is called later."""
+        self._expect_no_run()
+
+        def made(first: FirstModel | None, error: BaseException | None) -> None:
+            if first is None:
+                done(None, error)
+                return
+            try:
+                self._expect_no_run()
+                self._begin(start_run(self.state, first, kind, self._now()))
+            except FlctlError as broken:
+                done(None, broken)
+                return
+            finally:
+                os.close(first.fd)
+            assert self.training is not None
+            done(self.training.run, None)
+
+        self._thinking.submit(lambda: self._evaluator.initialise(given, where), made)
+
+    def resume_run(self, folder: RunFolder) -> None:
+        """Go on with a run that stopped, paused, or lost its coordinator. Raises FlctlError."""
+        self._expect_no_run()
+        self._begin(folder)
+
+    def resume_interrupted(self, kind: Kind = "fleet") -> None:
+        """After a start: go on with the run that was in progress, if there is one."""
+        for folder in reversed(list(all_runs(self.state))):
+            try:
+                history = folder.history()
+            except FlctlError as error:
+                logger.error("run=%s cannot be read: %s", folder.name, error)
+                continue
+            started = history.started
+            if history.state == "running" and started is not None and started.kind == kind:
+                logger.info("run=%s was interrupted in round %d", folder.name, history.round + 1)
+                try:
+                    self._begin(folder)
+                except FlctlError as error:
+                    logger.error("run=%s cannot go on: %s", folder.name, error)
+                return
+
+    def _expect_no_run(self) -> None:
+        if self.training is not None:
+            raise RunError(
+                f"run {self.training.run} is in progress; wait for it, "
+                f"or stop it with: flctl runs stop {self.training.run}"
+            )
+
+    def _begin(self, folder: RunFolder) -> None:
+        lock = folder.lock()
+        try:
+            history = folder.history()
+            journal = Journal(folder.journal_path)
+            self.training = Training(
+                folder,
+                folder.settings(),
+                history,
+                journal,
+                self,
+                self._disk,
+                self._thinking,
+                self._evaluator,
+                self._clock,
+                self._wall_clock,
+            )
+            take_up(folder, history, journal, self._now())
+        except BaseException:
+            lock.release()
+            self.training = None
+            raise
+        self._run_lock = lock
+        self.training.begin()
+
+    def _now(self) -> float:
+        return round(self._wall_clock(), 3)
+
+    def _release(self) -> None:
+        self.training = None
+        if self._run_lock is not None:
+            self._run_lock.release()
+            self._run_lock = None
+
+    # Small parts ---------------------------------------------------------------------------
+
+    def _send(self, peer: bytes, message: Message, payload: Frame | None = None) -> Sent:
+        protocol = self._protocols.get(peer, framing.PROTOCOL)
+        return self._hub.send(peer, framing.encode(message, payload, protocol))
+
+    def _complain(self, name: str, text: str) -> None:
+        """Log what a peer did wrong, and show it in its status; not more often than needed."""
+        self.refused[name] += 1
+        member = self.roster.members.get(name)
+        if member is not None:
+            member.note = text[:500]
+        now = self._clock()
+        if now - self._complaints.get((name, text), float("-inf")) >= REPEAT_S:
+            if len(self._complaints) > 1000:
+                self._complaints.clear()
+            self._complaints[name, text] = now
+            logger.warning("agent=%s refused: %s", name, text)

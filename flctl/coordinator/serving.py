@@ -1,0 +1,66 @@
+"""Serves model blobs to agents and operators, a few chunks at a time, fairly."""
+
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from flctl.transport.blobs import Credit, ServeQueue
+from flctl.transport.channel import Sent
+from flctl.wire.messages import BlobGone, Chunk, Digest, Fetch, Message
+
+logger = logging.getLogger(__name__)
+
+WINDOW = 8
+BUDGET = 32
+"""Chunks on their way at a time to all peers together: 8 MiB."""
+SHELF = 8
+"""Blobs that can be fetched: the newest ones."""
+
+Send = Callable[[bytes, Message, bytes | None], Sent]
+
+
+class Serving:
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._files: dict[Digest, int] = {}
+        self._queue = ServeQueue(Credit(BUDGET, WINDOW))
+
+    def put(self, digest: Digest, path: Path) -> None:
+        """Serve `digest` from this file; it may be renamed or removed meanwhile."""
+        if digest in self._files:
+            self._files[digest] = self._files.pop(digest)
+            return
+        self._files[digest] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        while len(self._files) > SHELF:
+            os.close(self._files.pop(next(iter(self._files))))
+
+    def on_fetch(self, peer: bytes, fetch: Fetch) -> None:
+        if fetch.blob not in self._files:
+            self._send(peer, BlobGone(blob=fetch.blob), None)
+            return
+        self._queue.add(peer, fetch)
+        self.pump()
+
+    def on_gone(self, peer: bytes) -> None:
+        self._queue.forget(peer)
+        self.pump()
+
+    def pump(self) -> None:
+        """Send what the credit allows."""
+        while (turn := self._queue.next()) is not None:
+            peer, fetch = turn
+            fd = self._files.get(fetch.blob)
+            if fd is None:
+                self._send(peer, BlobGone(blob=fetch.blob), None)
+                continue
+            payload = os.pread(fd, fetch.length, fetch.offset)
+            sent = self._send(peer, Chunk(blob=fetch.blob, offset=fetch.offset), payload)
+            if sent is not Sent.OK:
+                # Gone, or so slow that its queue is full: it asks again when it is back.
+                self._queue.forget(peer)
+
+    def close(self) -> None:
+        for fd in self._files.values():
+            os.close(fd)
+        self._files.clear()

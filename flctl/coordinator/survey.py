@@ -1,0 +1,68 @@
+"""Evaluation on the agents: asks those that hold data out, and waits with a deadline."""
+
+import logging
+import math
+from collections.abc import Callable, Iterable
+
+from flctl.core.metrics import merge
+from flctl.settings import RunSettings
+from flctl.wire.messages import Evaluate, Evaluated, Message, Metrics, RoundKey
+
+logger = logging.getLogger(__name__)
+
+
+class Survey:
+    """Each method returns True when it is over: all have answered, are gone, or it is late."""
+
+    def __init__(
+        self,
+        key: RoundKey,
+        size: int,
+        settings: RunSettings,
+        agents: Iterable[str],
+        tell: Callable[[str, Message], bool],
+        now: float,
+    ) -> None:
+        self.key = key
+        self.answers: dict[str, Metrics] = {}
+        self._waiting = set(agents)
+        self._deadline = now + settings.deadline_s
+        self._tell = tell
+        self._question = Evaluate(
+            key=key,
+            size=size,
+            task=settings.task,
+            dataset=settings.dataset,
+            batch_size=settings.test_batch_size,
+        )
+        for agent in sorted(self._waiting):
+            self.invite(agent)
+
+    def invite(self, agent: str) -> None:
+        if agent in self._waiting:
+            self._tell(agent, self._question)
+
+    def on_answer(self, agent: str, answer: Evaluated) -> bool:
+        if agent in self._waiting and answer.key == self.key:
+            metrics = answer.metrics
+            if math.isfinite(metrics.loss) and 0 <= metrics.accuracy <= 1 and metrics.examples:
+                self.answers[agent] = metrics
+            else:
+                logger.warning("round=%d agent=%s sent impossible metrics", self.key.round, agent)
+            self._waiting.discard(agent)
+        return not self._waiting
+
+    def on_gone(self, agent: str) -> bool:
+        self._waiting.discard(agent)
+        return not self._waiting
+
+    def on_time(self, now: float) -> bool:
+        return not self._waiting or now >= self._deadline
+
+    def merged(self) -> Metrics | None:
+        """Over all who answered; None when nobody did, or they do not have the same classes."""
+        try:
+            return merge([self.answers[agent] for agent in sorted(self.answers)])
+        except ValueError as error:
+            logger.warning("round=%d no common metrics: %s", self.key.round, error)
+            return None

@@ -1,0 +1,224 @@
+"""What has happened in a run: the events of its journal, and the state they add up to.
+
+The journal is the only truth about a run. `History.apply` is the whole rule of how a
+restarted coordinator knows where it was.
+"""
+
+from typing import Annotated, Any, Literal, TypeAlias
+
+from msgspec import Meta, Struct
+
+from flctl.errors import StateError
+from flctl.wire.messages import Digest, Metrics, Natural, RunId
+
+State = Literal["running", "paused", "finished", "failed", "stopped"]
+Kind = Literal["fleet", "local", "virtual"]
+RoundId = Annotated[int, Meta(ge=0)]
+
+
+def _tag(name: str) -> str:
+    return name.lower()
+
+
+class Event(Struct, frozen=True, kw_only=True, tag_field="event", tag=_tag):
+    """Base; `at` is seconds since 1970 by this machine's clock, for people to read."""
+
+    at: float
+
+
+class Started(Event, frozen=True):
+    schema: int
+    run: RunId
+    kind: Kind
+    model: Digest
+    size: Natural
+    task_digest: Digest
+    version: str
+    machine: str
+    """Processor type and torch build: a resume elsewhere is not reproducible."""
+
+
+class Opened(Event, frozen=True):
+    round: RoundId
+    attempt: int
+    base: Digest
+    invited: tuple[str, ...]
+    need: int
+    """Updates that the quorum asks for."""
+
+
+class Update(Event, frozen=True):
+    """An update is in the spool, checked and durable."""
+
+    round: RoundId
+    agent: str
+    blob: Digest
+    size: Natural
+    examples: Natural
+    batches: Natural
+    loss: float
+    last_loss: float
+    exhausted: bool
+    seconds: float
+
+
+class Rejected(Event, frozen=True):
+    round: RoundId
+    agent: str
+    reason: str
+
+
+class Attempt(Event, frozen=True):
+    """An attempt of a round has failed."""
+
+    round: RoundId
+    attempt: int
+    reason: str
+
+
+class Participant(Struct, frozen=True):
+    examples: Natural
+    batches: Natural
+    loss: float
+    seconds: float
+
+
+class Score(Struct, frozen=True, omit_defaults=True):
+    """How good the model of a round is."""
+
+    loss: float
+    accuracy: float
+    macro_f1: float
+    examples: Natural
+    source: str
+    """Who evaluated: "coordinator" or "agents"."""
+    part: str = "test"
+    """Which part of the test data this is."""
+    confusion: tuple[tuple[Natural, ...], ...] = ()
+    beside: dict[str, Metrics] = {}
+    """Other parts, or other agents, by name."""
+
+
+class Round(Event, frozen=True):
+    """A round is committed: its model is on disk and counts."""
+
+    round: RoundId
+    attempt: int
+    model: Digest
+    size: Natural
+    seconds: float
+    participants: dict[str, Participant]
+    missing: tuple[str, ...] = ()
+    metrics: Score | None = None
+
+
+class Paused(Event, frozen=True):
+    reason: str
+
+
+class Resumed(Event, frozen=True):
+    reproducible: bool = True
+
+
+class Finished(Event, frozen=True):
+    reason: str = ""
+
+
+class Failed(Event, frozen=True):
+    reason: str
+
+
+class Stopped(Event, frozen=True):
+    reason: str = ""
+
+
+AnyEvent: TypeAlias = (
+    Started | Opened | Update | Rejected | Attempt | Round | Paused | Resumed
+    | Finished | Failed | Stopped
+)
+
+
+class History:
+    """The state of a run, from its events in order."""
+
+    def __init__(self) -> None:
+        self.started: Started | None = None
+        self.state: State = "running"
+        self.reason = ""
+        self.rounds: list[Round] = []
+        self.opened: Opened | None = None
+        self.accepted: dict[str, Update] = {}
+        self.positions: dict[str, int] = {}
+        """Batches each agent has consumed in committed rounds."""
+        self.exhausted: set[str] = set()
+        self.last_rejected: dict[str, str] = {}
+        self.reproducible = True
+        self.updated_at = 0.0
+
+    @property
+    def round(self) -> int:
+        """The last committed round; 0 before the first."""
+        return self.rounds[-1].round if self.rounds else 0
+
+    @property
+    def base(self) -> Digest:
+        """The newest model that counts."""
+        if self.started is None:
+            raise StateError("the journal of the run does not begin with its start")
+        return self.rounds[-1].model if self.rounds else self.started.model
+
+    @property
+    def best(self) -> Round | None:
+        """The committed round with the smallest loss; the earlier one of two equals."""
+        scored = [r for r in self.rounds if r.metrics is not None]
+        return min(scored, key=lambda r: (r.metrics.loss if r.metrics else 0, r.round), default=None)
+
+    def apply(self, event: AnyEvent) -> None:
+        """Raises StateError when the event cannot follow what was before."""
+        self.updated_at = event.at
+        match event:
+            case Started():
+                self.started = event
+            case Opened():
+                self._expect(event.round == self.round + 1 and event.base == self.base, event)
+                if self.opened is None or self.opened.round != event.round:
+                    self.accepted = {}
+                self.opened = event
+            case Update():
+                self._expect(self.opened is not None and event.round == self.opened.round, event)
+                self.accepted[event.agent] = event
+            case Rejected():
+                self.last_rejected[event.agent] = event.reason
+            case Round():
+                self._expect(event.round == self.round + 1, event)
+                self._commit(event)
+            case Paused():
+                self.state, self.reason = "paused", event.reason
+            case Resumed():
+                self.state, self.reason = "running", ""
+                self.reproducible = self.reproducible and event.reproducible
+            case Finished():
+                self.state, self.reason = "finished", event.reason
+            case Failed():
+                self.state, self.reason = "failed", event.reason
+            case Stopped():
+                self.state, self.reason = "stopped", event.reason
+            case Attempt():
+                pass
+
+    def _commit(self, event: Round) -> None:
+        self.rounds.append(event)
+        for agent, part in event.participants.items():
+            self.positions[agent] = self.positions.get(agent, 0) + part.batches
+            update = self.accepted.get(agent)
+            if update is not None and update.exhausted:
+                self.exhausted.add(agent)
+        self.opened = None
+        self.accepted = {}
+
+    def _expect(self, condition: bool, event: Any) -> None:
+        if not condition:
+            raise StateError(
+                f"the journal says '{type(event).__name__.lower()}' of round {event.round} "
+                f"after round {self.round}: it is damaged or from another run"
+            )

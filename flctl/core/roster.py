@@ -1,0 +1,224 @@
+"""Who is alive, and who claims to be: sessions of agents, pure, with the time passed in.
+
+An agent's name comes from its key; its session is a random number of its process. A new
+session under a known name is usually the same Pi after a power cut, so the old one is
+asked first. Only if that still answers do two machines hold one key: both are refused
+until just one of them is left.
+"""
+
+from typing import TypeAlias
+
+from msgspec import Struct
+
+from flctl.wire.messages import Hello, Telemetry
+
+LOST_AFTER_S = 30.0
+"""Silence after which an agent counts as lost."""
+CHALLENGE_S = 3.0
+"""How long an old session has to prove that it lives."""
+CONFLICT_RETRY_S = 10.0
+CONFLICT_MEMORY_S = 25.0
+
+
+class Welcome(Struct, frozen=True):
+    name: str
+    peer: bytes
+    new: bool
+    """A new session or connection: whatever it was told before may be lost."""
+
+
+class Probe(Struct, frozen=True):
+    """Ping this peer; tell `on_unreachable` if it is gone."""
+
+    peer: bytes
+
+
+class Conflict(Struct, frozen=True):
+    """Refuse this peer: two machines use the agent's key."""
+
+    name: str
+    peer: bytes
+
+
+class Lost(Struct, frozen=True):
+    name: str
+    why: str
+
+
+Action: TypeAlias = Welcome | Probe | Conflict | Lost
+
+
+class Challenger(Struct):
+    peer: bytes
+    hello: Hello
+    until: float
+    protocol: int
+
+
+class Member:
+    """One agent as the coordinator knows it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.hello: Hello | None = None
+        self.peer: bytes | None = None
+        self.protocol = 0
+        self.heard_at = float("-inf")
+        self.state = "lost"
+        """As the agent says; or "lost", "conflict", "too old", "too new"."""
+        self.telemetry: Telemetry | None = None
+        self.rtt_ms: float | None = None
+        self.error: str | None = None
+        self.note: str | None = None
+        """What the coordinator has to say about it: a protocol, a conflict, a bad update."""
+        self.last_round: int | None = None
+        self.progress: tuple[int, int] | None = None
+        self.challenger: Challenger | None = None
+        self.rivals: dict[str, float] = {}
+        """Sessions in conflict and when each was heard."""
+
+    @property
+    def connected(self) -> bool:
+        return self.peer is not None
+
+    @property
+    def ready(self) -> bool:
+        """Connected, with data, and not refused: it can be invited."""
+        return self.connected and self.state in ("ready", "training", "evaluating", "offering")
+
+    def examples(self, task: str, dataset: str) -> int:
+        """For training, as declared; 0 when it has none for this task."""
+        infos = self.hello.datasets if self.hello else ()
+        return max((i.examples for i in infos if (i.task, i.name) == (task, dataset)), default=0)
+
+    def held_out(self, task: str, dataset: str) -> int:
+        infos = self.hello.datasets if self.hello else ()
+        return max((i.held_out for i in infos if (i.task, i.name) == (task, dataset)), default=0)
+
+
+class Roster:
+    def __init__(self) -> None:
+        self.members: dict[str, Member] = {}
+        self._by_peer: dict[bytes, str] = {}
+
+    def member(self, name: str) -> Member:
+        return self.members.setdefault(name, Member(name))
+
+    def of_peer(self, peer: bytes) -> Member | None:
+        """The agent whose session this peer is; None for an unknown session."""
+        name = self._by_peer.get(peer)
+        return self.members.get(name) if name is not None else None
+
+    def on_hello(
+        self, name: str, peer: bytes, hello: Hello, protocol: int, now: float
+    ) -> list[Action]:
+        member = self.member(name)
+        if member.rivals:
+            return self._in_conflict(member, peer, hello, protocol, now)
+        known = member.hello is not None and member.hello.session == hello.session
+        if member.peer is None or known:
+            return self._admit(member, peer, hello, protocol, now)
+        member.challenger = Challenger(peer, hello, now + CHALLENGE_S, protocol)
+        return [Probe(member.peer)]
+
+    def on_heard(self, peer: bytes, now: float) -> Member | None:
+        """Any message of a session; its member, or None when the session is unknown."""
+        member = self.of_peer(peer)
+        if member is not None:
+            member.heard_at = now
+        return member
+
+    def on_pong(self, peer: bytes, now: float) -> list[Action]:
+        member = self.on_heard(peer, now)
+        if member is None or member.challenger is None or member.hello is None:
+            return []
+        rival = member.challenger
+        member.challenger = None
+        member.rivals = {member.hello.session: now, rival.hello.session: now}
+        self._drop(member, "conflict")
+        member.note = "two machines use this agent's key; give one of them a key of its own"
+        return [Conflict(member.name, peer), Conflict(member.name, rival.peer)]
+
+    def on_unreachable(self, peer: bytes, now: float) -> list[Action]:
+        """The peer's connection is closed."""
+        member = self.of_peer(peer)
+        if member is None:
+            return []
+        self._drop(member, "lost")
+        lost: list[Action] = [Lost(member.name, "its connection was closed")]
+        return [*lost, *self._take_challenger(member, now)]
+
+    def on_goodbye(self, peer: bytes, now: float) -> list[Action]:
+        member = self.of_peer(peer)
+        if member is None:
+            return []
+        self._drop(member, "lost")
+        return [Lost(member.name, "it said goodbye")]
+
+    def on_wrong_protocol(self, name: str, age: str, note: str, now: float) -> list[Action]:
+        """An agent speaks a protocol that is not spoken here; `age` is "too old" or "too new"."""
+        member = self.member(name)
+        was_connected = member.connected
+        self._drop(member, age)
+        member.note = note
+        member.heard_at = now
+        return [Lost(name, age)] if was_connected else []
+
+    def on_time(self, now: float) -> list[Action]:
+        actions: list[Action] = []
+        for member in self.members.values():
+            if member.challenger is not None and now >= member.challenger.until:
+                self._drop(member, "lost")
+                actions += self._take_challenger(member, now)
+            elif member.connected and now - member.heard_at > LOST_AFTER_S:
+                self._drop(member, "lost")
+                actions.append(Lost(member.name, f"silent for {LOST_AFTER_S:.0f} s"))
+        return actions
+
+    def remove(self, name: str) -> None:
+        """The agent's key was revoked."""
+        member = self.members.pop(name, None)
+        if member is not None and member.peer is not None:
+            self._by_peer.pop(member.peer, None)
+
+    def connected(self) -> list[Member]:
+        return [m for m in self.members.values() if m.connected]
+
+    def _admit(
+        self, member: Member, peer: bytes, hello: Hello, protocol: int, now: float
+    ) -> list[Action]:
+        new = member.peer != peer or member.hello is None or member.hello.session != hello.session
+        if member.peer is not None:
+            self._by_peer.pop(member.peer, None)
+        member.peer, member.hello, member.protocol = peer, hello, protocol
+        member.heard_at = now
+        member.error = hello.error
+        member.note = None
+        member.challenger = None
+        self._by_peer[peer] = member.name
+        if new or member.state in ("starting", "no data"):
+            member.state = "ready" if hello.datasets else "no data" if hello.error else "starting"
+        return [Welcome(member.name, peer, new)]
+
+    def _take_challenger(self, member: Member, now: float) -> list[Action]:
+        rival, member.challenger = member.challenger, None
+        if rival is None:
+            return []
+        return self._admit(member, rival.peer, rival.hello, rival.protocol, now)
+
+    def _in_conflict(
+        self, member: Member, peer: bytes, hello: Hello, protocol: int, now: float
+    ) -> list[Action]:
+        member.rivals[hello.session] = now
+        member.rivals = {s: at for s, at in member.rivals.items() if now - at <= CONFLICT_MEMORY_S}
+        if len(member.rivals) > 1:
+            return [Conflict(member.name, peer)]
+        member.rivals = {}
+        return self._admit(member, peer, hello, protocol, now)
+
+    def _drop(self, member: Member, state: str) -> None:
+        if member.peer is not None:
+            self._by_peer.pop(member.peer, None)
+        member.peer = None
+        member.state = state
+        member.progress = None

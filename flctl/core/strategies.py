@@ -1,0 +1,94 @@
+"""How the updates of a round become the next model.
+
+Formulas: McMahan et al. 2017, "Communication-Efficient Learning of Deep Networks from
+Decentralized Data", Algorithm 1: the new model is the mean of the agents' models,
+weighted by their numbers of examples. The order of the updates is the sorted order of
+the agents' names, and sums run in float64, so the outcome does not depend on who was
+first.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flctl.errors import ParametersError
+from flctl.wire.parameters import (
+    FLOATS,
+    SLICE,
+    STORAGE,
+    Array,
+    ParameterFile,
+    ParameterWriter,
+    TensorSpec,
+    from_float64,
+    to_float,
+)
+
+Weights = NDArray[np.float64]
+
+
+def weigh(examples: Sequence[int], weighting: str, max_share: float = 1.0) -> Weights:
+    """Weight of each update, summing to 1: by examples or uniform, none over `max_share`.
+
+    What is cut off is spread over the others in proportion; where everybody would be
+    over (`max_share` below 1/K), the weights are uniform.
+    """
+    raw = np.ones(len(examples)) if weighting == "uniform" else np.asarray(examples, np.float64)
+    shares = raw / raw.sum()
+    if max_share * len(shares) <= 1:
+        return np.full(len(shares), 1 / len(shares))
+    capped = np.zeros(len(shares), dtype=bool)
+    while np.any(over := shares > max_share * (1 + 1e-12)):
+        capped |= over
+        rest = raw[~capped].sum()
+        shares = np.where(capped, max_share, raw / rest * (1 - max_share * capped.sum()))
+    return shares
+
+
+def federated_average(
+    updates: Sequence[ParameterFile],
+    weights: Weights,
+    out: ParameterWriter,
+    on_slice: Callable[[], None] = lambda: None,
+) -> None:
+    """Write the weighted mean of `updates` (same tensors in each) to `out`.
+
+    Memory: a few slices, however many updates and however large the tensors.
+    """
+    for spec in out.specs:
+        combine = _mean if spec.dtype in FLOATS else _median
+        step = SLICE if spec.dtype in FLOATS else max(1, SLICE // len(updates))
+        for start in range(0, spec.count, step):
+            count = min(step, spec.count - start)
+            parts = (file.read(spec, start, count) for file in updates)
+            out.write(combine(spec, parts, weights))
+            on_slice()
+
+
+def _mean(spec: TensorSpec, parts: Iterator[Array], weights: Weights) -> Array:
+    """Weighted mean of float tensors in float64, rounded to the storage type at the end."""
+    total: NDArray[np.float64] | None = None
+    for weight, part in zip(weights, parts, strict=True):
+        numbers = to_float(part, spec.dtype)
+        if total is None:
+            total = np.multiply(numbers, weight, dtype=np.float64)
+        else:
+            total += np.multiply(numbers, weight, dtype=np.float64)
+    if total is None:
+        raise ParametersError(f"no update to average {spec.name} from")
+    return from_float64(total, spec.dtype)
+
+
+def _median(spec: TensorSpec, parts: Iterator[Array], weights: Weights) -> Array:
+    """Weighted lower median of integers and booleans, element by element.
+
+    A counter or an index is not a quantity to average: the median is always a number
+    that some agent has sent, keeps 64 bits, and equals the common value if there is one.
+    """
+    values = np.stack([np.asarray(part) for part in parts])
+    order = np.argsort(values, axis=0, kind="stable")
+    reached = np.cumsum(weights[order], axis=0) >= 0.5 - 1e-12
+    middle = np.take_along_axis(order, reached.argmax(axis=0)[None, ...], axis=0)
+    picked = np.take_along_axis(values, middle, axis=0)[0]
+    return picked.astype(STORAGE[spec.dtype], copy=False)

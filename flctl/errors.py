@@ -1,0 +1,114 @@
+"""Every error that flctl raises on purpose, as one tree.
+
+    FlctlError                    exit code 1: it was tried and failed
+    ├── UsageError                exit code 2: the command or its settings are wrong
+    │   └── SettingsError         a key or value of a run's settings
+    ├── DataError                 a data file is missing, empty, damaged or out of range
+    ├── CheckpointError           not a checkpoint, damaged, or of another model
+    ├── TaskError                 a task is unknown, broken or not enabled here
+    ├── StateError                the state folder: in use, read-only, full, damaged
+    ├── AccessError               a key or token is unknown, refused, expired or revoked
+    ├── WireError                 bytes from the network or a file that are not what they claim
+    │   ├── MalformedMessage      a frame that does not decode
+    │   ├── ProtocolMismatch      a peer that speaks another protocol
+    │   └── ParametersError       tensors that do not fit the model
+    ├── CoordinatorAway           nobody answers at the address
+    └── RunError                  a run could not go on
+        ├── NoAgents              nobody was ready within the wait
+        ├── QuorumNotMet          too few updates at the deadline
+        └── WorkerError           a worker process failed or died
+
+A message says what happened, where (file, line, agent, round) and what to do, in one
+line: the command line prints it as it is.
+"""
+
+
+class FlctlError(Exception):
+    """Base of all; `exit_code` is what the command line ends with."""
+
+    exit_code = 1
+
+
+class UsageError(FlctlError):
+    exit_code = 2
+
+
+class SettingsError(UsageError):
+    pass
+
+
+class DataError(FlctlError):
+    pass
+
+
+class CheckpointError(FlctlError):
+    pass
+
+
+class TaskError(FlctlError):
+    pass
+
+
+class UnknownTask(TaskError, UsageError):
+    """The name of a task that is not installed: wrong usage rather than a failure."""
+
+    exit_code = 2
+
+
+class StateError(FlctlError):
+    pass
+
+
+class AccessError(FlctlError):
+    pass
+
+
+class WireError(FlctlError):
+    pass
+
+
+class MalformedMessage(WireError):
+    pass
+
+
+class ProtocolMismatch(WireError):
+    """A message of a protocol that is not spoken here."""
+
+    def __init__(self, theirs: int, oldest: int, newest: int) -> None:
+        self.theirs = theirs
+        self.oldest = oldest
+        self.newest = newest
+        super().__init__(f"protocol {theirs}, spoken here: {oldest} to {newest}")
+
+    @property
+    def age(self) -> str:
+        return "too old" if self.theirs < self.oldest else "too new"
+
+
+class ParametersError(WireError):
+    pass
+
+
+class CoordinatorAway(FlctlError):
+    pass
+
+
+class RunError(FlctlError):
+    pass
+
+
+class NoAgents(RunError):
+    pass
+
+
+class QuorumNotMet(RunError):
+    def __init__(self, round_id: int, got: int, need: int, missing: list[str]) -> None:
+        names = ", ".join(missing[:8]) + (" …" if len(missing) > 8 else "")
+        waited = f" (missing: {names})" if missing else ""
+        super().__init__(
+            f"round {round_id}: {got} of {need} required updates arrived{waited}"
+        )
+
+
+class WorkerError(RunError):
+    pass

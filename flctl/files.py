@@ -1,0 +1,116 @@
+"""Files that survive a power cut, and locks that end with their process."""
+
+import contextlib
+import errno
+import fcntl
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from flctl.errors import StateError
+
+
+def failure(error: OSError, path: Path, doing: str) -> StateError:
+    """An OSError in words that say what to do."""
+    match error.errno:
+        case errno.ENOSPC | errno.EDQUOT:
+            return StateError(f"{path}: cannot {doing}: the disk is full; make room and try again")
+        case errno.EROFS | errno.EACCES | errno.EPERM:
+            return StateError(
+                f"{path}: cannot {doing}: it is read-only for this user; "
+                "name another folder with --state"
+            )
+        case _:
+            return StateError(f"{path}: cannot {doing}: {error.strerror or error}")
+
+
+@contextlib.contextmanager
+def explained(path: Path, doing: str) -> Iterator[None]:
+    """Turn every OSError of the block into a StateError about `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise failure(error, path, doing) from error
+
+
+def make_folder(path: Path) -> Path:
+    """Make `path` and its parents, for this user only. Raises StateError."""
+    with explained(path, "make the folder"):
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not path.is_dir():
+        raise StateError(f"{path}: is not a folder; name another one with --state")
+    return path
+
+
+def sync_folder(path: Path) -> None:
+    """Make renames within `path` durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def replace(path: Path, data: bytes, mode: int = 0o600) -> None:
+    """Write `data` to `path`, whole or not at all, durably. Raises StateError."""
+    with explained(path, "write"), new_file(path, mode) as file:
+        file.write(data)
+
+
+@contextlib.contextmanager
+def new_file(path: Path, mode: int = 0o644) -> Iterator[IO[bytes]]:
+    """A binary file that takes the place of `path` when the block ends well."""
+    fd, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    try:
+        os.fchmod(fd, mode)
+        with open(fd, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        raise
+    sync_folder(path.parent)
+
+
+class Lock:
+    """An exclusive lock that ends with the process, however it ends.
+
+    Raises StateError with `busy` when another process holds it.
+    """
+
+    def __init__(self, path: Path, busy: str) -> None:
+        with explained(path, "take the lock"):
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.read(self._fd, 20).decode(errors="replace").strip()
+            os.close(self._fd)
+            raise StateError(busy + (f" (process {holder})" if holder else "")) from error
+        os.truncate(self._fd, 0)
+        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+
+    def release(self) -> None:
+        os.close(self._fd)
+
+
+def is_locked(path: Path) -> bool:
+    """Whether some process holds the lock; the lock is not disturbed for longer than this."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return False
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)

@@ -1,0 +1,1 @@
+"""Fleets: of real agents, of agents on this machine, of simulated clients."""

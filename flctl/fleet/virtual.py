@@ -1,0 +1,260 @@
+"""Virtual clients: a whole run in one process, without sockets.
+
+The same task, local training, average and journal as a fleet's, so the same seed gives
+the same model. Read `VirtualRun.run` from top to bottom.
+"""
+
+import contextlib
+import math
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+from flctl.coordinator.aggregation import Aggregated, aggregate
+from flctl.coordinator.evaluator import FirstModel
+from flctl.coordinator.journal import Journal, as_json
+from flctl.coordinator.runs import RunFolder
+from flctl.coordinator.scoring import by_agents, by_coordinator
+from flctl.coordinator.starting import start_run, take_up
+from flctl.core import history as happened
+from flctl.core.history import History, Participant, Score
+from flctl.core.randomness import sample
+from flctl.errors import FlctlError
+from flctl.files import explained
+from flctl.fleet.names import agent_names
+from flctl.learning import device as devices
+from flctl.learning.evaluation import evaluate
+from flctl.learning.examples import Examples
+from flctl.learning.source import held_out_examples, shards, training_examples
+from flctl.learning.state import checkpoint_metadata, load_into, load_state, save_state
+from flctl.learning.task import Task, load_task
+from flctl.learning.training import train_locally
+from flctl.settings import RunSettings, parse
+from flctl.wire.messages import Metrics
+from flctl.worker.execution import Executor
+from flctl.worker.jobs import DataSource, Initialise, Shard
+
+Publish = Callable[[dict[str, Any]], None]
+
+
+def first_model(given: dict[str, Any], where: str) -> FirstModel:
+    """Complete the settings and make the first model in this process. Raises FlctlError."""
+    made, fd = Executor().initialise(Initialise(given=given, where=where))
+    return FirstModel(parse(made.settings, where), made.task_digest, made.blob, made.size, fd)
+
+
+class Clients:
+    """The data of all virtual clients, read once and dealt as a local fleet's would be."""
+
+    def __init__(self, task: Task, settings: RunSettings) -> None:
+        self.names = agent_names(settings.virtual or settings.local or 1)
+        self._task = task
+        self._shards = [
+            Shard(
+                index=index,
+                of=len(self.names),
+                partition=settings.partition,
+                alpha=settings.alpha,
+                seed=settings.seed,
+            )
+            for index in range(len(self.names))
+        ]
+        self._path = settings.data
+        everything = training_examples(task, DataSource(path=self._path))
+        parts = shards(everything, self._shards[0])
+        self.training: dict[str, Examples] = {
+            name: everything.select(part) for name, part in zip(self.names, parts, strict=True)
+        }
+
+    def held_out(self, name: str) -> Examples | None:
+        shard = self._shards[self.names.index(name)]
+        return held_out_examples(self._task, DataSource(path=self._path, shard=shard))
+
+
+class VirtualRun:
+    """A run of virtual clients in `folder`; `publish` gets every event as it happens.
+
+    `between` is called before each client trains; what it raises ends the run.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        publish: Publish = lambda _: None,
+        between: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.folder, self._publish, self._between = folder, publish, between
+        self.settings = folder.settings()
+        self.history: History = folder.history()
+        self._lock = folder.lock()
+        self._journal = Journal(folder.journal_path)
+        self._device = devices.set_up(self.settings.device, self.settings.threads)
+        self.task = load_task(self.settings.task)
+        self._clients = Clients(self.task, self.settings)
+        self._tests: dict[str, Examples] | None = None
+
+    @classmethod
+    def start(
+        cls,
+        state: Path,
+        given: dict[str, Any],
+        where: str,
+        publish: Publish = lambda _: None,
+        between: Callable[[], None] = lambda: None,
+    ) -> "VirtualRun":
+        first = first_model(given, where)
+        try:
+            Clients(load_task(first.settings.task), first.settings)  # before anything is written
+            folder = start_run(state, first, "virtual", _now())
+        finally:
+            os.close(first.fd)
+        return cls(folder, publish, between)
+
+    def run(self) -> History:
+        """All rounds that are left. Raises FlctlError; the run can be resumed then."""
+        try:
+            take_up(self.folder, self.history, self._journal, _now())
+            self._publish({"event": "begun", "run": self.folder.name, "round": self.history.round})
+            for round_id in range(self.history.round + 1, self.settings.rounds + 1):
+                if self.settings.on_exhausted == "stop" and self.history.exhausted:
+                    break
+                self._round(round_id)
+            self._record(happened.Finished(at=_now()))
+        except (FlctlError, KeyboardInterrupt) as error:
+            reason = "stopped by the user" if isinstance(error, KeyboardInterrupt) else str(error)
+            with contextlib.suppress(FlctlError):  # a full disk must not hide the reason
+                self._record(happened.Stopped(at=_now(), reason=reason))
+            raise
+        finally:
+            self._journal.close()
+            self._lock.release()
+        return self.history
+
+    def _round(self, round_id: int) -> None:
+        """Invite, train, aggregate, evaluate, commit."""
+        began = time.monotonic()
+        opened = self.history.opened or self._open(round_id)
+        for agent in opened.invited:
+            if agent not in self.history.accepted:
+                self._between()
+                self._train(agent, opened)
+        accepted = self.history.accepted
+        examples = {agent: update.examples for agent, update in accepted.items()}
+        made = aggregate(self.folder, round_id, examples, self.settings)
+        score = self._evaluate(made)
+        self.folder.install_model(round_id, made.path)
+        committed = happened.Round(
+            at=_now(),
+            round=round_id,
+            attempt=1,
+            model=made.model,
+            size=made.size,
+            seconds=round(time.monotonic() - began, 4),
+            participants={
+                agent: Participant(u.examples, u.batches, u.loss, u.seconds)
+                for agent, u in sorted(accepted.items())
+            },
+            metrics=score,
+        )
+        self._record(committed)
+        self.folder.settle(committed, self.history, self.settings.keep_rounds)
+
+    def _open(self, round_id: int) -> happened.Opened:
+        names = list(self._clients.names)
+        count = max(1, math.ceil(self.settings.fraction * len(names) - 1e-9))
+        self.folder.room_for(self.size, count)
+        opened = happened.Opened(
+            at=_now(),
+            round=round_id,
+            attempt=1,
+            base=self.history.base,
+            invited=tuple(sample(self.settings.seed, round_id, names, count)),
+            need=count,
+        )
+        self._record(opened)
+        return opened
+
+    def _train(self, agent: str, opened: happened.Opened) -> None:
+        """One client's part of a round; its update goes into the spool like any agent's."""
+        began = time.monotonic()
+        model = self.folder.verify_model(opened.round - 1, opened.base)
+        with model.open("rb") as file:
+            start = load_state(file.fileno(), str(model))
+
+        def progress(step: int, steps: int, loss: float) -> None:
+            self._publish({
+                "event": "progress", "round": opened.round, "agent": agent,
+                "step": step, "steps": steps, "loss": loss,
+            })
+
+        result = train_locally(
+            self.task,
+            start,
+            self._clients.training[agent],
+            self.settings.local_training(opened.round),
+            agent=agent,
+            round_id=opened.round,
+            seed=self.settings.seed,
+            position=self.history.positions.get(agent, 0),
+            device=self._device,
+            on_step=progress,
+        )
+        path = self.folder.make_spool(opened.round) / f"{agent}.safetensors"
+        with explained(path, "store an update"), path.open("wb", buffering=0) as file:
+            metadata = checkpoint_metadata(self.settings.task)
+            digest, size = save_state(file.fileno(), result.state, metadata)
+        self._record(happened.Update(
+            at=_now(), round=opened.round, agent=agent, blob=digest, size=size,
+            examples=result.examples, batches=result.batches, loss=result.loss,
+            last_loss=result.last_loss, exhausted=result.exhausted,
+            seconds=round(time.monotonic() - began, 4),
+        ))
+
+    def _evaluate(self, made: Aggregated) -> Score | None:
+        if self.settings.evaluate == "none":
+            return None
+        if self.settings.evaluate != "agents":
+            parts = {name: self._metrics(made, part) for name, part in self._test_parts().items()}
+            if parts or self.settings.evaluate == "coordinator":
+                return by_coordinator(parts)
+        answers: dict[str, Metrics] = {}
+        for agent in self._clients.names:
+            held_out = self._clients.held_out(agent)
+            if held_out is not None:
+                answers[agent] = self._metrics(made, held_out)
+        return by_agents(answers)
+
+    def _metrics(self, made: Aggregated, examples: Examples) -> Metrics:
+        model = self.task.model()
+        with made.path.open("rb") as file:
+            load_into(model, file.fileno(), str(made.path))
+        return evaluate(
+            self.task, model, examples,
+            batch_size=self.settings.test_batch_size, device=self._device,
+        )
+
+    def _test_parts(self) -> dict[str, Examples]:
+        if self._tests is None:
+            path = self.settings.test_data or self.settings.data
+            self._tests = self.task.test_parts(Path(path) if path else None)
+        return self._tests
+
+    @property
+    def size(self) -> int:
+        started = self.history.started
+        assert started is not None
+        return self.history.rounds[-1].size if self.history.rounds else started.size
+
+    def _record(self, event: happened.AnyEvent) -> None:
+        self._journal.append([event], sync=isinstance(event, happened.Round))
+        self.history.apply(event)
+        self._publish(as_json(event))
+
+
+def _now() -> float:
+    return round(time.time(), 3)
+
+

@@ -1,0 +1,100 @@
+"""What federated learning is compared with: all data in one place, and everyone alone.
+
+Both start from the model that the run of these settings starts from, and do as much
+local work in each round as its agents do together (`central`) or each (`local_only`).
+"""
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+import torch
+
+from flctl.learning.evaluation import evaluate
+from flctl.learning.examples import Examples, concatenate
+from flctl.learning.state import assign, snapshot
+from flctl.learning.task import Task, initial_model
+from flctl.learning.training import train_locally
+from flctl.settings import RunSettings
+from flctl.wire.messages import Metrics
+
+Curve = dict[int, Metrics]
+"""By round, counted from 1."""
+
+
+def central(
+    task: Task,
+    shards: Sequence[Examples],
+    settings: RunSettings,
+    test: Examples,
+    *,
+    every: int = 1,
+    device: torch.device | None = None,
+) -> Curve:
+    """Train on the data of all `shards` in one place; evaluated every so many rounds."""
+    limit = settings.federate_after_n_batches
+    if limit is not None:
+        limit *= len(shards)
+    together = msgspec.structs.replace(settings, federate_after_n_batches=limit)
+    pooled = concatenate(shards, "the pooled data")
+    return _train_alone(task, pooled, together, test, agent="central", every=every, device=device)
+
+
+def local_only(
+    task: Task,
+    shards: Mapping[str, Examples],
+    settings: RunSettings,
+    test: Examples,
+    *,
+    every: int = 5,
+    device: torch.device | None = None,
+) -> Curve:
+    """Each agent of `shards` (name → data) trains alone; the mean of their metrics."""
+    curves = [
+        _train_alone(task, examples, settings, test, agent=agent, every=every, device=device)
+        for agent, examples in shards.items()
+    ]
+    return {round_id: _mean([curve[round_id] for curve in curves]) for round_id in curves[0]}
+
+
+def _train_alone(
+    task: Task,
+    examples: Examples,
+    settings: RunSettings,
+    test: Examples,
+    *,
+    agent: str,
+    every: int,
+    device: torch.device | None,
+) -> Curve:
+    model = initial_model(task, settings.seed)
+    state, position, curve = snapshot(model), 0, {}
+    for round_id in range(1, settings.rounds + 1):
+        result = train_locally(
+            task,
+            state,
+            examples,
+            settings.local_training(round_id),
+            agent=agent,
+            round_id=round_id,
+            seed=settings.seed,
+            position=position,
+            device=device,
+        )
+        state, position = result.state, position + result.batches
+        if round_id % every == 0 or round_id == settings.rounds:
+            assign(model, state)
+            curve[round_id] = evaluate(
+                task, model, test, batch_size=settings.test_batch_size, device=device
+            )
+    return curve
+
+
+def _mean(metrics: Sequence[Metrics]) -> Metrics:
+    """Of loss, accuracy and macro-F1; there is no common confusion."""
+    n = len(metrics)
+    return Metrics(
+        loss=sum(m.loss for m in metrics) / n,
+        accuracy=sum(m.accuracy for m in metrics) / n,
+        macro_f1=sum(m.macro_f1 for m in metrics) / n,
+        examples=metrics[0].examples,
+    )

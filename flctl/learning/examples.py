@@ -1,0 +1,101 @@
+"""Labelled examples in memory, checked when they are made."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from flctl.errors import DataError
+
+Indices = NDArray[np.int64]
+Batch = tuple[Tensor, Tensor]
+
+
+class Examples(Dataset[Batch]):
+    """`x` of shape (n, …) and any type, `y` int64 of shape (n,) in [0, classes).
+
+    `group` names for each example what must stay together (a record, a patient), so that
+    a data set can be dealt by it. `where` is the file for errors.
+    Raises DataError when there is nothing, or something that cannot be trained on.
+    """
+
+    def __init__(
+        self,
+        x: Tensor,
+        y: Tensor,
+        *,
+        classes: int,
+        group: Sequence[str] | NDArray[np.str_] | None = None,
+        where: str = "the data",
+    ) -> None:
+        self.x = x
+        self.y = y.to(torch.int64)
+        self.classes = classes
+        self.group = None if group is None else np.asarray(group, dtype=np.str_)
+        self.where = where
+        self._check()
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def __getitem__(self, index: int) -> Batch:
+        return self.x[index], self.y[index]
+
+    def batch(self, indices: Sequence[int] | Indices) -> Batch:
+        """Those examples as one batch: much faster than one after another."""
+        rows = torch.as_tensor(indices)
+        return self.x[rows], self.y[rows]
+
+    def select(self, indices: Indices) -> "Examples":
+        """A copy of the examples at `indices`, in that order. Raises DataError for none."""
+        rows = torch.from_numpy(np.ascontiguousarray(indices, dtype=np.int64))
+        group = None if self.group is None else self.group[indices]
+        return Examples(
+            self.x[rows], self.y[rows], classes=self.classes, group=group, where=self.where
+        )
+
+    def histogram(self) -> NDArray[np.int64]:
+        """Examples of each class, shape (classes,)."""
+        return np.bincount(self.y.numpy(), minlength=self.classes)
+
+    def _check(self) -> None:
+        if self.y.ndim != 1 or len(self.x) != len(self.y):
+            raise DataError(
+                f"{self.where}: {len(self.x)} inputs but labels of shape {list(self.y.shape)}"
+            )
+        if self.group is not None and self.group.shape != (len(self.y),):
+            raise DataError(f"{self.where}: {len(self.y)} examples, {len(self.group)} group names")
+        if not len(self.y):
+            raise DataError(f"{self.where}: no examples")
+        bad = torch.nonzero((self.y < 0) | (self.y >= self.classes))
+        if len(bad):
+            at = int(bad[0, 0])
+            raise DataError(
+                f"{self.where}: example {at} has label {int(self.y[at])}, "
+                f"not in 0 to {self.classes - 1}"
+            )
+        if self.x.is_floating_point():
+            finite = torch.isfinite(self.x).reshape(len(self.x), -1).all(dim=1)
+            if not bool(finite.all()):
+                at = int(torch.nonzero(~finite)[0, 0])
+                raise DataError(f"{self.where}: example {at} holds NaN or infinite numbers")
+
+
+def concatenate(parts: Sequence[Examples], where: str) -> Examples:
+    """One set of all `parts`, in their order; groups only if every part has them."""
+    groups: list[NDArray[Any]] = [p.group for p in parts if p.group is not None]
+    try:
+        x = torch.cat([part.x for part in parts])
+    except RuntimeError as error:
+        raise DataError(f"{where}: files with inputs of different shapes") from error
+    return Examples(
+        x,
+        torch.cat([part.y for part in parts]),
+        classes=parts[0].classes,
+        group=np.concatenate(groups) if len(groups) == len(parts) else None,
+        where=where,
+    )

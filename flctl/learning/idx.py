@@ -1,0 +1,118 @@
+"""The IDX files of MNIST and FashionMNIST, read by torchvision, without writing beside them."""
+
+import fcntl
+import gzip
+import socket
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, Literal
+
+from platformdirs import user_cache_path
+from torch import Tensor
+
+from flctl.errors import DataError
+from flctl.learning.vision import import_torchvision
+
+Part = Literal["train", "t10k"]
+
+LAYOUTS = (".", "MNIST/raw", "FashionMNIST/raw")
+"""Where the files may lie in a folder: in itself, or as torchvision lays them out."""
+LIMIT_BYTES = 1024**3
+"""The most that one file may unpack to."""
+PATIENCE_S = 20.0
+"""For a silent server, when MNIST is downloaded."""
+
+
+def find_folder(path: Path) -> Path:
+    """The folder at or under `path` that holds IDX files. Raises DataError."""
+    if not path.is_dir():
+        raise DataError(f"{path}: there is no such folder")
+    for layout in LAYOUTS:
+        folder = path / layout
+        if has_part(folder, "train") or has_part(folder, "t10k"):
+            return folder
+    raise DataError(f"{path}: no IDX files (train-images-idx3-ubyte, plain or .gz) in this folder")
+
+
+def has_part(folder: Path, part: Part) -> bool:
+    return any(file.exists() for file in _candidates(folder, f"{part}-images-idx3-ubyte"))
+
+
+def read_part(folder: Path, part: Part) -> tuple[Tensor, Tensor]:
+    """Images, uint8 of shape (n, height, width), and labels, int64. Raises DataError."""
+    mnist = import_torchvision().datasets.mnist
+    images = _read(folder, f"{part}-images-idx3-ubyte", mnist.read_image_file)
+    labels = _read(folder, f"{part}-labels-idx1-ubyte", mnist.read_label_file)
+    return images, labels
+
+
+def downloaded() -> Path:
+    """The folder with torchvision's own download of MNIST, in this user's cache.
+
+    Raises DataError when it is not there and cannot be had.
+    """
+    root = user_cache_path("flctl") / "torchvision"
+    datasets = import_torchvision().datasets
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with _alone(root / "lock"), _patience(PATIENCE_S):
+            return Path(datasets.MNIST(root, download=True).raw_folder)
+    except (OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(
+            "no data are given, and MNIST cannot be downloaded; name a folder with its IDX "
+            f"files (--data, on an agent its data set). The reason: {reason}"
+        ) from error
+
+
+def _candidates(folder: Path, name: str) -> tuple[Path, Path]:
+    return folder / name, folder / f"{name}.gz"
+
+
+def _read(folder: Path, name: str, read: Callable[[str], Tensor]) -> Tensor:
+    file = next((f for f in _candidates(folder, name) if f.exists()), None)
+    if file is None:
+        raise DataError(f"{folder}: the file {name} (or {name}.gz) is missing")
+    try:
+        if file.suffix != ".gz":
+            return read(str(file))
+        # torchvision reads plain files only, and the user's folder is not ours to write to.
+        with tempfile.NamedTemporaryFile(prefix="flctl-") as plain:
+            _unpack(file, plain)
+            return read(plain.name)
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read: {error.strerror or error}") from error
+    except (AssertionError, EOFError, KeyError, RuntimeError, TypeError, ValueError, zlib.error):
+        raise DataError(f"{file}: damaged, or not an IDX file of this kind") from None
+
+
+def _unpack(file: Path, plain: IO[bytes]) -> None:
+    size = 0
+    with gzip.open(file) as packed:
+        while chunk := packed.read(1 << 20):
+            size += len(chunk)
+            if size > LIMIT_BYTES:
+                raise DataError(f"{file}: unpacks to more than {LIMIT_BYTES >> 30} GiB")
+            plain.write(chunk)
+    plain.flush()
+
+
+@contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """Local agents start together; only one of them downloads."""
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def _patience(seconds: float) -> Iterator[None]:
+    before: Any = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)

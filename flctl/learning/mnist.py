@@ -1,0 +1,72 @@
+"""Task `mnist`: handwritten digits, or whatever else comes in MNIST's four files."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from flctl.errors import DataError
+from flctl.learning.examples import Examples
+from flctl.learning.idx import Part, downloaded, find_folder, has_part, read_part
+from flctl.learning.task import Task
+
+
+class Net(nn.Module):
+    """The network of the 2020 guide, 431,080 parameters: (n, 1, 28, 28) to log-probabilities."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 20, 5)
+        self.conv2 = nn.Conv2d(20, 50, 5)
+        self.fc1 = nn.Linear(800, 500)
+        self.fc2 = nn.Linear(500, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = functional.max_pool2d(functional.relu(self.conv1(x)), 2)
+        x = functional.max_pool2d(functional.relu(self.conv2(x)), 2)
+        x = functional.relu(self.fc1(x.flatten(1)))
+        return functional.log_softmax(self.fc2(x), dim=1)
+
+
+class Mnist(Task):
+    """Data: a folder with the IDX files of MNIST or FashionMNIST (as they are published, or
+    unpacked, or as torchvision lays them out). Without one MNIST is downloaded.
+    """
+
+    name = "mnist"
+    classes = ("0", "1", "2", "3", "4", "5", "6", "7", "8", "9")
+    defaults: ClassVar[Mapping[str, Any]] = {"rounds": 5, "batch_size": 64, "lr": 0.05}
+
+    def model(self) -> nn.Module:
+        return Net()
+
+    def train_data(self, path: Path | None) -> Examples:
+        return self._read(_folder(path), "train")
+
+    def held_out(self, path: Path | None) -> Examples | None:
+        """The test files, where they lie beside those for training."""
+        folder = _folder(path)
+        return self._read(folder, "t10k") if has_part(folder, "t10k") else None
+
+    def test_parts(self, path: Path | None) -> dict[str, Examples]:
+        return {"test": self._read(_folder(path), "t10k")}
+
+    def inputs(self, x: Tensor, *, training: bool) -> Tensor:  # noqa: ARG002
+        """Bytes to numbers of mean 0 and deviation 1 over MNIST."""
+        return ((x.to(torch.float32) / 255 - 0.1307) / 0.3081).unsqueeze(1)
+
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        return functional.nll_loss(output, target)
+
+    def _read(self, folder: Path, part: Part) -> Examples:
+        images, labels = read_part(folder, part)
+        if images.shape[1:] != (28, 28):
+            raise DataError(f"{folder}: {part} images of {list(images.shape[1:])}, not 28 x 28")
+        return Examples(images, labels, classes=10, where=f"{folder}, {part}")
+
+
+def _folder(path: Path | None) -> Path:
+    return downloaded() if path is None else find_folder(path)

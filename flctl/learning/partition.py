@@ -1,0 +1,130 @@
+"""Deals one data set to n agents, for local and virtual fleets and for `data split`.
+
+Every example goes to exactly one agent, no agent gets nothing, and the outcome depends
+on the arguments alone.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flctl.errors import DataError
+from flctl.learning.examples import Indices
+from flctl.learning.randomness import generator
+from flctl.settings import Partition
+
+Groups = NDArray[np.str_]
+
+
+def partition(
+    kind: Partition,
+    labels: NDArray[np.int64],
+    groups: Groups | None,
+    n: int,
+    *,
+    alpha: float = 0.5,
+    seed: int = 1,
+) -> list[Indices]:
+    """Sorted indices into `labels` for each of `n` agents.
+
+    iid        equal parts at random
+    label      sorted by label and cut into 2n chunks, two for each agent
+               (the pathological split of McMahan et al. 2017)
+    dirichlet  equal parts; each agent's mix of classes is drawn from a Dirichlet
+               distribution around that of all data, alpha small for very unequal mixes
+               (Hsu et al. 2019, https://arxiv.org/abs/1909.06335)
+    size       at random, in sizes 1 : 2 : … : n
+    record     whole groups, so that the agents' parts are about equally large
+
+    Raises DataError when an agent would get nothing.
+    """
+    if len(labels) < n:
+        raise DataError(f"{n} agents, but only {len(labels)} examples")
+    rng = generator(seed, "partition", kind, n)
+    match kind:
+        case "iid":
+            parts = np.array_split(rng.permutation(len(labels)), n)
+        case "label":
+            parts = _by_label(labels, n, rng)
+        case "dirichlet":
+            parts = _dirichlet(labels, n, alpha, rng)
+        case "size":
+            parts = _by_size(len(labels), n, rng)
+        case "record":
+            parts = _by_record(groups, n)
+    if min(map(len, parts)) == 0:
+        raise DataError(
+            f"{n} agents, but only {len(labels)} examples: partition '{kind}' leaves one "
+            "without data"
+        )
+    return [np.sort(part).astype(np.int64) for part in parts]
+
+
+def deal_groups(groups: Groups | None, n: int) -> list[list[str]]:
+    """The names of the groups that each of `n` agents gets: the largest first, each to the
+    agent that has the fewest examples so far. Raises DataError when there are too few.
+    """
+    if groups is None:
+        raise DataError("these data do not say which record an example is of; use --partition iid")
+    names, counts = np.unique(groups, return_counts=True)
+    if len(names) < n:
+        raise DataError(f"{n} agents, but only {len(names)} records; use --partition iid")
+    hands: list[list[str]] = [[] for _ in range(n)]
+    sizes = [0] * n
+    for at in np.lexsort((names, -counts)):
+        agent = sizes.index(min(sizes))
+        hands[agent].append(str(names[at]))
+        sizes[agent] += int(counts[at])
+    return hands
+
+
+def _by_label(labels: NDArray[np.int64], n: int, rng: np.random.Generator) -> list[Indices]:
+    shuffled = rng.permutation(len(labels))
+    ordered = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    chunks = np.array_split(ordered, 2 * n)
+    hands = rng.permutation(2 * n).reshape(n, 2)
+    return [np.concatenate([chunks[a], chunks[b]]) for a, b in hands]
+
+
+def _dirichlet(
+    labels: NDArray[np.int64], n: int, alpha: float, rng: np.random.Generator
+) -> list[Indices]:
+    classes, counts = np.unique(labels, return_counts=True)
+    pools = [rng.permutation(np.flatnonzero(labels == value)) for value in classes]
+    left = counts.copy()
+    parts = []
+    for size in [len(part) for part in np.array_split(labels, n)]:
+        wish = rng.dirichlet(np.maximum(alpha * counts / len(labels), 1e-6))
+        taken = _take(size, wish, left, rng)
+        rows = [pool[m - k : m] for pool, m, k in zip(pools, left, taken, strict=True)]
+        parts.append(np.concatenate(rows))
+        left = left - taken
+    return parts
+
+
+def _take(
+    size: int, wish: NDArray[np.float64], left: NDArray[np.int64], rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """How many of each class make `size` examples, close to the mix `wish`; what is used up
+    is made good from the other classes in the proportions of `wish`, and at last of `left`.
+    """
+    taken = np.zeros_like(left)
+    while (missing := size - int(taken.sum())) > 0:
+        there = left - taken
+        mix = np.where(there > 0, wish, 0.0)
+        if mix.sum() < 1e-9:
+            mix = there.astype(np.float64)
+        taken += np.minimum(rng.multinomial(missing, mix / mix.sum()), there)
+    return taken
+
+
+def _by_size(examples: int, n: int, rng: np.random.Generator) -> list[Indices]:
+    """Agent i of n, from 1, gets about i / (1 + 2 + … + n) of all, and at least one."""
+    ends = np.cumsum(np.arange(1, n + 1)) / (n * (n + 1) / 2)
+    extra = np.round(ends * (examples - n)).astype(np.int64)
+    return np.split(rng.permutation(examples), (extra + np.arange(1, n + 1))[:-1])
+
+
+def _by_record(groups: Groups | None, n: int) -> list[Indices]:
+    hands = deal_groups(groups, n)
+    assert groups is not None
+    return [np.flatnonzero(np.isin(groups, hand)) for hand in hands]

@@ -1,0 +1,77 @@
+"""Which tasks there are, found without importing them (or torch).
+
+A task is named by its entry point in the group `flctl.tasks`, or, for local and
+virtual runs, as `module:Class`.
+"""
+
+import difflib
+import hashlib
+import importlib
+import importlib.util
+import sys
+from importlib.machinery import ModuleSpec
+from importlib.metadata import entry_points
+from pathlib import Path
+
+from flctl.errors import TaskError, UnknownTask
+
+GROUP = "flctl.tasks"
+
+
+def known_tasks() -> dict[str, str]:
+    """Name → "module:Class" of every installed task, in order of the names."""
+    found = {entry.name: entry.value for entry in entry_points(group=GROUP)}
+    return dict(sorted(found.items()))
+
+
+def check_ref(ref: str) -> None:
+    """Raises UnknownTask unless `ref` is installed or names a module that exists."""
+    _find(ref)
+
+
+def task_digest(ref: str) -> str:
+    """sha256 of the source of the module that holds the task, in hexadecimal.
+
+    Raises UnknownTask, or TaskError when the module has no source file.
+    """
+    spec = _find(ref)
+    if spec.origin is None or not spec.has_location:
+        raise TaskError(f"task '{ref}': the module {spec.name} has no source file to compare")
+    try:
+        source = Path(spec.origin).read_bytes()
+    except OSError as error:
+        raise TaskError(f"task '{ref}': cannot read {spec.origin}: {error.strerror}") from error
+    return hashlib.sha256(source).hexdigest()
+
+
+def locate(ref: str) -> tuple[str, str]:
+    """Module and class that `ref` stands for. Raises UnknownTask."""
+    own = ":" in ref
+    module, _, name = (ref if own else _registered(ref)).partition(":")
+    if not module or not name.isidentifier() or not all(map(str.isidentifier, module.split("."))):
+        raise UnknownTask(f"task '{ref}' is neither a name nor of the form module:Class")
+    if own and str(Path.cwd()) not in sys.path:
+        # The console script does not look into the folder that it was started in.
+        sys.path.append(str(Path.cwd()))
+    return module, name
+
+
+def _registered(name: str) -> str:
+    tasks = known_tasks()
+    if name in tasks:
+        return tasks[name]
+    near = difflib.get_close_matches(name, tasks, n=1, cutoff=0.5)
+    hint = f" (did you mean '{near[0]}'?)" if near else ""
+    raise UnknownTask(f"unknown task '{name}'{hint}; installed: {', '.join(tasks) or 'none'}")
+
+
+def _find(ref: str) -> ModuleSpec:
+    module, _ = locate(ref)
+    importlib.invalidate_caches()
+    try:
+        spec = importlib.util.find_spec(module)
+    except Exception as error:  # find_spec runs the parent packages, which may do anything
+        raise UnknownTask(f"task '{ref}': cannot import '{module}': {error}") from error
+    if spec is None:
+        raise UnknownTask(f"task '{ref}': there is no module '{module}'")
+    return spec

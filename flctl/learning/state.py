@@ -1,0 +1,112 @@
+"""A model's state dict as a safetensors blob and back, exactly."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from flctl.errors import CheckpointError, ParametersError, TaskError
+from flctl.wire.parameters import ParameterFile, TensorSpec, canonical, check, dump
+
+FORMAT = 1
+
+_NAMES: dict[torch.dtype, str] = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+_DTYPES = {name: dtype for dtype, name in _NAMES.items()}
+
+
+def checkpoint_metadata(task: str) -> dict[str, Any]:
+    """What a checkpoint says about itself: no times and no run, so equal models are equal bytes."""
+    return {"task": task, "format": FORMAT}
+
+
+def specs_of(state: Mapping[str, Tensor]) -> tuple[TensorSpec, ...]:
+    """Names, types and shapes in canonical order. Raises TaskError for what cannot be stored."""
+    return canonical(
+        TensorSpec(name, _storage_name(name, tensor), tuple(tensor.shape))
+        for name, tensor in state.items()
+    )
+
+
+def save_state(
+    fd: int, state: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None
+) -> tuple[str, int]:
+    """Write `state` to `fd`; the sha256 and the size of what was written.
+
+    Raises TaskError when it holds something that is not a storable tensor.
+    """
+    return dump(
+        fd,
+        {name: (_storage_name(name, t), _to_array(t)) for name, t in state.items()},
+        metadata,
+    )
+
+
+def load_state(fd: int, where: str) -> dict[str, Tensor]:
+    """All tensors of a blob, on the CPU. Raises ParametersError; `where` names the file."""
+    file = ParameterFile(fd, where)
+    return {spec.name: _to_tensor(file, spec) for spec in file.specs}
+
+
+def load_into(model: nn.Module, fd: int, where: str) -> None:
+    """Give `model` the parameters and buffers in `fd`, if names, types and shapes all fit.
+
+    Raises CheckpointError that names the first difference; the model is unchanged then.
+    """
+    try:
+        file = ParameterFile(fd, where)
+        check(file, specs_of(model.state_dict()))
+    except ParametersError as error:
+        raise CheckpointError(f"{error} (damaged, or a checkpoint of another model)") from error
+    assign(model, {spec.name: _to_tensor(file, spec) for spec in file.specs})
+
+
+def assign(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Copy `state` into `model`. Raises CheckpointError when it is another model's."""
+    ours, theirs = specs_of(model.state_dict()), specs_of(state)
+    if ours != theirs:
+        odd = min(set(ours) ^ set(theirs))
+        raise CheckpointError(f"a checkpoint of another model: they differ in tensor {odd}")
+    model.load_state_dict(dict(state))
+
+
+def snapshot(model: nn.Module) -> dict[str, Tensor]:
+    """A copy of the model's state on the CPU, which further training does not change."""
+    return {name: t.detach().to("cpu", copy=True) for name, t in model.state_dict().items()}
+
+
+def _storage_name(name: str, tensor: object) -> str:
+    if not isinstance(tensor, Tensor) or tensor.dtype not in _NAMES:
+        kind = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
+        raise TaskError(f"the model's state '{name}' is {kind}, which a checkpoint cannot hold")
+    return _NAMES[tensor.dtype]
+
+
+def _to_array(tensor: Tensor) -> np.ndarray[Any, Any]:
+    plain = tensor.detach().cpu().contiguous()
+    if plain.dtype == torch.bfloat16:
+        plain = plain.view(torch.int16)
+        return plain.numpy().view(np.uint16)
+    return plain.numpy()
+
+
+def _to_tensor(file: ParameterFile, spec: TensorSpec) -> Tensor:
+    array = file.read(spec)
+    if spec.dtype == "BF16":
+        tensor = torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    else:
+        tensor = torch.from_numpy(array)
+    assert tensor.dtype == _DTYPES[spec.dtype]
+    return tensor.reshape(spec.shape)

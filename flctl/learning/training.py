@@ -1,0 +1,109 @@
+"""Local training: ClientUpdate of McMahan et al. 2017, Algorithm 1."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from flctl.errors import TaskError
+from flctl.learning.examples import Batch, Examples
+from flctl.learning.loader import BatchPlan, load
+from flctl.learning.optimizer import make_optimizer
+from flctl.learning.randomness import derive
+from flctl.learning.state import assign, snapshot
+from flctl.learning.task import Loss, Task
+from flctl.settings import LocalTraining
+
+OnStep = Callable[[int, int, float], None]
+"""Is told the batches taken, those of the whole round, and the loss of the last one."""
+
+
+@dataclass(frozen=True)
+class LocalResult:
+    """What one agent brings out of one round."""
+
+    state: dict[str, Tensor]
+    """The model's new state dict, on the CPU."""
+    examples: int
+    """Distinct examples that were trained on: the weight."""
+    batches: int
+    loss: float
+    """Mean over the batches."""
+    last_loss: float
+    exhausted: bool
+    """Whether all the data were seen at least once since the run began."""
+
+
+def train_locally(
+    task: Task,
+    start: Mapping[str, Tensor],
+    examples: Examples,
+    training: LocalTraining,
+    *,
+    agent: str,
+    round_id: int,
+    seed: int,
+    position: int,
+    device: torch.device | None = None,
+    on_step: OnStep | None = None,
+) -> LocalResult:
+    """Train the model `start` on the agent's next batches, with a fresh optimiser.
+
+    `position` is the number of batches that the agent has consumed in the rounds before.
+    The result is a function of the arguments alone. Raises SettingsError for an optimiser
+    that cannot be used, CheckpointError for another model's `start`, and TaskError when
+    the loss is not finite.
+    """
+    device = device or torch.device("cpu")
+    model = task.model()
+    assign(model, start)
+    model.to(device).train()
+    optimizer = make_optimizer(training, model.parameters())
+    loss_of = task.training_loss(examples)
+    plan = BatchPlan(len(examples), training, seed=seed, agent=agent)
+    steps = plan.steps(training)
+    batches = [plan.batch(position + step) for step in range(steps)]
+
+    torch.manual_seed(derive(seed, "train", agent, round_id))
+    losses = []
+    for step, (x, y) in enumerate(load(task, examples, batches), start=1):
+        batch = (task.inputs(x.to(device), training=True), y.to(device))
+        loss = _step(model, optimizer, loss_of, batch)
+        if not math.isfinite(loss):
+            raise TaskError(
+                f"agent {agent}, round {round_id}, step {step} of {steps}: "
+                f"the loss is {loss}; lower lr"
+            )
+        losses.append(loss)
+        if on_step is not None:
+            on_step(step, steps, loss)
+
+    return LocalResult(
+        state=snapshot(model),
+        examples=len(np.unique(np.concatenate(batches))),
+        batches=steps,
+        loss=sum(losses) / steps,
+        last_loss=losses[-1],
+        exhausted=position + steps >= plan.per_epoch,
+    )
+
+
+def _step(
+    model: nn.Module, optimizer: torch.optim.Optimizer, loss_of: Loss, batch: Batch
+) -> float:
+    """w ← w − η∇ℓ(w; b); the loss before it."""
+    x, y = batch
+
+    def closure() -> float:
+        """What optimisers that look at a batch several times (LBFGS) call."""
+        optimizer.zero_grad()
+        loss = loss_of(model(x), y)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return float(loss.detach())
+
+    loss = optimizer.step(closure)
+    assert loss is not None
+    return float(loss)

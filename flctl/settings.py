@@ -1,0 +1,242 @@
+"""The settings of a run: what a flag or a TOML key may say, and its default.
+
+A key that is not given comes from the task's own defaults where it has one, else from
+here. `run.toml` in a run's folder holds the outcome, complete and frozen.
+"""
+
+import difflib
+import math
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from flctl.errors import SettingsError
+
+Count = Annotated[int, Meta(ge=1)]
+AgentName = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
+Partition = Literal["iid", "label", "dirichlet", "size", "record"]
+Device = Literal["auto", "cpu", "cuda"]
+OptimizerArgs = dict[str, float | int | bool | str | list[float]]
+
+SCHEMA = 1
+"""Of `run.toml` and the journal; raised when a reader of the old form would go wrong."""
+
+
+class LocalTraining(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How an agent trains in one round; the optimiser starts fresh each round."""
+
+    epochs: Count = 1
+    """Passes over the agent's own data in a round, at most."""
+    federate_after_n_batches: Count | None = None
+    """End an agent's part of a round after so many batches, if its epochs last longer."""
+    batch_size: Count = 32
+    shuffle: bool = True
+    drop_last: bool = False
+    optimizer: str = "SGD"
+    """A class of `torch.optim`, by its name."""
+    lr: Annotated[float, Meta(gt=0)] = 0.01
+    optimizer_args: OptimizerArgs = {}
+    """Other arguments of the optimiser, as `torch.optim` names them."""
+
+
+class RunSettings(LocalTraining, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Everything that decides how a run goes. Names are those of the flags."""
+
+    task: str
+    rounds: Count = 30
+    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 1
+    strategy: Literal["fedavg"] = "fedavg"
+    weighting: Literal["examples", "uniform"] = "examples"
+    max_share: Annotated[float, Meta(gt=0, le=1)] = 1.0
+    """The most that one agent may weigh, as a share of the round's whole weight."""
+    lr_decay: Annotated[float, Meta(gt=0, le=1)] = 1.0
+    """The learning rate is multiplied by this after each round …"""
+    lr_floor: Annotated[float, Meta(ge=0, le=1)] = 0.01
+    """… down to this share of the first one."""
+    on_exhausted: Literal["continue", "stop"] = "continue"
+    """When an agent has seen all its data: begin its next epoch, or end the run."""
+
+    local: Count | None = None
+    """Start so many agents as processes on this machine."""
+    virtual: Count | None = None
+    """Simulate so many clients in one process."""
+    agents: tuple[AgentName, ...] = ()
+    """Only these; none named: whoever is ready when a round opens."""
+    fraction: Annotated[float, Meta(gt=0, le=1)] = 1.0
+    """Share of the agents that a round invites (C of McMahan et al. 2017)."""
+    quorum: Annotated[float, Meta(gt=0)] = 0.8
+    """Updates that a round needs: a share of the invited up to 1, a number from 2 on."""
+    deadline_s: Annotated[float, Meta(gt=0)] = 600.0
+    """Seconds that a round waits for updates; starts anew after a restart."""
+    wait_s: Annotated[float, Meta(ge=0)] = 60.0
+    """Seconds to wait for enough agents to be ready before a round."""
+    attempts: Count = 3
+    """Tries of one round before the run pauses."""
+
+    data: str | None = None
+    """File or folder that is dealt to local or virtual agents; the task's own without it."""
+    dataset: str = "default"
+    """Which of its named data sets an agent trains on."""
+    partition: Partition = "iid"
+    alpha: Annotated[float, Meta(gt=0)] = 0.5
+    """Concentration of `partition = "dirichlet"`; small is very unequal."""
+    test_data: str | None = None
+    """File or folder that the coordinator evaluates on; the task's own without it."""
+    evaluate: Literal["auto", "coordinator", "agents", "none"] = "auto"
+    test_batch_size: Count = 1000
+    device: Device = "auto"
+    """For local and virtual agents, and for the coordinator's evaluation."""
+    threads: Count = 1
+    """torch threads per local or virtual agent; the result depends on it."""
+    keep_rounds: Annotated[int, Meta(ge=0)] = 3
+    """Checkpoints of the last rounds that stay; best and last always do. 0 keeps all."""
+    tensorboard: bool = False
+    """Write TensorBoard events into the run's folder while it goes."""
+
+    def quorum_of(self, invited: int) -> int:
+        """How many updates a round of `invited` agents needs, at least 1."""
+        if self.quorum > 1:
+            return int(self.quorum)
+        return max(1, math.ceil(self.quorum * invited - 1e-9))
+
+    def lr_at(self, round_id: int) -> float:
+        """Learning rate of round `round_id`, counted from 1."""
+        return float(self.lr * max(self.lr_decay ** (round_id - 1), self.lr_floor))
+
+    def local_training(self, round_id: int) -> LocalTraining:
+        fields = {name: getattr(self, name) for name in LocalTraining.__struct_fields__}
+        return LocalTraining(**{**fields, "lr": self.lr_at(round_id)})
+
+
+KEYS = RunSettings.__struct_fields__
+SHORT = {"deadline": "deadline_s", "wait": "wait_s"}
+"""Flags leave the unit to their help; their names are understood in TOML too."""
+
+
+def parse(given: Mapping[str, Any], where: str) -> RunSettings:
+    """Check `given` (key → value) and fill the rest with defaults.
+
+    Raises SettingsError that names the key, the nearest known one, and `where`.
+    """
+    plain = normalised(given, where)
+    if "task" not in plain:
+        raise SettingsError(f"{where}: no task is named; say --task ecg, or task = \"ecg\"")
+    try:
+        settings = msgspec.convert(plain, RunSettings, strict=True)
+    except msgspec.ValidationError as error:
+        raise SettingsError(f"{where}: {_explain(error)}") from error
+    _check_together(settings, where)
+    return settings
+
+
+def normalised(given: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Keys in snake_case; a short name in full. Raises SettingsError for unknown ones."""
+    plain: dict[str, Any] = {}
+    for key, value in given.items():
+        name = str(key).replace("-", "_")
+        name = SHORT.get(name, name)
+        if name not in KEYS:
+            near = difflib.get_close_matches(name, [*KEYS, *SHORT], n=1, cutoff=0.5)
+            hint = f"; did you mean '{near[0]}'?" if near else ""
+            raise SettingsError(f"{where}: unknown key '{key}'{hint}")
+        if name in plain:
+            raise SettingsError(f"{where}: '{name}' is given twice")
+        plain[name] = value
+    return plain
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The keys of a run's TOML file. Raises SettingsError with file and line."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise SettingsError(f"{path}: cannot read the run's settings: {reason}") from error
+    try:
+        return normalised(tomllib.loads(text), str(path))
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{path}: not TOML: {error}") from error
+    except SettingsError as error:
+        unknown = re.search(r"unknown key '([^']+)'", str(error))
+        line = _line_of(text, unknown[1]) if unknown else None
+        if line is None:
+            raise
+        rest = str(error).removeprefix(f"{path}: ")
+        raise SettingsError(f"{path}, line {line}: {rest}") from error
+
+
+def to_toml(settings: RunSettings) -> str:
+    """`settings` as TOML text, one key a line, `schema` first; keys without value left out."""
+    lines = [f"schema = {SCHEMA}"]
+    tables: list[str] = []
+    for name in KEYS:
+        value = getattr(settings, name)
+        if isinstance(value, dict):
+            if value:
+                tables.append(f"\n[{name}]")
+                tables += [f"{key} = {_toml_value(item)}" for key, item in sorted(value.items())]
+        elif value is not None:
+            lines.append(f"{name} = {_toml_value(value)}")
+    return "\n".join([*lines, *tables]) + "\n"
+
+
+def from_toml(path: Path) -> RunSettings:
+    """Read back what `to_toml` wrote. Raises SettingsError, also for another schema."""
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingsError(f"{path}: the settings of the run cannot be read: {error}") from error
+    schema = table.pop("schema", None)
+    if schema != SCHEMA:
+        raise SettingsError(f"{path}: schema {schema}, this version reads {SCHEMA}")
+    return parse(table, str(path))
+
+
+def _check_together(settings: RunSettings, where: str) -> None:
+    if settings.local is not None and settings.virtual is not None:
+        raise SettingsError(f"{where}: local and virtual exclude each other; choose one")
+    if settings.quorum > 1 and settings.quorum != int(settings.quorum):
+        raise SettingsError(
+            f"{where}: quorum = {settings.quorum} is neither a share (up to 1) nor a whole number"
+        )
+    fleet = settings.local or settings.virtual or len(settings.agents) or None
+    if fleet is not None and settings.quorum > 1 and settings.quorum > fleet:
+        raise SettingsError(
+            f"{where}: a quorum of {int(settings.quorum)} cannot be met by {fleet} agents"
+        )
+    if len(set(settings.agents)) != len(settings.agents):
+        raise SettingsError(f"{where}: an agent is named twice")
+    for number in ("lr", "quorum", "deadline_s", "wait_s", "alpha"):
+        if not math.isfinite(getattr(settings, number)):
+            raise SettingsError(f"{where}: {number} must be a finite number")
+
+
+def _explain(error: msgspec.ValidationError) -> str:
+    """msgspec's "Expected `int` >= 1 - at `$.rounds`" as "rounds: expected `int` >= 1"."""
+    text, _, place = str(error).partition(" - at `$.")
+    if not place:
+        return text
+    return f"{place.rstrip('`')}: {text[0].lower()}{text[1:]}"
+
+
+def _line_of(text: str, key: str) -> int | None:
+    for number, line in enumerate(text.splitlines(), start=1):
+        if re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*=", line) or line.strip() == f"[{key}]":
+            return number
+    return None
+
+
+def _toml_value(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        # A TOML basic string is a JSON string, but for DEL.
+        return msgspec.json.encode(value).decode().replace("\x7f", "\\u007f")
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(_toml_value(item) for item in value) + "]"
+    return repr(value)

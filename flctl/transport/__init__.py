@@ -1,0 +1,1 @@
+"""How messages and blobs travel: channels, keys, blob transfer."""

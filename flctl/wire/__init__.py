@@ -1,0 +1,1 @@
+"""What travels: messages, their frames, and model parameters as safetensors blobs."""

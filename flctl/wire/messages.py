@@ -1,0 +1,334 @@
+"""All messages that agents, guests, operators and the coordinator exchange.
+
+Each is a frozen struct that refuses unknown fields; the three unions at the end say
+who may send what. Bounds stand in the types, so that decoding is checking.
+"""
+
+from typing import Annotated, Any, Literal, TypeAlias
+
+from msgspec import Meta, Struct
+
+from flctl.settings import AgentName, LocalTraining
+
+Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+"""sha256 of a blob, in lower-case hexadecimal."""
+RunId = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+Short = Annotated[str, Meta(max_length=200)]
+Text = Annotated[str, Meta(max_length=2000)]
+Session = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}$")]
+Natural = Annotated[int, Meta(ge=0, le=2**53)]
+Seconds = Annotated[float, Meta(ge=0)]
+Role = Literal["train", "evaluate"]
+Offset = Annotated[int, Meta(ge=0, le=2**40)]
+
+CHUNK_BYTES = 256 * 1024
+"""The most that one Chunk carries."""
+
+
+class Message(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag=str.lower):
+    """Base of all messages; the class name in lower case is its tag."""
+
+
+class Part(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A piece of a message."""
+
+
+class RoundKey(Part, frozen=True):
+    """What an update is for. With the agent's name it identifies the update."""
+
+    run: RunId
+    round: Annotated[int, Meta(ge=0, le=10**9)]
+    base: Digest
+    """The model that training starts from; also the name of the blob to fetch."""
+
+
+class DatasetInfo(Part, frozen=True):
+    """One named data set of an agent, as one task sees it."""
+
+    name: Short
+    task: Short
+    examples: Natural
+    """For training."""
+    held_out: Natural = 0
+    """For evaluation on the agent."""
+
+
+class Device(Part, frozen=True):
+    """What an agent runs on; it does not change while the agent lives."""
+
+    kind: Short
+    """For instance "Raspberry Pi 4 Model B Rev 1.4"."""
+    arch: Short
+    cores: Natural
+    memory_bytes: Natural
+    torch: Short | None = None
+    cuda: bool = False
+
+
+class Telemetry(Part, frozen=True):
+    """How an agent's machine is; None where it cannot be measured."""
+
+    cpu_percent: float | None = None
+    load_1m: float | None = None
+    memory_used_bytes: Natural | None = None
+    memory_total_bytes: Natural | None = None
+    disk_free_bytes: Natural | None = None
+    temperature_c: float | None = None
+    throttled: tuple[Short, ...] | None = None
+    """Conditions in force, such as "under-voltage"; empty when there are none."""
+    written_bytes: Natural = 0
+    """What this agent has written to its disk or SD card since it started."""
+    uptime_s: Seconds = 0.0
+
+
+class Metrics(Part, frozen=True):
+    """How good a model is on one part of the data."""
+
+    loss: float
+    """Mean over the examples."""
+    accuracy: float
+    """Share of correct predictions, in [0, 1]."""
+    macro_f1: float
+    """Mean F1 over the classes that occur as target or prediction, in [0, 1]."""
+    examples: Natural
+    confusion: tuple[tuple[Natural, ...], ...] = ()
+    """confusion[target][prediction]; row sums are the histogram of the targets,
+    column sums that of the predictions."""
+
+
+# From an agent ---------------------------------------------------------------------
+
+
+class Hello(Message, frozen=True):
+    """First message of a session, and again when what it says has changed."""
+
+    session: Session
+    """A random number of this process: another one means another process."""
+    version: Short
+    role: Role
+    device: Device
+    tasks: dict[Short, Digest]
+    """Enabled tasks and the digest of each one's code."""
+    datasets: tuple[DatasetInfo, ...] = ()
+    error: Text | None = None
+    """Why there is no data, if so."""
+
+
+class Heartbeat(Message, frozen=True):
+    sequence: Natural
+    state: Literal["starting", "ready", "training", "evaluating", "offering", "no data"]
+    telemetry: Telemetry
+    rtt_ms: Annotated[float, Meta(ge=0)] | None = None
+    error: Text | None = None
+    """The last thing that went wrong."""
+
+
+class Pong(Message, frozen=True):
+    sequence: Natural
+
+
+class Progress(Message, frozen=True):
+    """The worker has taken `step` of `steps` batches."""
+
+    key: RoundKey
+    step: Natural
+    steps: Natural
+    loss: float
+
+
+class UpdateReady(Message, frozen=True):
+    """A finished update, offered until it is accepted or discarded."""
+
+    key: RoundKey
+    blob: Digest
+    size: Offset
+    examples: Annotated[int, Meta(ge=1, le=2**53)]
+    """Distinct examples that were trained on: the weight."""
+    batches: Annotated[int, Meta(ge=1, le=2**53)]
+    loss: float
+    """Mean over the batches of this round."""
+    last_loss: float
+    seconds: Seconds
+    exhausted: bool = False
+    """All data of the agent were seen at least once since the run began."""
+
+
+class Evaluated(Message, frozen=True):
+    """Metrics of the model `key.base` on this agent's held-out data."""
+
+    key: RoundKey
+    metrics: Metrics
+
+
+class Failed(Message, frozen=True):
+    """The agent could not do what Train or Evaluate asked for."""
+
+    key: RoundKey
+    what: Literal["train", "evaluate"]
+    kind: Literal["worker died", "out of memory", "data", "task", "model", "error"]
+    message: Text
+    retrying: bool = False
+    """The agent starts the work again by itself."""
+
+
+class Goodbye(Message, frozen=True):
+    """The agent stops on purpose."""
+
+
+# From a guest ----------------------------------------------------------------------
+
+
+class Join(Message, frozen=True):
+    """A request to be enrolled under `name`, with a token from `flctl keys token`."""
+
+    token: Annotated[str, Meta(max_length=200)]
+    name: AgentName | None = None
+    """None: the coordinator gives one."""
+
+
+# From the coordinator to an agent ----------------------------------------------------
+
+
+class Welcome(Message, frozen=True):
+    name: AgentName
+    version: Short
+    heartbeat_s: Annotated[float, Meta(gt=0)]
+
+
+class Refused(Message, frozen=True):
+    """The agent may not take part as it is; it says so and tries again later."""
+
+    reason: Literal["conflict", "revoked", "token", "name", "guest", "task"]
+    message: Text
+    retry_s: Seconds
+
+
+class Joined(Message, frozen=True):
+    name: AgentName
+
+
+class HelloAgain(Message, frozen=True):
+    """The coordinator does not know this session."""
+
+
+class HeartbeatAck(Message, frozen=True):
+    sequence: Natural
+
+
+class Ping(Message, frozen=True):
+    sequence: Natural
+
+
+class Train(Message, frozen=True):
+    """Train on `dataset` from the model `key.base`, and offer the outcome."""
+
+    key: RoundKey
+    size: Offset
+    """Of the blob `key.base`, in bytes."""
+    task: Short
+    dataset: Short
+    training: LocalTraining
+    seed: Natural
+    position: Natural
+    """Batches that this agent has consumed in committed rounds of the run."""
+
+
+class Evaluate(Message, frozen=True):
+    """Evaluate the model `key.base` on the held-out part of `dataset`."""
+
+    key: RoundKey
+    size: Offset
+    task: Short
+    dataset: Short
+    batch_size: Annotated[int, Meta(ge=1)]
+
+
+class Accepted(Message, frozen=True):
+    """The update is safe on the coordinator's disk; the agent may forget it."""
+
+    key: RoundKey
+
+
+class Discarded(Message, frozen=True):
+    """The update is not wanted; the agent forgets it."""
+
+    key: RoundKey
+    reason: Text
+
+
+class Cancel(Message, frozen=True):
+    """Whatever the agent does for `run` is not wanted any more."""
+
+    run: RunId
+
+
+# Both ways: blobs --------------------------------------------------------------------
+
+
+class Fetch(Message, frozen=True):
+    """Send `length` bytes of `blob` from `offset` on."""
+
+    blob: Digest
+    offset: Offset
+    length: Annotated[int, Meta(ge=1, le=CHUNK_BYTES)]
+
+
+class Chunk(Message, frozen=True):
+    """The payload frame holds bytes of `blob` from `offset` on."""
+
+    blob: Digest
+    offset: Offset
+
+
+class BlobGone(Message, frozen=True):
+    """There is no such blob here (any more)."""
+
+    blob: Digest
+
+
+# From an operator --------------------------------------------------------------------
+
+ReadQuestion = Literal["status", "discover", "runs", "run", "watch", "checkpoint", "keys"]
+AdminQuestion = Literal["start", "stop", "resume", "key-add", "key-revoke", "token"]
+
+
+class Ask(Message, frozen=True):
+    """A question or an order; the role of the key decides which are answered."""
+
+    id: Natural
+    what: ReadQuestion | AdminQuestion
+    args: dict[str, Any] = {}
+
+
+class Answer(Message, frozen=True):
+    id: Natural
+    body: Any
+
+
+class Trouble(Message, frozen=True):
+    """The question `id` could not be answered."""
+
+    id: Natural
+    message: Text
+    exit_code: Annotated[int, Meta(ge=1, le=2)] = 1
+
+
+class RunEvent(Message, frozen=True):
+    """One event of a run that is watched (`Ask(what="watch")`)."""
+
+    id: Natural
+    event: dict[str, Any]
+
+
+FromAgent: TypeAlias = (
+    Hello | Heartbeat | Pong | Progress | UpdateReady | Evaluated | Failed | Goodbye
+    | Fetch | Chunk | BlobGone
+)
+FromGuest: TypeAlias = Join
+FromOperator: TypeAlias = Ask | Fetch
+ToCoordinator: TypeAlias = FromAgent | Join | Ask
+ToAgent: TypeAlias = (
+    Welcome | Refused | Joined | HelloAgain | HeartbeatAck | Ping | Train | Evaluate
+    | Accepted | Discarded | Cancel | Fetch | Chunk | BlobGone
+)
+ToOperator: TypeAlias = Answer | Trouble | RunEvent | Chunk | BlobGone

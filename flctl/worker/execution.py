@@ -1,0 +1,219 @@
+"""Carries out the jobs of `flctl.worker.jobs` with `flctl.learning`; loads torch."""
+
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeAlias
+
+import msgspec
+import torch
+
+from flctl.errors import DataError, FlctlError
+from flctl.learning import device as devices
+from flctl.learning.evaluation import evaluate
+from flctl.learning.examples import Examples
+from flctl.learning.optimizer import make_optimizer
+from flctl.learning.registry import task_digest
+from flctl.learning.source import evaluation_parts, held_out_examples, training_examples
+from flctl.learning.state import checkpoint_metadata, load_into, load_state, save_state
+from flctl.learning.task import Task, initial_model, load_task
+from flctl.learning.training import train_locally
+from flctl.settings import RunSettings, normalised, parse
+from flctl.wire.messages import DatasetInfo
+from flctl.worker.jobs import (
+    DataSource,
+    Describe,
+    Described,
+    EvaluateJob,
+    Initialise,
+    Initialised,
+    Scored,
+    Stepped,
+    Trained,
+    TrainJob,
+)
+from flctl.worker.pipe import nameless_file
+
+logger = logging.getLogger(__name__)
+
+STEPPED_S = 0.2
+"""The least time between two reports of progress; the last step is always reported."""
+
+Tell: TypeAlias = Callable[[Stepped], None]
+
+
+class Holding:
+    """A task with the data of one source, each part read when it is first asked for."""
+
+    def __init__(self, ref: str, source: DataSource) -> None:
+        self.key = (ref, source)
+        self.task: Task = load_task(ref)
+        self._source = source
+        self._training: Examples | None = None
+        self._held_out: tuple[Examples | None] | None = None
+        self._tests: dict[str, Examples] | None = None
+
+    def training(self) -> Examples:
+        if self._training is None:
+            self._training = training_examples(self.task, self._source)
+        return self._training
+
+    def held_out(self) -> Examples | None:
+        if self._held_out is None:
+            self._held_out = (held_out_examples(self.task, self._source),)
+        return self._held_out[0]
+
+    def tests(self) -> dict[str, Examples]:
+        if self._tests is None:
+            self._tests = evaluation_parts(self.task, self._source)
+        return self._tests
+
+
+class Executor:
+    """Runs one job after the other; the data of the last source stay loaded in between."""
+
+    def __init__(self) -> None:
+        self._holding: Holding | None = None
+
+    def describe(self, job: Describe) -> Described:
+        """Try every task on every data set; a pair that does not fit is left out."""
+        found: list[DatasetInfo] = []
+        errors: list[str] = []
+        for name, source in job.datasets.items():
+            for ref in job.tasks:
+                try:
+                    found.append(self._describe_one(name, ref, source))
+                except FlctlError as error:
+                    errors.append(f"data set '{name}' with task {ref}: {error}")
+                    logger.info("%s", errors[-1])
+        nothing = "; ".join(errors) or "no task is enabled, or no data set is given"
+        return Described(
+            datasets=tuple(found),
+            torch=torch.__version__[:200],
+            cuda=torch.cuda.is_available(),
+            error=None if found else nothing[:2000],
+        )
+
+    def initialise(self, job: Initialise) -> tuple[Initialised, int]:
+        """The complete settings of a run, and its first model in a new file descriptor.
+
+        What can be known to fail later fails here: the optimiser, the device, the paths.
+        """
+        first = parse(job.given, job.where)
+        task = load_task(first.task)
+        defaults = normalised(task.defaults, f"the defaults of task '{first.task}'")
+        settings = parse({**defaults, **normalised(job.given, job.where)}, job.where)
+        devices.pick(settings.device)
+        _check_paths(settings, job.where)
+        model = initial_model(task, settings.seed)
+        make_optimizer(settings.local_training(1), model.parameters())
+        fd = nameless_file("model")
+        blob, size = save_state(fd, model.state_dict(), checkpoint_metadata(settings.task))
+        done = Initialised(
+            settings=msgspec.to_builtins(settings),
+            task_digest=task_digest(settings.task),
+            blob=blob,
+            size=size,
+        )
+        return done, fd
+
+    def train(self, job: TrainJob, model_fd: int, tell: Tell) -> tuple[Trained, int]:
+        """The update, also as a blob in a new file descriptor."""
+        started = time.monotonic()
+        device = devices.set_up(job.device, job.threads)
+        holding = self._hold(job.task, job.source)
+        result = train_locally(
+            holding.task,
+            load_state(model_fd, f"the model of round {job.round}"),
+            holding.training(),
+            job.training,
+            agent=job.agent,
+            round_id=job.round,
+            seed=job.seed,
+            position=job.position,
+            device=device,
+            on_step=_Limited(tell),
+        )
+        fd = nameless_file("update")
+        blob, size = save_state(fd, result.state, checkpoint_metadata(job.task))
+        done = Trained(
+            blob=blob,
+            size=size,
+            examples=result.examples,
+            batches=result.batches,
+            loss=result.loss,
+            last_loss=result.last_loss,
+            exhausted=result.exhausted,
+            seconds=time.monotonic() - started,
+        )
+        return done, fd
+
+    def evaluate(self, job: EvaluateJob, model_fd: int) -> Scored:
+        device = devices.set_up(job.device, job.threads)
+        holding = self._hold(job.task, job.source)
+        if job.side == "coordinator":
+            parts = holding.tests()
+        else:
+            held_out = holding.held_out()
+            parts = {} if held_out is None else {"held out": held_out}
+        if not parts:
+            return Scored(parts={})
+        model = holding.task.model()
+        load_into(model, model_fd, "the model to evaluate")
+        return Scored(
+            parts={
+                name: evaluate(
+                    holding.task, model, examples, batch_size=job.batch_size, device=device
+                )
+                for name, examples in parts.items()
+            }
+        )
+
+    def _hold(self, ref: str, source: DataSource) -> Holding:
+        if self._holding is None or self._holding.key != (ref, source):
+            self._holding = None  # gives the memory back before more is taken
+            self._holding = Holding(ref, source)
+        return self._holding
+
+    def _describe_one(self, name: str, ref: str, source: DataSource) -> DatasetInfo:
+        """Raises DataError when there is neither anything to train nor to evaluate on."""
+        holding = self._hold(ref, source)
+        held_out: Examples | None = None
+        problem: DataError | None = None
+        try:
+            training = len(holding.training())
+        except DataError as error:
+            training, problem = 0, error
+        try:
+            held_out = holding.held_out()
+        except DataError as error:
+            problem = problem or error
+        if problem is not None and not training and held_out is None:
+            raise problem
+        return DatasetInfo(
+            name=name,
+            task=ref,
+            examples=training,
+            held_out=0 if held_out is None else len(held_out),
+        )
+
+
+class _Limited:
+    """Tells of a step now and then, and always of the last."""
+
+    def __init__(self, tell: Tell) -> None:
+        self._tell = tell
+        self._next = 0.0
+
+    def __call__(self, step: int, steps: int, loss: float) -> None:
+        now = time.monotonic()
+        if now >= self._next or step == steps:
+            self._next = now + STEPPED_S
+            self._tell(Stepped(step=step, steps=steps, loss=loss))
+
+
+def _check_paths(settings: RunSettings, where: str) -> None:
+    for key, path in (("data", settings.data), ("test_data", settings.test_data)):
+        if path is not None and not Path(path).exists():
+            raise DataError(f"{where}: {key}: there is no file or folder {path}")

@@ -1,0 +1,128 @@
+"""What a worker process is asked to do and what it answers; nothing here needs torch.
+
+Model blobs go along as open file descriptors: the model of a job in, the update out.
+"""
+
+from typing import Annotated, Any, Literal, TypeAlias
+
+from msgspec import Meta, Struct
+
+from flctl.settings import Device, LocalTraining, Partition
+from flctl.wire.messages import DatasetInfo, Digest, Metrics
+
+
+class Shard(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Part `index` (from 0) of `of` equal owners of one data set."""
+
+    index: Annotated[int, Meta(ge=0)]
+    of: Annotated[int, Meta(ge=1)]
+    partition: Partition
+    alpha: float = 0.5
+    seed: int = 1
+
+
+class DataSource(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Where data come from: a file or folder (None: what ships with the task), or a part of it."""
+
+    path: str | None = None
+    shard: Shard | None = None
+
+
+class Job(Struct, frozen=True, kw_only=True, tag=str.lower):
+    pass
+
+
+class Describe(Job, frozen=True):
+    """Which of `tasks` can use which of `datasets`, and how many examples there are."""
+
+    tasks: tuple[str, ...]
+    datasets: dict[str, DataSource]
+
+
+class Initialise(Job, frozen=True):
+    """Complete the settings of a run with the task's defaults and make its first model."""
+
+    given: dict[str, Any]
+    where: str
+
+
+class TrainJob(Job, frozen=True):
+    """Train from the model in the attached file descriptor."""
+
+    task: str
+    source: DataSource
+    agent: str
+    round: int
+    training: LocalTraining
+    seed: int
+    position: int
+    device: Device = "auto"
+    threads: int | None = None
+    """None: what torch thinks right for this machine."""
+
+
+class EvaluateJob(Job, frozen=True):
+    """Evaluate the model in the attached file descriptor."""
+
+    task: str
+    source: DataSource
+    side: Literal["coordinator", "agent"]
+    """On the coordinator: the test parts of `source`; on an agent: its held-out part."""
+    batch_size: int = 1000
+    device: Device = "auto"
+    threads: int | None = None
+
+
+class Event(Struct, frozen=True, kw_only=True, tag=str.lower):
+    pass
+
+
+class Described(Event, frozen=True):
+    datasets: tuple[DatasetInfo, ...]
+    torch: str
+    cuda: bool
+    error: str | None = None
+    """Why no data set can be used by any task."""
+
+
+class Initialised(Event, frozen=True):
+    """The first model is in the attached file descriptor."""
+
+    settings: dict[str, Any]
+    """Complete: what `flctl.settings.parse` takes."""
+    task_digest: Digest
+    blob: Digest
+    size: int
+
+
+class Stepped(Event, frozen=True):
+    step: int
+    steps: int
+    loss: float
+
+
+class Trained(Event, frozen=True):
+    """The update is in the attached file descriptor."""
+
+    blob: Digest
+    size: int
+    examples: int
+    batches: int
+    loss: float
+    last_loss: float
+    exhausted: bool
+    seconds: float
+
+
+class Scored(Event, frozen=True):
+    parts: dict[str, Metrics]
+    """By name of the part; the first is the one that counts. Empty: there are no data."""
+
+
+class JobFailed(Event, frozen=True):
+    kind: Literal["worker died", "out of memory", "data", "task", "model", "usage", "error"]
+    message: str
+
+
+AnyJob: TypeAlias = Describe | Initialise | TrainJob | EvaluateJob
+AnyEvent: TypeAlias = Described | Initialised | Stepped | Trained | Scored | JobFailed

@@ -1,0 +1,180 @@
+"""The worker process: `python -m flctl.worker.main DESCRIPTOR LOG_LEVEL`.
+
+It reads jobs from the socket with that number, runs one at a time, and ends at once when
+the other end is closed, whatever it is doing.
+"""
+
+import contextlib
+import logging
+import os
+import queue
+import signal
+import socket
+import sys
+import threading
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NoReturn, TypeAlias
+
+from flctl.errors import (
+    CheckpointError,
+    DataError,
+    FlctlError,
+    TaskError,
+    UsageError,
+    WireError,
+)
+from flctl.worker.jobs import (
+    AnyEvent,
+    AnyJob,
+    Describe,
+    EvaluateJob,
+    Initialise,
+    JobFailed,
+    TrainJob,
+)
+from flctl.worker.pipe import Pipe
+
+if TYPE_CHECKING:
+    from flctl.worker.execution import Executor
+
+logger = logging.getLogger(__name__)
+
+LOG_FORMAT = "%(asctime)s %(levelname)s %(filename)s(l:%(lineno)d) - %(message)s"
+
+Kind: TypeAlias = Literal["out of memory", "data", "task", "model", "usage", "error"]
+Work: TypeAlias = tuple[AnyJob, int | None]
+
+
+def main(arguments: list[str]) -> NoReturn:
+    descriptor, level = map(int, arguments)
+    logging.basicConfig(level=level, format=LOG_FORMAT, stream=sys.stderr)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _prefer_for_the_oom_killer()
+    os.set_inheritable(descriptor, False)
+    pipe: Pipe[AnyJob] = Pipe(socket.socket(fileno=descriptor), AnyJob)
+    jobs: queue.SimpleQueue[Work] = queue.SimpleQueue()
+    threading.Thread(target=_watch, args=(pipe, jobs), daemon=True).start()
+    runner = Runner(pipe)
+    while True:
+        job, fd = jobs.get()
+        try:
+            runner.run(job, fd)
+        except OSError:
+            _end()  # nobody is there to be told
+
+
+class Runner:
+    """Runs jobs and tells their outcome; torch is loaded by the first one."""
+
+    def __init__(self, pipe: Pipe[AnyJob]) -> None:
+        self._pipe = pipe
+        self._executor: Executor | None = None
+
+    def run(self, job: AnyJob, fd: int | None) -> None:
+        """Raises OSError when the outcome cannot be told."""
+        outcome: tuple[AnyEvent, int | None]
+        try:
+            outcome = self._outcome(job, fd)
+        except (Exception, MemoryError) as error:
+            outcome = failure_of(error), None
+            logger.debug("job=%s failed", type(job).__name__, exc_info=error)
+        finally:
+            if fd is not None:
+                os.close(fd)
+        event, result_fd = outcome
+        self._pipe.send(event, result_fd)
+        if result_fd is not None:
+            os.close(result_fd)
+
+    def _outcome(self, job: AnyJob, fd: int | None) -> tuple[AnyEvent, int | None]:
+        executor = self._load()
+        match job:
+            case Describe():
+                return executor.describe(job), None
+            case Initialise():
+                return executor.initialise(job)
+            case TrainJob():
+                return executor.train(job, _needed(fd), self._pipe.send)
+            case EvaluateJob():
+                return executor.evaluate(job, _needed(fd)), None
+
+    def _load(self) -> "Executor":
+        if self._executor is None:
+            from flctl.worker.execution import Executor
+
+            self._executor = Executor()
+        return self._executor
+
+
+def failure_of(error: BaseException) -> JobFailed:
+    """What the supervisor is told: a kind, and one line without a traceback."""
+    if isinstance(error, FlctlError):
+        return JobFailed(kind=_kind(error), message=_one_line(str(error)))
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    text = _one_line(str(error))
+    if _is_out_of_memory(error):
+        advice = "use a smaller batch_size"
+        return JobFailed(kind="out of memory", message=f"out of memory{where}; {advice}")
+    message = f"{type(error).__name__}: {text}{where}" if text else f"{type(error).__name__}{where}"
+    return JobFailed(kind="error", message=message)
+
+
+def _kind(error: FlctlError) -> Kind:
+    kinds: tuple[tuple[type[FlctlError], Kind], ...] = (
+        (UsageError, "usage"),  # before TaskError: an unknown task is both
+        (TaskError, "task"),
+        (DataError, "data"),
+        (CheckpointError, "model"),
+        (WireError, "model"),
+    )
+    return next((kind for cls, kind in kinds if isinstance(error, cls)), "error")
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    # torch's own class is torch.OutOfMemoryError for a GPU, a plain RuntimeError for the CPU.
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+    )
+
+
+def _one_line(text: str, limit: int = 1500) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def _needed(fd: int | None) -> int:
+    if fd is None:
+        raise ValueError("a job without its model")
+    return fd
+
+
+def _prefer_for_the_oom_killer() -> None:
+    """The supervisor must survive to report it. Some sandboxes forbid even to raise it."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
+
+
+def _watch(pipe: Pipe[AnyJob], jobs: "queue.SimpleQueue[Work]") -> None:
+    """The only reader: training itself does not notice that its supervisor is gone."""
+    try:
+        while not pipe.ended:
+            for work in pipe.receive():
+                jobs.put(work)
+    finally:
+        _end()
+
+
+def _end() -> NoReturn:
+    """End this process and those it has started, at once."""
+    with contextlib.suppress(OSError):
+        if os.getpgrp() == os.getpid():
+            os.killpg(0, signal.SIGKILL)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

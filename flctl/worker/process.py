@@ -1,0 +1,181 @@
+"""The handle on a worker process: starts it, hands it one job at a time, buries it.
+
+Nothing here loads torch or numpy. The process is started with `subprocess`, never by
+fork (libzmq#3223), and is ended by closing its pipe, which it watches.
+"""
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from flctl.errors import WorkerError
+from flctl.worker.death import explain, oom_kills
+from flctl.worker.jobs import AnyEvent, AnyJob, JobFailed, Stepped
+from flctl.worker.pipe import Pipe
+
+logger = logging.getLogger(__name__)
+
+GRACE_S = 1.0
+"""How long each of "the pipe is closed" and SIGTERM may take to end the process."""
+
+
+class Worker(Protocol):
+    """What a supervisor needs of a worker; tests have one in their own process."""
+
+    @property
+    def busy(self) -> bool: ...
+    @property
+    def pid(self) -> int | None: ...
+    @property
+    def idle_since(self) -> float | None: ...
+    def submit(self, job: AnyJob, fd: int | None = None) -> None: ...
+    def events(self) -> list[tuple[AnyEvent, int | None]]: ...
+    def fileno(self) -> int | None: ...
+    def cancel(self) -> None: ...
+    def stop(self) -> None: ...
+
+
+class WorkerProcess:
+    """A worker process that is started by the first job and after each death.
+
+    `clock` gives the seconds that `idle_since` is told in.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._process: subprocess.Popen[bytes] | None = None
+        self._pipe: Pipe[AnyEvent] | None = None
+        self._busy = False
+        self._idle_since: float | None = None
+        self._oom_kills = 0
+
+    @property
+    def busy(self) -> bool:
+        return self._busy
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process else None
+
+    @property
+    def idle_since(self) -> float | None:
+        """When the last job ended; None while there is a job or no process."""
+        return self._idle_since
+
+    def fileno(self) -> int | None:
+        """Readable when there are events; None while no process is there."""
+        return self._pipe.fileno() if self._pipe else None
+
+    def submit(self, job: AnyJob, fd: int | None = None) -> None:
+        """Start `job`; `fd` (its model) stays the caller's and may be closed at once.
+
+        Raises WorkerError when a job is under way or no process can be started.
+        """
+        if self._busy:
+            raise WorkerError("the worker has a job already")
+        if self._process is not None and self._process.poll() is not None:
+            self._bury()
+        self._busy, self._idle_since = True, None
+        try:
+            pipe = self._pipe or self._start()
+            # A process that dies just now is told of by `events`, as any other death.
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                pipe.send(job, fd)
+        except BaseException:
+            self.stop()
+            raise
+
+    def events(self) -> list[tuple[AnyEvent, int | None]]:
+        """What the worker has told since the last call, without waiting.
+
+        The descriptors (an update, a first model) are the caller's to close. The death of
+        the process in the middle of a job is a JobFailed.
+        """
+        if self._process is None or self._pipe is None:
+            return []
+        # First the status: what was written before the end is read after it.
+        dead = self._process.poll() is not None
+        events = self._pipe.receive_now()
+        if any(not isinstance(event, Stepped) for event, _ in events):
+            self._busy, self._idle_since = False, self._clock()
+        if dead or self._pipe.ended:
+            was_busy = self._busy
+            failure = self._bury()
+            if was_busy:
+                events.append((failure, None))
+            else:
+                logger.warning("%s, between two jobs", failure.message)
+        return events
+
+    def cancel(self) -> None:
+        """Give up the job under way: the process ends, and nothing more is told of it."""
+        self.stop()
+
+    def stop(self) -> None:
+        """End the process: politely, then by SIGTERM, then by SIGKILL; it is always reaped."""
+        process, pipe = self._process, self._pipe
+        self._process = self._pipe = self._idle_since = None
+        self._busy = False
+        if pipe is not None:
+            _discard(pipe)
+        if process is None:
+            return
+        # Never signal a group whose leader is reaped: its number may be another's by now.
+        for step in (signal.SIGTERM, signal.SIGKILL):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(GRACE_S)
+                return
+            _signal_group(process, step)
+        process.wait()
+
+    def _start(self) -> Pipe[AnyEvent]:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        level = logging.getLogger("flctl").getEffectiveLevel()
+        command = [sys.executable, "-m", "flctl.worker.main", str(theirs.fileno()), str(level)]
+        self._oom_kills = oom_kills()
+        try:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=2,  # what a data set's download prints is no result of ours
+                pass_fds=(theirs.fileno(),),
+                start_new_session=True,
+            )
+        except OSError as error:
+            ours.close()
+            raise WorkerError(f"no worker process can be started: {error}") from error
+        finally:
+            theirs.close()
+        self._pipe = Pipe(ours, AnyEvent)
+        logger.debug("worker=%d started", self._process.pid)
+        return self._pipe
+
+    def _bury(self) -> JobFailed:
+        """Reap a process whose end was seen, with all that it has started."""
+        process = self._process
+        if process is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(GRACE_S)
+        self.stop()
+        status = process.returncode if process is not None else None
+        return explain(status, oom_kills() - self._oom_kills)
+
+
+def _discard(pipe: Pipe[AnyEvent]) -> None:
+    for _, fd in pipe.receive_now():
+        if fd is not None:
+            os.close(fd)
+    pipe.close()
+
+
+def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    # The worker leads a session of its own: its loaders' processes end with it.
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, number)

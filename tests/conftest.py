@@ -1,0 +1,65 @@
+"""What all tests share: the real data beside the checkout, one torch thread, no skips in CI."""
+
+import os
+import sys
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+# Read by torch when it is first imported, here and in every worker that a test starts:
+# two threads on a busy two-core machine are many times slower than one.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+IN_CI = os.environ.get("CI", "").lower() in ("1", "true")
+
+
+@pytest.fixture(scope="session")
+def mnist_dir() -> Path:
+    """Folder with the four genuine IDX files of MNIST."""
+    return _shared("mnist")
+
+
+@pytest.fixture(scope="session")
+def mitdb_dir() -> Path:
+    """Folder with the WFDB records 106, 119 and 208 of MIT-BIH."""
+    return _shared("mitdb")
+
+
+def _shared(name: str) -> Path:
+    folder = SHARED_DATA / name
+    if not folder.is_dir():
+        pytest.skip(f"the data set {name} is not beside this checkout")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def one_torch_thread() -> None:
+    """A test that changed the number of threads does not change the next one's results."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.get_num_threads() != 1:
+        torch.set_num_threads(1)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if IN_CI and report.skipped and not hasattr(report, "wasxfail"):
+        _fail(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    if IN_CI and report.skipped:
+        _fail(report)
+    return report
+
+
+def _fail(report: pytest.TestReport | pytest.CollectReport) -> None:
+    """CI has everything that a test may need, so a test skipped there has not been run."""
+    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+    report.outcome = "failed"
+    report.longrepr = f"{report.nodeid}: skipped in CI, which counts as a failure: {reason}"

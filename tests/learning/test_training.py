@@ -1,0 +1,198 @@
+import pytest
+import torch
+from torch import Tensor, nn
+
+from flctl.errors import CheckpointError, SettingsError, TaskError
+from flctl.learning.examples import concatenate
+from flctl.learning.state import snapshot
+from flctl.learning.task import initial_model
+from flctl.learning.training import LocalResult, train_locally
+from flctl.settings import LocalTraining
+
+
+def train(task, start, examples, *, agent="pi-1", position=0, round_id=1, seed=1, **training):
+    return train_locally(
+        task,
+        start,
+        examples,
+        LocalTraining(**{"lr": 0.1, "batch_size": 8, **training}),
+        agent=agent,
+        round_id=round_id,
+        seed=seed,
+        position=position,
+    )
+
+
+@pytest.fixture
+def start(blobs) -> dict[str, Tensor]:
+    return snapshot(initial_model(blobs, seed=1))
+
+
+def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_training_is_a_function_of_its_arguments(blobs, start, points):
+    """Whatever the process drew before, the result is the same, and `start` is unchanged."""
+    before = {name: tensor.clone() for name, tensor in start.items()}
+    one = train(blobs, start, points(50))
+    torch.rand(7)
+    two = train(blobs, start, points(50))
+    assert equal(one.state, two.state)
+    assert equal(start, before)
+    assert not equal(one.state, start)
+
+
+def test_two_rounds_of_n_batches_are_one_of_twice_as_many(blobs, start, points):
+    """The next round goes on where the last one stopped, across the end of an epoch."""
+    examples = points(50)
+    first = train(blobs, start, examples, epochs=9, federate_after_n_batches=5)
+    second = train(
+        blobs,
+        first.state,
+        examples,
+        epochs=9,
+        federate_after_n_batches=5,
+        position=first.batches,
+        round_id=2,
+    )
+    whole = train(blobs, start, examples, epochs=9, federate_after_n_batches=10)
+    assert equal(second.state, whole.state)
+
+
+def test_full_batches_averaged_by_examples_are_the_central_step(blobs, start, points):
+    """One step of SGD on all data is the mean of the agents' steps, weighted by examples."""
+    shards = [points(n, seed=n) for n in (10, 25, 60)]
+    results = [
+        train(blobs, start, shard, agent=f"pi-{at}", batch_size=100)
+        for at, shard in enumerate(shards)
+    ]
+    assert [result.examples for result in results] == [10, 25, 60]
+    central = train(blobs, start, concatenate(shards, "all"), batch_size=100).state
+    for name, tensor in central.items():
+        mean = sum(result.state[name].double() * result.examples for result in results) / 95
+        assert torch.allclose(mean, tensor.double(), rtol=0, atol=1e-6)
+
+
+def test_the_weight_is_the_distinct_examples_of_the_round(blobs, start, points):
+    """Three batches of eight are 24 examples; two epochs of 20 are 20."""
+    short = train(blobs, start, points(100), federate_after_n_batches=3)
+    assert (short.examples, short.batches, short.exhausted) == (24, 3, False)
+    long = train(blobs, start, points(20), epochs=2)
+    assert (long.examples, long.batches, long.exhausted) == (20, 6, True)
+
+
+def test_data_are_exhausted_over_several_rounds(blobs, start, points):
+    """Seven batches make an epoch of 50; the third round of three reaches its end."""
+    rounds = [
+        train(blobs, start, points(50), federate_after_n_batches=3, position=position).exhausted
+        for position in (0, 3, 6)
+    ]
+    assert rounds == [False, False, True]
+
+
+def test_steps_are_reported_with_their_loss(blobs, start, points):
+    """Mean and last loss of the result are those of the steps."""
+    steps: list[tuple[int, int, float]] = []
+    result: LocalResult = train_locally(
+        blobs,
+        start,
+        points(20),
+        LocalTraining(batch_size=8),
+        agent="pi-1",
+        round_id=1,
+        seed=1,
+        position=0,
+        on_step=lambda *step: steps.append(step),
+    )
+    assert [step[:2] for step in steps] == [(1, 3), (2, 3), (3, 3)]
+    assert result.last_loss == steps[-1][2]
+    assert result.loss == pytest.approx(sum(step[2] for step in steps) / 3)
+
+
+def test_dropout_depends_on_agent_and_round(blobs, points):
+    """The same batch, dropped out differently in another round and by another agent."""
+    blobs.model = lambda: nn.Sequential(nn.Dropout(0.5), nn.Linear(4, 3))
+    start = snapshot(initial_model(blobs, seed=1))
+    results = [
+        train(blobs, start, points(8), agent=agent, round_id=round_id, shuffle=False).state
+        for agent, round_id in (("pi-1", 1), ("pi-1", 1), ("pi-1", 2), ("pi-2", 1))
+    ]
+    assert equal(results[0], results[1])
+    assert not equal(results[0], results[2])
+    assert not equal(results[0], results[3])
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "arguments"),
+    [
+        ("SGD", {"momentum": 0.9, "nesterov": True}),
+        ("Adam", {"betas": [0.8, 0.9]}),
+        ("LBFGS", {"max_iter": 3}),
+        ("Adafactor", {}),
+        ("RMSprop", {"alpha": 0.9}),
+    ],
+)
+def test_any_optimiser_trains(blobs, start, points, optimizer, arguments):
+    """Also one that needs to look at a batch several times."""
+    result = train(
+        blobs, start, points(90), optimizer=optimizer, optimizer_args=arguments, lr=0.01, epochs=3
+    )
+    assert result.last_loss < 1.1
+
+
+@pytest.mark.parametrize(
+    ("training", "message"),
+    [
+        ({"optimizer": "adma"}, "optimizer: torch.optim has no 'adma'; did you mean 'Adam'?"),
+        ({"optimizer": "Optimizer"}, "torch.optim has no 'Optimizer'"),
+        ({"optimizer_args": {"momentun": 0.9}}, "no argument 'momentun'; did you mean 'momentum'?"),
+        ({"optimizer_args": {"lr": 0.9}}, "the learning rate is the setting 'lr'"),
+        ({"optimizer_args": {"momentum": -1}}, "optimizer SGD: Invalid momentum value: -1"),
+        ({"optimizer_args": {"momentum": "big"}}, "optimizer SGD: "),
+    ],
+)
+def test_an_optimiser_that_cannot_be_made_is_an_error_of_the_settings(
+    blobs, start, points, training, message
+):
+    """It names the optimiser or argument, and what was probably meant."""
+    with pytest.raises(SettingsError) as caught:
+        train(blobs, start, points(20), **training)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_loss_that_is_not_finite_names_agent_round_and_step(blobs, start, points):
+    """And says what to do about it."""
+    blobs.loss = lambda output, target: output.mean() * float("inf")
+    message = r"agent pi-1, round 3, step 1 of 3: the loss is (nan|-?inf); lower lr"
+    with pytest.raises(TaskError, match=message):
+        train(blobs, start, points(20), round_id=3)
+
+
+def test_the_start_must_be_of_this_model(blobs, start, points):
+    """The message names a tensor that differs."""
+    start["0.weight"] = torch.zeros(3, 3)
+    with pytest.raises(CheckpointError, match="another model.*0.weight"):
+        train(blobs, start, points(20))
+
+
+def test_a_collate_of_its_own_gets_single_examples(blobs, start, points):
+    """Through torch's loader the same batches give the same model."""
+    plain = train(blobs, start, points(50))
+    seen = []
+
+    class Collating(type(blobs)):
+        def collate(self, examples):
+            seen.append(len(examples))
+            return super().collate(examples)
+
+    assert equal(train(Collating(), start, points(50)).state, plain.state)
+    assert seen == [8, 8, 8, 8, 8, 8, 2]
+
+
+def test_loader_processes_change_nothing(blobs, start, points):
+    """`workers` of a task is only about speed."""
+    plain = train(blobs, start, points(50))
+    blobs.workers = 1
+    assert equal(train(blobs, start, points(50)).state, plain.state)
