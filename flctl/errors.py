@@ -105,9 +105,7 @@ class QuorumNotMet(RunError):
     def __init__(self, round_id: int, got: int, need: int, missing: list[str]) -> None:
         names = ", ".join(missing[:8]) + (" …" if len(missing) > 8 else "")
         waited = f" (missing: {names})" if missing else ""
-        super().__init__(
-            f"round {round_id}: {got} of {need} required updates arrived{waited}"
-        )
+        super().__init__(f"round {round_id}: {got} of {need} required updates arrived{waited}")
 
 
 class WorkerError(RunError):

@@ -125,7 +125,7 @@ def parse(given: Mapping[str, Any], where: str) -> RunSettings:
     """
     plain = normalised(given, where)
     if "task" not in plain:
-        raise SettingsError(f"{where}: no task is named; say --task ecg, or task = \"ecg\"")
+        raise SettingsError(f'{where}: no task is named; say --task ecg, or task = "ecg"')
     try:
         settings = msgspec.convert(plain, RunSettings, strict=True)
     except msgspec.ValidationError as error:

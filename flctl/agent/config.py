@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, field
 
 from flctl.settings import AgentName, Count, Device
 from flctl.wire.messages import Role
@@ -24,7 +24,7 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     join_token: str | None = None
     role: Role = "train"
     """With "evaluate" it is asked for metrics on its data and never trains."""
-    datasets: dict[str, DataSource] = {"default": DataSource()}
+    datasets: dict[str, DataSource] = field(default_factory=lambda: {"default": DataSource()})
     tasks: tuple[str, ...] = ()
     """Those that the coordinator may ask for; none named: all that are installed."""
     device: Device = "auto"

@@ -23,7 +23,6 @@ ANSWER_S = 10.0
 RETRY_S = 1.0
 BACK_OFF_S = (1.0, 30.0)
 """First and longest wait before the next try of a key that was refused."""
-WRONG_SERVER_S = 10.0
 PROTOCOL_S = 60.0
 SAME_NOTICE_S = 600.0
 """A refusal that goes on is logged again after this time."""
@@ -71,8 +70,13 @@ class Session:
             sent = self._link.send(framing.encode(self._question()))
             self._ask_at = now + (ANSWER_S if sent else RETRY_S)
 
+    def on_hello_again(self, now: float) -> None:
+        """The coordinator has forgotten this session."""
+        self.welcomed = False
+        self._ask_at = now
+
     def say_hello(self, now: float) -> None:
-        """What the last Hello said has changed, or the coordinator has forgotten it."""
+        """What the last Hello said has changed."""
         if self.connected and not self._must_join:
             self._ask_at = now
 
@@ -91,8 +95,7 @@ class Session:
             case LinkEvent.KEY_REFUSED:
                 self._on_key_refused(now)
             case LinkEvent.SERVER_KEY_WRONG:
-                self.connected = self.welcomed = False
-                self._reopen_at = now + WRONG_SERVER_S
+                self.connected = self.welcomed = False  # the link itself tries again
                 self._say(
                     f"coordinator={self._config.coordinator} whoever answers there does not have "
                     "the server key that this agent was given: check the address, or give the "

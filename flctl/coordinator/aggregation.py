@@ -61,7 +61,9 @@ def aggregate(
     return Aggregated(digest, size, temporary)
 
 
-def _open_all(descriptors: Sequence[int], agents: Sequence[str], round_id: int) -> list[ParameterFile]:
+def _open_all(
+    descriptors: Sequence[int], agents: Sequence[str], round_id: int
+) -> list[ParameterFile]:
     files = [
         ParameterFile(fd, f"round {round_id}, update of {agent}")
         for fd, agent in zip(descriptors, agents, strict=True)

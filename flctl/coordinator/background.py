@@ -14,7 +14,9 @@ logger = logging.getLogger(__name__)
 class Background(Protocol):
     """Runs work elsewhere, one piece after another, and hands the outcome back here."""
 
-    def submit(self, work: Callable[[], T], done: Callable[[T | None, BaseException | None], None]) -> None:
+    def submit(
+        self, work: Callable[[], T], done: Callable[[T | None, BaseException | None], None]
+    ) -> None:
         """`done(result, None)` or `done(None, error)` is called from `finish`, later."""
 
     def finish(self) -> None:

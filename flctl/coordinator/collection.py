@@ -77,7 +77,7 @@ class Collection:
         self._whole: dict[str, _Pull] = {}
         """All bytes are here; waiting for the disk."""
         self._storing: dict[str, _Pull] = {}
-        self._credit = Credit(BUDGET, WINDOW)
+        self._credit: Credit[str] = Credit(BUDGET, WINDOW)
         self._remove_parts()
 
     @property

@@ -131,8 +131,10 @@ class WorkerEvaluator:
     def _wait(self) -> None:
         fd = self._worker.fileno()
         if fd is not None:
-            with contextlib.suppress(OSError, ValueError):
-                select.select([fd], [], [], 0.5)
+            poll = select.poll()
+            poll.register(fd, select.POLLIN)
+            with contextlib.suppress(OSError):
+                poll.poll(500)
 
 
 def _as_error(failure: JobFailed) -> FlctlError:

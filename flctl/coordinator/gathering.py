@@ -5,6 +5,7 @@ from collections.abc import Callable
 from flctl.core.roster import Member, Roster
 from flctl.errors import NoAgents
 from flctl.settings import RunSettings
+from flctl.wire.messages import Digest
 
 QUIET_S = 5.0
 """When no agents are named: nobody new for so long means that whoever comes is there."""
@@ -17,23 +18,26 @@ class Gathering:
     def __init__(
         self,
         settings: RunSettings,
+        task_digest: Digest,
         roster: Roster,
         enrolled: Callable[[], list[str]],
         now: float,
         first: bool,
     ) -> None:
-        self._settings, self._roster, self._enrolled = settings, roster, enrolled
+        self._settings, self._task_digest = settings, task_digest
+        self._roster, self._enrolled = roster, enrolled
         self._began = now
         self._first = first
-        self._seen: list[str] = []
-        self._changed = now
+        self._seen: list[str] | None = None
+        self.changed_at = now
+        """When somebody came or went last."""
 
     def look(self, now: float) -> list[str] | None:
         """The agents to draw from, or None: wait on. Raises NoAgents when the wait is over."""
         ready = self.ready()
         if ready != self._seen:
-            self._seen, self._changed = ready, now
-        over = now - self._began >= self._settings.wait_s
+            self._seen, self.changed_at = ready, now
+        over = now - self._began >= self._settings.wait_s and not self._starting()
         return self._named(ready, over) if self._settings.agents else self._any(ready, over, now)
 
     def ready(self) -> list[str]:
@@ -43,7 +47,8 @@ class Gathering:
     def why_not(self) -> str:
         """Why those who are missing are, in words."""
         names = self._settings.agents or self._enrolled()
-        reasons = [f"{name}: {self._excuse(name)}" for name in names if name not in self._seen]
+        ready = self.ready()
+        reasons = [f"{name}: {self._excuse(name)}" for name in names if name not in ready]
         return "; ".join(reasons[:6]) + (" …" if len(reasons) > 6 else "")
 
     def _named(self, ready: list[str], over: bool) -> list[str] | None:
@@ -54,7 +59,7 @@ class Gathering:
         enough = len(ready) >= self._settings.quorum_of(len(agents))
         if enough and (over or not self._first):
             return agents
-        if over:
+        if over or self._hopeless(agents):
             need = self._settings.quorum_of(len(agents))
             raise NoAgents(f"{len(ready)} of {need} required agents are ready ({self.why_not()})")
         return None
@@ -63,7 +68,7 @@ class Gathering:
         need = int(self._settings.quorum) if self._settings.quorum > 1 else 1
         if len(ready) >= need:
             all_here = set(ready) >= set(self._enrolled()) and not self._starting()
-            quiet = now - self._changed >= QUIET_S and not self._starting()
+            quiet = now - self.changed_at >= QUIET_S and not self._starting()
             if not self._first or all_here or quiet or over:
                 return ready
         elif over:
@@ -71,6 +76,11 @@ class Gathering:
             waited = f"within {self._settings.wait_s:.0f} s"
             raise NoAgents(f"{len(ready)} of {need} required agents were ready {waited} ({about})")
         return None
+
+    def _hopeless(self, agents: list[str]) -> bool:
+        """All are here, and some have nothing to train on: waiting does not change that."""
+        members = [self._roster.members.get(name) for name in agents]
+        return all(m is not None and m.connected and m.state != "starting" for m in members)
 
     def _starting(self) -> bool:
         return any(m.connected and m.state == "starting" for m in self._roster.members.values())
@@ -81,6 +91,7 @@ class Gathering:
             and member.hello is not None
             and member.hello.role == "train"
             and member.examples(self._settings.task, self._settings.dataset) > 0
+            and member.hello.tasks.get(self._settings.task) == self._task_digest
         )
 
     def _excuse(self, name: str) -> str:
@@ -91,5 +102,8 @@ class Gathering:
         if member.ready and member.hello is not None:
             if member.hello.role != "train":
                 return "its role is to evaluate"
+            theirs = member.hello.tasks.get(self._settings.task)
+            if theirs is not None and theirs != self._task_digest:
+                return f"its task {self._settings.task} differs from the coordinator's: upgrade it"
             return f"no data for task {self._settings.task}, data set {self._settings.dataset}"
         return member.note or member.error or member.state

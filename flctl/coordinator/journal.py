@@ -101,7 +101,7 @@ def _whole_lines(path: Path) -> int:
 
 def _write_all(fd: int, data: bytes) -> None:
     view = memoryview(data)
-    while len(view):
+    while view:
         view = view[os.write(fd, view) :]
 
 

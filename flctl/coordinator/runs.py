@@ -1,15 +1,14 @@
 """The folder of a run: settings, journal, models, updates. A person can read it.
 
-    runs/<run>/run.toml            the settings, complete and frozen
-               journal.jsonl       what has happened
-               rounds/0007/model.safetensors  metrics.json  updates/pi-01.safetensors
-               best.safetensors  last.safetensors
-               lock                held by the process that drives the run
+runs/<run>/run.toml            the settings, complete and frozen
+           journal.jsonl       what has happened
+           rounds/0007/model.safetensors  metrics.json  updates/pi-01.safetensors
+           best.safetensors  last.safetensors
+           lock                held by the process that drives the run
 """
 
 import contextlib
 import hashlib
-import os
 import secrets
 import shutil
 import time
@@ -93,7 +92,7 @@ class RunFolder:
         with explained(self.path, f"save the model of round {round_id}"):
             folder = self.round_path(round_id)
             folder.mkdir(parents=True, exist_ok=True)
-            os.replace(temporary, self.model_path(round_id))
+            temporary.replace(self.model_path(round_id))
             sync_folder(folder)
 
     def verify_model(self, round_id: int, digest: Digest) -> Path:
@@ -148,10 +147,10 @@ class RunFolder:
         with contextlib.suppress(FileNotFoundError):
             temporary.unlink()
         try:
-            os.link(self.model_path(round_id), temporary)
+            temporary.hardlink_to(self.model_path(round_id))
         except OSError:  # a file system without hard links
             shutil.copyfile(self.model_path(round_id), temporary)
-        os.replace(temporary, self.path / name)
+        temporary.replace(self.path / name)
 
 
 def all_runs(state: Path) -> Iterator[RunFolder]:

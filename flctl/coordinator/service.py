@@ -23,7 +23,7 @@ from flctl.coordinator.training import Training
 from flctl.core import roster as alive
 from flctl.core.history import Kind
 from flctl.core.roster import Member, Roster
-from flctl.errors import FlctlError, MalformedMessage, ProtocolMismatch, RunError
+from flctl.errors import FlctlError, MalformedMessage, ProtocolMismatch, RunError, StateError
 from flctl.files import Lock
 from flctl.transport.channel import LOCAL, Frame, Hub, Incoming, Sent
 from flctl.transport.keys import Keyring
@@ -86,13 +86,13 @@ class Coordinator:
         self._heartbeat_s = heartbeat_s
         self._decode = framing.to_coordinator()
         self._protocols: dict[bytes, int] = {}
-        self._serving = Serving(self._send)
+        self._serving = Serving(self.send)
         self._ping_sequence = 0
         self._next_tick = clock()
         self._complaints: dict[tuple[str, str], float] = {}
         self._watchers: list[Callable[[dict[str, Any]], None]] = []
         self._run_lock: Lock | None = None
-        self.on_ask: Callable[[Incoming, Ask, str], None] = lambda incoming, ask, role: None
+        self.on_ask: Callable[[Incoming, Ask, str], None] = lambda *_: None
         self.refused: dict[str, int] = defaultdict(int)
         """Messages refused, by the name of their sender."""
 
@@ -100,8 +100,12 @@ class Coordinator:
 
     def run(self) -> None:
         while not self.stopping:
-            self._hub.wait(TICK_S)
-            self.step()
+            self.pause(TICK_S)
+
+    def pause(self, timeout_s: float) -> None:
+        """Wait until something is to be done, or the time is over, and do it."""
+        self._hub.wait(timeout_s)
+        self.step()
 
     def step(self) -> None:
         """Everything that has come in, has ended, or is due."""
@@ -133,11 +137,11 @@ class Coordinator:
         self._hub.close()
 
     def _tick(self, now: float) -> None:
-        if self.keyring.refresh(now):
-            self._drop_revoked()
+        self._look_at_keys(now)
         self._apply(self.roster.on_time(now))
         if self.training is not None:
             self.training.on_time()
+        self._serving.pump()
         self._evaluator.rest()
 
     # Who says what --------------------------------------------------------------------
@@ -163,7 +167,7 @@ class Coordinator:
                 self._from_operator(incoming, role, message)
             case None:
                 text = "this key is not enrolled here (any more)"
-                self._send(incoming.peer, Refused(reason="revoked", message=text, retry_s=30.0))
+                self.send(incoming.peer, Refused(reason="revoked", message=text, retry_s=30.0))
 
     def _from_agent(
         self, peer: bytes, name: str, protocol: int, message: Message, payload: Frame | None
@@ -173,11 +177,11 @@ class Coordinator:
             self._apply(self.roster.on_hello(name, peer, message, protocol, now))
             return
         if isinstance(message, Join):  # enrolled already: its token is not needed
-            self._send(peer, Joined(name=name))
+            self.send(peer, Joined(name=name))
             return
         member = self.roster.on_heard(peer, now)
         if member is None:
-            self._send(peer, HelloAgain())
+            self.send(peer, HelloAgain())
             return
         match message:
             case Heartbeat():
@@ -185,30 +189,34 @@ class Coordinator:
             case Pong():
                 self._apply(self.roster.on_pong(peer, now))
             case Goodbye():
-                self._apply(self.roster.on_goodbye(peer, now))
+                self._apply(self.roster.on_goodbye(peer))
             case Fetch():
                 self._serving.on_fetch(peer, message)
+            case _ if self.training is not None:
+                self._about_training(self.training, member, message, payload)
+            case UpdateReady():
+                self.send(peer, Discarded(key=message.key, reason="no run is going on"))
+
+    def _about_training(
+        self, training: Training, member: Member, message: Message, payload: Frame | None
+    ) -> None:
+        match message:
             case Progress():
                 member.progress = (message.step, message.steps)
-                if self.training is not None:
-                    self.training.on_progress(name, message)
+                training.on_progress(member.name, message)
             case UpdateReady():
-                self._on_offer(member, message)
+                training.on_offer(member, message)
             case Chunk() if payload is not None:
-                if self.training is not None:
-                    self.training.on_chunk(name, message, payload)
+                training.on_chunk(member.name, message, payload)
             case BlobGone():
-                if self.training is not None:
-                    self.training.on_blob_gone(name, message.blob)
+                training.on_blob_gone(member.name, message.blob)
             case Evaluated():
-                if self.training is not None:
-                    self.training.on_evaluated(name, message)
+                training.on_evaluated(member.name, message)
             case Failed():
                 member.error = f"{message.kind}: {message.message}"
-                if self.training is not None:
-                    self.training.on_failed(name, message)
+                training.on_failed(member.name, message)
             case _:
-                self._complain(name, f"an agent may not send {type(message).__name__}")
+                self._complain(member.name, f"an agent may not send {type(message).__name__}")
 
     def _on_heartbeat(self, member: Member, peer: bytes, beat: Heartbeat) -> None:
         was_ready = member.ready
@@ -217,29 +225,23 @@ class Coordinator:
         member.error = beat.error
         if beat.state != "training":
             member.progress = None
-        self._send(peer, HeartbeatAck(sequence=beat.sequence))
+        self.send(peer, HeartbeatAck(sequence=beat.sequence))
         if member.ready and not was_ready and self.training is not None:
             self.training.on_here(member.name)
-
-    def _on_offer(self, member: Member, offer: UpdateReady) -> None:
-        if self.training is not None:
-            self.training.on_offer(member, offer)
-        else:
-            self.tell(member.name, Discarded(key=offer.key, reason="no run is going on"))
 
     def _from_guest(self, incoming: Incoming, message: Message) -> None:
         if not isinstance(message, Join):
             text = "a guest may only join"
-            self._send(incoming.peer, Refused(reason="guest", message=text, retry_s=30.0))
+            self.send(incoming.peer, Refused(reason="guest", message=text, retry_s=30.0))
             return
         try:
             name = self.keyring.redeem(message.token, incoming.key, message.name)
         except FlctlError as error:
             logger.warning("join refused name=%s: %s", message.name, error)
-            self._send(incoming.peer, Refused(reason="token", message=str(error), retry_s=30.0))
+            self.send(incoming.peer, Refused(reason="token", message=str(error), retry_s=30.0))
             return
         logger.info("agent=%s joined with a token", name)
-        self._send(incoming.peer, Joined(name=name))
+        self.send(incoming.peer, Joined(name=name))
 
     def _from_operator(self, incoming: Incoming, role: str, message: Message) -> None:
         match message:
@@ -254,9 +256,7 @@ class Coordinator:
         self, incoming: Incoming, role: str | None, name: str, error: ProtocolMismatch
     ) -> None:
         decode = self._decode
-        self._hub.send(
-            incoming.peer, framing.notice(__version__, decode.oldest, decode.newest)
-        )
+        self._hub.send(incoming.peer, framing.notice(__version__, decode.oldest, decode.newest))
         if role == "agent":
             what = "agent" if error.age == "too old" else "coordinator"
             note = (
@@ -278,7 +278,7 @@ class Coordinator:
                 case alive.Conflict(name, peer):
                     text = f"two machines use the key of {name}: stop one, or give it its own"
                     retry = alive.CONFLICT_RETRY_S
-                    self._send(peer, Refused(reason="conflict", message=text, retry_s=retry))
+                    self.send(peer, Refused(reason="conflict", message=text, retry_s=retry))
                     self._complain(name, text)
                     self._gone(name)
                 case alive.Lost(name, why):
@@ -290,9 +290,11 @@ class Coordinator:
 
     def _welcome(self, name: str, peer: bytes, new: bool) -> None:
         member = self.roster.member(name)
-        self._send(peer, Welcome(name=name, version=__version__, heartbeat_s=self._heartbeat_s))
+        self.send(peer, Welcome(name=name, version=__version__, heartbeat_s=self._heartbeat_s))
         if new:
-            logger.info("agent=%s is here, version=%s", name, member.hello.version if member.hello else "")
+            logger.info(
+                "agent=%s is here, version=%s", name, member.hello.version if member.hello else ""
+            )
             self.publish({"event": "agent-here", "agent": name})
         if member.ready and self.training is not None:
             self.training.on_here(name)
@@ -303,7 +305,7 @@ class Coordinator:
 
     def _probe(self, peer: bytes) -> None:
         self._ping_sequence += 1
-        if self._send(peer, Ping(sequence=self._ping_sequence)) is Sent.GONE:
+        if self.send(peer, Ping(sequence=self._ping_sequence)) is Sent.GONE:
             self._serving.on_gone(peer)
             self._protocols.pop(peer, None)
             self._apply(self.roster.on_unreachable(peer, self._clock()))
@@ -314,13 +316,20 @@ class Coordinator:
             if member.peer is not None:
                 self._probe(member.peer)
 
+    def _look_at_keys(self, now: float) -> None:
+        try:
+            if self.keyring.refresh(now):
+                self._drop_revoked()
+        except StateError as error:
+            logger.error("%s; the keys that were read before stay in force", error)
+
     def _drop_revoked(self) -> None:
         for member in list(self.roster.members.values()):
             if member.name not in self.enrolled():
                 logger.warning("agent=%s revoked", member.name)
                 if member.peer is not None:
                     text = "this key was revoked"
-                    self._send(member.peer, Refused(reason="revoked", message=text, retry_s=60.0))
+                    self.send(member.peer, Refused(reason="revoked", message=text, retry_s=60.0))
                     self._serving.on_gone(member.peer)
                 self.roster.remove(member.name)
                 self._gone(member.name)
@@ -331,7 +340,7 @@ class Coordinator:
         peer = self.roster.member(agent).peer
         if peer is None:
             return False
-        sent = self._send(peer, message)
+        sent = self.send(peer, message)
         if sent is Sent.GONE:
             self._serving.on_gone(peer)
             self._apply(self.roster.on_unreachable(peer, self._clock()))
@@ -448,7 +457,7 @@ class Coordinator:
 
     # Small parts ---------------------------------------------------------------------------
 
-    def _send(self, peer: bytes, message: Message, payload: Frame | None = None) -> Sent:
+    def send(self, peer: bytes, message: Message, payload: Frame | None = None) -> Sent:
         protocol = self._protocols.get(peer, framing.PROTOCOL)
         return self._hub.send(peer, framing.encode(message, payload, protocol))
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from flctl.transport.blobs import Credit, ServeQueue
 from flctl.transport.channel import Sent
+from flctl.transport.credit import CLOSING_OFFSET
 from flctl.wire.messages import BlobGone, Chunk, Digest, Fetch, Message
 
 logger = logging.getLogger(__name__)
@@ -24,7 +25,7 @@ class Serving:
     def __init__(self, send: Send) -> None:
         self._send = send
         self._files: dict[Digest, int] = {}
-        self._queue = ServeQueue(Credit(BUDGET, WINDOW))
+        self._queue: ServeQueue[bytes] = ServeQueue(Credit(BUDGET, WINDOW))
 
     def put(self, digest: Digest, path: Path) -> None:
         """Serve `digest` from this file; it may be renamed or removed meanwhile."""
@@ -36,7 +37,7 @@ class Serving:
             os.close(self._files.pop(next(iter(self._files))))
 
     def on_fetch(self, peer: bytes, fetch: Fetch) -> None:
-        if fetch.blob not in self._files:
+        if fetch.blob not in self._files and fetch.offset != CLOSING_OFFSET:
             self._send(peer, BlobGone(blob=fetch.blob), None)
             return
         self._queue.add(peer, fetch)
@@ -56,9 +57,11 @@ class Serving:
                 continue
             payload = os.pread(fd, fetch.length, fetch.offset)
             sent = self._send(peer, Chunk(blob=fetch.blob, offset=fetch.offset), payload)
-            if sent is not Sent.OK:
-                # Gone, or so slow that its queue is full: it asks again when it is back.
+            if sent is Sent.GONE:
                 self._queue.forget(peer)
+            elif sent is Sent.SLOW:
+                self._queue.unsent(turn)
+                return  # its queue is full: again at the next tick
 
     def close(self) -> None:
         for fd in self._files.values():

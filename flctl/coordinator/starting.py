@@ -58,7 +58,9 @@ def take_up(folder: RunFolder, history: History, journal: Journal, at: float) ->
     if history.state in ("finished", "failed"):
         raise UsageError(f"run {folder.name} is {history.state}; there is nothing to resume")
     started = history.started
-    if started is None or (history.state == "running" and not history.opened and not history.rounds):
+    if started is None or (
+        history.state == "running" and not history.opened and not history.rounds
+    ):
         return
     resumed = Resumed(at=at, reproducible=started.machine == machine())
     journal.append([resumed])

@@ -4,7 +4,6 @@ import logging
 import math
 from collections.abc import Callable, Iterable
 
-from flctl.core.metrics import merge
 from flctl.settings import RunSettings
 from flctl.wire.messages import Evaluate, Evaluated, Message, Metrics, RoundKey
 
@@ -58,11 +57,3 @@ class Survey:
 
     def on_time(self, now: float) -> bool:
         return not self._waiting or now >= self._deadline
-
-    def merged(self) -> Metrics | None:
-        """Over all who answered; None when nobody did, or they do not have the same classes."""
-        try:
-            return merge([self.answers[agent] for agent in sorted(self.answers)])
-        except ValueError as error:
-            logger.warning("round=%d no common metrics: %s", self.key.round, error)
-            return None

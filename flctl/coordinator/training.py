@@ -14,22 +14,20 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-import msgspec
-
 from flctl.coordinator.aggregation import Aggregated, aggregate
 from flctl.coordinator.background import Background
 from flctl.coordinator.collection import Collection, Outcome
+from flctl.coordinator.evaluating import Evaluating
 from flctl.coordinator.evaluator import Evaluator
 from flctl.coordinator.gathering import Gathering
 from flctl.coordinator.journal import Journal, as_json
 from flctl.coordinator.runs import RunFolder
-from flctl.coordinator.survey import Survey
 from flctl.core import history as happened
 from flctl.core import round as rounds
 from flctl.core.history import History, Participant, Score
 from flctl.core.randomness import sample
 from flctl.core.roster import Member, Roster
-from flctl.errors import FlctlError, NoAgents, RunError, StateError
+from flctl.errors import FlctlError, NoAgents, StateError
 from flctl.settings import RunSettings
 from flctl.wire.messages import (
     Accepted,
@@ -39,7 +37,6 @@ from flctl.wire.messages import (
     Evaluated,
     Failed,
     Message,
-    Metrics,
     Progress,
     RoundKey,
     Train,
@@ -93,7 +90,7 @@ class Training:
         self._gathering: Gathering | None = None
         self._round: rounds.Round | None = None
         self._collection: Collection | None = None
-        self._survey: Survey | None = None
+        self._evaluating: Evaluating | None = None
         self._aggregated: Aggregated | None = None
         self._score: Score | None = None
         self._participants: tuple[str, ...] = ()
@@ -112,11 +109,27 @@ class Training:
         assert started is not None
         return self.history.rounds[-1].size if self.history.rounds else started.size
 
+    @property
+    def _task_digest(self) -> str:
+        started = self.history.started
+        assert started is not None
+        return started.task_digest
+
     # From start to gathering -----------------------------------------------------------
 
     def begin(self) -> None:
         """Start, or go on where the journal ends."""
         logger.info("run=%s begins at round %d", self.run, self.history.round + 1)
+        self._fleet.publish(
+            {
+                "event": "begun",
+                "run": self.run,
+                "round": self.history.round,
+                "rounds": self.settings.rounds,
+                "task": self.settings.task,
+                "agents": list(self.settings.agents),
+            }
+        )
         if self.history.rounds:
             self.folder.settle(self.history.rounds[-1], self.history, self.settings.keep_rounds)
         if self.history.opened is not None:
@@ -134,7 +147,12 @@ class Training:
             self._end(happened.Finished(at=self._now(), reason=f"all data used: {names}"))
             return
         self._gathering = Gathering(
-            self.settings, self._fleet.roster, self._fleet.enrolled, self._clock(), first
+            self.settings,
+            self._task_digest,
+            self._fleet.roster,
+            self._fleet.enrolled,
+            self._clock(),
+            first,
         )
         self._look_for_agents()
 
@@ -150,6 +168,14 @@ class Training:
         if agents is not None:
             self._gathering = None
             self._guarded(lambda: self._open(agents))
+        elif self._gathering.changed_at == self._clock():
+            self._fleet.publish(
+                {
+                    "event": "waiting",
+                    "ready": self._gathering.ready(),
+                    "missing": self._gathering.why_not(),
+                }
+            )
 
     # A round opens ---------------------------------------------------------------------
 
@@ -184,7 +210,9 @@ class Training:
         self._absent_until = self._clock() + RETURN_S
         logger.info(
             "run=%s round=%d goes on with the updates of %s",
-            self.run, opened.round, ", ".join(sorted(self.history.accepted)) or "nobody yet",
+            self.run,
+            opened.round,
+            ", ".join(sorted(self.history.accepted)) or "nobody yet",
         )
         self._begin_round(opened, arrived=self.history.accepted)
 
@@ -271,19 +299,23 @@ class Training:
         )
         logger.warning(
             "round=%d agent=%s %s failed: %s: %s%s",
-            failed.key.round, agent, failed.what, failed.kind, failed.message,
+            failed.key.round,
+            agent,
+            failed.what,
+            failed.kind,
+            failed.message,
             "; it tries again" if failed.retrying else "",
         )
         if failed.retrying:
             return
         if failed.what == "train" and failed.key == self._key() and self._round is not None:
             self._act(self._round.on_failed(agent, f"{failed.kind}: {failed.message}"))
-        if failed.what == "evaluate" and self._survey is not None:
-            self._finish_survey(self._survey.on_gone(agent))
+        if failed.what == "evaluate" and self._evaluating is not None:
+            self._evaluating.on_gone(agent)
 
     def on_evaluated(self, agent: str, answer: Evaluated) -> None:
-        if self._survey is not None:
-            self._finish_survey(self._survey.on_answer(agent, answer))
+        if self._evaluating is not None:
+            self._evaluating.on_answer(agent, answer)
 
     # Agents come and go ----------------------------------------------------------------
 
@@ -291,8 +323,8 @@ class Training:
         """The agent is connected and ready (again)."""
         if self._round is not None:
             self._act(self._round.on_back(agent))
-        if self._survey is not None:
-            self._survey.invite(agent)
+        if self._evaluating is not None:
+            self._evaluating.on_here(agent)
         self._look_for_agents()
 
     def on_gone(self, agent: str) -> None:
@@ -302,8 +334,8 @@ class Training:
             self._collection.suspend(agent)
         if self._round is not None:
             self._act(self._round.on_gone(agent))
-        if self._survey is not None:
-            self._finish_survey(self._survey.on_gone(agent))
+        if self._evaluating is not None:
+            self._evaluating.on_gone(agent)
 
     def on_time(self) -> None:
         now = self._clock()
@@ -319,8 +351,8 @@ class Training:
         busy = self._collection is not None and self._collection.storing
         if self._round is not None and not busy:
             self._act(self._round.on_time(now))
-        if self._survey is not None:
-            self._finish_survey(self._survey.on_time(now))
+        if self._evaluating is not None:
+            self._evaluating.on_time()
 
     # The round closes: aggregate, evaluate, commit ---------------------------------------
 
@@ -349,56 +381,27 @@ class Training:
         self._act(self._round.on_aggregated())
 
     def _evaluate(self) -> None:
-        """By the coordinator when it has test data, else by agents that hold some out."""
-        how = self.settings.evaluate
-        if how == "none":
-            self._on_score(None)
-        elif how == "agents" or (how == "auto" and not self.settings.test_data and self._testers()):
-            self._evaluate_on_agents()
-        else:
-            assert self._aggregated is not None
-            path = self._aggregated.path
-            self._thinking.submit(
-                lambda: self._evaluator.evaluate(path, self.settings), self._on_scored
-            )
+        assert self._round is not None and self._aggregated is not None
+        key = RoundKey(run=self.run, round=self._round.id, base=self._aggregated.model)
+        self._evaluating = Evaluating(
+            key,
+            self._aggregated,
+            self.settings,
+            self._fleet,
+            self._thinking,
+            self._evaluator,
+            self._clock,
+            self._on_score,
+        )
+        self._evaluating.begin()
 
-    def _on_scored(self, parts: dict[str, Metrics] | None, error: BaseException | None) -> None:
+    def _on_score(self, score: Score | None, error: BaseException | None) -> None:
+        self._evaluating = None
         if self._round is None:
             return
-        if parts is None:
+        if error is not None:
             self._on_broken(error, "evaluate")
-        elif parts:
-            (name, main), *others = parts.items()
-            self._on_score(_score(main, "coordinator", name, dict(others)))
-        elif self.settings.evaluate == "auto":
-            self._evaluate_on_agents()
-        else:
-            self._on_broken(RunError("the coordinator has no test data: name --test-data"), "evaluate")
-
-    def _evaluate_on_agents(self) -> None:
-        assert self._aggregated is not None and self._round is not None
-        key = RoundKey(run=self.run, round=self._round.id, base=self._aggregated.model)
-        self._fleet.serve(key.base, self._aggregated.path)
-        agents = self._testers() or [
-            m.name for m in self._ready()
-            if m.held_out(self.settings.task, self.settings.dataset) > 0
-        ]
-        self._survey = Survey(
-            key, self._aggregated.size, self.settings, agents, self._fleet.tell, self._clock()
-        )
-        self._finish_survey(self._survey.on_time(self._clock()))
-
-    def _finish_survey(self, finished: bool) -> None:
-        if not finished or self._survey is None:
             return
-        survey, self._survey = self._survey, None
-        merged = survey.merged()
-        self._on_score(
-            _score(merged, "agents", "held out", survey.answers) if merged is not None else None
-        )
-
-    def _on_score(self, score: Score | None) -> None:
-        assert self._round is not None
         self._score = score
         self._act(self._round.on_evaluated())
 
@@ -441,10 +444,13 @@ class Training:
             self._fleet.roster.member(agent).last_round = event.round
         self._fleet.serve(event.model, self.folder.model_path(event.round))
         logger.info(
-            "round=%d committed agents=%d took_s=%.2f%s", event.round, len(event.participants),
+            "round=%d committed agents=%d took_s=%.2f%s",
+            event.round,
+            len(event.participants),
             event.seconds,
             f" loss={event.metrics.loss:.4f} accuracy={event.metrics.accuracy:.4f}"
-            if event.metrics else "",
+            if event.metrics
+            else "",
         )
         self._disk.submit(
             lambda: self.folder.settle(event, self.history, self.settings.keep_rounds),
@@ -467,7 +473,7 @@ class Training:
     def abandon(self) -> None:
         """The coordinator stops: leave everything so that the run goes on at its next start."""
         self._close_collection()
-        self._round = self._gathering = self._survey = None
+        self._round = self._gathering = self._evaluating = None
         self.ended = True
         self._journal.close()
 
@@ -477,7 +483,7 @@ class Training:
 
     def _end(self, event: happened.AnyEvent) -> None:
         self._close_collection()
-        self._round = self._gathering = self._survey = None
+        self._round = self._gathering = self._evaluating = None
         for member in self._fleet.roster.connected():
             if not isinstance(event, happened.Finished):
                 self._fleet.tell(member.name, Cancel(run=self.run))
@@ -554,9 +560,7 @@ class Training:
         assert self._round is not None
         logger.warning("round=%d agent=%s update rejected: %s", self._round.id, agent, reason)
         self._fleet.roster.member(agent).note = f"round {self._round.id}: {reason}"
-        event = happened.Rejected(
-            at=self._now(), round=self._round.id, agent=agent, reason=reason
-        )
+        event = happened.Rejected(at=self._now(), round=self._round.id, agent=agent, reason=reason)
         self._record([event], sync=False)
         self._act(self._round.on_rejected(agent, reason))
 
@@ -578,14 +582,16 @@ class Training:
         failed = "; ".join(f"{a}: {why}" for a, why in sorted(self._round.failed.items()))
         reason += f" [{failed}]" if failed else ""
         self._record(
-            [happened.Attempt(
-                at=self._now(), round=self._round.id, attempt=attempt, reason=reason)]
+            [happened.Attempt(at=self._now(), round=self._round.id, attempt=attempt, reason=reason)]
         )
         if attempt >= self.settings.attempts:
-            self._pause(f"{reason}, after {attempt} attempts; "
-                        f"resume with: flctl train --resume {self.run}")
+            self._pause(
+                f"{reason}, after {attempt} attempts; resume with: flctl train --resume {self.run}"
+            )
             return
-        logger.warning("round=%d attempt=%d failed: %s; trying again", self._round.id, attempt, reason)
+        logger.warning(
+            "round=%d attempt=%d failed: %s; trying again", self._round.id, attempt, reason
+        )
         self._act(self._round.retry(self._clock()))
 
     def _record(self, events: Sequence[happened.AnyEvent], sync: bool = True) -> None:
@@ -618,15 +624,6 @@ class Training:
         member = self._fleet.roster.members.get(agent)
         return member is not None and member.ready
 
-    def _ready(self) -> list[Member]:
-        return sorted(
-            (m for m in self._fleet.roster.members.values() if m.ready), key=lambda m: m.name
-        )
-
-    def _testers(self) -> list[str]:
-        """Agents whose role is to evaluate."""
-        return [m.name for m in self._ready() if m.hello is not None and m.hello.role == "evaluate"]
-
     def _now(self) -> float:
         return round(self._wall_clock(), 3)
 
@@ -642,20 +639,3 @@ class Training:
             "accepted": sorted(self._round.arrived) if self._round else [],
             "time_left_s": self._round.time_left(self._clock()) if self._round else None,
         }
-
-
-def _score(main: Metrics, source: str, part: str, beside: dict[str, Metrics]) -> Score:
-    plain = {
-        name: msgspec.structs.replace(m, confusion=()) if source == "agents" else m
-        for name, m in beside.items()
-    }
-    return Score(
-        loss=main.loss,
-        accuracy=main.accuracy,
-        macro_f1=main.macro_f1,
-        examples=main.examples,
-        source=source,
-        part=part,
-        confusion=main.confusion,
-        beside=plain,
-    )

@@ -133,8 +133,17 @@ class Stopped(Event, frozen=True):
 
 
 AnyEvent: TypeAlias = (
-    Started | Opened | Update | Rejected | Attempt | Round | Paused | Resumed
-    | Finished | Failed | Stopped
+    Started
+    | Opened
+    | Update
+    | Rejected
+    | Attempt
+    | Round
+    | Paused
+    | Resumed
+    | Finished
+    | Failed
+    | Stopped
 )
 
 
@@ -171,7 +180,9 @@ class History:
     def best(self) -> Round | None:
         """The committed round with the smallest loss; the earlier one of two equals."""
         scored = [r for r in self.rounds if r.metrics is not None]
-        return min(scored, key=lambda r: (r.metrics.loss if r.metrics else 0, r.round), default=None)
+        return min(
+            scored, key=lambda r: (r.metrics.loss if r.metrics else 0, r.round), default=None
+        )
 
     def apply(self, event: AnyEvent) -> None:
         """Raises StateError when the event cannot follow what was before."""

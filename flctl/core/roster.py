@@ -148,7 +148,7 @@ class Roster:
         lost: list[Action] = [Lost(member.name, "its connection was closed")]
         return [*lost, *self._take_challenger(member, now)]
 
-    def on_goodbye(self, peer: bytes, now: float) -> list[Action]:
+    def on_goodbye(self, peer: bytes) -> list[Action]:
         member = self.of_peer(peer)
         if member is None:
             return []

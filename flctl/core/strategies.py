@@ -35,7 +35,7 @@ def weigh(examples: Sequence[int], weighting: str, max_share: float = 1.0) -> We
     over (`max_share` below 1/K), the weights are uniform.
     """
     raw = np.ones(len(examples)) if weighting == "uniform" else np.asarray(examples, np.float64)
-    shares = raw / raw.sum()
+    shares: Weights = raw / raw.sum()
     if max_share * len(shares) <= 1:
         return np.full(len(shares), 1 / len(shares))
     capped = np.zeros(len(shares), dtype=bool)
@@ -90,5 +90,5 @@ def _median(spec: TensorSpec, parts: Iterator[Array], weights: Weights) -> Array
     order = np.argsort(values, axis=0, kind="stable")
     reached = np.cumsum(weights[order], axis=0) >= 0.5 - 1e-12
     middle = np.take_along_axis(order, reached.argmax(axis=0)[None, ...], axis=0)
-    picked = np.take_along_axis(values, middle, axis=0)[0]
+    picked: Array = np.take_along_axis(values, middle, axis=0)[0]
     return picked.astype(STORAGE[spec.dtype], copy=False)

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-
 from flctl.coordinator.aggregation import Aggregated, aggregate
 from flctl.coordinator.evaluator import FirstModel
 from flctl.coordinator.journal import Journal, as_json
@@ -185,10 +184,16 @@ class VirtualRun:
             start = load_state(file.fileno(), str(model))
 
         def progress(step: int, steps: int, loss: float) -> None:
-            self._publish({
-                "event": "progress", "round": opened.round, "agent": agent,
-                "step": step, "steps": steps, "loss": loss,
-            })
+            self._publish(
+                {
+                    "event": "progress",
+                    "round": opened.round,
+                    "agent": agent,
+                    "step": step,
+                    "steps": steps,
+                    "loss": loss,
+                }
+            )
 
         result = train_locally(
             self.task,
@@ -203,15 +208,24 @@ class VirtualRun:
             on_step=progress,
         )
         path = self.folder.make_spool(opened.round) / f"{agent}.safetensors"
-        with explained(path, "store an update"), path.open("wb", buffering=0) as file:
+        with explained(path, "store an update"), path.open("wb", buffering=0) as spooled:
             metadata = checkpoint_metadata(self.settings.task)
-            digest, size = save_state(file.fileno(), result.state, metadata)
-        self._record(happened.Update(
-            at=_now(), round=opened.round, agent=agent, blob=digest, size=size,
-            examples=result.examples, batches=result.batches, loss=result.loss,
-            last_loss=result.last_loss, exhausted=result.exhausted,
-            seconds=round(time.monotonic() - began, 4),
-        ))
+            digest, size = save_state(spooled.fileno(), result.state, metadata)
+        self._record(
+            happened.Update(
+                at=_now(),
+                round=opened.round,
+                agent=agent,
+                blob=digest,
+                size=size,
+                examples=result.examples,
+                batches=result.batches,
+                loss=result.loss,
+                last_loss=result.last_loss,
+                exhausted=result.exhausted,
+                seconds=round(time.monotonic() - began, 4),
+            )
+        )
 
     def _evaluate(self, made: Aggregated) -> Score | None:
         if self.settings.evaluate == "none":
@@ -232,8 +246,11 @@ class VirtualRun:
         with made.path.open("rb") as file:
             load_into(model, file.fileno(), str(made.path))
         return evaluate(
-            self.task, model, examples,
-            batch_size=self.settings.test_batch_size, device=self._device,
+            self.task,
+            model,
+            examples,
+            batch_size=self.settings.test_batch_size,
+            device=self._device,
         )
 
     def _test_parts(self) -> dict[str, Examples]:
@@ -256,5 +273,3 @@ class VirtualRun:
 
 def _now() -> float:
     return round(time.time(), 3)
-
-

@@ -2,9 +2,9 @@
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
+from flctl.core.metrics import from_confusion
 from flctl.learning.examples import Examples
 from flctl.learning.loader import in_order
 from flctl.learning.task import Task
@@ -32,24 +32,4 @@ def evaluate(
         loss += float(task.loss(output, y)) * len(y)
         cells = (y * classes + output.argmax(dim=1)).cpu().numpy()
         confusion += np.bincount(cells, minlength=classes**2).reshape(classes, classes)
-    return metrics_of(confusion, loss / len(examples))
-
-
-def metrics_of(confusion: NDArray[np.int64], loss: float) -> Metrics:
-    """Figures from `confusion[target][prediction]`, which counts at least one example."""
-    total = int(confusion.sum())
-    return Metrics(
-        loss=loss,
-        accuracy=float(np.trace(confusion) / total),
-        macro_f1=macro_f1(confusion),
-        examples=total,
-        confusion=tuple(tuple(int(n) for n in row) for row in confusion),
-    )
-
-
-def macro_f1(confusion: NDArray[np.int64]) -> float:
-    """Mean F1 over the classes that occur as target or as prediction."""
-    twice = 2.0 * np.diag(confusion)
-    occurrences = confusion.sum(axis=0) + confusion.sum(axis=1)
-    occurs = occurrences > 0
-    return float(np.mean(twice[occurs] / occurrences[occurs]))
+    return from_confusion(loss / len(examples), confusion.tolist())

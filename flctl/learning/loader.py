@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from flctl.core.randomness import derive
 from flctl.errors import SettingsError
 from flctl.learning.examples import Batch, Examples, Indices
-from flctl.learning.randomness import generator
 from flctl.learning.task import Task
 from flctl.settings import LocalTraining
 
@@ -50,7 +50,8 @@ class BatchPlan:
         if self._order is None or self._order[0] != epoch:
             order = np.arange(self._examples, dtype=np.int64)
             if self._shuffle:
-                generator(self._seed, "shuffle", self._agent, epoch).shuffle(order)
+                seed = derive(self._seed, "shuffle", self._agent, epoch)
+                np.random.default_rng(seed).shuffle(order)
             self._order = (epoch, order)
         return self._order[1]
 

@@ -7,9 +7,9 @@ on the arguments alone.
 import numpy as np
 from numpy.typing import NDArray
 
+from flctl.core.randomness import derive
 from flctl.errors import DataError
 from flctl.learning.examples import Indices
-from flctl.learning.randomness import generator
 from flctl.settings import Partition
 
 Groups = NDArray[np.str_]
@@ -39,7 +39,7 @@ def partition(
     """
     if len(labels) < n:
         raise DataError(f"{n} agents, but only {len(labels)} examples")
-    rng = generator(seed, "partition", kind, n)
+    rng = np.random.default_rng(derive(seed, "partition", kind, n))
     match kind:
         case "iid":
             parts = np.array_split(rng.permutation(len(labels)), n)

@@ -5,10 +5,10 @@ from typing import Protocol
 
 import numpy as np
 
+from flctl.core.randomness import derive
 from flctl.errors import DataError
 from flctl.learning.examples import Examples, Indices
 from flctl.learning.partition import deal_groups, partition
-from flctl.learning.randomness import generator
 from flctl.learning.task import Task
 from flctl.settings import Partition
 
@@ -61,7 +61,7 @@ def held_out_examples(task: Task, source: SourceLike) -> Examples | None:
         names = deal_groups(training.group, shard.of)[_checked_index(shard)]
         rows = _rows_of(examples, names)
     else:
-        rng = generator(shard.seed, "held out", shard.of)
+        rng = np.random.default_rng(derive(shard.seed, "held out", shard.of))
         rows = np.sort(_own(shard, np.array_split(rng.permutation(len(examples)), shard.of)))
     return examples.select(rows) if len(rows) else None
 

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from flctl.core.randomness import derive
 from flctl.errors import TaskError, UnknownTask
 from flctl.learning.examples import Batch, Examples
-from flctl.learning.randomness import derive
 from flctl.learning.registry import locate
 
 Loss = Callable[[Tensor, Tensor], Tensor]

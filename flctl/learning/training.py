@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from flctl.core.randomness import derive
 from flctl.errors import TaskError
 from flctl.learning.examples import Batch, Examples
 from flctl.learning.loader import BatchPlan, load
 from flctl.learning.optimizer import make_optimizer
-from flctl.learning.randomness import derive
 from flctl.learning.state import assign, snapshot
 from flctl.learning.task import Loss, Task
 from flctl.settings import LocalTraining

@@ -24,6 +24,7 @@ class Download:
         blob: Digest,
         size: int,
         sink: int,
+        *,
         window: int = WINDOW,
         chunk: int = CHUNK_BYTES,
         have: int = 0,

@@ -48,7 +48,7 @@ class Decoder:
     """Decodes the messages of one direction; speaks protocols `oldest` to `newest`."""
 
     def __init__(self, union: object, oldest: int = OLDEST, newest: int = PROTOCOL) -> None:
-        self._decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(union)  # type: ignore[arg-type]
+        self._decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(union)
         self.oldest = oldest
         self.newest = newest
 

@@ -321,14 +321,35 @@ class RunEvent(Message, frozen=True):
 
 
 FromAgent: TypeAlias = (
-    Hello | Heartbeat | Pong | Progress | UpdateReady | Evaluated | Failed | Goodbye
-    | Fetch | Chunk | BlobGone
+    Hello
+    | Heartbeat
+    | Pong
+    | Progress
+    | UpdateReady
+    | Evaluated
+    | Failed
+    | Goodbye
+    | Fetch
+    | Chunk
+    | BlobGone
 )
 FromGuest: TypeAlias = Join
 FromOperator: TypeAlias = Ask | Fetch
 ToCoordinator: TypeAlias = FromAgent | Join | Ask
 ToAgent: TypeAlias = (
-    Welcome | Refused | Joined | HelloAgain | HeartbeatAck | Ping | Train | Evaluate
-    | Accepted | Discarded | Cancel | Fetch | Chunk | BlobGone
+    Welcome
+    | Refused
+    | Joined
+    | HelloAgain
+    | HeartbeatAck
+    | Ping
+    | Train
+    | Evaluate
+    | Accepted
+    | Discarded
+    | Cancel
+    | Fetch
+    | Chunk
+    | BlobGone
 )
 ToOperator: TypeAlias = Answer | Trouble | RunEvent | Chunk | BlobGone

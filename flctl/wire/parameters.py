@@ -101,7 +101,7 @@ class ParameterFile:
         count = spec.count - start if count is None else count
         array = np.empty(count, dtype=dtype)
         offset = self._start + self._offsets[spec.name] + start * dtype.itemsize
-        view = memoryview(array).cast("B") if count else memoryview(b"")
+        view = memoryview(array.data).cast("B") if count else memoryview(b"")
         got = 0
         while got < len(view):
             n = os.preadv(self._fd, [view[got:]], offset + got)
@@ -170,7 +170,7 @@ class ParameterWriter:
     def write(self, array: Array) -> None:
         """The next elements, in the storage type of the tensor they belong to."""
         if array.size:
-            self._put(memoryview(np.ascontiguousarray(array)).cast("B"))
+            self._put(np.ascontiguousarray(array).data.cast("B"))
 
     def finish(self) -> tuple[str, int]:
         """sha256 in hexadecimal, and the size in bytes."""
@@ -181,7 +181,7 @@ class ParameterWriter:
     def _put(self, data: bytes | memoryview) -> None:
         self._hash.update(data)
         view = memoryview(data)
-        while len(view):
+        while view:
             n = os.write(self._fd, view)
             view = view[n:]
             self._written += n

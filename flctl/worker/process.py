@@ -45,11 +45,14 @@ class Worker(Protocol):
 class WorkerProcess:
     """A worker process that is started by the first job and after each death.
 
-    `clock` gives the seconds that `idle_since` is told in.
+    `clock` gives the seconds that `idle_since` is told in; `module` is what runs in it.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, module: str = "flctl.worker.main"
+    ) -> None:
         self._clock = clock
+        self._module = module
         self._process: subprocess.Popen[bytes] | None = None
         self._pipe: Pipe[AnyEvent] | None = None
         self._busy = False
@@ -138,7 +141,7 @@ class WorkerProcess:
     def _start(self) -> Pipe[AnyEvent]:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         level = logging.getLogger("flctl").getEffectiveLevel()
-        command = [sys.executable, "-m", "flctl.worker.main", str(theirs.fileno()), str(level)]
+        command = [sys.executable, "-m", self._module, str(theirs.fileno()), str(level)]
         self._oom_kills = oom_kills()
         try:
             self._process = subprocess.Popen(

@@ -144,7 +144,7 @@ def test_any_optimiser_trains(blobs, start, points, optimizer, arguments):
 @pytest.mark.parametrize(
     ("training", "message"),
     [
-        ({"optimizer": "adma"}, "optimizer: torch.optim has no 'adma'; did you mean 'Adam'?"),
+        ({"optimizer": "sgdd"}, "optimizer: torch.optim has no 'sgdd'; did you mean 'SGD'?"),
         ({"optimizer": "Optimizer"}, "torch.optim has no 'Optimizer'"),
         ({"optimizer_args": {"momentun": 0.9}}, "no argument 'momentun'; did you mean 'momentum'?"),
         ({"optimizer_args": {"lr": 0.9}}, "the learning rate is the setting 'lr'"),
@@ -173,7 +173,7 @@ def test_a_loss_that_is_not_finite_names_agent_round_and_step(blobs, start, poin
 def test_the_start_must_be_of_this_model(blobs, start, points):
     """The message names a tensor that differs."""
     start["0.weight"] = torch.zeros(3, 3)
-    with pytest.raises(CheckpointError, match="another model.*0.weight"):
+    with pytest.raises(CheckpointError, match=r"another model.*0.weight"):
         train(blobs, start, points(20))
 
 

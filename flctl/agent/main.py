@@ -1,0 +1,117 @@
+"""Starts an agent from its settings and ends it in order."""
+
+import logging
+import os
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from types import FrameType
+
+from flctl.agent.config import AgentConfig
+from flctl.agent.state import AgentState
+from flctl.agent.supervisor import Supervisor
+from flctl.agent.telemetry import Machine
+from flctl.errors import TaskError
+from flctl.learning.registry import known_tasks, task_digest
+from flctl.transport.blobs import BlobStore
+from flctl.transport.keypair import load_or_make
+from flctl.transport.zeromq import ZeroMqLink
+from flctl.wire.messages import Digest
+from flctl.worker.process import WorkerProcess
+
+logger = logging.getLogger(__name__)
+
+
+def run_agent(config: AgentConfig, exit_with_parent: bool = False) -> None:
+    """Run until SIGTERM or SIGINT, or until standard input ends if `exit_with_parent`.
+
+    Raises UsageError, StateError, UnknownTask before anything is started, and AccessError
+    when a join is refused for good.
+    """
+    tasks = enabled_tasks(config.tasks)
+    with ExitStack() as stack:
+        state = AgentState(config.state)
+        stack.callback(state.close)
+        keys = load_or_make(state.key_file)
+        stop = stack.enter_context(stop_asked(exit_with_parent))
+        link = ZeroMqLink(config.coordinator, keys, config.server_key)
+        supervisor = Supervisor(
+            config=config,
+            link=link,
+            worker=WorkerProcess(),
+            store=BlobStore(config.memory_limit_bytes, state.blobs),
+            machine=Machine(state.folder),
+            state=state,
+            public_key=keys.public,
+            tasks=tasks,
+            clock=time.monotonic,
+        )
+        stack.callback(supervisor.close)
+        logger.info(
+            "agent=%s coordinator=%s key=%s tasks=%s", supervisor.session.name or "(unnamed)",
+            config.coordinator, keys.public, ",".join(tasks) or "none",
+        )
+        supervisor.run(stop)
+        logger.info("agent=%s stops", supervisor.session.name)
+
+
+def enabled_tasks(names: Sequence[str]) -> dict[str, Digest]:
+    """Digest of each of these tasks, or of all that are installed and whole when none is named.
+
+    Raises UnknownTask or TaskError for a named one.
+    """
+    if names:
+        return {name: task_digest(name) for name in names}
+    found: dict[str, Digest] = {}
+    for name in known_tasks():
+        try:
+            found[name] = task_digest(name)
+        except TaskError as error:
+            logger.warning("%s; it is left out", error)
+    return found
+
+
+class Stop:
+    """Notes the wish to end, and wakes a wait for it."""
+
+    def __init__(self, wake_fd: int, parent_fd: int | None) -> None:
+        self.fds: list[int] = [fd for fd in (wake_fd, parent_fd) if fd is not None]
+        self._wake_fd = wake_fd
+        self._parent_fd = parent_fd
+        self._asked = False
+
+    def ask(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        self._asked = True
+
+    def asked(self) -> bool:
+        with suppress(BlockingIOError):
+            while os.read(self._wake_fd, 256):
+                pass
+        if self._parent_fd is not None:
+            with suppress(BlockingIOError):
+                while os.read(self._parent_fd, 256):
+                    pass
+                self._asked = True  # the parent, or whoever held the other end, is gone
+        return self._asked
+
+
+@contextmanager
+def stop_asked(exit_with_parent: bool) -> Iterator[Stop]:
+    """SIGTERM and SIGINT, and the end of standard input if wanted, end the agent in order."""
+    wake_fd, wake_up_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    parent_fd = 0 if exit_with_parent else None
+    if parent_fd is not None:
+        os.set_blocking(parent_fd, False)
+    stop = Stop(wake_fd, parent_fd)
+    before = {number: signal.signal(number, stop.ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    # A handler alone does not end a poll (PEP 475): it is woken by a byte.
+    old_wake_up = signal.set_wakeup_fd(wake_up_fd, warn_on_full_buffer=False)
+    try:
+        yield stop
+    finally:
+        signal.set_wakeup_fd(old_wake_up)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        os.close(wake_fd)
+        os.close(wake_up_fd)

@@ -1,0 +1,286 @@
+"""The agent's light half: owns the connection, the heartbeats and the worker process.
+
+Neither torch nor numpy is loaded here. `step` does all that is due and never waits;
+`run` repeats it.
+"""
+
+import logging
+import os
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Literal, Protocol
+
+from flctl import __version__
+from flctl.agent.config import AgentConfig
+from flctl.agent.models import Models
+from flctl.agent.pulse import Pulse
+from flctl.agent.session import Session
+from flctl.agent.state import AgentState
+from flctl.agent.updates import Updates
+from flctl.agent.work import Work
+from flctl.errors import MalformedMessage, ProtocolMismatch
+from flctl.transport.blobs import BlobStore
+from flctl.transport.channel import Frame, Link, LinkEvent
+from flctl.wire import framing
+from flctl.wire.messages import (
+    Accepted,
+    BlobGone,
+    Cancel,
+    Chunk,
+    Device,
+    Digest,
+    Discarded,
+    Evaluate,
+    Fetch,
+    Goodbye,
+    Heartbeat,
+    HeartbeatAck,
+    Hello,
+    HelloAgain,
+    Joined,
+    Message,
+    Ping,
+    Pong,
+    Refused,
+    Telemetry,
+    Train,
+    Welcome,
+)
+from flctl.worker.jobs import Described
+from flctl.worker.process import Worker
+
+logger = logging.getLogger(__name__)
+
+TICK_S = 1.0
+"""The longest wait: a worker's death is noticed within it even when its pipe stays open."""
+BACKLOG_S = 0.02
+"""The wait while the connection's queue is full."""
+OUTBOX = 64
+GOODBYE_S = 0.1
+"""Time for the goodbye to leave the machine."""
+
+State = Literal["starting", "ready", "training", "evaluating", "offering", "no data"]
+
+
+class Machine(Protocol):
+    """`flctl.agent.telemetry.Machine`, or a test's."""
+
+    def device(self, torch: str | None = None, cuda: bool = False) -> Device: ...
+    def read(self, uptime_s: float, worker: int | None = None) -> Telemetry: ...
+
+
+class StopSource(Protocol):
+    """Who may end `run`: file descriptors to wake up for, and whether to end."""
+
+    @property
+    def fds(self) -> Sequence[int]: ...
+    def asked(self) -> bool: ...
+
+
+class Supervisor:
+    """`tasks` maps each task that the owner enables to the digest of its code."""
+
+    def __init__(
+        self,
+        *,
+        config: AgentConfig,
+        link: Link,
+        worker: Worker,
+        store: BlobStore,
+        machine: Machine,
+        state: AgentState,
+        public_key: str,
+        tasks: dict[str, Digest],
+        clock: Callable[[], float],
+    ) -> None:
+        self._config, self._link, self._worker = config, link, worker
+        self._machine, self._clock = machine, clock
+        self._tasks = tasks
+        self._nonce = os.urandom(16).hex()
+        self._began = clock()
+        self._found: Described | None = None
+        self._outbox: deque[Message] = deque(maxlen=OUTBOX)
+        self._last_state: State = "starting"
+        self._decode = framing.to_agent()
+        self.session = Session(config, link, state, public_key, self._hello)
+        self._pulse = Pulse(config.heartbeat_s, self._heartbeat)
+        self._models = Models(store, self._tell)
+        self._updates = Updates(self._tell, config.offer_s)
+        self.work = Work(
+            config=config,
+            tasks=tuple(tasks),
+            worker=worker,
+            store=store,
+            models=self._models,
+            updates=self._updates,
+            post=self._outbox.append,
+            tell=self._tell,
+            described=self._on_described,
+        )
+
+    # The loop -------------------------------------------------------------------------
+
+    def run(self, stop: StopSource) -> None:
+        """Until `stop` asks for the end. Raises AccessError where only a person can help."""
+        while not stop.asked():
+            self._link.wait(self.step(self._clock()), [*stop.fds, *self._worker_fds()])
+
+    def step(self, now: float) -> float:
+        """Everything that has come in or is due; the seconds until it is needed again."""
+        for event in self._link.events():
+            self._on_link(event, now)
+        for frames in self._link.receive():
+            self._receive(frames, now)
+        self.work.on_events(now)
+        self.work.tick(now)
+        self.session.tick(now)
+        if self.session.welcomed:
+            self._speak(now)
+        if self._updates.backlog and self.session.welcomed:
+            return BACKLOG_S
+        return max(0.0, min(TICK_S, self.session.next_at - now, self._pulse.next_at - now))
+
+    def close(self) -> None:
+        """Say goodbye and end the worker."""
+        if self._tell(Goodbye()):
+            self._link.wait(GOODBYE_S)
+        self.work.close()
+        self._link.close()
+
+    @property
+    def state(self) -> State:
+        if not self.work.looked:
+            return "starting"
+        if self.work.doing is not None:
+            return self.work.doing
+        if len(self._updates):
+            return "offering"
+        return "ready" if self._found is not None and self._found.datasets else "no data"
+
+    def _speak(self, now: float) -> None:
+        """What goes out while the coordinator listens."""
+        while self._outbox and self._tell(self._outbox[0]):
+            self._outbox.popleft()
+        self._models.pump(now)
+        self._updates.pump(now)
+        if self.state != self._last_state:
+            self._last_state = self.state
+            self._pulse.hurry(now)
+        self._pulse.beat(now, self._tell)
+        if self._pulse.is_silent(now):
+            logger.warning("agent=%s no echo of its heartbeats: connecting anew", self.session.name)
+            self._on_link(LinkEvent.DISCONNECTED, now)
+            self._link.reopen()
+
+    # What comes in --------------------------------------------------------------------
+
+    def _on_link(self, event: LinkEvent, now: float) -> None:
+        self.session.on_link(event, now)
+        if not self.session.welcomed:
+            self._pulse.stop()
+            self._updates.on_disconnected()
+
+    def _receive(self, frames: Sequence[Frame], now: float) -> None:
+        try:
+            _, message, payload = self._decode(frames)
+            self._dispatch(message, payload, now)
+        except ProtocolMismatch:
+            self._on_other_protocol(frames, now)
+        except MalformedMessage as error:
+            logger.warning("a message of the coordinator is ignored: %s", error)
+
+    def _dispatch(self, message: Message, payload: Frame | None, now: float) -> None:
+        """What is about the session; the rest is about work."""
+        match message:
+            case Welcome():
+                self._on_welcome(message, now)
+            case Refused():
+                self._pulse.stop()
+                self.session.on_refused(message, now)
+            case Joined():
+                self.session.on_joined(message, now)
+            case HelloAgain():
+                self._pulse.stop()
+                self.session.on_hello_again(now)
+            case HeartbeatAck():
+                self._pulse.on_echo(message.sequence, now)
+            case Ping():
+                self._send(Pong(sequence=message.sequence))
+            case _:
+                self._dispatch_work(message, payload, now)
+
+    def _dispatch_work(self, message: Message, payload: Frame | None, now: float) -> None:
+        match message:
+            case Train() | Evaluate():
+                self.work.on_order(message, now)
+            case Accepted():
+                self._updates.on_accepted(message.key)
+            case Discarded():
+                self._updates.on_discarded(message.key, message.reason)
+            case Cancel():
+                self.work.on_cancel(message.run)
+            case Fetch():
+                self._updates.on_fetch(message)
+            case Chunk() if payload is not None:
+                self.work.on_chunk(message, payload, now)
+            case BlobGone():
+                self.work.on_blob_gone(message.blob)
+            case _:
+                raise MalformedMessage(f"{type(message).__name__} makes no sense here")
+
+    def _on_welcome(self, message: Welcome, now: float) -> None:
+        again = self.session.welcomed
+        self.session.on_welcome(message)
+        self.work.agent = message.name
+        self._pulse.start(now, message.heartbeat_s)
+        self._updates.offer_again(now)
+        if not again:
+            self._models.on_welcome(now)
+
+    def _on_other_protocol(self, frames: Sequence[Frame], now: float) -> None:
+        self._pulse.stop()
+        try:
+            self.session.on_other_protocol(frames, now)
+        except MalformedMessage as error:
+            logger.warning("a message of the coordinator is ignored: %s", error)
+
+    def _on_described(self, found: Described) -> None:
+        self._found = found
+        self.session.say_hello(self._clock())
+
+    # What goes out --------------------------------------------------------------------
+
+    def _hello(self) -> Hello:
+        found = self._found
+        return Hello(
+            session=self._nonce,
+            version=__version__,
+            role=self._config.role,
+            device=self._machine.device(
+                found.torch if found is not None and found.torch else None,
+                found is not None and found.cuda,
+            ),
+            tasks=self._tasks,
+            datasets=found.datasets if found is not None else (),
+            error=found.error if found is not None else None,
+        )
+
+    def _heartbeat(self, sequence: int, rtt_ms: float | None) -> Heartbeat:
+        return Heartbeat(
+            sequence=sequence,
+            state=self.state,
+            telemetry=self._machine.read(self._clock() - self._began, self._worker.pid),
+            rtt_ms=rtt_ms,
+            error=self.work.error,
+        )
+
+    def _tell(self, message: Message, payload: Frame | None = None) -> bool:
+        """Send to a coordinator that has welcomed us; False: not now."""
+        return self.session.welcomed and self._send(message, payload)
+
+    def _send(self, message: Message, payload: Frame | None = None) -> bool:
+        return self._link.send(framing.encode(message, payload))
+
+    def _worker_fds(self) -> list[int]:
+        fd = self._worker.fileno()
+        return [] if fd is None else [fd]

@@ -1,0 +1,302 @@
+"""What the coordinator has asked this agent to do, and the worker that does it.
+
+    Train/Evaluate ─► model here? ─► worker runs ─► update held / metrics sent
+                        fetch it        └─ died: again, up to TRIES times
+"""
+
+import logging
+import os
+from collections.abc import Callable
+from typing import Literal
+
+from flctl.agent.config import AgentConfig
+from flctl.agent.models import ModelDamaged, Models
+from flctl.agent.orders import Kind, Order, job_of, refusal
+from flctl.agent.updates import Updates
+from flctl.errors import StateError, WorkerError
+from flctl.transport.blobs import Blob, BlobStore
+from flctl.transport.channel import Frame
+from flctl.wire.messages import (
+    Chunk,
+    Digest,
+    Evaluate,
+    Evaluated,
+    Failed,
+    Message,
+    Progress,
+    Train,
+    UpdateReady,
+)
+from flctl.worker.jobs import (
+    AnyEvent,
+    AnyJob,
+    Describe,
+    Described,
+    JobFailed,
+    Scored,
+    Stepped,
+    Trained,
+)
+from flctl.worker.process import Worker
+
+logger = logging.getLogger(__name__)
+
+TRIES = 3
+"""How often a worker may die over one order before it is given up."""
+PROGRESS_S = 0.5
+
+
+class Work:
+    """`post` gives a message to the coordinator, now or once it is there again; `tell` only
+    now. `described` hears what the worker found out about the data."""
+
+    def __init__(
+        self,
+        *,
+        config: AgentConfig,
+        tasks: tuple[str, ...],
+        worker: Worker,
+        store: BlobStore,
+        models: Models,
+        updates: Updates,
+        post: Callable[[Message], None],
+        tell: Callable[[Message], bool],
+        described: Callable[[Described], None],
+    ) -> None:
+        self._config, self._tasks = config, tasks
+        self._worker, self._store = worker, store
+        self._models, self._updates = models, updates
+        self._post, self._tell, self._on_described = post, tell, described
+        self._orders: list[Order] = []
+        self._running: Order | None = None
+        self._answered: Evaluated | None = None
+        self._datasets: frozenset[tuple[str, str]] | None = None
+        """(name, task) of all that can be used; None until the worker has looked."""
+        self._looks = 0
+        self.agent = config.name or ""
+        """The name that training is seeded with; the coordinator says it."""
+        self.error: str | None = None
+        """The last thing that went wrong; None again after the next success."""
+
+    @property
+    def looked(self) -> bool:
+        """Whether it is known which data there are."""
+        return self._datasets is not None
+
+    @property
+    def doing(self) -> Literal["training", "evaluating"] | None:
+        if not self._orders:
+            return None
+        return "training" if self._orders[0].what == "train" else "evaluating"
+
+    # Orders ---------------------------------------------------------------------------
+
+    def on_order(self, message: Train | Evaluate, now: float) -> None:
+        if isinstance(message, Train) and message.key in self._updates:
+            self._updates.offer_again(now, message.key)
+            return
+        answered = self._answered
+        if answered is not None and isinstance(message, Evaluate) and answered.key == message.key:
+            self._post(answered)
+            return
+        if any(order.is_same_as(message) for order in self._orders):
+            return
+        for order in [order for order in self._orders if not order.goes_with(message)]:
+            logger.info("round=%d %s superseded", order.key.round, order.what)
+            self._forget(order)
+        self._orders.append(Order(message))
+
+    def on_cancel(self, run: str) -> None:
+        for order in [order for order in self._orders if order.key.run == run]:
+            logger.info("round=%d run=%s %s cancelled", order.key.round, run, order.what)
+            self._forget(order)
+        self._updates.on_cancel(run)
+
+    def on_chunk(self, chunk: Chunk, payload: Frame, now: float) -> None:
+        """Raises MalformedMessage for bytes that were not asked for."""
+        order = self._orders[0] if self._orders else None
+        try:
+            self._models.on_chunk(chunk, payload, now)
+        except ModelDamaged as error:
+            if order is not None:
+                again = not order.fetched_anew
+                order.fetched_anew = True
+                self._fail(order, "model", str(error), retrying=again)
+        except StateError as error:
+            self._models.give_up()
+            if order is not None:
+                self._fail(order, "error", str(error))
+
+    def on_blob_gone(self, blob: Digest) -> None:
+        if self._models.fetching != blob:
+            return
+        self._models.give_up()
+        for order in [order for order in self._orders if order.key.base == blob]:
+            self._fail(order, "model", f"the coordinator has no model {blob[:12]} any more")
+
+    # The worker -----------------------------------------------------------------------
+
+    def tick(self, now: float) -> None:
+        """Begin whatever can begin."""
+        if self._worker.busy:
+            return
+        if not self.looked:
+            self._look()
+        elif self._orders:
+            self._advance(self._orders[0])
+        else:
+            self._rest(now)
+
+    def on_events(self, now: float) -> None:
+        for event, fd in self._worker.events():
+            order = self._running
+            if isinstance(event, Trained) and order is not None and fd is not None:
+                self._on_trained(order, event, self._store.adopt(fd, event.blob, event.size), now)
+                continue
+            if fd is not None:
+                os.close(fd)
+            self._on_event(event, order, now)
+
+    def close(self) -> None:
+        self._worker.stop()
+        self._models.close()
+        self._updates.close()
+
+    def _on_event(self, event: AnyEvent, order: Order | None, now: float) -> None:
+        match event:
+            case Described():
+                self._have_looked(event)
+            case Stepped() if order is not None:
+                self._on_step(order, event, now)
+            case Scored() if order is not None:
+                self._running = None
+                self._on_scored(order, event)
+            case JobFailed():
+                self._running = None
+                self._on_failed(order, event)
+            case _:
+                logger.debug("event=%s of the worker: nobody waits for it", type(event).__name__)
+
+    def _rest(self, now: float) -> None:
+        """Give the worker's memory back when there was nothing to do for a while."""
+        idle = self._worker.idle_since
+        if idle is not None and now - idle >= self._config.worker_idle_s:
+            logger.debug("worker=%s idle: stopped", self._worker.pid)
+            self._worker.stop()
+
+    def _look(self) -> None:
+        """Let the worker find out which data there are."""
+        self._looks += 1
+        self._submit(Describe(tasks=self._tasks, datasets=self._config.datasets), None)
+
+    def _have_looked(self, found: Described) -> None:
+        self._datasets = frozenset((info.name, info.task) for info in found.datasets)
+        self.error = found.error
+        for info in found.datasets:
+            logger.info(
+                "dataset=%s task=%s examples=%d held_out=%d",
+                info.name, info.task, info.examples, info.held_out,
+            )
+        if found.error:
+            logger.error("no data: %s", found.error)
+        self._on_described(found)
+
+    def _advance(self, order: Order) -> None:
+        """Fetch the model of an order, or begin it."""
+        refused = refusal(order, self._config, self._tasks, self._datasets or ())
+        if refused is not None:
+            self._fail(order, *refused)
+            return
+        model = self._models.get(order.key.base)
+        if model is None:
+            try:
+                self._models.want(order.key.base, order.message.size)
+            except StateError as error:
+                self._fail(order, "error", str(error))
+            return
+        order.tries += 1
+        self._running = order
+        logger.info("round=%d run=%s %s begins", order.key.round, order.key.run, order.what)
+        self._submit(job_of(order, self._config, self.agent), model)
+
+    def _submit(self, job: AnyJob, model: Blob | None) -> None:
+        try:
+            self._worker.submit(job, None if model is None else model.fd)
+        except WorkerError as error:
+            order, self._running = self._running, None
+            self._on_failed(order, JobFailed(kind="worker died", message=str(error)))
+
+    # Outcomes -------------------------------------------------------------------------
+
+    def _on_step(self, order: Order, event: Stepped, now: float) -> None:
+        if now >= order.progress_at or event.step == event.steps:
+            order.progress_at = now + PROGRESS_S
+            self._tell(
+                Progress(key=order.key, step=event.step, steps=event.steps, loss=event.loss)
+            )
+
+    def _on_trained(self, order: Order, event: Trained, blob: Blob, now: float) -> None:
+        self._running, self.error = None, None
+        self._orders.remove(order)
+        offer = UpdateReady(
+            key=order.key,
+            blob=event.blob,
+            size=event.size,
+            examples=event.examples,
+            batches=event.batches,
+            loss=event.loss,
+            last_loss=event.last_loss,
+            exhausted=event.exhausted,
+            seconds=event.seconds,
+        )
+        self._updates.hold(offer, blob, now)
+        logger.info(
+            "round=%d run=%s trained examples=%d batches=%d loss=%.4f bytes=%d took_s=%.1f",
+            order.key.round, order.key.run, event.examples, event.batches, event.loss,
+            event.size, event.seconds,
+        )
+
+    def _on_scored(self, order: Order, event: Scored) -> None:
+        if not event.parts:
+            self._fail(order, "data", "this agent holds no examples out for evaluation")
+            return
+        self.error = None
+        self._orders.remove(order)
+        metrics = next(iter(event.parts.values()))
+        self._answered = Evaluated(key=order.key, metrics=metrics)
+        self._post(self._answered)
+
+    def _on_failed(self, order: Order | None, event: JobFailed) -> None:
+        died = event.kind in ("worker died", "out of memory")
+        if order is not None:
+            kind: Kind = "task" if event.kind == "usage" else event.kind
+            self._fail(order, kind, event.message, retrying=died and order.tries < TRIES)
+        elif not self.looked and not (died and self._looks < TRIES):
+            self._have_looked(Described(datasets=(), torch="", cuda=False, error=event.message))
+
+    def _fail(self, order: Order, kind: Kind, text: str, retrying: bool = False) -> None:
+        self.error = f"{kind}: {text}"[:2000]
+        logger.error(
+            "round=%d run=%s %s failed kind=%s: %s%s", order.key.round, order.key.run,
+            order.what, kind, text, "; trying again" if retrying else "",
+        )
+        if not retrying:
+            self._forget(order)
+        self._post(
+            Failed(
+                key=order.key, what=order.what, kind=kind, message=text[:2000], retrying=retrying
+            )
+        )
+
+    def _forget(self, order: Order) -> None:
+        self._orders.remove(order)
+        if self._running is order:
+            self._running = None
+            if self._worker.busy:
+                self._worker.cancel()
+        if self._models.fetching == order.key.base and not any(
+            other.key.base == order.key.base for other in self._orders
+        ):
+            self._models.give_up()
+
+

@@ -1,0 +1,211 @@
+"""`flctl agent`: be one agent, until told to stop."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from flctl.cli import logs
+from flctl.cli.options import State, Verbose, state_folder
+from flctl.cli.values import named_paths, share_of
+from flctl.errors import AccessError, UsageError
+
+COORDINATOR, IDENTITY, WORK = "Coordinator", "Identity", "Data and work"
+
+
+def agent(
+    coordinator: Annotated[
+        str,
+        typer.Option(metavar="HOST:PORT", help="Where to dial.", rich_help_panel=COORDINATOR),
+    ],
+    server_key: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEY",
+            envvar="FLCTL_SERVER_KEY",
+            help="Public key of the coordinator, as it prints it at its start.",
+            rich_help_panel=COORDINATOR,
+        ),
+    ] = None,
+    server_key_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="A file that holds that key.", rich_help_panel=COORDINATOR
+        ),
+    ] = None,
+    join_token_file: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Enrol with the token in this file ('-' for standard input, or the variable "
+            "FLCTL_JOIN_TOKEN); it comes from 'flctl keys token'.",
+            rich_help_panel=IDENTITY,
+        ),
+    ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="The name to ask for when joining; whoever is enrolled has one already.",
+            rich_help_panel=IDENTITY,
+        ),
+    ] = None,
+    role: Annotated[
+        str,
+        typer.Option(
+            metavar="train|evaluate",
+            help="With 'evaluate' it never trains: its data measure every round's model.",
+            rich_help_panel=WORK,
+        ),
+    ] = "train",
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[NAME=]PATH",
+            help="A file or folder that this agent owns; several with names. "
+            "[what ships with the task]",
+            rich_help_panel=WORK,
+        ),
+    ] = None,
+    task: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="A task that the coordinator may ask for; several times. [all installed]",
+            rich_help_panel=WORK,
+        ),
+    ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="K/N",
+            help="Use only the K-th of N parts of the data, K from 1.",
+            rich_help_panel=WORK,
+        ),
+    ] = None,
+    partition: Annotated[
+        str,
+        typer.Option(
+            metavar="iid|label|dirichlet|size|record",
+            help="How --shard divides the data.",
+            rich_help_panel=WORK,
+        ),
+    ] = "iid",
+    alpha: Annotated[
+        float, typer.Option(help="For --partition dirichlet.", rich_help_panel=WORK)
+    ] = 0.5,
+    shard_seed: Annotated[
+        int,
+        typer.Option(help="The same for all who share the data.", rich_help_panel=WORK),
+    ] = 1,
+    device: Annotated[
+        str, typer.Option(metavar="auto|cpu|cuda", help="To train on.", rich_help_panel=WORK)
+    ] = "auto",
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="Of torch. [as many as it finds right]", rich_help_panel=WORK
+        ),
+    ] = None,
+    state: State = None,
+    verbose: Verbose = False,
+    exit_with_parent: Annotated[bool, typer.Option(hidden=True)] = False,
+) -> None:
+    """Train on this device's own data whenever the coordinator asks; the data stay here.
+
+    It dials the coordinator and keeps dialling; nothing listens on this device. Give each
+    agent a state folder of its own: its key pair is made there.
+    """
+    from flctl.agent.main import run_agent
+
+    config = {
+        "coordinator": coordinator,
+        "server_key": _server_key(server_key, server_key_file),
+        "state": state_folder(state),
+        "name": name,
+        "join_token": _join_token(join_token_file),
+        "role": role,
+        "datasets": _datasets(data or [], shard, partition, alpha, shard_seed),
+        "tasks": tuple(task or ()),
+        "device": device,
+        "threads": threads,
+    }
+    logs.set_up(verbose)
+    if exit_with_parent:
+        _end_with_parent()
+    run_agent(_checked(config))
+
+
+def _checked(config: dict[str, Any]) -> Any:
+    import msgspec
+
+    from flctl.agent.config import AgentConfig
+
+    state = config.pop("state")
+    plain = {**msgspec.to_builtins(config), "state": str(state)}
+    try:
+        return msgspec.convert(plain, AgentConfig, dec_hook=lambda kind, value: kind(value))
+    except msgspec.ValidationError as error:
+        text, _, place = str(error).partition(" - at `$.")
+        option = place.rstrip("`").split("[")[0].replace("_", "-")
+        raise UsageError(f"--{option}: {text[0].lower()}{text[1:]}" if option else text) from error
+
+
+def _server_key(key: str | None, file: Path | None) -> str:
+    if file is not None:
+        key = _read(str(file), "--server-key-file")
+    if not key:
+        raise UsageError(
+            "no server key; give --server-key KEY, --server-key-file FILE or FLCTL_SERVER_KEY "
+            "(the coordinator prints it at its start, and in: flctl keys list)"
+        )
+    from flctl.transport.keys import public_key
+
+    return public_key(key, "--server-key")
+
+
+def _join_token(file: str | None) -> str | None:
+    """Never an argument itself: those can be read in the list of processes."""
+    if file is None:
+        return os.environ.get("FLCTL_JOIN_TOKEN") or None
+    token = sys.stdin.readline().strip() if file == "-" else _read(file, "--join-token-file")
+    if not token:
+        raise AccessError(f"--join-token-file {file}: is empty; flctl keys token makes a token")
+    return token
+
+
+def _read(file: str, flag: str) -> str:
+    try:
+        return Path(file).expanduser().read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not plain text"
+        raise UsageError(f"{flag} {file}: cannot be read: {reason}") from error
+
+
+def _datasets(
+    data: list[str], shard: str | None, partition: str, alpha: float, seed: int
+) -> dict[str, Any]:
+    part = None
+    if shard is not None:
+        index, of = share_of(shard, "--shard")
+        part = {"index": index, "of": of, "partition": partition, "alpha": alpha, "seed": seed}
+    paths = named_paths(data, "--data") if data else {"default": None}
+    for name, path in paths.items():
+        if path is not None and not Path(path).exists():
+            raise UsageError(f"--data {name}={path}: there is no such file or folder")
+    return {name: {"path": path, "shard": part} for name, path in paths.items()}
+
+
+def _end_with_parent() -> None:
+    """Stop as soon as standard input ends: whoever holds its other end is gone then."""
+    import signal
+    import threading
+
+    def watch() -> None:
+        while os.read(0, 1024):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()

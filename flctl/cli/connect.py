@@ -1,0 +1,50 @@
+"""`flctl connect`: remember a far coordinator, to steer it from here."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flctl.cli.options import State, state_folder
+from flctl.errors import UsageError
+
+
+def connect(
+    coordinator: Annotated[str, typer.Argument(metavar="HOST:PORT", help="Its address.")],
+    server_key: Annotated[
+        str,
+        typer.Option(metavar="KEY", envvar="FLCTL_SERVER_KEY", help="Its public key."),
+    ],
+    key: Annotated[
+        Path,
+        typer.Option(
+            metavar="FILE",
+            help="Your own secret key, from 'flctl keys new FILE'; its public half must be "
+            "enrolled there as read or admin.",
+        ),
+    ],
+    name: Annotated[
+        str, typer.Option(metavar="NAME", help="To call it by with --context.")
+    ] = "default",
+    state: State = None,
+) -> None:
+    """Steer the coordinator at HOST:PORT from this machine; every command then works there."""
+    from flctl.cli.output import print_line
+    from flctl.fleet.console import remote_console
+    from flctl.fleet.context import Context, save_context
+    from flctl.transport.keys import load_or_make, public_key
+
+    if not key.exists():
+        raise UsageError(f"--key {key}: there is no such file; make one with: flctl keys new {key}")
+    pair = load_or_make(key.absolute())
+    context = Context(
+        coordinator=coordinator,
+        server_key=public_key(server_key, "--server-key"),
+        public_key=pair.public,
+        secret_key=pair.secret,
+    )
+    with remote_console(context) as console:
+        status = console.status()
+    path = save_context(state_folder(state), context, name)
+    agents = len(status["agents"])
+    print_line(f"connected to {coordinator} ({agents} agents); saved in {path}")

@@ -1,0 +1,53 @@
+"""`flctl coordinator`: be the coordinator, until told to stop."""
+
+from typing import Annotated
+
+import typer
+
+from flctl.cli import logs
+from flctl.cli.options import State, Verbose, state_folder
+
+
+def coordinator(
+    bind: Annotated[
+        str,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Where agents dial in; 0.0.0.0:7700 for all networks, port 0 for any free one.",
+        ),
+    ] = "127.0.0.1:7700",
+    state: State = None,
+    verbose: Verbose = False,
+) -> None:
+    """Wait for agents, and carry out the runs that 'flctl train' starts.
+
+    A run goes on when this process is killed and started again.
+    """
+    from flctl.coordinator.main import run_coordinator
+
+    folder = state_folder(state)
+    logs.set_up(verbose)
+
+    def ready(endpoint: str, server_key: str) -> None:
+        from flctl.cli.output import print_line
+
+        print_line(f"coordinator  {endpoint}\nserver key   {server_key}")
+        print_line(
+            "An agent joins with:\n"
+            f"  flctl keys token --state {folder} > token\n"
+            f"  flctl agent --coordinator {_dialled(endpoint)} --server-key '{server_key}' "
+            "--join-token-file token --state DIR --data PATH"
+        )
+
+    run_coordinator(folder, bind, ready)
+
+
+def _dialled(endpoint: str) -> str:
+    """The address as another machine would write it."""
+    plain = endpoint.removeprefix("tcp://")
+    host, _, port = plain.rpartition(":")
+    if host in ("0.0.0.0", "[::]", "*"):
+        import socket
+
+        return f"{socket.gethostname()}:{port}"
+    return plain

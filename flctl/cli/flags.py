@@ -1,0 +1,155 @@
+"""Every setting of a run as a flag of `flctl train`, from one table.
+
+The names, types and defaults are those of `flctl.settings.RunSettings`; here stands what
+a person needs to know to choose.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, NamedTuple, Optional, TypeVar
+
+import typer
+from msgspec import structs
+
+from flctl.cli.values import absolute, names, optimizer_args, seconds
+from flctl.settings import RunSettings
+
+Command = TypeVar("Command", bound=Callable[..., None])
+
+WHAT, ROUNDS, FLEET = "What is learnt", "Rounds", "Fleet"
+TRAINING, DATA, EVALUATION, OUTPUT = "Local training", "Data", "Evaluation", "Output"
+
+
+class Flag(NamedTuple):
+    key: str
+    """Of RunSettings."""
+    kind: type
+    panel: str
+    help: str
+    metavar: str | None = None
+    default: str | None = None
+    """In words, where the number alone does not say it."""
+    read: Callable[[Any], Any] = lambda value: value
+    """From what was typed to what the settings take."""
+
+    @property
+    def option(self) -> str:
+        return "--" + self.key.removesuffix("_s").replace("_", "-")
+
+
+TASKS_OWN = "the task's own, else"
+
+FLAGS = (
+    Flag("task", str, WHAT, "What to learn: 'ecg', 'mnist', an installed task, or "
+         "module:Class for --local and --virtual.", "NAME"),
+    Flag("rounds", int, WHAT, "How often the agents train and their models are averaged.", "N",
+         f"{TASKS_OWN} 30"),
+    Flag("seed", int, WHAT, "Fixes everything that is drawn at random: same seed, data and "
+         "participants, same bytes.", "N"),
+    Flag("strategy", str, WHAT, "How updates become the next model.", "fedavg"),
+    Flag("weighting", str, WHAT, "Weigh agents by their examples, or all alike.",
+         "examples|uniform"),
+    Flag("max_share", float, WHAT, "The most that one agent may weigh, as a share of all, "
+         "in (0, 1].", "SHARE"),
+    Flag("local", int, FLEET, "Start N agents as processes on this machine, with real sockets "
+         "and encryption.", "N", "none"),
+    Flag("virtual", int, FLEET, "Simulate N agents in this process: no sockets, same result.",
+         "N", "none"),
+    Flag("agents", str, FLEET, "Only these agents, with commas between their names.",
+         "NAME,…", "all that are ready", lambda text: names(text, "--agents")),
+    Flag("fraction", float, FLEET, "Share of the agents that each round invites, in (0, 1].",
+         "SHARE"),
+    Flag("quorum", float, ROUNDS, "Updates a round needs: a share of the invited up to 1, "
+         "or a number from 2 on.", "SHARE|N"),
+    Flag("deadline_s", str, ROUNDS, "How long a round waits for updates: 90, 90s, 10m, 2h.",
+         "TIME", "600s", lambda text: seconds(text, "--deadline")),
+    Flag("wait_s", str, ROUNDS, "How long to wait for enough agents before a round.",
+         "TIME", "60s", lambda text: seconds(text, "--wait")),
+    Flag("attempts", int, ROUNDS, "Tries of one round before the run pauses.", "N"),
+    Flag("epochs", int, TRAINING, "Passes of an agent over its own data in a round.", "N",
+         f"{TASKS_OWN} 1"),
+    Flag("federate_after_n_batches", int, TRAINING, "End an agent's part of a round after N "
+         "batches, if its epochs last longer; the next round goes on from there.", "N", "none"),
+    Flag("batch_size", int, TRAINING, "Examples in a batch.", "N", f"{TASKS_OWN} 32"),
+    Flag("lr", float, TRAINING, "Learning rate of the first round, > 0.", "RATE",
+         f"{TASKS_OWN} 0.01"),
+    Flag("lr_decay", float, TRAINING, "Multiplies the learning rate after each round, "
+         "in (0, 1].", "FACTOR"),
+    Flag("lr_floor", float, TRAINING, "The decay ends at this share of --lr.", "SHARE"),
+    Flag("optimizer", str, TRAINING, "A class of torch.optim; it starts fresh each round.",
+         "NAME"),
+    Flag("optimizer_args", str, TRAINING, "Its other arguments: momentum=0.9,nesterov=true.",
+         "NAME=VALUE,…", "none", optimizer_args),
+    Flag("shuffle", bool, TRAINING, "Whether an agent's data are shuffled in each epoch."),
+    Flag("drop_last", bool, TRAINING, "Whether an incomplete last batch is left out."),
+    Flag("on_exhausted", str, TRAINING, "When an agent has seen all its data: begin its next "
+         "epoch, or end the run.", "continue|stop"),
+    Flag("device", str, TRAINING, "For local and virtual agents and the evaluation.",
+         "auto|cpu|cuda"),
+    Flag("threads", int, TRAINING, "torch threads of each local or virtual agent; the last bits "
+         "of the result depend on it.", "N"),
+    Flag("data", str, DATA, "File or folder that is dealt to --local or --virtual agents; agents "
+         "of their own use what they have.", "PATH", "what ships with the task", absolute),
+    Flag("partition", str, DATA, "How it is dealt: at random, two classes each, unequal mixes "
+         "(--alpha), unequal sizes, or whole records.", "iid|label|dirichlet|size|record",
+         "record for ecg, else iid"),
+    Flag("alpha", float, DATA, "For --partition dirichlet: small is very unequal.", "A"),
+    Flag("dataset", str, DATA, "Which of its named data sets each agent trains on.", "NAME"),
+    Flag("test_data", str, EVALUATION, "File or folder that the coordinator evaluates on.",
+         "PATH", "what ships with the task", absolute),
+    Flag("evaluate", str, EVALUATION, "Who measures each round's model: the coordinator where it "
+         "has test data (auto), or the agents on what they hold out.",
+         "auto|coordinator|agents|none"),
+    Flag("test_batch_size", int, EVALUATION, "Examples in a batch of the evaluation.", "N"),
+    Flag("keep_rounds", int, OUTPUT, "Checkpoints of the last rounds that stay; best and last "
+         "always do; 0 keeps all.", "N"),
+    Flag("tensorboard", bool, OUTPUT, "Write TensorBoard events into the run's folder."),
+)  # fmt: skip
+
+_DEFAULTS = {field.name: field.default for field in structs.fields(RunSettings)}
+
+
+def with_settings(command: Command) -> Command:
+    """Give `command(…, **settings)` a flag for every setting; one not typed arrives as None."""
+    own = inspect.signature(command, eval_str=True)
+    fixed = [p for p in own.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    flags = [_parameter(flag) for flag in FLAGS]
+    command.__signature__ = own.replace(parameters=[*fixed, *flags])  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in [*fixed, *flags]}
+    return command
+
+
+def typed(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the values of `with_settings` those that were typed, as the settings take them.
+
+    Raises UsageError.
+    """
+    found = {flag.key: flag.read(settings[flag.key]) for flag in FLAGS
+             if settings[flag.key] is not None}  # fmt: skip
+    return found
+
+
+def _parameter(flag: Flag) -> inspect.Parameter:
+    spelling = f"{flag.option}/--no-{flag.option[2:]}" if flag.kind is bool else flag.option
+    option = typer.Option(
+        spelling,
+        help=f"{flag.help} {_default_of(flag)}".rstrip(),
+        metavar=flag.metavar,
+        rich_help_panel=flag.panel,
+        show_default=False,
+    )
+    return inspect.Parameter(
+        flag.key,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=None,
+        annotation=Annotated[Optional[flag.kind], option],  # noqa: UP045
+    )
+
+
+def _default_of(flag: Flag) -> str:
+    if flag.key == "task":
+        return ""
+    value = _DEFAULTS[flag.key] if flag.default is None else flag.default
+    if isinstance(value, bool):
+        value = "yes" if value else "no"
+    return f"[{value}]"

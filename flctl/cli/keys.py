@@ -1,0 +1,150 @@
+"""`flctl keys`: who may connect, and as what."""
+
+from contextlib import AbstractContextManager, closing, nullcontext
+from pathlib import Path
+from typing import Annotated, Any, Protocol
+
+import typer
+
+from flctl.cli.options import Context, Json, State, state_folder
+from flctl.cli.values import seconds
+
+app = typer.Typer(
+    help="Who may connect, and as what: key pairs, the list of enrolled keys, join tokens.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Of the agent or the operator.")]
+
+
+class Book(Protocol):
+    """The list of keys, of a coordinator that runs or in its folder."""
+
+    def keys(self) -> dict[str, Any]: ...
+    def add_key(self, name: str, key: str, role: str) -> None: ...
+    def revoke(self, name: str) -> None: ...
+    def token(self, ttl_s: float, uses: int) -> str: ...
+
+
+@app.command()
+def new(
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="For the secret half; FILE.pub gets the other.")],
+) -> None:
+    """Make a key pair, for an operator or for a device that is set up by hand."""
+    from flctl.cli.output import print_line
+    from flctl.errors import UsageError
+    from flctl.transport.keys import load_or_make
+
+    if path.exists():
+        raise UsageError(f"{path} exists; a key pair is never overwritten, name another file")
+    print_line(load_or_make(path.absolute()).public)
+
+
+@app.command()
+def add(
+    name: Name,
+    key: Annotated[str, typer.Argument(metavar="KEY", help="The public half, or a file with it.")],
+    role: Annotated[
+        str,
+        typer.Option(
+            metavar="agent|read|admin",
+            help="agent: trains. read: looks (status, runs). admin: steers (train, keys).",
+        ),
+    ] = "agent",
+    state: State = None,
+    context: Context = None,
+) -> None:
+    """Enrol a key under a name."""
+    text = Path(key).read_text().strip() if len(key) != 40 and Path(key).is_file() else key
+    with _book(state, context) as book:
+        book.add_key(name, text, role)
+
+
+@app.command("list")
+def list_(state: State = None, context: Context = None, json: Json = False) -> None:
+    """Show the server's key, the enrolled keys, and unknown ones that have knocked."""
+    from flctl.cli import output
+
+    with _book(state, context) as book:
+        found = book.keys()
+    if json:
+        output.print_json(found)
+        return
+    output.print_line(f"server key  {found['server_key']}")
+    made = output.table("name", "role", "public key")
+    for entry in found["keys"]:
+        made.add_row(entry["name"], entry["role"], entry["public_key"])
+    if found["keys"]:
+        output.show(made)
+    else:
+        output.print_line("no key is enrolled; see: flctl keys token --help, flctl keys add --help")
+    for waiting in found["waiting"]:
+        output.print_line(
+            f"waiting     {waiting['public_key']}  let it in with: "
+            f"flctl keys add NAME '{waiting['public_key']}'"
+        )
+
+
+@app.command()
+def token(
+    ttl: Annotated[
+        str, typer.Option(metavar="TIME", help="How long it can be used: 90s, 10m, 2h, 7d.")
+    ] = "10m",
+    uses: Annotated[int, typer.Option(metavar="N", help="How many agents may join with it.")] = 1,
+    state: State = None,
+    context: Context = None,
+) -> None:
+    """Print a token with which new agents can join for a while.
+
+    Pass it on in a file (flctl agent --join-token-file): an argument stands in `ps`.
+    """
+    from flctl.cli.output import hint, print_line
+
+    lasts_s = seconds(ttl, "--ttl")
+    with _book(state, context) as book:
+        print_line(book.token(lasts_s, uses))
+    hint(f"for {uses} join{'s' if uses != 1 else ''} within {ttl}: flctl agent --join-token-file FILE")
+
+
+@app.command()
+def revoke(name: Name, state: State = None, context: Context = None) -> None:
+    """Shut a key out, at once; a token does not let it in again."""
+    with _book(state, context) as book:
+        book.revoke(name)
+
+
+class _Folder:
+    """The list in a state folder; a coordinator that runs on it sees a change at once."""
+
+    def __init__(self, state: Path) -> None:
+        from flctl.transport.keys import Keyring
+
+        self._keyring = Keyring(state / "keys")
+
+    def keys(self) -> dict[str, Any]:
+        from flctl.coordinator.control import shown_key
+
+        entries = [shown_key(entry) for entry in self._keyring.entries()]
+        return {"server_key": self._keyring.server.public, "keys": entries, "waiting": []}
+
+    def add_key(self, name: str, key: str, role: str) -> None:
+        self._keyring.add(name, key, role)  # type: ignore[arg-type]  # checked there
+
+    def revoke(self, name: str) -> None:
+        self._keyring.revoke(name)
+
+    def token(self, ttl_s: float, uses: int) -> str:
+        return self._keyring.new_token(ttl_s, uses)
+
+
+def _book(state: Path | None, context: str | None) -> AbstractContextManager[Book]:
+    from flctl.fleet.console import open_console
+    from flctl.fleet.context import load_context
+    from flctl.transport.zeromq import control_is_there
+
+    folder = state_folder(state)
+    far = load_context(folder, context) is not None and not (folder / "keys").exists()
+    if context is not None or far or control_is_there(folder):
+        return closing(open_console(folder, context))
+    return nullcontext(_Folder(folder))

@@ -1,0 +1,182 @@
+"""The live view of a run on a terminal: the round, each agent, the figures so far."""
+
+import time
+from collections.abc import Callable, Sequence
+from types import TracebackType
+
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from flctl.cli.output import figure, span, table
+from flctl.cli.story import Doing, RoundLine, Story
+
+ROUNDS_SHOWN = 5
+BAR_WIDTH = 24
+SPARKS = "▁▂▃▄▅▆▇█"
+STYLES = {
+    "waiting": "dim",
+    "training": "cyan",
+    "done": "green",
+    "rejected": "red",
+    "failed": "red",
+    "retrying": "yellow",
+    "lost": "red",
+}
+_URGENT = ("failed", "rejected", "lost", "retrying", "training", "waiting", "done")
+
+
+class Dashboard:
+    """Draws `story` as it is at the moment of drawing."""
+
+    def __init__(self, story: Story, clock: Callable[[], float] = time.monotonic) -> None:
+        self.story = story
+        self._clock = clock
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        now = self._clock()
+        # Header, headings, blank lines and the line for messages take ten.
+        room = max((options.max_height or console.height) - ROUNDS_SHOWN - 10, 3)
+        parts: list[RenderableType] = [header(self.story, now), Text()]
+        if self.story.agents and not self.story.ended:
+            parts += [agents(self.story, room), Text()]
+        if self.story.done:
+            parts += [rounds(self.story.done[-ROUNDS_SHOWN:], len(str(self.story.rounds)))]
+            parts += [trend(self.story, options.max_width)]
+        if self.story.message and self.story.ended != "finished":
+            style = "red" if self.story.ended else "yellow"
+            parts += [Text(), Text(self.story.message, style=style)]
+        yield Group(*parts)
+
+
+class LiveView:
+    """Shows the dashboard while the block runs; the last picture stays."""
+
+    def __init__(self, story: Story, console: Console) -> None:
+        self._live = Live(
+            Dashboard(story), console=console, refresh_per_second=8, vertical_overflow="crop"
+        )
+
+    def __enter__(self) -> "LiveView":
+        self._live.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._live.__exit__(kind, error, trace)
+
+
+def header(story: Story, now: float) -> RenderableType:
+    """The run, and how far it is."""
+    title = Text.assemble(
+        ("flctl ", "bold"),
+        (story.run or "starting …", "bold cyan" if story.run else "dim"),
+        *([("  task ", "dim"), story.task] if story.task else []),
+        *([("  agents ", "dim"), str(len(story.agents))] if story.agents else []),
+    )
+    if not story.rounds:
+        return title
+    at = max(story.open_round, story.last_round)
+    times = f"{span(now - story.began)} gone"
+    left = story.time_left(now)
+    if left is not None and story.last_round < story.rounds:
+        times += f", about {span(left)} left"
+    line = Table.grid(padding=(0, 1, 0, 0))
+    line.add_row(
+        Text(f"round {at}/{story.rounds}"),
+        ProgressBar(
+            total=1.0,
+            completed=story.share_done(),
+            width=40,
+            complete_style="cyan",
+            finished_style="green",
+        ),
+        Text(times, style="dim"),
+    )
+    return Group(title, line)
+
+
+def agents(story: Story, room: int) -> RenderableType:
+    """A row for each agent of the open round; the busiest ones when there is not room for all."""
+    named = sorted(story.agents.items())
+    left_out: list[tuple[str, Doing]] = []
+    if len(named) > room:
+        ranked = sorted(named, key=lambda item: (_URGENT.index(item[1].state), item[0]))
+        shown, left_out = ranked[: room - 1], ranked[room - 1 :]
+        named = sorted(shown)
+    made = table("agent", "doing", "batches", "", "loss", "examples", "", right=("loss", "examples"))
+    made.columns[3].justify = "right"
+    for name, doing in named:
+        made.add_row(*_agent_row(name, doing))
+    if not left_out:
+        return made
+    counts = {state: sum(d.state == state for _, d in left_out) for state in _URGENT}
+    rest = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+    return Group(made, Text(f"… and {len(left_out)} more: {rest}", style="dim"))
+
+
+def _agent_row(name: str, doing: Doing) -> Sequence[RenderableType]:
+    style = STYLES.get(doing.state, "")
+    return (
+        name,
+        Text(doing.state, style=style),
+        ProgressBar(
+            total=max(doing.steps, 1),
+            completed=doing.step,
+            width=BAR_WIDTH,
+            complete_style=style or "cyan",
+            finished_style="green",
+        ),
+        f"{doing.step}/{doing.steps}" if doing.steps else "",
+        figure(doing.loss) if doing.loss is not None else "",
+        "" if doing.examples is None else str(doing.examples),
+        Text(doing.note, style="dim", overflow="ellipsis", no_wrap=True),
+    )
+
+
+def rounds(lines: Sequence[RoundLine], width: int = 2) -> RenderableType:
+    """The figures of these rounds."""
+    names = ("round", "loss", "accuracy", "macro-F1", "agents", "took")
+    made = table(*names, right=names)
+    for line in lines:
+        metrics = line.metrics or {}
+        made.add_row(
+            f"{line.round:{width}d}",
+            figure(metrics.get("loss"), 4),
+            figure(metrics.get("accuracy"), 4),
+            figure(metrics.get("macro_f1"), 4),
+            f"{line.agents}" + (f" of {line.agents + len(line.missing)}" if line.missing else ""),
+            span(line.seconds),
+        )
+    return made
+
+
+def trend(story: Story, width: int) -> RenderableType:
+    """The accuracy of all rounds as a sparkline, and the best one."""
+    values = story.accuracies
+    best = story.best
+    if best is None or best.metrics is None or len(values) < 2:
+        return Text()
+    return Text.assemble(
+        ("accuracy  ", "dim"),
+        (sparkline(values, max(width - 50, 10)), "cyan"),
+        ("  best ", "dim"),
+        f"{best.metrics['accuracy']:.4f}",
+        (f" in round {best.round}", "dim"),
+    )
+
+
+def sparkline(values: Sequence[float], width: int) -> str:
+    """`values` as at most `width` bars between their least and their greatest."""
+    if len(values) > width:
+        step = len(values) / width
+        values = [values[int((i + 1) * step) - 1] for i in range(width)]
+    low, high = min(values), max(values)
+    scale = (len(SPARKS) - 1) / (high - low) if high > low else 0.0
+    return "".join(SPARKS[round((value - low) * scale)] for value in values)

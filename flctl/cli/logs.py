@@ -1,0 +1,35 @@
+"""Logging of the command line: to stderr, with time, level, file and line."""
+
+import logging
+import sys
+from typing import TextIO
+
+FORMAT = "%(asctime)s %(levelname)s %(filename)s(l:%(lineno)d) - %(message)s"
+
+
+class _Stderr(logging.StreamHandler[TextIO]):
+    """Writes to what `sys.stderr` is at that moment: a live view takes its place for a while."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:
+        return sys.stderr
+
+    @stream.setter
+    def stream(self, stream: TextIO) -> None:
+        raise AttributeError("the stream is always sys.stderr")
+
+
+def set_up(verbose: bool, quiet: bool = False) -> None:
+    """DEBUG when `verbose`; else WARNING when `quiet`, as for commands with other output."""
+    handler = _Stderr()
+    handler.setFormatter(logging.Formatter(FORMAT))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO)
+    if verbose:
+        # Their debug output is about themselves, not about the fleet.
+        for name in ("asyncio", "matplotlib", "PIL"):
+            logging.getLogger(name).setLevel(logging.INFO)

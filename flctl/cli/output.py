@@ -1,0 +1,85 @@
+"""Results on stdout, as JSON or as tables; colour only on a terminal."""
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+
+def print_json(value: Any, indent: bool = True) -> None:
+    """`value` on stdout: indented for people, or on one line."""
+    data = msgspec.json.encode(value)
+    text = msgspec.json.format(data, indent=2) if indent else data
+    sys.stdout.write(text.decode() + "\n")
+    sys.stdout.flush()
+
+
+def print_line(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def hint(text: str) -> None:
+    """A line for a person at the terminal, on stderr; nothing when that is a file."""
+    if sys.stderr.isatty():
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()
+
+
+def terminal(stderr: bool = False) -> "Console":
+    """A console that neither wraps nor colours what goes to a file or a pipe."""
+    from rich.console import Console
+
+    console = Console(stderr=stderr, highlight=False)
+    if not console.is_terminal:
+        console = Console(stderr=stderr, highlight=False, width=1000, no_color=True)
+    return console
+
+
+def table(*columns: str, right: Sequence[str] = ()) -> "Table":
+    """An empty table in the house's style; the columns in `right` are for numbers."""
+    from rich.table import Table
+
+    made = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    for name in columns:
+        made.add_column(name, justify="right" if name in right else "left", no_wrap=True)
+    return made
+
+
+def show(made: "Table") -> None:
+    terminal().print(made)
+
+
+def figure(value: float | None, digits: int = 3) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def size(count: float | None) -> str:
+    """Bytes in the unit that fits."""
+    if count is None:
+        return "-"
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(count) < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
+def span(seconds: float | None) -> str:
+    """A length of time as a person says it: 0.8 s, 42 s, 3:07, 2:15:40, 3 d."""
+    if seconds is None:
+        return "-"
+    if seconds < 10:
+        return f"{max(seconds, 0):.1f} s"
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes}:{rest:02d}"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours < 48 else f"{hours // 24} d"

@@ -1,0 +1,165 @@
+"""What a run's events add up to for somebody who watches: pure, with the time passed in."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+RECENT = 5
+"""Rounds whose mean length the estimate of the time left rests on."""
+
+
+@dataclass
+class Doing:
+    """One agent in the round that is open."""
+
+    state: str = "waiting"
+    """waiting, training, done, rejected, failed, retrying, lost"""
+    step: int = 0
+    steps: int = 0
+    loss: float | None = None
+    examples: int | None = None
+    note: str = ""
+
+
+@dataclass
+class RoundLine:
+    """A committed round."""
+
+    round: int
+    seconds: float
+    agents: int
+    metrics: Mapping[str, Any] | None
+    missing: tuple[str, ...] = ()
+
+
+@dataclass
+class Story:
+    """Apply every event in order; the fields say how things stand."""
+
+    now: float
+    """When watching began, in seconds by a steady clock."""
+    run: str = ""
+    task: str = ""
+    rounds: int = 0
+    open_round: int = 0
+    attempt: int = 1
+    agents: dict[str, Doing] = field(default_factory=dict)
+    done: list[RoundLine] = field(default_factory=list)
+    message: str = ""
+    """What holds the run up just now; empty when nothing does."""
+    ended: str = ""
+    """paused, failed, stopped or finished."""
+
+    def __post_init__(self) -> None:
+        self.began = self.round_began = self.now
+
+    def apply(self, event: Mapping[str, Any], now: float) -> None:
+        """Unknown events are passed over: a newer coordinator may send more."""
+        self.now = now
+        match event.get("event"):
+            case "begun":
+                self.run = event.get("run", self.run)
+                self.rounds = event.get("rounds", self.rounds)
+                self.task = event.get("task", self.task)
+            case "waiting":
+                self.message = event.get("missing") or "waiting for agents"
+            case "opened":
+                self._open(event)
+            case "progress":
+                self._progress(event)
+            case "update":
+                doing = self._agent(event)
+                doing.state, doing.loss, doing.examples = "done", event["loss"], event["examples"]
+                doing.step = doing.steps = event.get("batches", doing.steps)
+            case "rejected" | "agent-failed" | "agent-lost" | "agent-here":
+                self._trouble(event)
+            case "attempt":
+                self.message = f"attempt {event['attempt']} failed: {event['reason']}"
+            case "round":
+                self._commit(event)
+            case "paused" | "failed" | "stopped" | "finished" as ended:
+                self.ended = ended
+                self.message = event.get("reason") or ""
+
+    @property
+    def last_round(self) -> int:
+        return self.done[-1].round if self.done else 0
+
+    @property
+    def best(self) -> RoundLine | None:
+        """The round with the highest accuracy, the earliest of equals."""
+        scored = [line for line in self.done if line.metrics]
+        return max(scored, key=lambda line: (_accuracy(line), -line.round), default=None)
+
+    @property
+    def accuracies(self) -> list[float]:
+        return [_accuracy(line) for line in self.done if line.metrics]
+
+    def share_done(self) -> float:
+        """Of the whole run, in [0, 1]; the open round counts by its agents' steps."""
+        if not self.rounds:
+            return 0.0
+        parts = [a.step / a.steps if a.steps else 0.0 for a in self.agents.values()]
+        within = sum(parts) / len(parts) if parts and self.open_round > self.last_round else 0.0
+        return min((self.last_round + within) / self.rounds, 1.0)
+
+    def time_left(self, now: float) -> float | None:
+        """In seconds, from the last rounds; None before the first of them."""
+        if not self.done or not self.rounds or self.ended:
+            return None
+        recent = [line.seconds for line in self.done[-RECENT:]]
+        mean = sum(recent) / len(recent)
+        return max(mean * (self.rounds - self.last_round) - (now - self.round_began), 0.0)
+
+    def _open(self, event: Mapping[str, Any]) -> None:
+        again = event["round"] == self.open_round
+        self.open_round, self.attempt = event["round"], event.get("attempt", 1)
+        kept = self.agents if again else {}
+        self.agents = {name: kept.get(name, Doing()) for name in event["invited"]}
+        self.message = ""
+        self.round_began = self.now
+
+    def _progress(self, event: Mapping[str, Any]) -> None:
+        doing = self._agent(event)
+        doing.state, doing.note = "training", ""
+        doing.step, doing.steps = event["step"], event["steps"]
+        doing.loss = event.get("loss", doing.loss)
+
+    def _trouble(self, event: Mapping[str, Any]) -> None:
+        if event["agent"] not in self.agents:
+            return
+        doing = self._agent(event)
+        match event["event"]:
+            case "agent-here":
+                if doing.state == "lost":
+                    doing.state, doing.note = "waiting", ""
+            case "agent-lost":
+                if doing.state != "done":
+                    doing.state, doing.note = "lost", event.get("reason", "")
+            case "agent-failed":
+                doing.state = "retrying" if event.get("retrying") else "failed"
+                doing.note = f"{event.get('kind', 'error')}: {event.get('message', '')}"
+            case "rejected":
+                doing.state, doing.note = "rejected", event.get("reason", "")
+
+    def _commit(self, event: Mapping[str, Any]) -> None:
+        if event["round"] <= self.last_round:
+            return  # told again after the coordinator was away
+        people = event.get("participants") or ()
+        self.done.append(
+            RoundLine(
+                round=event["round"],
+                seconds=event["seconds"],
+                agents=len(people),
+                metrics=event.get("metrics"),
+                missing=tuple(event.get("missing") or ()),
+            )
+        )
+        self.round_began = self.now
+
+    def _agent(self, event: Mapping[str, Any]) -> Doing:
+        return self.agents.setdefault(event["agent"], Doing())
+
+
+def _accuracy(line: RoundLine) -> float:
+    return float(line.metrics["accuracy"]) if line.metrics else 0.0

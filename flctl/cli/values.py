@@ -1,0 +1,71 @@
+"""What a person types, as what the program needs: times, arguments, named paths."""
+
+import math
+import re
+import tomllib
+from pathlib import Path
+
+from flctl.errors import UsageError
+from flctl.settings import OptimizerArgs
+
+_UNITS_S = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*([smhd]?)")
+
+
+def seconds(text: str, flag: str) -> float:
+    """`90`, `90s`, `1.5m`, `2h` or `7d` in seconds. Raises UsageError that names `flag`."""
+    found = _DURATION.fullmatch(text.strip().lower())
+    if found is None:
+        raise UsageError(f"{flag} {text!r}: not a time; write for instance 90, 90s, 10m or 2h")
+    value = float(found[1]) * _UNITS_S[found[2]]
+    if not math.isfinite(value):
+        raise UsageError(f"{flag} {text!r}: too long")
+    return value
+
+
+def optimizer_args(text: str) -> OptimizerArgs:
+    """`momentum=0.9,nesterov=true,betas=[0.9,0.99]`, values as TOML has them."""
+    try:
+        found = tomllib.loads(f"args = {{{text}}}")["args"]
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(
+            f"--optimizer-args {text!r}: write NAME=VALUE,…, for instance "
+            "momentum=0.9,nesterov=true"
+        ) from error
+    return dict(found)
+
+
+def names(text: str, flag: str) -> tuple[str, ...]:
+    """`pi-01,pi-02` as names. Raises UsageError when one of them is empty."""
+    found = tuple(name.strip() for name in text.split(","))
+    if not all(found):
+        raise UsageError(f"{flag} {text!r}: write names with commas between them")
+    return found
+
+
+def absolute(path: str) -> str:
+    """`path` from the current folder, so that it still holds when the run is resumed."""
+    return str(Path(path).expanduser().absolute())
+
+
+def named_paths(texts: list[str], flag: str) -> dict[str, str]:
+    """`PATH` (for the name "default") or `NAME=PATH`, several times; paths made absolute."""
+    found: dict[str, str] = {}
+    for text in texts:
+        name, equals, path = text.partition("=")
+        if not equals or "/" in name:
+            name, path = "default", text
+        if not path or not name:
+            raise UsageError(f"{flag} {text!r}: write PATH or NAME=PATH")
+        if name in found:
+            raise UsageError(f"{flag}: the name '{name}' is given twice; write {flag} NAME=PATH")
+        found[name] = absolute(path)
+    return found
+
+
+def share_of(text: str, flag: str) -> tuple[int, int]:
+    """`2/4`, the second of four, as (1, 4): the index counts from 0. Raises UsageError."""
+    found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text.strip())
+    if found is None or not 1 <= int(found[1]) <= int(found[2]):
+        raise UsageError(f"{flag} {text!r}: write K/N with K from 1 to N, for instance 2/4")
+    return int(found[1]) - 1, int(found[2])

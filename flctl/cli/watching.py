@@ -1,0 +1,210 @@
+"""Follows a run for the person or program that started it: live, in lines, or as JSON."""
+
+import contextlib
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from flctl.cli import lines
+from flctl.cli.errors import say
+from flctl.cli.output import print_json, print_line
+from flctl.cli.story import Story
+
+if TYPE_CHECKING:
+    from flctl.cli.live import LiveView
+    from flctl.fleet.driving import RunResult
+
+_FIGURES = ("loss", "accuracy", "macro_f1", "source", "part", "examples")
+
+
+class Watcher:
+    """Base: knows how the run stands. Events may come from any thread.
+
+    To be entered while the run goes on, so that a live view is closed before anything
+    else is printed.
+    """
+
+    def __init__(self) -> None:
+        self.story = Story(time.monotonic())
+        self._lock = threading.Lock()
+
+    def expect(self, given: Mapping[str, Any]) -> None:
+        """Before the first event: what is known from the settings."""
+        self.story.rounds = int(given.get("rounds", 0))
+        self.story.task = str(given.get("task", ""))
+
+    def on_event(self, event: dict[str, Any]) -> None:
+        with self._lock:
+            repeated = event.get("event") == "round" and event["round"] <= self.story.last_round
+            self.story.apply(event, time.monotonic())
+            if not repeated:
+                self.show(event)
+
+    def show(self, event: dict[str, Any]) -> None:
+        """Print what there is to say about one event."""
+
+    def finish(self, result: "RunResult", saved: Path | None) -> bool:
+        """Say how the run ended; whether it ended well."""
+        raise NotImplementedError
+
+    def interrupted(self) -> None:
+        """Ctrl-C has ended an embedded run."""
+        text = "stopped"
+        if self.story.run:
+            text += (
+                f" in round {max(self.story.open_round, 1)} of run {self.story.run}; "
+                f"go on with: flctl train --resume {self.story.run}"
+            )
+        say(text, sys.stderr)
+
+    def detached(self) -> None:
+        """Ctrl-C has ended the watching; the run goes on."""
+        run = self.story.run
+        say(
+            f"run {run} goes on without this terminal; look with: flctl runs show {run}, "
+            f"stop it with: flctl runs stop {run}",
+            sys.stderr,
+        )
+
+    def __enter__(self) -> "Watcher":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        pass
+
+
+class JsonWatcher(Watcher):
+    """One JSON object a line on stdout; the last one says how it ended."""
+
+    def __init__(self, verbose: bool) -> None:
+        super().__init__()
+        self._verbose = verbose
+
+    def show(self, event: dict[str, Any]) -> None:
+        told = lines.as_json_event(event, self._verbose)
+        if told is not None:
+            print_json(told, indent=False)
+
+    def finish(self, result: "RunResult", saved: Path | None) -> bool:
+        end: dict[str, Any] = {
+            "event": result.state,
+            "run": result.run,
+            "rounds": result.rounds,
+            "checkpoint": _checkpoint(result, saved),
+            "metrics": _figures(result.metrics),
+        }
+        if result.reason or result.state != "finished":
+            end["reason"] = result.reason
+        print_json(end, indent=False)
+        return result.state == "finished"
+
+    def interrupted(self) -> None:
+        super().interrupted()
+        end = {"event": "stopped", "run": self.story.run, "reason": "stopped by the user"}
+        print_json(end, indent=False)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if isinstance(error, Exception) and not isinstance(error, BrokenPipeError):
+            end = {"event": "failed", "run": self.story.run or None, "reason": str(error)}
+            with contextlib.suppress(OSError):
+                print_json(end, indent=False)
+
+
+class LineWatcher(Watcher):
+    """One line a round on stdout, trouble on stderr."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last_trouble = ""
+
+    def show(self, event: dict[str, Any]) -> None:
+        kind = event.get("event")
+        if kind == "round":
+            print_line(lines.round_line(event, self.story.rounds))
+        elif kind in lines.TROUBLE:
+            text = lines.trouble_line(event)
+            if text != self._last_trouble:
+                self._last_trouble = text
+                say(text, sys.stderr)
+
+    def finish(self, result: "RunResult", saved: Path | None) -> bool:
+        if result.state != "finished":
+            say(f"run {result.run} {result.state}: {result.reason or 'no reason given'}", sys.stderr)
+            return False
+        model = _checkpoint(result, saved)
+        try_next = f"flctl evaluate {model} --task {self.story.task}" if self.story.task else ""
+        print_line(f"model in {model}" + (f"; try: {try_next}" if try_next else ""))
+        return True
+
+
+class LiveWatcher(LineWatcher):
+    """A picture that changes in place, for a terminal."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._view: LiveView | None = None
+
+    def show(self, event: dict[str, Any]) -> None:
+        """The picture draws itself from the story."""
+
+    def __enter__(self) -> "LiveWatcher":
+        from flctl.cli.live import LiveView
+        from flctl.cli.output import terminal
+
+        self._view = LiveView(self.story, terminal())
+        self._view.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._view is not None:
+            self._view.__exit__(kind, error, trace)
+            self._view = None
+
+
+def watcher(as_json: bool, verbose: bool) -> Watcher:
+    """JSON when asked for, a live view on a terminal, else lines.
+
+    With `verbose` lines too: a log that scrolls and a picture do not go together.
+    """
+    if as_json:
+        return JsonWatcher(verbose)
+    return LiveWatcher() if sys.stdout.isatty() and not verbose else LineWatcher()
+
+
+def _checkpoint(result: "RunResult", saved: Path | None) -> str | None:
+    if saved is not None and result.state == "finished":
+        return str(saved)
+    return None if result.checkpoint is None else str(result.checkpoint)
+
+
+def _figures(metrics: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Without the confusion matrices, which stand in the round's own line."""
+    if metrics is None:
+        return None
+    told = {key: metrics[key] for key in _FIGURES if key in metrics}
+    others = metrics.get("beside") or {}
+    if others:
+        told["beside"] = {
+            name: {key: part[key] for key in _FIGURES if key in part}
+            for name, part in others.items()
+        }
+    return told

@@ -1,0 +1,72 @@
+"""Puts a coordinator together from its real parts: sockets, threads, a worker process."""
+
+import logging
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+from flctl.coordinator.background import ThreadBackground
+from flctl.coordinator.control import Control
+from flctl.coordinator.evaluator import WorkerEvaluator
+from flctl.coordinator.service import Coordinator
+from flctl.files import Lock, make_folder
+from flctl.transport.keys import Keyring
+from flctl.transport.zeromq import ZeroMqHub
+
+logger = logging.getLogger(__name__)
+
+
+def make_coordinator(
+    state: Path, keyring: Keyring, bind: str, control: Path | None = None
+) -> tuple[Coordinator, str]:
+    """A coordinator that listens on `bind` (HOST:PORT, 0 for any free port); its address.
+
+    `control` is the folder whose socket for operators on this machine is opened, if any.
+    Raises StateError when the address is taken.
+    """
+    hub = ZeroMqHub(bind, keyring.server, keyring.authorise, control)
+    evaluator = WorkerEvaluator()
+    coordinator = Coordinator(
+        state,
+        hub,
+        keyring,
+        evaluator,
+        disk=ThreadBackground("disk", hub.wake),
+        thinking=ThreadBackground("thinking", hub.wake),
+    )
+    assert hub.endpoint is not None
+    endpoint = hub.endpoint
+    coordinator.on_ask = Control(coordinator, coordinator.send, endpoint).on_ask
+    return coordinator, endpoint
+
+
+def run_coordinator(
+    state: Path, bind: str, on_ready: Callable[[str, str], None] = lambda *_: None
+) -> None:
+    """Be the coordinator of `state` until SIGTERM or SIGINT.
+
+    `on_ready` is told the address and the server's public key. A run that was in progress
+    when it last stopped goes on. Raises FlctlError.
+    """
+    make_folder(state)
+    lock = Lock(state / "coordinator.lock", f"{state}: a coordinator already works on this folder")
+    try:
+        keyring = Keyring(state / "keys", time.time)
+        coordinator, endpoint = make_coordinator(state, keyring, bind, state)
+
+        def stop(number: int, _: FrameType | None) -> None:
+            logger.info("stopping on %s", signal.Signals(number).name)
+            coordinator.stop()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, stop)
+        try:
+            on_ready(endpoint, keyring.server.public)
+            coordinator.resume_interrupted()
+            coordinator.run()
+        finally:
+            coordinator.close()
+    finally:
+        lock.release()

@@ -1,0 +1,238 @@
+"""An operator's connection to a coordinator, here or far away: questions and orders."""
+
+import itertools
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from flctl import __version__
+from flctl.errors import (
+    AccessError,
+    CoordinatorAway,
+    FlctlError,
+    MalformedMessage,
+    ProtocolMismatch,
+    UsageError,
+)
+from flctl.files import explained, is_locked, new_file
+from flctl.fleet.context import Context, load_context
+from flctl.transport.blobs import Download
+from flctl.transport.channel import Frame, Link, LinkEvent
+from flctl.transport.zeromq import ControlLink, ZeroMqLink, control_address
+from flctl.wire import framing
+from flctl.wire.messages import Answer, Ask, BlobGone, Chunk, Message, Refused, RunEvent, Trouble
+
+ANSWER_S = 20.0
+"""How long an answer may take before the coordinator counts as away."""
+START_S = 180.0
+"""The same for what imports torch and reads data first."""
+
+
+class Console:
+    """Blocking calls, one at a time. Each raises CoordinatorAway when nobody answers, and
+    the coordinator's own error when it refuses."""
+
+    def __init__(self, link: Link, where: str) -> None:
+        self._link = link
+        self.where = where
+        self._ids = itertools.count(1)
+        self._decode = framing.to_operator()
+
+    def status(self) -> dict[str, Any]:
+        return dict(self._ask("status"))
+
+    def runs(self) -> list[dict[str, Any]]:
+        return list(self._ask("runs"))
+
+    def run(self, run: str) -> dict[str, Any]:
+        return dict(self._ask("run", run=run))
+
+    def start(self, given: dict[str, Any], where: str) -> str:
+        return str(self._ask("start", START_S, given=given, where=where)["run"])
+
+    def resume(self, run: str) -> str:
+        return str(self._ask("resume", run=run)["run"])
+
+    def stop(self, run: str) -> str:
+        return str(self._ask("stop", run=run)["run"])
+
+    def keys(self) -> dict[str, Any]:
+        return dict(self._ask("keys"))
+
+    def add_key(self, name: str, key: str, role: str) -> None:
+        self._ask("key-add", name=name, key=key, role=role)
+
+    def revoke(self, name: str) -> None:
+        self._ask("key-revoke", name=name)
+
+    def token(self, ttl_s: float, uses: int) -> str:
+        return str(self._ask("token", ttl_s=ttl_s, uses=uses)["token"])
+
+    def watch(self, run: str, past: bool = True) -> Iterator[dict[str, Any] | None]:
+        """The run's events from its beginning on, for ever; None now and then when it is quiet.
+
+        When the coordinator is away for a while, the events that were missed come again
+        from the beginning: whoever reads them must bear with repetition.
+        """
+        question = self._send(
+            Ask(id=next(self._ids), what="watch", args={"run": run, "past": past})
+        )
+        heard = time.monotonic()
+        while True:
+            for message, _ in self._messages(0.5):
+                heard = time.monotonic()
+                match message:
+                    case RunEvent(id=question.id, event=event):
+                        yield event
+                    case Trouble(id=question.id):
+                        raise _as_error(message)
+            events = list(self._link.events())
+            again = LinkEvent.CONNECTED in events
+            if again or time.monotonic() - heard > ANSWER_S:
+                # The coordinator was restarted, or may have been: ask anew.
+                question = self._send(
+                    Ask(id=next(self._ids), what="watch", args={"run": run, "past": True})
+                )
+                heard = time.monotonic()
+            yield None
+
+    def save_checkpoint(self, run: str, path: Path) -> Path:
+        """Fetch the newest model of a run into `path`. Raises FlctlError."""
+        blob = self._ask("checkpoint", run=run)
+        with explained(path, "save the checkpoint"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with new_file(path) as file:
+                fd = os.dup(file.fileno())
+                try:
+                    self._download(Download(blob["blob"], blob["size"], fd))
+                finally:
+                    os.close(fd)
+        return path
+
+    def close(self) -> None:
+        self._link.close()
+
+    def __enter__(self) -> "Console":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _ask(self, what: Any, within_s: float = ANSWER_S, **args: Any) -> Any:
+        question = self._send(Ask(id=next(self._ids), what=what, args=args))
+        until = time.monotonic() + within_s
+        while (left := until - time.monotonic()) > 0:
+            for message, _ in self._messages(min(left, 0.5)):
+                match message:
+                    case Answer(id=question.id, body=body):
+                        return body
+                    case Trouble(id=question.id):
+                        raise _as_error(message)
+        raise CoordinatorAway(f"no answer from the coordinator at {self.where} in {within_s:.0f} s")
+
+    def _send(self, message: Ask) -> Ask:
+        until = time.monotonic() + ANSWER_S
+        frames = framing.encode(message)
+        while not self._link.send(frames):
+            if time.monotonic() > until:
+                raise CoordinatorAway(
+                    f"no coordinator answers at {self.where}; start one with: flctl coordinator"
+                )
+            self._watch_link()
+            self._link.wait(0.2)
+        return message
+
+    def _messages(self, timeout_s: float) -> Iterator[tuple[Message, Frame | None]]:
+        self._link.wait(timeout_s)
+        for frames in self._link.receive():
+            try:
+                _, message, payload = self._decode(frames)
+            except ProtocolMismatch as error:
+                raise _other_protocol(frames, error) from error
+            except MalformedMessage:
+                if _is_refusal(frames):
+                    raise AccessError(
+                        f"the coordinator at {self.where} does not let this key steer it; "
+                        "there, run: flctl keys add NAME KEY --role admin"
+                    ) from None
+                continue
+            yield message, payload
+
+    def _watch_link(self) -> None:
+        for event in self._link.events():
+            if event is LinkEvent.KEY_REFUSED:
+                raise AccessError(
+                    f"the coordinator at {self.where} does not know this key; "
+                    "there, run: flctl keys add NAME KEY --role admin"
+                )
+            if event is LinkEvent.SERVER_KEY_WRONG:
+                raise AccessError(
+                    f"whoever answers at {self.where} does not have the server key that was given"
+                )
+
+    def _download(self, download: Download) -> None:
+        moved = time.monotonic()
+        while not download.done:
+            for fetch in download.requests():
+                if not self._link.send(framing.encode(fetch)):
+                    download.unsent(fetch)
+                    break
+            for message, payload in self._messages(0.5):
+                match message:
+                    case Chunk(blob=download.blob, offset=offset) if payload is not None:
+                        download.on_chunk(offset, payload)
+                        moved = time.monotonic()
+                    case BlobGone(blob=download.blob):
+                        raise CoordinatorAway(f"{self.where} does not have the checkpoint any more")
+            if time.monotonic() - moved > ANSWER_S:
+                raise CoordinatorAway(f"{self.where} stopped sending the checkpoint")
+        for fetch in download.requests():
+            self._link.send(framing.encode(fetch))
+        download.finish()
+
+
+def open_console(state: Path, context: str | None = None) -> Console:
+    """The coordinator that runs on `state` on this machine, else the one of `flctl connect`.
+
+    Raises CoordinatorAway when there is neither.
+    """
+    if context is None and is_locked(state / "coordinator.lock"):
+        return Console(ControlLink(control_address(state)), str(state))
+    saved = load_context(state, context)
+    if saved is None:
+        raise CoordinatorAway(
+            f"no coordinator runs on {state}; start one (flctl coordinator --state {state}), "
+            "or name a far one (flctl connect HOST:PORT)"
+        )
+    return remote_console(saved)
+
+
+def remote_console(context: Context) -> Console:
+    link = ZeroMqLink(context.coordinator, context.keys(), context.server_key)
+    return Console(link, context.coordinator)
+
+
+def _as_error(trouble: Trouble) -> FlctlError:
+    return UsageError(trouble.message) if trouble.exit_code == 2 else FlctlError(trouble.message)
+
+
+def _other_protocol(frames: list[Frame], error: ProtocolMismatch) -> FlctlError:
+    if error.theirs != framing.NOTICE:
+        return FlctlError(f"the coordinator speaks another protocol: {error}")
+    notice = framing.read_notice(frames)
+    older = notice.oldest > framing.PROTOCOL
+    return FlctlError(
+        f"this flctl ({__version__}) speaks protocol {framing.PROTOCOL}, the coordinator "
+        f"({notice.version}) {notice.oldest} to {notice.newest}: upgrade "
+        + ("this flctl" if older else "the coordinator")
+    )
+
+
+def _is_refusal(frames: list[Frame]) -> bool:
+    try:
+        _, message, _ = framing.to_agent()(frames)
+    except (MalformedMessage, ProtocolMismatch):
+        return False
+    return isinstance(message, Refused)

@@ -1,0 +1,55 @@
+"""Which far coordinator this machine steers: what `flctl connect` saves."""
+
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from flctl.errors import StateError, UsageError
+from flctl.files import explained, make_folder, replace
+from flctl.transport.keys import KeyPair
+
+
+class Context(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    coordinator: str
+    """HOST:PORT"""
+    server_key: str
+    public_key: str
+    secret_key: str
+
+    def keys(self) -> KeyPair:
+        return KeyPair(public=self.public_key, secret=self.secret_key)
+
+    def __repr__(self) -> str:
+        return f"Context({self.coordinator})"
+
+
+def save_context(state: Path, context: Context, name: str = "default") -> Path:
+    """Readable for this user only, for it holds a secret key. Raises StateError."""
+    path = make_folder(state / "contexts") / f"{_checked(name)}.json"
+    replace(path, msgspec.json.format(msgspec.json.encode(context), indent=2) + b"\n")
+    return path
+
+
+def load_context(state: Path, name: str | None = None) -> Context | None:
+    """The context of that name; without a name the default one, None if there is none.
+
+    Raises StateError when it is damaged, UsageError when a named one is not there.
+    """
+    path = state / "contexts" / f"{_checked(name or 'default')}.json"
+    if not path.exists():
+        if name is None:
+            return None
+        raise UsageError(f"there is no context '{name}'; make it with: flctl connect HOST:PORT")
+    with explained(path, "read the context"):
+        data = path.read_bytes()
+    try:
+        return msgspec.json.decode(data, type=Context)
+    except msgspec.DecodeError as error:
+        raise StateError(f"{path}: damaged; run 'flctl connect HOST:PORT' again") from error
+
+
+def _checked(name: str) -> str:
+    if not name.replace("-", "").replace("_", "").isalnum():
+        raise UsageError(f"'{name}' is not a name for a context: letters, digits, - and _")
+    return name

@@ -1,0 +1,224 @@
+"""Carries a run through, wherever its agents are, and tells of it event by event."""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct, to_builtins
+
+from flctl.coordinator.main import make_coordinator
+from flctl.coordinator.runs import RunFolder
+from flctl.coordinator.service import Coordinator
+from flctl.core.history import History
+from flctl.errors import RunError, UsageError
+from flctl.files import make_folder
+from flctl.fleet.console import Console
+from flctl.fleet.local import LocalFleet
+from flctl.fleet.names import agent_names
+from flctl.settings import RunSettings
+from flctl.transport.keys import Keyring
+
+OnEvent = Callable[[dict[str, Any]], None]
+POLL_S = 0.25
+STOP_STEPS = 40
+"""How often, POLL_S apart, the end of a run is waited for after Ctrl-C."""
+
+
+class RunResult(Struct, frozen=True):
+    run: str
+    state: str
+    reason: str
+    rounds: int
+    """Committed ones."""
+    checkpoint: Path | None
+    """The newest model, on the coordinator's machine."""
+    metrics: dict[str, Any] | None
+
+
+def drive_virtual(
+    state: Path,
+    given: dict[str, Any],
+    where: str,
+    on_event: OnEvent,
+    resume: str | None = None,
+) -> RunResult:
+    """Simulate the clients in this process. Raises FlctlError."""
+    from flctl.fleet.virtual import VirtualRun  # loads torch
+
+    if resume is None:
+        run = VirtualRun.start(state, given, where, on_event)
+    else:
+        run = VirtualRun(_resumable(state, resume, "virtual"), on_event)
+    return _result(run.folder, run.run())
+
+
+def drive_local(
+    state: Path,
+    given: dict[str, Any],
+    where: str,
+    on_event: OnEvent,
+    resume: str | None = None,
+    verbose: bool = False,
+) -> RunResult:
+    """A coordinator in this process and its agents as processes beside it. Raises FlctlError.
+
+    Ctrl-C ends the run so that it can be resumed, stops all processes, and goes on up.
+    """
+    folder = _resumable(state, resume, "local") if resume is not None else None
+    count = folder.settings().local if folder is not None else given.get("local")
+    names = agent_names(count or 1)
+    make_folder(state)
+    temporary = Path(tempfile.mkdtemp(prefix="flctl-"))
+    try:
+        keyring = Keyring(temporary / "keys")
+        coordinator, endpoint = make_coordinator(state, keyring, "127.0.0.1:0")
+        coordinator.watch(on_event)
+        embedded = _Embedded(coordinator, keyring, temporary, endpoint, names, verbose)
+        try:
+            if folder is None:
+                embedded.start({**given, "agents": list(names)}, where)
+            else:
+                embedded.resume(folder)
+            return embedded.run()
+        finally:
+            embedded.close()
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+class _Embedded:
+    """One run of a coordinator that lives and dies with this process."""
+
+    def __init__(
+        self,
+        coordinator: Coordinator,
+        keyring: Keyring,
+        temporary: Path,
+        endpoint: str,
+        names: tuple[str, ...],
+        verbose: bool,
+    ) -> None:
+        self._coordinator = coordinator
+        self._make_fleet: Callable[[RunSettings], LocalFleet] = lambda settings: LocalFleet(
+            temporary, keyring, endpoint, names, settings, verbose
+        )
+        self._fleet: LocalFleet | None = None
+        self._folder: RunFolder | None = None
+        self._error: BaseException | None = None
+
+    def start(self, given: dict[str, Any], where: str) -> None:
+        def done(run: str | None, error: BaseException | None) -> None:
+            self._error = error
+            if run is not None:
+                self._begin(RunFolder.find(self._coordinator.state, run))
+
+        self._coordinator.start_run(given, where, "local", done)
+
+    def resume(self, folder: RunFolder) -> None:
+        self._coordinator.resume_run(folder)
+        self._begin(folder)
+
+    def run(self) -> RunResult:
+        """Until the run ends. Raises FlctlError, KeyboardInterrupt."""
+        try:
+            while not self._over():
+                self._coordinator.pause(POLL_S)
+                if self._fleet is not None:
+                    self._fleet.check()
+        except (KeyboardInterrupt, RunError) as error:
+            by_user = isinstance(error, KeyboardInterrupt)
+            self._stop("stopped by the user" if by_user else str(error))
+            raise
+        assert self._folder is not None
+        return _result(self._folder, self._folder.history())
+
+    def close(self) -> None:
+        if self._fleet is not None:
+            self._fleet.stop()
+        self._coordinator.close()
+
+    def _begin(self, folder: RunFolder) -> None:
+        self._folder = folder
+        self._fleet = self._make_fleet(folder.settings())
+        self._fleet.start()
+
+    def _over(self) -> bool:
+        if self._error is not None:
+            raise self._error
+        return self._folder is not None and self._coordinator.training is None
+
+    def _stop(self, reason: str) -> None:
+        if self._coordinator.training is None:
+            return
+        self._coordinator.training.stop(reason)
+        for _ in range(STOP_STEPS):
+            if self._coordinator.training is None:
+                return
+            self._coordinator.pause(POLL_S)
+
+
+def drive_remote(
+    console: Console,
+    given: dict[str, Any],
+    where: str,
+    on_event: OnEvent,
+    resume: str | None = None,
+) -> RunResult:
+    """Start (or resume) a run on a coordinator and watch it. Ctrl-C only ends the watching."""
+    run = console.start(given, where) if resume is None else console.resume(resume)
+    return watch_remote(console, run, on_event)
+
+
+def watch_remote(console: Console, run: str, on_event: OnEvent) -> RunResult:
+    """Watch a coordinator's run until it ends. Raises FlctlError."""
+    for event in _once(console.watch(run)):
+        on_event(event)
+        if event["event"] in ("finished", "paused", "failed", "stopped"):
+            found = console.run(run)
+            if found["state"] != "running":  # else it is an old one of a resumed run
+                return RunResult(
+                    run=found["run"],
+                    state=found["state"],
+                    reason=found["reason"],
+                    rounds=found["round"],
+                    checkpoint=Path(found["checkpoint"]),
+                    metrics=found["metrics"],
+                )
+    raise RunError(f"run {run}: the coordinator ended the watching")
+
+
+def _once(events: Iterator[dict[str, Any] | None]) -> Iterator[dict[str, Any]]:
+    """Leaves out what was told before: after a reconnection the past comes again."""
+    told: set[tuple[Any, ...]] = set()
+    for event in events:
+        if event is None:
+            continue
+        if "at" in event:
+            mark = (event["event"], event["at"], event.get("round"), event.get("agent"))
+            if mark in told:
+                continue
+            told.add(mark)
+        yield event
+
+
+def _resumable(state: Path, run: str, kind: str) -> RunFolder:
+    folder = RunFolder.find(state, run)
+    started = folder.history().started
+    assert started is not None
+    if started.kind != kind:
+        raise UsageError(f"run {folder.name} is a {started.kind} one, not a {kind} one")
+    return folder
+
+
+def _result(folder: RunFolder, history: History) -> RunResult:
+    last = history.rounds[-1].metrics if history.rounds else None
+    return RunResult(
+        run=folder.name,
+        state=history.state,
+        reason=history.reason,
+        rounds=history.round,
+        checkpoint=folder.checkpoint(history),
+        metrics=to_builtins(last) if last is not None else None,
+    )

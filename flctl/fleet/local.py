@@ -1,0 +1,138 @@
+"""A fleet of agents as processes on this machine, over the same sockets as real ones."""
+
+import contextlib
+import logging
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from msgspec import Struct
+
+from flctl.errors import RunError
+from flctl.settings import RunSettings
+from flctl.transport.keys import Keyring, load_or_make
+
+logger = logging.getLogger(__name__)
+
+STOP_S = 5.0
+"""How long an agent may take to stop before it is killed."""
+RESTART_S = 1.0
+"""A dead agent is started again after this time, doubled each time it dies young."""
+RESTARTS = 5
+YOUNG_S = 20.0
+
+
+class _Process(Struct):
+    popen: subprocess.Popen[bytes]
+    began: float
+    deaths: int = 0
+    again_at: float | None = None
+
+
+class LocalFleet:
+    """Agents `names` of an embedded run; they end with this process, however it ends.
+
+    `folder` is a temporary one: it holds each agent's state folder and log.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        keyring: Keyring,
+        endpoint: str,
+        names: tuple[str, ...],
+        settings: RunSettings,
+        verbose: bool,
+    ) -> None:
+        self._folder = folder
+        self._keyring = keyring
+        self._endpoint = endpoint
+        self._settings = settings
+        self._verbose = verbose
+        self._agents: dict[str, _Process] = {}
+        self._names = names
+        for name in names:
+            keyring.add(name, load_or_make(self._state(name) / "agent.key").public, "agent")
+
+    def start(self) -> None:
+        for name in self._names:
+            self._agents[name] = _Process(self._spawn(name), time.monotonic())
+
+    def check(self) -> None:
+        """Start again what has died. Raises RunError when an agent dies again and again."""
+        now = time.monotonic()
+        for name, agent in self._agents.items():
+            if agent.again_at is not None:
+                if now >= agent.again_at:
+                    agent.popen, agent.began, agent.again_at = self._spawn(name), now, None
+                continue
+            code = agent.popen.poll()
+            if code is None:
+                continue
+            agent.deaths = agent.deaths + 1 if now - agent.began < YOUNG_S else 1
+            logger.warning("agent=%s ended with %d; starting it again", name, code)
+            if agent.deaths > RESTARTS:
+                raise RunError(f"agent {name} dies again and again: {self._last_words(name)}")
+            agent.again_at = now + RESTART_S * 2 ** (agent.deaths - 1)
+
+    def stop(self) -> None:
+        """End all agents and their workers; nothing is left afterwards."""
+        for agent in self._agents.values():
+            if agent.popen.stdin is not None:
+                with contextlib.suppress(OSError):
+                    agent.popen.stdin.close()
+            with contextlib.suppress(ProcessLookupError):
+                agent.popen.terminate()
+        until = time.monotonic() + STOP_S
+        for name, agent in self._agents.items():
+            try:
+                agent.popen.wait(max(0.0, until - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                logger.warning("agent=%s does not stop; killing it", name)
+                agent.popen.kill()
+                agent.popen.wait()
+        self._agents.clear()
+
+    def _spawn(self, name: str) -> subprocess.Popen[bytes]:
+        settings = self._settings
+        command = [
+            sys.executable, "-m", "flctl", "agent",
+            "--coordinator", self._endpoint,
+            "--server-key", self._keyring.server.public,
+            "--name", name,
+            "--state", str(self._state(name)),
+            "--task", settings.task,
+            "--shard", f"{self._names.index(name) + 1}/{len(self._names)}",
+            "--partition", settings.partition,
+            "--alpha", str(settings.alpha),
+            "--shard-seed", str(settings.seed),
+            "--device", settings.device,
+            "--threads", str(settings.threads),
+            "--exit-with-parent",
+        ]  # fmt: skip
+        if settings.data is not None:
+            command += ["--data", f"{settings.dataset}={settings.data}"]
+        if self._verbose:
+            command.append("--verbose")
+        log = None if self._verbose else self._log(name).open("ab")
+        try:
+            return subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=log or 2, stderr=log, start_new_session=True
+            )
+        finally:
+            if log is not None:
+                log.close()
+
+    def _state(self, name: str) -> Path:
+        return self._folder / name
+
+    def _log(self, name: str) -> Path:
+        return self._folder / f"{name}.log"
+
+    def _last_words(self, name: str) -> str:
+        with contextlib.suppress(OSError):
+            lines = self._log(name).read_text(errors="replace").strip().splitlines()
+            if lines:
+                return lines[-1][-300:]
+        return "it said nothing"

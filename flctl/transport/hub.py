@@ -1,0 +1,183 @@
+"""The coordinator's sockets: one for the fleet, one for control from this machine."""
+
+import contextlib
+import errno
+import math
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import zmq
+
+from flctl.errors import StateError
+from flctl.transport.addresses import control_address, parse_address, to_bind
+from flctl.transport.channel import LOCAL, Frame, Incoming, Sent
+from flctl.transport.keypair import KeyPair
+from flctl.transport.sockets import MESSAGE_FRAMES, contents, receive, set_common
+from flctl.transport.zap import DOMAIN, Authorise, Gatekeeper
+
+BACKLOG = 1_024
+BATCH = 256
+"""Messages handed out by one `receive`, so that a flood does not keep the loop from its clock."""
+_FLEET, _CONTROL = b"f", b"c"
+
+
+class ZeroMqHub:
+    """Implements `channel.Hub`. `wake` is for any thread, all else for one.
+
+    `bind` is HOST:PORT, port 0 for any that is free, None for no fleet socket; `control` is
+    the state folder whose control socket is to be opened. A key must pass `authorise`, which
+    runs on another thread; it is not asked again while the connection lasts.
+
+    Raises StateError when an address cannot be had, UsageError when it is none.
+    """
+
+    def __init__(
+        self,
+        bind: str | None,
+        server_keys: KeyPair | None,
+        authorise: Authorise,
+        control: Path | None = None,
+    ) -> None:
+        if bind is not None and server_keys is None:
+            raise ValueError("the fleet socket needs the server's key pair")
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._sockets: dict[bytes, zmq.Socket[bytes]] = {}
+        self._monitors: list[zmq.Socket[bytes]] = []
+        self._gatekeeper: Gatekeeper | None = None
+        self._lost = self._closed = False
+        self._woken, self._waker = socket.socketpair()
+        self._woken.setblocking(False)
+        self._waker.setblocking(False)
+        self.endpoint: str | None = None
+        """HOST:PORT of the fleet socket, with the port that it got."""
+        try:
+            if bind is not None and server_keys is not None:
+                self._gatekeeper = Gatekeeper(self._context, authorise)
+                self._open_fleet(bind, server_keys)
+            if control is not None:
+                self._open_control(control_address(control))
+        except BaseException:
+            self.close()
+            raise
+
+    def receive(self) -> Iterator[Incoming]:
+        for mark, sock in self._sockets.items():
+            for _ in range(BATCH):
+                frames = receive(sock, 1 + MESSAGE_FRAMES)
+                if frames is None:
+                    break
+                key = LOCAL if mark == _CONTROL else _key_of(frames)
+                if key is not None and len(frames) > 1:
+                    yield Incoming(mark + frames[0].bytes, key, contents(frames[1:]))
+
+    def send(self, peer: bytes, frames: Sequence[Frame]) -> Sent:
+        sock = self._sockets.get(peer[:1])
+        if sock is None:
+            return Sent.GONE
+        try:
+            sock.send_multipart([peer[1:], *frames], zmq.NOBLOCK)
+        except zmq.Again:
+            return Sent.SLOW
+        except zmq.ZMQError as error:
+            if error.errno != zmq.EHOSTUNREACH:
+                raise
+            return Sent.GONE
+        return Sent.OK
+
+    def lost_connections(self) -> bool:
+        """The peer itself is known to be GONE a few milliseconds later."""
+        self._drain_monitors()
+        lost, self._lost = self._lost, False
+        return lost
+
+    def wait(self, timeout_s: float) -> None:
+        poller = zmq.Poller()
+        for sock in (*self._sockets.values(), *self._monitors):
+            poller.register(sock, zmq.POLLIN)
+        poller.register(self._woken.fileno(), zmq.POLLIN)
+        poller.poll(max(0, math.ceil(timeout_s * 1000)))
+        self._drain_monitors()
+        with contextlib.suppress(BlockingIOError):
+            while self._woken.recv(64):
+                pass
+
+    def wake(self) -> None:
+        # A full buffer means that it is being woken already.
+        with contextlib.suppress(BlockingIOError, OSError):
+            self._waker.send(b"w")
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        # The sockets first: a client that knocks meanwhile must find nobody, not a refusal.
+        for sock in self._sockets.values():
+            sock.disable_monitor()
+            sock.close()
+        for monitor in self._monitors:
+            monitor.close(linger=0)
+        if self._gatekeeper is not None:
+            self._gatekeeper.close()
+        self._sockets, self._monitors = {}, []
+        self._context.term()
+        self._woken.close()
+        self._waker.close()
+
+    def _open_fleet(self, bind: str, keys: KeyPair) -> None:
+        address = to_bind(parse_address(bind, lowest_port=0))
+        sock = self._router(_FLEET)
+        sock.setsockopt(zmq.CURVE_SERVER, 1)
+        sock.setsockopt(zmq.CURVE_SECRETKEY, keys.secret.encode())
+        # Both, or whoever knows the server's public key gets in.
+        sock.setsockopt(zmq.ZAP_DOMAIN, DOMAIN)
+        sock.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
+        sock.setsockopt(zmq.BACKLOG, BACKLOG)
+        sock.setsockopt(zmq.IPV6, int(address.is_ipv6))
+        try:
+            sock.bind(address.endpoint)
+        except zmq.ZMQError as error:
+            where = f"port {address.port} on {address.host}"
+            if error.errno == errno.EADDRINUSE:
+                raise StateError(
+                    f"{where} is in use: another coordinator or program has it; "
+                    "stop that, or choose another port with --bind HOST:PORT"
+                ) from error
+            reason = os.strerror(error.errno or 0)
+            raise StateError(f"{where} cannot be opened: {reason}") from error
+        bound = parse_address(sock.getsockopt_string(zmq.LAST_ENDPOINT).removeprefix("tcp://"))
+        self.endpoint = str(bound)
+
+    def _open_control(self, address: str) -> None:
+        sock = self._router(_CONTROL)
+        before = os.umask(0o177)
+        try:
+            sock.bind(address)
+        except zmq.ZMQError as error:
+            path = address.removeprefix("ipc://")
+            reason = os.strerror(error.errno or 0)
+            raise StateError(f"{path}: cannot open the control socket: {reason}") from error
+        finally:
+            os.umask(before)
+
+    def _router(self, mark: bytes) -> "zmq.Socket[bytes]":
+        sock = self._context.socket(zmq.ROUTER)
+        self._sockets[mark] = sock
+        set_common(sock)
+        sock.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        self._monitors.append(sock.get_monitor_socket(zmq.EVENT_DISCONNECTED))
+        return sock
+
+    def _drain_monitors(self) -> None:
+        for monitor in self._monitors:
+            while receive(monitor, 2) is not None:
+                self._lost = True
+
+
+def _key_of(frames: list[zmq.Frame]) -> str | None:
+    """The key that the connection was let in with; None, so dropped, if there is none."""
+    try:
+        return str(frames[-1]["User-Id"]) if frames else None
+    except zmq.ZMQError:
+        return None

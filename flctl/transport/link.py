@@ -1,0 +1,176 @@
+"""The agent's or operator's socket: one connection that keeps dialling home."""
+
+import contextlib
+import math
+import random
+import struct
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+
+import zmq
+
+from flctl.transport.addresses import check_name, parse_address
+from flctl.transport.channel import Frame, LinkEvent
+from flctl.transport.keypair import KeyPair
+from flctl.transport.sockets import MESSAGE_FRAMES, contents, receive, set_common
+
+RECONNECT_MS = (200, 1_000)
+WRONG_KEY_RETRY_S = 10.0
+BATCH = 256
+_WATCHED = (
+    zmq.EVENT_HANDSHAKE_SUCCEEDED
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_DISCONNECTED
+)
+
+
+class _Dealer:
+    """What both links share: a DEALER, its monitor, and what that has told."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._told: deque[LinkEvent] = deque()
+        self._connected = False
+        self._broken_handshakes = 0
+        self._retry_at: float | None = None
+        self._open()
+
+    def send(self, frames: Sequence[Frame]) -> bool:
+        try:
+            self._socket.send_multipart(frames, zmq.NOBLOCK)
+        except zmq.Again:
+            return False
+        return True
+
+    def receive(self) -> Iterator[list[Frame]]:
+        for _ in range(BATCH):
+            frames = receive(self._socket, MESSAGE_FRAMES)
+            if frames is None:
+                return
+            if frames:
+                yield contents(frames)
+
+    def events(self) -> Iterator[LinkEvent]:
+        self._watch()
+        while self._told:
+            yield self._told.popleft()
+
+    def wait(self, timeout_s: float, readable: Sequence[int] = ()) -> None:
+        self._retry_if_due()
+        if self._retry_at is not None:
+            timeout_s = min(timeout_s, self._retry_at - time.monotonic())
+        poller = zmq.Poller()
+        poller.register(self._socket, zmq.POLLIN)
+        poller.register(self._monitor, zmq.POLLIN)
+        for fd in readable:
+            poller.register(fd, zmq.POLLIN)
+        poller.poll(max(0, math.ceil(timeout_s * 1000)))
+        self._watch()
+
+    def reopen(self) -> None:
+        self._shut()
+        self._open()
+
+    def close(self) -> None:
+        if not self._context.closed:
+            self._shut()
+            self._context.term()
+
+    def _set_options(self, sock: "zmq.Socket[bytes]") -> None:
+        set_common(sock)
+        # Without it a queue survives the connection and is delivered to the next coordinator.
+        sock.setsockopt(zmq.IMMEDIATE, 1)
+
+    def _open(self) -> None:
+        self._retry_at = None
+        self._broken_handshakes = 0
+        self._socket = self._context.socket(zmq.DEALER)
+        self._set_options(self._socket)
+        self._monitor = self._socket.get_monitor_socket(_WATCHED)
+        self._socket.connect(self._address)
+
+    def _shut(self) -> None:
+        self._watch()
+        if self._connected:
+            self._connected = False
+            self._told.append(LinkEvent.DISCONNECTED)
+        self._socket.disable_monitor()
+        self._monitor.close(linger=0)
+        self._socket.close(linger=0)
+
+    def _watch(self) -> None:
+        while (frames := receive(self._monitor, 2)) is not None:
+            self._on_event(*struct.unpack("=H", frames[0].bytes[:2]))
+
+    def _on_event(self, event: int) -> None:
+        match event:
+            case zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                self._connected = True
+                self._broken_handshakes = 0
+                self._told.append(LinkEvent.CONNECTED)
+            case zmq.EVENT_DISCONNECTED if self._connected:
+                self._connected = False
+                self._told.append(LinkEvent.DISCONNECTED)
+            case zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+                self._told.append(LinkEvent.KEY_REFUSED)
+            case zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
+                self._broken_handshakes += 1
+                # One can be a coordinator that is just stopping.
+                if self._broken_handshakes == 2:
+                    self._on_wrong_key()
+            case zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
+                self._on_wrong_key()
+
+    def _on_wrong_key(self) -> None:
+        """libzmq would go on at full speed, or stop for good: try again in a while."""
+        self._told.append(LinkEvent.SERVER_KEY_WRONG)
+        self._retry_at = time.monotonic() + WRONG_KEY_RETRY_S
+        with contextlib.suppress(zmq.ZMQError):
+            self._socket.disconnect(self._address)
+
+    def _retry_if_due(self) -> None:
+        if self._retry_at is not None and time.monotonic() >= self._retry_at:
+            self.reopen()
+
+
+class ZeroMqLink(_Dealer):
+    """Implements `channel.Link` over CURVE. All methods are for one thread.
+
+    After KEY_REFUSED nothing more is tried until `reopen`; after SERVER_KEY_WRONG it is,
+    every 10 s, or at once by `reopen`. `endpoint` is HOST:PORT, `server_key` the public key
+    of the coordinator. Raises UsageError for a bad address.
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
+        own: KeyPair,
+        server_key: str,
+        uniform: Callable[[float, float], float] = random.uniform,
+    ) -> None:
+        self.address = parse_address(endpoint)
+        check_name(self.address)
+        self._own, self._server_key = own, server_key
+        # Random per agent: RECONNECT_IVL_MAX would take all jitter away.
+        self._reconnect_ms = int(uniform(*RECONNECT_MS))
+        super().__init__(self.address.endpoint)
+
+    def _set_options(self, sock: "zmq.Socket[bytes]") -> None:
+        super()._set_options(sock)
+        sock.setsockopt(zmq.RECONNECT_IVL, self._reconnect_ms)
+        sock.setsockopt(zmq.IPV6, int(self.address.is_ipv6))
+        sock.setsockopt(zmq.CURVE_SERVERKEY, self._server_key.encode())
+        sock.setsockopt(zmq.CURVE_PUBLICKEY, self._own.public.encode())
+        sock.setsockopt(zmq.CURVE_SECRETKEY, self._own.secret.encode())
+
+
+class ControlLink(_Dealer):
+    """A link to the coordinator on this machine, at `addresses.control_address(state)`."""
+
+    def _set_options(self, sock: "zmq.Socket[bytes]") -> None:
+        super()._set_options(sock)
+        sock.setsockopt(zmq.RECONNECT_IVL, 50)

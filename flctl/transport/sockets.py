@@ -1,0 +1,49 @@
+"""What all ZeroMQ sockets of flctl have in common: options, and how a message is received."""
+
+import zmq
+
+from flctl.transport.channel import Frame
+from flctl.wire.messages import CHUNK_BYTES
+
+HEARTBEAT_MS = 5_000
+HEARTBEAT_TIMEOUT_MS = 20_000
+"""Also sent as the peer's time to live, which overflows above 65.5 s."""
+HANDSHAKE_MS = 5_000
+FRAME_BYTES = CHUNK_BYTES + 64 * 1024
+"""The limit of libzmq is on one frame as it travels, encrypted and with its marks."""
+MESSAGE_FRAMES = 3
+"""Prefix, message, payload."""
+QUEUE_MESSAGES = 1_000
+"""Per peer and direction."""
+
+
+def set_common(sock: "zmq.Socket[bytes]") -> None:
+    """Heartbeats, limits, and nothing that lingers."""
+    sock.setsockopt(zmq.LINGER, 0)
+    sock.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
+    sock.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
+    sock.setsockopt(zmq.HEARTBEAT_TTL, HEARTBEAT_TIMEOUT_MS)
+    sock.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
+    sock.setsockopt(zmq.MAXMSGSIZE, FRAME_BYTES)
+    sock.setsockopt(zmq.SNDHWM, QUEUE_MESSAGES)
+    sock.setsockopt(zmq.RCVHWM, QUEUE_MESSAGES)
+
+
+def receive(sock: "zmq.Socket[bytes]", most: int) -> list[zmq.Frame] | None:
+    """The next message's frames; empty if it has more than `most`, None if there is none."""
+    frames: list[zmq.Frame] = []
+    try:
+        while True:
+            frame = sock.recv(zmq.NOBLOCK, copy=False)
+            if len(frames) <= most:
+                frames.append(frame)
+            if not frame.more:
+                break
+    except zmq.Again:
+        return None
+    return frames if len(frames) <= most else []
+
+
+def contents(frames: list[zmq.Frame]) -> list[Frame]:
+    """Prefix and message as bytes; the payload stays where libzmq has put it."""
+    return [frame.bytes if index < 2 else frame.buffer for index, frame in enumerate(frames)]

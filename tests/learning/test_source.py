@@ -1,0 +1,62 @@
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+
+from flctl.errors import DataError
+from flctl.learning import source
+from flctl.settings import Partition
+
+
+@dataclass(frozen=True)
+class Shard:
+    index: int
+    of: int = 3
+    partition: Partition = "iid"
+    alpha: float = 0.5
+    seed: int = 1
+
+
+@dataclass(frozen=True)
+class Source:
+    shard: Shard | None = None
+    path: str | None = None
+
+
+@pytest.mark.parametrize("kind", ["iid", "label", "dirichlet", "size", "record"])
+def test_the_shards_are_the_whole(blobs, kind):
+    """For training and held out alike, each example belongs to one shard."""
+    for take, whole in (
+        (source.training_examples, blobs.train_data(None)),
+        (source.held_out_examples, blobs.held_out(None)),
+    ):
+        parts = [take(blobs, Source(Shard(at, partition=kind))) for at in range(3)]
+        rows = np.concatenate([part.x.numpy() for part in parts])
+        assert sorted(map(tuple, rows)) == sorted(map(tuple, whole.x.numpy()))
+
+
+def test_by_record_an_agent_is_tested_on_its_own_records(blobs):
+    """What it holds out is of those it trains on."""
+    for at in range(3):
+        mine = Source(Shard(at, partition="record"))
+        trained = set(source.training_examples(blobs, mine).group)
+        assert set(source.held_out_examples(blobs, mine).group) <= trained
+
+
+def test_without_a_shard_it_is_all(blobs):
+    """An agent that owns its data has them to itself."""
+    assert len(source.training_examples(blobs, Source())) == 90
+    assert len(source.held_out_examples(blobs, Source())) == 31
+    assert list(source.evaluation_parts(blobs, Source())) == ["test"]
+
+
+def test_a_shard_that_does_not_exist_is_an_error(blobs):
+    """Parts are counted from 0."""
+    with pytest.raises(DataError, match="shard 3 of 3"):
+        source.training_examples(blobs, Source(Shard(3)))
+
+
+def test_too_many_agents_are_an_error_that_names_the_data(blobs):
+    """And says how many records there are."""
+    with pytest.raises(DataError, match="points: 8 agents, but only 7 records; use"):
+        source.training_examples(blobs, Source(replace(Shard(0), of=8, partition="record")))
