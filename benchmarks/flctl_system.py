@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -74,6 +75,8 @@ def measure(
         ]
         result = Result(**_answer(coordinator))
         idle = _watch_idle([p.pid for p in supervisors], idle_s) if idle_s else None
+        coordinator.kill()  # First, or it complains of lost agents.
+        coordinator.wait()
         return result, idle
 
 
@@ -188,7 +191,7 @@ def coordinate(options: argparse.Namespace) -> None:
     coordinator.watch(stopwatch.on_event)
     try:
         _say({"endpoint": hub.endpoint})
-        _until(coordinator, hub, lambda: _ready(coordinator) == options.agents)
+        _until(coordinator, lambda: _ready(coordinator) == options.agents)
         before = wire_bytes()
 
         def begun(_run: str | None, error: BaseException | None) -> None:
@@ -197,8 +200,9 @@ def coordinate(options: argparse.Namespace) -> None:
 
         stopwatch.start()
         coordinator.start_run(_settings(options), "the benchmark", "fleet", begun)
-        _until(coordinator, hub, lambda: stopwatch.done)
+        _until(coordinator, lambda: stopwatch.done)
         result = Result(stopwatch.rounds_s, peak_rss_mib(), wire_bytes() - before)
+        coordinator.unwatch(stopwatch.on_event)
         _say(asdict(result))
         coordinator.run()  # Idle agents need somebody to talk to; ended by a signal.
     finally:
@@ -219,10 +223,9 @@ def _ready(coordinator: Coordinator) -> int:
     return sum(member.ready for member in coordinator.roster.connected())
 
 
-def _until(coordinator: Coordinator, hub: ZeroMqHub, done: Any) -> None:
+def _until(coordinator: Coordinator, done: Callable[[], bool]) -> None:
     while not done():
-        hub.wait(0.25)
-        coordinator.step()
+        coordinator.pause(0.25)
 
 
 def supervise(options: argparse.Namespace) -> None:

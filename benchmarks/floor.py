@@ -35,7 +35,7 @@ def measure(
     Update files go into `folder`. Server and agents are processes of their own.
     """
     with ExitStack() as stack:
-        arguments = ["--agents", k, "--bytes", model_bytes, "--seconds", seconds]
+        arguments: list[object] = ["--agents", k, "--bytes", model_bytes, "--seconds", seconds]
         arguments += ["--folder", folder, "--rounds", rounds or 0]
         server = _start(stack, "server", arguments, durable)
         assert server.stdout is not None

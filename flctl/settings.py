@@ -17,8 +17,10 @@ from msgspec import Meta, Struct
 
 from flctl.errors import SettingsError
 
-Count = Annotated[int, Meta(ge=1)]
-AgentName = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
+Count = Annotated[int, Meta(ge=1, le=10**9)]
+# \Z, because $ also matches before a newline at the end.
+AgentName = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}\Z")]
+Seed = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Partition = Literal["iid", "label", "dirichlet", "size", "record"]
 Device = Literal["auto", "cpu", "cuda"]
 OptimizerArgs = dict[str, float | int | bool | str | list[float]]
@@ -49,7 +51,7 @@ class RunSettings(LocalTraining, frozen=True, forbid_unknown_fields=True, kw_onl
 
     task: str
     rounds: Count = 30
-    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 1
+    seed: Seed = 1
     strategy: Literal["fedavg"] = "fedavg"
     weighting: Literal["examples", "uniform"] = "examples"
     max_share: Annotated[float, Meta(gt=0, le=1)] = 1.0

@@ -136,6 +136,8 @@ class Supervisor:
         self.session.tick(now)
         if self.session.welcomed:
             self._speak(now)
+        else:
+            self._pulse.stop()
         if self._updates.backlog and self.session.welcomed:
             return BACKLOG_S
         return max(0.0, min(TICK_S, self.session.next_at - now, self._pulse.next_at - now))
@@ -177,7 +179,6 @@ class Supervisor:
     def _on_link(self, event: LinkEvent, now: float) -> None:
         self.session.on_link(event, now)
         if not self.session.welcomed:
-            self._pulse.stop()
             self._updates.on_disconnected()
 
     def _receive(self, frames: Sequence[Frame], now: float) -> None:
@@ -195,12 +196,10 @@ class Supervisor:
             case Welcome():
                 self._on_welcome(message, now)
             case Refused():
-                self._pulse.stop()
                 self.session.on_refused(message, now)
             case Joined():
                 self.session.on_joined(message, now)
             case HelloAgain():
-                self._pulse.stop()
                 self.session.on_hello_again(now)
             case HeartbeatAck():
                 self._pulse.on_echo(message.sequence, now)
@@ -238,7 +237,6 @@ class Supervisor:
             self._models.on_welcome(now)
 
     def _on_other_protocol(self, frames: Sequence[Frame], now: float) -> None:
-        self._pulse.stop()
         try:
             self.session.on_other_protocol(frames, now)
         except MalformedMessage as error:

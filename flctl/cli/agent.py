@@ -65,7 +65,7 @@ def agent(
         typer.Option(
             metavar="[NAME=]PATH",
             help="A file or folder that this agent owns; several with names. "
-            "[what ships with the task]",
+            " [default: what ships with the task]",
             rich_help_panel=WORK,
         ),
     ] = None,
@@ -73,7 +73,7 @@ def agent(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="A task that the coordinator may ask for; several times. [all installed]",
+            help="A task that the coordinator may ask for; several times.  [default: all that are installed]",
             rich_help_panel=WORK,
         ),
     ] = None,
@@ -106,14 +106,14 @@ def agent(
     threads: Annotated[
         int | None,
         typer.Option(
-            metavar="N", help="Of torch. [as many as it finds right]", rich_help_panel=WORK
+            metavar="N", help="Of torch.  [default: as many as it finds right]", rich_help_panel=WORK
         ),
     ] = None,
     state: State = None,
     verbose: Verbose = False,
     exit_with_parent: Annotated[bool, typer.Option(hidden=True)] = False,
 ) -> None:
-    """Train on this device's own data whenever the coordinator asks; the data stay here.
+    """Be an agent: train on this device's own data when asked.
 
     It dials the coordinator and keeps dialling; nothing listens on this device. Give each
     agent a state folder of its own: its key pair is made there.

@@ -12,12 +12,13 @@ from flctl.cli.coordinator import coordinator
 from flctl.cli.demo import demo
 from flctl.cli.discover import discover
 from flctl.cli.evaluate import evaluate
-from flctl.cli.options import HelpInPanels
+from flctl.cli.options import HELP, Grouped
 from flctl.cli.status import status
 from flctl.cli.train import train
 
-# Plain help for the groups: rich would take longer to load than everything else here.
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, add_completion=False)
+app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, add_completion=False, context_settings=HELP
+)
 
 
 def _version(wanted: bool) -> None:
@@ -32,13 +33,13 @@ def flctl(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Federated learning on a fleet of Raspberry Pis, from a bare SD card to a checkpoint.
+    """Federated learning on a fleet of Raspberry Pis: the data stay, the model travels.
 
     Try first: flctl demo
     """
 
 
 for command in (train, status, discover, agent, coordinator, connect, evaluate, demo):
-    app.command(cls=HelpInPanels)(command)
+    app.command(cls=Grouped)(command)
 app.add_typer(keys.app, name="keys")
 app.add_typer(runs.app, name="runs")

@@ -28,7 +28,10 @@ def connect(
     ] = "default",
     state: State = None,
 ) -> None:
-    """Steer the coordinator at HOST:PORT from this machine; every command then works there."""
+    """Steer a far coordinator from here.
+
+    Every command then works on the coordinator at HOST:PORT; --context chooses among several.
+    """
     from flctl.cli.output import print_line
     from flctl.fleet.console import remote_console
     from flctl.fleet.context import Context, save_context

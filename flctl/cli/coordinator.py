@@ -19,7 +19,7 @@ def coordinator(
     state: State = None,
     verbose: Verbose = False,
 ) -> None:
-    """Wait for agents, and carry out the runs that 'flctl train' starts.
+    """Be the coordinator: wait for agents, carry out runs.
 
     A run goes on when this process is killed and started again.
     """

@@ -80,3 +80,8 @@ def _reader_went_away() -> int:
 
 def _is_verbose(args: Sequence[str]) -> bool:
     return any(arg in ("-v", "--verbose") for arg in args)
+
+
+def warn(text: str) -> None:
+    """A line on stderr about something that does not end the command."""
+    say(text, sys.stderr)

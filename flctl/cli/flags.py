@@ -112,10 +112,14 @@ _DEFAULTS = {field.name: field.default for field in structs.fields(RunSettings)}
 def with_settings(command: Command) -> Command:
     """Give `command(…, **settings)` a flag for every setting; one not typed arrives as None."""
     own = inspect.signature(command, eval_str=True)
-    fixed = [p for p in own.parameters.values() if p.kind is not p.VAR_KEYWORD]
-    flags = [_parameter(flag) for flag in FLAGS]
-    command.__signature__ = own.replace(parameters=[*fixed, *flags])  # type: ignore[attr-defined]
-    command.__annotations__ = {p.name: p.annotation for p in [*fixed, *flags]}
+    fixed = [
+        p.replace(kind=p.KEYWORD_ONLY)
+        for p in own.parameters.values()
+        if p.kind is not p.VAR_KEYWORD
+    ]
+    parameters = [*(_parameter(flag) for flag in FLAGS), *fixed]
+    command.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in parameters}
     return command
 
 
@@ -133,7 +137,7 @@ def _parameter(flag: Flag) -> inspect.Parameter:
     spelling = f"{flag.option}/--no-{flag.option[2:]}" if flag.kind is bool else flag.option
     option = typer.Option(
         spelling,
-        help=f"{flag.help} {_default_of(flag)}".rstrip(),
+        help=f"{flag.help}{_default_of(flag)}",
         metavar=flag.metavar,
         rich_help_panel=flag.panel,
         show_default=False,
@@ -152,4 +156,4 @@ def _default_of(flag: Flag) -> str:
     value = _DEFAULTS[flag.key] if flag.default is None else flag.default
     if isinstance(value, bool):
         value = "yes" if value else "no"
-    return f"[{value}]"
+    return f"  [default: {value}]"

@@ -6,13 +6,14 @@ from typing import Annotated, Any, Protocol
 
 import typer
 
-from flctl.cli.options import Context, Json, State, state_folder
+from flctl.cli.options import HELP, Context, Grouped, Json, State, state_folder
 from flctl.cli.values import seconds
 
 app = typer.Typer(
-    help="Who may connect, and as what: key pairs, the list of enrolled keys, join tokens.",
+    help="Who may connect: key pairs, enrolled keys, join tokens.",
     no_args_is_help=True,
     rich_markup_mode=None,
+    context_settings=HELP,
 )
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Of the agent or the operator.")]
@@ -27,11 +28,11 @@ class Book(Protocol):
     def token(self, ttl_s: float, uses: int) -> str: ...
 
 
-@app.command()
+@app.command(cls=Grouped)
 def new(
     path: Annotated[Path, typer.Argument(metavar="FILE", help="For the secret half; FILE.pub gets the other.")],
 ) -> None:
-    """Make a key pair, for an operator or for a device that is set up by hand."""
+    """Make a key pair, for an operator or for an agent."""
     from flctl.cli.output import print_line
     from flctl.errors import UsageError
     from flctl.transport.keys import load_or_make
@@ -41,7 +42,7 @@ def new(
     print_line(load_or_make(path.absolute()).public)
 
 
-@app.command()
+@app.command(cls=Grouped)
 def add(
     name: Name,
     key: Annotated[str, typer.Argument(metavar="KEY", help="The public half, or a file with it.")],
@@ -61,9 +62,9 @@ def add(
         book.add_key(name, text, role)
 
 
-@app.command("list")
+@app.command(cls=Grouped, name="list")
 def list_(state: State = None, context: Context = None, json: Json = False) -> None:
-    """Show the server's key, the enrolled keys, and unknown ones that have knocked."""
+    """Show the server's key, enrolled keys, and unknown ones that knock."""
     from flctl.cli import output
 
     with _book(state, context) as book:
@@ -86,7 +87,7 @@ def list_(state: State = None, context: Context = None, json: Json = False) -> N
         )
 
 
-@app.command()
+@app.command(cls=Grouped)
 def token(
     ttl: Annotated[
         str, typer.Option(metavar="TIME", help="How long it can be used: 90s, 10m, 2h, 7d.")
@@ -107,7 +108,7 @@ def token(
     hint(f"for {uses} join{'s' if uses != 1 else ''} within {ttl}: flctl agent --join-token-file FILE")
 
 
-@app.command()
+@app.command(cls=Grouped)
 def revoke(name: Name, state: State = None, context: Context = None) -> None:
     """Shut a key out, at once; a token does not let it in again."""
     with _book(state, context) as book:

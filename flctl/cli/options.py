@@ -1,9 +1,12 @@
 """Options that several commands share, and what their defaults are."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+import typer.core
+
+HELP = {"max_content_width": 100}
 
 State = Annotated[
     Path | None,
@@ -11,9 +14,8 @@ State = Annotated[
         "--state",
         envvar="FLCTL_STATE",
         metavar="DIR",
-        help="Folder for keys and runs. [your account's state folder]",
+        help="Folder for keys and runs.  [default: your account's state folder]",
         show_default=False,
-        show_envvar=True,
     ),
 ]
 Context = Annotated[
@@ -44,8 +46,19 @@ def state_folder(given: Path | None) -> Path:
     return platformdirs.user_state_path("flctl")
 
 
-class HelpInPanels(typer.core.TyperCommand):
-    """A command whose help is grouped; only then is it worth the time to load rich."""
+class Grouped(typer.core.TyperCommand):
+    """A command whose help lists its options by group, in plain text: rich would take longer
+    to load than everything else a command needs."""
 
-    def __init__(self, *args: object, **kwargs: object) -> None:
-        super().__init__(*args, **{**kwargs, "rich_markup_mode": "rich"})  # type: ignore[arg-type]
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record is not None:
+                is_argument = param.param_type_name == "argument"
+                name = "Arguments" if is_argument else getattr(param, "rich_help_panel", None)
+                groups.setdefault(name or "Options", []).append(record)
+        # What every command has is of the least interest.
+        for name in sorted(groups, key=lambda name: name == "Options"):
+            with formatter.section(name):
+                formatter.write_dl(groups[name])

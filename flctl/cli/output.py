@@ -11,8 +11,10 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-def print_json(value: Any, indent: bool = True) -> None:
-    """`value` on stdout: indented for people, or on one line."""
+def print_json(value: Any, indent: bool | None = None) -> None:
+    """`value` on stdout: on one line, or indented, as people at a terminal like it."""
+    if indent is None:
+        indent = sys.stdout.isatty()
     data = msgspec.json.encode(value)
     text = msgspec.json.format(data, indent=2) if indent else data
     sys.stdout.write(text.decode() + "\n")

@@ -23,7 +23,7 @@ def train(
     file: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[RUN.TOML]",
+            metavar="RUN.TOML",
             help="Settings, one a line: task = \"ecg\". Flags win over them.",
             show_default=False,
         ),
@@ -48,7 +48,7 @@ def train(
     verbose: Verbose = False,
     **settings: Any,
 ) -> None:
-    """Train one model over a fleet, whose data stay where they are.
+    """Train a model over a fleet, or over agents on this machine.
 
     With a coordinator (flctl coordinator, or flctl connect) its agents train; --local N starts
     agents on this machine, --virtual N simulates them. The run's folder in --state keeps its

@@ -27,11 +27,17 @@ Send = Callable[[bytes, Message], Sent]
 
 
 class Control:
-    def __init__(self, coordinator: Coordinator, send: Send, endpoint: str) -> None:
+    def __init__(
+        self,
+        coordinator: Coordinator,
+        send: Send,
+        endpoint: str,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._coordinator = coordinator
         self._send = send
         self._endpoint = endpoint
-        self._began = time.monotonic()
+        self._clock, self._began = clock, clock()
         self._handlers: dict[str, Callable[[Incoming, Ask], Any]] = {
             "status": self._status,
             "runs": self._runs,
@@ -70,7 +76,7 @@ class Control:
 
     def _status(self, _: Incoming, __: Ask) -> Any:
         coordinator = self._coordinator
-        now = time.monotonic()
+        now = self._clock()
         names = set(coordinator.enrolled()) | set(coordinator.roster.members)
         training = coordinator.training
         return {

@@ -7,6 +7,8 @@ from flctl.errors import NoAgents
 from flctl.settings import RunSettings
 from flctl.wire.messages import Digest
 
+STARTING_S = 180.0
+"""The wait goes on for so long while somebody still looks at its data: a Pi imports slowly."""
 QUIET_S = 5.0
 """When no agents are named: nobody new for so long means that whoever comes is there."""
 
@@ -37,7 +39,8 @@ class Gathering:
         ready = self.ready()
         if ready != self._seen:
             self._seen, self.changed_at = ready, now
-        over = now - self._began >= self._settings.wait_s and not self._starting()
+        waited = now - self._began - self._settings.wait_s
+        over = waited >= (STARTING_S if self._starting() else 0)
         return self._named(ready, over) if self._settings.agents else self._any(ready, over, now)
 
     def ready(self) -> list[str]:

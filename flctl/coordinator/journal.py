@@ -1,12 +1,13 @@
 """The journal of a run: one JSON object a line, appended and synced, never rewritten."""
 
 import os
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
-from flctl.core.history import AnyEvent, History, Started
+from flctl.core.history import AnyEvent, History
 from flctl.errors import StateError
 from flctl.files import explained
 from flctl.settings import SCHEMA
@@ -59,13 +60,11 @@ def replay(path: Path) -> History:
 
 
 class Journal:
-    """Appends to a journal; `on_append` is called after each write with the new events."""
+    """Appends to a journal, from any thread."""
 
-    def __init__(
-        self, path: Path, on_append: Callable[[Sequence[AnyEvent]], None] = lambda _: None
-    ) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
-        self._on_append = on_append
+        self._lock = threading.Lock()
         with explained(path, "open the journal"):
             whole = _whole_lines(path) if path.exists() else 0
             self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -77,7 +76,7 @@ class Journal:
         Without it they become durable with the next synced append, in order.
         """
         data = b"".join(_encode(event) + b"\n" for event in events)
-        with explained(self.path, "write the journal"):
+        with self._lock, explained(self.path, "write the journal"):
             size = os.fstat(self._fd).st_size
             try:
                 _write_all(self._fd, data)
@@ -86,7 +85,6 @@ class Journal:
                 raise
             if sync:
                 os.fdatasync(self._fd)
-        self._on_append(events)
 
     def close(self) -> None:
         os.close(self._fd)
@@ -103,7 +101,3 @@ def _write_all(fd: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
-
-
-def is_started(events: Sequence[AnyEvent]) -> bool:
-    return bool(events) and isinstance(events[0], Started)

@@ -220,11 +220,7 @@ class Coordinator:
 
     def _on_heartbeat(self, member: Member, peer: bytes, beat: Heartbeat) -> None:
         was_ready = member.ready
-        member.state, member.telemetry = beat.state, beat.telemetry
-        member.rtt_ms = beat.rtt_ms
-        member.error = beat.error
-        if beat.state != "training":
-            member.progress = None
+        member.on_heartbeat(beat)
         self.send(peer, HeartbeatAck(sequence=beat.sequence))
         if member.ready and not was_ready and self.training is not None:
             self.training.on_here(member.name)

@@ -11,7 +11,7 @@ from flctl.coordinator.journal import Journal
 from flctl.coordinator.runs import RunFolder
 from flctl.core.history import History, Kind, Resumed, Started
 from flctl.errors import UsageError
-from flctl.files import explained, new_file
+from flctl.files import explained, new_file, sync_folder
 from flctl.settings import SCHEMA
 
 
@@ -47,6 +47,9 @@ def start_run(state: Path, first: FirstModel, kind: Kind, at: float) -> RunFolde
     )
     journal.append([started])
     journal.close()
+    with explained(folder.path, "start the run"):
+        sync_folder(folder.path)
+        sync_folder(folder.path.parent)
     return folder
 
 

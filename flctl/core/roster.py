@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 from msgspec import Struct
 
-from flctl.wire.messages import Hello, Telemetry
+from flctl.wire.messages import Heartbeat, Hello, Telemetry
 
 LOST_AFTER_S = 30.0
 """Silence after which an agent counts as lost."""
@@ -85,6 +85,14 @@ class Member:
     def ready(self) -> bool:
         """Connected, with data, and not refused: it can be invited."""
         return self.connected and self.state in ("ready", "training", "evaluating", "offering")
+
+    def on_heartbeat(self, beat: Heartbeat) -> None:
+        self.telemetry, self.rtt_ms, self.error = beat.telemetry, beat.rtt_ms, beat.error
+        if beat.state != "training":
+            self.progress = None
+        # It may be ready a moment before the Hello that says with which data.
+        told = self.hello is not None and bool(self.hello.datasets or self.hello.error)
+        self.state = beat.state if told else "starting"
 
     def examples(self, task: str, dataset: str) -> int:
         """For training, as declared; 0 when it has none for this task."""

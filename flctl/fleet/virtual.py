@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from flctl.coordinator.aggregation import Aggregated, aggregate
-from flctl.coordinator.evaluator import FirstModel
 from flctl.coordinator.journal import Journal, as_json
 from flctl.coordinator.runs import RunFolder
 from flctl.coordinator.scoring import by_agents, by_coordinator
@@ -22,55 +21,15 @@ from flctl.core import history as happened
 from flctl.core.history import History, Participant, Score
 from flctl.core.randomness import sample
 from flctl.errors import FlctlError
-from flctl.files import explained
-from flctl.fleet.names import agent_names
+from flctl.fleet.clients import Clients, first_model, train_client
 from flctl.learning import device as devices
 from flctl.learning.evaluation import evaluate
 from flctl.learning.examples import Examples
-from flctl.learning.source import held_out_examples, shards, training_examples
-from flctl.learning.state import checkpoint_metadata, load_into, load_state, save_state
-from flctl.learning.task import Task, load_task
-from flctl.learning.training import train_locally
-from flctl.settings import RunSettings, parse
+from flctl.learning.state import load_into
+from flctl.learning.task import load_task
 from flctl.wire.messages import Metrics
-from flctl.worker.execution import Executor
-from flctl.worker.jobs import DataSource, Initialise, Shard
 
 Publish = Callable[[dict[str, Any]], None]
-
-
-def first_model(given: dict[str, Any], where: str) -> FirstModel:
-    """Complete the settings and make the first model in this process. Raises FlctlError."""
-    made, fd = Executor().initialise(Initialise(given=given, where=where))
-    return FirstModel(parse(made.settings, where), made.task_digest, made.blob, made.size, fd)
-
-
-class Clients:
-    """The data of all virtual clients, read once and dealt as a local fleet's would be."""
-
-    def __init__(self, task: Task, settings: RunSettings) -> None:
-        self.names = agent_names(settings.virtual or settings.local or 1)
-        self._task = task
-        self._shards = [
-            Shard(
-                index=index,
-                of=len(self.names),
-                partition=settings.partition,
-                alpha=settings.alpha,
-                seed=settings.seed,
-            )
-            for index in range(len(self.names))
-        ]
-        self._path = settings.data
-        everything = training_examples(task, DataSource(path=self._path))
-        parts = shards(everything, self._shards[0])
-        self.training: dict[str, Examples] = {
-            name: everything.select(part) for name, part in zip(self.names, parts, strict=True)
-        }
-
-    def held_out(self, name: str) -> Examples | None:
-        shard = self._shards[self.names.index(name)]
-        return held_out_examples(self._task, DataSource(path=self._path, shard=shard))
 
 
 class VirtualRun:
@@ -116,7 +75,16 @@ class VirtualRun:
         """All rounds that are left. Raises FlctlError; the run can be resumed then."""
         try:
             take_up(self.folder, self.history, self._journal, _now())
-            self._publish({"event": "begun", "run": self.folder.name, "round": self.history.round})
+            self._publish(
+                {
+                    "event": "begun",
+                    "run": self.folder.name,
+                    "round": self.history.round,
+                    "rounds": self.settings.rounds,
+                    "task": self.settings.task,
+                    "agents": list(self._clients.names),
+                }
+            )
             for round_id in range(self.history.round + 1, self.settings.rounds + 1):
                 if self.settings.on_exhausted == "stop" and self.history.exhausted:
                     break
@@ -178,11 +146,6 @@ class VirtualRun:
 
     def _train(self, agent: str, opened: happened.Opened) -> None:
         """One client's part of a round; its update goes into the spool like any agent's."""
-        began = time.monotonic()
-        model = self.folder.verify_model(opened.round - 1, opened.base)
-        with model.open("rb") as file:
-            start = load_state(file.fileno(), str(model))
-
         def progress(step: int, steps: int, loss: float) -> None:
             self._publish(
                 {
@@ -195,37 +158,19 @@ class VirtualRun:
                 }
             )
 
-        result = train_locally(
+        update = train_client(
+            self.folder,
             self.task,
-            start,
+            self.settings,
+            agent,
             self._clients.training[agent],
-            self.settings.local_training(opened.round),
-            agent=agent,
             round_id=opened.round,
-            seed=self.settings.seed,
+            base=opened.base,
             position=self.history.positions.get(agent, 0),
             device=self._device,
             on_step=progress,
         )
-        path = self.folder.make_spool(opened.round) / f"{agent}.safetensors"
-        with explained(path, "store an update"), path.open("wb", buffering=0) as spooled:
-            metadata = checkpoint_metadata(self.settings.task)
-            digest, size = save_state(spooled.fileno(), result.state, metadata)
-        self._record(
-            happened.Update(
-                at=_now(),
-                round=opened.round,
-                agent=agent,
-                blob=digest,
-                size=size,
-                examples=result.examples,
-                batches=result.batches,
-                loss=result.loss,
-                last_loss=result.last_loss,
-                exhausted=result.exhausted,
-                seconds=round(time.monotonic() - began, 4),
-            )
-        )
+        self._record(update)
 
     def _evaluate(self, made: Aggregated) -> Score | None:
         if self.settings.evaluate == "none":

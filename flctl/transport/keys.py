@@ -5,40 +5,29 @@ coordinator sees a change within half a second.
 """
 
 import contextlib
-import fcntl
-import os
+import logging
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
-import msgspec
 from msgspec import Struct, structs
 
 from flctl.errors import AccessError, StateError, UsageError
-from flctl.files import explained, make_folder, replace
-from flctl.settings import AgentName
+from flctl.files import make_folder
+from flctl.transport import allowlist
+from flctl.transport.allowlist import AllowList, Entry, KeyRole, check_entry
 from flctl.transport.keypair import KeyPair, load_or_make, public_key
-from flctl.transport.tokens import KEEP_S, Token, find_open, new_token
+from flctl.transport.tokens import find_open, new_token
 
 __all__ = ["Entry", "KeyPair", "KeyRole", "Keyring", "Waiting", "load_or_make", "public_key"]
 
-KeyRole = Literal["agent", "read", "admin"]
+logger = logging.getLogger(__name__)
+
 REFRESH_S = 0.5
 WAITING = 64
-SCHEMA = 1
-
-
-class Entry(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A key that is let in (or was, among the revoked)."""
-
-    name: AgentName
-    key: str
-    role: KeyRole
-    added: float
-    """Seconds since 1970."""
 
 
 class Waiting(Struct, frozen=True):
@@ -48,16 +37,6 @@ class Waiting(Struct, frozen=True):
     first_seen: float
     last_seen: float
     count: int
-
-
-class _File(Struct, forbid_unknown_fields=True, kw_only=True):
-    """What `allowed.json` holds."""
-
-    schema: int = SCHEMA
-    keys: list[Entry] = []
-    revoked: list[Entry] = []
-    """Kept, so that an open token does not let them in again."""
-    tokens: list[Token] = []
 
 
 class Keyring:
@@ -71,13 +50,9 @@ class Keyring:
         self._clock = clock
         self._lock = threading.RLock()
         self._waiting: OrderedDict[str, Waiting] = OrderedDict()
-        self._stamp: tuple[int, int, int] | None = None
         self._next_look = 0.0
-        self._file = _File()
-        self._by_key: dict[str, Entry] = {}
         if not self.path.exists():
-            with self._changing():
-                pass
+            allowlist.make(self.path)
         self._load()
 
     @property
@@ -96,7 +71,7 @@ class Keyring:
             if self.is_revoked(key):
                 return None
             now = self._clock()
-            return "guest" if any(token.is_open(now) for token in self._file.tokens) else None
+            return "guest" if any(token.is_open(now) for token in self._allowed.tokens) else None
 
     def name_of(self, key: str) -> str | None:
         with self._lock:
@@ -105,12 +80,12 @@ class Keyring:
 
     def is_revoked(self, key: str) -> bool:
         with self._lock:
-            return any(entry.key == key for entry in self._file.revoked)
+            return self._allowed.is_revoked(key)
 
     def entries(self) -> list[Entry]:
         """Everybody who is let in, by name."""
         with self._lock:
-            return sorted(self._file.keys, key=lambda entry: entry.name)
+            return sorted(self._allowed.keys, key=lambda entry: entry.name)
 
     def waiting(self) -> list[Waiting]:
         """Unknown keys that have knocked, the latest first."""
@@ -135,8 +110,8 @@ class Keyring:
     def refresh(self, now: float) -> bool:
         """Read the file again if it has changed; looks each half second of `now` at most.
 
-        True when it had. A damaged file raises StateError once; the last good list stays
-        in force until it is mended.
+        True when it had. When the file is damaged that is logged, once, and the last good
+        list stays in force: a slip of a person's editor must not end a run.
         """
         with self._lock:
             if now < self._next_look:
@@ -144,7 +119,11 @@ class Keyring:
             self._next_look = now + REFRESH_S
             if self._stamp_now() == self._stamp:
                 return False
-            self._load()
+            try:
+                self._load()
+            except StateError as error:
+                logger.error("%s; the keys stay as they were", error)
+                return False
             return True
 
     # Changing -------------------------------------------------------------------------
@@ -155,29 +134,25 @@ class Keyring:
         Raises AccessError when the name or the key is taken, UsageError for a bad one.
         """
         key = public_key(key, f"key of {name}")
-        _check(name, role)
-        with self._changing() as file:
-            self._insert(file, name, key, role)
+        check_entry(name, role)
+        with self._changing() as allowed:
+            allowed.insert(Entry(name=name, key=key, role=role, added=self._clock()))
 
     def revoke(self, name: str) -> None:
         """Shut the key of `name` out; a token does not let it in again, `add` does.
 
         Raises AccessError when there is no such name.
         """
-        with self._changing() as file:
-            entry = _find(file, name)
-            if entry is None:
-                raise AccessError(f"no key is enrolled as {name}; see flctl keys list")
-            file.keys.remove(entry)
-            file.revoked.append(entry)
+        with self._changing() as allowed:
+            allowed.revoke(name)
 
     def new_token(self, ttl_s: float, uses: int) -> str:
         """Open the door for `uses` joins within `ttl_s` seconds: the token, to be passed on."""
         if not (0 < ttl_s < float("inf")) or uses < 1:
             raise UsageError("a token needs a time to live above 0 s and at least one use")
         text, token = new_token(ttl_s, uses, self._clock())
-        with self._changing() as file:
-            file.tokens.append(token)
+        with self._changing() as allowed:
+            allowed.tokens.append(token)
         return text
 
     def redeem(self, token: str, key: str, name: str | None) -> str:
@@ -187,65 +162,37 @@ class Keyring:
         AccessError: the token is wrong, expired or used up, or the name is taken.
         """
         if name is not None:
-            _check(name, "agent")
-        with self._changing() as file:
-            known = next((entry for entry in file.keys if entry.key == key), None)
+            check_entry(name, "agent")
+        now = self._clock()
+        with self._changing() as allowed:
+            known = allowed.owner(key)
             if known is not None and name in (None, known.name):
                 return known.name
-            if any(entry.key == key for entry in file.revoked):
+            if allowed.is_revoked(key):
                 raise AccessError("this key was revoked; flctl keys add lets it in again")
-            index = find_open(file.tokens, token, self._clock())
-            chosen = name if name is not None else _free_name(file)
-            self._insert(file, chosen, key, "agent")
-            spent = file.tokens[index]
-            file.tokens[index] = structs.replace(spent, uses_left=spent.uses_left - 1)
+            index = find_open(allowed.tokens, token, now)
+            chosen = name if name is not None else allowed.free_name()
+            allowed.insert(Entry(name=chosen, key=key, role="agent", added=now))
+            spent = allowed.tokens[index]
+            allowed.tokens[index] = structs.replace(spent, uses_left=spent.uses_left - 1)
             return chosen
-
-    def _insert(self, file: _File, name: str, key: str, role: KeyRole) -> None:
-        same_key = next((entry for entry in file.keys if entry.key == key), None)
-        if same_key is not None and (same_key.name, same_key.role) == (name, role):
-            return
-        if same_key is not None:
-            raise AccessError(
-                f"this key is enrolled already, as {same_key.name} ({same_key.role}); "
-                f"flctl keys revoke {same_key.name} first"
-            )
-        if _find(file, name) is not None:
-            raise AccessError(f"the name {name} is taken by another key")
-        file.revoked = [entry for entry in file.revoked if entry.key != key]
-        file.keys.append(Entry(name=name, key=key, role=role, added=self._clock()))
 
     # The file -------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def _changing(self) -> Iterator[_File]:
-        """Read, change, write, as one step for all processes and threads."""
-        lock = self.path.with_name(".allowed.lock")
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(self._lock)
-            with explained(lock, "change the keys"):
-                fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-                stack.callback(os.close, fd)
-                fcntl.flock(fd, fcntl.LOCK_EX)
-            if self._stamp is not None or self.path.exists():
-                self._load()
-            before = _encode(self._file)
-            file = _decode(before, self.path)
-            yield file
-            now = self._clock()
-            file.tokens = [token for token in file.tokens if now < token.expires + KEEP_S]
-            after = _encode(file)
-            if after != before or self._stamp is None:
-                replace(self.path, after)
+    def _changing(self) -> Iterator[AllowList]:
+        with self._lock:
+            try:
+                with allowlist.changing(self.path, self._clock()) as allowed:
+                    yield allowed
+            finally:
                 self._load()
 
     def _load(self) -> None:
         # The stamp is taken first: a change in between is then seen at the next look.
         self._stamp = self._stamp_now()
-        with explained(self.path, "read the keys"):
-            data = self.path.read_bytes()
-        self._file = _decode(data, self.path)
-        self._by_key = {entry.key: entry for entry in self._file.keys}
+        self._allowed = allowlist.read(self.path)
+        self._by_key = {entry.key: entry for entry in self._allowed.keys}
         for key in self._by_key.keys() & self._waiting.keys():
             del self._waiting[key]
 
@@ -255,44 +202,3 @@ class Keyring:
         except OSError:
             return (0, 0, 0)
         return (status.st_mtime_ns, status.st_ino, status.st_size)
-
-
-def _encode(file: _File) -> bytes:
-    return msgspec.json.format(msgspec.json.encode(file), indent=2) + b"\n"
-
-
-def _decode(data: bytes, path: Path) -> _File:
-    try:
-        file = msgspec.json.decode(data, type=_File)
-    except msgspec.DecodeError as error:
-        raise StateError(f"{path}: the list of keys is damaged: {error}") from error
-    if file.schema != SCHEMA:
-        raise StateError(f"{path}: schema {file.schema}, this version reads {SCHEMA}")
-    names = {entry.name for entry in file.keys}
-    keys = {entry.key for entry in file.keys}
-    if min(len(names), len(keys)) < len(file.keys):
-        raise StateError(f"{path}: a name or a key stands there twice; remove one of them")
-    return file
-
-
-def _find(file: _File, name: str) -> Entry | None:
-    return next((entry for entry in file.keys if entry.name == name), None)
-
-
-def _free_name(file: _File) -> str:
-    taken = {entry.name for entry in file.keys}
-    number = 1
-    while f"pi-{number:02}" in taken:
-        number += 1
-    return f"pi-{number:02}"
-
-
-def _check(name: str, role: str) -> None:
-    try:
-        msgspec.convert(name, AgentName)
-    except msgspec.ValidationError as error:
-        raise UsageError(
-            f"'{name}' cannot be a name: up to 63 of a-z 0-9 . _ - and a letter or digit first"
-        ) from error
-    if role not in get_args(KeyRole):
-        raise UsageError(f"'{role}' is not a role: agent, read or admin")

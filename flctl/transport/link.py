@@ -1,6 +1,7 @@
 """The agent's or operator's socket: one connection that keeps dialling home."""
 
 import contextlib
+import errno
 import math
 import random
 import struct
@@ -18,6 +19,8 @@ from flctl.transport.sockets import MESSAGE_FRAMES, contents, receive, set_commo
 RECONNECT_MS = (200, 1_000)
 WRONG_KEY_RETRY_S = 10.0
 BATCH = 256
+_HUNG_UP = (errno.EPIPE, errno.ECONNRESET)
+"""The other side has ended the handshake. A slow one that ran out of time says EAGAIN."""
 _WATCHED = (
     zmq.EVENT_HANDSHAKE_SUCCEEDED
     | zmq.EVENT_HANDSHAKE_FAILED_AUTH
@@ -104,9 +107,9 @@ class _Dealer:
 
     def _watch(self) -> None:
         while (frames := receive(self._monitor, 2)) is not None:
-            self._on_event(*struct.unpack("=H", frames[0].bytes[:2]))
+            self._on_event(*struct.unpack("=Hi", frames[0].bytes))
 
-    def _on_event(self, event: int) -> None:
+    def _on_event(self, event: int, value: int) -> None:
         match event:
             case zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 self._connected = True
@@ -117,7 +120,7 @@ class _Dealer:
                 self._told.append(LinkEvent.DISCONNECTED)
             case zmq.EVENT_HANDSHAKE_FAILED_AUTH:
                 self._told.append(LinkEvent.KEY_REFUSED)
-            case zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
+            case zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL if value in _HUNG_UP:
                 self._broken_handshakes += 1
                 # One can be a coordinator that is just stopping.
                 if self._broken_handshakes == 2:

@@ -110,5 +110,5 @@ def read_notice(frames: Sequence[Frame]) -> Notice:
     """Raises MalformedMessage."""
     try:
         return _notice.decode(frames[1])
-    except (IndexError, msgspec.DecodeError) as error:
+    except (IndexError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise MalformedMessage("not a notice of the spoken protocols") from error

@@ -8,16 +8,16 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from msgspec import Meta, Struct
 
-from flctl.settings import AgentName, LocalTraining
+from flctl.settings import AgentName, LocalTraining, Seed
 
-Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 """sha256 of a blob, in lower-case hexadecimal."""
-RunId = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+RunId = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}\Z")]
 Short = Annotated[str, Meta(max_length=200)]
 Text = Annotated[str, Meta(max_length=2000)]
-Session = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}$")]
+Session = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")]
 Natural = Annotated[int, Meta(ge=0, le=2**53)]
-Seconds = Annotated[float, Meta(ge=0)]
+Seconds = Annotated[float, Meta(ge=0, le=1e12)]
 Role = Literal["train", "evaluate"]
 Offset = Annotated[int, Meta(ge=0, le=2**40)]
 
@@ -228,7 +228,7 @@ class Train(Message, frozen=True):
     task: Short
     dataset: Short
     training: LocalTraining
-    seed: Natural
+    seed: Seed
     position: Natural
     """Batches that this agent has consumed in committed rounds of the run."""
 

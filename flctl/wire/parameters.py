@@ -38,6 +38,8 @@ STORAGE: dict[str, np.dtype[Any]] = {
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 HEADER_LIMIT = 4 * 1024 * 1024
 TENSORS_LIMIT = 100_000
+NAME_LIMIT = 400
+"""Characters of a tensor's name: names of a stranger's file stand in errors and logs."""
 SLICE = 256 * 1024
 """Elements handled at a time: memory is bounded by this, not by the largest tensor."""
 
@@ -62,7 +64,7 @@ class TensorSpec(Struct, frozen=True, order=True):
 
 
 class _Entry(Struct, forbid_unknown_fields=True):
-    dtype: str
+    dtype: Annotated[str, Meta(max_length=16)]
     shape: Annotated[tuple[Annotated[int, Meta(ge=0, le=2**40)], ...], Meta(max_length=16)]
     data_offsets: tuple[Annotated[int, Meta(ge=0)], Annotated[int, Meta(ge=0)]]
 
@@ -129,8 +131,10 @@ class ParameterFile:
         end = 0
         specs = []
         for name, entry in sorted(entries.items(), key=lambda item: item[1].data_offsets):
+            if len(name) > NAME_LIMIT or not name.isprintable():
+                raise ParametersError(f"{self.where}: the name of a tensor is too long or not text")
             if entry.dtype not in STORAGE:
-                raise ParametersError(f"{self.where}: tensor {name} is of type {entry.dtype}")
+                raise ParametersError(f"{self.where}: tensor {name} is of type {entry.dtype!r}")
             spec = TensorSpec(name, entry.dtype, entry.shape)
             if entry.data_offsets != (end, end + spec.nbytes):
                 raise ParametersError(f"{self.where}: tensor {name} has wrong offsets")
@@ -146,7 +150,7 @@ class ParameterFile:
     def _own_metadata(self, metadata: dict[str, str]) -> dict[str, Any]:
         try:
             return msgspec.json.decode(metadata.get("flctl", "{}"), type=dict[str, Any])
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, RecursionError) as error:
             raise ParametersError(f"{self.where}: its metadata are damaged") from error
 
 
@@ -202,19 +206,25 @@ def dump(
 
 
 def check(file: ParameterFile, specs: tuple[TensorSpec, ...]) -> None:
-    """That `file` holds exactly the tensors `specs`, all finite.
+    """That `file` holds exactly the tensors `specs`, with numbers that are finite.
 
     Raises ParametersError that names the first tensor that does not fit.
     """
     check_specs(file, specs)
     for spec in specs:
-        if spec.dtype in FLOATS:
-            for start in range(0, spec.count, SLICE):
-                part = file.read(spec, start, min(SLICE, spec.count - start))
-                if not _finite(part, spec.dtype):
+        if spec.dtype not in FLOATS and spec.dtype != "BOOL":
+            continue
+        for start in range(0, spec.count, SLICE):
+            part = file.read(spec, start, min(SLICE, spec.count - start))
+            if spec.dtype == "BOOL":
+                if part.view(np.uint8).max() > 1:
                     raise ParametersError(
-                        f"{file.where}: tensor {spec.name} holds NaN or infinite numbers"
+                        f"{file.where}: tensor {spec.name} holds bytes that are neither 0 nor 1"
                     )
+            elif not _finite(part, spec.dtype):
+                raise ParametersError(
+                    f"{file.where}: tensor {spec.name} holds NaN or infinite numbers"
+                )
 
 
 def check_specs(file: ParameterFile, specs: tuple[TensorSpec, ...]) -> None:

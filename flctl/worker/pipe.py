@@ -111,7 +111,9 @@ class Pipe(Generic[M]):
         try:
             # Not socket.recv_fds: it takes flags and forgets them (Python 3.11).
             data, extra, _, _ = self._socket.recvmsg(_RECEIVE_BYTES, _EXTRA_BYTES, flags | _CLOEXEC)
-        except ConnectionError:
+        except BlockingIOError:
+            raise
+        except OSError:  # reset by the other end, or closed by another thread of this one
             data, extra = b"", []
         self.ended = not data
         fds: array.array[int] = array.array("i")

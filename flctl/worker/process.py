@@ -101,14 +101,15 @@ class WorkerProcess:
         The descriptors (an update, a first model) are the caller's to close. The death of
         the process in the middle of a job is a JobFailed.
         """
-        if self._process is None or self._pipe is None:
+        process, pipe = self._process, self._pipe
+        if process is None or pipe is None:
             return []
         # First the status: what was written before the end is read after it.
-        dead = self._process.poll() is not None
-        events = self._pipe.receive_now()
+        dead = process.poll() is not None
+        events = pipe.receive_now()
         if any(not isinstance(event, Stepped) for event, _ in events):
             self._busy, self._idle_since = False, self._clock()
-        if dead or self._pipe.ended:
+        if dead or pipe.ended:
             was_busy = self._busy
             failure = self._bury()
             if was_busy:

@@ -24,6 +24,8 @@ from flctl.wire.messages import (
     Device,
     Evaluate,
     Fetch,
+    Heartbeat,
+    HeartbeatAck,
     Hello,
     Message,
     Metrics,
@@ -150,6 +152,7 @@ class Rig:
             clock=lambda: self.now,
         )
         self.peer = b""
+        self.echoes = True
         self.heard: list[Message] = []
         self.payloads: dict[int, bytes] = {}
         self._decode = framing.to_coordinator()
@@ -170,6 +173,8 @@ class Rig:
             _, message, payload = self._decode(incoming.frames)
             self.peer = incoming.peer
             self.heard.append(message)
+            if isinstance(message, Heartbeat) and self.echoes:
+                self.hub.send(self.peer, framing.encode(HeartbeatAck(sequence=message.sequence)))
             if isinstance(message, Chunk) and payload is not None:
                 self.payloads[message.offset] = bytes(payload)
 

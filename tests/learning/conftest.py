@@ -1,6 +1,6 @@
 """A small task whose runs take milliseconds, and data for it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -32,13 +32,6 @@ def make_points(n: int, seed: int = 1) -> Examples:
     y = torch.arange(n) % 3
     x = torch.randn(n, 4, generator=generator) + torch.eye(3, 4)[y] * 2
     return Examples(x, y, classes=3, group=[f"r{i % 7}" for i in range(n)], where="points")
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    torch.set_num_threads(1)
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 @pytest.fixture

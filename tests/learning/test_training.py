@@ -134,11 +134,10 @@ def test_dropout_depends_on_agent_and_round(blobs, points):
     ],
 )
 def test_any_optimiser_trains(blobs, start, points, optimizer, arguments):
-    """Also one that needs to look at a batch several times."""
-    result = train(
-        blobs, start, points(90), optimizer=optimizer, optimizer_args=arguments, lr=0.01, epochs=3
-    )
-    assert result.last_loss < 1.1
+    """On full batches the loss falls; also with one that looks at a batch several times."""
+    training = {"optimizer": optimizer, "optimizer_args": arguments, "lr": 0.01, "batch_size": 90}
+    first = train(blobs, start, points(90), epochs=1, **training)
+    assert train(blobs, start, points(90), epochs=6, **training).last_loss < first.loss
 
 
 @pytest.mark.parametrize(

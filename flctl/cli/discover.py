@@ -1,0 +1,55 @@
+"""`flctl discover`: the agents that should be there, and those that are."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flctl.cli.options import Context, Json, State, state_folder
+
+STYLES = {"ready": "green", "starting": "cyan", "extra": "yellow", "waiting key": "yellow"}
+
+
+def discover(
+    inventory: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            envvar="FLCTL_INVENTORY",
+            help="Ansible inventory (INI or YAML; Ansible itself is not needed): the hosts of "
+            "its group flctl_agents, or all. Without it those who are enrolled are expected.",
+        ),
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="End with exit code 1 unless all are ready.")
+    ] = False,
+    state: State = None,
+    context: Context = None,
+    json: Json = False,
+) -> None:
+    """Compare who should be there with who is, and say what to do."""
+    from rich.text import Text
+
+    from flctl.cli import output
+    from flctl.fleet.console import open_console
+    from flctl.fleet.discovery import all_ready, compare, enrolled
+    from flctl.fleet.inventory import read_inventory
+
+    expected = None if inventory is None else read_inventory(inventory)
+    with open_console(state_folder(state), context) as console:
+        status = console.status()
+    rows = compare(enrolled(status) if expected is None else expected, status)
+    if json:
+        output.print_json(rows)
+    elif not rows:
+        output.print_line("no agent is expected, and none is there")
+    else:
+        made = output.table("agent", "host", "state", "version", "what to do")
+        made.columns[4].no_wrap = False
+        made.columns[4].overflow = "fold"
+        for row in rows:
+            shown = Text(row.state, style=STYLES.get(row.state, "red"))
+            made.add_row(row.name or "?", row.host or "-", shown, row.version or "-", Text(row.advice))
+        output.show(made)
+    if check and not all_ready(rows):
+        raise typer.Exit(1)

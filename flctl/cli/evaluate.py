@@ -1,0 +1,150 @@
+"""`flctl evaluate`: how good a checkpoint is."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flctl.cli.options import Json, Verbose
+from flctl.errors import CheckpointError, DataError, UsageError
+
+if TYPE_CHECKING:
+    from flctl.learning.examples import Examples
+    from flctl.learning.task import Task
+
+SPLITS = ("auto", "train", "all")
+
+
+def evaluate(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A .safetensors file.")],
+    task: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Of which task.  [default: the one that the checkpoint names]"),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="File or folder.  [default: what ships with the task]")
+    ] = None,
+    split: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|train|all|PART",
+            help="auto: the task's parts for testing, the first counts; train: what agents "
+            "train on; all: both; or one part by its name.",
+        ),
+    ] = "auto",
+    test_batch_size: Annotated[int, typer.Option(metavar="N", min=1)] = 1000,
+    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda")] = "auto",
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Measure a checkpoint: loss, accuracy, macro-F1, confusion."""
+    from flctl.cli import logs, output
+    from flctl.learning.task import load_task
+    from flctl.wire.messages import Metrics
+
+    logs.set_up(verbose, quiet=True)
+    if data is not None and not data.exists():
+        raise DataError(f"--data {data}: there is no such file or folder")
+    named = _task_of(checkpoint)
+    chosen = task or named
+    if chosen is None:
+        raise UsageError(f"{checkpoint} does not say of which task it is; say --task NAME")
+    learnt = load_task(chosen)
+    parts = _parts(learnt, data, split)
+    found: dict[str, Metrics] = _measure(learnt, checkpoint, parts, test_batch_size, device)
+    (name, main), *others = found.items()
+    if json:
+        import msgspec
+
+        told = {"part": name, **msgspec.to_builtins(main), "beside": dict(others)}
+        output.print_json({"checkpoint": str(checkpoint), "task": chosen, **told})
+        return
+    _show(found)
+    if main.confusion:
+        _show_confusion(learnt.classes, main.confusion)
+
+
+def _task_of(checkpoint: Path) -> str | None:
+    """The task that the file itself names. Raises CheckpointError for what is no checkpoint."""
+    from flctl.errors import ParametersError
+    from flctl.wire.parameters import ParameterFile
+
+    try:
+        with checkpoint.open("rb") as file:
+            task = ParameterFile(file.fileno(), str(checkpoint)).metadata.get("task")
+    except OSError as error:
+        raise CheckpointError(f"{checkpoint}: cannot be read: {error.strerror}") from error
+    except ParametersError as error:
+        raise CheckpointError(f"{error}: not a checkpoint of flctl, or a damaged one") from error
+    return task if isinstance(task, str) else None
+
+
+def _parts(task: "Task", data: Path | None, split: str) -> "dict[str, Examples]":
+    tests = task.test_parts(data) if split != "train" else {}
+    if split in ("train", "all"):
+        tests = {"train": task.train_data(data), **tests}
+    if split == "all":
+        from flctl.learning.examples import concatenate
+
+        whole = concatenate(list(tests.values()), str(data or "the task's data"))
+        return {"all": whole, **tests}
+    if split in SPLITS:
+        found = tests
+    else:
+        found = {name: part for name, part in tests.items() if name == split}
+        if not found and tests:
+            raise UsageError(f"--split {split}: there are auto, train, all, {', '.join(tests)}")
+    if not found:
+        raise DataError(f"{data or 'these data'}: nothing to test on; try --split train")
+    return found
+
+
+def _measure(
+    task: "Task",
+    checkpoint: Path,
+    parts: "Mapping[str, Examples]",
+    batch_size: int,
+    device: str,
+) -> dict[str, Any]:
+    from flctl.learning import device as devices
+    from flctl.learning.evaluation import evaluate as measure
+    from flctl.learning.state import load_into
+
+    if device not in ("auto", "cpu", "cuda"):
+        raise UsageError(f"--device {device}: it is auto, cpu or cuda")
+    on = devices.set_up(device)  # type: ignore[arg-type]  # checked above
+    model = task.model()
+    with checkpoint.open("rb") as file:
+        load_into(model, file.fileno(), str(checkpoint))
+    return {
+        name: measure(task, model, part, batch_size=batch_size, device=on)
+        for name, part in parts.items()
+    }
+
+
+def _show(found: Mapping[str, Any]) -> None:
+    from flctl.cli import output
+
+    made = output.table("part", "examples", "loss", "accuracy", "macro-F1",
+                        right=("examples", "loss", "accuracy", "macro-F1"))  # fmt: skip
+    for name, metrics in found.items():
+        made.add_row(
+            name,
+            str(metrics.examples),
+            output.figure(metrics.loss, 4),
+            output.figure(metrics.accuracy, 4),
+            output.figure(metrics.macro_f1, 4),
+        )
+    output.show(made)
+
+
+def _show_confusion(classes: tuple[str, ...], confusion: tuple[tuple[int, ...], ...]) -> None:
+    """Rows are what is true, columns what the model says."""
+    from flctl.cli import output
+
+    made = output.table("true \\ said", *classes, right=classes)
+    for name, row in zip(classes, confusion, strict=True):
+        made.add_row(name, *(str(count) if count else "·" for count in row))
+    output.print_line("")
+    output.show(made)

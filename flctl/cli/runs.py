@@ -1,0 +1,226 @@
+"""`flctl runs`: what has been trained, and how it went."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flctl.cli.options import HELP, Context, Grouped, Json, Run, State, state_folder
+from flctl.cli.values import named_paths
+from flctl.errors import FlctlError, UsageError
+
+if TYPE_CHECKING:
+    from flctl.fleet.console import Console
+
+app = typer.Typer(
+    help="What has been trained, and how it went.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    context_settings=HELP,
+)
+STYLES = {"running": "cyan", "finished": "green", "paused": "yellow", "stopped": "yellow"}
+
+
+@app.command(cls=Grouped, name="list")
+def list_(state: State = None, context: Context = None, json: Json = False) -> None:
+    """List all runs, the newest last."""
+    from flctl.cli import output
+
+    folder = state_folder(state)
+    with _far(folder, context) as console:
+        found = _summaries(folder) if console is None else console.runs()
+    if json:
+        output.print_json(found)
+        return
+    if not found:
+        output.print_line(f"no run in {folder}; start one with: flctl train --task ecg --local 3")
+        return
+    from rich.text import Text
+
+    made = output.table("run", "state", "round", "loss", "accuracy", "macro-F1", "started", "",
+                        right=("round", "loss", "accuracy", "macro-F1"))  # fmt: skip
+    for run in found:
+        made.add_row(
+            run["run"],
+            Text(run["state"], style=STYLES.get(run["state"], "red")),
+            f"{run['round']}/{run['rounds']}",
+            *_figures(run["metrics"]),
+            _when(run["started"]),
+            Text(run["reason"], style="dim"),
+        )
+    output.show(made)
+
+
+@app.command(cls=Grouped)
+def show(run: Run, state: State = None, context: Context = None, json: Json = False) -> None:
+    """Show a run: its rounds, their figures, who took part."""
+    from flctl.cli import output
+
+    folder = state_folder(state)
+    with _far(folder, context) as console:
+        found = _details(folder, run) if console is None else console.run(run)
+    if json:
+        output.print_json(found)
+        return
+    for name in ("run", "task", "kind", "state", "reason", "checkpoint"):
+        if found[name]:
+            output.print_line(f"{name:<11} {found[name]}")
+    made = output.table("round", "loss", "accuracy", "macro-F1", "took", "agents", "missing",
+                        right=("round", "loss", "accuracy", "macro-F1", "took", "agents"))  # fmt: skip
+    rounds = [event for event in found["events"] if event["event"] == "round"]
+    for event in rounds:
+        made.add_row(
+            str(event["round"]),
+            *_figures(event.get("metrics")),
+            output.span(event["seconds"]),
+            str(len(event["participants"])),
+            ", ".join(event.get("missing") or ()),
+        )
+    if rounds:
+        output.print_line("")
+        output.show(made)
+        _show_last(rounds[-1])
+
+
+@app.command(cls=Grouped)
+def replay(
+    run: Run,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="AGENT=PATH",
+            help="A copy of the data of this agent; needed for agents of their own.",
+        ),
+    ] = None,
+    state: State = None,
+    json: Json = False,
+) -> None:
+    """Compute a run again and compare its models, byte for byte."""
+    from flctl.cli import output
+    from flctl.coordinator.runs import RunFolder
+    from flctl.fleet.replay import Row, other_machine
+    from flctl.fleet.replay import replay as replayed
+
+    sources = {name: Path(path) for name, path in named_paths(data or [], "--data").items()}
+    folder = RunFolder.find(state_folder(state), run)
+
+    def told(row: Row) -> None:
+        if not json:
+            verdict = "same" if row.same else f"DIFFERENT {row.why}".rstrip()
+            output.print_line(f"round {row.round:4d}  {row.journal[:16]}  {verdict}")
+
+    rows = replayed(folder, sources, told)
+    same, elsewhere = rows[-1].same, other_machine(folder.history())
+    if json:
+        told_rows = [
+            {"round": r.round, "journal": r.journal, "replayed": r.replayed, "same": r.same,
+             "why": r.why}
+            for r in rows
+        ]  # fmt: skip
+        output.print_json(
+            {"run": folder.name, "same": same, "other_machine": elsewhere, "rounds": told_rows}
+        )
+    elif same:
+        output.print_line(f"run {folder.name}: all {len(rows) - 1} rounds are the same, byte for byte")
+    if not same:
+        why = rows[-1].why or elsewhere or "its data, its code or its number of threads differ"
+        raise FlctlError(f"run {folder.name}: round {rows[-1].round} comes out different: {why}")
+
+
+@app.command(cls=Grouped)
+def stop(run: Run, state: State = None, context: Context = None) -> None:
+    """Stop a coordinator's run; it can be resumed."""
+    from flctl.cli.output import print_line
+    from flctl.coordinator.runs import RunFolder
+
+    folder = state_folder(state)
+    with _far(folder, context) as console:
+        if console is None:
+            found = RunFolder.find(folder, run)
+            if found.driven:
+                raise UsageError(
+                    f"run {found.name} belongs to a 'flctl train' on this machine: stop that"
+                )
+            raise UsageError(f"run {found.name} is not in progress")
+        stopped = console.stop(run)
+    print_line(f"run {stopped} stopped; go on with: flctl train --resume {stopped}")
+
+
+@contextmanager
+def _far(state: Path, context: str | None) -> Iterator["Console | None"]:
+    """The coordinator to ask; None when the runs' folders are here and nobody need be asked."""
+    from flctl.fleet.console import open_console
+    from flctl.fleet.context import load_context
+    from flctl.transport.zeromq import control_is_there
+
+    far = load_context(state, context) is not None and not (state / "runs").exists()
+    if context is None and not far and not control_is_there(state):
+        yield None
+        return
+    with open_console(state, context) as console:
+        yield console
+
+
+def _summaries(state: Path) -> list[dict[str, Any]]:
+    from flctl.cli.errors import warn
+    from flctl.coordinator.runs import all_runs, summary
+
+    found = []
+    for folder in all_runs(state):
+        try:
+            found.append(summary(folder))
+        except FlctlError as error:
+            warn(str(error))
+    return found
+
+
+def _details(state: Path, run: str) -> dict[str, Any]:
+    """What a coordinator would answer."""
+    import msgspec
+
+    from flctl.coordinator.journal import as_json, read_events
+    from flctl.coordinator.runs import RunFolder, summary
+
+    folder = RunFolder.find(state, run)
+    events = [as_json(event) for event in read_events(folder.journal_path)]
+    settings = msgspec.to_builtins(folder.settings())
+    return {**summary(folder), "settings": settings, "events": events}
+
+
+def _show_last(event: Mapping[str, Any]) -> None:
+    """Who did what in the last round, and the figures beside the main ones."""
+    from flctl.cli import output
+
+    made = output.table(f"round {event['round']}", "examples", "batches", "loss", "took",
+                        right=("examples", "batches", "loss", "took"))  # fmt: skip
+    for agent, part in event["participants"].items():
+        made.add_row(agent, str(part["examples"]), str(part["batches"]),
+                     output.figure(part["loss"], 4), output.span(part["seconds"]))  # fmt: skip
+    output.print_line("")
+    output.show(made)
+    metrics = event.get("metrics") or {}
+    for name, part in (metrics.get("beside") or {}).items():
+        loss, accuracy, f1 = _figures(part)
+        output.print_line(
+            f"{name} ({part['examples']} examples): "
+            f"loss {loss}, accuracy {accuracy}, macro-F1 {f1}"
+        )
+
+
+def _figures(metrics: Mapping[str, Any] | None) -> tuple[str, str, str]:
+    from flctl.cli.output import figure
+
+    found = metrics or {}
+    return (
+        figure(found.get("loss"), 4),
+        figure(found.get("accuracy"), 4),
+        figure(found.get("macro_f1"), 4),
+    )
+
+
+def _when(seconds: float) -> str:
+    import time
+
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))

@@ -1,0 +1,135 @@
+"""`flctl status`: every agent as the coordinator knows it."""
+
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flctl.cli.options import Context, Json, State, state_folder
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+STYLES = {
+    "ready": "green",
+    "training": "cyan",
+    "evaluating": "cyan",
+    "offering": "cyan",
+    "starting": "dim",
+    "no data": "yellow",
+}
+
+
+def status(
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Keep looking until Ctrl-C.")] = False,
+    every: Annotated[float, typer.Option(metavar="SECONDS", help="For --watch.", min=0.2)] = 2.0,
+    state: State = None,
+    context: Context = None,
+    json: Json = False,
+) -> None:
+    """Show every agent: state, device, link, last round, last error."""
+    from flctl.cli import output
+    from flctl.fleet.console import open_console
+
+    with open_console(state_folder(state), context) as console:
+        if not watch:
+            found = console.status()
+            if json:
+                output.print_json(found["agents"])
+            else:
+                output.terminal().print(picture(found))
+            return
+        try:
+            if json:
+                while True:
+                    output.print_json(console.status()["agents"], indent=False)
+                    time.sleep(every)
+            _watch(console, every)
+        except KeyboardInterrupt:
+            raise typer.Exit(0) from None
+
+
+def _watch(console: Any, every: float) -> None:
+    from rich.live import Live
+
+    from flctl.cli.output import terminal
+
+    with Live(console=terminal(), screen=terminal().is_terminal, auto_refresh=False) as live:
+        while True:
+            live.update(picture(console.status()), refresh=True)
+            time.sleep(every)
+
+
+def picture(found: Mapping[str, Any]) -> "RenderableType":
+    """The coordinator, its run, and a row for each agent."""
+    from rich.console import Group
+    from rich.text import Text
+
+    from flctl.cli.output import span, table
+
+    coordinator = found["coordinator"]
+    head = [
+        Text.assemble(
+            ("coordinator ", "bold"), coordinator["endpoint"],
+            ("  version ", "dim"), coordinator["version"],
+            ("  up ", "dim"), span(coordinator["uptime_s"]),
+        ),
+        _run_line(coordinator["run"]),
+    ]  # fmt: skip
+    if not found["agents"]:
+        head.append(Text("no agent is enrolled; see: flctl keys token --help", style="yellow"))
+    made = table(
+        "agent", "state", "round", "examples", "link", "temp", "memory", "load", "device",
+        "version", "note", right=("round", "examples", "link", "temp", "load"),
+    )  # fmt: skip
+    for agent in found["agents"]:
+        made.add_row(*_row(agent))
+    rest = [
+        Text(f"an unknown key waits: flctl keys add NAME '{w['public_key']}'", style="yellow")
+        for w in found["waiting"]
+    ]
+    return Group(*head, Text(), made, *rest) if found["agents"] else Group(*head, *rest)
+
+
+def _run_line(run: Mapping[str, Any] | None) -> Any:
+    from rich.text import Text
+
+    if run is None:
+        return Text("no run is in progress", style="dim")
+    line = f"{run['run']}  round {run['round'] + 1}/{run['rounds']}, {run['phase']}"
+    waiting = run["waiting_for"]
+    if waiting:
+        line += f", waiting for {', '.join(waiting[:5])}" + (" …" if len(waiting) > 5 else "")
+    return Text.assemble(("run ", "bold"), line)
+
+
+def _row(agent: Mapping[str, Any]) -> list[Any]:
+    from rich.text import Text
+
+    from flctl.cli.output import figure, size
+
+    state = agent["state"]
+    progress = agent["progress"]
+    shown = f"{state} {progress[0]}/{progress[1]}" if progress and progress[1] else state
+    if state == "lost" and agent["last_seen_s"] is None:
+        shown = "never seen"
+    memory = agent["memory_used_bytes"], agent["memory_total_bytes"]
+    note = agent["note"] or agent["last_error"] or ""
+    held_back = agent["throttled"]
+    if held_back:
+        note = ", ".join(held_back) + (f"; {note}" if note else "")
+    rtt = agent["rtt_ms"]
+    return [
+        agent["name"],
+        Text(shown, style=STYLES.get(state, "red")),
+        "-" if agent["last_round"] is None else str(agent["last_round"]),
+        str(agent["examples"]) if agent["version"] else "-",
+        "-" if rtt is None else f"{rtt:.1f} ms",
+        "-" if agent["temperature_c"] is None else f"{agent['temperature_c']:.0f} °C",
+        "-" if None in memory else f"{size(memory[0])} of {size(memory[1])}",
+        figure(agent["load_1m"], 2),
+        " ".join(filter(None, (agent["kind"], agent["arch"]))) or "-",
+        agent["version"] or "-",
+        Text(note, style="yellow", overflow="ellipsis"),
+    ]

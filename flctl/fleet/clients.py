@@ -1,0 +1,109 @@
+"""Clients without a process of their own: their data, and their part of a round."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from flctl.coordinator.evaluator import FirstModel
+from flctl.coordinator.runs import RunFolder
+from flctl.core.history import Update
+from flctl.files import explained
+from flctl.fleet.names import agent_names
+from flctl.learning.examples import Examples
+from flctl.learning.source import held_out_examples, shards, training_examples
+from flctl.learning.state import checkpoint_metadata, load_state, save_state
+from flctl.learning.task import Task
+from flctl.learning.training import OnStep, train_locally
+from flctl.settings import RunSettings, parse
+from flctl.wire.messages import Digest
+from flctl.worker.execution import Executor
+from flctl.worker.jobs import DataSource, Initialise, Shard
+
+
+def first_model(given: dict[str, Any], where: str) -> FirstModel:
+    """Complete the settings and make the first model in this process. Raises FlctlError."""
+    made, fd = Executor().initialise(Initialise(given=given, where=where))
+    return FirstModel(parse(made.settings, where), made.task_digest, made.blob, made.size, fd)
+
+
+class Clients:
+    """The data of all virtual clients, read once and dealt as a local fleet's would be."""
+
+    def __init__(self, task: Task, settings: RunSettings) -> None:
+        self.names = agent_names(settings.virtual or settings.local or 1)
+        self._task = task
+        self._shards = [
+            Shard(
+                index=index,
+                of=len(self.names),
+                partition=settings.partition,
+                alpha=settings.alpha,
+                seed=settings.seed,
+            )
+            for index in range(len(self.names))
+        ]
+        self._path = settings.data
+        everything = training_examples(task, DataSource(path=self._path))
+        parts = shards(everything, self._shards[0])
+        self.training: dict[str, Examples] = {
+            name: everything.select(part) for name, part in zip(self.names, parts, strict=True)
+        }
+
+    def held_out(self, name: str) -> Examples | None:
+        shard = self._shards[self.names.index(name)]
+        return held_out_examples(self._task, DataSource(path=self._path, shard=shard))
+
+
+def train_client(
+    folder: RunFolder,
+    task: Task,
+    settings: RunSettings,
+    agent: str,
+    examples: Examples,
+    *,
+    round_id: int,
+    base: Digest,
+    position: int,
+    device: torch.device,
+    clock: Callable[[], float] = time.time,
+    on_step: OnStep | None = None,
+) -> Update:
+    """One client's part of a round; its update goes into the spool like any agent's.
+
+    `position` is the number of batches it has consumed in the rounds before.
+    """
+    began = time.monotonic()
+    model = folder.verify_model(round_id - 1, base)
+    with model.open("rb") as file:
+        start = load_state(file.fileno(), str(model))
+    result = train_locally(
+        task,
+        start,
+        examples,
+        settings.local_training(round_id),
+        agent=agent,
+        round_id=round_id,
+        seed=settings.seed,
+        position=position,
+        device=device,
+        on_step=on_step,
+    )
+    path = folder.make_spool(round_id) / f"{agent}.safetensors"
+    with explained(path, "store an update"), path.open("wb", buffering=0) as spooled:
+        metadata = checkpoint_metadata(settings.task)
+        digest, size = save_state(spooled.fileno(), result.state, metadata)
+    return Update(
+        at=round(clock(), 3),
+        round=round_id,
+        agent=agent,
+        blob=digest,
+        size=size,
+        examples=result.examples,
+        batches=result.batches,
+        loss=result.loss,
+        last_loss=result.last_loss,
+        exhausted=result.exhausted,
+        seconds=round(time.monotonic() - began, 4),
+    )

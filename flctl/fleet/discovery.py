@@ -1,0 +1,114 @@
+"""Who should be there against who is: the inventory beside the coordinator's roster."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+from msgspec import Struct
+
+from flctl.fleet.inventory import Expected
+
+State = Literal[
+    "ready", "starting", "no data", "missing", "lost", "waiting key",
+    "too old", "too new", "conflict", "extra",
+]  # fmt: skip
+WORKING = ("ready", "training", "evaluating", "offering")
+"""What an agent says of itself that is ready for discovery."""
+
+
+class Row(Struct, frozen=True):
+    """One agent, or one unknown key."""
+
+    name: str | None
+    """None: a key that nobody in the inventory seems to have."""
+    host: str | None
+    state: State
+    version: str | None = None
+    advice: str = ""
+    """What to do about it, in one line; empty when all is well."""
+
+
+def compare(expected: Sequence[Expected], status: Mapping[str, Any]) -> list[Row]:
+    """A row for every expected agent, in their order, then for what else there is.
+
+    `status` is what the coordinator answers to "status".
+    """
+    there = {agent["name"]: agent for agent in status["agents"]}
+    waiting = [str(w["public_key"]) for w in status["waiting"]]
+    strangers = [e.name for e in expected if e.name not in there]
+    rows = [
+        _known(e.name, e.host, there[e.name])
+        if e.name in there
+        else _stranger(e, strangers, waiting)
+        for e in expected
+    ]
+    names = {e.name for e in expected}
+    rows += [_extra(there[name]) for name in sorted(there.keys() - names)]
+    if not strangers:
+        rows += [_unknown(key) for key in waiting]
+    return rows
+
+
+def enrolled(status: Mapping[str, Any]) -> list[Expected]:
+    """Without an inventory, those who have a key are those who should be there."""
+    return [Expected(agent["name"], agent["name"]) for agent in status["agents"]]
+
+
+def all_ready(rows: Iterable[Row]) -> bool:
+    """Whether every expected agent is ready and nobody else knocks."""
+    return all(row.state in ("ready", "extra") for row in rows)
+
+
+def _known(name: str, host: str, agent: Mapping[str, Any]) -> Row:
+    state, advice = _judge(agent)
+    return Row(name, host, state, agent["version"], advice)
+
+
+def _judge(agent: Mapping[str, Any]) -> tuple[State, str]:
+    said, name = agent["state"], agent["name"]
+    note = agent["note"] or agent["last_error"] or ""
+    if said in WORKING:
+        return "ready", ""
+    match said:
+        case "starting":
+            return "starting", "wait: its worker is reading the data"
+        case "no data":
+            return "no data", note or "give it data with flctl agent --data"
+        case "too old" | "too new":
+            return said, note or "upgrade whichever of agent and coordinator is older"
+        case "conflict":
+            return "conflict", note or f"two machines use the key of {name}: make one a new key"
+    if agent["last_seen_s"] is None:
+        return "missing", "enrolled, never seen: is the agent started, does its server key fit?"
+    ago = f"last seen {_ago(agent['last_seen_s'])} ago"
+    return "lost", f"{ago}: check its power, its network and the agent's log"
+
+
+def _stranger(expected: Expected, strangers: Sequence[str], waiting: Sequence[str]) -> Row:
+    """An agent of the inventory whose name no key has."""
+    name, host = expected.name, expected.host
+    if not waiting:
+        advice = f"not enrolled and no unknown key knocks: start its agent, then flctl keys add {name} KEY"
+        return Row(name, host, "missing", None, advice)
+    if len(waiting) == len(strangers) == 1:
+        return Row(name, host, "waiting key", None, f"flctl keys add {name} '{waiting[0]}'")
+    keys = ", ".join(f"'{key}'" for key in waiting[:3]) + (" …" if len(waiting) > 3 else "")
+    advice = f"compare agent.pub on {host} with {keys}, then flctl keys add {name} KEY"
+    return Row(name, host, "waiting key", None, advice)
+
+
+def _extra(agent: Mapping[str, Any]) -> Row:
+    name, version = agent["name"], agent["version"]
+    said = agent["state"] if version else "never seen"
+    advice = f"not in the inventory ({said}): add it there, or flctl keys revoke {name}"
+    return Row(name, None, "extra", version, advice)
+
+
+def _unknown(key: str) -> Row:
+    return Row(None, None, "waiting key", None, f"an unknown key: flctl keys add NAME '{key}'")
+
+
+def _ago(seconds: float) -> str:
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"

@@ -1,0 +1,166 @@
+"""Computes a run again from its journal, and compares every round's model, byte for byte.
+
+Who took part in each round stands in the journal; everything else follows from the
+settings and the data.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from msgspec import Struct, to_builtins
+
+from flctl.coordinator.aggregation import aggregate
+from flctl.coordinator.runs import RunFolder
+from flctl.coordinator.starting import machine
+from flctl.core.history import History, Round
+from flctl.errors import DataError, RunError, UsageError
+from flctl.fleet.clients import Clients, first_model, train_client
+from flctl.learning import device as devices
+from flctl.learning.examples import Examples
+from flctl.learning.source import training_examples
+from flctl.learning.task import Task, load_task
+from flctl.settings import RunSettings
+from flctl.wire.messages import Digest
+from flctl.worker.jobs import DataSource
+
+
+class Row(Struct, frozen=True):
+    """One model of the run; round 0 is the one that it began with."""
+
+    round: int
+    journal: Digest
+    replayed: Digest | None
+    """None: it could not even be computed; `why` says what is different."""
+    why: str = ""
+
+    @property
+    def same(self) -> bool:
+        return self.journal == self.replayed
+
+
+def replay(
+    folder: RunFolder,
+    sources: Mapping[str, Path],
+    on_row: Callable[[Row], None] = lambda row: None,
+) -> list[Row]:
+    """A row for the first model and every committed round, up to the first that differs.
+
+    `sources` says where a copy of each agent's data is; local and virtual runs need none.
+    `on_row` gets each row as soon as it is known. Raises UsageError when data are missing.
+    """
+    settings, history = folder.settings(), folder.history()
+    if not history.rounds:
+        raise RunError(f"run {folder.name} has no committed round; there is nothing to replay")
+    task = load_task(settings.task)
+    training = _training(task, settings, history, sources)
+    rows: list[Row] = []
+
+    def add(row: Row) -> bool:
+        rows.append(row)
+        on_row(row)
+        return row.same
+
+    with tempfile.TemporaryDirectory(prefix="flctl-replay-") as temporary:
+        again = _Again(Path(temporary) / folder.name, settings, task, training)
+        if add(again.begin(history)):
+            for event in history.rounds:
+                if not add(again.round(event)):
+                    break
+    return rows
+
+
+def other_machine(history: History) -> str | None:
+    """What this machine differs in from the one of the run; None when in nothing that counts."""
+    assert history.started is not None
+    there, here = history.started.machine, machine()
+    return None if there == here else f"it was computed on {there}, this is {here}"
+
+
+class _Again:
+    """The run's second time, in a folder of its own."""
+
+    def __init__(
+        self, path: Path, settings: RunSettings, task: Task, training: Mapping[str, Examples]
+    ) -> None:
+        (path / "rounds").mkdir(parents=True)
+        self._folder = RunFolder(path)
+        self._settings, self._task, self._training = settings, task, training
+        self._device: torch.device = devices.set_up(settings.device, settings.threads)
+        self._positions: dict[str, int] = {}
+        self._base: Digest = ""
+
+    def begin(self, history: History) -> Row:
+        assert history.started is not None
+        # As run.toml has it: complete, so that later defaults of a task do not matter.
+        given = {k: v for k, v in to_builtins(self._settings).items() if v is not None}
+        made = first_model(given, "run.toml")
+        with open(made.fd, "rb") as model:
+            model.seek(0)
+            path = self._folder.model_path(0)
+            path.parent.mkdir()
+            path.write_bytes(model.read())
+        self._base = made.digest
+        changed = made.task_digest != history.started.task_digest
+        why = f"the code of task {self._settings.task} has changed since" if changed else ""
+        return _row(0, history.started.model, made.digest, why)
+
+    def round(self, event: Round) -> Row:
+        for agent, part in sorted(event.participants.items()):
+            update = train_client(
+                self._folder,
+                self._task,
+                self._settings,
+                agent,
+                self._training[agent],
+                round_id=event.round,
+                base=self._base,
+                position=self._positions.get(agent, 0),
+                device=self._device,
+            )
+            if (update.examples, update.batches) != (part.examples, part.batches):
+                why = (
+                    f"{agent} trained on {part.examples} examples in {part.batches} batches, "
+                    f"here on {update.examples} in {update.batches}: these are not its data"
+                )
+                return Row(event.round, event.model, None, why)
+            self._positions[agent] = self._positions.get(agent, 0) + update.batches
+        examples = {agent: part.examples for agent, part in event.participants.items()}
+        made = aggregate(self._folder, event.round, examples, self._settings)
+        self._folder.install_model(event.round, made.path)
+        shutil.rmtree(self._folder.spool_path(event.round))
+        os.unlink(self._folder.model_path(event.round - 1))
+        self._base = made.model
+        return _row(event.round, event.model, made.model, "")
+
+
+def _row(round_id: int, journal: Digest, replayed: Digest, why: str) -> Row:
+    return Row(round_id, journal, replayed, why if journal != replayed else "")
+
+
+def _training(
+    task: Task, settings: RunSettings, history: History, sources: Mapping[str, Path]
+) -> Mapping[str, Examples]:
+    """The data of everybody who took part in some round."""
+    assert history.started is not None
+    took_part = sorted({agent for event in history.rounds for agent in event.participants})
+    unknown = sorted(set(sources) - set(took_part))
+    if unknown:
+        raise UsageError(f"--data {unknown[0]}: took no part in the run; {', '.join(took_part)} did")
+    if history.started.kind != "fleet" and not sources:
+        return Clients(task, settings).training
+    missing = [agent for agent in took_part if agent not in sources]
+    if missing:
+        raise UsageError(
+            f"the data of {', '.join(missing[:8])}{' …' if len(missing) > 8 else ''} are with "
+            f"their owners; name copies that are here: --data {missing[0]}=PATH"
+        )
+    found = {}
+    for agent in took_part:
+        if not sources[agent].exists():
+            raise DataError(f"--data {agent}: there is no file or folder {sources[agent]}")
+        found[agent] = training_examples(task, DataSource(path=str(sources[agent])))
+    return found

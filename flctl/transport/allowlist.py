@@ -1,0 +1,140 @@
+"""The allow-list as a file: readable by a person, checked when read, changed under a lock."""
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, get_args
+
+import msgspec
+from msgspec import Struct
+
+from flctl.errors import AccessError, StateError, UsageError
+from flctl.files import explained, replace
+from flctl.settings import AgentName
+from flctl.transport.tokens import KEEP_S, Token
+
+KeyRole = Literal["agent", "read", "admin"]
+SCHEMA = 1
+
+
+class Entry(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A key that is let in (or was, among the revoked)."""
+
+    name: AgentName
+    key: str
+    role: KeyRole
+    added: float
+    """Seconds since 1970."""
+
+
+class AllowList(Struct, forbid_unknown_fields=True, kw_only=True):
+    """What `allowed.json` holds; no secret: public keys, and tokens hashed."""
+
+    schema: int = SCHEMA
+    keys: list[Entry] = []
+    revoked: list[Entry] = []
+    """Kept, so that an open token does not let them in again."""
+    tokens: list[Token] = []
+
+    def find(self, name: str) -> Entry | None:
+        return next((entry for entry in self.keys if entry.name == name), None)
+
+    def owner(self, key: str) -> Entry | None:
+        return next((entry for entry in self.keys if entry.key == key), None)
+
+    def is_revoked(self, key: str) -> bool:
+        return any(entry.key == key for entry in self.revoked)
+
+    def insert(self, new: Entry) -> None:
+        """Raises AccessError when the name or the key is taken."""
+        same_key = self.owner(new.key)
+        if same_key is not None and (same_key.name, same_key.role) == (new.name, new.role):
+            return
+        if same_key is not None:
+            raise AccessError(
+                f"this key is enrolled already, as {same_key.name} ({same_key.role}); "
+                f"flctl keys revoke {same_key.name} first"
+            )
+        if self.find(new.name) is not None:
+            raise AccessError(f"the name {new.name} is taken by another key")
+        self.revoked = [entry for entry in self.revoked if entry.key != new.key]
+        self.keys.append(new)
+
+    def revoke(self, name: str) -> None:
+        """Raises AccessError when there is no such name."""
+        entry = self.find(name)
+        if entry is None:
+            raise AccessError(f"no key is enrolled as {name}; see flctl keys list")
+        self.keys.remove(entry)
+        self.revoked.append(entry)
+
+    def free_name(self) -> str:
+        taken = {entry.name for entry in self.keys}
+        number = 1
+        while f"pi-{number:02}" in taken:
+            number += 1
+        return f"pi-{number:02}"
+
+
+def read(path: Path) -> AllowList:
+    """Raises StateError when the file is not there, or damaged: never a list by halves."""
+    with explained(path, "read the keys"):
+        data = path.read_bytes()
+    try:
+        allowed = msgspec.json.decode(data, type=AllowList)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise StateError(f"{path}: the list of keys is damaged: {error}") from error
+    if allowed.schema != SCHEMA:
+        raise StateError(f"{path}: schema {allowed.schema}, this version reads {SCHEMA}")
+    names = {entry.name for entry in allowed.keys}
+    keys = {entry.key for entry in allowed.keys}
+    if min(len(names), len(keys)) < len(allowed.keys):
+        raise StateError(f"{path}: a name or a key stands there twice; remove one of them")
+    return allowed
+
+
+@contextlib.contextmanager
+def changing(path: Path, now: float) -> Iterator[AllowList]:
+    """Read, change, write, as one step for all processes; an exception changes nothing."""
+    lock = path.with_name(".allowed.lock")
+    with contextlib.ExitStack() as stack:
+        with explained(lock, "change the keys"):
+            fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            stack.callback(os.close, fd)
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        allowed = read(path)
+        before = _encode(allowed)
+        yield allowed
+        allowed.tokens = [token for token in allowed.tokens if now < token.expires + KEEP_S]
+        after = _encode(allowed)
+        if after != before:
+            replace(path, after)
+
+
+def make(path: Path) -> None:
+    """An empty list, unless there is one already. Raises StateError."""
+    with explained(path, "make the list of keys"), contextlib.suppress(FileExistsError):
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
+        replace(temporary, _encode(AllowList()))
+        try:
+            path.hardlink_to(temporary)
+        finally:
+            temporary.unlink()
+
+
+def check_entry(name: str, role: str) -> None:
+    """Raises UsageError for what cannot be a name or is not a role."""
+    try:
+        msgspec.convert(name, AgentName)
+    except msgspec.ValidationError as error:
+        raise UsageError(
+            f"'{name}' cannot be a name: up to 63 of a-z 0-9 . _ - and a letter or digit first"
+        ) from error
+    if role not in get_args(KeyRole):
+        raise UsageError(f"'{role}' is not a role: agent, read or admin")
+
+
+def _encode(allowed: AllowList) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(allowed), indent=2) + b"\n"

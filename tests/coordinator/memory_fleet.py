@@ -1,0 +1,363 @@
+"""A whole fleet in one process: the real coordinator and the real supervisors, joined by the
+in-memory channel, with a passed-in clock. Only learning is a toy: numpy, no torch.
+
+An update of the toy is a pure function of (model, agent, round, seed), so that two runs
+with the same participants must end in the same bytes.
+"""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from flctl.agent.config import AgentConfig
+from flctl.agent.state import AgentState
+from flctl.agent.supervisor import Supervisor
+from flctl.coordinator.background import InlineBackground
+from flctl.coordinator.control import Control
+from flctl.coordinator.evaluator import FirstModel
+from flctl.coordinator.service import Coordinator
+from flctl.core.history import History
+from flctl.core.metrics import from_confusion
+from flctl.core.randomness import derive
+from flctl.settings import RunSettings, parse
+from flctl.transport.blobs import BlobStore
+from flctl.transport.keys import Keyring, KeyPair
+from flctl.transport.memory import MemoryNetwork
+from flctl.wire.messages import DatasetInfo, Device, Metrics, Telemetry
+from flctl.wire.parameters import ParameterFile, dump
+from flctl.worker.jobs import (
+    AnyEvent,
+    AnyJob,
+    Describe,
+    Described,
+    EvaluateJob,
+    JobFailed,
+    Scored,
+    Trained,
+    TrainJob,
+)
+
+DIGEST = "d" * 64
+STEP_S = 0.1
+BIG = 700_000
+"""Bytes of the toy's large tensor: three chunks on the wire."""
+
+
+def toy_model(seed: int) -> dict[str, tuple[str, np.ndarray]]:
+    rng = np.random.default_rng(seed)
+    return {
+        "weight": ("F32", rng.standard_normal(BIG // 4).astype(np.float32)),
+        "bias": ("F32", np.zeros(3, np.float32)),
+        "steps": ("I64", np.zeros((), np.int64)),
+    }
+
+
+def toy_update(model: dict[str, np.ndarray], job: TrainJob) -> dict[str, tuple[str, np.ndarray]]:
+    shift = derive(job.seed, job.agent, job.round, job.position) % 1000 / 1000
+    return {
+        "weight": ("F32", model["weight"] + np.float32(shift)),
+        "bias": ("F32", model["bias"] - np.float32(shift)),
+        "steps": ("I64", model["steps"] + 4),
+    }
+
+
+def read_tensors(fd: int) -> dict[str, np.ndarray]:
+    file = ParameterFile(fd, "test")
+    return {spec.name: file.read(spec).reshape(spec.shape) for spec in file.specs}
+
+
+class ToyEvaluator:
+    """Plays the coordinator's worker process."""
+
+    def __init__(self) -> None:
+        self.tests: dict[str, Metrics] = {"test": from_confusion(0.5, [[5, 1], [0, 4]])}
+        self.given: dict[str, Any] = {}
+
+    def initialise(self, given: dict[str, Any], where: str) -> FirstModel:
+        settings = parse({"partition": "iid", **given}, where)
+        fd = os.memfd_create("first")
+        digest, size = dump(fd, toy_model(settings.seed), {"task": settings.task})
+        return FirstModel(settings, DIGEST, digest, size, fd)
+
+    def evaluate(self, model: Path, settings: RunSettings) -> dict[str, Metrics]:
+        with model.open("rb") as file:
+            read_tensors(file.fileno())
+        return self.tests
+
+    def rest(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class ToyWorker:
+    """Plays an agent's worker process; takes `ticks` calls of `events` for a job."""
+
+    def __init__(self, agent: "ToyAgent") -> None:
+        self._agent = agent
+        self._left = 0
+        self._job: AnyJob | None = None
+        self._model: dict[str, np.ndarray] = {}
+        self.pid: int | None = None
+        self.idle_since: float | None = None
+
+    @property
+    def busy(self) -> bool:
+        return self._job is not None
+
+    def submit(self, job: AnyJob, fd: int | None = None) -> None:
+        self._job = job
+        self._left = 2 if isinstance(job, Describe) else self._agent.ticks
+        if fd is not None:
+            self._model = read_tensors(fd)
+        if isinstance(job, TrainJob):
+            self._agent.trained.append((job.round, job.position))
+
+    def events(self) -> list[tuple[AnyEvent, int | None]]:
+        if self._job is None:
+            return []
+        if self._left > 0:
+            self._left -= 1
+            return []
+        job, self._job = self._job, None
+        return [self._agent.do(job, self._model)]
+
+    def fileno(self) -> int | None:
+        return None
+
+    def cancel(self) -> None:
+        self._job = None
+
+    def stop(self) -> None:
+        self._job = None
+
+
+class ToyMachine:
+    def device(self, torch: str | None = None, cuda: bool = False) -> Device:
+        return Device(kind="toy", arch="any", cores=1, memory_bytes=1, torch=torch, cuda=cuda)
+
+    def read(self, uptime_s: float, worker: int | None = None) -> Telemetry:
+        return Telemetry(uptime_s=uptime_s)
+
+
+class ToyAgent:
+    """One agent. `do` may be replaced by a test, to make it misbehave."""
+
+    def __init__(
+        self,
+        fleet: "MemoryFleet",
+        name: str,
+        examples: int = 10,
+        held_out: int = 0,
+        role: str = "train",
+        keys: KeyPair | None = None,
+        token: str | None = None,
+    ) -> None:
+        self.fleet, self.name = fleet, name
+        self.keys = keys or KeyPair.make()
+        self.examples, self.held_out, self.role = examples, held_out, role
+        self.trained: list[tuple[int, int]] = []
+        """(round, position) of every training that was begun."""
+        self.ticks = 2
+        self.token = token
+        self._starts = 0
+        self.start()
+
+    def start(self) -> None:
+        """Begin, or begin again after a power cut: what was in memory is lost."""
+        self._starts += 1
+        folder = self.fleet.folder / f"{self.name}-{self._starts}-{id(self)}"
+        self.state = AgentState(folder)
+        self.link = self.fleet.network.link(self.keys.public)
+        self.alive = True
+        config = AgentConfig(
+            coordinator="memory:1",
+            server_key="k" * 40,
+            state=folder,
+            name=self.name,
+            role=self.role,
+            join_token=self.token,
+        )
+        self.supervisor = Supervisor(
+            config=config,
+            link=self.link,
+            worker=ToyWorker(self),
+            store=BlobStore(64 << 20, folder / "blobs"),
+            machine=ToyMachine(),
+            state=self.state,
+            public_key=self.keys.public,
+            tasks={"toy": DIGEST},
+            clock=self.fleet.clock,
+        )
+
+    def kill(self) -> None:
+        """The process is gone at once; its connection breaks."""
+        self.link.close()
+        self.state.close()
+        self.alive = False
+
+    def step(self) -> None:
+        if self.alive:
+            self.supervisor.step(self.fleet.clock())
+
+    def do(self, job: AnyJob, model: dict[str, np.ndarray]) -> tuple[AnyEvent, int | None]:
+        match job:
+            case Describe():
+                info = DatasetInfo(
+                    name="default", task="toy", examples=self.examples, held_out=self.held_out
+                )
+                return Described(datasets=(info,), torch="2", cuda=False), None
+            case TrainJob():
+                return self.deliver(toy_update(model, job))
+            case EvaluateJob():
+                metrics = from_confusion(0.25, [[self.held_out, 0], [0, 0]])
+                return Scored(parts={"held out": metrics}), None
+        return JobFailed(kind="error", message="no such job"), None
+
+    def deliver(self, tensors: dict[str, tuple[str, np.ndarray]], **changes: Any) -> Any:
+        fd = os.memfd_create("update")
+        digest, size = dump(fd, tensors, {"task": "toy"})
+        trained = Trained(
+            blob=digest,
+            size=size,
+            examples=self.examples,
+            batches=4,
+            loss=0.5,
+            last_loss=0.4,
+            exhausted=False,
+            seconds=0.1,
+        )
+        return msgspec.structs.replace(trained, **changes), fd
+
+
+class MemoryFleet:
+    def __init__(self, agents: int | Iterable[str] = 3, seed: int = 0) -> None:
+        self._temporary = tempfile.TemporaryDirectory()
+        self.folder = Path(self._temporary.name)
+        self.state = self.folder / "state"
+        self.state.mkdir()
+        self.now = 1000.0
+        self.wall = 1.7e9
+        self.network = MemoryNetwork(seed)
+        self.events: list[dict[str, Any]] = []
+        self.agents: dict[str, ToyAgent] = {}
+        self.evaluator = ToyEvaluator()
+        self.coordinator: Coordinator | None = None
+        self.keyring = Keyring(self.state / "keys", lambda: self.wall)
+        self.start_coordinator()
+        names = [f"pi-{n:02d}" for n in range(1, agents + 1)] if isinstance(agents, int) else agents
+        for name in names:
+            self.add(name)
+
+    def clock(self) -> float:
+        return self.now
+
+    def add(self, name: str, enrol: bool = True, **options: Any) -> ToyAgent:
+        agent_keys = options.pop("keys", None) or KeyPair.make()
+        if enrol:
+            self.keyring.add(name, agent_keys.public, "agent")
+        agent = ToyAgent(self, name, keys=agent_keys, **options)
+        self.agents[name] = agent
+        return agent
+
+    def start_coordinator(self, state: Path | None = None) -> Coordinator:
+        """A new coordinator on the state folder; goes on with an interrupted run."""
+        if state is not None:
+            self.state = state
+            self.keyring = Keyring(state / "keys", lambda: self.wall)
+        hub = self.network.hub(self.keyring.authorise)
+        self.coordinator = Coordinator(
+            self.state,
+            hub,
+            self.keyring,
+            self.evaluator,
+            InlineBackground(),
+            InlineBackground(),
+            self.clock,
+            lambda: self.wall,
+        )
+        self.control = Control(self.coordinator, self.coordinator.send, "memory:1", self.clock)
+        self.coordinator.on_ask = self.control.on_ask
+        self.coordinator.watch(self.events.append)
+        self.coordinator.resume_interrupted()
+        return self.coordinator
+
+    def kill_coordinator(self) -> None:
+        """As by kill -9: nothing is tidied up but what the kernel does."""
+        assert self.coordinator is not None
+        training = self.coordinator.training
+        if training is not None:
+            training.abandon()
+        if self.coordinator._run_lock is not None:
+            self.coordinator._run_lock.release()
+        self.coordinator._hub.close()
+        self.coordinator = None
+
+    def start_run(self, **given: Any) -> str:
+        """Begin a run of the toy task over all agents by default; its name."""
+        settings = {"task": "toy", "rounds": 3, "quorum": 1.0, **given}
+        outcome: list[Any] = []
+
+        def done(run: str | None, error: BaseException | None) -> None:
+            outcome.append(error if run is None else run)
+
+        assert self.coordinator is not None
+        self.coordinator.start_run(settings, "test", "fleet", done)
+        self.until(lambda: bool(outcome))
+        if isinstance(outcome[0], BaseException):
+            raise outcome[0]
+        return outcome[0]
+
+    def step(self, seconds: float = STEP_S) -> None:
+        self.now += seconds
+        self.wall += seconds
+        self.network.step()
+        if self.coordinator is not None:
+            self.coordinator.step()
+        for agent in list(self.agents.values()):
+            agent.step()
+
+    def until(self, condition: Callable[[], bool], within_s: float = 300.0) -> None:
+        end = self.now + within_s
+        while not condition():
+            assert self.now < end, f"not within {within_s} s; last events: {self.events[-5:]}"
+            self.step()
+
+    def finish(self, within_s: float = 900.0) -> History:
+        """Let the run end; its history."""
+        self.until(lambda: self.coordinator is not None and self.coordinator.training is None,
+                   within_s)
+        return self.history()
+
+    def history(self) -> History:
+        from flctl.coordinator.runs import all_runs
+
+        return list(all_runs(self.state))[-1].history()
+
+    def named(self, event: str) -> list[dict[str, Any]]:
+        return [found for found in self.events if found["event"] == event]
+
+    def status(self, name: str) -> dict[str, Any]:
+        from flctl.coordinator.control import agent_status
+
+        assert self.coordinator is not None
+        return agent_status(self.coordinator.roster.members[name], self.now)
+
+    def close(self) -> None:
+        for agent in self.agents.values():
+            if agent.alive:
+                agent.kill()
+        if self.coordinator is not None:
+            self.kill_coordinator()
+        self._temporary.cleanup()
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
