@@ -5,6 +5,7 @@ import errno
 import fcntl
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -38,7 +39,9 @@ def explained(path: Path, doing: str) -> Iterator[None]:
 def make_folder(path: Path) -> Path:
     """Make `path` and its parents, for this user only. Raises StateError."""
     with explained(path, "make the folder"):
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in (*reversed(path.absolute().parents), path):
+            if not folder.exists():  # `parents=True` would let others read the parents
+                folder.mkdir(mode=0o700, exist_ok=True)
     if not path.is_dir():
         raise StateError(f"{path}: is not a folder; name another one with --state")
     return path
@@ -87,7 +90,7 @@ class Lock:
         with explained(path, "take the lock"):
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _take(self._fd)
         except BlockingIOError as error:
             holder = os.read(self._fd, 20).decode(errors="replace").strip()
             os.close(self._fd)
@@ -97,6 +100,16 @@ class Lock:
 
     def release(self) -> None:
         os.close(self._fd)
+
+
+def _take(fd: int) -> None:
+    """Several tries, because `is_locked` of another process holds the lock for a moment."""
+    for _ in range(5):
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        time.sleep(0.01)
+    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def is_locked(path: Path) -> bool:

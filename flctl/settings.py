@@ -106,6 +106,15 @@ class RunSettings(LocalTraining, frozen=True, forbid_unknown_fields=True, kw_onl
             return int(self.quorum)
         return max(1, math.ceil(self.quorum * invited - 1e-9))
 
+    def invited_of(self, agents: int) -> int:
+        """How many of `agents` a round invites, at least 1."""
+        return max(1, math.ceil(self.fraction * agents - 1e-9))
+
+    @property
+    def fleet_for_quorum(self) -> int:
+        """The fewest agents of which a round invites enough for the quorum."""
+        return math.floor((self.quorum - 1) / self.fraction + 1e-9) + 1 if self.quorum > 1 else 1
+
     def lr_at(self, round_id: int) -> float:
         """Learning rate of round `round_id`, counted from 1."""
         return float(self.lr * max(self.lr_decay ** (round_id - 1), self.lr_floor))
@@ -161,7 +170,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise SettingsError(f"{path}: cannot read the run's settings: {reason}") from error
     try:
         return normalised(tomllib.loads(text), str(path))
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise SettingsError(f"{path}: not TOML: {error}") from error
     except SettingsError as error:
         unknown = re.search(r"unknown key '([^']+)'", str(error))
@@ -181,7 +190,8 @@ def to_toml(settings: RunSettings) -> str:
         if isinstance(value, dict):
             if value:
                 tables.append(f"\n[{name}]")
-                tables += [f"{key} = {_toml_value(item)}" for key, item in sorted(value.items())]
+                items = sorted(value.items())
+                tables += [f"{_toml_value(key)} = {_toml_value(item)}" for key, item in items]
         elif value is not None:
             lines.append(f"{name} = {_toml_value(value)}")
     return "\n".join([*lines, *tables]) + "\n"
@@ -191,7 +201,7 @@ def from_toml(path: Path) -> RunSettings:
     """Read back what `to_toml` wrote. Raises SettingsError, also for another schema."""
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise SettingsError(f"{path}: the settings of the run cannot be read: {error}") from error
     schema = table.pop("schema", None)
     if schema != SCHEMA:
@@ -202,20 +212,29 @@ def from_toml(path: Path) -> RunSettings:
 def _check_together(settings: RunSettings, where: str) -> None:
     if settings.local is not None and settings.virtual is not None:
         raise SettingsError(f"{where}: local and virtual exclude each other; choose one")
+    for name in ("task", "data", "dataset", "test_data", "optimizer"):
+        if not (getattr(settings, name) or "").isprintable():
+            raise SettingsError(f"{where}: {name} holds a character that is not text")
+    for number in ("lr", "quorum", "deadline_s", "wait_s", "alpha"):
+        if not math.isfinite(getattr(settings, number)):
+            raise SettingsError(f"{where}: {number} must be a finite number")
+    for name, value in settings.optimizer_args.items():
+        parts = value if isinstance(value, list) else [value]
+        if not all(isinstance(part, str) or abs(part) < 2**63 for part in parts):
+            raise SettingsError(f"{where}: optimizer_args: {name} must be a finite number")
     if settings.quorum > 1 and settings.quorum != int(settings.quorum):
         raise SettingsError(
             f"{where}: quorum = {settings.quorum} is neither a share (up to 1) nor a whole number"
         )
     fleet = settings.local or settings.virtual or len(settings.agents) or None
-    if fleet is not None and settings.quorum > 1 and settings.quorum > fleet:
+    invited = settings.invited_of(fleet) if fleet is not None else None
+    if invited is not None and settings.quorum > 1 and settings.quorum > invited:
+        drawn = f", of which a round invites {invited}" if invited != fleet else ""
         raise SettingsError(
-            f"{where}: a quorum of {int(settings.quorum)} cannot be met by {fleet} agents"
+            f"{where}: a quorum of {int(settings.quorum)} cannot be met by {fleet} agents{drawn}"
         )
     if len(set(settings.agents)) != len(settings.agents):
         raise SettingsError(f"{where}: an agent is named twice")
-    for number in ("lr", "quorum", "deadline_s", "wait_s", "alpha"):
-        if not math.isfinite(getattr(settings, number)):
-            raise SettingsError(f"{where}: {number} must be a finite number")
 
 
 def _explain(error: msgspec.ValidationError) -> str:

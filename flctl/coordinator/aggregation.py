@@ -8,11 +8,10 @@ from msgspec import Struct
 
 from flctl.coordinator.runs import RunFolder
 from flctl.core.strategies import federated_average, weigh
-from flctl.errors import ParametersError
 from flctl.files import explained
 from flctl.settings import RunSettings
 from flctl.wire.messages import Digest
-from flctl.wire.parameters import ParameterFile, ParameterWriter, TensorSpec
+from flctl.wire.parameters import ParameterFile, ParameterWriter, TensorSpec, check_specs
 
 
 class Aggregated(Struct, frozen=True):
@@ -49,7 +48,7 @@ def aggregate(
         with explained(spool, "read the updates"):
             for agent in agents:
                 descriptors.append(os.open(spool / f"{agent}.safetensors", os.O_RDONLY))
-        files = _open_all(descriptors, agents, round_id)
+        files = _open_all(descriptors, agents, round_id, specs)
         with explained(temporary, "write the model"), temporary.open("wb", buffering=0) as out:
             writer = ParameterWriter(out.fileno(), specs, metadata)
             federated_average(files, weights, writer)
@@ -62,13 +61,15 @@ def aggregate(
 
 
 def _open_all(
-    descriptors: Sequence[int], agents: Sequence[str], round_id: int
+    descriptors: Sequence[int],
+    agents: Sequence[str],
+    round_id: int,
+    specs: tuple[TensorSpec, ...],
 ) -> list[ParameterFile]:
     files = [
         ParameterFile(fd, f"round {round_id}, update of {agent}")
         for fd, agent in zip(descriptors, agents, strict=True)
     ]
-    for file in files[1:]:
-        if file.specs != files[0].specs:
-            raise ParametersError(f"{file.where}: does not have the tensors of the others")
+    for file in files:
+        check_specs(file, specs)
     return files

@@ -44,8 +44,8 @@ class Gathering:
         return self._named(ready, over) if self._settings.agents else self._any(ready, over, now)
 
     def ready(self) -> list[str]:
-        """Agents that are here and have data for this run, sorted."""
-        return sorted(m.name for m in self._roster.members.values() if self._fits(m))
+        """Agents that are here and have data for this run, sorted; of those named, if any."""
+        return sorted(m.name for m in self._wanted() if self._fits(m))
 
     def why_not(self) -> str:
         """Why those who are missing are, in words."""
@@ -59,16 +59,15 @@ class Gathering:
         agents = sorted(self._settings.agents)
         if ready == agents:
             return agents
-        enough = len(ready) >= self._settings.quorum_of(len(agents))
-        if enough and (over or not self._first):
+        need = self._settings.quorum_of(len(agents))
+        if len(ready) >= need and (over or not self._first):
             return agents
         if over or self._hopeless(agents):
-            need = self._settings.quorum_of(len(agents))
             raise NoAgents(f"{len(ready)} of {need} required agents are ready ({self.why_not()})")
         return None
 
     def _any(self, ready: list[str], over: bool, now: float) -> list[str] | None:
-        need = int(self._settings.quorum) if self._settings.quorum > 1 else 1
+        need = self._settings.fleet_for_quorum
         if len(ready) >= need:
             all_here = set(ready) >= set(self._enrolled()) and not self._starting()
             quiet = now - self.changed_at >= QUIET_S and not self._starting()
@@ -86,7 +85,12 @@ class Gathering:
         return all(m is not None and m.connected and m.state != "starting" for m in members)
 
     def _starting(self) -> bool:
-        return any(m.connected and m.state == "starting" for m in self._roster.members.values())
+        return any(m.connected and m.state == "starting" for m in self._wanted())
+
+    def _wanted(self) -> list[Member]:
+        named = self._settings.agents
+        members = self._roster.members.values()
+        return [m for m in members if m.name in named] if named else list(members)
 
     def _fits(self, member: Member) -> bool:
         return (

@@ -71,23 +71,36 @@ class Journal:
             os.ftruncate(self._fd, whole)
 
     def append(self, events: Sequence[AnyEvent], sync: bool = True) -> None:
-        """Write `events`; with `sync` they are on disk on return. Raises StateError.
+        """Write `events`; with `sync` they are on disk on return.
 
-        Without it they become durable with the next synced append, in order.
+        Without it they become durable with the next synced append, in order. Raises
+        StateError, and then the journal is as it was.
         """
-        data = b"".join(_encode(event) + b"\n" for event in events)
+        data = b"".join(self._line(event) for event in events)
         with self._lock, explained(self.path, "write the journal"):
             size = os.fstat(self._fd).st_size
             try:
                 _write_all(self._fd, data)
+                if sync:
+                    os.fdatasync(self._fd)
             except OSError:
                 os.ftruncate(self._fd, size)  # never half a line for the next one to follow
                 raise
-            if sync:
-                os.fdatasync(self._fd)
 
     def close(self) -> None:
-        os.close(self._fd)
+        with self._lock:
+            # Another thread may still want to append: never to a file that took this number.
+            fd, self._fd = self._fd, -1
+            os.close(fd)
+
+    def _line(self, event: AnyEvent) -> bytes:
+        """What is written must be readable: NaN, for one, becomes null in JSON."""
+        try:
+            line = _encode(event)
+            _decode(line)
+        except (msgspec.DecodeError, UnicodeError) as error:
+            raise StateError(f"{self.path}: an event that cannot be kept: {error}") from error
+        return line + b"\n"
 
 
 def _whole_lines(path: Path) -> int:

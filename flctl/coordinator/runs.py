@@ -37,7 +37,8 @@ class RunFolder:
         """A new folder with its run.toml. Raises StateError."""
         runs = make_folder(state / "runs")
         task = settings.task.partition(":")[2] or settings.task
-        stem = "".join(c if c.isalnum() else "-" for c in task.lower()).strip("-")[:24] or "run"
+        plain = "".join(c if c.isascii() and c.isalnum() else "-" for c in task.lower())
+        stem = plain.strip("-")[:24] or "run"
         name = f"{stem}-{time.strftime('%m%d-%H%M%S')}-{secrets.token_hex(2)}"
         folder = cls(runs / name)
         with explained(folder.path, "make the run's folder"):
@@ -122,6 +123,7 @@ class RunFolder:
             if best is not None and best.round == event.round:
                 self._link(event.round, "best.safetensors")
             self._link(event.round, "last.safetensors")
+            sync_folder(self.path)
             shutil.rmtree(self.spool_path(event.round), ignore_errors=True)
             if keep and (old := event.round - keep) >= 0:
                 with contextlib.suppress(FileNotFoundError):
@@ -156,8 +158,15 @@ class RunFolder:
 def all_runs(state: Path) -> Iterator[RunFolder]:
     """Folders of runs that have started, oldest first."""
     folders = [p for p in (state / "runs").glob("*") if (p / "journal.jsonl").exists()]
-    for path in sorted(folders, key=lambda p: ((p / "run.toml").stat().st_mtime_ns, p.name)):
-        yield RunFolder(path)
+    yield from map(RunFolder, sorted(folders, key=_age))
+
+
+def _age(path: Path) -> tuple[int, str]:
+    """By run.toml, which is written once; a run without it can still be shown and removed."""
+    try:
+        return (path / "run.toml").stat().st_mtime_ns, path.name
+    except OSError:
+        return 0, path.name
 
 
 def summary(folder: RunFolder) -> dict[str, Any]:

@@ -1,11 +1,18 @@
 """The score of a round from the metrics of those who evaluated its model."""
 
+import logging
+import math
+import sys
+from collections import Counter
+
 import msgspec
 
 from flctl.core.history import Score
 from flctl.core.metrics import merge
 from flctl.errors import RunError
 from flctl.wire.messages import Metrics
+
+logger = logging.getLogger(__name__)
 
 
 def by_coordinator(parts: dict[str, Metrics]) -> Score:
@@ -19,26 +26,34 @@ def by_coordinator(parts: dict[str, Metrics]) -> Score:
 def by_agents(answers: dict[str, Metrics]) -> Score | None:
     """Over the examples of all agents that answered; each agent's own stand beside.
 
-    None when nobody answered. Raises RunError when they do not have the same classes.
+    Answers whose number of classes is not that of most are left out, so that one agent
+    cannot stop a run. None when nobody answered.
     """
     if not answers:
         return None
-    try:
-        merged = merge([answers[agent] for agent in sorted(answers)])
-    except ValueError as error:
-        raise RunError(f"the agents' metrics cannot be merged: {error}") from error
-    plain = {a: msgspec.structs.replace(m, confusion=()) for a, m in sorted(answers.items())}
-    return _score(merged, "agents", "held out", plain)
+    sizes = Counter(len(metrics.confusion) for metrics in answers.values())
+    classes = min(sizes, key=lambda size: (-sizes[size], size))
+    alike = {a: m for a, m in sorted(answers.items()) if len(m.confusion) == classes}
+    if len(alike) < len(answers):
+        others = ", ".join(sorted(answers.keys() - alike.keys()))
+        logger.warning("metrics left out, because of their number of classes: %s", others)
+    plain = {a: msgspec.structs.replace(m, confusion=()) for a, m in alike.items()}
+    return _score(merge(list(alike.values())), "agents", "held out", plain)
 
 
 def _score(main: Metrics, source: str, part: str, beside: dict[str, Metrics]) -> Score:
     return Score(
-        loss=main.loss,
+        loss=_finite(main.loss),
         accuracy=main.accuracy,
         macro_f1=main.macro_f1,
         examples=main.examples,
         source=source,
         part=part,
         confusion=main.confusion,
-        beside=beside,
+        beside={n: msgspec.structs.replace(m, loss=_finite(m.loss)) for n, m in beside.items()},
     )
+
+
+def _finite(loss: float) -> float:
+    """The loss of a model that has diverged as the largest number: JSON has no other."""
+    return loss if math.isfinite(loss) else sys.float_info.max

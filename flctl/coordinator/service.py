@@ -314,14 +314,15 @@ class Coordinator:
 
     def _look_at_keys(self, now: float) -> None:
         try:
-            if self.keyring.refresh(now):
-                self._drop_revoked()
+            self.keyring.refresh(now)
         except StateError as error:
             logger.error("%s; the keys that were read before stay in force", error)
+        self._drop_revoked()
 
     def _drop_revoked(self) -> None:
+        enrolled = set(self.enrolled())
         for member in list(self.roster.members.values()):
-            if member.name not in self.enrolled():
+            if member.name not in enrolled:
                 logger.warning("agent=%s revoked", member.name)
                 if member.peer is not None:
                     text = "this key was revoked"

@@ -1,9 +1,9 @@
 """Evaluation on the agents: asks those that hold data out, and waits with a deadline."""
 
 import logging
-import math
 from collections.abc import Callable, Iterable
 
+from flctl.core.metrics import verified
 from flctl.settings import RunSettings
 from flctl.wire.messages import Evaluate, Evaluated, Message, Metrics, RoundKey
 
@@ -43,11 +43,12 @@ class Survey:
 
     def on_answer(self, agent: str, answer: Evaluated) -> bool:
         if agent in self._waiting and answer.key == self.key:
-            metrics = answer.metrics
-            if math.isfinite(metrics.loss) and 0 <= metrics.accuracy <= 1 and metrics.examples:
-                self.answers[agent] = metrics
-            else:
-                logger.warning("round=%d agent=%s sent impossible metrics", self.key.round, agent)
+            try:
+                self.answers[agent] = verified(answer.metrics)
+            except ValueError as error:
+                logger.warning(
+                    "round=%d agent=%s sent impossible metrics: %s", self.key.round, agent, error
+                )
             self._waiting.discard(agent)
         return not self._waiting
 

@@ -88,6 +88,8 @@ class Training:
         self._disk, self._thinking, self._evaluator = disk, thinking, evaluator
         self._clock, self._wall_clock = clock, wall_clock
         self._gathering: Gathering | None = None
+        self._has_gathered = False
+        """Once the fleet was given time to come, rounds go on with whoever is there."""
         self._round: rounds.Round | None = None
         self._collection: Collection | None = None
         self._evaluating: Evaluating | None = None
@@ -135,9 +137,9 @@ class Training:
         if self.history.opened is not None:
             self._guarded(self._reopen)
         else:
-            self._gather(first=True)
+            self._gather()
 
-    def _gather(self, first: bool = False) -> None:
+    def _gather(self) -> None:
         """Wait for the agents of the next round, or end when there is none."""
         if self.history.round >= self.settings.rounds:
             self._end(happened.Finished(at=self._now()))
@@ -152,7 +154,7 @@ class Training:
             self._fleet.roster,
             self._fleet.enrolled,
             self._clock(),
-            first,
+            first=not self._has_gathered,
         )
         self._look_for_agents()
 
@@ -167,6 +169,7 @@ class Training:
             return
         if agents is not None:
             self._gathering = None
+            self._has_gathered = True
             self._guarded(lambda: self._open(agents))
         elif self._gathering.changed_at == self._clock():
             self._fleet.publish(

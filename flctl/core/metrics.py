@@ -12,9 +12,11 @@ def from_confusion(loss: float, confusion: Sequence[Sequence[int]]) -> Metrics:
     """Metrics of one part of the data; `loss` is its mean, `confusion[target][prediction]`.
 
     Macro-F1 is the mean of 2TP / (2TP + FP + FN) over the classes that occur as target
-    or as prediction.
+    or as prediction. Raises ValueError when the matrix is not square.
     """
     table = np.asarray(confusion, dtype=np.int64)
+    if table.ndim != 2 or table.shape[0] != table.shape[1]:
+        raise ValueError(f"a confusion matrix of shape {table.shape} is not square")
     examples = int(table.sum())
     hits = table.diagonal()
     occurrences = table.sum(axis=0) + table.sum(axis=1)
@@ -29,13 +31,25 @@ def from_confusion(loss: float, confusion: Sequence[Sequence[int]]) -> Metrics:
     )
 
 
+def verified(claimed: Metrics) -> Metrics:
+    """What a stranger's metrics amount to: accuracy and macro-F1 come from the confusion.
+
+    Raises ValueError when the numbers do not go together.
+    """
+    if claimed.examples < 1 or sum(map(sum, claimed.confusion)) != claimed.examples:
+        raise ValueError("the confusion matrix does not add up to the examples")
+    if not math.isfinite(claimed.loss):
+        raise ValueError("the loss is not a finite number")
+    return from_confusion(claimed.loss, claimed.confusion)
+
+
 def merge(parts: Sequence[Metrics]) -> Metrics:
     """Metrics over the union of the parts' examples; what a single evaluation would say.
 
     Raises ValueError when there is none, or when they do not have the same classes.
     """
-    examples = sum(part.examples for part in parts)
-    loss = math.fsum(part.loss * part.examples for part in parts) / max(examples, 1)
+    examples = max(1, sum(part.examples for part in parts))
+    loss = math.fsum(part.loss * (part.examples / examples) for part in parts)
     tables = [np.asarray(part.confusion, dtype=np.int64) for part in parts]
     if not tables or any(table.shape != tables[0].shape for table in tables):
         raise ValueError("the parts do not have the same classes")

@@ -132,12 +132,15 @@ class Round:
 
     def on_offer(self, agent: str, round_id: int, base: Digest) -> list[Action]:
         """An agent has a finished update, for this round or another."""
-        if agent in self.arrived and (round_id, base) == (self.id, self.base):
-            return [Accept(agent)]  # our acknowledgement was lost
-        if (round_id, base) != (self.id, self.base) or self.phase is not Phase.OPEN:
+        if (round_id, base) != (self.id, self.base):
             return [Discard(agent, f"for round {round_id}, which is over")]
+        if agent in self.arrived:
+            return [Accept(agent)]  # our acknowledgement was lost
         if agent not in self.invited:
             return [Discard(agent, f"not invited to round {self.id}")]
+        if self.phase is not Phase.OPEN:
+            over = Discard(agent, f"for round {round_id}, which is over")
+            return [] if self.phase is Phase.FAILED else [over]  # a new attempt asks again
         if agent in self.failed:
             return [Discard(agent, self.failed[agent])]
         self.gone.discard(agent)
@@ -148,7 +151,7 @@ class Round:
 
     def on_stored(self, agent: str) -> list[Action]:
         """The update is in the spool, checked and durable."""
-        if self.phase is not Phase.OPEN or agent not in self.invited:
+        if self.phase not in (Phase.OPEN, Phase.FAILED) or agent not in self.invited:
             return [Discard(agent, f"round {self.id} was over before it arrived")]
         self.offered.discard(agent)
         self.gone.discard(agent)
@@ -197,13 +200,13 @@ class Round:
         self._advance(Phase.EVALUATED, Phase.COMMITTED)
 
     def _close_if_complete(self) -> list[Action]:
-        if self.phase is not Phase.OPEN or self.waiting:
+        if self.phase is not Phase.OPEN:
             return []
-        if len(self.arrived) >= self.need:
-            return self._close()
-        if len(self.arrived) + len(self.gone - self.failed.keys() - self.arrived) < self.need:
+        if len(self.invited - self.failed.keys()) < self.need:
             return self._fail()
-        return []
+        if self.waiting or len(self.arrived) < self.need:
+            return []  # whoever is gone can come back until the deadline
+        return self._close()
 
     def _close(self) -> list[Action]:
         self.phase = Phase.CLOSED

@@ -1,0 +1,139 @@
+"""Crashes of the coordinator: it goes on in the same round, and the bytes are the same."""
+
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from memory_fleet import MemoryFleet
+
+from flctl.coordinator.journal import Journal
+from flctl.coordinator.runs import RunFolder, all_runs
+
+
+def models(state: Path) -> list[str]:
+    """Digests of the committed models, in order."""
+    return [r.model for r in next(iter(all_runs(state))).history().rounds]
+
+
+def test_resumed_from_a_copy_taken_at_every_append_the_model_is_the_same(
+    make_fleet: Callable[..., MemoryFleet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Whatever the last line of the journal is: the run goes on to the same three models."""
+    fleet = make_fleet(3)
+    copies: list[Path] = []
+    plain = Journal.append
+
+    def append_and_copy(self: Journal, events, sync=True) -> None:
+        plain(self, events, sync)
+        copies.append(tmp_path / f"copy-{len(copies)}")
+        shutil.copytree(fleet.state, copies[-1])
+
+    monkeypatch.setattr(Journal, "append", append_and_copy)
+    fleet.start_run(rounds=3)
+    fleet.finish()
+    expected = models(fleet.state)
+    monkeypatch.setattr(Journal, "append", plain)
+    keys = {name: agent.keys for name, agent in fleet.agents.items()}
+    assert len(copies) > 9
+    for copy in copies:
+        again = make_fleet(0)
+        again.kill_coordinator()
+        again.start_coordinator(copy)
+        for name, pair in keys.items():
+            again.add(name, enrol=False, keys=pair)
+        history = again.finish()
+        assert history.state == "finished"
+        assert [r.model for r in history.rounds] == expected, f"resumed from {copy.name}"
+        again.close()
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_killed_at_any_moment_nobody_trains_twice(
+    make_fleet: Callable[..., MemoryFleet], seed: int
+):
+    """Agents keep what they have while the coordinator is away; each round is trained once."""
+    undisturbed = make_fleet(3)
+    undisturbed.start_run(rounds=4)
+    undisturbed.finish()
+    fleet = make_fleet(3)
+    chance = random.Random(seed)
+    for agent in fleet.agents.values():
+        agent.ticks = chance.randint(1, 12)
+    fleet.start_run(rounds=4)
+    for _ in range(3):
+        for _ in range(chance.randint(1, 25)):
+            fleet.step()
+        if fleet.coordinator is None or fleet.coordinator.training is None:
+            break
+        fleet.kill_coordinator()
+        for _ in range(chance.randint(1, 40)):
+            fleet.step()
+        fleet.start_coordinator()
+    history = fleet.finish()
+    assert history.state == "finished"
+    assert [r.round for r in history.rounds] == [1, 2, 3, 4]
+    assert models(fleet.state) == models(undisturbed.state)
+    for agent in fleet.agents.values():
+        assert agent.trained == [(1, 0), (2, 4), (3, 8), (4, 12)]
+
+
+def test_accepted_updates_survive_and_are_not_asked_for_again(fleet: MemoryFleet):
+    """Two updates are safe, the third agent is still training: only that one is waited for."""
+    fleet.agents["pi-03"].ticks = 200
+    fleet.start_run(rounds=1)
+    fleet.until(lambda: len(fleet.named("update")) == 2)
+    fleet.kill_coordinator()
+    fleet.start_coordinator()
+    assert fleet.coordinator.training is not None
+    assert fleet.coordinator.training.status()["accepted"] == ["pi-01", "pi-02"]
+    history = fleet.finish()
+    assert sorted(history.rounds[0].participants) == ["pi-01", "pi-02", "pi-03"]
+    assert [agent.trained for agent in fleet.agents.values()] == [[(1, 0)]] * 3
+
+
+def test_an_update_that_vanished_from_the_spool_is_fetched_again(fleet: MemoryFleet):
+    """The journal says accepted, the file is not there: the agent is invited once more."""
+    fleet.agents["pi-03"].ticks = 200
+    run = fleet.start_run(rounds=1)
+    fleet.until(lambda: len(fleet.named("update")) == 2)
+    fleet.kill_coordinator()
+    (RunFolder.find(fleet.state, run).spool_path(1) / "pi-01.safetensors").unlink()
+    fleet.start_coordinator()
+    history = fleet.finish()
+    assert sorted(history.rounds[0].participants) == ["pi-01", "pi-02", "pi-03"]
+
+
+def test_a_damaged_model_is_found_and_named(fleet: MemoryFleet):
+    """A flipped bit in the model of the last round: the run pauses and names the file."""
+    run = fleet.start_run(rounds=3)
+    fleet.until(lambda: len(fleet.named("round")) == 1)
+    fleet.kill_coordinator()
+    folder = RunFolder.find(fleet.state, run)
+    path = folder.model_path(folder.history().round)
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 1
+    path.write_bytes(data)
+    fleet.start_coordinator()
+    history = fleet.finish()
+    assert history.state == "paused"
+    assert "damaged" in history.reason and str(path) in history.reason
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_lost_doubled_and_late_messages_change_nothing(
+    make_fleet: Callable[..., MemoryFleet], seed: int
+):
+    """A bad network costs time, not correctness: same models as on a good one."""
+    undisturbed = make_fleet(3)
+    undisturbed.start_run(rounds=2)
+    undisturbed.finish()
+    fleet = make_fleet(3, seed=seed)
+    fleet.network.random_faults(lost=0.05, doubled=0.1, delayed=0.2)
+    fleet.start_run(rounds=2, deadline_s=2000.0, wait_s=500.0)
+    history = fleet.finish(within_s=5000.0)
+    assert history.state == "finished"
+    assert models(fleet.state) == models(undisturbed.state)
+    for agent in fleet.agents.values():
+        assert [r for r, _ in agent.trained] == [1, 2]

@@ -1,0 +1,278 @@
+"""What the fleet may send and what it may not: it is refused, named, and the round goes on."""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from memory_fleet import MemoryFleet, toy_update
+
+from flctl.transport.keys import KeyPair
+from flctl.wire import framing
+from flctl.wire.messages import (
+    Ask,
+    Fetch,
+    Goodbye,
+    Heartbeat,
+    Hello,
+    Join,
+    Telemetry,
+    UpdateReady,
+)
+from flctl.worker.jobs import TrainJob
+
+
+def poison(fleet: MemoryFleet, name: str, change: Callable[[Any, Any, Any], Any]) -> None:
+    """Let `change(agent, model, job)` make the update of an agent, in each round."""
+    agent = fleet.agents[name]
+    plain = agent.do
+    agent.do = lambda job, model: (
+        change(agent, model, job) if isinstance(job, TrainJob) else plain(job, model)
+    )
+
+
+def with_value(value: float) -> Callable[[Any, Any, Any], Any]:
+    def change(agent: Any, model: Any, job: TrainJob) -> Any:
+        tensors = toy_update(model, job)
+        tensors["weight"][1][12345] = value
+        return agent.deliver(tensors)
+
+    return change
+
+
+def other_shape(agent: Any, model: Any, job: TrainJob) -> Any:
+    return agent.deliver({**toy_update(model, job), "bias": ("F32", np.zeros(4, np.float32))})
+
+
+def other_dtype(agent: Any, model: Any, job: TrainJob) -> Any:
+    return agent.deliver({**toy_update(model, job), "bias": ("F64", np.zeros(3))})
+
+
+def missing_tensor(agent: Any, model: Any, job: TrainJob) -> Any:
+    tensors = toy_update(model, job)
+    del tensors["steps"]
+    return agent.deliver(tensors)
+
+
+def many_examples(agent: Any, model: Any, job: TrainJob) -> Any:
+    return agent.deliver(toy_update(model, job), examples=10**9)
+
+
+def wrong_digest(agent: Any, model: Any, job: TrainJob) -> Any:
+    return agent.deliver(toy_update(model, job), blob="a" * 64)
+
+
+def not_tensors(agent: Any, model: Any, job: TrainJob) -> Any:
+    trained, fd = agent.deliver(toy_update(model, job))
+    os.pwrite(fd, b"\xff" * 64, 0)
+    import hashlib
+
+    data = os.pread(fd, 1 << 24, 0)
+    return msgspec.structs.replace(trained, blob=hashlib.sha256(data).hexdigest()), fd
+
+
+def huge(agent: Any, model: Any, job: TrainJob) -> Any:
+    return agent.deliver(toy_update(model, job), size=2**40)
+
+
+def nan_loss(agent: Any, model: Any, job: TrainJob) -> Any:
+    return agent.deliver(toy_update(model, job), loss=float("nan"))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (with_value(float("nan")), "weight holds NaN"),
+        (with_value(float("inf")), "weight holds NaN or infinite"),
+        (other_shape, "bias F32[4], the model has bias F32[3]"),
+        (other_dtype, "bias F64[3]"),
+        (missing_tensor, "steps is missing"),
+        (many_examples, "1000000000 examples, 10 were declared"),
+        (wrong_digest, "digest"),
+        (not_tensors, "not a safetensors file"),
+        (huge, "1099511627776 bytes"),
+        (nan_loss, "loss is not a finite number"),
+    ],
+)
+def test_a_bad_update_is_rejected_and_the_round_goes_on(
+    fleet: MemoryFleet, change: Callable[[Any, Any, Any], Any], words: str
+):
+    """The agent is named with the reason in the status; the other two make the round."""
+    poison(fleet, "pi-02", change)
+    fleet.start_run(rounds=1, quorum=0.6, deadline_s=100.0)
+    began = fleet.now
+    history = fleet.finish()
+    assert history.state == "finished"
+    assert sorted(history.rounds[0].participants) == ["pi-01", "pi-03"]
+    assert fleet.now - began < 60, "it closed at once, not at the deadline"
+    (rejected,) = fleet.named("rejected")
+    assert rejected["agent"] == "pi-02" and words in rejected["reason"]
+    assert words in fleet.status("pi-02")["note"]
+
+
+def raw(fleet: MemoryFleet, name: str, *frames: bytes) -> None:
+    fleet.agents[name].link.send(list(frames))
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        [b""],
+        [b"GET / HTTP/1.1\r\n"],
+        [os.urandom(100), os.urandom(1000)],
+        [b"flc\x01", b"\x81\xa4type"],
+        [b"flc\x01", msgspec.msgpack.encode({"type": "launch", "missiles": 3})],
+        [b"flc\x01", b"\xdd\xff\xff\xff\xff"],
+        [b"flc\x01", b"\x91" * 5000],
+        [b"flc\x01", b"x" * 70_000],
+        [b"flc\x01", framing.encode(Goodbye())[1], b"y" * 300_000],
+    ],
+)
+def test_noise_from_an_agent_disturbs_nobody(fleet: MemoryFleet, frames: list[bytes]):
+    """Bytes that are no message are counted against their sender, and the run finishes."""
+    fleet.start_run(rounds=2)
+    fleet.until(lambda: len(fleet.named("update")) >= 1)
+    raw(fleet, "pi-01", *frames)
+    assert fleet.finish().state == "finished"
+
+
+def update_for(key: dict[str, Any], fleet: MemoryFleet) -> UpdateReady:
+    training = fleet.coordinator.training
+    base = training._key()
+    changed = msgspec.structs.replace(base, **key)
+    return UpdateReady(
+        key=changed, blob="b" * 64, size=100, examples=5, batches=1, loss=1.0, last_loss=1.0,
+        seconds=1.0,
+    )
+
+
+@pytest.mark.parametrize("key", [{"run": "another"}, {"round": 7}, {"base": "c" * 64}])
+def test_an_update_for_something_else_is_thrown_away(fleet: MemoryFleet, key: dict[str, Any]):
+    """Of another run, round or base model: acknowledged, discarded, never counted."""
+    for agent in fleet.agents.values():
+        agent.ticks = 30
+    fleet.start_run(rounds=1)
+    fleet.until(lambda: any(agent.trained for agent in fleet.agents.values()))
+    raw(fleet, "pi-01", *framing.encode(update_for(key, fleet)))
+    history = fleet.finish()
+    assert history.state == "finished"
+    assert history.rounds[0].participants["pi-01"].examples == 10
+    assert not fleet.named("rejected")
+
+
+def test_messages_of_an_operator_from_an_agent_are_refused(fleet: MemoryFleet):
+    """An agent's key neither starts runs nor reads the status."""
+    fleet.start_run(rounds=2)
+    fleet.until(lambda: bool(fleet.named("opened")))
+    raw(fleet, "pi-01", *framing.encode(Ask(id=1, what="stop", args={"run": "x"})))
+    assert fleet.finish().state == "finished"
+    assert fleet.coordinator.refused["pi-01"] == 1
+
+
+def test_an_older_agent_is_shown_as_too_old_and_told(fleet: MemoryFleet):
+    """Protocol 0 … of a stranger's past: the status says what to upgrade, the agent hears it."""
+    agent = fleet.agents["pi-01"]
+    fleet.coordinator._decode.oldest, fleet.coordinator._decode.newest = 2, 3
+    for _ in range(5):
+        fleet.step()
+    status = fleet.status("pi-01")
+    assert status["state"] == "too old"
+    assert "upgrade the agent" in status["note"]
+    assert not agent.supervisor.session.welcomed
+
+
+def test_a_newer_agent_is_shown_as_too_new(fleet: MemoryFleet):
+    """The coordinator must be upgraded first, and its status says so."""
+    hello = framing.encode(Goodbye(), protocol=9)
+    raw(fleet, "pi-02", *[bytes(f) for f in hello])
+    fleet.step()
+    status = fleet.status("pi-02")
+    assert status["state"] == "too new" and "upgrade the coordinator" in status["note"]
+
+
+def test_the_protocol_before_is_spoken(fleet: MemoryFleet):
+    """A coordinator of protocol N+1 works with agents of N, and answers in N."""
+    fleet.coordinator._decode.oldest = framing.PROTOCOL
+    fleet.coordinator._decode.newest = framing.PROTOCOL + 1
+    fleet.start_run(rounds=2)
+    assert fleet.finish().state == "finished"
+    assert fleet.status("pi-01")["protocol"] == framing.PROTOCOL
+
+
+def test_two_machines_with_one_key_are_both_refused_until_one_is_left(fleet: MemoryFleet):
+    """Cloned SD cards: neither takes part, the status says conflict; then one may again."""
+    for _ in range(5):
+        fleet.step()
+    clone = fleet.add("clone", enrol=False, keys=fleet.agents["pi-01"].keys)
+    fleet.until(lambda: fleet.status("pi-01")["state"] == "conflict")
+    assert "two machines" in fleet.status("pi-01")["note"]
+    clone.kill()
+    fleet.until(lambda: fleet.status("pi-01")["state"] == "ready", within_s=120)
+
+
+def test_a_rebooted_agent_is_not_taken_for_a_clone(fleet: MemoryFleet):
+    """Power is cut without a goodbye and the old connection hangs: it is back within 5 s."""
+    fleet.until(lambda: fleet.coordinator.roster.member("pi-01").ready)
+    agent = fleet.agents["pi-01"]
+    agent.alive = False  # nothing answers any more, but its connection is not closed
+    agent.state.close()
+    agent.start()
+    fleet.until(
+        lambda: fleet.coordinator.roster.of_peer(agent.link.peer) is not None, within_s=5
+    )
+
+
+def test_a_key_revoked_in_the_middle_of_a_round_counts_no_more(fleet: MemoryFleet):
+    """Its live connection does not help it: its messages are refused from then on."""
+    fleet.agents["pi-03"].ticks = 50
+    fleet.start_run(rounds=1, quorum=0.6, deadline_s=500.0)
+    fleet.until(lambda: len(fleet.named("update")) == 2)
+    fleet.keyring.revoke("pi-03")
+    history = fleet.finish()
+    assert sorted(history.rounds[0].participants) == ["pi-01", "pi-02"]
+    assert "pi-03" not in fleet.coordinator.roster.members
+
+
+def test_an_unlisted_key_waits_until_it_is_enrolled(fleet: MemoryFleet):
+    """It is refused and shown as waiting; after keys add it gets in by itself."""
+    pair = KeyPair.make()
+    fleet.add("pi-09", enrol=False, keys=pair)
+    fleet.step()
+    assert [w.key for w in fleet.keyring.waiting()] == [pair.public]
+    fleet.keyring.add("pi-09", pair.public, "agent")
+    fleet.until(lambda: "pi-09" in fleet.coordinator.roster.members, within_s=60)
+    assert not fleet.keyring.waiting()
+
+
+def test_a_token_lets_an_agent_in_once(fleet: MemoryFleet):
+    """It joins under the name that it asks for; the token's single use is spent."""
+    token = fleet.keyring.new_token(600, 1)
+    fleet.add("pi-08", enrol=False, token=token)
+    fleet.until(lambda: "pi-08" in fleet.coordinator.roster.members, within_s=10)
+    assert "pi-08" in fleet.coordinator.enrolled()
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        Hello(session="0" * 32, version="1", role="train", tasks={},
+              device={"kind": "x", "arch": "x", "cores": 1, "memory_bytes": 1}),  # type: ignore[arg-type]
+        Heartbeat(sequence=1, state="ready", telemetry=Telemetry()),
+        Fetch(blob="a" * 64, offset=0, length=10),
+        Ask(id=1, what="status"),
+        Join(token="flt_wrong", name="pi-01"),
+    ],
+)
+def test_a_guest_may_only_join(fleet: MemoryFleet, message: Any):
+    """While a token is open an unknown key may say Join, and nothing else is answered."""
+    fleet.keyring.new_token(600, 1)
+    link = fleet.network.link(KeyPair.make().public)
+    for _ in range(3):
+        fleet.step()
+    link.send(framing.encode(message))
+    fleet.step()
+    _, answer, _ = framing.to_agent()(next(iter(link.receive())))
+    assert type(answer).__name__ == "Refused"
+    assert sorted(fleet.coordinator.enrolled()) == ["pi-01", "pi-02", "pi-03"]
