@@ -9,6 +9,7 @@ The run starts from a model that is given, and nothing is evaluated.
 
 import argparse
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -112,7 +113,8 @@ def _start(stack: ExitStack, role: str, folder: Path, **options: object) -> "sub
     for name, value in options.items():
         command += [f"--{name.replace('_', '-')}", str(value)]
     # The supervisor's worker is found as a module beside this file.
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    paths = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
     )
@@ -257,6 +259,7 @@ def main() -> None:
     parser.add_argument("--endpoint")
     parser.add_argument("--index", type=int, default=0)
     options = parser.parse_args()
+    logging.basicConfig(level=os.environ.get("FLCTL_BENCH_LOG", "ERROR"))
     if options.role == "coordinator":
         coordinate(options)
     else:

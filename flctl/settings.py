@@ -213,8 +213,9 @@ def _check_together(settings: RunSettings, where: str) -> None:
     if settings.local is not None and settings.virtual is not None:
         raise SettingsError(f"{where}: local and virtual exclude each other; choose one")
     for name in ("task", "data", "dataset", "test_data", "optimizer"):
-        if not (getattr(settings, name) or "").isprintable():
-            raise SettingsError(f"{where}: {name} holds a character that is not text")
+        # An argument that is not UTF-8 comes with surrogates in place of its bytes.
+        if any("\ud800" <= char <= "\udfff" for char in getattr(settings, name) or ""):
+            raise SettingsError(f"{where}: {name} is not UTF-8 text")
     for number in ("lr", "quorum", "deadline_s", "wait_s", "alpha"):
         if not math.isfinite(getattr(settings, number)):
             raise SettingsError(f"{where}: {number} must be a finite number")

@@ -7,6 +7,7 @@
 import logging
 import math
 import random
+import shlex
 from collections.abc import Callable, Sequence
 
 from flctl.agent.config import AgentConfig
@@ -99,7 +100,7 @@ class Session:
                 self._say(
                     f"coordinator={self._config.coordinator} whoever answers there does not have "
                     "the server key that this agent was given: check the address, or give the "
-                    "key that  flctl keys show  prints on the coordinator",
+                    "key that  flctl keys list  prints on the coordinator",
                     now,
                 )
 
@@ -154,9 +155,12 @@ class Session:
         jitter = random.uniform(0.5, 1.0)  # a fleet that comes back must not knock at once
         self._reopen_at = now + self._back_off_s * jitter
         self._back_off_s = min(2 * self._back_off_s, BACK_OFF_S[1])
+        # A key may begin with a hyphen and hold characters that a shell would eat.
+        end_of_options = "-- " if self._public_key.startswith("-") else ""
+        command = f"flctl keys add {end_of_options}{self._shown} {shlex.quote(self._public_key)}"
         self._say(
             f"coordinator={self._config.coordinator} this key is not enrolled: on the coordinator "
-            f"run  flctl keys add {self._shown} '{self._public_key}'",
+            f"run  {command}",
             now,
         )
 

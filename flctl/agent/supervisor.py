@@ -46,7 +46,6 @@ from flctl.wire.messages import (
     Train,
     Welcome,
 )
-from flctl.worker.jobs import Described
 from flctl.worker.process import Worker
 
 logger = logging.getLogger(__name__)
@@ -98,7 +97,6 @@ class Supervisor:
         self._tasks = tasks
         self._nonce = os.urandom(16).hex()
         self._began = clock()
-        self._found: Described | None = None
         self._outbox: deque[Message] = deque(maxlen=OUTBOX)
         self._last_state: State = "starting"
         self._decode = framing.to_agent()
@@ -151,13 +149,14 @@ class Supervisor:
 
     @property
     def state(self) -> State:
-        if not self.work.looked:
+        found = self.work.data.found
+        if found is None:
             return "starting"
         if self.work.doing is not None:
             return self.work.doing
         if len(self._updates):
             return "offering"
-        return "ready" if self._found is not None and self._found.datasets else "no data"
+        return "ready" if found.datasets else "no data"
 
     def _speak(self, now: float) -> None:
         """What goes out while the coordinator listens."""
@@ -213,9 +212,9 @@ class Supervisor:
             case Train() | Evaluate():
                 self.work.on_order(message, now)
             case Accepted():
-                self._updates.on_accepted(message.key)
+                self.work.on_accepted(message)
             case Discarded():
-                self._updates.on_discarded(message.key, message.reason)
+                self.work.on_discarded(message)
             case Cancel():
                 self.work.on_cancel(message.run)
             case Fetch():
@@ -242,14 +241,13 @@ class Supervisor:
         except MalformedMessage as error:
             logger.warning("a message of the coordinator is ignored: %s", error)
 
-    def _on_described(self, found: Described) -> None:
-        self._found = found
+    def _on_described(self) -> None:
         self.session.say_hello(self._clock())
 
     # What goes out --------------------------------------------------------------------
 
     def _hello(self) -> Hello:
-        found = self._found
+        found = self.work.data.found
         return Hello(
             session=self._nonce,
             version=__version__,

@@ -47,12 +47,12 @@ class Updates:
 
     def hold(self, offer: UpdateReady, blob: Blob, now: float) -> None:
         """Keep an update and offer it from now on; owns `blob`."""
-        self._drop(offer.key)
+        self.forget(offer.key)
         self._held[offer.key] = _Held(offer, blob, now)
         while len(self._held) > KEPT:
             oldest = next(iter(self._held))
             logger.warning("round=%d update forgotten: %d newer ones wait", oldest.round, KEPT)
-            self._drop(oldest)
+            self.forget(oldest)
 
     def offer_again(self, now: float, key: RoundKey | None = None) -> None:
         """This one, or all: the coordinator may have forgotten what it was told."""
@@ -76,21 +76,21 @@ class Updates:
     def on_disconnected(self) -> None:
         self._requests.clear()
 
-    def on_accepted(self, key: RoundKey) -> None:
-        if self._drop(key):
-            logger.info("round=%d run=%s update accepted", key.round, key.run)
-
-    def on_discarded(self, key: RoundKey, reason: str) -> None:
-        if self._drop(key):
-            logger.warning("round=%d run=%s update discarded: %s", key.round, key.run, reason)
+    def forget(self, key: RoundKey) -> bool:
+        """The coordinator has it safe, or does not want it; whether it was here."""
+        held = self._held.pop(key, None)
+        if held is None:
+            return False
+        held.blob.close()
+        return True
 
     def on_cancel(self, run: str) -> None:
         for key in [key for key in self._held if key.run == run]:
-            self._drop(key)
+            self.forget(key)
 
     def close(self) -> None:
         for key in list(self._held):
-            self._drop(key)
+            self.forget(key)
 
     def _serve(self, fetch: Fetch) -> bool:
         """Whether the request is answered; False: later."""
@@ -99,10 +99,3 @@ class Updates:
             return self._send(BlobGone(blob=fetch.blob), None)
         payload = held.blob.read(fetch.offset, fetch.length)
         return self._send(Chunk(blob=fetch.blob, offset=fetch.offset), payload)
-
-    def _drop(self, key: RoundKey) -> bool:
-        held = self._held.pop(key, None)
-        if held is None:
-            return False
-        held.blob.close()
-        return True

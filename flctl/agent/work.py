@@ -10,27 +10,30 @@ from collections.abc import Callable
 from typing import Literal
 
 from flctl.agent.config import AgentConfig
+from flctl.agent.datasets import Datasets
 from flctl.agent.models import ModelDamaged, Models
-from flctl.agent.orders import Kind, Order, job_of, refusal
+from flctl.agent.orders import TRIES, Kind, Order, is_death, job_of, refusal
 from flctl.agent.updates import Updates
 from flctl.errors import StateError, WorkerError
 from flctl.transport.blobs import Blob, BlobStore
 from flctl.transport.channel import Frame
 from flctl.wire.messages import (
+    Accepted,
     Chunk,
     Digest,
+    Discarded,
     Evaluate,
     Evaluated,
     Failed,
     Message,
     Progress,
+    RoundKey,
     Train,
     UpdateReady,
 )
 from flctl.worker.jobs import (
     AnyEvent,
     AnyJob,
-    Describe,
     Described,
     JobFailed,
     Scored,
@@ -41,14 +44,12 @@ from flctl.worker.process import Worker
 
 logger = logging.getLogger(__name__)
 
-TRIES = 3
-"""How often a worker may die over one order before it is given up."""
 PROGRESS_S = 0.5
 
 
 class Work:
     """`post` gives a message to the coordinator, now or once it is there again; `tell` only
-    now. `described` hears what the worker found out about the data."""
+    now. `described` is called when the worker has found out about the data."""
 
     def __init__(
         self,
@@ -61,27 +62,20 @@ class Work:
         updates: Updates,
         post: Callable[[Message], None],
         tell: Callable[[Message], bool],
-        described: Callable[[Described], None],
+        described: Callable[[], None],
     ) -> None:
         self._config, self._tasks = config, tasks
         self._worker, self._store = worker, store
         self._models, self._updates = models, updates
         self._post, self._tell, self._on_described = post, tell, described
+        self.data = Datasets(config, tasks)
         self._orders: list[Order] = []
         self._running: Order | None = None
         self._answered: Evaluated | None = None
-        self._datasets: frozenset[tuple[str, str]] | None = None
-        """(name, task) of all that can be used; None until the worker has looked."""
-        self._looks = 0
         self.agent = config.name or ""
         """The name that training is seeded with; the coordinator says it."""
         self.error: str | None = None
         """The last thing that went wrong; None again after the next success."""
-
-    @property
-    def looked(self) -> bool:
-        """Whether it is known which data there are."""
-        return self._datasets is not None
 
     @property
     def doing(self) -> Literal["training", "evaluating"] | None:
@@ -102,13 +96,21 @@ class Work:
         if any(order.is_same_as(message) for order in self._orders):
             return
         for order in [order for order in self._orders if not order.goes_with(message)]:
-            logger.info("round=%d %s superseded", order.key.round, order.what)
+            logger.info("%s %s superseded", self._labels(order.key), order.what)
             self._forget(order)
         self._orders.append(Order(message))
 
+    def on_accepted(self, message: Accepted) -> None:
+        if self._updates.forget(message.key):
+            logger.info("%s update accepted", self._labels(message.key))
+
+    def on_discarded(self, message: Discarded) -> None:
+        if self._updates.forget(message.key):
+            logger.warning("%s update discarded: %s", self._labels(message.key), message.reason)
+
     def on_cancel(self, run: str) -> None:
         for order in [order for order in self._orders if order.key.run == run]:
-            logger.info("round=%d run=%s %s cancelled", order.key.round, run, order.what)
+            logger.info("%s %s cancelled", self._labels(order.key), order.what)
             self._forget(order)
         self._updates.on_cancel(run)
 
@@ -134,14 +136,18 @@ class Work:
         for order in [order for order in self._orders if order.key.base == blob]:
             self._fail(order, "model", f"the coordinator has no model {blob[:12]} any more")
 
+    def _labels(self, key: RoundKey) -> str:
+        """How a log line about a round begins."""
+        return f"round={key.round} agent={self.agent} run={key.run}"
+
     # The worker -----------------------------------------------------------------------
 
     def tick(self, now: float) -> None:
         """Begin whatever can begin."""
         if self._worker.busy:
             return
-        if not self.looked:
-            self._look()
+        if self.data.found is None:
+            self._submit(self.data.look(), None)
         elif self._orders:
             self._advance(self._orders[0])
         else:
@@ -165,7 +171,8 @@ class Work:
     def _on_event(self, event: AnyEvent, order: Order | None, now: float) -> None:
         match event:
             case Described():
-                self._have_looked(event)
+                self.data.on_described(event)
+                self._have_looked()
             case Stepped() if order is not None:
                 self._on_step(order, event, now)
             case Scored() if order is not None:
@@ -184,26 +191,14 @@ class Work:
             logger.debug("worker=%s idle: stopped", self._worker.pid)
             self._worker.stop()
 
-    def _look(self) -> None:
-        """Let the worker find out which data there are."""
-        self._looks += 1
-        self._submit(Describe(tasks=self._tasks, datasets=self._config.datasets), None)
-
-    def _have_looked(self, found: Described) -> None:
-        self._datasets = frozenset((info.name, info.task) for info in found.datasets)
-        self.error = found.error
-        for info in found.datasets:
-            logger.info(
-                "dataset=%s task=%s examples=%d held_out=%d",
-                info.name, info.task, info.examples, info.held_out,
-            )
-        if found.error:
-            logger.error("no data: %s", found.error)
-        self._on_described(found)
+    def _have_looked(self) -> None:
+        if self.data.found is not None:
+            self.error = self.data.found.error
+            self._on_described()
 
     def _advance(self, order: Order) -> None:
         """Fetch the model of an order, or begin it."""
-        refused = refusal(order, self._config, self._tasks, self._datasets or ())
+        refused = refusal(order, self._config, self._tasks, self.data.usable)
         if refused is not None:
             self._fail(order, *refused)
             return
@@ -216,7 +211,7 @@ class Work:
             return
         order.tries += 1
         self._running = order
-        logger.info("round=%d run=%s %s begins", order.key.round, order.key.run, order.what)
+        logger.info("%s %s begins", self._labels(order.key), order.what)
         self._submit(job_of(order, self._config, self.agent), model)
 
     def _submit(self, job: AnyJob, model: Blob | None) -> None:
@@ -251,9 +246,9 @@ class Work:
         )
         self._updates.hold(offer, blob, now)
         logger.info(
-            "round=%d run=%s trained examples=%d batches=%d loss=%.4f bytes=%d took_s=%.1f",
-            order.key.round, order.key.run, event.examples, event.batches, event.loss,
-            event.size, event.seconds,
+            "%s trained examples=%d batches=%d loss=%.4f bytes=%d took_s=%.1f",
+            self._labels(order.key), event.examples, event.batches, event.loss, event.size,
+            event.seconds,
         )
 
     def _on_scored(self, order: Order, event: Scored) -> None:
@@ -267,18 +262,19 @@ class Work:
         self._post(self._answered)
 
     def _on_failed(self, order: Order | None, event: JobFailed) -> None:
-        died = event.kind in ("worker died", "out of memory")
         if order is not None:
             kind: Kind = "task" if event.kind == "usage" else event.kind
-            self._fail(order, kind, event.message, retrying=died and order.tries < TRIES)
-        elif not self.looked and not (died and self._looks < TRIES):
-            self._have_looked(Described(datasets=(), torch="", cuda=False, error=event.message))
+            again = is_death(event) and order.tries < TRIES
+            self._fail(order, kind, event.message, retrying=again)
+        elif self.data.found is None:
+            self.data.on_failed(event)
+            self._have_looked()
 
     def _fail(self, order: Order, kind: Kind, text: str, retrying: bool = False) -> None:
         self.error = f"{kind}: {text}"[:2000]
         logger.error(
-            "round=%d run=%s %s failed kind=%s: %s%s", order.key.round, order.key.run,
-            order.what, kind, text, "; trying again" if retrying else "",
+            "%s %s failed kind=%s: %s%s", self._labels(order.key), order.what, kind, text,
+            "; trying again" if retrying else "",
         )
         if not retrying:
             self._forget(order)

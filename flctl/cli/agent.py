@@ -73,7 +73,8 @@ def agent(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="A task that the coordinator may ask for; several times.  [default: all that are installed]",
+            help="A task that the coordinator may ask for; several times.  "
+            "[default: all that are installed]",
             rich_help_panel=WORK,
         ),
     ] = None,
@@ -106,7 +107,9 @@ def agent(
     threads: Annotated[
         int | None,
         typer.Option(
-            metavar="N", help="Of torch.  [default: as many as it finds right]", rich_help_panel=WORK
+            metavar="N",
+            help="Of torch.  [default: as many as it finds right]",
+            rich_help_panel=WORK,
         ),
     ] = None,
     state: State = None,

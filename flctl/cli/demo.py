@@ -1,2 +1,119 @@
-def demo() -> None:
-    """x"""
+"""`flctl demo`: the whole of it on one machine, on the heartbeats that ship with flctl."""
+
+import contextlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flctl.cli import logs
+from flctl.cli.options import Verbose
+from flctl.errors import FlctlError, UsageError
+
+if TYPE_CHECKING:
+    from flctl.fleet.comparison import Compared
+
+PARTS = {"later": "same patients, later", "unseen": "unseen patients"}
+
+
+def demo(
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="Folder for the model, the picture and the run.")
+    ] = Path("demo"),
+    agents: Annotated[int, typer.Option(metavar="N", min=2, max=16, help="Local agents.")] = 4,
+    rounds: Annotated[int, typer.Option(metavar="N", min=1)] = 30,
+    seed: Annotated[int, typer.Option(metavar="N", min=0)] = 1,
+    verbose: Verbose = False,
+) -> None:
+    """Train on real heartbeats over local agents, and compare.
+
+    Each agent is a process that owns the beats of different patients of the MIT-BIH database
+    and talks to the coordinator over encrypted sockets. Beside it the same is trained with
+    all data in one place, and by each agent alone. DIR gets model.safetensors and curve.png.
+    """
+    from flctl.cli.curve import draw, needs_matplotlib
+    from flctl.cli.watching import watcher
+    from flctl.files import make_folder
+    from flctl.fleet.comparison import Comparison
+    from flctl.fleet.driving import drive_local
+
+    needs_matplotlib()
+    folder = out.expanduser().absolute()
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"--out {out}: is not a folder")
+    make_folder(folder)
+    logs.set_up(verbose, quiet=True)
+    given = {"task": "ecg", "local": agents, "rounds": rounds, "seed": seed}
+    federated: dict[int, Mapping[str, Any]] = {}
+    watching = watcher(as_json=False, verbose=verbose)
+    watching.expect(given)
+
+    def on_event(event: dict[str, Any]) -> None:
+        watching.on_event(event)
+        if event["event"] == "round" and event.get("metrics"):
+            federated[event["round"]] = event["metrics"]
+
+    with Comparison(given, every=max(1, rounds // 15)) as comparison:
+        with watching:
+            result = drive_local(folder / "state", given, "flctl demo", on_event)
+        if result.state != "finished" or result.checkpoint is None or not federated:
+            raise FlctlError(f"the demo's run {result.run} {result.state}: {result.reason}")
+        _copy(result.checkpoint, folder / "model.safetensors")
+        with _patience("training the same with all data in one place, and by each agent alone"):
+            central, alone = comparison.result("central"), comparison.result("local-only")
+    draw(folder / "curve.png", federated, central, alone, agents)
+    _show(federated, central, alone, agents)
+    from flctl.cli.output import print_line
+
+    model, curve = _shown(folder / "model.safetensors"), _shown(folder / "curve.png")
+    print_line(f"\nLook at {curve}, then try: flctl evaluate {model} --split unseen")
+
+
+def _copy(checkpoint: Path, target: Path) -> None:
+    import shutil
+
+    from flctl.files import explained, new_file
+
+    with (
+        explained(target, "save the model"),
+        new_file(target) as out,
+        checkpoint.open("rb") as model,
+    ):
+        shutil.copyfileobj(model, out)
+
+
+def _patience(doing: str) -> contextlib.AbstractContextManager[Any]:
+    from flctl.cli.output import terminal
+
+    console = terminal()
+    return console.status(f"{doing} …") if console.is_terminal else contextlib.nullcontext()
+
+
+def _show(
+    federated: Mapping[int, Mapping[str, Any]], central: "Compared", alone: "Compared", agents: int
+) -> None:
+    """Final figures of the three ways, on beats of known and of unseen patients."""
+    import msgspec
+
+    from flctl.cli import output
+
+    last = federated[max(federated)]
+    ways: dict[str, Mapping[str, Any]] = {
+        f"federated, {agents} agents": {last["part"]: last, **last.get("beside", {})},
+        "all data in one place": msgspec.to_builtins(central.final),
+        "each agent alone (mean)": msgspec.to_builtins(alone.final),
+    }
+    parts = [name for name in PARTS if name in central.final]
+    columns = [c for name in parts for c in (f">{PARTS[name]}: accuracy", ">macro-F1")]
+    made = output.table("", *columns)
+    for way, figures in ways.items():
+        cells = [figures[name][key] for name in parts for key in ("accuracy", "macro_f1")]
+        made.add_row(way, *map(output.figure, cells))
+    output.print_line("")
+    output.show(made)
+
+
+def _shown(path: Path) -> Path:
+    """From the current folder when it is below that."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

@@ -49,7 +49,9 @@ def discover(
         made.columns[4].overflow = "fold"
         for row in rows:
             shown = Text(row.state, style=STYLES.get(row.state, "red"))
-            made.add_row(row.name or "?", row.host or "-", shown, row.version or "-", Text(row.advice))
+            made.add_row(
+                row.name or "?", row.host or "-", shown, row.version or "-", Text(row.advice)
+            )
         output.show(made)
     if check and not all_ready(rows):
         raise typer.Exit(1)

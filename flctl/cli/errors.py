@@ -1,9 +1,9 @@
 """From an exception to one line on stderr and an exit code; the only place that does it.
 
-    0    done
-    1    tried and failed
-    2    the command or its settings are wrong
-    130  ended with Ctrl-C
+0    done
+1    tried and failed
+2    the command or its settings are wrong
+130  ended with Ctrl-C
 """
 
 import contextlib

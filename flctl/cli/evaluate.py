@@ -20,10 +20,13 @@ def evaluate(
     checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A .safetensors file.")],
     task: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Of which task.  [default: the one that the checkpoint names]"),
+        typer.Option(
+            metavar="NAME", help="Of which task.  [default: the one that the checkpoint names]"
+        ),
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="File or folder.  [default: what ships with the task]")
+        Path | None,
+        typer.Option(metavar="PATH", help="File or folder.  [default: what ships with the task]"),
     ] = None,
     split: Annotated[
         str,
@@ -126,8 +129,7 @@ def _measure(
 def _show(found: Mapping[str, Any]) -> None:
     from flctl.cli import output
 
-    made = output.table("part", "examples", "loss", "accuracy", "macro-F1",
-                        right=("examples", "loss", "accuracy", "macro-F1"))  # fmt: skip
+    made = output.table("part", ">examples", ">loss", ">accuracy", ">macro-F1")
     for name, metrics in found.items():
         made.add_row(
             name,
@@ -143,7 +145,7 @@ def _show_confusion(classes: tuple[str, ...], confusion: tuple[tuple[int, ...], 
     """Rows are what is true, columns what the model says."""
     from flctl.cli import output
 
-    made = output.table("true \\ said", *classes, right=classes)
+    made = output.table("true \\ said", *(f">{name}" for name in classes))
     for name, row in zip(classes, confusion, strict=True):
         made.add_row(name, *(str(count) if count else "·" for count in row))
     output.print_line("")

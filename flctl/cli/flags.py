@@ -128,9 +128,9 @@ def typed(settings: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises UsageError.
     """
-    found = {flag.key: flag.read(settings[flag.key]) for flag in FLAGS
-             if settings[flag.key] is not None}  # fmt: skip
-    return found
+    return {
+        flag.key: flag.read(settings[flag.key]) for flag in FLAGS if settings[flag.key] is not None
+    }
 
 
 def _parameter(flag: Flag) -> inspect.Parameter:

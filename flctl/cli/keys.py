@@ -30,7 +30,9 @@ class Book(Protocol):
 
 @app.command(cls=Grouped)
 def new(
-    path: Annotated[Path, typer.Argument(metavar="FILE", help="For the secret half; FILE.pub gets the other.")],
+    path: Annotated[
+        Path, typer.Argument(metavar="FILE", help="For the secret half; FILE.pub gets the other.")
+    ],
 ) -> None:
     """Make a key pair, for an operator or for an agent."""
     from flctl.cli.output import print_line
@@ -105,7 +107,7 @@ def token(
     lasts_s = seconds(ttl, "--ttl")
     with _book(state, context) as book:
         print_line(book.token(lasts_s, uses))
-    hint(f"for {uses} join{'s' if uses != 1 else ''} within {ttl}: flctl agent --join-token-file FILE")
+    hint(f"good for {uses} within {ttl}; use it with: flctl agent --join-token-file FILE")
 
 
 @app.command(cls=Grouped)

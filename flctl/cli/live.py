@@ -77,9 +77,10 @@ def header(story: Story, now: float) -> RenderableType:
     title = Text.assemble(
         ("flctl ", "bold"),
         (story.run or "starting …", "bold cyan" if story.run else "dim"),
-        *([("  task ", "dim"), story.task] if story.task else []),
-        *([("  agents ", "dim"), str(len(story.agents))] if story.agents else []),
     )
+    for name, value in (("task", story.task), ("agents", len(story.agents))):
+        if value:
+            title.append(f"  {name} ", "dim").append(str(value))
     if not story.rounds:
         return title
     at = max(story.open_round, story.last_round)
@@ -110,8 +111,7 @@ def agents(story: Story, room: int) -> RenderableType:
         ranked = sorted(named, key=lambda item: (_URGENT.index(item[1].state), item[0]))
         shown, left_out = ranked[: room - 1], ranked[room - 1 :]
         named = sorted(shown)
-    made = table("agent", "doing", "batches", "", "loss", "examples", "", right=("loss", "examples"))
-    made.columns[3].justify = "right"
+    made = table("agent", "doing", "batches", ">", ">loss", ">examples", "")
     for name, doing in named:
         made.add_row(*_agent_row(name, doing))
     if not left_out:
@@ -142,8 +142,7 @@ def _agent_row(name: str, doing: Doing) -> Sequence[RenderableType]:
 
 def rounds(lines: Sequence[RoundLine], width: int = 2) -> RenderableType:
     """The figures of these rounds."""
-    names = ("round", "loss", "accuracy", "macro-F1", "agents", "took")
-    made = table(*names, right=names)
+    made = table(">round", ">loss", ">accuracy", ">macro-F1", ">agents", ">took")
     for line in lines:
         metrics = line.metrics or {}
         made.add_row(

@@ -18,7 +18,7 @@ class _Stderr(logging.StreamHandler[TextIO]):
         return sys.stderr
 
     @stream.setter
-    def stream(self, stream: TextIO) -> None:
+    def stream(self, _: TextIO) -> None:
         raise AttributeError("the stream is always sys.stderr")
 
 

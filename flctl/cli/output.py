@@ -1,8 +1,7 @@
 """Results on stdout, as JSON or as tables; colour only on a terminal."""
 
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -43,13 +42,14 @@ def terminal(stderr: bool = False) -> "Console":
     return console
 
 
-def table(*columns: str, right: Sequence[str] = ()) -> "Table":
-    """An empty table in the house's style; the columns in `right` are for numbers."""
+def table(*columns: str) -> "Table":
+    """An empty table in the house's style; a column whose name begins with > is for numbers."""
     from rich.table import Table
 
     made = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
     for name in columns:
-        made.add_column(name, justify="right" if name in right else "left", no_wrap=True)
+        justify: Literal["right", "left"] = "right" if name.startswith(">") else "left"
+        made.add_column(name.removeprefix(">"), justify=justify, no_wrap=True)
     return made
 
 

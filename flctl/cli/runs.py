@@ -39,8 +39,7 @@ def list_(state: State = None, context: Context = None, json: Json = False) -> N
         return
     from rich.text import Text
 
-    made = output.table("run", "state", "round", "loss", "accuracy", "macro-F1", "started", "",
-                        right=("round", "loss", "accuracy", "macro-F1"))  # fmt: skip
+    made = output.table("run", "state", ">round", ">loss", ">accuracy", ">macro-F1", "started", "")
     for run in found:
         made.add_row(
             run["run"],
@@ -67,8 +66,7 @@ def show(run: Run, state: State = None, context: Context = None, json: Json = Fa
     for name in ("run", "task", "kind", "state", "reason", "checkpoint"):
         if found[name]:
             output.print_line(f"{name:<11} {found[name]}")
-    made = output.table("round", "loss", "accuracy", "macro-F1", "took", "agents", "missing",
-                        right=("round", "loss", "accuracy", "macro-F1", "took", "agents"))  # fmt: skip
+    made = output.table(">round", ">loss", ">accuracy", ">macro-F1", ">took", ">agents", "missing")
     rounds = [event for event in found["events"] if event["event"] == "round"]
     for event in rounds:
         made.add_row(
@@ -123,7 +121,9 @@ def replay(
             {"run": folder.name, "same": same, "other_machine": elsewhere, "rounds": told_rows}
         )
     elif same:
-        output.print_line(f"run {folder.name}: all {len(rows) - 1} rounds are the same, byte for byte")
+        output.print_line(
+            f"run {folder.name}: all {len(rows) - 1} rounds are the same, byte for byte"
+        )
     if not same:
         why = rows[-1].why or elsewhere or "its data, its code or its number of threads differ"
         raise FlctlError(f"run {folder.name}: round {rows[-1].round} comes out different: {why}")
@@ -193,19 +193,22 @@ def _show_last(event: Mapping[str, Any]) -> None:
     """Who did what in the last round, and the figures beside the main ones."""
     from flctl.cli import output
 
-    made = output.table(f"round {event['round']}", "examples", "batches", "loss", "took",
-                        right=("examples", "batches", "loss", "took"))  # fmt: skip
+    made = output.table(f"round {event['round']}", ">examples", ">batches", ">loss", ">took")
     for agent, part in event["participants"].items():
-        made.add_row(agent, str(part["examples"]), str(part["batches"]),
-                     output.figure(part["loss"], 4), output.span(part["seconds"]))  # fmt: skip
+        made.add_row(
+            agent,
+            str(part["examples"]),
+            str(part["batches"]),
+            output.figure(part["loss"], 4),
+            output.span(part["seconds"]),
+        )
     output.print_line("")
     output.show(made)
     metrics = event.get("metrics") or {}
     for name, part in (metrics.get("beside") or {}).items():
         loss, accuracy, f1 = _figures(part)
         output.print_line(
-            f"{name} ({part['examples']} examples): "
-            f"loss {loss}, accuracy {accuracy}, macro-F1 {f1}"
+            f"{name} ({part['examples']} examples): loss {loss}, accuracy {accuracy}, macro-F1 {f1}"
         )
 
 

@@ -22,7 +22,9 @@ STYLES = {
 
 
 def status(
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="Keep looking until Ctrl-C.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", "-w", help="Keep looking until Ctrl-C.")
+    ] = False,
     every: Annotated[float, typer.Option(metavar="SECONDS", help="For --watch.", min=0.2)] = 2.0,
     state: State = None,
     context: Context = None,
@@ -80,8 +82,8 @@ def picture(found: Mapping[str, Any]) -> "RenderableType":
     if not found["agents"]:
         head.append(Text("no agent is enrolled; see: flctl keys token --help", style="yellow"))
     made = table(
-        "agent", "state", "round", "examples", "link", "temp", "memory", "load", "device",
-        "version", "note", right=("round", "examples", "link", "temp", "load"),
+        "agent", "state", ">round", ">examples", ">link", ">temp", "memory", ">load", "device",
+        "version", "note",
     )  # fmt: skip
     for agent in found["agents"]:
         made.add_row(*_row(agent))

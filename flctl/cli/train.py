@@ -24,7 +24,7 @@ def train(
         Path | None,
         typer.Argument(
             metavar="RUN.TOML",
-            help="Settings, one a line: task = \"ecg\". Flags win over them.",
+            help='Settings, one a line: task = "ecg". Flags win over them.',
             show_default=False,
         ),
     ] = None,
@@ -92,7 +92,9 @@ def _writable(path: Path) -> Path:
     """`path` as a place for the model, absolute. Raises UsageError now rather than at the end."""
     target = path.expanduser().absolute()
     if target.is_dir():
-        raise UsageError(f"--save-model {path}: is a folder; name a file, such as {path}/model.safetensors")
+        raise UsageError(
+            f"--save-model {path}: is a folder; name a file, such as {path}/model.safetensors"
+        )
     if not target.parent.is_dir():
         raise UsageError(f"--save-model {path}: there is no folder {target.parent}")
     return target
@@ -175,5 +177,9 @@ def _copy(checkpoint: Path, target: Path) -> None:
 
     from flctl.files import explained, new_file
 
-    with explained(target, "save the model"), new_file(target) as out, checkpoint.open("rb") as model:
+    with (
+        explained(target, "save the model"),
+        new_file(target) as out,
+        checkpoint.open("rb") as model,
+    ):
         shutil.copyfileobj(model, out)

@@ -143,7 +143,8 @@ class LineWatcher(Watcher):
 
     def finish(self, result: "RunResult", saved: Path | None) -> bool:
         if result.state != "finished":
-            say(f"run {result.run} {result.state}: {result.reason or 'no reason given'}", sys.stderr)
+            reason = result.reason or "no reason given"
+            say(f"run {result.run} {result.state}: {reason}", sys.stderr)
             return False
         model = _checkpoint(result, saved)
         try_next = f"flctl evaluate {model} --task {self.story.task}" if self.story.task else ""

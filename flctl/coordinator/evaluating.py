@@ -1,61 +1,40 @@
 """Finds out how good a round's model is: on the coordinator's test data, or on the agents'."""
 
 from collections.abc import Callable
-from pathlib import Path
-from typing import Protocol
 
 from flctl.coordinator.aggregation import Aggregated
-from flctl.coordinator.background import Background
-from flctl.coordinator.evaluator import Evaluator
+from flctl.coordinator.context import RunContext
 from flctl.coordinator.scoring import by_agents, by_coordinator
 from flctl.coordinator.survey import Survey
 from flctl.core.history import Score
-from flctl.core.roster import Member, Roster
+from flctl.core.roster import Member
 from flctl.errors import FlctlError
-from flctl.settings import RunSettings
-from flctl.wire.messages import Digest, Evaluated, Message, Metrics, RoundKey
+from flctl.wire.messages import Evaluated, Metrics, RoundKey
 
 Done = Callable[[Score | None, BaseException | None], None]
-
-
-class Fleet(Protocol):
-    @property
-    def roster(self) -> Roster: ...
-    def tell(self, agent: str, message: Message) -> bool: ...
-    def serve(self, digest: Digest, path: Path) -> None: ...
 
 
 class Evaluating:
     """One evaluation. `done(score, error)` is called once; a score of None: nobody could say."""
 
-    def __init__(
-        self,
-        key: RoundKey,
-        made: Aggregated,
-        settings: RunSettings,
-        fleet: Fleet,
-        thinking: Background,
-        evaluator: Evaluator,
-        clock: Callable[[], float],
-        done: Done,
-    ) -> None:
-        self._key, self._made, self._settings = key, made, settings
-        self._fleet, self._thinking, self._evaluator = fleet, thinking, evaluator
-        self._clock, self._done = clock, done
+    def __init__(self, context: RunContext, key: RoundKey, made: Aggregated, done: Done) -> None:
+        self._context, self._key, self._made, self._done = context, key, made, done
         self._survey: Survey | None = None
 
     def begin(self) -> None:
         """The order of preference of `evaluate = "auto"`: test data that were named, agents
         whose role it is, the task's own test data, what agents hold out."""
-        how = self._settings.evaluate
-        named = self._settings.test_data is not None
+        how = self._context.settings.evaluate
+        named = self._context.settings.test_data is not None
         if how == "none":
             self._done(None, None)
         elif how == "agents" or (how == "auto" and not named and self._testers()):
             self._ask_agents()
         else:
-            path, settings = self._made.path, self._settings
-            self._thinking.submit(lambda: self._evaluator.evaluate(path, settings), self._on_parts)
+            context, path = self._context, self._made.path
+            context.thinking.submit(
+                lambda: context.evaluator.evaluate(path, context.settings), self._on_parts
+            )
 
     def on_answer(self, agent: str, answer: Evaluated) -> None:
         if self._survey is not None:
@@ -71,25 +50,25 @@ class Evaluating:
 
     def on_time(self) -> None:
         if self._survey is not None:
-            self._finish(self._survey.on_time(self._clock()))
+            self._finish(self._survey.on_time(self._context.clock()))
 
     def _on_parts(self, parts: dict[str, Metrics] | None, error: BaseException | None) -> None:
         if parts is None:
             self._done(None, error)
-        elif not parts and self._settings.evaluate == "auto":
+        elif not parts and self._context.settings.evaluate == "auto":
             self._ask_agents()
         else:
             self._conclude(lambda: by_coordinator(parts))
 
     def _ask_agents(self) -> None:
-        self._fleet.serve(self._key.base, self._made.path)
+        self._context.fleet.serve(self._key.base, self._made.path)
         self._survey = Survey(
             self._key,
             self._made.size,
-            self._settings,
+            self._context.settings,
             self._testers() or self._owners(),
-            self._fleet.tell,
-            self._clock(),
+            self._context.fleet.tell,
+            self._context.clock(),
         )
         self.on_time()
 
@@ -112,9 +91,9 @@ class Evaluating:
 
     def _owners(self) -> list[str]:
         """Agents that hold some of their data out."""
-        task, dataset = self._settings.task, self._settings.dataset
+        task, dataset = self._context.settings.task, self._context.settings.dataset
         return [m.name for m in self._ready() if m.held_out(task, dataset) > 0]
 
     def _ready(self) -> list[Member]:
-        members = self._fleet.roster.members.values()
+        members = self._context.fleet.roster.members.values()
         return sorted((m for m in members if m.ready), key=lambda m: m.name)

@@ -14,6 +14,7 @@ from typing import Any, assert_never
 
 from flctl import __version__
 from flctl.coordinator.background import Background
+from flctl.coordinator.context import RunContext
 from flctl.coordinator.evaluator import Evaluator, FirstModel
 from flctl.coordinator.journal import Journal
 from flctl.coordinator.runs import RunFolder, all_runs
@@ -192,10 +193,10 @@ class Coordinator:
                 self._apply(self.roster.on_goodbye(peer))
             case Fetch():
                 self._serving.on_fetch(peer, message)
+            case UpdateReady() if self.training is None or message.key.run != self.training.run:
+                self._on_stray_offer(peer, message)
             case _ if self.training is not None:
                 self._about_training(self.training, member, message, payload)
-            case UpdateReady():
-                self.send(peer, Discarded(key=message.key, reason="no run is going on"))
 
     def _about_training(
         self, training: Training, member: Member, message: Message, payload: Frame | None
@@ -217,6 +218,15 @@ class Coordinator:
                 training.on_failed(member.name, message)
             case _:
                 self._complain(member.name, f"an agent may not send {type(message).__name__}")
+
+    def _on_stray_offer(self, peer: bytes, offer: UpdateReady) -> None:
+        """An update of a run that is not in progress: kept by the agent if it can still count."""
+        try:
+            state = RunFolder.find(self.state, offer.key.run).history().state
+        except FlctlError:
+            state = "failed"
+        if state in ("finished", "failed"):
+            self.send(peer, Discarded(key=offer.key, reason="its run is over"))
 
     def _on_heartbeat(self, member: Member, peer: bytes, beat: Heartbeat) -> None:
         was_ready = member.ready
@@ -334,7 +344,8 @@ class Coordinator:
     # For a run in progress ----------------------------------------------------------------
 
     def tell(self, agent: str, message: Message) -> bool:
-        peer = self.roster.member(agent).peer
+        member = self.roster.members.get(agent)
+        peer = member.peer if member is not None else None
         if peer is None:
             return False
         sent = self.send(peer, message)
@@ -423,7 +434,7 @@ class Coordinator:
         try:
             history = folder.history()
             journal = Journal(folder.journal_path)
-            self.training = Training(
+            context = RunContext(
                 folder,
                 folder.settings(),
                 history,
@@ -438,9 +449,9 @@ class Coordinator:
             take_up(folder, history, journal, self._now())
         except BaseException:
             lock.release()
-            self.training = None
             raise
         self._run_lock = lock
+        self.training = Training(context)
         self.training.begin()
 
     def _now(self) -> float:

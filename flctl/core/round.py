@@ -131,18 +131,20 @@ class Round:
         return self.open(now)
 
     def on_offer(self, agent: str, round_id: int, base: Digest) -> list[Action]:
-        """An agent has a finished update, for this round or another."""
+        """An agent has a finished update, for this round or another.
+
+        No action: it is on its way already, or a new attempt will ask for it.
+        """
         if (round_id, base) != (self.id, self.base):
             return [Discard(agent, f"for round {round_id}, which is over")]
         if agent in self.arrived:
             return [Accept(agent)]  # our acknowledgement was lost
-        if agent not in self.invited:
-            return [Discard(agent, f"not invited to round {self.id}")]
         if self.phase is not Phase.OPEN:
             over = Discard(agent, f"for round {round_id}, which is over")
-            return [] if self.phase is Phase.FAILED else [over]  # a new attempt asks again
-        if agent in self.failed:
-            return [Discard(agent, self.failed[agent])]
+            return [] if self.phase is Phase.FAILED else [over]
+        if agent not in self.invited or agent in self.failed:
+            reason = self.failed.get(agent, f"not invited to round {self.id}")
+            return [Discard(agent, reason)]
         self.gone.discard(agent)
         if agent in self.offered:
             return []
@@ -151,6 +153,8 @@ class Round:
 
     def on_stored(self, agent: str) -> list[Action]:
         """The update is in the spool, checked and durable."""
+        if agent in self.arrived:
+            return [Accept(agent)]
         if self.phase not in (Phase.OPEN, Phase.FAILED) or agent not in self.invited:
             return [Discard(agent, f"round {self.id} was over before it arrived")]
         self.offered.discard(agent)

@@ -14,6 +14,15 @@ State = Literal[
 WORKING = ("ready", "training", "evaluating", "offering")
 """What an agent says of itself that is ready for discovery."""
 
+_ADVICE: dict[State, str] = {
+    "starting": "wait: its worker is reading the data",
+    "no data": "give it data with flctl agent --data",
+    "too old": "upgrade flctl on the agent",
+    "too new": "upgrade flctl on the coordinator",
+    "conflict": "two machines use its key: stop one, or give it a key of its own",
+}
+"""For an agent that does not say more itself."""
+
 
 class Row(Struct, frozen=True):
     """One agent, or one unknown key."""
@@ -64,19 +73,12 @@ def _known(name: str, host: str, agent: Mapping[str, Any]) -> Row:
 
 
 def _judge(agent: Mapping[str, Any]) -> tuple[State, str]:
-    said, name = agent["state"], agent["name"]
+    said = agent["state"]
     note = agent["note"] or agent["last_error"] or ""
     if said in WORKING:
         return "ready", ""
-    match said:
-        case "starting":
-            return "starting", "wait: its worker is reading the data"
-        case "no data":
-            return "no data", note or "give it data with flctl agent --data"
-        case "too old" | "too new":
-            return said, note or "upgrade whichever of agent and coordinator is older"
-        case "conflict":
-            return "conflict", note or f"two machines use the key of {name}: make one a new key"
+    if said in _ADVICE:
+        return said, note or _ADVICE[said]
     if agent["last_seen_s"] is None:
         return "missing", "enrolled, never seen: is the agent started, does its server key fit?"
     ago = f"last seen {_ago(agent['last_seen_s'])} ago"
@@ -87,7 +89,7 @@ def _stranger(expected: Expected, strangers: Sequence[str], waiting: Sequence[st
     """An agent of the inventory whose name no key has."""
     name, host = expected.name, expected.host
     if not waiting:
-        advice = f"not enrolled and no unknown key knocks: start its agent, then flctl keys add {name} KEY"
+        advice = f"not enrolled, and no key knocks: start its agent, then flctl keys add {name} KEY"
         return Row(name, host, "missing", None, advice)
     if len(waiting) == len(strangers) == 1:
         return Row(name, host, "waiting key", None, f"flctl keys add {name} '{waiting[0]}'")

@@ -45,7 +45,7 @@ class Row(Struct, frozen=True):
 def replay(
     folder: RunFolder,
     sources: Mapping[str, Path],
-    on_row: Callable[[Row], None] = lambda row: None,
+    on_row: Callable[[Row], None] = lambda _: None,
 ) -> list[Row]:
     """A row for the first model and every committed round, up to the first that differs.
 
@@ -98,10 +98,10 @@ class _Again:
         # As run.toml has it: complete, so that later defaults of a task do not matter.
         given = {k: v for k, v in to_builtins(self._settings).items() if v is not None}
         made = first_model(given, "run.toml")
-        with open(made.fd, "rb") as model:
+        path = self._folder.model_path(0)
+        path.parent.mkdir()
+        with os.fdopen(made.fd, "rb") as model:
             model.seek(0)
-            path = self._folder.model_path(0)
-            path.parent.mkdir()
             path.write_bytes(model.read())
         self._base = made.digest
         changed = made.task_digest != history.started.task_digest
@@ -132,7 +132,7 @@ class _Again:
         made = aggregate(self._folder, event.round, examples, self._settings)
         self._folder.install_model(event.round, made.path)
         shutil.rmtree(self._folder.spool_path(event.round))
-        os.unlink(self._folder.model_path(event.round - 1))
+        self._folder.model_path(event.round - 1).unlink()
         self._base = made.model
         return _row(event.round, event.model, made.model, "")
 
@@ -149,7 +149,8 @@ def _training(
     took_part = sorted({agent for event in history.rounds for agent in event.participants})
     unknown = sorted(set(sources) - set(took_part))
     if unknown:
-        raise UsageError(f"--data {unknown[0]}: took no part in the run; {', '.join(took_part)} did")
+        people = ", ".join(took_part)
+        raise UsageError(f"--data {unknown[0]}: took no part in the run; {people} did")
     if history.started.kind != "fleet" and not sources:
         return Clients(task, settings).training
     missing = [agent for agent in took_part if agent not in sources]

@@ -4,10 +4,11 @@ Both start from the model that the run of these settings starts from, and do as 
 local work in each round as its agents do together (`central`) or each (`local_only`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 import torch
+from torch import nn
 
 from flctl.learning.evaluation import evaluate
 from flctl.learning.examples import Examples, concatenate
@@ -19,6 +20,8 @@ from flctl.wire.messages import Metrics
 
 Curve = dict[int, Metrics]
 """By round, counted from 1."""
+OnModel = Callable[[str, int, nn.Module], None]
+"""Is told the name, the round and the model whenever one is evaluated."""
 
 
 def central(
@@ -29,6 +32,7 @@ def central(
     *,
     every: int = 1,
     device: torch.device | None = None,
+    on_model: OnModel | None = None,
 ) -> Curve:
     """Train on the data of all `shards` in one place; evaluated every so many rounds."""
     limit = settings.federate_after_n_batches
@@ -36,7 +40,9 @@ def central(
         limit *= len(shards)
     together = msgspec.structs.replace(settings, federate_after_n_batches=limit)
     pooled = concatenate(shards, "the pooled data")
-    return _train_alone(task, pooled, together, test, agent="central", every=every, device=device)
+    return _train_alone(
+        task, pooled, together, test, "central", every=every, device=device, on_model=on_model
+    )
 
 
 def local_only(
@@ -47,10 +53,13 @@ def local_only(
     *,
     every: int = 5,
     device: torch.device | None = None,
+    on_model: OnModel | None = None,
 ) -> Curve:
     """Each agent of `shards` (name → data) trains alone; the mean of their metrics."""
     curves = [
-        _train_alone(task, examples, settings, test, agent=agent, every=every, device=device)
+        _train_alone(
+            task, examples, settings, test, agent, every=every, device=device, on_model=on_model
+        )
         for agent, examples in shards.items()
     ]
     return {round_id: _mean([curve[round_id] for curve in curves]) for round_id in curves[0]}
@@ -61,10 +70,11 @@ def _train_alone(
     examples: Examples,
     settings: RunSettings,
     test: Examples,
-    *,
     agent: str,
+    *,
     every: int,
     device: torch.device | None,
+    on_model: OnModel | None,
 ) -> Curve:
     model = initial_model(task, settings.seed)
     state, position, curve = snapshot(model), 0, {}
@@ -86,6 +96,8 @@ def _train_alone(
             curve[round_id] = evaluate(
                 task, model, test, batch_size=settings.test_batch_size, device=device
             )
+            if on_model is not None:
+                on_model(agent, round_id, model)
     return curve
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from flctl.errors import StateError
 from flctl.files import explained
-from flctl.transport.credit import Credit, ServeQueue, closing
+from flctl.transport.credit import Credit, ServeQueue
 from flctl.transport.download import WINDOW, Download
 from flctl.wire.messages import Digest
 
-__all__ = ["WINDOW", "Blob", "BlobStore", "Credit", "Download", "ServeQueue", "closing"]
+__all__ = ["WINDOW", "Blob", "BlobStore", "Credit", "Download", "ServeQueue"]
 
 
 class Blob:

@@ -7,18 +7,23 @@ from typing import Generic, NamedTuple, TypeVar
 
 from msgspec import Struct
 
-from flctl.wire.messages import Digest, Fetch
+from flctl.wire.messages import CHUNK_BYTES, Digest, Fetch
 
 Peer = TypeVar("Peer", bound=Hashable)
 
 CLOSING_OFFSET = 2**40
-"""A Fetch from here asks for nothing: it says that all chunks asked for have arrived."""
+"""A Fetch from here asks for nothing: it is a receipt."""
 LAPSE_S = 5.0
 
 
+def receipt(blob: Digest, count: int) -> Fetch:
+    """`count` chunks have arrived, and there was nothing more to ask for in their place."""
+    return Fetch(blob=blob, offset=CLOSING_OFFSET, length=min(count, CHUNK_BYTES))
+
+
 def closing(blob: Digest) -> Fetch:
-    """What the receiver of a whole blob sends last."""
-    return Fetch(blob=blob, offset=CLOSING_OFFSET, length=1)
+    """What the receiver of a whole blob sends last: all chunks have arrived."""
+    return receipt(blob, CHUNK_BYTES)
 
 
 class Credit(Generic[Peer]):
@@ -59,12 +64,13 @@ class Credit(Generic[Peer]):
 
 
 class _Transfer(Struct):
-    """What is known about one peer pulling one blob."""
+    """What is known about one peer pulling one blob, in chunks."""
 
     asked: int = 0
+    receipts: int = 0
     sent: int = 0
     arrived: int = 0
-    heard_s: float = 0.0
+    moved_s: float = 0.0
 
 
 class Turn(NamedTuple, Generic[Peer]):
@@ -75,18 +81,15 @@ class Turn(NamedTuple, Generic[Peer]):
 class ServeQueue(Generic[Peer]):
     """Fetches that wait for credit, served round robin over the peers.
 
-    Chunks are not acknowledged, so what is on its way is worked out from what comes back:
+    What is on its way is worked out from what comes back. A receiver keeps one window of
+    Fetches unanswered as long as there is something to ask for; after that it sends a receipt
+    for each chunk. So asked − window + receipts chunks of a blob have arrived, exactly. After
+    the last one comes `closing`, which settles the account whatever went wrong before.
 
-    - A receiver has at most `credit.window` Fetches unanswered. So its n-th Fetch of a blob
-      proves that n − window chunks of it have arrived.
-    - After the last chunk it sends `closing(blob)`: all of them have.
-    - A peer that goes away is forgotten, with all that it had outstanding.
-    - One that gives a blob up in silence (a cancelled round) is taken to have received what
-      was sent when it has asked for nothing for `lapse_s`: the connection is either drained
-      by then or about to be cut by its heartbeat.
-
-    So each chunk is given back exactly once, and none is held for ever. When a receiver asks
-    for the same bytes again, the count can be ahead of the truth by one window, no more.
+    Nothing is held for ever: a peer that goes away is forgotten; a transfer in which nothing
+    has moved for `lapse_s` (a cancelled round, a stalled receiver) is taken to have arrived.
+    Then, and when a receiver asks for the same bytes again, the account can be ahead of the
+    truth by one window of that peer, no more.
     """
 
     def __init__(
@@ -97,73 +100,92 @@ class ServeQueue(Generic[Peer]):
     ) -> None:
         self._credit, self._lapse_s, self._clock = credit, lapse_s, clock
         self._waiting: dict[Peer, deque[Fetch]] = {}
-        self._transfers: dict[Peer, dict[Digest, _Transfer]] = {}
+        self._transfers: dict[tuple[Peer, Digest], _Transfer] = {}
 
     def add(self, peer: Peer, fetch: Fetch) -> None:
+        """Take in what a peer asks for or acknowledges."""
         if fetch.offset == CLOSING_OFFSET:
-            self._close(peer, fetch.blob)
+            self._on_receipt(peer, fetch)
             return
-        transfer = self._transfers.setdefault(peer, {}).setdefault(fetch.blob, _Transfer())
-        transfer.asked += 1
-        transfer.heard_s = self._clock()
-        self._arrived(peer, transfer, transfer.asked - self._credit.window)
         queue = self._waiting.setdefault(peer, deque())
-        # An honest peer has one window waiting; one that has more asks twice or is a flood.
-        if len(queue) < 2 * self._credit.window and fetch not in queue:
-            queue.append(fetch)
+        # An honest peer has one window waiting; one that has more is a flood.
+        if fetch in queue or len(queue) >= 2 * self._credit.window:
+            return
+        queue.append(fetch)
+        transfer = self._transfers.setdefault((peer, fetch.blob), _Transfer())
+        transfer.asked += 1
+        self._settle(peer, transfer)
 
     def next(self) -> Turn[Peer] | None:
         """Whose chunk goes out now; it counts as sent. None: nobody's."""
         self._lapse()
-        for peer in list(self._waiting):
-            if not self._credit.may_send(peer):
-                continue
-            queue = self._waiting.pop(peer)
-            fetch = queue.popleft()
-            if queue:
-                self._waiting[peer] = queue  # at the end: it is the others' turn
-            self._transfers[peer][fetch.blob].sent += 1
-            self._credit.sent(peer)
-            return Turn(peer, fetch)
+        for peer in self._waiting:
+            if self._credit.may_send(peer):
+                return self._take_turn(peer)
         return None
 
     def unsent(self, turn: Turn[Peer]) -> None:
         """The turn could not be used now (a full queue): it comes again."""
-        transfers = self._transfers.get(turn.peer)
-        if transfers is None or turn.fetch.blob not in transfers:
+        transfer = self._transfers.get((turn.peer, turn.fetch.blob))
+        if transfer is None:
             return
-        transfers[turn.fetch.blob].sent -= 1
+        transfer.sent -= 1
         self._credit.returned(turn.peer)
         self._waiting.setdefault(turn.peer, deque()).appendleft(turn.fetch)
 
     def forget(self, peer: Peer) -> None:
         """The peer is gone, or has been told to ask again."""
         self._waiting.pop(peer, None)
-        self._transfers.pop(peer, None)
+        for key in [key for key in self._transfers if key[0] == peer]:
+            del self._transfers[key]
         self._credit.forget(peer)
 
-    def _arrived(self, peer: Peer, transfer: _Transfer, count: int) -> None:
-        """At least `count` chunks of the transfer are with the receiver."""
-        count = min(count, transfer.sent)
-        if count > transfer.arrived:
-            self._credit.returned(peer, count - transfer.arrived)
-            transfer.arrived = count
+    def _take_turn(self, peer: Peer) -> Turn[Peer]:
+        queue = self._waiting.pop(peer)
+        fetch = queue.popleft()
+        if queue:
+            self._waiting[peer] = queue  # at the end: it is the others' turn
+        transfer = self._transfers[peer, fetch.blob]
+        transfer.sent += 1
+        transfer.moved_s = self._clock()
+        self._credit.sent(peer)
+        return Turn(peer, fetch)
 
-    def _close(self, peer: Peer, blob: Digest) -> None:
-        transfers = self._transfers.get(peer, {})
-        transfer = transfers.pop(blob, None)
+    def _on_receipt(self, peer: Peer, fetch: Fetch) -> None:
+        transfer = self._transfers.get((peer, fetch.blob))
         if transfer is None:
             return
-        self._arrived(peer, transfer, transfer.sent)
+        if fetch == closing(fetch.blob):
+            self._write_off(peer, transfer)
+            self._end(peer, fetch.blob)
+        else:
+            transfer.receipts += fetch.length
+            self._settle(peer, transfer)
+
+    def _settle(self, peer: Peer, transfer: _Transfer) -> None:
+        """Give back what is now known to have arrived."""
+        transfer.moved_s = self._clock()
+        beyond = max(0, transfer.asked - self._credit.window)
+        arrived = min(beyond + transfer.receipts, transfer.sent)
+        if arrived > transfer.arrived:
+            self._credit.returned(peer, arrived - transfer.arrived)
+            transfer.arrived = arrived
+
+    def _write_off(self, peer: Peer, transfer: _Transfer) -> None:
+        self._credit.returned(peer, transfer.sent - transfer.arrived)
+        transfer.arrived = transfer.sent
+
+    def _end(self, peer: Peer, blob: Digest) -> None:
+        del self._transfers[peer, blob]
         queue = deque(fetch for fetch in self._waiting.pop(peer, ()) if fetch.blob != blob)
         if queue:
             self._waiting[peer] = queue
-        if not transfers:
-            del self._transfers[peer]
 
     def _lapse(self) -> None:
-        now = self._clock()
-        for peer in [peer for peer in self._transfers if peer not in self._waiting]:
-            for blob, transfer in list(self._transfers[peer].items()):
-                if now - transfer.heard_s >= self._lapse_s:
-                    self._close(peer, blob)
+        oldest = self._clock() - self._lapse_s
+        for (peer, blob), transfer in list(self._transfers.items()):
+            if transfer.moved_s > oldest:
+                continue
+            self._write_off(peer, transfer)
+            if all(fetch.blob != blob for fetch in self._waiting.get(peer, ())):
+                del self._transfers[peer, blob]

@@ -5,7 +5,7 @@ import os
 
 from flctl.errors import MalformedMessage, StateError
 from flctl.transport.channel import Frame
-from flctl.transport.credit import closing
+from flctl.transport.credit import CLOSING_OFFSET, closing, receipt
 from flctl.wire.messages import CHUNK_BYTES, Digest, Fetch
 
 WINDOW = 8
@@ -39,6 +39,8 @@ class Download:
         self._next = self._limit = 0
         """Where to ask next, and how far has ever been asked."""
         self._moved_s: float | None = None
+        self._to_acknowledge = 0
+        """Chunks that have arrived since the last `requests`."""
         self._closed = False
         # Whole chunks only: a torn last one is fetched again.
         whole = size if have >= size else have - have % chunk
@@ -73,26 +75,32 @@ class Download:
         self._moved_s = now
 
     def requests(self, now: float | None = None) -> list[Fetch]:
-        """All that is to be asked now, taken as sent; `unsent` takes one back.
+        """All that is to be said to the sender now, taken as sent; `unsent` takes one back.
 
-        Once the blob is whole, a last one lets the sender know.
+        Where there is nothing more to ask for, that is a receipt: the sender counts what it
+        has under way (see `credit.ServeQueue`). So call it after every chunk.
         """
         fetches: list[Fetch] = []
-        if self.done and not self._closed:
-            self._closed = True
-            fetches.append(closing(self.blob))
         while (fetch := self.peek()) is not None:
             self.asked(fetch, now)
             fetches.append(fetch)
+        unspoken, self._to_acknowledge = self._to_acknowledge - len(fetches), 0
+        if self.done and not self._closed:
+            self._closed = True
+            fetches.append(closing(self.blob))
+        elif unspoken > 0 and not self.done:
+            fetches.append(receipt(self.blob, unspoken))
         return fetches
 
     def unsent(self, fetch: Fetch) -> None:
         """A request could not be sent: it comes again."""
         if fetch == closing(self.blob):
             self._closed = False
-            return
-        self._asked.discard(fetch.offset)
-        self._next = min(self._next, fetch.offset)
+        elif fetch.offset == CLOSING_OFFSET:
+            self._to_acknowledge += fetch.length
+        else:
+            self._asked.discard(fetch.offset)
+            self._next = min(self._next, fetch.offset)
 
     def on_chunk(self, offset: int, payload: Frame, now: float | None = None) -> None:
         """Store what has arrived; what is there already is ignored.
@@ -106,7 +114,9 @@ class Download:
                 f"blob {self.blob[:12]}: a chunk of {len(payload)} bytes at {offset}, "
                 f"{self._length(offset)} expected"
             )
-        self._asked.discard(offset)
+        if offset in self._asked:
+            self._asked.remove(offset)
+            self._to_acknowledge += 1
         if offset < self._hashed or offset in self._early:
             return
         self._write(payload, offset)
@@ -123,6 +133,7 @@ class Download:
     def restart(self, now: float | None = None) -> None:
         """After a reconnection or a stall: ask anew for all that has not arrived."""
         self._asked.clear()
+        self._to_acknowledge = 0
         self._next = self._hashed
         self._moved_s = now
 

@@ -114,7 +114,9 @@ def agent(coordinator: Coordinator, tmp_path: Path) -> Generator[subprocess.Pope
             stream.close()
 
 
-def first_model() -> bytes:
+@pytest.fixture(scope="module")
+def model() -> bytes:
+    """The first model of an ECG run."""
     worker = WorkerProcess()
     worker.submit(Initialise(given={"task": "ecg"}, where="test"))
     end = time.monotonic() + LIMIT_S
@@ -137,7 +139,7 @@ def order(model: bytes, epochs: int) -> Train:
 
 
 def test_an_agent_trains_and_leaves_in_order(
-    coordinator: Coordinator, agent: subprocess.Popen[str], tmp_path: Path
+    coordinator: Coordinator, agent: subprocess.Popen[str], model: bytes, tmp_path: Path
 ) -> None:
     """Hello, data, training, offer, SIGTERM, goodbye, exit status 0.
 
@@ -145,8 +147,8 @@ def test_an_agent_trains_and_leaves_in_order(
     """
     hello = coordinator.wait_for(Hello, lambda hello: bool(hello.datasets))
     assert hello.datasets[0].examples > 0 and hello.device.torch
-    coordinator.model = first_model()
-    coordinator.say(order(coordinator.model, epochs=1))
+    coordinator.model = model
+    coordinator.say(order(model, epochs=1))
     offer = coordinator.wait_for(UpdateReady)
     assert offer.batches > 0
     coordinator.say(Accepted(key=offer.key))
@@ -161,12 +163,12 @@ def test_an_agent_trains_and_leaves_in_order(
 
 
 def test_the_worker_of_a_killed_agent_ends(
-    coordinator: Coordinator, agent: subprocess.Popen[str]
+    coordinator: Coordinator, agent: subprocess.Popen[str], model: bytes
 ) -> None:
     """kill -9 of the agent in the middle of training leaves nothing behind."""
     coordinator.wait_for(Hello, lambda hello: bool(hello.datasets))
-    coordinator.model = first_model()
-    coordinator.say(order(coordinator.model, epochs=10_000))
+    coordinator.model = model
+    coordinator.say(order(model, epochs=10_000))
     coordinator.wait_for(Progress)
     (worker,) = psutil.Process(agent.pid).children()
     agent.kill()

@@ -194,7 +194,7 @@ def test_a_refused_key_says_what_to_do_and_backs_off(
         longest = min(2**number, 30)
         assert longest / 2 <= wait + 0.01 and wait <= longest + 0.21
     lines = [r.message for r in caplog.records if r.levelno >= logging.WARNING]
-    assert lines.count(lines[-1]) == 1 and f"flctl keys add pi-01 '{KEY}'" in lines[-1]
+    assert lines.count(lines[-1]) == 1 and f"flctl keys add pi-01 {KEY}" in lines[-1]
     rig.listed = True
     rig.step(31.0)
     rig.step()

@@ -102,7 +102,8 @@ class ToyWorker:
 
     def __init__(self, agent: "ToyAgent") -> None:
         self._agent = agent
-        self._left = 0
+        self.left = 0
+        """Calls of `events` until the job is done."""
         self._job: AnyJob | None = None
         self._model: dict[str, np.ndarray] = {}
         self.pid: int | None = None
@@ -114,7 +115,7 @@ class ToyWorker:
 
     def submit(self, job: AnyJob, fd: int | None = None) -> None:
         self._job = job
-        self._left = 2 if isinstance(job, Describe) else self._agent.ticks
+        self.left = 2 if isinstance(job, Describe) else self._agent.ticks
         if fd is not None:
             self._model = read_tensors(fd)
         if isinstance(job, TrainJob):
@@ -123,8 +124,8 @@ class ToyWorker:
     def events(self) -> list[tuple[AnyEvent, int | None]]:
         if self._job is None:
             return []
-        if self._left > 0:
-            self._left -= 1
+        if self.left > 0:
+            self.left -= 1
             return []
         job, self._job = self._job, None
         return [self._agent.do(job, self._model)]
@@ -185,10 +186,11 @@ class ToyAgent:
             role=self.role,
             join_token=self.token,
         )
+        self.worker = ToyWorker(self)
         self.supervisor = Supervisor(
             config=config,
             link=self.link,
-            worker=ToyWorker(self),
+            worker=self.worker,
             store=BlobStore(64 << 20, folder / "blobs"),
             machine=ToyMachine(),
             state=self.state,

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from memory_fleet import MemoryFleet, read_tensors, toy_model, toy_update
 
+from flctl.coordinator.runs import RunFolder
 from flctl.errors import RunError
 from flctl.settings import LocalTraining
 from flctl.worker.jobs import DataSource, TrainJob
@@ -142,13 +143,12 @@ def test_below_the_quorum_the_run_pauses_with_the_reason_and_can_be_resumed(flee
     assert history.state == "paused"
     assert "2 of 3 required updates" in history.reason and "pi-03" in history.reason
     assert len(fleet.named("attempt")) == 3
-    agent.ticks = 2
-    from flctl.coordinator.runs import RunFolder
-
+    agent.ticks = agent.worker.left = 2
     fleet.coordinator.resume_run(RunFolder.find(fleet.state, run))
     history = fleet.finish()
     assert history.state == "finished"
-    assert fleet.agents["pi-01"].trained == [(1, 0), (2, 4)], "it did not train round 1 again"
+    for agent in fleet.agents.values():
+        assert agent.trained == [(1, 0), (2, 4)], "nobody trained round 1 again"
 
 
 def test_nobody_there_is_said_after_the_wait(make_fleet: Callable[..., MemoryFleet]):

@@ -139,9 +139,7 @@ def test_noise_from_an_agent_disturbs_nobody(fleet: MemoryFleet, frames: list[by
 
 
 def update_for(key: dict[str, Any], fleet: MemoryFleet) -> UpdateReady:
-    training = fleet.coordinator.training
-    base = training._key()
-    changed = msgspec.structs.replace(base, **key)
+    changed = msgspec.structs.replace(fleet.coordinator.training.key, **key)
     return UpdateReady(
         key=changed, blob="b" * 64, size=100, examples=5, batches=1, loss=1.0, last_loss=1.0,
         seconds=1.0,

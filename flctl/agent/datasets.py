@@ -1,0 +1,46 @@
+"""Which data this agent has, as its worker has found out."""
+
+import logging
+
+from flctl.agent.config import AgentConfig
+from flctl.agent.orders import TRIES, is_death
+from flctl.worker.jobs import Describe, Described, JobFailed
+
+logger = logging.getLogger(__name__)
+
+
+class Datasets:
+    """Looked at once, at the start of the agent."""
+
+    def __init__(self, config: AgentConfig, tasks: tuple[str, ...]) -> None:
+        self._config, self._tasks = config, tasks
+        self._looks = 0
+        self.found: Described | None = None
+        """None until the worker has looked."""
+
+    @property
+    def usable(self) -> frozenset[tuple[str, str]]:
+        """(name, task) of all that can be trained or evaluated on."""
+        infos = self.found.datasets if self.found is not None else ()
+        return frozenset((info.name, info.task) for info in infos)
+
+    def look(self) -> Describe:
+        """The job that finds out."""
+        self._looks += 1
+        return Describe(tasks=self._tasks, datasets=self._config.datasets)
+
+    def on_described(self, found: Described) -> None:
+        self.found = found
+        for info in found.datasets:
+            logger.info(
+                "dataset=%s task=%s examples=%d held_out=%d",
+                info.name, info.task, info.examples, info.held_out,
+            )
+        if found.error is not None:
+            logger.error("no data: %s", found.error)
+
+    def on_failed(self, failure: JobFailed) -> None:
+        """A worker that has died may be luckier the next time."""
+        if not is_death(failure) or self._looks >= TRIES:
+            error = failure.message
+            self.on_described(Described(datasets=(), torch="", cuda=False, error=error))

@@ -1,0 +1,138 @@
+"""The picture of a run: its figures round by round, beside what they are compared with."""
+
+import importlib.util
+from collections.abc import Callable, Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flctl.errors import UsageError
+
+if TYPE_CHECKING:
+    from flctl.fleet.comparison import Compared
+
+INK, FAINT = "#24292f", "#d0d7de"
+FEDERATED, CENTRAL, ALONE = "#0969da", "#57606a", "#bf8700"
+PANELS = (("loss", "loss"), ("accuracy", "accuracy"), ("macro_f1", "macro-F1"))
+
+
+def needs_matplotlib() -> None:
+    """Raises UsageError when it is not installed."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise UsageError("the picture needs matplotlib: pip install 'flctl[plot]'")
+
+
+def draw(
+    path: Path,
+    federated: Mapping[int, Mapping[str, Any]],
+    central: "Compared",
+    alone: "Compared",
+    agents: int,
+) -> None:
+    """Write the picture to `path` as PNG; `federated` holds each round's metrics."""
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    from matplotlib import pyplot as plt
+
+    style: dict[Any, Any] = {
+        "font.size": 10,
+        "text.color": INK,
+        "axes.labelcolor": INK,
+        "axes.edgecolor": FAINT,
+        "xtick.color": INK,
+        "ytick.color": INK,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "grid.color": FAINT,
+        "grid.linewidth": 0.6,
+    }
+    with mpl.rc_context(style):
+        figure, axes = plt.subplots(1, 3, figsize=(12, 4.6))
+        last = federated[max(federated)]
+        for axis, (key, title) in zip(axes, PANELS, strict=True):
+            _panel(axis, key, title, federated, central, alone)
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(
+            handles, labels, loc="lower center", ncols=3, frameon=False, bbox_to_anchor=(0.5, 0.055)
+        )
+        figure.suptitle(
+            f"One heartbeat classifier, {agents} agents, no beat leaves its owner",
+            x=0.015, ha="left", fontsize=14, fontweight="bold",
+        )  # fmt: skip
+        figure.text(
+            0.015, 0.875,
+            f"Real MIT-BIH beats of 16 patients; tested on {last['examples']:,} later beats of "
+            "the same patients, after each round of FedAvg.",
+            ha="left", fontsize=10, color=CENTRAL,
+        )  # fmt: skip
+        figure.text(
+            0.015, 0.025, _unseen(last, central, alone), ha="left", fontsize=9, color=CENTRAL
+        )
+        figure.subplots_adjust(left=0.05, right=0.985, top=0.79, bottom=0.235, wspace=0.2)
+        figure.savefig(path, dpi=150, metadata={"Software": "flctl"})
+        plt.close(figure)
+
+
+def _panel(
+    axis: Any,
+    key: str,
+    title: str,
+    federated: Mapping[int, Mapping[str, Any]],
+    central: "Compared",
+    alone: "Compared",
+) -> None:
+    value: Callable[[Any], float] = lambda metrics: float(getattr(metrics, key))  # noqa: E731
+    curves = (
+        ("each agent alone (mean)", ALONE, {r: value(m) for r, m in alone.curve.items()}, 1.6),
+        ("all data in one place", CENTRAL, {r: value(m) for r, m in central.curve.items()}, 1.6),
+        ("federated", FEDERATED, {r: float(m[key]) for r, m in federated.items()}, 2.6),
+    )
+    digits = 2 if key == "loss" else 3
+    ends = _apart([curve[max(curve)] for _, _, curve, _ in curves], _span(curves) * 0.075)
+    for (label, colour, curve, width), at in zip(curves, ends, strict=True):
+        line = {"color": colour, "linewidth": width, "solid_capstyle": "round"}
+        axis.plot(list(curve), list(curve.values()), label=label, **line)
+        end = max(curve)
+        axis.plot([end], [curve[end]], "o", color=colour, markersize=3 + width)
+        axis.annotate(
+            f"{curve[end]:.{digits}f}", (end, at), xytext=(8, 0), textcoords="offset points",
+            va="center", color=colour, fontweight="bold", annotation_clip=False,
+        )  # fmt: skip
+    axis.set_title(title, loc="left", fontweight="bold", fontsize=11)
+    axis.set_xlabel("round")
+    axis.margins(x=0.02)
+    axis.set_xlim(right=max(federated) * 1.19)
+    if key != "loss":
+        axis.set_ylim(top=1.0)
+    else:
+        axis.set_ylim(bottom=0)
+
+
+def _span(curves: Any) -> float:
+    values = [value for _, _, curve, _ in curves for value in curve.values()]
+    return float(max(values) - min(values)) or 1.0
+
+
+def _apart(values: list[float], gap: float) -> list[float]:
+    """Places for labels near `values`, in their order, at least `gap` from one another."""
+    order = sorted(range(len(values)), key=values.__getitem__)
+    places = list(values)
+    for below, above in pairwise(order):
+        places[above] = max(places[above], places[below] + gap)
+    return places
+
+
+def _unseen(last: Mapping[str, Any], central: "Compared", alone: "Compared") -> str:
+    """What came of patients of whom nobody had a beat."""
+    part = last.get("beside", {}).get("unseen")
+    if part is None or "unseen" not in central.final:
+        return ""
+    return (
+        f"Patients that nobody trained on ({part['examples']} beats): accuracy "
+        f"{part['accuracy']:.2f} federated, {central.final['unseen'].accuracy:.2f} with all data "
+        f"in one place, {alone.final['unseen'].accuracy:.2f} alone. "
+        "Data: MIT-BIH Arrhythmia Database, PhysioNet, ODC-BY 1.0."
+    )

@@ -1,0 +1,87 @@
+"""What the parts of a run share: its records, and the coordinator around it."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from flctl.coordinator.background import Background
+from flctl.coordinator.evaluator import Evaluator
+from flctl.coordinator.journal import Journal, as_json
+from flctl.coordinator.runs import RunFolder
+from flctl.core.history import AnyEvent, History, Started
+from flctl.core.roster import Roster
+from flctl.errors import StateError
+from flctl.settings import RunSettings
+from flctl.wire.messages import Digest, Message
+
+
+class Fleet(Protocol):
+    """What a run needs of the coordinator."""
+
+    @property
+    def roster(self) -> Roster: ...
+
+    def tell(self, agent: str, message: Message) -> bool:
+        """Send to an agent; False when it is not connected."""
+
+    def enrolled(self) -> list[str]:
+        """Names of all agents that have a key."""
+
+    def serve(self, digest: Digest, path: Path) -> None:
+        """Let agents fetch the blob from this file from now on."""
+
+    def publish(self, event: dict[str, Any]) -> None:
+        """For whoever watches the run."""
+
+
+@dataclass(frozen=True)
+class RunContext:
+    folder: RunFolder
+    settings: RunSettings
+    history: History
+    journal: Journal
+    fleet: Fleet
+    disk: Background
+    """For all that is written: one thing after another."""
+    thinking: Background
+    """For what takes long and writes nothing."""
+    evaluator: Evaluator
+    clock: Callable[[], float]
+    """Monotonic seconds."""
+    wall_clock: Callable[[], float] = time.time
+
+    @property
+    def run(self) -> str:
+        return self.folder.name
+
+    @property
+    def started(self) -> Started:
+        if self.history.started is None:
+            raise StateError(f"{self.folder.journal_path}: the run never started")
+        return self.history.started
+
+    @property
+    def model_size(self) -> int:
+        """Of the newest model, in bytes."""
+        return self.history.rounds[-1].size if self.history.rounds else self.started.size
+
+    def now(self) -> float:
+        """Seconds since 1970, for the records."""
+        return round(self.wall_clock(), 3)
+
+    def is_here(self, agent: str) -> bool:
+        member = self.fleet.roster.members.get(agent)
+        return member is not None and member.ready
+
+    def record(self, events: Sequence[AnyEvent], sync: bool = True) -> None:
+        """Into the journal, the history, and to whoever watches. Raises StateError."""
+        self.journal.append(events, sync)
+        self.note(events)
+
+    def note(self, events: Sequence[AnyEvent]) -> None:
+        """What is in the journal already."""
+        for event in events:
+            self.history.apply(event)
+            self.fleet.publish(as_json(event))

@@ -1,0 +1,361 @@
+"""One round, from the invitation to the commit:
+
+    begin ─► collect updates ─► aggregate ─► evaluate ─► commit
+
+The round's state machine (`flctl.core.round`) decides; this carries out what it says.
+"""
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+
+from flctl.coordinator.aggregation import Aggregated, aggregate
+from flctl.coordinator.collection import Collection, Outcome
+from flctl.coordinator.context import RunContext
+from flctl.coordinator.evaluating import Evaluating
+from flctl.core import history as happened
+from flctl.core import round as rounds
+from flctl.core.history import Participant, Score
+from flctl.core.roster import Member
+from flctl.errors import FlctlError
+from flctl.transport.channel import Frame
+from flctl.wire.messages import (
+    Accepted,
+    Cancel,
+    Chunk,
+    Digest,
+    Discarded,
+    Evaluated,
+    Failed,
+    RoundKey,
+    Train,
+    UpdateReady,
+)
+
+logger = logging.getLogger(__name__)
+
+HEADER_SLACK = 1 << 20
+"""How much larger than the model an update may be: another writer's header."""
+RETURN_S = 20.0
+"""After a restart, how long invited agents may take to come back before they count as gone."""
+
+Done = Callable[[happened.Round | None, str], None]
+
+
+class RoundInProgress:
+    """`done(event, "")` is called when the round is committed, `done(None, reason)` when it
+    cannot go on. Whatever comes after `close` is ignored."""
+
+    def __init__(
+        self, context: RunContext, opened: happened.Opened, done: Done, resumed: bool
+    ) -> None:
+        self._context, self._done = context, done
+        self._arrived = set(context.history.accepted)
+        self._round = rounds.Round(
+            opened.round,
+            opened.base,
+            opened.invited,
+            opened.need,
+            context.settings.deadline_s,
+            arrived=self._arrived,
+            attempt=opened.attempt,
+        )
+        self.key = RoundKey(run=context.run, round=opened.round, base=opened.base)
+        self._began = context.clock()
+        self._absent_until = self._began + RETURN_S if resumed else self._began
+        self._collection: Collection | None = None
+        self._evaluating: Evaluating | None = None
+        self._participants: tuple[str, ...] = ()
+        self._missing: tuple[str, ...] = ()
+        self._made: Aggregated | None = None
+        self._score: Score | None = None
+        self._closed = False
+
+    def begin(self) -> None:
+        """Invite. Raises FlctlError when the model is damaged or the disk fails."""
+        context = self._context
+        base = context.folder.verify_model(self.key.round - 1, self.key.base)
+        context.fleet.serve(self.key.base, base)
+        self._collection = Collection(
+            context.folder,
+            self.key.round,
+            context.fleet,
+            context.disk,
+            context.journal,
+            context.wall_clock,
+            context.clock,
+            self._on_outcome,
+        )
+        self._act(self._round.open(context.clock()))
+        self._look_for_absent()
+
+    def close(self) -> None:
+        """Nothing more is wanted of this round."""
+        self._closed = True
+        self._evaluating = None
+        if self._collection is not None:
+            self._collection.close()
+            self._collection = None
+
+    def status(self) -> dict[str, object]:
+        return {
+            "phase": self._round.phase.value,
+            "waiting_for": sorted(self._round.waiting),
+            "accepted": sorted(self._round.arrived),
+            "time_left_s": round(self._round.time_left(self._context.clock()), 1),
+        }
+
+    # Updates come in -------------------------------------------------------------------
+
+    def on_offer(self, member: Member, offer: UpdateReady) -> None:
+        wrong = self._wrong_with(member, offer)
+        for action in self._round.on_offer(member.name, offer.key.round, offer.key.base):
+            match action:
+                case rounds.Pull() if wrong is not None:
+                    self._reject(member.name, wrong)
+                case rounds.Pull(agent):
+                    if self._collection is not None:
+                        self._collection.pull(agent, offer)
+                case rounds.Discard(agent, reason):
+                    self._context.fleet.tell(agent, Discarded(key=offer.key, reason=reason))
+                case _:
+                    self._act([action])
+
+    def on_chunk(self, agent: str, chunk: Chunk, payload: Frame) -> None:
+        if self._collection is not None:
+            self._collection.on_chunk(agent, chunk, payload)
+
+    def on_blob_gone(self, agent: str, digest: Digest) -> None:
+        if self._collection is not None and self._collection.forget(agent, digest):
+            self._act(self._round.on_failed(agent, "it lost its update before it was fetched"))
+
+    def on_failed(self, agent: str, failed: Failed) -> None:
+        if failed.what == "train" and failed.key == self.key:
+            self._act(self._round.on_failed(agent, f"{failed.kind}: {failed.message}"))
+        elif failed.what == "evaluate" and self._evaluating is not None:
+            self._evaluating.on_gone(agent)
+
+    def on_evaluated(self, agent: str, answer: Evaluated) -> None:
+        if self._evaluating is not None:
+            self._evaluating.on_answer(agent, answer)
+
+    # Agents come and go ----------------------------------------------------------------
+
+    def on_here(self, agent: str) -> None:
+        self._act(self._round.on_back(agent))
+        if self._evaluating is not None:
+            self._evaluating.on_here(agent)
+
+    def on_gone(self, agent: str) -> None:
+        if self._collection is not None:
+            if self._collection.has_whole(agent):
+                return  # all of its update is here: it does not matter any more
+            self._collection.suspend(agent)
+        self._act(self._round.on_gone(agent))
+        if self._evaluating is not None:
+            self._evaluating.on_gone(agent)
+
+    def on_time(self) -> None:
+        now = self._context.clock()
+        self._look_for_absent()
+        if self._collection is not None:
+            self._collection.on_time(now)
+        # What is just being stored was in time.
+        if self._collection is None or not self._collection.storing:
+            self._act(self._round.on_time(now))
+        if self._evaluating is not None:
+            self._evaluating.on_time()
+
+    def _look_for_absent(self) -> None:
+        """Invited agents that are not here count as gone, at once or after a restart's grace."""
+        if self._context.clock() >= self._absent_until:
+            self._absent_until = float("inf")
+            for agent in sorted(self._round.waiting):
+                if not self._context.is_here(agent):
+                    self.on_gone(agent)
+
+    # Aggregate, evaluate, commit ---------------------------------------------------------
+
+    def _aggregate(self, action: rounds.Aggregate) -> None:
+        self._participants, self._missing = action.participants, action.missing
+        if self._collection is not None:
+            self._collection.close()
+            self._collection = None
+        context = self._context
+        for agent in action.missing:
+            context.fleet.tell(agent, Cancel(run=context.run))
+        accepted = context.history.accepted
+        examples = {agent: accepted[agent].examples for agent in action.participants}
+        context.disk.submit(
+            lambda: aggregate(context.folder, self.key.round, examples, context.settings),
+            self._on_aggregated,
+        )
+
+    def _on_aggregated(self, made: Aggregated | None, error: BaseException | None) -> None:
+        if self._closed:
+            return
+        if made is None:
+            self._fail(error, "aggregate")
+            return
+        self._made = made
+        self._act(self._round.on_aggregated())
+
+    def _evaluate(self) -> None:
+        assert self._made is not None
+        key = RoundKey(run=self.key.run, round=self.key.round, base=self._made.model)
+        self._evaluating = Evaluating(self._context, key, self._made, self._on_score)
+        self._evaluating.begin()
+
+    def _on_score(self, score: Score | None, error: BaseException | None) -> None:
+        self._evaluating = None
+        if self._closed:
+            return
+        if error is not None:
+            self._fail(error, "evaluate")
+            return
+        self._score = score
+        self._act(self._round.on_evaluated())
+
+    def _commit(self) -> None:
+        context, made = self._context, self._made
+        assert made is not None
+        event = happened.Round(
+            at=context.now(),
+            round=self.key.round,
+            attempt=self._round.attempt,
+            model=made.model,
+            size=made.size,
+            seconds=round(context.clock() - self._began, 4),
+            participants={
+                agent: Participant(u.examples, u.batches, u.loss, u.seconds)
+                for agent in self._participants
+                for u in (context.history.accepted[agent],)
+            },
+            missing=self._missing,
+            metrics=self._score,
+        )
+
+        def work() -> happened.Round:
+            context.folder.install_model(event.round, made.path)
+            context.journal.append([event])
+            return event
+
+        context.disk.submit(work, self._on_committed)
+
+    def _on_committed(self, event: happened.Round | None, error: BaseException | None) -> None:
+        if self._closed:
+            return
+        if event is None:
+            self._fail(error, "commit")
+            return
+        self._round.on_committed()
+        self._done(event, "")
+
+    # What the state machine says -----------------------------------------------------------
+
+    def _act(self, actions: Sequence[rounds.Action]) -> None:
+        for action in actions:
+            if self._closed:
+                return
+            match action:
+                case rounds.Invite(agent):
+                    self._invite(agent)
+                case rounds.Accept(agent):
+                    self._context.fleet.tell(agent, Accepted(key=self.key))
+                case rounds.Discard(agent, reason):
+                    self._context.fleet.tell(agent, Discarded(key=self.key, reason=reason))
+                case rounds.Aggregate():
+                    self._aggregate(action)
+                case rounds.Evaluate():
+                    self._evaluate()
+                case rounds.Commit():
+                    self._commit()
+                case rounds.Fail(error):
+                    self._on_attempt_failed(error)
+                case rounds.Pull():
+                    raise RuntimeError("a pull needs the offer that goes with it")
+
+    def _invite(self, agent: str) -> None:
+        context = self._context
+        if not context.is_here(agent):
+            return
+        train = Train(
+            key=self.key,
+            size=context.model_size,
+            task=context.settings.task,
+            dataset=context.settings.dataset,
+            training=context.settings.local_training(self.key.round),
+            seed=context.settings.seed,
+            position=context.history.positions.get(agent, 0),
+        )
+        context.fleet.tell(agent, train)
+
+    def _on_outcome(self, outcome: Outcome) -> None:
+        """What the collection has to say: an update is safe, or is not good."""
+        self._context.note(outcome.stored)
+        if self._closed:
+            return
+        for update in outcome.stored:
+            self._act(self._round.on_stored(update.agent))
+        for agent, reason in outcome.rejected:
+            self._reject(agent, reason)
+        if outcome.error is not None:
+            self._fail(outcome.error, "store an update")
+
+    def _wrong_with(self, member: Member, offer: UpdateReady) -> str | None:
+        """What forbids even to fetch the update; None when nothing does."""
+        settings, size = self._context.settings, self._context.model_size
+        declared = member.examples(settings.task, settings.dataset)
+        if offer.examples > declared:
+            return f"it claims {offer.examples} examples, {declared} were declared"
+        if offer.size > size + HEADER_SLACK:
+            return f"it offers {offer.size} bytes, the model has {size}"
+        if not (math.isfinite(offer.loss) and math.isfinite(offer.last_loss)):
+            return "its training loss is not a finite number; lower the learning rate"
+        return None
+
+    def _reject(self, agent: str, reason: str) -> None:
+        context = self._context
+        logger.warning("round=%d agent=%s update rejected: %s", self.key.round, agent, reason)
+        context.fleet.roster.member(agent).note = f"round {self.key.round}: {reason}"
+        event = happened.Rejected(
+            at=context.now(), round=self.key.round, agent=agent, reason=reason
+        )
+        if self._record(event, sync=False):
+            self._act(self._round.on_rejected(agent, reason))
+
+    def _on_attempt_failed(self, error: FlctlError) -> None:
+        context, attempt = self._context, self._round.attempt
+        failed = "; ".join(f"{a}: {why}" for a, why in sorted(self._round.failed.items()))
+        reason = f"{error} [{failed}]" if failed else str(error)
+        event = happened.Attempt(
+            at=context.now(), round=self.key.round, attempt=attempt, reason=reason
+        )
+        if not self._record(event):
+            return
+        if attempt >= context.settings.attempts:
+            tried = f"{attempt} attempts" if attempt > 1 else "1 attempt"
+            self._done(
+                None,
+                f"{reason}, after {tried}; resume with: flctl train --resume {context.run}",
+            )
+            return
+        logger.warning(
+            "round=%d attempt=%d failed: %s; trying again", self.key.round, attempt, reason
+        )
+        self._act(self._round.retry(context.clock()))
+
+    def _record(self, event: happened.AnyEvent, sync: bool = True) -> bool:
+        """False when the journal cannot be written: the round is over then."""
+        try:
+            self._context.record([event], sync)
+        except FlctlError as error:
+            self._fail(error, "write the journal")
+            return False
+        return True
+
+    def _fail(self, error: BaseException | None, doing: str) -> None:
+        """Background work has failed: the run cannot go on by itself."""
+        if not isinstance(error, FlctlError):
+            logger.error("round=%d could not %s", self.key.round, doing, exc_info=error)
+        self._done(None, f"round {self.key.round} could not {doing}: {error}")

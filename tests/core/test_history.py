@@ -1,0 +1,214 @@
+"""What the events of a run add up to."""
+
+import math
+
+import msgspec
+import pytest
+
+from flctl.core import history as happened
+from flctl.core.history import History, Participant, Score
+from flctl.errors import StateError
+
+A, B, C = ("a" * 64, "b" * 64, "c" * 64)
+
+
+def started() -> happened.Started:
+    return happened.Started(
+        at=1.0,
+        schema=1,
+        run="ecg-1",
+        kind="fleet",
+        model=A,
+        size=100,
+        task_digest=C,
+        version="1.0",
+        machine="x86_64",
+    )
+
+
+def opened(round_id=1, base=A, attempt=1) -> happened.Opened:
+    return happened.Opened(
+        at=2.0, round=round_id, attempt=attempt, base=base, invited=("x", "y"), need=1
+    )
+
+
+def update(agent="x", round_id=1, batches=4, exhausted=False) -> happened.Update:
+    return happened.Update(
+        at=3.0,
+        round=round_id,
+        agent=agent,
+        blob=B,
+        size=100,
+        examples=30,
+        batches=batches,
+        loss=0.5,
+        last_loss=0.4,
+        exhausted=exhausted,
+        seconds=1.5,
+    )
+
+
+def committed(round_id=1, model=B, agents=("x",), loss=0.5, batches=4) -> happened.Round:
+    score = None
+    if loss is not None:
+        score = Score(loss=loss, accuracy=0.5, macro_f1=0.5, examples=9, source="coordinator")
+    return happened.Round(
+        at=4.0,
+        round=round_id,
+        attempt=1,
+        model=model,
+        size=100,
+        seconds=2.0,
+        participants={a: Participant(30, batches, 0.5, 1.5) for a in agents},
+        metrics=score,
+    )
+
+
+def history(*events: happened.AnyEvent) -> History:
+    made = History()
+    for event in (started(), *events):
+        made.apply(event)
+    return made
+
+
+def test_a_run_begins_at_round_zero_with_its_first_model():
+    """That is what round 1 starts from."""
+    fresh = history()
+    assert (fresh.round, fresh.base, fresh.state, fresh.best) == (0, A, "running", None)
+
+
+def test_a_journal_without_its_start_has_no_model():
+    """It is an error in words, not an AttributeError."""
+    with pytest.raises(StateError, match="does not begin with its start"):
+        _ = History().base
+
+
+def test_an_open_round_keeps_what_was_accepted():
+    """A restarted coordinator goes on in the same round with the same updates."""
+    made = history(opened(), update("x"), update("y"))
+    assert made.opened is not None and made.opened.invited == ("x", "y")
+    assert set(made.accepted) == {"x", "y"}
+
+
+def test_a_round_that_opens_again_keeps_its_updates():
+    """A new attempt is the same round: nobody trains twice."""
+    assert set(history(opened(), update("x"), opened(attempt=2)).accepted) == {"x"}
+
+
+def test_an_update_that_comes_twice_counts_once():
+    """The second one took the first one's file."""
+    made = history(opened(), update("x", batches=4), update("x", batches=5))
+    assert made.accepted["x"].batches == 5 and len(made.accepted) == 1
+
+
+def test_a_commit_moves_on():
+    """The new model is the base of the next round; the spool is forgotten."""
+    made = history(opened(), update("x"), committed())
+    assert (made.round, made.base, made.opened, made.accepted) == (1, B, None, {})
+
+
+def test_positions_count_batches_of_committed_rounds_only():
+    """What was trained for a round that did not commit is trained again, on the same data."""
+    made = history(opened(), update(), committed(batches=4))
+    made.apply(opened(2, B))
+    made.apply(update(round_id=2, batches=7))
+    assert made.positions == {"x": 4}
+    made.apply(committed(2, C, batches=7))
+    assert made.positions == {"x": 11}
+
+
+def test_exhausted_agents_are_those_of_committed_updates():
+    """An agent whose update came too late has not used up its data."""
+    made = history(opened(), update("x", exhausted=True), update("y", exhausted=True))
+    assert made.exhausted == set()
+    made.apply(committed(agents=("x",)))
+    assert made.exhausted == {"x"}
+
+
+def test_the_best_round_has_the_smallest_loss():
+    """The earlier one of two equals; rounds that nobody evaluated do not count."""
+    made = history()
+    base = A
+    for round_id, loss in enumerate([None, 0.7, 0.3, 0.3, 0.9], start=1):
+        model = f"{round_id:064x}"
+        made.apply(opened(round_id, base))
+        made.apply(committed(round_id, model, loss=loss))
+        base = model
+    assert made.best is not None and made.best.round == 3
+
+
+@pytest.mark.parametrize(
+    ("event", "state", "reason"),
+    [
+        (happened.Paused(at=9.0, reason="disk full"), "paused", "disk full"),
+        (happened.Finished(at=9.0), "finished", ""),
+        (happened.Failed(at=9.0, reason="bug"), "failed", "bug"),
+        (happened.Stopped(at=9.0, reason="by hand"), "stopped", "by hand"),
+    ],
+)
+def test_a_run_ends_and_goes_on(event, state, reason):
+    """The reason stays until the run is resumed; the open round stays open."""
+    made = history(opened(), update("x"), event)
+    assert (made.state, made.reason, made.updated_at) == (state, reason, 9.0)
+    made.apply(happened.Resumed(at=10.0))
+    assert (made.state, made.reason) == ("running", "")
+    assert set(made.accepted) == {"x"} and made.reproducible
+
+
+def test_one_resume_on_another_machine_is_enough():
+    """Later ones on the same machine do not make the run reproducible again."""
+    made = history(happened.Resumed(at=1.0, reproducible=False), happened.Resumed(at=2.0))
+    assert not made.reproducible
+
+
+def test_the_last_rejection_of_an_agent_is_known():
+    """For the person who asks why it is missing."""
+    rejected = [
+        happened.Rejected(at=1.0, round=1, agent="x", reason=reason) for reason in ("NaN", "shape")
+    ]
+    assert history(opened(), *rejected).last_rejected == {"x": "shape"}
+
+
+@pytest.mark.parametrize(
+    ("events", "wrong"),
+    [
+        ([opened(2)], "'opened' of round 2 after round 0"),
+        ([opened(1, B)], "'opened' of round 1 after round 0"),
+        ([update()], "'update' of round 1 after round 0"),
+        ([opened(), update(round_id=2)], "'update' of round 2 after round 0"),
+        ([opened(), committed(), committed()], "'round' of round 1 after round 1"),
+        ([opened(), committed(2)], "'round' of round 2 after round 0"),
+    ],
+)
+def test_events_that_cannot_follow_each_other_are_refused(events, wrong):
+    """A journal of another run, or one with a hole."""
+    with pytest.raises(StateError, match=wrong):
+        history(*events)
+
+
+def test_every_event_survives_json():
+    """What is written to the journal is what is read from it."""
+    events = [
+        started(),
+        opened(),
+        update(),
+        happened.Rejected(at=1.0, round=1, agent="x", reason="NaN"),
+        happened.Attempt(at=1.0, round=1, attempt=1, reason="quorum"),
+        committed(),
+        happened.Paused(at=1.0, reason="r"),
+        happened.Resumed(at=1.0, reproducible=False),
+        happened.Finished(at=1.0),
+        happened.Failed(at=1.0, reason="r"),
+        happened.Stopped(at=1.0),
+    ]
+    for event in events:
+        line = msgspec.json.encode(event)
+        assert msgspec.json.decode(line, type=happened.AnyEvent) == event
+    assert len(events) == len(happened.AnyEvent.__args__)
+
+
+def test_a_number_that_json_does_not_have_would_not_be_read_back():
+    """Why the journal refuses it, and why losses are checked before they get there."""
+    line = msgspec.json.encode(committed(loss=math.nan))
+    with pytest.raises(msgspec.ValidationError, match="got `null`"):
+        msgspec.json.decode(line, type=happened.AnyEvent)

@@ -1,0 +1,228 @@
+"""The round by example; `test_round_orders.py` tries every order of events."""
+
+import pytest
+
+from flctl.core.round import (
+    Accept,
+    Aggregate,
+    Commit,
+    Discard,
+    Evaluate,
+    Fail,
+    Invite,
+    Phase,
+    Pull,
+    Round,
+)
+
+BASE, OTHER = "b" * 64, "c" * 64
+
+
+def opened(invited="abc", need=2, arrived="", deadline_s=60.0) -> Round:
+    round_ = Round(7, BASE, invited, need, deadline_s, arrived=arrived)
+    round_.open(0.0)
+    return round_
+
+
+def deliver(round_: Round, agents: str) -> list:
+    actions = []
+    for agent in agents:
+        assert round_.on_offer(agent, 7, BASE) == [Pull(agent)]
+        actions += round_.on_stored(agent)
+    return actions
+
+
+def kinds(actions: list) -> list[type]:
+    return [type(action) for action in actions]
+
+
+def test_a_round_begins_with_inviting_everybody_in_sorted_order():
+    """The order of the invitations does not depend on that of a set."""
+    round_ = Round(7, BASE, "cab", 2, 60.0)
+    assert round_.open(0.0) == [Invite("a"), Invite("b"), Invite("c")]
+
+
+def test_a_round_closes_when_the_last_update_is_safe():
+    """Not when it is offered: an update counts only when it is on disk."""
+    round_ = opened()
+    deliver(round_, "cb")
+    assert round_.on_offer("a", 7, BASE) == [Pull("a")]
+    assert round_.phase is Phase.OPEN
+    assert round_.on_stored("a") == [Accept("a"), Aggregate(("a", "b", "c"), ())]
+
+
+def test_quorum_at_the_deadline_closes_the_round():
+    """Two of three updates at the deadline are enough when the quorum is two."""
+    round_ = opened()
+    deliver(round_, "ca")
+    assert round_.on_time(59.9) == []
+    assert round_.on_time(60.0) == [Aggregate(("a", "c"), ("b",))]
+
+
+def test_below_the_quorum_at_the_deadline_the_round_fails():
+    """The error names how many came, how many were needed, and who is missing."""
+    round_ = opened()
+    deliver(round_, "b")
+    (action,) = round_.on_time(60.0)
+    assert isinstance(action, Fail)
+    assert str(action.error) == "round 7: 1 of 2 required updates arrived (missing: a, c)"
+
+
+def test_a_round_closes_at_once_when_only_the_gone_are_missing():
+    """Nobody who is still here owes an update: there is no use in waiting for the deadline."""
+    round_ = opened()
+    deliver(round_, "ab")
+    assert round_.on_gone("c") == [Aggregate(("a", "b"), ("c",))]
+
+
+def test_below_the_quorum_the_gone_may_come_back_until_the_deadline():
+    """Two of three Pis lose power and return: the round goes on with them."""
+    round_ = opened()
+    deliver(round_, "a")
+    assert round_.on_gone("b") == round_.on_gone("c") == []
+    assert round_.on_back("b") == [Invite("b")]
+    assert kinds(deliver(round_, "b")) == [Accept, Aggregate]
+
+
+def test_a_round_fails_at_once_when_the_quorum_is_out_of_reach():
+    """Two of three have failed and two are needed: the third is not waited for."""
+    round_ = opened()
+    assert round_.on_failed("a", "out of memory") == []
+    assert kinds(round_.on_failed("b", "no data")) == [Fail]
+    assert round_.waiting == {"c"}
+
+
+def test_a_quorum_larger_than_the_fleet_fails_at_the_opening():
+    """It does not wait ten minutes for what cannot happen."""
+    assert kinds(Round(7, BASE, "ab", 3, 600.0).open(0.0)) == [Invite, Invite, Fail]
+
+
+def test_a_lost_acknowledgement_is_repeated_in_every_phase():
+    """An agent that offers what was accepted is told so again, even when the round is over."""
+    round_ = opened(need=1)
+    for step in (None, round_.on_aggregated, round_.on_evaluated, round_.on_committed):
+        if step is None:
+            deliver(round_, "abc")
+        else:
+            step()
+        assert round_.on_offer("a", 7, BASE) == [Accept("a")]
+        assert round_.on_stored("a") == [Accept("a")]
+
+
+@pytest.mark.parametrize(("round_id", "base"), [(6, BASE), (8, BASE), (7, OTHER)])
+def test_an_update_for_another_round_or_model_is_discarded(round_id, base):
+    """Even from an agent whose right update has arrived."""
+    round_ = opened()
+    deliver(round_, "a")
+    for agent in "ab":
+        (action,) = round_.on_offer(agent, round_id, base)
+        assert isinstance(action, Discard) and f"round {round_id}" in action.reason
+
+
+def test_who_was_not_invited_is_told_so():
+    """An agent outside this round's draw that trained all the same."""
+    assert opened().on_offer("z", 7, BASE) == [Discard("z", "not invited to round 7")]
+
+
+def test_a_second_offer_while_the_first_is_fetched_changes_nothing():
+    """Agents repeat their offers; one transfer is enough."""
+    round_ = opened()
+    assert round_.on_offer("a", 7, BASE) == [Pull("a")]
+    assert round_.on_offer("a", 7, BASE) == []
+
+
+def test_an_agent_that_comes_back_offers_and_is_fetched_again():
+    """Its connection was lost in the middle of the transfer."""
+    round_ = opened()
+    round_.on_offer("a", 7, BASE)
+    round_.on_gone("a")
+    assert round_.on_back("a") == [Invite("a")]
+    assert round_.on_offer("a", 7, BASE) == [Pull("a")]
+
+
+def test_a_rejected_update_puts_its_agent_out_of_this_attempt_only():
+    """NaN now may be a number after a restart of the worker: the next attempt asks again."""
+    round_ = opened(need=3)
+    deliver(round_, "ab")
+    round_.on_offer("c", 7, BASE)
+    rejected = round_.on_rejected("c", "tensor w holds NaN")
+    assert kinds(rejected) == [Discard, Fail]
+    assert round_.retry(100.0) == [Invite("c")]
+    assert round_.attempt == 2 and round_.arrived == {"a", "b"}
+    assert kinds(deliver(round_, "c")) == [Accept, Aggregate]
+
+
+def test_a_failed_agent_is_discarded_with_the_reason_until_the_next_attempt():
+    """It hears why, and does not offer for ever."""
+    round_ = opened()
+    round_.on_failed("a", "out of memory")
+    assert round_.on_offer("a", 7, BASE) == [Discard("a", "out of memory")]
+
+
+def test_between_two_attempts_nothing_is_thrown_away():
+    """An offer waits for the next attempt; an update that became safe counts in it."""
+    round_ = opened("ab")
+    round_.on_offer("a", 7, BASE)
+    round_.on_time(60.0)
+    assert round_.phase is Phase.FAILED
+    assert round_.on_offer("b", 7, BASE) == []
+    assert round_.on_stored("a") == [Accept("a")]
+    assert round_.retry(61.0) == [Invite("b")]
+    assert kinds(deliver(round_, "b")) == [Accept, Aggregate]
+
+
+def test_a_new_attempt_has_a_deadline_of_its_own():
+    """It begins when the attempt begins."""
+    round_ = opened()
+    round_.on_time(60.0)
+    round_.retry(75.0)
+    assert round_.time_left(75.0) == 60.0
+    assert round_.on_time(134.9) == []
+    assert kinds(round_.on_time(135.0)) == [Fail]
+
+
+def test_only_a_failed_round_is_retried():
+    """Neither an open nor a closed one."""
+    round_ = opened()
+    assert round_.retry(1.0) == []
+    deliver(round_, "abc")
+    assert round_.retry(1.0) == [] and round_.attempt == 1
+
+
+def test_a_restarted_coordinator_asks_only_for_what_is_missing():
+    """`arrived` holds what was accepted before; nobody trains twice."""
+    round_ = Round(7, BASE, "abc", 2, 60.0, arrived={"c", "stranger"}, attempt=2)
+    assert round_.open(1000.0) == [Invite("a"), Invite("b")]
+    assert round_.arrived == {"c"} and round_.time_left(1000.0) == 60.0
+    assert round_.on_offer("c", 7, BASE) == [Accept("c")]
+
+
+def test_a_restarted_coordinator_that_has_everything_goes_on_at_once():
+    """It was killed between the last update and the average."""
+    actions = Round(7, BASE, "ab", 2, 60.0, arrived="ab").open(5.0)
+    assert actions == [Aggregate(("a", "b"), ())]
+
+
+def test_an_update_that_becomes_safe_after_the_close_is_not_wanted():
+    """It was on its way when the deadline came."""
+    round_ = opened()
+    deliver(round_, "ab")
+    round_.on_offer("c", 7, BASE)
+    round_.on_time(60.0)
+    (action,) = round_.on_stored("c")
+    assert isinstance(action, Discard) and "was over" in action.reason
+    assert "c" not in round_.arrived
+
+
+def test_the_phases_follow_each_other():
+    """A step that is out of turn is a fault of the program, and is not passed over."""
+    round_ = opened()
+    with pytest.raises(RuntimeError, match="round 7 is open, not closed"):
+        round_.on_aggregated()
+    deliver(round_, "abc")
+    assert round_.on_aggregated() == [Evaluate()]
+    assert round_.on_evaluated() == [Commit()]
+    round_.on_committed()
+    assert round_.phase is Phase.COMMITTED
+    with pytest.raises(RuntimeError, match="committed"):
+        round_.on_committed()

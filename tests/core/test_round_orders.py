@@ -1,0 +1,198 @@
+"""Every order of events that a round can meet, drawn by hypothesis."""
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from flctl.core.round import (
+    Accept,
+    Action,
+    Aggregate,
+    Commit,
+    Discard,
+    Evaluate,
+    Fail,
+    Invite,
+    Phase,
+    Pull,
+    Round,
+)
+
+BASE = "b" * 64
+NAMES = ["a", "b", "c", "d", "e", "f"]
+STRANGER = "z"
+DEADLINE_S = 60.0
+anybody = st.sampled_from([*NAMES, STRANGER])
+
+
+class Orders(RuleBasedStateMachine):
+    """Feeds events in any order and checks what comes out against a few plain facts."""
+
+    @initialize(
+        invited=st.sets(st.sampled_from(NAMES), min_size=1),
+        arrived=st.sets(anybody),
+        need=st.integers(1, 7),
+    )
+    def begin(self, invited: set[str], arrived: set[str], need: int) -> None:
+        self.now = 0.0
+        self.invited, self.need = invited, need
+        self.safe = arrived & invited
+        self.out: set[str] = set()
+        self.gone: set[str] = set()
+        self.closes = self.fails = 0
+        self.ends_at = DEADLINE_S
+        self.round = Round(7, BASE, invited, need, DEADLINE_S, arrived=arrived)
+        actions = self.round.open(self.now)
+        assert _invited(actions) == sorted(invited - self.safe)
+        self.check(actions)
+
+    @rule(agent=anybody)
+    def offer(self, agent: str) -> None:
+        before = self.round.phase
+        actions = self.round.on_offer(agent, 7, BASE)
+        if agent in self.safe:
+            assert actions == [Accept(agent)]
+        elif before is Phase.OPEN and agent in self.invited - self.out:
+            assert actions in ([Pull(agent)], [])
+            self.gone.discard(agent)
+        elif before is Phase.FAILED:
+            assert actions == []
+        else:
+            assert [type(a) for a in actions] == [Discard]
+        self.check(actions)
+
+    @rule(agent=anybody, round_id=st.sampled_from([6, 8]))
+    def offer_for_another_round(self, agent: str, round_id: int) -> None:
+        (action,) = self.round.on_offer(agent, round_id, BASE)
+        assert isinstance(action, Discard)
+
+    @rule(agent=anybody)
+    def store(self, agent: str) -> None:
+        wanted = self.round.phase in (Phase.OPEN, Phase.FAILED) and agent in self.invited
+        actions = self.round.on_stored(agent)
+        if wanted or agent in self.safe:
+            assert actions[0] == Accept(agent)
+            assert wanted or len(actions) == 1
+            self.safe.add(agent)
+            self.out.discard(agent)
+            self.gone.discard(agent)
+        else:
+            assert [type(a) for a in actions] == [Discard]
+        self.check(actions)
+
+    @rule(agent=anybody)
+    def reject(self, agent: str) -> None:
+        self.leave(agent)
+        actions = self.round.on_rejected(agent, "NaN")
+        assert actions[0] == Discard(agent, "NaN")
+        self.check(actions)
+
+    @rule(agent=anybody)
+    def fail(self, agent: str) -> None:
+        self.leave(agent)
+        self.check(self.round.on_failed(agent, "out of memory"))
+
+    @rule(agent=anybody)
+    def go(self, agent: str) -> None:
+        self.gone |= {agent} & self.invited
+        self.check(self.round.on_gone(agent))
+
+    @rule(agent=anybody)
+    def come_back(self, agent: str) -> None:
+        self.gone.discard(agent)
+        actions = self.round.on_back(agent)
+        owes = agent in self.invited - self.safe - self.out and self.round.phase is Phase.OPEN
+        assert actions == ([Invite(agent)] if owes else [])
+        self.check(actions)
+
+    @rule(seconds=st.floats(0.0, DEADLINE_S * 1.5))
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+        was_open = self.round.phase is Phase.OPEN
+        actions = self.round.on_time(self.now)
+        late = self.now >= self.ends_at
+        if not was_open or not late:
+            assert actions == []
+        else:
+            assert [type(a) for a in actions] == [Aggregate if self.enough else Fail]
+        self.check(actions)
+
+    @rule()
+    def retry(self) -> None:
+        failed = self.round.phase is Phase.FAILED
+        attempt = self.round.attempt
+        actions = self.round.retry(self.now)
+        if not failed:
+            assert actions == [] and self.round.attempt == attempt
+            return
+        assert self.round.attempt == attempt + 1
+        assert _invited(actions) == sorted(self.invited - self.safe)
+        self.ends_at = self.now + DEADLINE_S
+        self.out = set()
+        self.closes = self.fails = 0
+        self.check(actions)
+
+    @precondition(lambda self: self.round.phase not in (Phase.OPEN, Phase.FAILED, Phase.COMMITTED))
+    @rule()
+    def advance(self) -> None:
+        if self.round.phase is Phase.CLOSED:
+            assert self.round.on_aggregated() == [Evaluate()]
+        elif self.round.phase is Phase.AGGREGATED:
+            assert self.round.on_evaluated() == [Commit()]
+        else:
+            self.round.on_committed()
+
+    @invariant()
+    def what_is_safe_stays_safe(self) -> None:
+        assert self.round.arrived == self.safe
+        assert self.round.missing == sorted(self.invited - self.safe)
+
+    @invariant()
+    def an_open_round_has_somebody_to_wait_for(self) -> None:
+        """Else it would have been closed or failed at once."""
+        if self.round.phase is Phase.OPEN:
+            assert len(self.invited - self.out) >= self.need, "the quorum is out of reach"
+            here = self.invited - self.safe - self.out - self.gone
+            assert self.round.waiting == here
+            assert here or not self.enough
+
+    @property
+    def enough(self) -> bool:
+        return len(self.safe) >= self.need
+
+    def leave(self, agent: str) -> None:
+        if agent in self.invited - self.safe:
+            self.out.add(agent)
+
+    def check(self, actions: list[Action]) -> None:
+        """What holds for the actions of any event."""
+        for action in actions:
+            match action:
+                case Aggregate(participants, missing):
+                    self.closes += 1
+                    assert list(participants) == sorted(self.safe)
+                    assert list(missing) == sorted(self.invited - self.safe)
+                    assert len(participants) >= self.need
+                case Fail():
+                    self.fails += 1
+                    assert not self.enough
+                    late = self.now >= self.ends_at
+                    assert late or len(self.invited - self.out) < self.need
+                case Invite(agent) | Pull(agent):
+                    assert agent in self.invited - self.safe - self.out
+        assert self.closes + self.fails <= 1, "an attempt ends once"
+        ended = self.round.phase is not Phase.OPEN
+        assert ended == bool(self.closes + self.fails)
+
+
+def _invited(actions: list[Action]) -> list[str]:
+    return [action.agent for action in actions if isinstance(action, Invite)]
+
+
+Orders.TestCase.settings = settings(
+    max_examples=100,
+    stateful_step_count=30,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+TestOrders = Orders.TestCase
