@@ -4,7 +4,8 @@
                         │                          spool, fsync)
                         └─► K supervisor processes ─► K workers (adder_worker.py)
 
-The run starts from a model that is given, and nothing is evaluated.
+The run starts from a model that is given, and nothing is evaluated. FLCTL_BENCH_LOG=INFO in
+the environment lets all these processes log.
 """
 
 import argparse

@@ -1,5 +1,6 @@
 """What an agent is told at its start, as one frozen value."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -28,14 +29,13 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     tasks: tuple[str, ...] = ()
     """Those that the coordinator may ask for; none named: all that are installed."""
     device: Device = "auto"
-    threads: Count | None = None
-    """Of torch; None: what torch thinks right for this machine."""
+    threads: Count = max(1, (os.cpu_count() or 1) // 2)
+    """Of torch. Half of the cores: more threads than idle cores are many times slower, and a
+    Pi has other things to do."""
     heartbeat_s: Positive = 5.0
     """Until the coordinator says otherwise."""
     offer_s: Positive = 30.0
     """Between two offers of a finished update that nobody has answered."""
-    link_heartbeat_s: Positive = 5.0
-    """Between two heartbeats of the connection itself; larger for LTE."""
     memory_limit_bytes: Count = 64 * 1024 * 1024
     """Blobs beyond it go to the disk."""
     worker_idle_s: Positive = 60.0

@@ -108,7 +108,7 @@ def agent(
         int | None,
         typer.Option(
             metavar="N",
-            help="Of torch.  [default: as many as it finds right]",
+            help="Of torch.  [default: half of the cores]",
             rich_help_panel=WORK,
         ),
     ] = None,
@@ -136,9 +136,7 @@ def agent(
         "threads": threads,
     }
     logs.set_up(verbose)
-    if exit_with_parent:
-        _end_with_parent()
-    run_agent(_checked(config))
+    run_agent(_checked(config), exit_with_parent)
 
 
 def _checked(config: dict[str, Any]) -> Any:
@@ -147,7 +145,8 @@ def _checked(config: dict[str, Any]) -> Any:
     from flctl.agent.config import AgentConfig
 
     state = config.pop("state")
-    plain = {**msgspec.to_builtins(config), "state": str(state)}
+    given = {key: value for key, value in config.items() if value is not None}
+    plain = {**msgspec.to_builtins(given), "state": str(state)}
     try:
         return msgspec.convert(plain, AgentConfig, dec_hook=lambda kind, value: kind(value))
     except msgspec.ValidationError as error:
@@ -199,16 +198,3 @@ def _datasets(
         if path is not None and not Path(path).exists():
             raise UsageError(f"--data {name}={path}: there is no such file or folder")
     return {name: {"path": path, "shard": part} for name, path in paths.items()}
-
-
-def _end_with_parent() -> None:
-    """Stop as soon as standard input ends: whoever holds its other end is gone then."""
-    import signal
-    import threading
-
-    def watch() -> None:
-        while os.read(0, 1024):
-            pass
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=watch, name="parent", daemon=True).start()

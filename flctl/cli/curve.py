@@ -56,7 +56,12 @@ def draw(
             _panel(axis, key, title, federated, central, alone)
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(
-            handles, labels, loc="lower center", ncols=3, frameon=False, bbox_to_anchor=(0.5, 0.055)
+            handles[::-1],
+            labels[::-1],
+            loc="lower center",
+            ncols=3,
+            frameon=False,
+            bbox_to_anchor=(0.5, 0.055),
         )
         figure.suptitle(
             f"One heartbeat classifier, {agents} agents, no beat leaves its owner",

@@ -44,7 +44,8 @@ def new(
     print_line(load_or_make(path.absolute()).public)
 
 
-@app.command(cls=Grouped)
+# A key may begin with a hyphen.
+@app.command(cls=Grouped, context_settings={**HELP, "ignore_unknown_options": True})
 def add(
     name: Name,
     key: Annotated[str, typer.Argument(metavar="KEY", help="The public half, or a file with it.")],

@@ -65,8 +65,8 @@ class Watcher:
         """Ctrl-C has ended the watching; the run goes on."""
         run = self.story.run
         say(
-            f"run {run} goes on without this terminal; look with: flctl runs show {run}, "
-            f"stop it with: flctl runs stop {run}",
+            f"run {run} goes on without this terminal; watch it again with: "
+            f"flctl train --resume {run}, stop it with: flctl runs stop {run}",
             sys.stderr,
         )
 

@@ -58,6 +58,8 @@ logger = logging.getLogger(__name__)
 
 HEARTBEAT_S = 5.0
 TICK_S = 0.25
+REST_S = 30.0
+"""How often the evaluator is asked whether it has been idle for long."""
 REPEAT_S = 10.0
 """The same complaint about the same peer is logged at most so often."""
 
@@ -89,7 +91,10 @@ class Coordinator:
         self._protocols: dict[bytes, int] = {}
         self._serving = Serving(self.send)
         self._ping_sequence = 0
+        self._probes = 0
+        """Ticks on which everybody is still to be probed."""
         self._next_tick = clock()
+        self._next_rest = clock() + REST_S
         self._complaints: dict[tuple[str, str], float] = {}
         self._watchers: list[Callable[[dict[str, Any]], None]] = []
         self._run_lock: Lock | None = None
@@ -115,6 +120,8 @@ class Coordinator:
         self._disk.finish()
         self._thinking.finish()
         if self._hub.lost_connections():
+            # ZeroMQ knows whose it was only some milliseconds later.
+            self._probes = 3
             self._probe_all()
         now = self._clock()
         if now >= self._next_tick:
@@ -143,7 +150,12 @@ class Coordinator:
         if self.training is not None:
             self.training.on_time()
         self._serving.pump()
-        self._evaluator.rest()
+        if self._probes:
+            self._probes -= 1
+            self._probe_all()
+        if now >= self._next_rest:
+            self._next_rest = now + REST_S
+            self._thinking.submit(self._evaluator.rest, lambda *_: None)
 
     # Who says what --------------------------------------------------------------------
 

@@ -175,10 +175,11 @@ class Console:
     def _download(self, download: Download) -> None:
         moved = time.monotonic()
         while not download.done:
-            for fetch in download.requests():
-                if not self._link.send(framing.encode(fetch)):
-                    download.unsent(fetch)
-                    break
+            requests = download.requests()
+            while requests and self._link.send(framing.encode(requests[0])):
+                requests.pop(0)
+            for fetch in requests:
+                download.unsent(fetch)
             for message, payload in self._messages(0.5):
                 match message:
                     case Chunk(blob=download.blob, offset=offset) if payload is not None:

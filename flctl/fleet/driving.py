@@ -166,13 +166,24 @@ def drive_remote(
     on_event: OnEvent,
     resume: str | None = None,
 ) -> RunResult:
-    """Start (or resume) a run on a coordinator and watch it. Ctrl-C only ends the watching."""
-    run = console.start(given, where) if resume is None else console.resume(resume)
+    """Start (or resume) a run on a coordinator and watch it. Ctrl-C only ends the watching.
+
+    To resume a run that is in progress is to watch it.
+    """
+    if resume is None:
+        run = console.start(given, where)
+    elif console.run(resume)["state"] == "running":
+        run = resume
+    else:
+        run = console.resume(resume)
     return watch_remote(console, run, on_event)
 
 
 def watch_remote(console: Console, run: str, on_event: OnEvent) -> RunResult:
     """Watch a coordinator's run until it ends. Raises FlctlError."""
+    about = console.run(run)
+    begun = {key: about[key] for key in ("run", "round", "rounds", "task")}
+    on_event({"event": "begun", **begun, "agents": list(about["settings"]["agents"])})
     for event in _once(console.watch(run)):
         on_event(event)
         if event["event"] in ("finished", "paused", "failed", "stopped"):

@@ -62,6 +62,8 @@ class Download:
 
         Tell with `asked` once it is sent.
         """
+        # What was asked for last may have arrived since.
+        self._next = max(self._next, self._hashed)
         while self._next in self._early or self._next in self._asked:
             self._next += self._chunk
         if self._next >= self.size or len(self._asked) >= self._window:

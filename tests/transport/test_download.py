@@ -242,3 +242,16 @@ def test_a_disk_that_fails_is_one_clear_line():
             download.on_chunk(0, data)
     finally:
         os.close(fd)
+
+
+def test_a_chunk_is_asked_for_once_when_it_comes_before_the_next_look(sink):
+    """One request at a time, each answered at once: as many requests as chunks."""
+    data, digest = blob_of(5 * CHUNK)
+    download = Download(digest, 5 * CHUNK, sink, chunk=CHUNK)
+    asked = []
+    while (fetch := download.peek()) is not None:
+        download.asked(fetch)
+        asked.append(fetch.offset)
+        download.on_chunk(fetch.offset, data[fetch.offset : fetch.offset + fetch.length])
+    assert asked == [0, CHUNK, 2 * CHUNK, 3 * CHUNK, 4 * CHUNK]
+    assert download.done

@@ -1,0 +1,236 @@
+"""The journal after power cuts, full disks and damage."""
+
+import errno
+import json
+import math
+import os
+import threading
+
+import msgspec
+import pytest
+
+from flctl.core import history as happened
+from flctl.coordinator import journal as journals
+from flctl.coordinator.journal import Journal, as_json, read_events, replay
+from flctl.errors import StateError
+
+MODEL = "a" * 64
+
+
+def started(schema: int = 1) -> happened.Started:
+    return happened.Started(
+        at=1.0,
+        schema=schema,
+        run="ecg-1",
+        kind="fleet",
+        model=MODEL,
+        size=100,
+        task_digest=MODEL,
+        version="1.0",
+        machine="x86_64",
+    )
+
+
+def opened() -> happened.Opened:
+    return happened.Opened(at=2.0, round=1, attempt=1, base=MODEL, invited=("é", "y"), need=1)
+
+
+def rejected(reason="NaN", agent="x") -> happened.Rejected:
+    return happened.Rejected(at=3.0, round=1, agent=agent, reason=reason)
+
+
+EVENTS = [started(), opened(), rejected(), rejected("shape\nof two lines")]
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "journal.jsonl"
+
+
+def write(path, events=EVENTS) -> bytes:
+    journal = Journal(path)
+    journal.append(events)
+    journal.close()
+    return path.read_bytes()
+
+
+def test_what_is_written_is_read_back(path):
+    """One JSON object a line, which a person can read; only the owner may."""
+    data = write(path)
+    assert read_events(path) == EVENTS
+    assert [json.loads(line) for line in data.splitlines()] == [as_json(e) for e in EVENTS]
+    assert json.loads(data.splitlines()[0])["event"] == "started"
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_last_line_torn_at_any_byte_is_left_out(path):
+    """Power was cut while it was written: everything before it counts, and it goes on there."""
+    data = write(path)
+    start = data[:-1].rindex(b"\n") + 1
+    for end in range(start, len(data)):
+        path.write_bytes(data[:end])
+        assert read_events(path) == EVENTS[:-1]
+        journal = Journal(path)
+        assert path.read_bytes() == data[:start]
+        journal.append([opened()])
+        journal.close()
+        assert read_events(path) == [*EVENTS[:-1], opened()]
+
+
+def test_a_journal_torn_at_any_byte_is_a_journal(path):
+    """Grouped writes can tear in any of their lines; what is left is a beginning."""
+    data = write(path)
+    for end in range(len(data)):
+        path.write_bytes(data[:end])
+        events = read_events(path)
+        assert events == EVENTS[: data[:end].count(b"\n")]
+
+
+@pytest.mark.parametrize("rest", [b"", b"\n"])
+def test_a_last_line_of_zeros_is_left_out(path, rest):
+    """The disk kept the length but not the bytes; also with the line's end in place."""
+    data = write(path)
+    start = data[:-1].rindex(b"\n") + 1
+    path.write_bytes(data[:start] + b"\0" * 40 + rest)
+    assert read_events(path) == EVENTS[:-1]
+    journal = Journal(path)
+    journal.append([opened()])
+    journal.close()
+    assert read_events(path) == [*EVENTS[:-1], opened()]
+
+
+@pytest.mark.parametrize(
+    "line", [b"", b"\0\0\0", b"{}", b'{"event":"surprise"}', b'{"event":"rejected"}', b"\xff\xfe"]
+)
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_damage_in_the_middle_is_told_with_its_line(path, line, number):
+    """Nothing is guessed: what comes after it may depend on it."""
+    lines = write(path).splitlines()
+    lines[number - 1] = line
+    path.write_bytes(b"\n".join(lines) + b"\n")
+    for read in (read_events, replay, Journal):
+        with pytest.raises(StateError) as caught:
+            read(path)
+        assert str(caught.value).startswith(f"{path}, line {number}: not an event: ")
+        assert "\n" not in str(caught.value)
+
+
+def test_the_journal_of_a_newer_version_is_refused(path):
+    """Even when its later events are unknown here."""
+    write(path, [started(schema=2)])
+    with path.open("ab") as file:
+        file.write(b'{"event":"of the future","at":1}\n')
+    with pytest.raises(StateError, match="written by another version of flctl"):
+        read_events(path)
+
+
+def test_a_later_version_may_add_fields(path):
+    """They are passed over: the schema number is for what cannot be."""
+    data = write(path).replace(b'"attempt":1', b'"attempt":1,"weather":"fine"')
+    path.write_bytes(data)
+    assert read_events(path) == EVENTS
+
+
+def test_events_that_cannot_follow_are_told_with_their_line(path):
+    """The lines are whole, and do not belong together."""
+    write(path, [started(), opened(), msgspec.structs.replace(opened(), round=4)])
+    with pytest.raises(StateError, match=r"journal.jsonl, line 3: .*'opened' of round 4"):
+        replay(path)
+
+
+def test_a_journal_without_a_start_is_no_run(path):
+    """Killed before its first line was whole."""
+    path.write_bytes(b'{"event":"star')
+    with pytest.raises(StateError, match="the run never started"):
+        replay(path)
+
+
+def test_a_journal_that_is_not_there_is_explained(tmp_path):
+    """Read or opened for writing."""
+    with pytest.raises(StateError, match="cannot read the journal"):
+        read_events(tmp_path / "absent")
+    with pytest.raises(StateError, match="cannot open the journal"):
+        Journal(tmp_path / "absent" / "journal.jsonl")
+
+
+def test_a_disk_that_fills_up_leaves_no_half_line(path, monkeypatch):
+    """Some bytes went through, then ENOSPC: they are taken back, and later events are fine."""
+    before = write(path)
+    journal = Journal(path)
+    real, calls = os.write, []
+
+    def write_some(fd, data):
+        calls.append(len(data))
+        if len(calls) > 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(fd, data[:10])
+
+    monkeypatch.setattr(journals.os, "write", write_some)
+    with pytest.raises(StateError, match="cannot write the journal: the disk is full"):
+        journal.append([opened(), rejected()])
+    assert path.read_bytes() == before
+    monkeypatch.setattr(journals.os, "write", real)
+    journal.append([rejected("later")])
+    journal.close()
+    assert read_events(path) == [*EVENTS, rejected("later")]
+
+
+def test_what_could_not_be_synced_is_not_in_the_journal(path, monkeypatch):
+    """Whoever is told that it failed finds it undone after a restart, too."""
+    before = write(path)
+    journal = Journal(path)
+
+    def fail(fd):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(journals.os, "fdatasync", fail)
+    with pytest.raises(StateError, match="Input/output error"):
+        journal.append([opened()])
+    assert path.read_bytes() == before
+    journal.append([rejected("not synced")], sync=False)
+    journal.close()
+    assert read_events(path) == [*EVENTS, rejected("not synced")]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_an_event_that_could_not_be_read_back_is_not_written(path, bad):
+    """JSON has no NaN: such a line would make the whole run unreadable."""
+    before = write(path)
+    journal = Journal(path)
+    with pytest.raises(StateError, match="an event that cannot be kept"):
+        journal.append([rejected(), happened.Paused(at=bad, reason="x")])
+    with pytest.raises(StateError, match="an event that cannot be kept"):
+        journal.append([rejected("caf\udce9")])
+    journal.close()
+    assert path.read_bytes() == before
+
+
+def test_threads_do_not_write_into_each_others_lines(path):
+    """The disk's thread and the main thread append at the same time."""
+    write(path)
+    journal = Journal(path)
+
+    def append(agent: str) -> None:
+        for _ in range(100):
+            journal.append([rejected("x" * 500, agent), rejected("y", agent)], sync=False)
+
+    threads = [threading.Thread(target=append, args=(f"agent-{n}",)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    journal.close()
+    events = read_events(path)[len(EVENTS) :]
+    assert len(events) == 800
+    assert all(a.agent == b.agent for a, b in zip(events[::2], events[1::2], strict=True))
+
+
+def test_a_closed_journal_is_never_written_to(path):
+    """Its file's number may belong to another file by then."""
+    before = write(path)
+    journal = Journal(path)
+    journal.close()
+    with path.with_name("other").open("wb"):
+        with pytest.raises(StateError, match="cannot write the journal"):
+            journal.append([opened()])
+    assert path.read_bytes() == before and path.with_name("other").read_bytes() == b""
