@@ -23,6 +23,12 @@ line: the command line prints it as it is.
 """
 
 
+def one_line(error: object, limit: int = 300) -> str:
+    """The text of a foreign error, which may quote a stranger, as one short line."""
+    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(error)[: limit + 1])
+    return text if len(text) <= limit else f"{text[:limit]} …"
+
+
 class FlctlError(Exception):
     """Base of all; `exit_code` is what the command line ends with."""
 

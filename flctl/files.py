@@ -6,7 +6,8 @@ import fcntl
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
 
@@ -54,6 +55,22 @@ def sync_folder(path: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def sync_together(fds: Sequence[int], folder: Path) -> None:
+    """Make the data of open files and the names in `folder` durable, all at the same time.
+
+    The kernel then commits its own journal once for all of them, not once for each.
+    """
+    folder_fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with ThreadPoolExecutor(max_workers=min(32, len(fds) + 1)) as pool:
+            done = [pool.submit(os.fdatasync, fd) for fd in fds]
+            done.append(pool.submit(os.fsync, folder_fd))
+        for future in done:
+            future.result()
+    finally:
+        os.close(folder_fd)
 
 
 def replace(path: Path, data: bytes, mode: int = 0o600) -> None:

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from flctl.errors import SettingsError
+from flctl.errors import SettingsError, one_line
 
 Count = Annotated[int, Meta(ge=1, le=10**9)]
 # \Z, because $ also matches before a newline at the end.
@@ -220,8 +220,7 @@ def _check_together(settings: RunSettings, where: str) -> None:
         if not math.isfinite(getattr(settings, number)):
             raise SettingsError(f"{where}: {number} must be a finite number")
     for name, value in settings.optimizer_args.items():
-        parts = value if isinstance(value, list) else [value]
-        if not all(isinstance(part, str) or abs(part) < 2**63 for part in parts):
+        if not all(map(_fits, value if isinstance(value, list) else [value])):
             raise SettingsError(f"{where}: optimizer_args: {name} must be a finite number")
     if settings.quorum > 1 and settings.quorum != int(settings.quorum):
         raise SettingsError(
@@ -238,9 +237,16 @@ def _check_together(settings: RunSettings, where: str) -> None:
         raise SettingsError(f"{where}: an agent is named twice")
 
 
+def _fits(value: float | bool | str) -> bool:
+    """Whether an argument can travel: no NaN, no integer of more than 64 bits."""
+    if isinstance(value, int):
+        return -(2**63) <= value < 2**63
+    return isinstance(value, str) or math.isfinite(value)
+
+
 def _explain(error: msgspec.ValidationError) -> str:
     """msgspec's "Expected `int` >= 1 - at `$.rounds`" as "rounds: expected `int` >= 1"."""
-    text, _, place = str(error).partition(" - at `$.")
+    text, _, place = one_line(error).partition(" - at `$.")
     if not place:
         return text
     return f"{place.rstrip('`')}: {text[0].lower()}{text[1:]}"

@@ -33,6 +33,7 @@ def demo(
     all data in one place, and by each agent alone. DIR gets model.safetensors and curve.png.
     """
     from flctl.cli.curve import draw, needs_matplotlib
+    from flctl.cli.models import copy_model
     from flctl.cli.watching import watcher
     from flctl.files import make_folder
     from flctl.fleet.comparison import Comparison
@@ -59,7 +60,7 @@ def demo(
             result = drive_local(folder / "state", given, "flctl demo", on_event)
         if result.state != "finished" or result.checkpoint is None or not federated:
             raise FlctlError(f"the demo's run {result.run} {result.state}: {result.reason}")
-        _copy(result.checkpoint, folder / "model.safetensors")
+        copy_model(result.checkpoint, folder / "model.safetensors")
         with _patience("training the same with all data in one place, and by each agent alone"):
             central, alone = comparison.result("central"), comparison.result("local-only")
     draw(folder / "curve.png", federated, central, alone, agents)
@@ -68,19 +69,6 @@ def demo(
 
     model, curve = _shown(folder / "model.safetensors"), _shown(folder / "curve.png")
     print_line(f"\nLook at {curve}, then try: flctl evaluate {model} --split unseen")
-
-
-def _copy(checkpoint: Path, target: Path) -> None:
-    import shutil
-
-    from flctl.files import explained, new_file
-
-    with (
-        explained(target, "save the model"),
-        new_file(target) as out,
-        checkpoint.open("rb") as model,
-    ):
-        shutil.copyfileobj(model, out)
 
 
 def _patience(doing: str) -> contextlib.AbstractContextManager[Any]:

@@ -1,5 +1,7 @@
 """`flctl train`: one run, wherever its agents are."""
 
+import os
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -57,11 +59,14 @@ def train(
     from flctl.cli.watching import watcher
 
     given, where = _collect(file, typed(settings), resume)
+    _check_task(given)
     folder = state_folder(state)
     target = None if save_model is None else _writable(save_model)
     logs.set_up(verbose, quiet=True)
     watching = watcher(as_json=json, verbose=verbose)
     watching.expect(given)
+    if state is not None and os.environ.get("FLCTL_STATE") != str(state):
+        watching.again = f" --state {state}"
     result = _drive(folder, context, given, where, resume, watching, verbose, target)
     if not watching.finish(result, target):
         raise typer.Exit(1)
@@ -88,6 +93,14 @@ def _collect(
     return given, where
 
 
+def _check_task(given: dict[str, Any]) -> None:
+    """That a task of agents on this machine is installed here; torch need not be loaded for it."""
+    if given.get("local") or given.get("virtual"):
+        from flctl.learning.registry import check_ref
+
+        check_ref(given["task"])
+
+
 def _writable(path: Path) -> Path:
     """`path` as a place for the model, absolute. Raises UsageError now rather than at the end."""
     target = path.expanduser().absolute()
@@ -95,8 +108,13 @@ def _writable(path: Path) -> Path:
         raise UsageError(
             f"--save-model {path}: is a folder; name a file, such as {path}/model.safetensors"
         )
-    if not target.parent.is_dir():
-        raise UsageError(f"--save-model {path}: there is no folder {target.parent}")
+    try:
+        with tempfile.TemporaryFile(dir=target.parent):
+            pass
+    except OSError as error:
+        raise UsageError(
+            f"--save-model {path}: cannot write into {target.parent}: {error.strerror}"
+        ) from error
     return target
 
 
@@ -113,19 +131,16 @@ def _drive(
     kind = _kind(state, given, resume)
     if kind == "fleet":
         return _drive_fleet(state, context, given, where, resume, watching, target)
+    from flctl.cli.models import copy_model
     from flctl.fleet.driving import drive_local, drive_virtual
 
-    try:
-        with watching:
-            if kind == "virtual":
-                result = drive_virtual(state, given, where, watching.on_event, resume)
-            else:
-                result = drive_local(state, given, where, watching.on_event, resume, verbose)
-    except KeyboardInterrupt:
-        watching.interrupted()
-        raise
-    if target is not None and result.checkpoint is not None and result.state == "finished":
-        _copy(result.checkpoint, target)
+    with watching:
+        if kind == "virtual":
+            result = drive_virtual(state, given, where, watching.on_event, resume)
+        else:
+            result = drive_local(state, given, where, watching.on_event, resume, verbose)
+        if target is not None and result.checkpoint is not None and result.state == "finished":
+            copy_model(result.checkpoint, target)
     return result
 
 
@@ -147,15 +162,14 @@ def _drive_fleet(
         raise CoordinatorAway(
             f"{error}; or train on this machine alone with --local N or --virtual N"
         ) from error
-    with console:
-        try:
-            with watching:
-                result = drive_remote(console, given, where, watching.on_event, resume)
-        except KeyboardInterrupt:
-            watching.detached()
-            raise typer.Exit(0) from None
-        if target is not None and result.state == "finished":
-            console.save_checkpoint(result.run, target)
+    watching.embedded = False
+    try:
+        with console, watching:
+            result = drive_remote(console, given, where, watching.on_event, resume)
+            if target is not None and result.state == "finished":
+                console.save_checkpoint(result.run, target)
+    except KeyboardInterrupt:
+        raise typer.Exit(0) from None
     return result
 
 
@@ -170,16 +184,3 @@ def _kind(state: Path, given: dict[str, Any], resume: str | None) -> str:
     started = RunFolder.find(state, resume).history().started
     assert started is not None
     return started.kind
-
-
-def _copy(checkpoint: Path, target: Path) -> None:
-    import shutil
-
-    from flctl.files import explained, new_file
-
-    with (
-        explained(target, "save the model"),
-        new_file(target) as out,
-        checkpoint.open("rb") as model,
-    ):
-        shutil.copyfileobj(model, out)

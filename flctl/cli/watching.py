@@ -30,6 +30,10 @@ class Watcher:
 
     def __init__(self) -> None:
         self.story = Story(time.monotonic())
+        self.embedded = True
+        """Whether the run ends with this process."""
+        self.again = ""
+        """What has to follow a command that is suggested, so that it finds the run."""
         self._lock = threading.Lock()
 
     def expect(self, given: Mapping[str, Any]) -> None:
@@ -38,6 +42,7 @@ class Watcher:
         self.story.task = str(given.get("task", ""))
 
     def on_event(self, event: dict[str, Any]) -> None:
+        """What has happened; a round that is told of again is passed over."""
         with self._lock:
             repeated = event.get("event") == "round" and event["round"] <= self.story.last_round
             self.story.apply(event, time.monotonic())
@@ -51,24 +56,11 @@ class Watcher:
         """Say how the run ended; whether it ended well."""
         raise NotImplementedError
 
-    def interrupted(self) -> None:
-        """Ctrl-C has ended an embedded run."""
-        text = "stopped"
-        if self.story.run:
-            text += (
-                f" in round {max(self.story.open_round, 1)} of run {self.story.run}; "
-                f"go on with: flctl train --resume {self.story.run}"
-            )
-        say(text, sys.stderr)
+    def close(self) -> None:
+        """Before anything else is printed."""
 
-    def detached(self) -> None:
-        """Ctrl-C has ended the watching; the run goes on."""
-        run = self.story.run
-        say(
-            f"run {run} goes on without this terminal; watch it again with: "
-            f"flctl train --resume {run}, stop it with: flctl runs stop {run}",
-            sys.stderr,
-        )
+    def fail(self, state: str, reason: str) -> None:
+        """The run has ended with an error or an interrupt; the message itself comes later."""
 
     def __enter__(self) -> "Watcher":
         return self
@@ -79,7 +71,27 @@ class Watcher:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        pass
+        self.close()
+        if isinstance(error, KeyboardInterrupt):
+            say(self._goodbye(), sys.stderr)
+            self.fail("stopped" if self.embedded else "detached", "interrupted by the user")
+        elif error is not None and not isinstance(error, BrokenPipeError):
+            self.fail("failed", str(error))
+
+    def _goodbye(self) -> str:
+        """What Ctrl-C has done, and how to go on."""
+        run = self.story.run
+        if not run:
+            return "stopped before the run began"
+        watch = f"flctl train --resume {run}{self.again}"
+        if self.embedded:
+            return (
+                f"run {run} stopped in round {max(self.story.open_round, 1)}; go on with: {watch}"
+            )
+        return (
+            f"run {run} goes on without this terminal; watch it again with: {watch}, "
+            f"stop it with: flctl runs stop {run}{self.again}"
+        )
 
 
 class JsonWatcher(Watcher):
@@ -107,21 +119,11 @@ class JsonWatcher(Watcher):
         print_json(end, indent=False)
         return result.state == "finished"
 
-    def interrupted(self) -> None:
-        super().interrupted()
-        end = {"event": "stopped", "run": self.story.run, "reason": "stopped by the user"}
-        print_json(end, indent=False)
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if isinstance(error, Exception) and not isinstance(error, BrokenPipeError):
-            end = {"event": "failed", "run": self.story.run or None, "reason": str(error)}
-            with contextlib.suppress(OSError):
-                print_json(end, indent=False)
+    def fail(self, state: str, reason: str) -> None:
+        with contextlib.suppress(OSError):
+            print_json(
+                {"event": state, "run": self.story.run or None, "reason": reason}, indent=False
+            )
 
 
 class LineWatcher(Watcher):
@@ -135,7 +137,7 @@ class LineWatcher(Watcher):
         kind = event.get("event")
         if kind == "round":
             print_line(lines.round_line(event, self.story.rounds))
-        elif kind in lines.TROUBLE:
+        elif kind in lines.TROUBLE and not self.story.ended:
             text = lines.trouble_line(event)
             if text != self._last_trouble:
                 self._last_trouble = text
@@ -170,14 +172,9 @@ class LiveWatcher(LineWatcher):
         self._view.__enter__()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         if self._view is not None:
-            self._view.__exit__(kind, error, trace)
+            self._view.__exit__(None, None, None)
             self._view = None
 
 

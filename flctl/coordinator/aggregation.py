@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from flctl.coordinator.runs import RunFolder
 from flctl.core.strategies import federated_average, weigh
-from flctl.files import explained
+from flctl.files import explained, sync_together
 from flctl.settings import RunSettings
 from flctl.wire.messages import Digest
 from flctl.wire.parameters import ParameterFile, ParameterWriter, TensorSpec, check_specs
@@ -18,7 +18,7 @@ class Aggregated(Struct, frozen=True):
     model: Digest
     size: int
     path: Path
-    """Synced, and not yet in its place."""
+    """In its place and synced; it counts once the journal says so."""
 
 
 def read_model(path: Path) -> tuple[tuple[TensorSpec, ...], dict[str, object]]:
@@ -34,7 +34,7 @@ def aggregate(
     examples: dict[str, int],
     settings: RunSettings,
 ) -> Aggregated:
-    """Average the updates of the agents in `examples` into a temporary model file.
+    """Average the updates of the agents in `examples` into the round's model file.
 
     Raises StateError when the disk fails, ParametersError when the spool is damaged.
     """
@@ -53,11 +53,12 @@ def aggregate(
             writer = ParameterWriter(out.fileno(), specs, metadata)
             federated_average(files, weights, writer)
             digest, size = writer.finish()
-            os.fsync(out.fileno())
+            path = temporary.replace(folder.model_path(round_id))
+            sync_together([out.fileno()], path.parent)
     finally:
         for fd in descriptors:
             os.close(fd)
-    return Aggregated(digest, size, temporary)
+    return Aggregated(digest, size, path)
 
 
 def _open_all(

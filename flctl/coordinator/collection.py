@@ -20,7 +20,7 @@ from flctl.coordinator.journal import Journal
 from flctl.coordinator.runs import RunFolder
 from flctl.core.history import Update
 from flctl.errors import MalformedMessage, ParametersError
-from flctl.files import explained, sync_folder
+from flctl.files import explained, sync_together
 from flctl.transport.blobs import Credit, Download
 from flctl.transport.channel import Frame
 from flctl.wire.messages import Chunk, Message, UpdateReady
@@ -190,7 +190,7 @@ class Collection:
             self._disk.submit(lambda: self._store(batch), self._stored)
 
     def _store(self, batch: dict[str, _Pull]) -> Outcome:
-        """On the disk's thread: check, sync, rename; then one sync for all of them."""
+        """On the disk's thread: check and rename each; then one sync for all of them."""
         outcome = Outcome()
         for agent, pull in sorted(batch.items()):
             try:
@@ -200,12 +200,12 @@ class Collection:
                 pull.path.unlink(missing_ok=True)
                 continue
             with explained(pull.path, "store an update"):
-                os.fdatasync(pull.fd)
                 pull.path.rename(self._spool / f"{agent}.safetensors")
             outcome.stored.append(self._event(agent, pull.offer))
         if outcome.stored:
+            # A file under its final name counts only once the journal says so.
             with explained(self._spool, "store updates"):
-                sync_folder(self._spool)
+                sync_together([batch[update.agent].fd for update in outcome.stored], self._spool)
             self._journal.append(outcome.stored)
         return outcome
 

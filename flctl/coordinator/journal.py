@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from flctl.core.history import AnyEvent, History
-from flctl.errors import StateError
+from flctl.errors import StateError, one_line
 from flctl.files import explained
 from flctl.settings import SCHEMA
 
@@ -42,7 +42,8 @@ def read_events(path: Path) -> list[AnyEvent]:
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             if number == len(lines) and not torn:
                 break  # the disk kept the length but not the bytes
-            raise StateError(f"{path}, line {number}: not an event: {error}") from error
+            why = one_line(error)
+            raise StateError(f"{path}, line {number}: not an event: {why}") from error
     return events
 
 

@@ -236,7 +236,6 @@ class RoundInProgress:
         )
 
         def work() -> happened.Round:
-            context.folder.install_model(event.round, made.path)
             context.journal.append([event])
             return event
 

@@ -88,14 +88,6 @@ class RunFolder:
             spool.mkdir(parents=True, exist_ok=True)
         return spool
 
-    def install_model(self, round_id: int, temporary: Path) -> None:
-        """Move a synced model file to its place as the model of `round_id`, durably."""
-        with explained(self.path, f"save the model of round {round_id}"):
-            folder = self.round_path(round_id)
-            folder.mkdir(parents=True, exist_ok=True)
-            temporary.replace(self.model_path(round_id))
-            sync_folder(folder)
-
     def verify_model(self, round_id: int, digest: Digest) -> Path:
         """The path of a round's model, after its bytes were compared with the journal.
 
@@ -146,13 +138,14 @@ class RunFolder:
 
     def _link(self, round_id: int, name: str) -> None:
         temporary = self.path / f".{name}.tmp"
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
+        temporary.unlink(missing_ok=True)
         try:
             temporary.hardlink_to(self.model_path(round_id))
         except OSError:  # a file system without hard links
             shutil.copyfile(self.model_path(round_id), temporary)
         temporary.replace(self.path / name)
+        # Renaming one name of a file to another name of it does nothing at all.
+        temporary.unlink(missing_ok=True)
 
 
 def all_runs(state: Path) -> Iterator[RunFolder]:

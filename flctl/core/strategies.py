@@ -68,13 +68,15 @@ def federated_average(
 
 def _mean(spec: TensorSpec, parts: Iterator[Array], weights: Weights) -> Array:
     """Weighted mean of float tensors in float64, rounded to the storage type at the end."""
-    total: NDArray[np.float64] | None = None
+    total: Weights | None = None
     for weight, part in zip(weights, parts, strict=True):
         numbers = to_float(part, spec.dtype)
         if total is None:
             total = np.multiply(numbers, weight, dtype=np.float64)
+            term = np.empty_like(total)
         else:
-            total += np.multiply(numbers, weight, dtype=np.float64)
+            np.multiply(numbers, weight, out=term, dtype=np.float64)
+            total += term
     if total is None:
         raise ParametersError(f"no update to average {spec.name} from")
     return from_float64(total, spec.dtype)

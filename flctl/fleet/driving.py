@@ -13,7 +13,6 @@ from flctl.coordinator.runs import RunFolder
 from flctl.coordinator.service import Coordinator
 from flctl.core.history import History
 from flctl.errors import RunError, UsageError
-from flctl.files import make_folder
 from flctl.fleet.console import Console
 from flctl.fleet.local import LocalFleet
 from flctl.fleet.names import agent_names
@@ -69,7 +68,6 @@ def drive_local(
     folder = _resumable(state, resume, "local") if resume is not None else None
     count = folder.settings().local if folder is not None else given.get("local")
     names = agent_names(count or 1)
-    make_folder(state)
     temporary = Path(tempfile.mkdtemp(prefix="flctl-"))
     try:
         keyring = Keyring(temporary / "keys")

@@ -130,7 +130,6 @@ class _Again:
             self._positions[agent] = self._positions.get(agent, 0) + update.batches
         examples = {agent: part.examples for agent, part in event.participants.items()}
         made = aggregate(self._folder, event.round, examples, self._settings)
-        self._folder.install_model(event.round, made.path)
         shutil.rmtree(self._folder.spool_path(event.round))
         self._folder.model_path(event.round - 1).unlink()
         self._base = made.model

@@ -65,7 +65,6 @@ class VirtualRun:
     ) -> "VirtualRun":
         first = first_model(given, where)
         try:
-            Clients(load_task(first.settings.task), first.settings)  # before anything is written
             folder = start_run(state, first, "virtual", _now())
         finally:
             os.close(first.fd)
@@ -112,7 +111,6 @@ class VirtualRun:
         examples = {agent: update.examples for agent, update in accepted.items()}
         made = aggregate(self.folder, round_id, examples, self.settings)
         score = self._evaluate(made)
-        self.folder.install_model(round_id, made.path)
         committed = happened.Round(
             at=_now(),
             round=round_id,

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import msgspec
 
-from flctl.errors import MalformedMessage, ProtocolMismatch
+from flctl.errors import MalformedMessage, ProtocolMismatch, one_line
 from flctl.wire.messages import (
     CHUNK_BYTES,
     Message,
@@ -70,7 +70,8 @@ class Decoder:
         try:
             message = self._decoder.decode(header)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise MalformedMessage(f"not a message of this protocol: {error}") from error
+            why = one_line(error)
+            raise MalformedMessage(f"not a message of this protocol: {why}") from error
         return protocol, message, payload
 
     @staticmethod

@@ -19,7 +19,7 @@ import numpy as np
 from msgspec import Meta, Struct
 from numpy.typing import NDArray
 
-from flctl.errors import ParametersError
+from flctl.errors import ParametersError, one_line
 
 Array = NDArray[Any]
 
@@ -40,7 +40,7 @@ HEADER_LIMIT = 4 * 1024 * 1024
 TENSORS_LIMIT = 100_000
 NAME_LIMIT = 400
 """Characters of a tensor's name: names of a stranger's file stand in errors and logs."""
-SLICE = 256 * 1024
+SLICE = 64 * 1024
 """Elements handled at a time: memory is bounded by this, not by the largest tensor."""
 
 
@@ -124,7 +124,8 @@ class ParameterFile:
             metadata = _metadata.decode(raw.pop("__metadata__", msgspec.Raw(b"{}")))
             entries = {name: _entry.decode(value) for name, value in raw.items()}
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise ParametersError(f"{self.where}: not a safetensors file: {error}") from error
+            why = one_line(error)
+            raise ParametersError(f"{self.where}: not a safetensors file: {why}") from error
         if len(entries) > TENSORS_LIMIT:
             raise ParametersError(f"{self.where}: {len(entries)} tensors, {TENSORS_LIMIT} at most")
         self.metadata = self._own_metadata(metadata)

@@ -15,7 +15,12 @@ from flctl.learning.evaluation import evaluate
 from flctl.learning.examples import Examples
 from flctl.learning.optimizer import make_optimizer
 from flctl.learning.registry import task_digest
-from flctl.learning.source import evaluation_parts, held_out_examples, training_examples
+from flctl.learning.source import (
+    evaluation_parts,
+    held_out_examples,
+    shards,
+    training_examples,
+)
 from flctl.learning.state import checkpoint_metadata, load_into, load_state, save_state
 from flctl.learning.task import Task, initial_model, load_task
 from flctl.learning.training import train_locally
@@ -29,6 +34,7 @@ from flctl.worker.jobs import (
     Initialise,
     Initialised,
     Scored,
+    Shard,
     Stepped,
     Trained,
     TrainJob,
@@ -98,7 +104,7 @@ class Executor:
     def initialise(self, job: Initialise) -> tuple[Initialised, int]:
         """The complete settings of a run, and its first model in a new file descriptor.
 
-        What can be known to fail later fails here: the optimiser, the device, the paths.
+        What can be known to fail later fails here: the optimiser, the device, the data.
         """
         first = parse(job.given, job.where)
         task = load_task(first.task)
@@ -106,6 +112,7 @@ class Executor:
         settings = parse({**defaults, **normalised(job.given, job.where)}, job.where)
         devices.pick(settings.device)
         _check_paths(settings, job.where)
+        _check_data(task, settings)
         model = initial_model(task, settings.seed)
         make_optimizer(settings.local_training(1), model.parameters())
         fd = nameless_file("model")
@@ -217,3 +224,19 @@ def _check_paths(settings: RunSettings, where: str) -> None:
     for key, path in (("data", settings.data), ("test_data", settings.test_data)):
         if path is not None and not Path(path).exists():
             raise DataError(f"{where}: {key}: there is no file or folder {path}")
+
+
+def _check_data(task: Task, settings: RunSettings) -> None:
+    """That the data can be dealt to local or virtual agents, and the test data be read."""
+    agents = settings.local or settings.virtual
+    if agents is not None:
+        shard = Shard(
+            index=0,
+            of=agents,
+            partition=settings.partition,
+            alpha=settings.alpha,
+            seed=settings.seed,
+        )
+        shards(training_examples(task, DataSource(path=settings.data)), shard)
+    if settings.test_data is not None and settings.evaluate in ("auto", "coordinator"):
+        evaluation_parts(task, DataSource(path=settings.test_data))

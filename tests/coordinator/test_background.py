@@ -27,7 +27,7 @@ def background(woken):
 def test_the_outcome_is_handed_over_on_the_callers_thread(background, woken):
     """The work runs elsewhere; `done` only within `finish`, so state needs no locks."""
     where = []
-    background.submit(lambda: threading.get_ident(), lambda r, e: where.append((r, e)))
+    background.submit(threading.get_ident, lambda r, e: where.append((r, e)))
     assert woken.acquire(timeout=30)
     assert where == []
     background.finish()

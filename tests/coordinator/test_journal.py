@@ -9,9 +9,9 @@ import threading
 import msgspec
 import pytest
 
-from flctl.core import history as happened
 from flctl.coordinator import journal as journals
 from flctl.coordinator.journal import Journal, as_json, read_events, replay
+from flctl.core import history as happened
 from flctl.errors import StateError
 
 MODEL = "a" * 64
@@ -58,7 +58,9 @@ def test_what_is_written_is_read_back(path):
     """One JSON object a line, which a person can read; only the owner may."""
     data = write(path)
     assert read_events(path) == EVENTS
-    assert [json.loads(line) for line in data.splitlines()] == [as_json(e) for e in EVENTS]
+    assert [json.loads(line) for line in data.splitlines()] == json.loads(
+        json.dumps([as_json(e) for e in EVENTS])
+    )
     assert json.loads(data.splitlines()[0])["event"] == "started"
     assert path.stat().st_mode & 0o777 == 0o600
 
@@ -230,7 +232,9 @@ def test_a_closed_journal_is_never_written_to(path):
     before = write(path)
     journal = Journal(path)
     journal.close()
-    with path.with_name("other").open("wb"):
-        with pytest.raises(StateError, match="cannot write the journal"):
-            journal.append([opened()])
+    with (
+        path.with_name("other").open("wb"),
+        pytest.raises(StateError, match="cannot write the journal"),
+    ):
+        journal.append([opened()])
     assert path.read_bytes() == before and path.with_name("other").read_bytes() == b""

@@ -190,6 +190,8 @@ HOSTILE = {
     "metadata of numbers": with_header({"__metadata__": {"a": 1}}),
     "an unknown type": with_header({"w": entry("F8_E4M3", (4,))}, b"\0" * 4),
     "an enormous type": with_header({"w": entry("F" * 1000)}, b"\0" * 4),
+    "an unknown field of two lines": with_header({"w": entry() | {"x\ny": 1}}, b"\0" * 4),
+    "an unknown field of 1 MB": with_header({"w": entry() | {"x" * 10**6: 1}}, b"\0" * 4),
     "an unknown field": with_header({"w": entry() | {"x": 1}}, b"\0" * 4),
     "a missing field": with_header({"w": {"dtype": "F32", "shape": [1]}}, b"\0" * 4),
     "a negative shape": with_header({"w": entry(shape=(-1,))}, b"\0" * 4),
