@@ -10,7 +10,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import msgspec
 from msgspec import Meta, Struct
@@ -97,8 +97,6 @@ class RunSettings(LocalTraining, frozen=True, forbid_unknown_fields=True, kw_onl
     """torch threads per local or virtual agent; the result depends on it."""
     keep_rounds: Annotated[int, Meta(ge=0)] = 3
     """Checkpoints of the last rounds that stay; best and last always do. 0 keeps all."""
-    tensorboard: bool = False
-    """Write TensorBoard events into the run's folder while it goes."""
 
     def quorum_of(self, invited: int) -> int:
         """How many updates a round of `invited` agents needs, at least 1."""
@@ -249,7 +247,13 @@ def _explain(error: msgspec.ValidationError) -> str:
     text, _, place = one_line(error).partition(" - at `$.")
     if not place:
         return text
-    return f"{place.rstrip('`')}: {text[0].lower()}{text[1:]}"
+    key = place.rstrip("`")
+    if "matching regex" in text:
+        text = "not a name: up to 63 of a-z 0-9 . _ - with a letter or digit first"
+    choices = get_args(get_type_hints(RunSettings).get(key))
+    if "enum value" in text and choices:
+        text += f"; it is one of {', '.join(map(str, choices))}"
+    return f"{key}: {text[0].lower()}{text[1:]}"
 
 
 def _line_of(text: str, key: str) -> int | None:

@@ -151,7 +151,14 @@ class Session:
         )
 
     def _on_key_refused(self, now: float) -> None:
+        """Wait to be enrolled. Raises AccessError where a token was to do that, and no longer can:
+        while it is open, whoever holds it is let in."""
         self.connected = self.welcomed = False
+        if self._must_join:
+            raise AccessError(
+                f"{self._config.coordinator} does not let this agent join: its token is wrong, "
+                "has expired or is used up; get a new one with  flctl keys token  there"
+            )
         jitter = random.uniform(0.5, 1.0)  # a fleet that comes back must not knock at once
         self._reopen_at = now + self._back_off_s * jitter
         self._back_off_s = min(2 * self._back_off_s, BACK_OFF_S[1])

@@ -103,7 +103,6 @@ FLAGS = (
     Flag("test_batch_size", int, EVALUATION, "Examples in a batch of the evaluation.", "N"),
     Flag("keep_rounds", int, OUTPUT, "Checkpoints of the last rounds that stay; best and last "
          "always do; 0 keeps all.", "N"),
-    Flag("tensorboard", bool, OUTPUT, "Write TensorBoard events into the run's folder."),
 )  # fmt: skip
 
 _DEFAULTS = {field.name: field.default for field in structs.fields(RunSettings)}

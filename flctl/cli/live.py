@@ -42,12 +42,15 @@ class Dashboard:
         parts: list[RenderableType] = [header(self.story, now), Text()]
         if self.story.agents and not self.story.ended:
             parts += [agents(self.story, room), Text()]
+        elif not self.story.ended and not self.story.message:
+            what = "waiting for the agents …" if self.story.run else "making the first model …"
+            parts += [Text(what, style="dim")]
         if self.story.done:
             parts += [rounds(self.story.done[-ROUNDS_SHOWN:], len(str(self.story.rounds)))]
             parts += [trend(self.story, options.max_width)]
         if self.story.message and self.story.ended != "finished":
             style = "red" if self.story.ended else "yellow"
-            parts += [Text(), Text(self.story.message, style=style)]
+            parts += [Text(self.story.message, style=style)]
         yield Group(*parts)
 
 
@@ -78,7 +81,7 @@ def header(story: Story, now: float) -> RenderableType:
         ("flctl ", "bold"),
         (story.run or "starting …", "bold cyan" if story.run else "dim"),
     )
-    for name, value in (("task", story.task), ("agents", len(story.agents))):
+    for name, value in (("task", story.task), ("agents", len(story.agents) or story.expected)):
         if value:
             title.append(f"  {name} ", "dim").append(str(value))
     if not story.rounds:

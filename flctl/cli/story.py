@@ -41,6 +41,8 @@ class Story:
     run: str = ""
     task: str = ""
     rounds: int = 0
+    expected: int = 0
+    """Agents that are named for the run; 0: whoever is there."""
     open_round: int = 0
     attempt: int = 1
     agents: dict[str, Doing] = field(default_factory=dict)
@@ -61,8 +63,9 @@ class Story:
                 self.run = event.get("run", self.run)
                 self.rounds = event.get("rounds", self.rounds)
                 self.task = event.get("task", self.task)
+                self.expected = len(event.get("agents") or ())
             case "waiting":
-                self.message = event.get("missing") or "waiting for agents"
+                self.message = f"waiting for agents: {event.get('missing') or ''}".rstrip(": ")
             case "opened":
                 self._open(event)
             case "progress":

@@ -13,6 +13,7 @@ from flctl.coordinator.runs import RunFolder, all_runs, summary
 from flctl.coordinator.service import Coordinator
 from flctl.core.roster import Member
 from flctl.errors import AccessError, FlctlError, RunError, UsageError
+from flctl.files import failure
 from flctl.transport.channel import Incoming, Sent
 from flctl.transport.keys import Entry, Waiting
 from flctl.wire.messages import AdminQuestion, Answer, Ask, Message, RunEvent, Trouble
@@ -63,6 +64,9 @@ class Control:
             return
         except (KeyError, TypeError, ValueError) as error:
             self._trouble(incoming.peer, ask, UsageError(f"'{ask.what}': bad argument: {error}"))
+            return
+        except OSError as error:
+            self._trouble(incoming.peer, ask, failure(error, self._coordinator.state, ask.what))
             return
         if body is not None:
             self._send(incoming.peer, Answer(id=ask.id, body=body))

@@ -24,8 +24,16 @@ from flctl.coordinator.training import Training
 from flctl.core import roster as alive
 from flctl.core.history import Kind
 from flctl.core.roster import Member, Roster
-from flctl.errors import FlctlError, MalformedMessage, ProtocolMismatch, RunError, StateError
+from flctl.errors import (
+    FlctlError,
+    MalformedMessage,
+    ProtocolMismatch,
+    RunError,
+    StateError,
+    UsageError,
+)
 from flctl.files import Lock
+from flctl.settings import RunSettings
 from flctl.transport.channel import LOCAL, Frame, Hub, Incoming, Sent
 from flctl.transport.keys import Keyring
 from flctl.wire import framing
@@ -116,7 +124,10 @@ class Coordinator:
     def step(self) -> None:
         """Everything that has come in, has ended, or is due."""
         for incoming in self._hub.receive():
-            self._receive(incoming)
+            try:
+                self._receive(incoming)
+            except Exception:  # whatever one peer sends must not end it for the others
+                logger.exception("key=%s a message could not be dealt with", incoming.key)
         self._disk.finish()
         self._thinking.finish()
         if self._hub.lost_connections():
@@ -249,7 +260,11 @@ class Coordinator:
 
     def _from_guest(self, incoming: Incoming, message: Message) -> None:
         if not isinstance(message, Join):
-            text = "a guest may only join"
+            self.keyring.note_unknown(incoming.key)
+            text = (
+                "this key is not enrolled: on the coordinator run  "
+                f"flctl keys add NAME '{incoming.key}'  (or let it join with a token)"
+            )
             self.send(incoming.peer, Refused(reason="guest", message=text, retry_s=30.0))
             return
         try:
@@ -401,6 +416,7 @@ class Coordinator:
                 return
             try:
                 self._expect_no_run()
+                self._expect_quorum(first.settings)
                 self._begin(start_run(self.state, first, kind, self._now()))
             except FlctlError as broken:
                 done(None, broken)
@@ -439,6 +455,13 @@ class Coordinator:
             raise RunError(
                 f"run {self.training.run} is in progress; wait for it, "
                 f"or stop it with: flctl runs stop {self.training.run}"
+            )
+
+    def _expect_quorum(self, settings: RunSettings) -> None:
+        enrolled = len(self.enrolled())
+        if not settings.agents and settings.quorum > max(1, enrolled):
+            raise UsageError(
+                f"a quorum of {int(settings.quorum)} cannot be met: {enrolled} agents are enrolled"
             )
 
     def _begin(self, folder: RunFolder) -> None:

@@ -9,6 +9,7 @@ Nothing here blocks: messages, the time, and outcomes of background work come in
 
 import logging
 import math
+from collections.abc import Callable
 from typing import Any
 
 from flctl.coordinator.context import RunContext
@@ -240,20 +241,16 @@ class Training:
 
     def on_offer(self, member: Member, offer: UpdateReady) -> None:
         """An update of this run."""
-        if self._round is not None:
-            self._round.on_offer(member, offer)
+        self._in_round(lambda now: now.on_offer(member, offer))
 
     def on_chunk(self, agent: str, chunk: Chunk, payload: Frame) -> None:
-        if self._round is not None:
-            self._round.on_chunk(agent, chunk, payload)
+        self._in_round(lambda now: now.on_chunk(agent, chunk, payload))
 
     def on_blob_gone(self, agent: str, digest: Digest) -> None:
-        if self._round is not None:
-            self._round.on_blob_gone(agent, digest)
+        self._in_round(lambda now: now.on_blob_gone(agent, digest))
 
     def on_evaluated(self, agent: str, answer: Evaluated) -> None:
-        if self._round is not None:
-            self._round.on_evaluated(agent, answer)
+        self._in_round(lambda now: now.on_evaluated(agent, answer))
 
     def on_progress(self, agent: str, progress: Progress) -> None:
         if progress.key == self.key:
@@ -289,22 +286,28 @@ class Training:
                 "retrying": failed.retrying,
             }
         )
-        if self._round is not None and not failed.retrying:
-            self._round.on_failed(agent, failed)
+        if not failed.retrying:
+            self._in_round(lambda now: now.on_failed(agent, failed))
 
     def on_here(self, agent: str) -> None:
         """The agent is connected and ready (again)."""
-        if self._round is not None:
-            self._round.on_here(agent)
+        self._in_round(lambda now: now.on_here(agent))
         if self._gathering is not None:
             self._look_for_agents(self._gathering)
 
     def on_gone(self, agent: str) -> None:
-        if self._round is not None:
-            self._round.on_gone(agent)
+        self._in_round(lambda now: now.on_gone(agent))
 
     def on_time(self) -> None:
         if self._gathering is not None:
             self._look_for_agents(self._gathering)
-        if self._round is not None:
-            self._round.on_time()
+        self._in_round(lambda now: now.on_time())
+
+    def _in_round(self, step: Callable[[RoundInProgress], None]) -> None:
+        """If there is a round. What goes wrong with the disk meanwhile pauses the run."""
+        if self._round is None:
+            return
+        try:
+            step(self._round)
+        except (FlctlError, OSError) as error:
+            self._on_done(None, f"round {self._context.history.round + 1}: {error}")

@@ -1,9 +1,12 @@
 """Crashes of the coordinator: it goes on in the same round, and the bytes are the same."""
 
+import errno
+import os
 import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from memory_fleet import MemoryFleet
@@ -135,5 +138,31 @@ def test_lost_doubled_and_late_messages_change_nothing(
     history = fleet.finish(within_s=5000.0)
     assert history.state == "finished"
     assert models(fleet.state) == models(undisturbed.state)
+    for agent in fleet.agents.values():
+        assert [r for r, _ in agent.trained] == [1, 2]
+
+
+@pytest.mark.parametrize("call", ["pwrite", "fdatasync"])
+def test_a_full_disk_pauses_the_run_with_the_reason(
+    fleet: MemoryFleet, monkeypatch: pytest.MonkeyPatch, call: str
+):
+    """In the spool or in the journal: one clear line, and when there is room it goes on."""
+    plain = getattr(os, call)
+    full = True
+
+    def write(fd: int, *arguments: Any) -> Any:
+        where = str(Path(f"/proc/self/fd/{fd}").readlink())
+        if full and ("/updates/" in where or (call == "fdatasync" and "/runs/" in where)):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return plain(fd, *arguments)
+
+    run = fleet.start_run(rounds=2)
+    monkeypatch.setattr(os, call, write)
+    fleet.until(lambda: fleet.coordinator.training is None)
+    (paused,) = fleet.named("paused")
+    assert "o space left" in paused["reason"] or "disk is full" in paused["reason"]
+    full = False
+    fleet.coordinator.resume_run(RunFolder.find(fleet.state, run))
+    assert fleet.finish().state == "finished"
     for agent in fleet.agents.values():
         assert [r for r, _ in agent.trained] == [1, 2]

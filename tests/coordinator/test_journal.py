@@ -207,9 +207,12 @@ def test_an_event_that_could_not_be_read_back_is_not_written(path, bad):
     assert path.read_bytes() == before
 
 
-def test_threads_do_not_write_into_each_others_lines(path):
-    """The disk's thread and the main thread append at the same time."""
+def test_threads_do_not_write_into_each_others_lines(path, monkeypatch):
+    """The disk's thread and the main thread append at the same time, to a disk that takes
+    a few bytes at a time."""
     write(path)
+    real = os.write
+    monkeypatch.setattr(journals.os, "write", lambda fd, data: real(fd, data[:99]))
     journal = Journal(path)
 
     def append(agent: str) -> None:

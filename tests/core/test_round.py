@@ -171,6 +171,15 @@ def test_between_two_attempts_nothing_is_thrown_away():
     assert kinds(deliver(round_, "b")) == [Accept, Aggregate]
 
 
+def test_a_transfer_of_the_failed_attempt_is_begun_again():
+    """What was offered before is asked for, offered and fetched in the new attempt."""
+    round_ = opened()
+    round_.on_offer("a", 7, BASE)
+    round_.on_time(60.0)
+    assert round_.retry(60.0) == [Invite("a"), Invite("b"), Invite("c")]
+    assert round_.on_offer("a", 7, BASE) == [Pull("a")]
+
+
 def test_a_new_attempt_has_a_deadline_of_its_own():
     """It begins when the attempt begins."""
     round_ = opened()

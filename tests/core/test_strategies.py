@@ -117,6 +117,14 @@ def test_integers_and_booleans_are_medians_and_keep_64_bits():
     assert heavy["counter"].tolist() == [big, 900, 2**62]
 
 
+@pytest.mark.parametrize("examples", [[1, 1], [3, 3, 6], [1, 2, 3], [7, 7, 7, 7], [1] * 12])
+def test_of_two_middle_numbers_the_lower_one_is_taken(examples):
+    """Half of the weight is enough, also when the shares are not exact in binary."""
+    updates = [{"n": ("I64", np.array([value]))} for value in range(len(examples))]
+    mean, _ = average(updates, weigh(examples, "examples"))
+    assert mean["n"].tolist() == [len(examples) // 2 - 1 + (len(examples) == 3)]
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(

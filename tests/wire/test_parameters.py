@@ -423,6 +423,7 @@ def test_slices_of_any_size_make_the_same_file():
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.floats(-(2.0**126), 2.0**126, width=32), min_size=1, max_size=20))
+@example([1 + 2**-8, 1 + 3 * 2**-8, -1 - 2**-8, 1 + 2**-8 + 2**-20, 1 + 2**-8 - 2**-20])
 def test_bfloat16_is_rounded_like_torch_does(numbers):
     """To nearest, ties to even; and every bfloat16 is read exactly."""
     array = np.array(numbers, np.float64)

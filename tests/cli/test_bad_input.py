@@ -1,0 +1,177 @@
+"""Bad input: one clear line on stderr, exit code 1 or 2, nothing written."""
+
+import socket
+
+import numpy as np
+import pytest
+
+from flctl.files import Lock
+
+CASES = {
+    "unknown task": (("--task", "ecgg", "--virtual", 2), 2, "did you mean 'ecg'?"),
+    "unknown task, local": (("--task", "ecgg", "--local", 2), 2, "did you mean 'ecg'?"),
+    "no task": (("--virtual", 2), 2, "--task ecg"),
+    "local 0": (("--task", "ecg", "--local", 0), 2, "local: expected `int` >= 1"),
+    "negative lr": (("--task", "ecg", "--local", 2, "--lr", -1), 2, "lr: expected"),
+    "lr is a word": (("--task", "ecg", "--lr", "big"), 2, "--lr"),
+    "unknown flag": (("--task", "ecg", "--epoch", 2), 2, "--epoch"),
+    "unknown partition": (("--task", "ecg", "--virtual", 2, "--partition", "x"), 2, "partition"),
+    "local and virtual": (("--task", "ecg", "--virtual", 2, "--local", 2), 2, "exclude"),
+    "quorum too large": (("--task", "ecg", "--local", 2, "--quorum", 3), 2, "2 agents"),
+    "quorum of agents": (("--task", "ecg", "--agents", "a,b", "--quorum", 3), 2, "2 agents"),
+    "no time": (("--task", "ecg", "--virtual", 2, "--deadline", "soon"), 2, "--deadline"),
+    "no optimiser": (("--task", "ecg", "--virtual", 2, "--optimizer", "SDG"), 2, "SDG"),
+    "its arguments": (("--task", "ecg", "--virtual", 2, "--optimizer-args", "x"), 2, "NAME=VALUE"),
+    "too many agents": (("--task", "ecg", "--virtual", 999), 1, "only 16 records"),
+    "no data": (("--task", "ecg", "--virtual", 2, "--data", "/nonexistent"), 1, "/nonexistent"),
+    "nowhere to save": (("--task", "ecg", "--virtual", 2, "--save-model", "/no/x"), 2, "/no"),
+    "save to a folder": (("--task", "ecg", "--virtual", 2, "--save-model", "/"), 2, "is a folder"),
+    "neither": (("--task", "ecg"), 1, "--local N or --virtual N"),
+    "unknown run": (("--resume", "ecg-9"), 1, "--local N or --virtual N"),
+    "resume with flags": (("--resume", "ecg-9", "--rounds", 3), 2, "--resume"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_train(flctl, tmp_path, case):
+    """`flctl train` refuses it before anything is written."""
+    args, code, words = CASES[case]
+    done = flctl("train", *args)
+    assert (done.code, done.out) == (code, "")
+    assert words in done.complaint
+    assert not (tmp_path / "state").exists()
+
+
+@pytest.mark.parametrize(
+    ("how", "fault"),
+    [
+        *(("--virtual", fault) for fault in ("empty", "label", "nan", "not npz", "test data")),
+        *(("--local", fault) for fault in ("nan", "test data")),
+    ],
+)
+def test_bad_data(flctl, tmp_path, beats, how, fault):
+    """Data that are empty, mislabelled, not finite or no data are named; no run is left."""
+    whole = np.load(beats())
+    args, words = ["--data", "?"], "no examples"
+    match fault:
+        case "empty":
+            path = beats("empty.npz", **{name: array[:0] for name, array in whole.items()})
+        case "label":
+            path = beats("label.npz", y=np.where(whole["y"] == 2, 9, whole["y"]))
+            words = "has label 9, not in 0 to 4"
+        case "not npz":
+            path = tmp_path / "junk.npz"
+            path.write_bytes(b"junk")
+            words = "junk.npz"
+        case _:
+            path = beats("nan.npz", X=np.where(whole["X"] > 290, np.nan, whole["X"]))
+            words = "NaN"
+    args = ["--data", beats(), "--test-data", path] if fault == "test data" else ["--data", path]
+    done = flctl("train", "--task", "ecg", how, 2, *args)
+    assert (done.code, done.out) == (1, "")
+    assert words in done.complaint
+    assert str(path) in done.complaint
+    assert not (tmp_path / "state").exists()
+
+
+def test_misspelt_key_of_a_file(flctl, tmp_path):
+    """A misspelt key in run.toml is named with its line and the nearest right one."""
+    file = tmp_path / "run.toml"
+    file.write_text('task = "ecg"\nvirtual = 2\nbatchsize = 3\n')
+    done = flctl("train", file)
+    assert done.code == 2
+    assert done.complaint == f"{file}, line 3: unknown key 'batchsize'; did you mean 'batch_size'?"
+
+
+def test_bad_value_of_a_file(flctl, tmp_path):
+    """A bad value is told of where it stands, in the file or on the command line."""
+    file = tmp_path / "run.toml"
+    file.write_text('task = "ecg"\nvirtual = 2\nrounds = 0\n')
+    assert flctl("train", file).complaint.startswith(f"{file}: rounds: ")
+    file.write_text('task = "ecg"\nvirtual = 2\n')
+    assert flctl("train", file, "--rounds", 0).complaint.startswith("command line: rounds: ")
+    assert flctl("train", tmp_path / "no.toml").complaint.startswith(str(tmp_path / "no.toml"))
+
+
+def test_not_a_checkpoint(flctl, tmp_path):
+    """A file that is no checkpoint, and none at all."""
+    junk = tmp_path / "junk.safetensors"
+    junk.write_bytes(b"\x00" * 100)
+    for path in (junk, tmp_path / "none.safetensors", tmp_path):
+        done = flctl("evaluate", path, "--task", "ecg")
+        assert (done.code, done.out) == (1, "")
+        assert str(path) in done.complaint
+
+
+def test_state_folder_that_is_a_file(flctl, tmp_path):
+    """A state folder that cannot be made is named."""
+    (tmp_path / "file").write_text("")
+    done = flctl("train", "--task", "ecg", "--virtual", 2, "--rounds", 1, "--state",
+                 tmp_path / "file" / "state")  # fmt: skip
+    assert (done.code, done.out) == (1, "")
+    assert str(tmp_path / "file") in done.complaint
+
+
+def test_coordinator_that_cannot_start(flctl, tmp_path):
+    """A port in use; another coordinator on the same folder; an address that is none."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = flctl("coordinator", "--bind", f"127.0.0.1:{port}")
+        assert done.code == 1
+        assert f"{port}" in done.complaint
+    lock = Lock(tmp_path / "state" / "coordinator.lock", "busy")
+    try:
+        done = flctl("coordinator", "--bind", "127.0.0.1:0")
+        assert done.code == 1
+        assert "already" in done.complaint
+    finally:
+        lock.release()
+    assert flctl("coordinator", "--bind", "nowhere").code in (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        ((), "--coordinator"),
+        (("--coordinator", "h:1"), "server key"),
+        (("--coordinator", "h:1", "--server-key", "x"), "--server-key"),
+        (("--coordinator", "h:1", "--server-key-file", "/none"), "/none"),
+        (("--coordinator", "h:1", "--server-key", "0" * 40, "--data", "/none"), "/none"),
+        (("--coordinator", "h:1", "--server-key", "0" * 40, "--shard", "3/2"), "--shard"),
+        (("--coordinator", "h:1", "--server-key", "0" * 40, "--role", "boss"), "--role"),
+        (("--coordinator", "h:1", "--server-key", "0" * 40, "--name", "Pi 1"), "--name"),
+        (("--coordinator", "h:1", "--server-key", "0" * 40, "--threads", 0), "--threads"),
+        (("--coordinator", "h:1", "--server-key", "0" * 40, "--join-token-file", "/no"), "/no"),
+    ],
+)
+def test_agent(flctl, tmp_path, args, words):
+    """An agent that is told wrong things says so instead of dialling."""
+    done = flctl("agent", *args)
+    assert done.code in (1, 2)
+    assert words in done.complaint
+    assert not (tmp_path / "state").exists()
+
+
+def test_nobody_to_ask(flctl):
+    """Commands that need a coordinator say how to start one."""
+    for args in (("status",), ("discover",)):
+        done = flctl(*args)
+        assert done.code == 1
+        assert "flctl coordinator" in done.complaint
+
+
+def test_a_fault_of_our_own_is_one_line_too(flctl, monkeypatch, capsys):
+    """An exception that nobody foresaw is named with its type; --verbose adds the traceback."""
+    from flctl.coordinator import runs
+
+    def broken(*_):
+        raise ZeroDivisionError("of one's own")
+
+    monkeypatch.setattr(runs, "all_runs", broken)
+    done = flctl("runs", "list")
+    assert done.code == 1
+    assert done.complaint == (
+        "ZeroDivisionError: of one's own (run again with --verbose for details)"
+    )

@@ -1,0 +1,67 @@
+"""What a stranger sees first, and how soon."""
+
+import resource
+import subprocess
+import sys
+
+import pytest
+
+from flctl import __version__
+from flctl.cli.flags import FLAGS
+from flctl.settings import KEYS
+
+HEAVY = ("torch", "zmq", "numpy", "rich", "matplotlib")
+
+
+@pytest.mark.parametrize("command", [(), ("train",), ("agent",), ("runs",)])
+def test_help_loads_nothing_heavy(command):
+    """`flctl --help`, and that of each command, imports neither torch nor zmq, numpy or rich."""
+    code = (
+        "import sys; from flctl.cli.app import app; from flctl.cli.errors import run; "
+        f"code = run(app, {[*command, '--help']!r}); "
+        f"print([m for m in {HEAVY!r} if m in sys.modules], file=sys.stderr); sys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "[]"
+    assert "Usage: flctl" in done.stdout
+
+
+def test_help_takes_less_than_a_third_of_a_second():
+    """Of processor time, so that a busy machine does not count; the best of three."""
+
+    def seconds():
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, "-m", "flctl", "--help"], capture_output=True, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    assert min(seconds() for _ in range(3)) < 0.3
+
+
+def test_every_setting_is_a_flag():
+    """What run.toml may say, the command line may say, with a help that is a sentence."""
+    assert sorted(flag.key for flag in FLAGS) == sorted(KEYS)
+    assert all(flag.help.endswith(".") for flag in FLAGS)
+
+
+def test_help_groups_the_options_and_tells_the_defaults(flctl):
+    """`flctl train --help` names each group once, in plain text, with defaults in words."""
+    done = flctl("train", "--help")
+    assert done.code == 0
+    for group in ("What is learnt:", "Fleet:", "Rounds:", "Local training:", "Data:", "Output:"):
+        assert done.out.count(f"\n{group}\n") == 1
+    assert "[default: 600s]" in done.out
+    assert "╭" not in done.out
+
+
+def test_no_command_shows_the_help(flctl):
+    """`flctl` alone, and a group alone, print their help and end well."""
+    for args in ((), ("keys",), ("runs",)):
+        done = flctl(*args)
+        assert (done.code, done.err) == (0, "")
+        assert "Commands:" in done.out
+
+
+def test_version(flctl):
+    """`flctl --version` prints the version and nothing else."""
+    assert flctl("--version") == (0, f"flctl {__version__}\n", "")

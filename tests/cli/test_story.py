@@ -1,0 +1,162 @@
+"""A run's events, recorded, as somebody who watches sees them."""
+
+import io
+
+from rich.console import Console
+
+from flctl.cli import lines
+from flctl.cli.live import Dashboard, sparkline
+from flctl.cli.output import span
+from flctl.cli.story import Story
+
+ALL = ("pi-01", "pi-02", "pi-03")
+
+
+def metrics(accuracy):
+    return {"loss": 1 - accuracy, "accuracy": accuracy, "macro_f1": accuracy / 2, "examples": 9}
+
+
+def opened(round_id, attempt=1):
+    return {"event": "opened", "round": round_id, "attempt": attempt, "invited": list(ALL)}
+
+
+def update(agent, round_id=1):
+    return {
+        "event": "update", "round": round_id, "agent": agent,
+        "loss": 0.25, "examples": 40, "batches": 4,
+    }  # fmt: skip
+
+
+def committed(round_id, accuracy=0.5, people=ALL, missing=()):
+    part = {"examples": 40, "batches": 4, "loss": 0.25, "seconds": 1.0}
+    return {
+        "event": "round", "round": round_id, "seconds": 2.0, "missing": list(missing),
+        "participants": dict.fromkeys(people, part), "metrics": metrics(accuracy),
+    }  # fmt: skip
+
+
+BEGUN = {"event": "begun", "run": "ecg-1", "round": 0, "rounds": 10, "task": "ecg"}
+PROGRESS = {"event": "progress", "round": 1, "agent": "pi-01", "step": 1, "steps": 4, "loss": 0.5}
+
+
+def told(*events):
+    story = Story(0.0)
+    for second, event in enumerate(events, start=1):
+        story.apply(event, float(second))
+    return story
+
+
+def test_a_round_in_progress():
+    """Each agent's state follows its last event; the share done counts its steps."""
+    story = told(BEGUN, opened(1), PROGRESS, update("pi-02"))
+    states = {name: doing.state for name, doing in story.agents.items()}
+    assert states == {"pi-01": "training", "pi-02": "done", "pi-03": "waiting"}
+    assert abs(story.share_done() - (0.25 + 1.0 + 0.0) / 3 / 10) < 1e-9
+    assert story.time_left(5.0) is None
+
+
+def test_time_left_is_that_of_the_last_rounds():
+    """Nine rounds of two seconds are left, less what the open one has taken."""
+    story = told(BEGUN, opened(1), committed(1))
+    assert story.time_left(3.0) == 18.0
+    assert story.time_left(4.0) == 17.0
+
+
+def test_a_round_told_twice_counts_once():
+    """After the coordinator was away its past comes again."""
+    story = told(BEGUN, committed(1), committed(2, 0.75), committed(1), committed(2, 0.75))
+    assert [line.round for line in story.done] == [1, 2]
+    assert story.best is not None and story.best.round == 2
+
+
+def test_a_new_attempt_keeps_who_is_done():
+    """Agents whose update was accepted stay done when the round is tried again."""
+    failed = {"event": "attempt", "round": 1, "attempt": 1, "reason": "too few"}
+    story = told(BEGUN, opened(1), update("pi-02"), failed, opened(1, attempt=2))
+    assert story.agents["pi-02"].state == "done"
+    assert story.message == ""
+
+
+def test_trouble_is_shown_at_the_agent():
+    """Lost, failed and rejected agents say why; one that is back is waited for again."""
+    lost = {"event": "agent-lost", "agent": "pi-01", "reason": "silent for 30 s"}
+    rejected = {"event": "rejected", "round": 1, "agent": "pi-02", "reason": "NaN"}
+    died = {
+        "event": "agent-failed", "round": 1, "agent": "pi-03", "kind": "worker died",
+        "message": "signal 9", "retrying": True,
+    }  # fmt: skip
+    story = told(BEGUN, opened(1), lost, rejected, died)
+    assert [(d.state, d.note) for d in story.agents.values()] == [
+        ("lost", "silent for 30 s"), ("rejected", "NaN"), ("retrying", "worker died: signal 9"),
+    ]  # fmt: skip
+    story.apply({"event": "agent-here", "agent": "pi-01"}, 9.0)
+    assert story.agents["pi-01"].state == "waiting"
+
+
+def test_unknown_events_do_no_harm():
+    """A newer coordinator may tell of things that are not known here."""
+    assert told(BEGUN, {"event": "eclipse"}).run == "ecg-1"
+
+
+def drawn(story, height=24, width=100):
+    console = Console(file=io.StringIO(), width=width, height=height, force_terminal=True,
+                      color_system=None)  # fmt: skip
+    console.print(Dashboard(story, lambda: story.now), height=height)
+    return console.file.getvalue().rstrip().splitlines()
+
+
+def test_the_picture_tells_it_all():
+    """Run, rounds, time left, every agent, figures and the best accuracy are in it."""
+    story = told(BEGUN, committed(1), committed(2, 0.75), opened(3), update("pi-02", 3))
+    picture = "\n".join(drawn(story))
+    for words in ("ecg-1", "round 3/10", "about 15 s left", "pi-02  done", "0.7500", "▁█",
+                  "best 0.7500 in round 2"):  # fmt: skip
+        assert words in picture
+
+
+def test_the_picture_fits_the_terminal():
+    """Of a hundred agents those are shown that have something to say; the rest is counted."""
+    story = told(BEGUN, committed(1))
+    many = [f"pi-{n:03}" for n in range(1, 101)]
+    story.apply({"event": "opened", "round": 2, "invited": many}, 2.0)
+    story.apply({"event": "rejected", "round": 2, "agent": "pi-077", "reason": "NaN"}, 3.0)
+    picture = drawn(story)
+    assert len(picture) <= 24
+    assert any("pi-077" in line for line in picture)
+    assert any("more: " in line and "waiting" in line for line in picture)
+
+
+def test_a_sparkline_spans_its_values():
+    """The least value is the lowest bar, the greatest the highest, in at most that width."""
+    assert sparkline([0.0, 0.5, 1.0], 10) == "▁▅█"
+    assert sparkline([0.3, 0.3], 10) == "▁▁"
+    long = sparkline([i / 99 for i in range(100)], 10)
+    assert (len(long), long[-1]) == (10, "█")
+
+
+def test_a_round_is_one_line():
+    """In a pipe a round is one line, which names who was missing."""
+    line = lines.round_line(committed(3, 0.75, ALL[:2], ALL[2:]), 10)
+    assert line == (
+        "round  3/10  loss 0.2500  accuracy 0.7500  macro-F1 0.3750  2 agents  2.0 s  without pi-03"
+    )
+    unmeasured = {**committed(3, people=ALL[:1]), "metrics": None}
+    assert lines.round_line(unmeasured, 10) == "round  3/10  1 agent  2.0 s"
+
+
+def test_json_events():
+    """A round lists its participants by name; progress only when asked for; ends are left out."""
+    told_round = lines.as_json_event(committed(1), verbose=False)
+    assert told_round is not None
+    assert list(told_round)[:5] == ["event", "round", "seconds", "metrics", "participants"]
+    assert told_round["participants"] == list(ALL)
+    assert told_round["updates"]["pi-01"]["batches"] == 4
+    assert lines.as_json_event(PROGRESS, verbose=False) is None
+    assert lines.as_json_event(PROGRESS, verbose=True) == PROGRESS
+    assert lines.as_json_event({"event": "finished", "reason": ""}, verbose=True) is None
+
+
+def test_lengths_of_time():
+    """As a person says them."""
+    shown = [span(s) for s in (None, 0.84, 42.3, 187, 8140, 300000)]
+    assert shown == ["-", "0.8 s", "42 s", "3:07", "2:15:40", "3 d"]

@@ -1,0 +1,134 @@
+"""A small run of virtual agents, and what the other commands make of it."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from flctl.coordinator.runs import RunFolder
+from flctl.wire.parameters import ParameterFile
+
+QUICK = ("--task", "ecg", "--virtual", 2, "--epochs", 1, "--batch-size", 32)
+
+
+@pytest.fixture
+def run(flctl, beats, tmp_path):
+    """The outcome of a run of two rounds with --json; its model is tmp_path/model.safetensors."""
+    done = flctl("train", *QUICK, "--rounds", 2, "--data", beats(), "--json", "--save-model",
+                 tmp_path / "model.safetensors")  # fmt: skip
+    assert (done.code, done.err) == (0, "")
+    return [json.loads(line) for line in done.out.splitlines()]
+
+
+def test_json_lines(run, tmp_path):
+    """A round is a line with figures and participants; the last says where the model is."""
+    rounds = [event for event in run if event["event"] == "round"]
+    assert [event["round"] for event in rounds] == [1, 2]
+    for event in rounds:
+        assert event["participants"] == ["pi-01", "pi-02"]
+        assert event["seconds"] > 0
+        assert {"loss", "accuracy", "macro_f1", "source"} <= set(event["metrics"])
+        assert event["updates"]["pi-01"]["examples"] == 36
+    last = run[-1]
+    assert list(last) == ["event", "run", "rounds", "checkpoint", "metrics"]
+    assert last["event"] == "finished"
+    assert (last["rounds"], last["checkpoint"]) == (2, str(tmp_path / "model.safetensors"))
+    assert last["metrics"]["accuracy"] == rounds[-1]["metrics"]["accuracy"]
+    assert last["metrics"]["source"] == "coordinator"
+    assert not any(event["event"] == "progress" for event in run)
+
+
+def test_the_saved_model_is_the_last_one(run, tmp_path):
+    """--save-model writes the very bytes of the run's last checkpoint."""
+    saved = tmp_path / "model.safetensors"
+    folder = RunFolder.find(tmp_path / "state", run[-1]["run"])
+    assert saved.read_bytes() == (folder.path / "last.safetensors").read_bytes()
+    with saved.open("rb") as file:
+        assert ParameterFile(file.fileno(), "saved").metadata["task"] == "ecg"
+
+
+def test_runs(run, flctl):
+    """The run is listed, shown and replayed, for people and as JSON."""
+    name = run[-1]["run"]
+    (listed,) = json.loads(flctl("runs", "list", "--json").out)
+    expected = {"run": name, "state": "finished", "round": 2, "rounds": 2}
+    assert {key: listed[key] for key in expected} == expected
+    assert name in flctl("runs", "list").out
+    shown = json.loads(flctl("runs", "show", name, "--json").out)
+    assert shown["settings"]["batch_size"] == 32
+    assert [e["round"] for e in shown["events"] if e["event"] == "round"] == [1, 2]
+    assert "pi-02" in flctl("runs", "show", name[:-2]).out
+    replayed = flctl("runs", "replay", name)
+    assert replayed.code == 0
+    assert "2 rounds are the same" in replayed.out
+    assert json.loads(flctl("runs", "replay", name, "--json").out)["same"] is True
+
+
+def test_evaluate(run, flctl, tmp_path, beats):
+    """A checkpoint knows its task; its figures on the test part are those of the last round."""
+    model = tmp_path / "model.safetensors"
+    found = json.loads(flctl("evaluate", model, "--data", beats(), "--json").out)
+    assert found["accuracy"] == run[-1]["metrics"]["accuracy"]
+    assert {"loss", "accuracy", "macro_f1", "examples", "part", "confusion"} <= set(found)
+    everything = json.loads(
+        flctl("evaluate", model, "--data", beats(), "--split", "all", "--json").out
+    )
+    assert (everything["examples"], found["examples"]) == (96, 24)
+    assert "accuracy" in flctl("evaluate", model, "--task", "ecg", "--data", beats()).out
+    wrong = flctl("evaluate", model, "--task", "mnist", "--split", "train")
+    assert wrong.code == 1
+
+
+def test_a_checkpoint_of_another_model(run, flctl, tmp_path, mnist_dir):
+    """It is named as such, with the tensor that does not fit."""
+    done = flctl("evaluate", tmp_path / "model.safetensors", "--task", "mnist", "--data", mnist_dir)
+    assert (done.code, done.out) == (1, "")
+    assert "another model" in done.complaint
+
+
+def test_nothing_to_resume(run, flctl):
+    """A finished run says that it is finished."""
+    done = flctl("train", "--resume", run[-1]["run"])
+    assert done.code == 2
+    assert "finished" in done.complaint
+
+
+def test_plain_lines_when_piped(flctl, beats):
+    """Without a terminal a run is one line a round, without colour, and the last says what next."""
+    done = flctl("train", *QUICK, "--rounds", 2, "--data", beats())
+    lines = done.out.splitlines()
+    assert [line[:9] for line in lines[:2]] == ["round 1/2", "round 2/2"]
+    assert lines[2].startswith("model in ")
+    assert "flctl evaluate" in lines[2]
+    assert len(lines) == 3
+    assert "\x1b" not in done.out
+
+
+def test_flags_win_over_the_file(flctl, beats, tmp_path):
+    """run.toml holds the settings; a flag replaces one of them."""
+    file = tmp_path / "run.toml"
+    file.write_text(
+        f'task = "ecg"\nvirtual = 3\nrounds = 9\nepochs = 1\ndata = "{beats()}"\nwait = 7\n'
+    )
+    done = flctl("train", file, "--rounds", 1, "--virtual", 2)
+    assert done.out.startswith("round 1/1")
+    (folder,) = (tmp_path / "state" / "runs").iterdir()
+    settings = RunFolder(folder).settings()
+    assert (settings.rounds, settings.virtual, settings.wait_s) == (1, 2, 7.0)
+
+
+def test_a_reader_that_goes_away(beats, tmp_path):
+    """`flctl runs show … | head -1` is quiet."""
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-m", "flctl", "keys", "--help"],
+        stdout=write,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "FLCTL_STATE": str(tmp_path / "state")},
+        check=False,
+    )
+    os.close(write)
+    assert done.stderr == b""

@@ -1,0 +1,95 @@
+"""A run computed again from its journal has the same bytes, or the difference is named."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flctl.errors import RunError, UsageError
+from flctl.fleet.replay import replay
+from flctl.fleet.virtual import VirtualRun
+
+ROUNDS = 3
+
+
+@pytest.fixture
+def beats(tmp_path):
+    rng = np.random.default_rng(1)
+    path = tmp_path / "beats.npz"
+    np.savez(
+        path,
+        X=rng.integers(-300, 300, (96, 187)).astype(np.int16),
+        y=np.arange(96) % 3,
+        record=np.repeat(["101", "102", "103", "104"], 24),
+        split=np.tile([0, 0, 0, 1], 24),
+    )
+    return path
+
+
+@pytest.fixture
+def run(tmp_path, beats):
+    given = {"task": "ecg", "virtual": 4, "rounds": ROUNDS, "epochs": 1, "fraction": 0.5,
+             "data": str(beats), "batch_size": 8, "federate_after_n_batches": 2}  # fmt: skip
+    made = VirtualRun.start(tmp_path / "state", given, "the test")
+    made.run()
+    return made.folder
+
+
+def test_a_replay_has_the_same_bytes(run):
+    """With half the agents a round, who go on in their data where they were."""
+    seen = []
+    rows = replay(run, {}, seen.append)
+    assert rows == seen
+    assert [row.round for row in rows] == [0, 1, 2, 3]
+    assert all(row.same for row in rows)
+
+
+def test_other_data_are_noticed(run, beats):
+    """Changed inputs give another model in the first round; the replay stops there."""
+    arrays = dict(np.load(beats))
+    np.savez(beats, **{**arrays, "X": arrays["X"] + 1})
+    rows = replay(run, {})
+    assert [row.same for row in rows] == [True, False]
+    assert rows[-1].replayed is not None
+
+
+def test_fewer_data_are_noticed_before_they_are_averaged(run, beats):
+    """An agent that trained on more than there is is named."""
+    arrays = dict(np.load(beats))
+    np.savez(beats, **{name: array[::3] for name, array in arrays.items()})
+    last = replay(run, {})[-1]
+    assert last.replayed is None
+    assert "not its data" in last.why
+
+
+def as_fleet(run):
+    """The same journal, as if its agents had been elsewhere."""
+    text = run.journal_path.read_text()
+    run.journal_path.write_text(text.replace('"kind":"virtual"', '"kind":"fleet"'))
+
+
+def test_agents_of_their_own_have_to_be_named(run, tmp_path, beats):
+    """Their data are not here; copies of all who took part are asked for by name."""
+    as_fleet(run)
+    people = sorted({agent for event in run.history().rounds for agent in event.participants})
+    with pytest.raises(UsageError, match=f"--data {people[0]}=PATH"):
+        replay(run, {})
+    arrays = dict(np.load(beats))
+    copies: dict[str, Path] = {}
+    for name, record in zip(("pi-01", "pi-02", "pi-03", "pi-04"), np.unique(arrays["record"]),
+                            strict=True):  # fmt: skip
+        rows = arrays["record"] == record
+        copies[name] = tmp_path / f"{name}.npz"
+        np.savez(copies[name], **{key: array[rows] for key, array in arrays.items()})
+    rows = replay(run, {name: copies[name] for name in people})
+    assert all(row.same for row in rows)
+    with pytest.raises(UsageError, match="took no part"):
+        replay(run, {**copies, "pi-99": beats})
+
+
+def test_a_run_without_rounds_cannot_be_replayed(run):
+    """There is nothing to compare with."""
+    lines = run.journal_path.read_text().splitlines(keepends=True)
+    run.journal_path.write_text(lines[0])
+    with pytest.raises(RunError, match="no committed round"):
+        replay(run, {})
