@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from flctl.cli.options import State, state_folder
-from flctl.errors import UsageError
+from flctl.errors import AccessError, UsageError
 
 
 def connect(
@@ -46,8 +46,11 @@ def connect(
         public_key=pair.public,
         secret_key=pair.secret,
     )
-    with remote_console(context) as console:
-        status = console.status()
+    try:
+        with remote_console(context) as console:
+            status = console.status()
+    except AccessError as error:
+        raise AccessError(f"{error} (this key: '{pair.public}')") from error
     path = save_context(state_folder(state), context, name)
     agents = len(status["agents"])
     print_line(f"connected to {coordinator} ({agents} agents); saved in {path}")

@@ -30,12 +30,13 @@ def list_(state: State = None, context: Context = None, json: Json = False) -> N
 
     folder = state_folder(state)
     with _far(folder, context) as console:
+        where = folder if console is None else console.where
         found = _summaries(folder) if console is None else console.runs()
     if json:
         output.print_json(found)
         return
     if not found:
-        output.print_line(f"no run in {folder}; start one with: flctl train --task ecg --local 3")
+        output.print_line(f"no run in {where}; start one with: flctl train --task ecg --local 3")
         return
     from rich.text import Text
 

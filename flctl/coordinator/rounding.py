@@ -43,13 +43,22 @@ Done = Callable[[happened.Round | None, str], None]
 
 
 class RoundInProgress:
-    """`done(event, "")` is called when the round is committed, `done(None, reason)` when it
+    """`resumed`: it was open when the coordinator stopped; `from_disk`: this process has not
+    made its model, so that is compared with the journal first.
+
+    `done(event, "")` is called when the round is committed, `done(None, reason)` when it
     cannot go on. Whatever comes after `close` is ignored."""
 
     def __init__(
-        self, context: RunContext, opened: happened.Opened, done: Done, resumed: bool
+        self,
+        context: RunContext,
+        opened: happened.Opened,
+        done: Done,
+        resumed: bool = False,
+        from_disk: bool = False,
     ) -> None:
         self._context, self._done = context, done
+        self._from_disk = from_disk
         self._arrived = set(context.history.accepted)
         self._round = rounds.Round(
             opened.round,
@@ -74,7 +83,9 @@ class RoundInProgress:
     def begin(self) -> None:
         """Invite. Raises FlctlError when the model is damaged or the disk fails."""
         context = self._context
-        base = context.folder.verify_model(self.key.round - 1, self.key.base)
+        base = context.folder.model_path(self.key.round - 1)
+        if self._from_disk:
+            context.folder.verify_model(self.key.round - 1, self.key.base)
         context.fleet.serve(self.key.base, base)
         self._collection = Collection(
             context.folder,

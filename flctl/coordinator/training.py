@@ -42,6 +42,8 @@ class Training:
         self._has_gathered = False
         """Once the fleet was given time to come, rounds go on with whoever is there."""
         self._round: RoundInProgress | None = None
+        self._has_committed = False
+        """A round, in this process."""
         self.ended = False
 
     @property
@@ -147,7 +149,9 @@ class Training:
         )
         # Not synced: if it is lost in a crash, the round opens again, as good as new.
         context.record([opened], sync=False)
-        self._round = RoundInProgress(context, opened, self._on_done, resumed=False)
+        self._round = RoundInProgress(
+            context, opened, self._on_done, from_disk=not self._has_committed
+        )
         self._round.begin()
 
     def _reopen(self, opened: happened.Opened) -> None:
@@ -163,7 +167,7 @@ class Training:
         context.folder.room_for(context.model_size, len(opened.invited) - len(accepted))
         names = ", ".join(sorted(accepted)) or "nobody yet"
         logger.info("run=%s round=%d goes on with updates of %s", self.run, opened.round, names)
-        self._round = RoundInProgress(context, opened, self._on_done, resumed=True)
+        self._round = RoundInProgress(context, opened, self._on_done, resumed=True, from_disk=True)
         self._round.begin()
 
     def _on_done(self, event: happened.Round | None, reason: str) -> None:
@@ -175,6 +179,7 @@ class Training:
             self._pause(reason)
             return
         context = self._context
+        self._has_committed = True
         context.note([event])
         for agent, member in context.fleet.roster.members.items():
             if agent in event.participants:
