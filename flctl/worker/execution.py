@@ -109,7 +109,10 @@ class Executor:
         first = parse(job.given, job.where)
         task = load_task(first.task)
         defaults = normalised(task.defaults, f"the defaults of task '{first.task}'")
-        settings = parse({**defaults, **normalised(job.given, job.where)}, job.where)
+        given = normalised(job.given, job.where)
+        if "optimizer" in given:  # the arguments of another one are not its own
+            defaults.pop("optimizer_args", None)
+        settings = parse({**defaults, **given}, job.where)
         devices.pick(settings.device)
         _check_paths(settings, job.where)
         _check_data(task, settings)

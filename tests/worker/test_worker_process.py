@@ -108,6 +108,17 @@ def test_initialise_completes_the_settings_with_the_tasks_own(worker: WorkerProc
     os.close(fd)
 
 
+def test_an_optimiser_that_is_named_does_not_get_the_arguments_of_the_tasks_own(
+    worker: WorkerProcess,
+) -> None:
+    """Adam knows no momentum; it gets only what is given with it."""
+    given = {"task": "ecg", "optimizer": "Adam", "lr": 0.001}
+    event, fd = run(worker, Initialise(given=given, where="test"))
+    assert isinstance(event, Initialised) and fd is not None
+    os.close(fd)
+    assert event.settings["optimizer_args"] == {}
+
+
 def test_the_first_model_depends_on_the_seed_alone(worker: WorkerProcess) -> None:
     """Same seed, same bytes."""
     blobs = []
