@@ -55,7 +55,7 @@ def demo(
         if event["event"] == "round" and event.get("metrics"):
             federated[event["round"]] = event["metrics"]
 
-    with Comparison(given, every=max(1, rounds // 15)) as comparison:
+    with Comparison(given, every=max(1, rounds // 15), rounds_alone=-(-rounds // 3)) as comparison:
         with watching:
             result = drive_local(folder / "state", given, "flctl demo", on_event)
         if result.state != "finished" or result.checkpoint is None or not federated:
@@ -90,7 +90,7 @@ def _show(
     ways: dict[str, Mapping[str, Any]] = {
         f"federated, {agents} agents": {last["part"]: last, **last.get("beside", {})},
         "all data in one place": msgspec.to_builtins(central.final),
-        "each agent alone (mean)": msgspec.to_builtins(alone.final),
+        f"each agent alone, {max(alone.curve)} rounds (mean)": msgspec.to_builtins(alone.final),
     }
     parts = [name for name in PARTS if name in central.final]
     columns = [c for name in parts for c in (f">{PARTS[name]}: accuracy", ">macro-F1")]

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import IO, Any, Literal, get_args
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from flctl.errors import RunError
 from flctl.wire.messages import Metrics
@@ -34,16 +34,20 @@ class Compared(Struct, frozen=True):
 class _Request(Struct):
     given: dict[str, Any]
     every: int
+    rounds_alone: int | None
 
 
 class Comparison:
     """Both baselines of the run whose settings are `given`; to be entered, then asked.
 
-    Leaving the block ends what still computes.
+    They are measured every so many rounds; agents alone, who learn no more after a few
+    rounds, train for `rounds_alone`. Leaving the block ends what still computes.
     """
 
-    def __init__(self, given: dict[str, Any], every: int = 1) -> None:
-        self._request = msgspec.json.encode(_Request(given, every))
+    def __init__(
+        self, given: dict[str, Any], every: int = 1, rounds_alone: int | None = None
+    ) -> None:
+        self._request = msgspec.json.encode(_Request(given, every, rounds_alone))
         self._running: dict[How, tuple[subprocess.Popen[bytes], IO[bytes], IO[bytes]]] = {}
 
     def __enter__(self) -> "Comparison":
@@ -88,8 +92,11 @@ class Comparison:
         return msgspec.json.decode(output.read(), type=Compared)
 
 
-def compute(how: How, given: dict[str, Any], every: int) -> Compared:
-    """Train as `how` says with the settings `given`. Loads torch. Raises FlctlError."""
+def compute(how: How, given: dict[str, Any], every: int, rounds: int | None = None) -> Compared:
+    """Train as `how` says with the settings `given`, for `rounds` if that is named.
+
+    Loads torch. Raises FlctlError.
+    """
     from torch import nn
 
     from flctl.fleet.clients import Clients, first_model
@@ -102,7 +109,7 @@ def compute(how: How, given: dict[str, Any], every: int) -> Compared:
 
     first = first_model(given, "the comparison")
     os.close(first.fd)
-    settings = first.settings
+    settings = structs.replace(first.settings, rounds=rounds or first.settings.rounds)
     device = devices.set_up(settings.device, settings.threads)
     task = load_task(settings.task)
     shards = Clients(task, settings).training
@@ -143,7 +150,9 @@ def _serve() -> None:
     os.nice(LOW_PRIORITY)
     request = msgspec.json.decode(sys.stdin.buffer.readline(), type=_Request)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    answer = compute(msgspec.convert(sys.argv[1], How), request.given, request.every)
+    how = msgspec.convert(sys.argv[1], How)
+    rounds = request.rounds_alone if how == "local-only" else None
+    answer = compute(how, request.given, request.every, rounds)
     sys.stdout.buffer.write(msgspec.json.encode(answer))
 
 
