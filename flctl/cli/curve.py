@@ -90,8 +90,9 @@ def _panel(
     alone: "Compared",
 ) -> None:
     value: Callable[[Any], float] = lambda metrics: float(getattr(metrics, key))  # noqa: E731
+    alone_label = f"each agent alone, {max(alone.curve)} rounds (mean)"
     curves = (
-        ("each agent alone (mean)", ALONE, {r: value(m) for r, m in alone.curve.items()}, 1.6),
+        (alone_label, ALONE, {r: value(m) for r, m in alone.curve.items()}, 1.6),
         ("all data in one place", CENTRAL, {r: value(m) for r, m in central.curve.items()}, 1.6),
         ("federated", FEDERATED, {r: float(m[key]) for r, m in federated.items()}, 2.6),
     )

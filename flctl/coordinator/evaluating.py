@@ -66,7 +66,7 @@ class Evaluating:
             self._key,
             self._made.size,
             self._context.settings,
-            self._testers() or self._owners(),
+            {agent: self._held_out(agent) for agent in self._testers() or self._owners()},
             self._context.fleet.tell,
             self._context.clock(),
         )
@@ -91,8 +91,12 @@ class Evaluating:
 
     def _owners(self) -> list[str]:
         """Agents that hold some of their data out."""
-        task, dataset = self._context.settings.task, self._context.settings.dataset
-        return [m.name for m in self._ready() if m.held_out(task, dataset) > 0]
+        return [m.name for m in self._ready() if self._held_out(m.name) > 0]
+
+    def _held_out(self, agent: str) -> int:
+        settings = self._context.settings
+        member = self._context.fleet.roster.members[agent]
+        return member.held_out(settings.task, settings.dataset)
 
     def _ready(self) -> list[Member]:
         members = self._context.fleet.roster.members.values()

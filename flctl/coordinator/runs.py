@@ -148,6 +148,15 @@ class RunFolder:
         temporary.unlink(missing_ok=True)
 
 
+def has_digest(path: Path, digest: Digest) -> bool:
+    """Whether the file is there, and is what its digest says."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == digest
+    except OSError:
+        return False
+
+
 def all_runs(state: Path) -> Iterator[RunFolder]:
     """Folders of runs that have started, oldest first."""
     folders = [p for p in (state / "runs").glob("*") if (p / "journal.jsonl").exists()]

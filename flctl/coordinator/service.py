@@ -68,6 +68,7 @@ HEARTBEAT_S = 5.0
 TICK_S = 0.25
 REST_S = 30.0
 """How often the evaluator is asked whether it has been idle for long."""
+OLDER_PEERS = 10_000
 REPEAT_S = 10.0
 """The same complaint about the same peer is logged at most so often."""
 
@@ -96,7 +97,8 @@ class Coordinator:
         self._clock, self._wall_clock = clock, wall_clock
         self._heartbeat_s = heartbeat_s
         self._decode = framing.to_coordinator()
-        self._protocols: dict[bytes, int] = {}
+        self._older_peers: dict[bytes, int] = {}
+        """Protocols of those that do not speak the newest; they are answered in it."""
         self._serving = Serving(self.send)
         self._ping_sequence = 0
         self._probes = 0
@@ -181,7 +183,10 @@ class Coordinator:
         except MalformedMessage as error:
             self._complain(name, str(error))
             return
-        self._protocols[incoming.peer] = protocol
+        if protocol != framing.PROTOCOL:
+            self._older_peers[incoming.peer] = protocol
+            while len(self._older_peers) > OLDER_PEERS:
+                self._older_peers.pop(next(iter(self._older_peers)))
         match role:
             case "agent":
                 self._from_agent(incoming.peer, name, protocol, message, payload)
@@ -340,7 +345,7 @@ class Coordinator:
         self._ping_sequence += 1
         if self.send(peer, Ping(sequence=self._ping_sequence)) is Sent.GONE:
             self._serving.on_gone(peer)
-            self._protocols.pop(peer, None)
+            self._older_peers.pop(peer, None)
             self._apply(self.roster.on_unreachable(peer, self._clock()))
 
     def _probe_all(self) -> None:
@@ -501,7 +506,7 @@ class Coordinator:
     # Small parts ---------------------------------------------------------------------------
 
     def send(self, peer: bytes, message: Message, payload: Frame | None = None) -> Sent:
-        protocol = self._protocols.get(peer, framing.PROTOCOL)
+        protocol = self._older_peers.get(peer, framing.PROTOCOL)
         return self._hub.send(peer, framing.encode(message, payload, protocol))
 
     def _complain(self, name: str, text: str) -> None:

@@ -1,7 +1,7 @@
 """Evaluation on the agents: asks those that hold data out, and waits with a deadline."""
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 
 from flctl.core.metrics import verified
 from flctl.settings import RunSettings
@@ -11,19 +11,23 @@ logger = logging.getLogger(__name__)
 
 
 class Survey:
-    """Each method returns True when it is over: all have answered, are gone, or it is late."""
+    """Asks `agents`, which have declared so many held-out examples each.
+
+    Each method returns True when it is over: all have answered, are gone, or it is late.
+    """
 
     def __init__(
         self,
         key: RoundKey,
         size: int,
         settings: RunSettings,
-        agents: Iterable[str],
+        agents: Mapping[str, int],
         tell: Callable[[str, Message], bool],
         now: float,
     ) -> None:
         self.key = key
         self.answers: dict[str, Metrics] = {}
+        self._declared = dict(agents)
         self._waiting = set(agents)
         self._deadline = now + settings.deadline_s
         self._tell = tell
@@ -44,7 +48,7 @@ class Survey:
     def on_answer(self, agent: str, answer: Evaluated) -> bool:
         if agent in self._waiting and answer.key == self.key:
             try:
-                self.answers[agent] = verified(answer.metrics)
+                self.answers[agent] = verified(answer.metrics, self._declared[agent])
             except ValueError as error:
                 logger.warning(
                     "round=%d agent=%s sent impossible metrics: %s", self.key.round, agent, error

@@ -16,6 +16,7 @@ from flctl.coordinator.context import RunContext
 from flctl.coordinator.gathering import Gathering
 from flctl.coordinator.journal import as_json
 from flctl.coordinator.rounding import RoundInProgress
+from flctl.coordinator.runs import has_digest
 from flctl.core import history as happened
 from flctl.core.randomness import sample
 from flctl.core.roster import Member
@@ -136,7 +137,7 @@ class Training:
     def _open(self, agents: list[str]) -> None:
         context = self._context
         round_id = context.history.round + 1
-        count = max(1, math.ceil(context.settings.fraction * len(agents) - 1e-9))
+        count = context.settings.invited_of(len(agents))
         invited = sample(context.settings.seed, round_id, agents, count)
         context.folder.room_for(context.model_size, len(invited))
         opened = happened.Opened(
@@ -160,9 +161,13 @@ class Training:
         accepted = context.history.accepted
         spool = context.folder.make_spool(opened.round)
         for agent, update in list(accepted.items()):
-            path = spool / f"{agent}.safetensors"
-            if not path.exists() or path.stat().st_size != update.size:
-                logger.warning("round=%d agent=%s update is not in the spool", opened.round, agent)
+            if not has_digest(spool / f"{agent}.safetensors", update.blob):
+                logger.warning(
+                    "round=%d agent=%s its update is missing or damaged in the spool; "
+                    "it is asked for again",
+                    opened.round,
+                    agent,
+                )
                 del accepted[agent]
         context.folder.room_for(context.model_size, len(opened.invited) - len(accepted))
         names = ", ".join(sorted(accepted)) or "nobody yet"

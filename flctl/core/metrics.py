@@ -31,11 +31,13 @@ def from_confusion(loss: float, confusion: Sequence[Sequence[int]]) -> Metrics:
     )
 
 
-def verified(claimed: Metrics) -> Metrics:
+def verified(claimed: Metrics, most: int) -> Metrics:
     """What a stranger's metrics amount to: accuracy and macro-F1 come from the confusion.
 
-    Raises ValueError when the numbers do not go together.
+    Raises ValueError when the numbers do not go together, or count more than `most` examples.
     """
+    if claimed.examples > most:
+        raise ValueError(f"{claimed.examples} examples, {most} were declared")
     if claimed.examples < 1 or sum(map(sum, claimed.confusion)) != claimed.examples:
         raise ValueError("the confusion matrix does not add up to the examples")
     if not math.isfinite(claimed.loss):

@@ -5,7 +5,6 @@ the same model. Read `VirtualRun.run` from top to bottom.
 """
 
 import contextlib
-import math
 import os
 import time
 from collections.abc import Callable
@@ -129,7 +128,7 @@ class VirtualRun:
 
     def _open(self, round_id: int) -> happened.Opened:
         names = list(self._clients.names)
-        count = max(1, math.ceil(self.settings.fraction * len(names) - 1e-9))
+        count = self.settings.invited_of(len(names))
         self.folder.room_for(self.size, count)
         opened = happened.Opened(
             at=_now(),

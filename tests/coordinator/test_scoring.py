@@ -70,7 +70,7 @@ class Told(list):
 def survey(agents="ab", deadline_s=30.0) -> tuple[Survey, Told]:
     told = Told()
     settings = RunSettings(task="ecg", deadline_s=deadline_s)
-    return Survey(KEY, 100, settings, agents, told, 1000.0), told
+    return Survey(KEY, 100, settings, dict.fromkeys(agents, 100), told, 1000.0), told
 
 
 def test_a_survey_asks_everybody_and_ends_with_the_last_answer():

@@ -93,7 +93,7 @@ def test_metrics_that_do_not_go_together_are_refused(change, reason):
     claim = {"loss": 1.0, "accuracy": 1.0, "macro_f1": 1.0, "examples": 10}
     claim["confusion"] = ((5, 1), (1, 3))
     with pytest.raises(ValueError, match=reason):
-        verified(Metrics(**{**claim, **change}))
+        verified(Metrics(**{**claim, **change}), 1000)
 
 
 def test_claimed_figures_are_computed_anew():
@@ -101,4 +101,10 @@ def test_claimed_figures_are_computed_anew():
     claim = Metrics(
         loss=1.0, accuracy=math.nan, macro_f1=9.0, examples=10, confusion=((5, 1), (1, 3))
     )
-    assert verified(claim) == from_confusion(1.0, [[5, 1], [1, 3]])
+    assert verified(claim, 10) == from_confusion(1.0, [[5, 1], [1, 3]])
+
+
+def test_more_examples_than_declared_are_refused():
+    """One agent cannot outweigh the others by a claim."""
+    with pytest.raises(ValueError, match="10 examples, 9 were declared"):
+        verified(from_confusion(1.0, [[5, 1], [1, 3]]), 9)
