@@ -13,6 +13,8 @@ from typing import IO
 
 from flctl.errors import StateError
 
+_syncing = ThreadPoolExecutor(max_workers=16, thread_name_prefix="sync")
+
 
 def failure(error: OSError, path: Path, doing: str) -> StateError:
     """An OSError in words that say what to do."""
@@ -64,9 +66,8 @@ def sync_together(fds: Sequence[int], folder: Path) -> None:
     """
     folder_fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        with ThreadPoolExecutor(max_workers=min(32, len(fds) + 1)) as pool:
-            done = [pool.submit(os.fdatasync, fd) for fd in fds]
-            done.append(pool.submit(os.fsync, folder_fd))
+        done = [_syncing.submit(os.fdatasync, fd) for fd in fds]
+        os.fsync(folder_fd)
         for future in done:
             future.result()
     finally:

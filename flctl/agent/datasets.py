@@ -34,7 +34,10 @@ class Datasets:
         for info in found.datasets:
             logger.info(
                 "dataset=%s task=%s examples=%d held_out=%d",
-                info.name, info.task, info.examples, info.held_out,
+                info.name,
+                info.task,
+                info.examples,
+                info.held_out,
             )
         if found.error is not None:
             logger.error("no data: %s", found.error)

@@ -49,8 +49,11 @@ def run_agent(config: AgentConfig, exit_with_parent: bool = False) -> None:
         )
         stack.callback(supervisor.close)
         logger.info(
-            "agent=%s coordinator=%s key=%s tasks=%s", supervisor.session.name or "(unnamed)",
-            config.coordinator, keys.public, ",".join(tasks) or "none",
+            "agent=%s coordinator=%s key=%s tasks=%s",
+            supervisor.session.name or "(unnamed)",
+            config.coordinator,
+            keys.public,
+            ",".join(tasks) or "none",
         )
         supervisor.run(stop)
         logger.info("agent=%s stops", supervisor.session.name)

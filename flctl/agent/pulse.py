@@ -13,9 +13,7 @@ SILENT_S = 60.0
 class Pulse:
     """`make` builds the heartbeat of that sequence number and round-trip time in ms."""
 
-    def __init__(
-        self, interval_s: float, make: Callable[[int, float | None], Heartbeat]
-    ) -> None:
+    def __init__(self, interval_s: float, make: Callable[[int, float | None], Heartbeat]) -> None:
         self.interval_s = interval_s
         self._make = make
         self._sequence = 0

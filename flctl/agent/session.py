@@ -1,7 +1,7 @@
 """From a connection to a welcome: joining, the hello, refusals and when to try again.
 
-    CONNECTED ─► Join ─► Joined ─► Hello ─► Welcome
-                 (only with a token, and once)
+CONNECTED ─► Join ─► Joined ─► Hello ─► Welcome
+             (only with a token, and once)
 """
 
 import logging
@@ -122,8 +122,9 @@ class Session:
         """Try again later. Raises AccessError where only a person can help."""
         self.welcomed = False
         if message.reason in {"token", "name"}:
-            raise AccessError(f"{self._config.coordinator} refused to let this agent join: "
-                              f"{message.message}")
+            raise AccessError(
+                f"{self._config.coordinator} refused to let this agent join: {message.message}"
+            )
         if message.reason == "guest" and self._config.join_token is not None:
             self._must_join = True
         self._ask_at = now + max(message.retry_s, RETRY_S)

@@ -50,6 +50,7 @@ from flctl.worker.process import Worker
 
 logger = logging.getLogger(__name__)
 
+AT_WORK = frozenset({"ready", "training", "evaluating", "offering"})
 TICK_S = 1.0
 """The longest wait: a worker's death is noticed within it even when its pipe stays open."""
 BACKLOG_S = 0.02
@@ -165,8 +166,10 @@ class Supervisor:
         self._models.pump(now)
         self._updates.pump(now)
         if self.state != self._last_state:
+            # The coordinator sees by itself that a round's work begins and ends.
+            if not {self.state, self._last_state} <= AT_WORK:
+                self._pulse.hurry(now)
             self._last_state = self.state
-            self._pulse.hurry(now)
         self._pulse.beat(now, self._tell)
         if self._pulse.is_silent(now):
             logger.warning("agent=%s no echo of its heartbeats: connecting anew", self.session.name)

@@ -20,6 +20,7 @@ THROTTLED_BITS = {
 }
 """Of the Pi's firmware; bits 16 to 19 say the same of the past and are left out."""
 
+FRESH_S = 1.0
 COLDEST_C, HOTTEST_C = -50.0, 150.0
 
 
@@ -30,6 +31,7 @@ class Machine:
         self._state = state
         self._root = root
         self._process = psutil.Process()
+        self._last: Telemetry | None = None
         psutil.cpu_percent()  # the first call has nothing to compare with and says 0
 
     def device(self, torch: str | None = None, cuda: bool = False) -> Device:
@@ -44,7 +46,16 @@ class Machine:
         )
 
     def read(self, uptime_s: float, worker: int | None = None) -> Telemetry:
-        """Takes about a millisecond; `worker` is the pid of the worker process if any."""
+        """Takes about a millisecond, so what was read in the last second is told again.
+
+        `worker` is the pid of the worker process if any.
+        """
+        if self._last is not None and uptime_s - self._last.uptime_s < FRESH_S:
+            return self._last
+        self._last = self._read(uptime_s, worker)
+        return self._last
+
+    def _read(self, uptime_s: float, worker: int | None) -> Telemetry:
         memory = psutil.virtual_memory()
         return Telemetry(
             cpu_percent=psutil.cpu_percent(),

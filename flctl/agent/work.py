@@ -1,7 +1,7 @@
 """What the coordinator has asked this agent to do, and the worker that does it.
 
-    Train/Evaluate ─► model here? ─► worker runs ─► update held / metrics sent
-                        fetch it        └─ died: again, up to TRIES times
+Train/Evaluate ─► model here? ─► worker runs ─► update held / metrics sent
+                    fetch it        └─ died: again, up to TRIES times
 """
 
 import logging
@@ -226,9 +226,7 @@ class Work:
     def _on_step(self, order: Order, event: Stepped, now: float) -> None:
         if now >= order.progress_at or event.step == event.steps:
             order.progress_at = now + PROGRESS_S
-            self._tell(
-                Progress(key=order.key, step=event.step, steps=event.steps, loss=event.loss)
-            )
+            self._tell(Progress(key=order.key, step=event.step, steps=event.steps, loss=event.loss))
 
     def _on_trained(self, order: Order, event: Trained, blob: Blob, now: float) -> None:
         self._running, self.error = None, None
@@ -247,7 +245,11 @@ class Work:
         self._updates.hold(offer, blob, now)
         logger.info(
             "%s trained examples=%d batches=%d loss=%.4f bytes=%d took_s=%.1f",
-            self._labels(order.key), event.examples, event.batches, event.loss, event.size,
+            self._labels(order.key),
+            event.examples,
+            event.batches,
+            event.loss,
+            event.size,
             event.seconds,
         )
 
@@ -273,7 +275,11 @@ class Work:
     def _fail(self, order: Order, kind: Kind, text: str, retrying: bool = False) -> None:
         self.error = f"{kind}: {text}"[:2000]
         logger.error(
-            "%s %s failed kind=%s: %s%s", self._labels(order.key), order.what, kind, text,
+            "%s %s failed kind=%s: %s%s",
+            self._labels(order.key),
+            order.what,
+            kind,
+            text,
             "; trying again" if retrying else "",
         )
         if not retrying:
@@ -294,5 +300,3 @@ class Work:
             other.key.base == order.key.base for other in self._orders
         ):
             self._models.give_up()
-
-

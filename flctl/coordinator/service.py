@@ -234,12 +234,14 @@ class Coordinator:
                 member.progress = (message.step, message.steps)
                 training.on_progress(member.name, message)
             case UpdateReady():
+                member.state = "offering"
                 training.on_offer(member, message)
             case Chunk() if payload is not None:
                 training.on_chunk(member.name, message, payload)
             case BlobGone():
                 training.on_blob_gone(member.name, message.blob)
             case Evaluated():
+                member.state = "ready"
                 training.on_evaluated(member.name, message)
             case Failed():
                 member.error = f"{message.kind}: {message.message}"
@@ -381,6 +383,8 @@ class Coordinator:
         if peer is None:
             return False
         sent = self.send(peer, message)
+        if sent is Sent.OK and member is not None:
+            member.on_told(message)
         if sent is Sent.GONE:
             self._serving.on_gone(peer)
             self._apply(self.roster.on_unreachable(peer, self._clock()))

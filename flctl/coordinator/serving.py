@@ -15,6 +15,8 @@ logger = logging.getLogger(__name__)
 WINDOW = 8
 BUDGET = 32
 """Chunks on their way at a time to all peers together: 8 MiB."""
+CACHE = 16
+"""Chunks that are kept in memory, 4 MiB: agents that are invited together want the same."""
 SHELF = 8
 """Blobs that can be fetched: the newest ones."""
 
@@ -25,6 +27,7 @@ class Serving:
     def __init__(self, send: Send) -> None:
         self._send = send
         self._files: dict[Digest, int] = {}
+        self._cache: dict[tuple[Digest, int, int], bytes] = {}
         self._queue: ServeQueue[bytes] = ServeQueue(Credit(BUDGET, WINDOW))
 
     def put(self, digest: Digest, path: Path) -> None:
@@ -55,13 +58,21 @@ class Serving:
             if fd is None:
                 self._send(peer, BlobGone(blob=fetch.blob), None)
                 continue
-            payload = os.pread(fd, fetch.length, fetch.offset)
+            payload = self._read(fd, fetch)
             sent = self._send(peer, Chunk(blob=fetch.blob, offset=fetch.offset), payload)
             if sent is Sent.GONE:
                 self._queue.forget(peer)
             elif sent is Sent.SLOW:
                 self._queue.unsent(turn)
                 return  # its queue is full: again at the next tick
+
+    def _read(self, fd: int, fetch: Fetch) -> bytes:
+        wanted = (fetch.blob, fetch.offset, fetch.length)
+        if wanted not in self._cache:
+            self._cache[wanted] = os.pread(fd, fetch.length, fetch.offset)
+            if len(self._cache) > CACHE:
+                del self._cache[next(iter(self._cache))]
+        return self._cache[wanted]
 
     def close(self) -> None:
         for fd in self._files.values():

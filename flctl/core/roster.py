@@ -10,7 +10,17 @@ from typing import TypeAlias
 
 from msgspec import Struct
 
-from flctl.wire.messages import Heartbeat, Hello, Telemetry
+from flctl.wire.messages import (
+    Accepted,
+    Cancel,
+    Discarded,
+    Evaluate,
+    Heartbeat,
+    Hello,
+    Message,
+    Telemetry,
+    Train,
+)
 
 LOST_AFTER_S = 30.0
 """Silence after which an agent counts as lost."""
@@ -93,6 +103,16 @@ class Member:
         # It may be ready a moment before the Hello that says with which data.
         told = self.hello is not None and bool(self.hello.datasets or self.hello.error)
         self.state = beat.state if told else "starting"
+
+    def on_told(self, message: Message) -> None:
+        """What it was told to do shows at once, before its next heartbeat says so."""
+        match message:
+            case Train():
+                self.state = "training"
+            case Evaluate():
+                self.state = "evaluating"
+            case Accepted() | Discarded() | Cancel() if self.ready:
+                self.state, self.progress = "ready", None
 
     def examples(self, task: str, dataset: str) -> int:
         """For training, as declared; 0 when it has none for this task."""

@@ -143,6 +143,7 @@ class VirtualRun:
 
     def _train(self, agent: str, opened: happened.Opened) -> None:
         """One client's part of a round; its update goes into the spool like any agent's."""
+
         def progress(step: int, steps: int, loss: float) -> None:
             self._publish(
                 {

@@ -91,9 +91,7 @@ def train_locally(
     )
 
 
-def _step(
-    model: nn.Module, optimizer: torch.optim.Optimizer, loss_of: Loss, batch: Batch
-) -> float:
+def _step(model: nn.Module, optimizer: torch.optim.Optimizer, loss_of: Loss, batch: Batch) -> float:
     """w ← w − η∇ℓ(w; b); the loss before it."""
     x, y = batch
 

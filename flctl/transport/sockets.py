@@ -13,6 +13,7 @@ FRAME_BYTES = CHUNK_BYTES + 64 * 1024
 """The limit of libzmq is on one frame as it travels, encrypted and with its marks."""
 MESSAGE_FRAMES = 3
 """Prefix, message, payload."""
+_READABLE = int(zmq.POLLIN)
 QUEUE_MESSAGES = 1_000
 """Per peer and direction."""
 
@@ -31,16 +32,16 @@ def set_common(sock: "zmq.Socket[bytes]") -> None:
 
 def receive(sock: "zmq.Socket[bytes]", most: int) -> list[zmq.Frame] | None:
     """The next message's frames; empty if it has more than `most`, None if there is none."""
-    frames: list[zmq.Frame] = []
-    try:
-        while True:
-            frame = sock.recv(zmq.NOBLOCK, copy=False)
-            if len(frames) <= most:
-                frames.append(frame)
-            if not frame.more:
-                break
-    except zmq.Again:
+    # Asking first is ten times cheaper than the exception that an empty queue raises.
+    if not int(sock.getsockopt(zmq.EVENTS)) & _READABLE:
         return None
+    frames: list[zmq.Frame] = []
+    while True:
+        frame = sock.recv(zmq.NOBLOCK, copy=False)
+        if len(frames) <= most:
+            frames.append(frame)
+        if not frame.more:
+            break
     return frames if len(frames) <= most else []
 
 

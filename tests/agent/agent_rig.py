@@ -83,8 +83,14 @@ class FakeWorker:
 
     def train(self, data: bytes = b"update") -> None:
         event = Trained(
-            blob=digest(data), size=len(data), examples=8, batches=2, loss=0.5, last_loss=0.4,
-            exhausted=False, seconds=1.0,
+            blob=digest(data),
+            size=len(data),
+            examples=8,
+            batches=2,
+            loss=0.5,
+            last_loss=0.4,
+            exhausted=False,
+            seconds=1.0,
         )
         self.end(event, memfd(data))
 
@@ -225,15 +231,23 @@ def key(round_id: int = 1, run: str = "run-a", model: bytes = MODEL) -> RoundKey
 
 def train(round_id: int = 1, run: str = "run-a", model: bytes = MODEL, **changes: Any) -> Train:
     message = Train(
-        key=key(round_id, run, model), size=len(model), task="ecg", dataset="default",
-        training=LocalTraining(), seed=1, position=0,
+        key=key(round_id, run, model),
+        size=len(model),
+        task="ecg",
+        dataset="default",
+        training=LocalTraining(),
+        seed=1,
+        position=0,
     )
     return msgspec.structs.replace(message, **changes)
 
 
 def evaluate(round_id: int = 1, model: bytes = MODEL, **changes: Any) -> Evaluate:
     message = Evaluate(
-        key=key(round_id, model=model), size=len(model), task="ecg", dataset="default",
+        key=key(round_id, model=model),
+        size=len(model),
+        task="ecg",
+        dataset="default",
         batch_size=100,
     )
     return msgspec.structs.replace(message, **changes)

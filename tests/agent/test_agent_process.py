@@ -104,7 +104,9 @@ def agent(coordinator: Coordinator, tmp_path: Path) -> Generator[subprocess.Pope
     arguments = [coordinator.hub.endpoint or "", coordinator.keys.public, str(tmp_path / "agent")]
     process = subprocess.Popen(
         [sys.executable, "-c", AGENT, *arguments],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     yield process
     process.kill()
@@ -133,8 +135,13 @@ def model() -> bytes:
 
 def order(model: bytes, epochs: int) -> Train:
     return Train(
-        key=RoundKey(run="run-a", round=1, base=digest(model)), size=len(model), task="ecg",
-        dataset="default", training=LocalTraining(epochs=epochs), seed=1, position=0,
+        key=RoundKey(run="run-a", round=1, base=digest(model)),
+        size=len(model),
+        task="ecg",
+        dataset="default",
+        training=LocalTraining(epochs=epochs),
+        seed=1,
+        position=0,
     )
 
 

@@ -202,9 +202,7 @@ def test_a_refused_key_says_what_to_do_and_backs_off(
     rig.close()
 
 
-def test_another_protocol_is_said_and_retried(
-    ready: Rig, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_another_protocol_is_said_and_retried(ready: Rig, caplog: pytest.LogCaptureFixture) -> None:
     """The notice of a newer coordinator: one line, and a Hello each minute."""
     ready.send(framing.notice("2.0", oldest=framing.PROTOCOL + 1, newest=framing.PROTOCOL + 2))
     assert "this agent is too old; upgrade the agent to flctl 2.0" in caplog.text

@@ -63,8 +63,10 @@ def test_what_holds_the_pi_back(
     tmp_path: Path, files: dict[str, str], conditions: tuple[str, ...] | None
 ) -> None:
     """None where it is not told, empty when nothing does; the past does not count."""
-    write(tmp_path, {name.replace("hwmon/", "sys/class/hwmon/hwmon1/"): text
-                     for name, text in files.items()})
+    write(
+        tmp_path,
+        {name.replace("hwmon/", "sys/class/hwmon/hwmon1/"): text for name, text in files.items()},
+    )
     assert Machine(tmp_path, tmp_path).throttled() == conditions
 
 

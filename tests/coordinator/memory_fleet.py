@@ -334,8 +334,9 @@ class MemoryFleet:
 
     def finish(self, within_s: float = 900.0) -> History:
         """Let the run end; its history."""
-        self.until(lambda: self.coordinator is not None and self.coordinator.training is None,
-                   within_s)
+        self.until(
+            lambda: self.coordinator is not None and self.coordinator.training is None, within_s
+        )
         return self.history()
 
     def history(self) -> History:

@@ -19,8 +19,13 @@ def expected_model(agents: dict[str, int], rounds: int, seed: int) -> np.ndarray
         updates = []
         for agent in sorted(agents):
             job = TrainJob(
-                task="toy", source=DataSource(), agent=agent, round=round_id,
-                training=LocalTraining(), seed=seed, position=4 * (round_id - 1),
+                task="toy",
+                source=DataSource(),
+                agent=agent,
+                round=round_id,
+                training=LocalTraining(),
+                seed=seed,
+                position=4 * (round_id - 1),
             )
             updates.append({n: a for n, (_, a) in toy_update(model, job).items()})
         total = sum(agents.values())
@@ -210,8 +215,9 @@ def test_on_exhausted_stop_ends_the_run_when_somebody_has_seen_all_its_data(flee
     def used_up(job, model):
         event, fd = plain(job, model)
         if isinstance(job, TrainJob) and job.round == 2:
-            event = type(event)(**{**{f: getattr(event, f) for f in event.__struct_fields__},
-                                   "exhausted": True})
+            event = type(event)(
+                **{**{f: getattr(event, f) for f in event.__struct_fields__}, "exhausted": True}
+            )
         return event, fd
 
     agent.do = used_up

@@ -141,7 +141,13 @@ def test_noise_from_an_agent_disturbs_nobody(fleet: MemoryFleet, frames: list[by
 def update_for(key: dict[str, Any], fleet: MemoryFleet) -> UpdateReady:
     changed = msgspec.structs.replace(fleet.coordinator.training.key, **key)
     return UpdateReady(
-        key=changed, blob="b" * 64, size=100, examples=5, batches=1, loss=1.0, last_loss=1.0,
+        key=changed,
+        blob="b" * 64,
+        size=100,
+        examples=5,
+        batches=1,
+        loss=1.0,
+        last_loss=1.0,
         seconds=1.0,
     )
 
@@ -217,9 +223,7 @@ def test_a_rebooted_agent_is_not_taken_for_a_clone(fleet: MemoryFleet):
     agent.alive = False  # nothing answers any more, but its connection is not closed
     agent.state.close()
     agent.start()
-    fleet.until(
-        lambda: fleet.coordinator.roster.of_peer(agent.link.peer) is not None, within_s=5
-    )
+    fleet.until(lambda: fleet.coordinator.roster.of_peer(agent.link.peer) is not None, within_s=5)
 
 
 def test_a_key_revoked_in_the_middle_of_a_round_counts_no_more(fleet: MemoryFleet):
@@ -255,8 +259,13 @@ def test_a_token_lets_an_agent_in_once(fleet: MemoryFleet):
 @pytest.mark.parametrize(
     "message",
     [
-        Hello(session="0" * 32, version="1", role="train", tasks={},
-              device={"kind": "x", "arch": "x", "cores": 1, "memory_bytes": 1}),  # type: ignore[arg-type]
+        Hello(
+            session="0" * 32,
+            version="1",
+            role="train",
+            tasks={},
+            device={"kind": "x", "arch": "x", "cores": 1, "memory_bytes": 1},
+        ),  # type: ignore[arg-type]
         Heartbeat(sequence=1, state="ready", telemetry=Telemetry()),
         Fetch(blob="a" * 64, offset=0, length=10),
         Ask(id=1, what="status"),

@@ -105,9 +105,7 @@ def test_kill_9_of_the_coordinator_in_the_middle_of_a_round(fleet: RealFleet):
 def test_kill_9_of_a_worker_is_told_at_once_and_tried_again(fleet: RealFleet):
     """The agent reports it, starts another worker, and the round has its update."""
     fleet.start_training(*settings(fleet, 1, "--epochs", 3000, "--deadline", 120))
-    worker = wait_for(
-        lambda: fleet.named("progress") or fleet.worker_of("pi-01"), "pi-01's worker"
-    )
+    worker = wait_for(lambda: fleet.named("progress") or fleet.worker_of("pi-01"), "pi-01's worker")
     wait_for(lambda: fleet.status()["pi-01"]["state"] == "training", "pi-01 training")
     worker = fleet.worker_of("pi-01")
     assert worker is not None

@@ -13,8 +13,9 @@ KINDS = ("iid", "label", "dirichlet", "size", "record")
 def data_sets(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, int]:
     n = draw(st.integers(1, 6))
     labels = draw(st.lists(st.integers(0, 4), min_size=4 * n, max_size=80))
-    groups = [f"r{at % draw(st.integers(n, n + 5))}" if at >= n else f"r{at}"
-              for at in range(len(labels))]
+    groups = [
+        f"r{at % draw(st.integers(n, n + 5))}" if at >= n else f"r{at}" for at in range(len(labels))
+    ]
     return np.array(labels, dtype=np.int64), np.array(groups), n
 
 

@@ -59,8 +59,15 @@ def run(worker: WorkerProcess, job: AnyJob, fd: int | None = None) -> tuple[Any,
 
 def training(**changes: Any) -> TrainJob:
     fields: dict[str, Any] = {
-        "task": "ecg", "source": SHARD, "agent": "pi-01", "round": 1, "seed": 1, "position": 0,
-        "training": LocalTraining(federate_after_n_batches=3), "threads": 1, "device": "cpu",
+        "task": "ecg",
+        "source": SHARD,
+        "agent": "pi-01",
+        "round": 1,
+        "seed": 1,
+        "position": 0,
+        "training": LocalTraining(federate_after_n_batches=3),
+        "threads": 1,
+        "device": "cpu",
     }
     return TrainJob(**{**fields, **changes})
 
