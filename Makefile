@@ -17,7 +17,7 @@ help: ## Print this list
 
 install: $(VENV)/.installed ## Make .venv with flctl and everything that developing it needs
 
-demo: $(VENV)/.installed-demo ## Train on the ECG data that ship with flctl, over three local agents, into demo/
+demo: $(VENV)/.installed-demo ## Train on the ECG data that ship with flctl, over four local agents, into demo/
 	$(BIN)/flctl demo --out demo
 
 test: install ## Run the tests (no Docker, no network)

@@ -22,7 +22,7 @@ def demo(
         Path, typer.Option(metavar="DIR", help="Folder for the model, the picture and the run.")
     ] = Path("demo"),
     agents: Annotated[int, typer.Option(metavar="N", min=2, max=16, help="Local agents.")] = 4,
-    rounds: Annotated[int, typer.Option(metavar="N", min=1)] = 30,
+    rounds: Annotated[int, typer.Option(metavar="N", min=1)] = 20,
     seed: Annotated[int, typer.Option(metavar="N", min=0)] = 1,
     verbose: Verbose = False,
 ) -> None:
@@ -65,10 +65,10 @@ def demo(
             central, alone = comparison.result("central"), comparison.result("local-only")
     draw(folder / "curve.png", federated, central, alone, agents)
     _show(federated, central, alone, agents)
-    from flctl.cli.output import print_line
+    from flctl.cli.output import print_line, program
 
     model, curve = _shown(folder / "model.safetensors"), _shown(folder / "curve.png")
-    print_line(f"\nLook at {curve}, then try: flctl evaluate {model} --split unseen")
+    print_line(f"\nLook at {curve}, then try: {program()} evaluate {model} --split unseen")
 
 
 def _patience(doing: str) -> contextlib.AbstractContextManager[Any]:

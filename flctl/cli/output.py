@@ -1,6 +1,8 @@
 """Results on stdout, as JSON or as tables; colour only on a terminal."""
 
+import shutil
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
@@ -85,3 +87,13 @@ def span(seconds: float | None) -> str:
         return f"{minutes}:{rest:02d}"
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours < 48 else f"{hours // 24} d"
+
+
+def program() -> str:
+    """How this program is called here: a `flctl` that is not on the path with its folder."""
+    if shutil.which("flctl"):
+        return "flctl"
+    called = Path(sys.argv[0]).absolute()
+    if called.name != "flctl":
+        return "flctl"
+    return str(called.relative_to(Path.cwd()) if called.is_relative_to(Path.cwd()) else called)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from flctl.cli import lines
 from flctl.cli.errors import say
-from flctl.cli.output import print_json, print_line
+from flctl.cli.output import print_json, print_line, program
 from flctl.cli.story import Story
 
 if TYPE_CHECKING:
@@ -149,7 +149,9 @@ class LineWatcher(Watcher):
             say(f"run {result.run} {result.state}: {reason}", sys.stderr)
             return False
         model = _checkpoint(result, saved)
-        try_next = f"flctl evaluate {model} --task {self.story.task}" if self.story.task else ""
+        try_next = (
+            f"{program()} evaluate {model} --task {self.story.task}" if self.story.task else ""
+        )
         print_line(f"model in {model}" + (f"; try: {try_next}" if try_next else ""))
         return True
 
