@@ -27,7 +27,7 @@ from flctl.core.metrics import from_confusion
 from flctl.core.randomness import derive
 from flctl.settings import RunSettings, parse
 from flctl.transport.blobs import BlobStore
-from flctl.transport.keys import Keyring, KeyPair
+from flctl.transport.keys import KeyPair, Keyring
 from flctl.transport.memory import MemoryNetwork
 from flctl.wire.messages import DatasetInfo, Device, Metrics, Telemetry
 from flctl.wire.parameters import ParameterFile, dump
