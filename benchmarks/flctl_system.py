@@ -202,7 +202,7 @@ def coordinate(options: argparse.Namespace) -> None:
                 raise error
 
         stopwatch.start()
-        coordinator.start_run(_settings(options), "the benchmark", "fleet", begun)
+        coordinator.runs.start(_settings(options), "the benchmark", "fleet", begun)
         _until(coordinator, lambda: stopwatch.done)
         result = Result(stopwatch.rounds_s, peak_rss_mib(), wire_bytes() - before)
         coordinator.unwatch(stopwatch.on_event)

@@ -165,7 +165,7 @@ class Control:
             else:
                 self._send(incoming.peer, Answer(id=ask.id, body={"run": run}))
 
-        self._coordinator.start_run(dict(given), where, "fleet", done)
+        self._coordinator.runs.start(dict(given), where, "fleet", done)
         return None
 
     def _stop(self, _: Incoming, ask: Ask) -> Any:
@@ -183,7 +183,7 @@ class Control:
             raise UsageError(
                 f"run {folder.name} had {started.kind} agents: resume it where it was started"
             )
-        self._coordinator.resume_run(folder)
+        self._coordinator.runs.resume(folder)
         return {"run": folder.name}
 
     def _add_key(self, _: Incoming, ask: Ask) -> Any:

@@ -64,7 +64,7 @@ def run_coordinator(
             signal.signal(number, stop)
         try:
             on_ready(endpoint, keyring.server.public)
-            coordinator.resume_interrupted()
+            coordinator.runs.resume_interrupted()
             coordinator.run()
         finally:
             coordinator.close()

@@ -5,7 +5,6 @@ run of `flctl train --local` are the same class.
 """
 
 import logging
-import os
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -14,26 +13,19 @@ from typing import Any, assert_never
 
 from flctl import __version__
 from flctl.coordinator.background import Background
-from flctl.coordinator.context import RunContext
-from flctl.coordinator.evaluator import Evaluator, FirstModel
-from flctl.coordinator.journal import Journal
-from flctl.coordinator.runs import RunFolder, all_runs
+from flctl.coordinator.evaluator import Evaluator
+from flctl.coordinator.keeper import RunKeeper
+from flctl.coordinator.runs import RunFolder
 from flctl.coordinator.serving import Serving
-from flctl.coordinator.starting import start_run, take_up
 from flctl.coordinator.training import Training
 from flctl.core import roster as alive
-from flctl.core.history import Kind
 from flctl.core.roster import Member, Roster
 from flctl.errors import (
     FlctlError,
     MalformedMessage,
     ProtocolMismatch,
-    RunError,
     StateError,
-    UsageError,
 )
-from flctl.files import Lock
-from flctl.settings import RunSettings
 from flctl.transport.channel import LOCAL, Frame, Hub, Incoming, Sent
 from flctl.transport.keys import Keyring
 from flctl.wire import framing
@@ -88,13 +80,13 @@ class Coordinator:
     ) -> None:
         self.state = state
         self.roster = Roster()
-        self.training: Training | None = None
         self.keyring = keyring
         self.stopping = False
+        self.runs = RunKeeper(state, self, evaluator, disk, thinking, clock, wall_clock)
         self._hub = hub
         self._evaluator = evaluator
         self._disk, self._thinking = disk, thinking
-        self._clock, self._wall_clock = clock, wall_clock
+        self._clock = clock
         self._heartbeat_s = heartbeat_s
         self._decode = framing.to_coordinator()
         self._older_peers: dict[bytes, int] = {}
@@ -107,10 +99,14 @@ class Coordinator:
         self._next_rest = clock() + REST_S
         self._complaints: dict[tuple[str, str], float] = {}
         self._watchers: list[Callable[[dict[str, Any]], None]] = []
-        self._run_lock: Lock | None = None
         self.on_ask: Callable[[Incoming, Ask, str], None] = lambda *_: None
         self.refused: dict[str, int] = defaultdict(int)
         """Messages refused, by the name of their sender."""
+
+    @property
+    def training(self) -> Training | None:
+        """The run in progress."""
+        return self.runs.training
 
     # The loop -------------------------------------------------------------------------
 
@@ -140,17 +136,14 @@ class Coordinator:
         if now >= self._next_tick:
             self._next_tick = now + TICK_S
             self._tick(now)
-        if self.training is not None and self.training.ended:
-            self._release()
+        self.runs.release_ended()
 
     def stop(self) -> None:
         """End `run`; a run in progress goes on at the next start."""
         self.stopping = True
 
     def close(self) -> None:
-        if self.training is not None and not self.training.ended:
-            self.training.abandon()
-        self._release()
+        self.runs.abandon()
         self._evaluator.close()
         self._disk.close()
         self._thinking.close()
@@ -406,106 +399,6 @@ class Coordinator:
     def unwatch(self, watcher: Callable[[dict[str, Any]], None]) -> None:
         if watcher in self._watchers:
             self._watchers.remove(watcher)
-
-    # Runs begin and end -------------------------------------------------------------------
-
-    def start_run(
-        self,
-        given: dict[str, Any],
-        where: str,
-        kind: Kind,
-        done: Callable[[str | None, BaseException | None], None],
-    ) -> None:
-        """Begin a new run; `done(name, None)` or `done(None, error)` is called later."""
-        self._expect_no_run()
-
-        def made(first: FirstModel | None, error: BaseException | None) -> None:
-            if first is None:
-                done(None, error)
-                return
-            try:
-                self._expect_no_run()
-                self._expect_quorum(first.settings)
-                self._begin(start_run(self.state, first, kind, self._now()))
-            except FlctlError as broken:
-                done(None, broken)
-                return
-            finally:
-                os.close(first.fd)
-            assert self.training is not None
-            done(self.training.run, None)
-
-        self._thinking.submit(lambda: self._evaluator.initialise(given, where), made)
-
-    def resume_run(self, folder: RunFolder) -> None:
-        """Go on with a run that stopped, paused, or lost its coordinator. Raises FlctlError."""
-        self._expect_no_run()
-        self._begin(folder)
-
-    def resume_interrupted(self, kind: Kind = "fleet") -> None:
-        """After a start: go on with the run that was in progress, if there is one."""
-        for folder in reversed(list(all_runs(self.state))):
-            try:
-                history = folder.history()
-            except FlctlError as error:
-                logger.error("run=%s cannot be read: %s", folder.name, error)
-                continue
-            started = history.started
-            if history.state == "running" and started is not None and started.kind == kind:
-                logger.info("run=%s was interrupted in round %d", folder.name, history.round + 1)
-                try:
-                    self._begin(folder)
-                except FlctlError as error:
-                    logger.error("run=%s cannot go on: %s", folder.name, error)
-                return
-
-    def _expect_no_run(self) -> None:
-        if self.training is not None:
-            raise RunError(
-                f"run {self.training.run} is in progress; wait for it, "
-                f"or stop it with: flctl runs stop {self.training.run}"
-            )
-
-    def _expect_quorum(self, settings: RunSettings) -> None:
-        enrolled = len(self.enrolled())
-        if not settings.agents and settings.quorum > max(1, enrolled):
-            raise UsageError(
-                f"a quorum of {int(settings.quorum)} cannot be met: {enrolled} agents are enrolled"
-            )
-
-    def _begin(self, folder: RunFolder) -> None:
-        lock = folder.lock()
-        try:
-            history = folder.history()
-            journal = Journal(folder.journal_path)
-            context = RunContext(
-                folder,
-                folder.settings(),
-                history,
-                journal,
-                self,
-                self._disk,
-                self._thinking,
-                self._evaluator,
-                self._clock,
-                self._wall_clock,
-            )
-            take_up(folder, history, journal, self._now())
-        except BaseException:
-            lock.release()
-            raise
-        self._run_lock = lock
-        self.training = Training(context)
-        self.training.begin()
-
-    def _now(self) -> float:
-        return round(self._wall_clock(), 3)
-
-    def _release(self) -> None:
-        self.training = None
-        if self._run_lock is not None:
-            self._run_lock.release()
-            self._run_lock = None
 
     # Small parts ---------------------------------------------------------------------------
 

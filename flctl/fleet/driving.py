@@ -112,10 +112,10 @@ class _Embedded:
             if run is not None:
                 self._begin(RunFolder.find(self._coordinator.state, run))
 
-        self._coordinator.start_run(given, where, "local", done)
+        self._coordinator.runs.start(given, where, "local", done)
 
     def resume(self, folder: RunFolder) -> None:
-        self._coordinator.resume_run(folder)
+        self._coordinator.runs.resume(folder)
         self._begin(folder)
 
     def run(self) -> RunResult:

@@ -288,17 +288,13 @@ class MemoryFleet:
         self.control = Control(self.coordinator, self.coordinator.send, "memory:1", self.clock)
         self.coordinator.on_ask = self.control.on_ask
         self.coordinator.watch(self.events.append)
-        self.coordinator.resume_interrupted()
+        self.coordinator.runs.resume_interrupted()
         return self.coordinator
 
     def kill_coordinator(self) -> None:
         """As by kill -9: nothing is tidied up but what the kernel does."""
         assert self.coordinator is not None
-        training = self.coordinator.training
-        if training is not None:
-            training.abandon()
-        if self.coordinator._run_lock is not None:
-            self.coordinator._run_lock.release()
+        self.coordinator.runs.abandon()
         self.coordinator._hub.close()
         self.coordinator = None
 
@@ -311,7 +307,7 @@ class MemoryFleet:
             outcome.append(error if run is None else run)
 
         assert self.coordinator is not None
-        self.coordinator.start_run(settings, "test", "fleet", done)
+        self.coordinator.runs.start(settings, "test", "fleet", done)
         self.until(lambda: bool(outcome))
         if isinstance(outcome[0], BaseException):
             raise outcome[0]

@@ -162,7 +162,7 @@ def test_a_full_disk_pauses_the_run_with_the_reason(
     (paused,) = fleet.named("paused")
     assert "o space left" in paused["reason"] or "disk is full" in paused["reason"]
     full = False
-    fleet.coordinator.resume_run(RunFolder.find(fleet.state, run))
+    fleet.coordinator.runs.resume(RunFolder.find(fleet.state, run))
     assert fleet.finish().state == "finished"
     for agent in fleet.agents.values():
         assert [r for r, _ in agent.trained] == [1, 2]

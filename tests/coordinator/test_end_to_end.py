@@ -149,7 +149,7 @@ def test_below_the_quorum_the_run_pauses_with_the_reason_and_can_be_resumed(flee
     assert "2 of 3 required updates" in history.reason and "pi-03" in history.reason
     assert len(fleet.named("attempt")) == 3
     agent.ticks = agent.worker.left = 2
-    fleet.coordinator.resume_run(RunFolder.find(fleet.state, run))
+    fleet.coordinator.runs.resume(RunFolder.find(fleet.state, run))
     history = fleet.finish()
     assert history.state == "finished"
     for agent in fleet.agents.values():

@@ -1,0 +1,149 @@
+"""Keeps one run going: starts it, takes it up again after a pause or a crash, lets it go."""
+
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from flctl.coordinator.background import Background
+from flctl.coordinator.context import Fleet, RunContext
+from flctl.coordinator.evaluator import Evaluator, FirstModel
+from flctl.coordinator.journal import Journal
+from flctl.coordinator.runs import RunFolder, all_runs
+from flctl.coordinator.starting import start_run, take_up
+from flctl.coordinator.training import Training
+from flctl.core.history import Kind
+from flctl.errors import FlctlError, RunError, UsageError
+from flctl.files import Lock
+from flctl.settings import RunSettings
+
+logger = logging.getLogger(__name__)
+
+
+class RunKeeper:
+    def __init__(
+        self,
+        state: Path,
+        fleet: Fleet,
+        evaluator: Evaluator,
+        disk: Background,
+        thinking: Background,
+        clock: Callable[[], float],
+        wall_clock: Callable[[], float],
+    ) -> None:
+        self.training: Training | None = None
+        """The run in progress."""
+        self._state, self._fleet, self._evaluator = state, fleet, evaluator
+        self._disk, self._thinking = disk, thinking
+        self._clock, self._wall_clock = clock, wall_clock
+        self._lock: Lock | None = None
+
+    def start(
+        self,
+        given: dict[str, Any],
+        where: str,
+        kind: Kind,
+        done: Callable[[str | None, BaseException | None], None],
+    ) -> None:
+        """Begin a new run; `done(name, None)` or `done(None, error)` is called later."""
+        self._expect_no_run()
+
+        def made(first: FirstModel | None, error: BaseException | None) -> None:
+            if first is None:
+                done(None, error)
+                return
+            try:
+                self._expect_no_run()
+                self._expect_quorum(first.settings)
+                self._begin(start_run(self._state, first, kind, self._now()))
+            except FlctlError as broken:
+                done(None, broken)
+                return
+            finally:
+                os.close(first.fd)
+            assert self.training is not None
+            done(self.training.run, None)
+
+        self._thinking.submit(lambda: self._evaluator.initialise(given, where), made)
+
+    def resume(self, folder: RunFolder) -> None:
+        """Go on with a run that stopped, paused, or lost its coordinator. Raises FlctlError."""
+        self._expect_no_run()
+        self._begin(folder)
+
+    def resume_interrupted(self, kind: Kind = "fleet") -> None:
+        """After a start: go on with the run that was in progress, if there is one."""
+        for folder in reversed(list(all_runs(self._state))):
+            try:
+                history = folder.history()
+            except FlctlError as error:
+                logger.error("run=%s cannot be read: %s", folder.name, error)
+                continue
+            started = history.started
+            if history.state == "running" and started is not None and started.kind == kind:
+                logger.info("run=%s was interrupted in round %d", folder.name, history.round + 1)
+                try:
+                    self._begin(folder)
+                except FlctlError as error:
+                    logger.error("run=%s cannot go on: %s", folder.name, error)
+                return
+
+    def _expect_no_run(self) -> None:
+        if self.training is not None:
+            raise RunError(
+                f"run {self.training.run} is in progress; wait for it, "
+                f"or stop it with: flctl runs stop {self.training.run}"
+            )
+
+    def _expect_quorum(self, settings: RunSettings) -> None:
+        enrolled = len(self._fleet.enrolled())
+        if not settings.agents and settings.quorum > max(1, enrolled):
+            raise UsageError(
+                f"a quorum of {int(settings.quorum)} cannot be met: {enrolled} agents are enrolled"
+            )
+
+    def _begin(self, folder: RunFolder) -> None:
+        lock = folder.lock()
+        try:
+            history = folder.history()
+            journal = Journal(folder.journal_path)
+            context = RunContext(
+                folder,
+                folder.settings(),
+                history,
+                journal,
+                self._fleet,
+                self._disk,
+                self._thinking,
+                self._evaluator,
+                self._clock,
+                self._wall_clock,
+            )
+            take_up(folder, history, journal, self._now())
+        except BaseException:
+            lock.release()
+            raise
+        self._lock = lock
+        self.training = Training(context)
+        self.training.begin()
+
+    def _now(self) -> float:
+        return round(self._wall_clock(), 3)
+
+    def release_ended(self) -> None:
+        """Let a run go that has ended."""
+        if self.training is not None and self.training.ended:
+            self._release()
+
+    def abandon(self) -> None:
+        """Leave a run in progress so that it goes on at the next start."""
+        if self.training is not None and not self.training.ended:
+            self.training.abandon()
+        self._release()
+
+    def _release(self) -> None:
+        self.training = None
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
