@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 from msgspec import Struct, to_builtins
 
 from flctl.coordinator.main import make_coordinator
@@ -21,6 +22,10 @@ from flctl.transport.keys import Keyring
 
 OnEvent = Callable[[dict[str, Any]], None]
 POLL_S = 0.25
+AGENT_BYTES = 300 * 2**20
+"""What an agent on this machine takes with its worker, torch included, at least."""
+FEW = 4
+"""So many are always tried."""
 STOP_STEPS = 40
 """How often, POLL_S apart, the end of a run is waited for after Ctrl-C."""
 
@@ -67,6 +72,7 @@ def drive_local(
     """
     folder = _resumable(state, resume, "local") if resume is not None else None
     count = folder.settings().local if folder is not None else given.get("local")
+    _expect_room(count or 1)
     names = agent_names(count or 1)
     temporary = Path(tempfile.mkdtemp(prefix="flctl-"))
     try:
@@ -84,6 +90,16 @@ def drive_local(
             embedded.close()
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _expect_room(agents: int) -> None:
+    """That so many agents fit into memory. Raises UsageError rather than freeze the machine."""
+    need, there = agents * AGENT_BYTES, psutil.virtual_memory().total
+    if agents > FEW and need > there:
+        raise UsageError(
+            f"--local {agents}: so many processes need about {need >> 30} GiB of memory, this "
+            f"machine has {there >> 30}; simulate them in one process with --virtual {agents}"
+        )
 
 
 class _Embedded:

@@ -11,6 +11,7 @@ CASES = {
     "unknown task": (("--task", "ecgg", "--virtual", 2), 2, "did you mean 'ecg'?"),
     "unknown task, local": (("--task", "ecgg", "--local", 2), 2, "did you mean 'ecg'?"),
     "no task": (("--virtual", 2), 2, "--task ecg"),
+    "local too many": (("--task", "ecg", "--local", 100000), 2, "this machine has"),
     "local 0": (("--task", "ecg", "--local", 0), 2, "local: expected `int` >= 1"),
     "negative lr": (("--task", "ecg", "--local", 2, "--lr", -1), 2, "lr: expected"),
     "lr is a word": (("--task", "ecg", "--lr", "big"), 2, "--lr"),
