@@ -43,6 +43,11 @@ class _Dealer:
         self._open()
 
     def send(self, frames: Sequence[Frame]) -> bool:
+        # For some milliseconds after a disconnection libzmq would still take what it then loses.
+        if not self._connected:
+            self._watch()
+        if not self._connected:
+            return False
         try:
             self._socket.send_multipart(frames, zmq.NOBLOCK)
         except zmq.Again:
