@@ -11,42 +11,42 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
 
-from flctl.errors import StateError
+from flctl.errors import StateError, UsageError
 
 _syncing = ThreadPoolExecutor(max_workers=16, thread_name_prefix="sync")
 
 
-def failure(error: OSError, path: Path, doing: str) -> StateError:
-    """An OSError in words that say what to do."""
+def failure(error: OSError, path: Path, doing: str, option: str = "--state") -> StateError:
+    """An OSError in words that say what to do; `option` names the place."""
     match error.errno:
         case errno.ENOSPC | errno.EDQUOT:
             return StateError(f"{path}: cannot {doing}: the disk is full; make room and try again")
         case errno.EROFS | errno.EACCES | errno.EPERM:
             return StateError(
                 f"{path}: cannot {doing}: it is read-only for this user; "
-                "name another folder with --state"
+                f"name another folder with {option}"
             )
         case _:
             return StateError(f"{path}: cannot {doing}: {error.strerror or error}")
 
 
 @contextlib.contextmanager
-def explained(path: Path, doing: str) -> Iterator[None]:
+def explained(path: Path, doing: str, option: str = "--state") -> Iterator[None]:
     """Turn every OSError of the block into a StateError about `path`."""
     try:
         yield
     except OSError as error:
-        raise failure(error, path, doing) from error
+        raise failure(error, path, doing, option) from error
 
 
-def make_folder(path: Path) -> Path:
+def make_folder(path: Path, option: str = "--state") -> Path:
     """Make `path` and its parents, for this user only. Raises StateError."""
-    with explained(path, "make the folder"):
+    with explained(path, "make the folder", option):
         for folder in (*reversed(path.absolute().parents), path):
             if not folder.exists():  # `parents=True` would let others read the parents
                 folder.mkdir(mode=0o700, exist_ok=True)
     if not path.is_dir():
-        raise StateError(f"{path}: is not a folder; name another one with --state")
+        raise StateError(f"{path}: is not a folder; name another one with {option}")
     return path
 
 
@@ -59,19 +59,31 @@ def sync_folder(path: Path) -> None:
         os.close(fd)
 
 
-def sync_together(fds: Sequence[int], folder: Path) -> None:
-    """Make the data of open files and the names in `folder` durable, all at the same time.
+class Syncing:
+    """Makes the data of open files and the names in `folder` durable, all at the same time.
 
-    The kernel then commits its own journal once for all of them, not once for each.
+    The kernel then commits its own journal once for all of them, not once for each. It has
+    begun when this returns; the files may be closed meanwhile.
     """
-    folder_fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+
+    def __init__(self, fds: Sequence[int], folder: Path) -> None:
+        self._folder = folder
+        own = [os.dup(fd) for fd in fds]
+        own.append(os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+        self._done = [_syncing.submit(_sync_and_close, fd) for fd in own]
+
+    def wait(self) -> None:
+        """Until all of it is on disk. Raises StateError."""
+        with explained(self._folder, "make files durable"):
+            for future in self._done:
+                future.result()
+
+
+def _sync_and_close(fd: int) -> None:
     try:
-        done = [_syncing.submit(os.fdatasync, fd) for fd in fds]
-        os.fsync(folder_fd)
-        for future in done:
-            future.result()
+        os.fsync(fd)
     finally:
-        os.close(folder_fd)
+        os.close(fd)
 
 
 def replace(path: Path, data: bytes, mode: int = 0o600) -> None:
@@ -80,9 +92,24 @@ def replace(path: Path, data: bytes, mode: int = 0o600) -> None:
         file.write(data)
 
 
+def place_of(path: Path) -> Path:
+    """Where a file for `path` is put: what a link points to, so that the link stays.
+
+    Raises UsageError for a device, a pipe or a folder, which no file may replace.
+    """
+    place = Path(os.path.realpath(path))
+    if os.path.lexists(place) and not place.is_file():
+        raise UsageError(f"{path}: is not a file, and is not replaced by one; name a file")
+    return place
+
+
 @contextlib.contextmanager
 def new_file(path: Path, mode: int = 0o644) -> Iterator[IO[bytes]]:
-    """A binary file that takes the place of `path` when the block ends well."""
+    """A binary file that takes the place of `path` when the block ends well.
+
+    Raises UsageError when that place is not a file's.
+    """
+    path = place_of(path)
     fd, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     try:
         os.fchmod(fd, mode)

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import select
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -80,7 +81,6 @@ class Stop:
 
     def __init__(self, wake_fd: int, parent_fd: int | None) -> None:
         self.fds: list[int] = [fd for fd in (wake_fd, parent_fd) if fd is not None]
-        self._wake_fd = wake_fd
         self._parent_fd = parent_fd
         self._asked = False
 
@@ -88,10 +88,7 @@ class Stop:
         self._asked = True
 
     def asked(self) -> bool:
-        with suppress(BlockingIOError):
-            while os.read(self._wake_fd, 256):
-                pass
-        if self._parent_fd is not None:
+        if self._parent_fd is not None and select.select([self._parent_fd], [], [], 0)[0]:
             with suppress(BlockingIOError):
                 while os.read(self._parent_fd, 256):
                     pass

@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from flctl.coordinator.runs import RunFolder
 from flctl.core.strategies import federated_average, weigh
-from flctl.files import explained, sync_together
+from flctl.files import Syncing, explained
 from flctl.settings import RunSettings
 from flctl.wire.messages import Digest
 from flctl.wire.parameters import ParameterFile, ParameterWriter, TensorSpec, check_specs
@@ -54,7 +54,7 @@ def aggregate(
             federated_average(files, weights, writer)
             digest, size = writer.finish()
             path = temporary.replace(folder.model_path(round_id))
-            sync_together([out.fileno()], path.parent)
+            Syncing([out.fileno()], path.parent).wait()
     finally:
         for fd in descriptors:
             os.close(fd)

@@ -1,14 +1,15 @@
 """Collects the updates of one round: pulls them chunk by chunk, checks them, makes them safe.
 
 An update counts only after its bytes have the digest that was offered, its tensors fit
-the model, its file is synced and renamed, and the journal says so. All updates that
-arrive while the disk is busy share one sync of the folder and one of the journal.
+the model, its file has its name, and the journal says so. It is safe, and its agent told
+so, when file and journal are synced. All updates that arrive while the disk is busy share
+one sync; that of a round's last ones goes on while they are averaged.
 """
 
 import contextlib
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from pathlib import Path
 from typing import Protocol
 
@@ -20,7 +21,7 @@ from flctl.coordinator.journal import Journal
 from flctl.coordinator.runs import RunFolder
 from flctl.core.history import Update
 from flctl.errors import MalformedMessage, ParametersError
-from flctl.files import explained, sync_together
+from flctl.files import Syncing, explained
 from flctl.transport.blobs import Credit, Download
 from flctl.transport.channel import Frame
 from flctl.wire.messages import Chunk, Message, UpdateReady
@@ -41,9 +42,11 @@ class Teller(Protocol):
 
 
 class Outcome(Struct):
-    """What became of updates: safe, refused with the reason, or the disk failed."""
+    """What became of updates: stored, refused with the reason, or the disk failed."""
 
     stored: list[Update] = field(default_factory=list)
+    syncing: Syncing | None = None
+    """Stored ones are safe after its `wait` and a sync of the journal; None: they are safe."""
     rejected: list[tuple[str, str]] = field(default_factory=list)
     error: BaseException | None = None
 
@@ -66,13 +69,16 @@ class Collection:
         journal: Journal,
         wall_clock: Callable[[], float],
         clock: Callable[[], float],
+        are_last: Callable[[Set[str]], bool],
         report: Callable[[Outcome], None],
     ) -> None:
+        """`are_last`: whether the round waits for nobody but these agents."""
         self._round = round_id
         self._spool = folder.make_spool(round_id)
         self._specs, _ = read_model(folder.model_path(round_id - 1))
         self._fleet, self._disk, self._journal = fleet, disk, journal
-        self._wall_clock, self._clock, self._report = wall_clock, clock, report
+        self._wall_clock, self._clock = wall_clock, clock
+        self._are_last, self._report = are_last, report
         self._pulls: dict[str, _Pull] = {}
         self._whole: dict[str, _Pull] = {}
         """All bytes are here; waiting for the disk."""
@@ -186,10 +192,10 @@ class Collection:
     def _store_next(self) -> None:
         if self._whole and not self._storing:
             self._storing, self._whole = self._whole, {}
-            batch = self._storing
-            self._disk.submit(lambda: self._store(batch), self._stored)
+            batch, last = self._storing, self._are_last(self._storing.keys())
+            self._disk.submit(lambda: self._store(batch, last), self._stored)
 
-    def _store(self, batch: dict[str, _Pull]) -> Outcome:
+    def _store(self, batch: dict[str, _Pull], last: bool) -> Outcome:
         """On the disk's thread: check and rename each; then one sync for all of them."""
         outcome = Outcome()
         for agent, pull in sorted(batch.items()):
@@ -205,8 +211,14 @@ class Collection:
         if outcome.stored:
             # A file under its final name counts only once the journal says so.
             with explained(self._spool, "store updates"):
-                sync_together([batch[update.agent].fd for update in outcome.stored], self._spool)
-            self._journal.append(outcome.stored)
+                syncing = Syncing(
+                    [batch[update.agent].fd for update in outcome.stored], self._spool
+                )
+            if last:
+                outcome.syncing = syncing
+            else:
+                syncing.wait()
+            self._journal.append(outcome.stored, sync=not last)
         return outcome
 
     def _stored(self, outcome: Outcome | None, error: BaseException | None) -> None:

@@ -88,6 +88,11 @@ class Journal:
                 os.ftruncate(self._fd, size)  # never half a line for the next one to follow
                 raise
 
+    def sync(self) -> None:
+        """Make all that was appended durable. Raises StateError."""
+        with self._lock, explained(self.path, "write the journal"):
+            os.fdatasync(self._fd)
+
     def close(self) -> None:
         with self._lock:
             # Another thread may still want to append: never to a file that took this number.

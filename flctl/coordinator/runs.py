@@ -115,11 +115,15 @@ class RunFolder:
             if best is not None and best.round == event.round:
                 self._link(event.round, "best.safetensors")
             self._link(event.round, "last.safetensors")
-            sync_folder(self.path)
             shutil.rmtree(self.spool_path(event.round), ignore_errors=True)
             if keep and (old := event.round - keep) >= 0:
                 with contextlib.suppress(FileNotFoundError):
                     self.model_path(old).unlink()
+
+    def sync(self) -> None:
+        """Make the names `settle` has given durable. Raises StateError."""
+        with explained(self.path, "sync the run's folder"):
+            sync_folder(self.path)
 
     def checkpoint(self, history: History) -> Path:
         """The newest model as a file."""

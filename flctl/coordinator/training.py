@@ -45,6 +45,7 @@ class Training:
         self._round: RoundInProgress | None = None
         self._has_committed = False
         """A round, in this process."""
+        self._unsettled: happened.Round | None = None
         self.ended = False
 
     @property
@@ -130,6 +131,7 @@ class Training:
             hint = f"; resume with: flctl train --resume {self.run}"
             self._pause(str(error) + (hint if isinstance(error, NoAgents) else ""))
             return
+        self._settle()
         if gathering.changed_at == context.clock():
             waiting = {"ready": gathering.ready(), "missing": gathering.why_not()}
             context.fleet.publish({"event": "waiting", **waiting})
@@ -154,6 +156,7 @@ class Training:
             context, opened, self._on_done, from_disk=not self._has_committed
         )
         self._round.begin()
+        self._settle()
 
     def _reopen(self, opened: happened.Opened) -> None:
         """Go on in the round that was open when the coordinator stopped."""
@@ -197,11 +200,19 @@ class Training:
             event.seconds,
             f" loss={metrics.loss:.4f} accuracy={metrics.accuracy:.4f}" if metrics else "",
         )
+        self._unsettled = event
+        self._gather()
+
+    def _settle(self) -> None:
+        """Tidy up after the last commit, when nobody waits for the disk any more."""
+        context, event = self._context, self._unsettled
+        if event is None:
+            return
+        self._unsettled = None
         context.disk.submit(
             lambda: context.folder.settle(event, context.history, context.settings.keep_rounds),
             self._on_settled,
         )
-        self._gather()
 
     def _on_settled(self, _: None, error: BaseException | None) -> None:
         if error is not None:
@@ -229,6 +240,7 @@ class Training:
 
     def _end(self, event: happened.AnyEvent) -> None:
         self._leave_round()
+        self._settle()
         context = self._context
 
         def done(_: object, error: BaseException | None) -> None:
@@ -239,7 +251,11 @@ class Training:
             context.journal.close()
             context.fleet.publish(as_json(event))
 
-        context.disk.submit(lambda: context.journal.append([event]), done)
+        def end() -> None:
+            context.folder.sync()  # best and last, which nobody makes again after the end
+            context.journal.append([event])
+
+        context.disk.submit(end, done)
 
     def _leave_round(self) -> None:
         self._gathering = None

@@ -152,7 +152,7 @@ class Round:
         return [Pull(agent)]
 
     def on_stored(self, agent: str) -> list[Action]:
-        """The update is in the spool, checked and durable."""
+        """The update is in the spool, and checked."""
         if agent in self.arrived:
             return [Accept(agent)]
         if self.phase not in (Phase.OPEN, Phase.FAILED) or agent not in self.invited:

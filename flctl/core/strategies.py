@@ -7,7 +7,9 @@ the agents' names, and sums run in float64, so the outcome does not depend on wh
 first.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,14 +58,29 @@ def federated_average(
 
     Memory: a few slices, however many updates and however large the tensors.
     """
-    for spec in out.specs:
-        combine = _mean if spec.dtype in FLOATS else _median
-        step = SLICE if spec.dtype in FLOATS else max(1, SLICE // len(updates))
-        for start in range(0, spec.count, step):
-            count = min(step, spec.count - start)
-            parts = (file.read(spec, start, count) for file in updates)
-            out.write(combine(spec, parts, weights))
+
+    def combined(spec: TensorSpec, start: int, count: int) -> Array:
+        parts = (file.read(spec, start, count) for file in updates)
+        return (_mean if spec.dtype in FLOATS else _median)(spec, parts, weights)
+
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="combine") as pool:
+        ahead: deque[Future[Array]] = deque()
+        for spec, start, count in _slices(out.specs, len(updates)):
+            ahead.append(pool.submit(combined, spec, start, count))
+            if len(ahead) > 1:  # one slice is combined while the one before is hashed and written
+                out.write(ahead.popleft().result())
+                on_slice()
+        for last in ahead:
+            out.write(last.result())
             on_slice()
+
+
+def _slices(specs: Sequence[TensorSpec], updates: int) -> Iterator[tuple[TensorSpec, int, int]]:
+    """All elements of all tensors in order, as (tensor, start, count)."""
+    for spec in specs:
+        step = SLICE if spec.dtype in FLOATS else max(1, SLICE // updates)
+        for start in range(0, spec.count, step):
+            yield spec, start, min(step, spec.count - start)
 
 
 def _mean(spec: TensorSpec, parts: Iterator[Array], weights: Weights) -> Array:

@@ -142,7 +142,7 @@ def test_lost_doubled_and_late_messages_change_nothing(
         assert [r for r, _ in agent.trained] == [1, 2]
 
 
-@pytest.mark.parametrize("call", ["pwrite", "fdatasync"])
+@pytest.mark.parametrize("call", ["pwrite", "fsync", "fdatasync"])
 def test_a_full_disk_pauses_the_run_with_the_reason(
     fleet: MemoryFleet, monkeypatch: pytest.MonkeyPatch, call: str
 ):
@@ -152,7 +152,7 @@ def test_a_full_disk_pauses_the_run_with_the_reason(
 
     def write(fd: int, *arguments: Any) -> Any:
         where = str(Path(f"/proc/self/fd/{fd}").readlink())
-        if full and ("/updates/" in where or (call == "fdatasync" and "/runs/" in where)):
+        if full and ("/updates" in where or (call == "fdatasync" and "/runs/" in where)):
             raise OSError(errno.ENOSPC, "No space left on device")
         return plain(fd, *arguments)
 
@@ -161,6 +161,9 @@ def test_a_full_disk_pauses_the_run_with_the_reason(
     fleet.until(lambda: fleet.coordinator.training is None)
     (paused,) = fleet.named("paused")
     assert "o space left" in paused["reason"] or "disk is full" in paused["reason"]
+    fleet.step()
+    holding = {a.supervisor.state for a in fleet.agents.values()}
+    assert holding == {"offering"}, "no agent was told that its update is safe"
     full = False
     fleet.coordinator.runs.resume(RunFolder.find(fleet.state, run))
     assert fleet.finish().state == "finished"
