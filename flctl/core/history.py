@@ -36,6 +36,8 @@ class Started(Event, frozen=True):
     version: str
     machine: str
     """Processor type and torch build: a resume elsewhere is not reproducible."""
+    settings: Digest | None = None
+    """Of run.toml, which stays as it is; older journals do not say."""
 
 
 class Opened(Event, frozen=True):
@@ -60,6 +62,7 @@ class Update(Event, frozen=True):
     last_loss: float
     exhausted: bool
     seconds: float
+    compression_error: float = 0.0
 
 
 class Rejected(Event, frozen=True):
@@ -81,6 +84,22 @@ class Participant(Struct, frozen=True):
     batches: Natural
     loss: float
     seconds: float
+    bytes_up: Natural = 0
+    """Of its update; one that is not compressed is as large as the round's model. Older
+    journals do not say."""
+    compression_error: float = 0.0
+    """‖v − v̂‖/‖v‖ of the change that was compressed, as the agent says; 0: none was."""
+
+    @classmethod
+    def of(cls, update: Update) -> "Participant":
+        return cls(
+            examples=update.examples,
+            batches=update.batches,
+            loss=update.loss,
+            seconds=update.seconds,
+            bytes_up=update.size,
+            compression_error=update.compression_error,
+        )
 
 
 class Score(Struct, frozen=True, omit_defaults=True):
@@ -110,6 +129,14 @@ class Round(Event, frozen=True):
     participants: dict[str, Participant]
     missing: tuple[str, ...] = ()
     metrics: Score | None = None
+    server_state: dict[str, Digest] = {}
+    """What the strategy keeps from round to round, by name: files beside the model."""
+
+    def for_log(self) -> str:
+        score = self.metrics
+        figures = f" loss={score.loss:.4f} accuracy={score.accuracy:.4f}" if score else ""
+        took = f"took_s={self.seconds:.2f}"
+        return f"round={self.round} committed agents={len(self.participants)} {took}{figures}"
 
 
 class Paused(Event, frozen=True):
@@ -183,6 +210,11 @@ class History:
         return min(
             scored, key=lambda r: (r.metrics.loss if r.metrics else 0, r.round), default=None
         )
+
+    @property
+    def data_used(self) -> str:
+        """Who has seen all of its data, as the reason for an end; empty when nobody has."""
+        return f"all data used: {', '.join(sorted(self.exhausted))}" if self.exhausted else ""
 
     def apply(self, event: AnyEvent) -> None:
         """Raises StateError when the event cannot follow what was before."""

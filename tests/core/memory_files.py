@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from flctl.core.strategies import federated_average
+from flctl.core.strategies import Strategy, combine
 from flctl.wire.parameters import ParameterFile, ParameterWriter, dump
 
 Tensors = Mapping[str, tuple[str, np.ndarray]]
@@ -18,12 +18,12 @@ def file_of(tensors: Tensors, where: str = "update") -> ParameterFile:
 
 
 def average(updates: list[Tensors], weights) -> tuple[dict[str, np.ndarray], bytes]:
-    """The mean by `federated_average`: tensors in their storage type, and the file's bytes."""
+    """The mean of FedAvg: tensors in their storage type, and the file's bytes."""
     files = [file_of(update) for update in updates]
     out = os.memfd_create("mean")
     try:
         writer = ParameterWriter(out, files[0].specs)
-        federated_average(files, np.asarray(weights, dtype=np.float64), writer)
+        combine(Strategy(), files[0], files, np.asarray(weights, dtype=np.float64), writer)
         writer.finish()
         mean = ParameterFile(out, "mean")
         tensors = {spec.name: mean.read(spec).reshape(spec.shape) for spec in mean.specs}

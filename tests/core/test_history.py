@@ -32,6 +32,17 @@ def opened(round_id=1, base=A, attempt=1) -> happened.Opened:
     )
 
 
+def test_journals_that_know_nothing_of_compression_are_read():
+    """Lines of a version before it: no bytes up, no error."""
+    line = msgspec.json.decode(msgspec.json.encode(committed()))
+    del line["participants"]["x"]["bytes_up"], line["participants"]["x"]["compression_error"]
+    (part,) = msgspec.convert(line, happened.AnyEvent).participants.values()
+    assert (part.bytes_up, part.compression_error) == (0, 0.0)
+    older = msgspec.json.decode(msgspec.json.encode(update()))
+    del older["compression_error"]
+    assert msgspec.convert(older, happened.AnyEvent) == update()
+
+
 def update(agent="x", round_id=1, batches=4, exhausted=False) -> happened.Update:
     return happened.Update(
         at=3.0,

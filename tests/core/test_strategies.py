@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from memory_files import average, file_of
 
-from flctl.core.strategies import federated_average, weigh
+from flctl.core.strategies import Strategy, combine, weigh
 from flctl.wire.parameters import (
     STORAGE,
     ParameterFile,
@@ -201,7 +201,8 @@ def test_memory_does_not_grow_with_the_model_or_the_fleet():
 
     tracemalloc.start()
     try:
-        federated_average(files, weights, ParameterWriter(out, files[0].specs), count)
+        writer = ParameterWriter(out, files[0].specs)
+        combine(Strategy(), files[0], files, weights, writer, on_slice=count)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

@@ -1,0 +1,95 @@
+"""Which strategy a run's settings name, with which arguments."""
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Annotated, TypeAlias
+
+import msgspec
+from msgspec import Meta, Struct
+
+from flctl.core.strategies import robust
+from flctl.core.strategies.fedavg import Floats, Weights, mean
+from flctl.core.strategies.fedopt import FedAdagrad, FedAdam, FedAvgM, FedYogi, ServerOptimizer
+from flctl.errors import SettingsError, one_line
+from flctl.settings import RunSettings
+from flctl.wire.parameters import Array
+
+Rule: TypeAlias = Callable[[Iterator[Array], Weights], Floats]
+"""One slice of each update, and the weights, to one slice of the model."""
+
+
+class Selection(Struct, frozen=True):
+    """Krum's choice of the updates that count; `keep` None: all that can be trusted."""
+
+    byzantine: int
+    keep: int | None
+
+
+class Strategy(Struct, frozen=True):
+    """What becomes of a round's updates: select, clip, combine, then a server step."""
+
+    rule: Rule = mean
+    streams: bool = True
+    """Whether the rule needs one update's slice at a time, not all of them."""
+    selection: Selection | None = None
+    clip_norm: float | None = None
+    server: ServerOptimizer | None = None
+
+
+class _TrimmedMean(Struct, forbid_unknown_fields=True):
+    trim: Annotated[float, Meta(ge=0, lt=0.5)] = 0.2
+
+
+class _Krum(Struct, forbid_unknown_fields=True):
+    byzantine: Annotated[int, Meta(ge=0)] = 1
+
+
+class _MultiKrum(_Krum, forbid_unknown_fields=True):
+    keep: Annotated[int, Meta(ge=1)] | None = None
+
+
+class _None(Struct, forbid_unknown_fields=True):
+    pass
+
+
+_ARGUMENTS: dict[str, type[Struct]] = {
+    "trimmed-mean": _TrimmedMean,
+    "krum": _Krum,
+    "multi-krum": _MultiKrum,
+    "fedavgm": FedAvgM,
+    "fedadagrad": FedAdagrad,
+    "fedadam": FedAdam,
+    "fedyogi": FedYogi,
+}
+
+
+def strategy_of(settings: RunSettings) -> Strategy:
+    """Raises SettingsError for an argument that the strategy does not take."""
+    given = arguments_of(settings.strategy, settings.strategy_args)
+    clip = settings.clip_norm
+    match given:
+        case FedAvgM() | FedAdagrad() | FedAdam() | FedYogi():
+            return Strategy(clip_norm=clip, server=given)
+        case _TrimmedMean(trim):
+            trimmed = partial(robust.trimmed_mean, trim=trim)
+            return Strategy(rule=trimmed, streams=False, clip_norm=clip)
+        case _MultiKrum(byzantine, keep):
+            return Strategy(selection=Selection(byzantine, keep), clip_norm=clip)
+        case _Krum(byzantine):
+            return Strategy(selection=Selection(byzantine, keep=1), clip_norm=clip)
+        case _ if settings.strategy == "median":
+            return Strategy(rule=robust.median, streams=False, clip_norm=clip)
+        case _:
+            return Strategy(clip_norm=clip)
+
+
+def arguments_of(strategy: str, given: Mapping[str, object]) -> Struct:
+    """`given`, checked and completed with the strategy's defaults. Raises SettingsError."""
+    kind = _ARGUMENTS.get(strategy, _None)
+    try:
+        return msgspec.convert(dict(given), kind, strict=True)
+    except msgspec.ValidationError as error:
+        known = ", ".join(kind.__struct_fields__) or "none"
+        raise SettingsError(
+            f"strategy_args of {strategy}: {one_line(error)}; it takes {known}"
+        ) from error

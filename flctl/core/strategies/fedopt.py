@@ -1,0 +1,79 @@
+"""Optimisers of the coordinator: the round's mean change Δ is taken as a gradient.
+
+FedAvgM: Hsu et al. 2019, "Measuring the Effects of Non-Identical Data Distribution for
+Federated Visual Classification". FedAdagrad, FedAdam, FedYogi: Reddi et al. 2021,
+"Adaptive Federated Optimization", Algorithm 2. Here x is the model, m and v are the state
+that goes from round to round, all of them element by element.
+"""
+
+from typing import Annotated
+
+import numpy as np
+from msgspec import Meta, Struct
+
+from flctl.core.strategies.fedavg import Floats
+
+State = dict[str, Floats]
+Rate = Annotated[float, Meta(gt=0)]
+Decay = Annotated[float, Meta(ge=0, lt=1)]
+
+
+class FedAvgM(Struct, frozen=True, forbid_unknown_fields=True):
+    server_lr: Rate = 1.0
+    momentum: Decay = 0.9
+
+    @property
+    def initial(self) -> dict[str, float]:
+        """The state before the first round."""
+        return {"momentum": 0.0}
+
+    def step(self, x: Floats, delta: Floats, state: State) -> Floats:
+        """m ← βm + Δ;  x ← x + ηm"""
+        m = state["momentum"] = self.momentum * state["momentum"] + delta
+        return x + self.server_lr * m
+
+
+class _Adaptive(Struct, frozen=True, forbid_unknown_fields=True):
+    server_lr: Rate = 0.01
+    beta1: Decay = 0.9
+    beta2: Decay = 0.99
+    tau: Rate = 1e-3
+    """How adaptive: the smaller, the more."""
+
+    @property
+    def initial(self) -> dict[str, float]:
+        """The state before the first round: v₋₁ = τ², the least that the paper allows."""
+        return {"momentum": 0.0, "variance": self.tau**2}
+
+    def step(self, x: Floats, delta: Floats, state: State) -> Floats:
+        """m ← β₁m + (1 − β₁)Δ;  x ← x + η m / (√v + τ)"""
+        m = state["momentum"] = self.beta1 * state["momentum"] + (1 - self.beta1) * delta
+        v = state["variance"] = self.variance(state["variance"], delta**2)
+        return np.asarray(x + self.server_lr * m / (np.sqrt(v) + self.tau))
+
+    def variance(self, v: Floats, square: Floats) -> Floats:
+        """The next v from the last and Δ²."""
+        raise NotImplementedError
+
+
+class FedAdagrad(_Adaptive, frozen=True, forbid_unknown_fields=True):
+    beta1: Decay = 0.0
+
+    def variance(self, v: Floats, square: Floats) -> Floats:
+        """v ← v + Δ²"""
+        return v + square
+
+
+class FedYogi(_Adaptive, frozen=True, forbid_unknown_fields=True):
+    def variance(self, v: Floats, square: Floats) -> Floats:
+        """v ← v − (1 − β₂) Δ² sign(v − Δ²)"""
+        return np.asarray(v - (1 - self.beta2) * square * np.sign(v - square))
+
+
+class FedAdam(_Adaptive, frozen=True, forbid_unknown_fields=True):
+    def variance(self, v: Floats, square: Floats) -> Floats:
+        """v ← β₂v + (1 − β₂)Δ²"""
+        return self.beta2 * v + (1 - self.beta2) * square
+
+
+ServerOptimizer = FedAvgM | FedAdagrad | FedYogi | FedAdam
