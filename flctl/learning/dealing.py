@@ -1,0 +1,183 @@
+"""A data set as its parts, and the parts dealt into one folder for each agent.
+
+The shares are those that `flctl train --local` deals by the same arguments.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from msgspec import Struct
+
+from flctl.errors import DataError, FlctlError, TaskError, UsageError
+from flctl.learning.examples import Examples
+from flctl.learning.manifest import TEST, Counts, Share, list_files
+from flctl.learning.registry import known_tasks
+from flctl.learning.source import held_out_shards, shards
+from flctl.learning.task import Task, load_task
+from flctl.settings import Partition, agent_names
+
+TRAIN, HELD_OUT = "train", "held out"
+
+
+class Plan(Struct, frozen=True, kw_only=True):
+    """How data are dealt to `of` agents; what `flctl.learning.source` takes for a shard."""
+
+    of: int
+    partition: Partition
+    alpha: float = 0.5
+    seed: int = 1
+    index: int = 0
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """What a task reads at one path; no example is in two parts."""
+
+    train: Examples | None
+    tests: Mapping[str, Examples]
+    """By the names that the task has for them."""
+    held_out: bool
+    """Whether the first of `tests` is what its owners hold out, to be dealt with the rest."""
+    problem: DataError | None = field(default=None, compare=False)
+    """Why there is nothing to train on."""
+
+    @property
+    def parts(self) -> dict[str, Examples]:
+        return {**({} if self.train is None else {TRAIN: self.train}), **self.tests}
+
+
+def read_data(task: Task, path: Path | None) -> DataSet:
+    """Everything that `task` reads at `path`. Raises DataError."""
+    train, problem = None, None
+    try:
+        train = task.train_data(path)
+    except DataError as error:
+        problem = error
+    try:
+        held_out = task.held_out(path)
+        others = _test_parts(task, path, held_out)
+    except DataError as error:
+        raise problem or error from error
+    name = next((name for name, part in others.items() if _same(part, held_out)), HELD_OUT)
+    tests = {} if held_out is None else {name: held_out}
+    # Some tasks test on all they have where nobody says what is for testing.
+    seen = _rows(train) | _rows(held_out)
+    tests |= {n: part for n, part in others.items() if n not in tests and not _rows(part) <= seen}
+    if problem is not None and not tests:
+        raise problem
+    return DataSet(train, tests, held_out is not None, problem)
+
+
+def find_task(path: Path) -> tuple[str, DataSet]:
+    """The name of the one installed task that reads `path`, and what it reads.
+
+    Raises DataError when none does, UsageError when several do.
+    """
+    found: dict[str, DataSet] = {}
+    errors: list[str] = []
+    for name in known_tasks():
+        try:
+            found[name] = read_data(load_task(name), path)
+        except FlctlError as error:
+            errors.append(f"{name}: {str(error).removeprefix(f'{path}: ')}")
+    if not found:
+        raise DataError(f"{path}: no installed task reads this: {'; '.join(errors)}")
+    if len(found) > 1:
+        raise UsageError(f"{path}: {' and '.join(found)} read this; say which with --task")
+    ((name, data),) = found.items()
+    return name, data
+
+
+def count(examples: Examples, classes: tuple[str, ...]) -> Counts:
+    """How many there are of each class and record; `classes` are the names."""
+    records = {}
+    if examples.group is not None:
+        names, at = np.unique(examples.group, return_inverse=True)
+        counts = np.zeros((len(names), len(classes)), dtype=np.int64)
+        np.add.at(counts, (at, examples.y.numpy()), 1)
+        for record, row in zip(names.tolist(), counts.tolist(), strict=True):
+            records[record] = {name: n for name, n in zip(classes, row, strict=True) if n}
+    by_class = dict(zip(classes, examples.histogram().tolist(), strict=True))
+    return Counts(len(examples), by_class, records)
+
+
+def write_shares(task: Task, data: DataSet, plan: Plan, folder: Path) -> dict[str, Share]:
+    """Write a folder for each agent, and one for testing where there is something for it.
+
+    The test folder has all parts for testing whole, also what the agents hold out of it.
+    Raises DataError when an agent would get nothing to train on, TaskError when the task
+    cannot write, and OSError.
+    """
+    if data.train is None:
+        assert data.problem is not None
+        raise data.problem
+    mine = dict(list(data.tests.items())[: int(data.held_out)])
+    training = shards(data.train, plan)
+    testing = {name: held_out_shards(part, data.train, plan) for name, part in mine.items()}
+    written = {}
+    for at, agent in enumerate(agent_names(plan.of)):
+        tests = {name: part.select(testing[name][at]) for name, part in mine.items()
+                 if len(testing[name][at])}  # fmt: skip
+        written[agent] = _write(task, folder / agent, data.train.select(training[at]), tests)
+    if data.tests:
+        written[TEST] = _write(task, folder / TEST, None, data.tests)
+    return written
+
+
+def _write(
+    task: Task, folder: Path, train: Examples | None, tests: Mapping[str, Examples]
+) -> Share:
+    folder.mkdir()
+    try:
+        task.write(folder, train, tests)
+        same = _reads_back(task, folder, train, list(tests.values()))
+    except (FlctlError, OSError):
+        raise
+    except Exception as error:
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        raise TaskError(f"task '{task.name}' cannot write data: {text}") from error
+    if not same:
+        raise TaskError(f"task '{task.name}' does not read back what its method 'write' writes")
+    parts = {**({} if train is None else {TRAIN: train}), **tests}
+    counts = {name: count(part, task.classes) for name, part in parts.items()}
+    return Share(counts, list_files(folder))
+
+
+def _reads_back(
+    task: Task, folder: Path, train: Examples | None, tests: Sequence[Examples]
+) -> bool:
+    if train is not None:
+        held_out = tests[0] if tests else None
+        return _same(task.train_data(folder), train) and _same(task.held_out(folder), held_out)
+    return all(map(_same, task.test_parts(folder).values(), tests))
+
+
+def _test_parts(task: Task, path: Path | None, held_out: Examples | None) -> dict[str, Examples]:
+    try:
+        return task.test_parts(path)
+    except DataError:
+        if held_out is None:  # there is nothing to test on
+            return {}
+        raise
+
+
+def _same(one: Examples | None, other: Examples | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return (
+        one.x.dtype == other.x.dtype
+        and torch.equal(one.x, other.x)
+        and torch.equal(one.y, other.y)
+        and (one.group is None or other.group is None or np.array_equal(one.group, other.group))
+    )
+
+
+def _rows(examples: Examples | None) -> set[int]:
+    """A hash of each example."""
+    if examples is None:
+        return set()
+    pairs = zip(examples.x.numpy(), examples.y.tolist(), strict=True)
+    return {hash((x.tobytes(), y)) for x, y in pairs}
