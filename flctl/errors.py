@@ -3,7 +3,7 @@
     FlctlError                    exit code 1: it was tried and failed
     ├── UsageError                exit code 2: the command or its settings are wrong
     │   └── SettingsError         a key or value of a run's settings
-    ├── DataError                 a data file is missing, empty, damaged or out of range
+    ├── DataError                 data are incomplete, empty, damaged or out of range
     ├── CheckpointError           not a checkpoint, damaged, or of another model
     ├── TaskError                 a task is unknown, broken or not enabled here
     ├── StateError                the state folder: in use, read-only, full, damaged
@@ -16,6 +16,7 @@
     └── RunError                  a run could not go on
         ├── NoAgents              nobody was ready within the wait
         ├── QuorumNotMet          too few updates at the deadline
+        ├── StrategyError         the strategy cannot combine the updates of a round
         └── WorkerError           a worker process failed or died
 
 A message says what happened, where (file, line, agent, round) and what to do, in one
@@ -27,6 +28,15 @@ def one_line(error: object, limit: int = 300) -> str:
     """The text of a foreign error, which may quote a stranger, as one short line."""
     text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(error)[: limit + 1])
     return text if len(text) <= limit else f"{text[:limit]} …"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    # torch's own class is torch.OutOfMemoryError for a GPU, a plain RuntimeError for the CPU.
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+    )
 
 
 class FlctlError(Exception):
@@ -56,7 +66,7 @@ class TaskError(FlctlError):
 
 
 class UnknownTask(TaskError, UsageError):
-    """The name of a task that is not installed: wrong usage rather than a failure."""
+    """The name of what is not installed, or no task: wrong usage rather than a failure."""
 
     exit_code = 2
 
@@ -112,6 +122,10 @@ class QuorumNotMet(RunError):
         names = ", ".join(missing[:8]) + (" …" if len(missing) > 8 else "")
         waited = f" (missing: {names})" if missing else ""
         super().__init__(f"round {round_id}: {got} of {need} required updates arrived{waited}")
+
+
+class StrategyError(RunError):
+    pass
 
 
 class WorkerError(RunError):

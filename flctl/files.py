@@ -4,6 +4,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -99,7 +100,7 @@ def place_of(path: Path) -> Path:
     """
     place = Path(os.path.realpath(path))
     if os.path.lexists(place) and not place.is_file():
-        raise UsageError(f"{path}: is not a file, and is not replaced by one; name a file")
+        raise UsageError(f"{path}: is no regular file, and would be lost; name another one")
     return place
 
 
@@ -123,6 +124,32 @@ def new_file(path: Path, mode: int = 0o644) -> Iterator[IO[bytes]]:
             Path(name).unlink()
         raise
     sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """An empty folder that takes the place of `path`, and of a folder there, when the block
+    ends well; however else it ends, nothing is left of it and the old folder is as it was.
+
+    What is written into it is made durable by whoever writes it.
+    """
+    beside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    new, old = beside / "new", beside / "old"
+    try:
+        new.mkdir()  # open to whom the user's umask says; what mkdtemp makes is private
+        yield new
+        sync_folder(new)
+        try:
+            if path.exists():
+                path.rename(old)
+            new.rename(path)
+        except BaseException:
+            if old.exists() and not path.exists():
+                old.rename(path)
+            raise
+        sync_folder(path.parent)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
 
 
 class Lock:

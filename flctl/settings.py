@@ -8,7 +8,7 @@ import difflib
 import math
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_type_hints
 
@@ -18,12 +18,29 @@ from msgspec import Meta, Struct
 from flctl.errors import SettingsError, one_line
 
 Count = Annotated[int, Meta(ge=1, le=10**9)]
+Threads = Annotated[int, Meta(ge=1, le=1024)]
+"""torch dies of a number that the system cannot start."""
 # \Z, because $ also matches before a newline at the end.
 AgentName = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}\Z")]
 Seed = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Partition = Literal["iid", "label", "dirichlet", "size", "record"]
 Device = Literal["auto", "cpu", "cuda"]
+Strategy = Literal[
+    "fedavg",
+    "fedprox",
+    "fedavgm",
+    "fedadagrad",
+    "fedadam",
+    "fedyogi",
+    "median",
+    "trimmed-mean",
+    "krum",
+    "multi-krum",
+]
+Compression = Literal["none", "fp16", "int8", "topk"]
 OptimizerArgs = dict[str, float | int | bool | str | list[float]]
+
+FEDPROX_MU = 0.01
 
 SCHEMA = 1
 """Of `run.toml` and the journal; raised when a reader of the old form would go wrong."""
@@ -44,6 +61,12 @@ class LocalTraining(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     lr: Annotated[float, Meta(gt=0)] = 0.01
     optimizer_args: OptimizerArgs = {}
     """Other arguments of the optimiser, as `torch.optim` names them."""
+    proximal_mu: Annotated[float, Meta(ge=0)] = 0.0
+    """μ of FedProx: how strongly local training is held to the model it began with."""
+    compression: Compression = "none"
+    """How an update travels: its change of the model in fewer bits, or its largest part."""
+    topk_share: Annotated[float, Meta(gt=0, le=0.15)] = 0.025
+    """Of the numbers of the model `compression = "topk"` sends; of more, int8 is smaller."""
 
 
 class RunSettings(LocalTraining, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -52,7 +75,12 @@ class RunSettings(LocalTraining, frozen=True, forbid_unknown_fields=True, kw_onl
     task: str
     rounds: Count = 30
     seed: Seed = 1
-    strategy: Literal["fedavg"] = "fedavg"
+    strategy: Strategy = "fedavg"
+    """How updates become the next model."""
+    strategy_args: dict[str, float | int] = {}
+    """Arguments of the strategy, as docs/strategies.md names them."""
+    clip_norm: Annotated[float, Meta(gt=0)] | None = None
+    """An update that changes the model by more than this L2 norm is scaled down to it."""
     weighting: Literal["examples", "uniform"] = "examples"
     max_share: Annotated[float, Meta(gt=0, le=1)] = 1.0
     """The most that one agent may weigh, as a share of the round's whole weight."""
@@ -93,7 +121,7 @@ class RunSettings(LocalTraining, frozen=True, forbid_unknown_fields=True, kw_onl
     test_batch_size: Count = 1000
     device: Device = "auto"
     """For local and virtual agents, and for the coordinator's evaluation."""
-    threads: Count = 1
+    threads: Threads = 1
     """torch threads per local or virtual agent; the result depends on it."""
     keep_rounds: Annotated[int, Meta(ge=0)] = 3
     """Checkpoints of the last rounds that stay; best and last always do. 0 keeps all."""
@@ -125,6 +153,13 @@ class RunSettings(LocalTraining, frozen=True, forbid_unknown_fields=True, kw_onl
 KEYS = RunSettings.__struct_fields__
 SHORT = {"deadline": "deadline_s", "wait": "wait_s"}
 """Flags leave the unit to their help; their names are understood in TOML too."""
+_WORDS = {name: word for word, name in SHORT.items()}
+
+
+def agent_names(count: int) -> tuple[str, ...]:
+    """pi-01, pi-02, …: what agents are called that nobody has named; they sort by number."""
+    width = max(2, len(str(count)))
+    return tuple(f"pi-{number:0{width}d}" for number in range(1, count + 1))
 
 
 def parse(given: Mapping[str, Any], where: str) -> RunSettings:
@@ -139,18 +174,26 @@ def parse(given: Mapping[str, Any], where: str) -> RunSettings:
         settings = msgspec.convert(plain, RunSettings, strict=True)
     except msgspec.ValidationError as error:
         raise SettingsError(f"{where}: {_explain(error)}") from error
+    if settings.strategy == "fedprox" and not settings.proximal_mu:
+        settings = msgspec.structs.replace(settings, proximal_mu=FEDPROX_MU)
     _check_together(settings, where)
     return settings
 
 
-def normalised(given: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Keys in snake_case; a short name in full. Raises SettingsError for unknown ones."""
+def normalised(
+    given: Mapping[str, Any], where: str, beside: Collection[str] = ()
+) -> dict[str, Any]:
+    """Keys in snake_case; a short name in full. Raises SettingsError for unknown ones.
+
+    `beside` are keys that may stand beside the settings.
+    """
+    known = (*KEYS, *beside)
     plain: dict[str, Any] = {}
     for key, value in given.items():
         name = str(key).replace("-", "_")
         name = SHORT.get(name, name)
-        if name not in KEYS:
-            near = difflib.get_close_matches(name, [*KEYS, *SHORT], n=1, cutoff=0.5)
+        if name not in known:
+            near = difflib.get_close_matches(name, [*known, *SHORT], n=1, cutoff=0.5)
             hint = f"; did you mean '{near[0]}'?" if near else ""
             raise SettingsError(f"{where}: unknown key '{key}'{hint}")
         if name in plain:
@@ -159,15 +202,21 @@ def normalised(given: Mapping[str, Any], where: str) -> dict[str, Any]:
     return plain
 
 
-def read_toml(path: Path) -> dict[str, Any]:
-    """The keys of a run's TOML file. Raises SettingsError with file and line."""
+def read_toml(path: Path, beside: Collection[str] = ()) -> dict[str, Any]:
+    """The keys of a run's TOML file, written by hand or by `to_toml`; `beside` as above.
+
+    Raises SettingsError with file and line.
+    """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # some editors begin with a mark
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise SettingsError(f"{path}: cannot read the run's settings: {reason}") from error
     try:
-        return normalised(tomllib.loads(text), str(path))
+        table = tomllib.loads(text)
+        if "schema" in table:
+            _check_schema(table, path)
+        return normalised(table, str(path), beside)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise SettingsError(f"{path}: not TOML: {error}") from error
     except SettingsError as error:
@@ -200,11 +249,16 @@ def from_toml(path: Path) -> RunSettings:
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-        raise SettingsError(f"{path}: the settings of the run cannot be read: {error}") from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise SettingsError(f"{path}: the settings of the run cannot be read: {reason}") from error
+    _check_schema(table, path)
+    return parse(table, str(path))
+
+
+def _check_schema(table: dict[str, Any], path: Path) -> None:
     schema = table.pop("schema", None)
     if schema != SCHEMA:
         raise SettingsError(f"{path}: schema {schema}, this version reads {SCHEMA}")
-    return parse(table, str(path))
 
 
 def _check_together(settings: RunSettings, where: str) -> None:
@@ -214,17 +268,22 @@ def _check_together(settings: RunSettings, where: str) -> None:
         # An argument that is not UTF-8 comes with surrogates in place of its bytes.
         if any("\ud800" <= char <= "\udfff" for char in getattr(settings, name) or ""):
             raise SettingsError(f"{where}: {name} is not UTF-8 text")
-    for number in ("lr", "quorum", "deadline_s", "wait_s", "alpha"):
+    for number in ("lr", "quorum", "deadline_s", "wait_s", "alpha", "proximal_mu"):
         if not math.isfinite(getattr(settings, number)):
-            raise SettingsError(f"{where}: {number} must be a finite number")
-    for name, value in settings.optimizer_args.items():
-        if not all(map(_fits, value if isinstance(value, list) else [value])):
-            raise SettingsError(f"{where}: optimizer_args: {name} must be a finite number")
+            word = _WORDS.get(number, number)
+            raise SettingsError(f"{where}: {word} must be a finite number")
+    for key in ("optimizer_args", "strategy_args"):
+        for name, value in getattr(settings, key).items():
+            if not all(map(_fits, value if isinstance(value, list) else [value])):
+                raise SettingsError(f"{where}: {key}: {name} must be a finite number")
     if settings.quorum > 1 and settings.quorum != int(settings.quorum):
         raise SettingsError(
             f"{where}: quorum = {settings.quorum} is neither a share (up to 1) nor a whole number"
         )
-    fleet = settings.local or settings.virtual or len(settings.agents) or None
+    own = settings.local or settings.virtual
+    if own is not None:
+        _check_own_agents(settings, own, where)
+    fleet = own or len(settings.agents) or None
     invited = settings.invited_of(fleet) if fleet is not None else None
     if invited is not None and settings.quorum > 1 and settings.quorum > invited:
         drawn = f", of which a round invites {invited}" if invited != fleet else ""
@@ -233,6 +292,21 @@ def _check_together(settings: RunSettings, where: str) -> None:
         )
     if len(set(settings.agents)) != len(settings.agents):
         raise SettingsError(f"{where}: an agent is named twice")
+
+
+def _check_own_agents(settings: RunSettings, count: int, where: str) -> None:
+    """That nothing is asked of local or virtual agents that only a real fleet has."""
+    kind = "local" if settings.local is not None else "virtual"
+    if settings.agents and (len(settings.agents) != count or settings.agents != agent_names(count)):
+        raise SettingsError(
+            f"{where}: agents cannot be chosen together with {kind} = {count}, which makes its "
+            f"own; leave one of them out"
+        )
+    if settings.dataset != "default":
+        raise SettingsError(
+            f"{where}: dataset is for agents of their own; {kind} ones have what data names, or "
+            "what comes with the task"
+        )
 
 
 def _fits(value: float | bool | str) -> bool:
@@ -247,10 +321,11 @@ def _explain(error: msgspec.ValidationError) -> str:
     text, _, place = one_line(error).partition(" - at `$.")
     if not place:
         return text
-    key = place.rstrip("`")
+    name = place.rstrip("`")
+    key = _WORDS.get(name, name)
     if "matching regex" in text:
         text = "not a name: up to 63 of a-z 0-9 . _ - with a letter or digit first"
-    choices = get_args(get_type_hints(RunSettings).get(key))
+    choices = get_args(get_type_hints(RunSettings).get(name))
     if "enum value" in text and choices:
         text += f"; it is one of {', '.join(map(str, choices))}"
     return f"{key}: {text[0].lower()}{text[1:]}"

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from flctl import files
-from flctl.errors import StateError
+from flctl.errors import StateError, UsageError
 
 HOLD = """
 import sys, time
@@ -57,6 +57,37 @@ def test_the_old_content_stands_until_the_block_ends(tmp_path):
         file.flush()
         assert path.read_bytes() == b"old"
     assert path.read_bytes() == b"new" and mode(path) == 0o640
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link to it", "loop", "folder"])
+def test_only_a_file_is_replaced(tmp_path, kind):
+    """A device, a pipe or a folder stays what it is."""
+    path, pipe = tmp_path / "model", tmp_path / "pipe"
+    os.mkfifo(pipe)
+    match kind:
+        case "pipe":
+            path = pipe
+        case "folder":
+            path.mkdir()
+        case _:
+            path.symlink_to(pipe if kind == "link to it" else path)
+    before = path.lstat()
+    with pytest.raises(UsageError, match=f"{path}: is no regular file"):
+        files.replace(path, b"new")
+    assert path.lstat() == before and stat.S_ISFIFO(pipe.stat().st_mode)
+
+
+@pytest.mark.parametrize("old", [b"old", None])
+def test_a_link_stays_and_its_file_is_replaced(tmp_path, old):
+    """Also when that file is not there yet."""
+    link, there = tmp_path / "link", tmp_path / "folder" / "model"
+    there.parent.mkdir()
+    link.symlink_to(there)
+    if old is not None:
+        there.write_bytes(old)
+    files.replace(link, b"new")
+    assert link.is_symlink() and there.read_bytes() == b"new"
+    assert list(there.parent.iterdir()) == [there]
 
 
 def test_a_file_is_on_the_disk_before_it_takes_its_place(tmp_path, monkeypatch):
@@ -206,3 +237,40 @@ def test_a_lock_in_a_folder_that_is_not_there_is_explained(tmp_path):
     with pytest.raises(StateError, match="cannot take the lock"):
         files.Lock(tmp_path / "absent" / "lock", "busy")
     assert not files.is_locked(tmp_path / "absent" / "lock")
+
+
+@pytest.mark.parametrize("before", [None, {}, {"old": b"1"}])
+def test_a_folder_takes_its_place_as_a_whole(tmp_path, before):
+    """Also that of another folder, of which nothing is left."""
+    place = tmp_path / "shares"
+    if before is not None:
+        place.mkdir()
+        for name, content in before.items():
+            (place / name).write_bytes(content)
+    with files.new_folder(place) as folder:
+        (folder / "new").write_bytes(b"2")
+    assert list(tmp_path.iterdir()) == [place]
+    assert [path.name for path in place.iterdir()] == ["new"]
+
+
+@pytest.mark.parametrize("fault", [ValueError, KeyboardInterrupt])
+@pytest.mark.parametrize("at", ["write", "rename"])
+def test_a_folder_that_is_not_finished_leaves_the_old_one(tmp_path, monkeypatch, fault, at):
+    """Wherever it ends: while it is written, or between the two renames."""
+    place = tmp_path / "shares"
+    place.mkdir()
+    (place / "old").write_bytes(b"1")
+    real = Path.rename
+
+    def rename(self, target):
+        if at == "rename" and self.name == "new":
+            raise fault
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    with pytest.raises(fault), files.new_folder(place) as folder:
+        (folder / "new").write_bytes(b"2")
+        if at == "write":
+            raise fault
+    assert list(tmp_path.iterdir()) == [place]
+    assert (place / "old").read_bytes() == b"1"

@@ -12,6 +12,7 @@ from flctl.settings import (
     KEYS,
     LocalTraining,
     RunSettings,
+    agent_names,
     from_toml,
     parse,
     read_toml,
@@ -110,14 +111,21 @@ def test_a_run_without_a_task_says_how_to_name_one():
             {"quorum": 3, "local": 4, "fraction": 0.5},
             "a quorum of 3 cannot be met by 4 agents, of which a round invites 2",
         ),
-        ({"deadline": math.inf}, "deadline_s must be a finite number"),
-        ({"deadline": 0}, "deadline_s: expected `float` > 0"),
-        ({"wait": -1}, "wait_s: expected `float` >= 0"),
+        ({"deadline": math.inf}, "deadline must be a finite number"),
+        ({"deadline": 0}, "deadline: expected `float` > 0"),
+        ({"wait": -1}, "wait: expected `float` >= 0"),
         ({"alpha": math.inf}, "alpha must be a finite number"),
         ({"lr_decay": 1.5}, "lr_decay: expected `float` <= 1"),
         ({"keep_rounds": -1}, "keep_rounds: expected `int` >= 0"),
-        ({"strategy": "fedprox"}, "strategy: invalid enum value 'fedprox'"),
+        ({"strategy": "fedsgd"}, "strategy: invalid enum value 'fedsgd'"),
         ({"partition": "random"}, "partition: invalid enum value 'random'"),
+        ({"threads": 0}, "threads: expected `int` >= 1"),
+        ({"threads": 1_000_000}, "threads: expected `int` <= 1024"),
+        ({"agents": ["a", "b"], "local": 2}, "agents cannot be chosen together with local = 2"),
+        ({"agents": ["pi-01"], "virtual": 2}, "cannot be chosen together with virtual = 2"),
+        ({"agents": ["a"], "virtual": 10**9}, "cannot be chosen together with virtual"),
+        ({"dataset": "other", "local": 2}, "dataset is for agents of their own"),
+        ({"dataset": "other", "virtual": 2}, "dataset is for agents of their own"),
         ({"agents": "pi-01"}, "agents: expected `array`, got `str`"),
         ({"agents": ["Pi 1"]}, "agents[0]: not a name"),
         ({"agents": ["pi-01\n"]}, "agents[0]: not a name"),
@@ -228,6 +236,31 @@ def test_the_keys_of_a_file_are_in_snake_case(tmp_path):
     assert parse(given, str(path)).optimizer_args == {"momentum": 0.9}
 
 
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path):
+    """Some editors write one."""
+    path = tmp_path / "my.toml"
+    path.write_bytes(b'\xef\xbb\xbftask = "ecg"\n')
+    assert read_toml(path) == {"task": "ecg"}
+
+
+def test_keys_beside_the_settings_are_known_where_they_are_allowed(tmp_path):
+    """And proposed to whoever misspells them."""
+    path = tmp_path / "my.toml"
+    path.write_text('save-model = "x"\n')
+    assert read_toml(path, ["save_model"]) == {"save_model": "x"}
+    with pytest.raises(SettingsError, match=r"unknown key 'save-model'$"):
+        read_toml(path)
+    path.write_text('save-mdel = "x"\n')
+    with pytest.raises(SettingsError, match="did you mean 'save_model'"):
+        read_toml(path, ["save_model"])
+
+
+def test_the_agents_of_a_local_run_may_be_named_as_they_are_called():
+    """So its run.toml says who took part, and can be read back."""
+    run = parse({"task": "ecg", "local": 2, "agents": ["pi-01", "pi-02"]}, "here")
+    assert run.agents == agent_names(2)
+
+
 text = st.text(max_size=12)
 finite = st.floats(allow_nan=False, allow_infinity=False)
 positive = st.floats(min_value=0, exclude_min=True, allow_infinity=False)
@@ -257,7 +290,6 @@ runs = st.builds(
     fraction=share,
     quorum=share,
     deadline_s=positive,
-    local=st.none() | count,
     agents=st.lists(st.from_regex(r"\A[a-z0-9][a-z0-9._-]{0,9}\Z"), unique=True).map(tuple),
     data=st.none() | text,
     dataset=text,
@@ -276,13 +308,18 @@ def test_frozen_settings_are_read_back_as_they_were(tmp_path_factory, run):
 
 def test_frozen_settings_are_complete_and_readable(tmp_path):
     """One key a line, the schema first; what has no value is left out."""
-    run = RunSettings(task="ecg", agents=("pi-01",), optimizer_args={"momentum": 0.9})
+    run = RunSettings(
+        task="ecg",
+        agents=("pi-01",),
+        optimizer_args={"momentum": 0.9},
+        strategy_args={"trim": 0.1},
+    )
     lines = to_toml(run).splitlines()
     assert lines[0] == "schema = 1"
     assert 'task = "ecg"' in lines and 'agents = ["pi-01"]' in lines and "lr = 0.01" in lines
-    assert lines[-2:] == ["[optimizer_args]", '"momentum" = 0.9']
+    assert lines[-2:] == ["[strategy_args]", '"trim" = 0.1']
     absent = {name for name in KEYS if getattr(run, name) is None}
-    named = {line.split(" = ")[0].strip("[]") for line in lines[1:-1] if line}
+    named = {line.split(" = ")[0].strip("[]") for line in lines[1:] if line[:1] not in ('"', "")}
     assert named == set(KEYS) - absent
 
 
@@ -290,5 +327,14 @@ def test_settings_of_another_schema_are_refused(tmp_path):
     """An older flctl does not guess what a newer one meant."""
     path = tmp_path / "run.toml"
     path.write_text(to_toml(RunSettings(task="ecg")).replace("schema = 1", "schema = 2"))
-    with pytest.raises(SettingsError, match="schema 2, this version reads 1"):
-        from_toml(path)
+    for read in (from_toml, read_toml):
+        with pytest.raises(SettingsError, match="schema 2, this version reads 1"):
+            read(path)
+
+
+def test_frozen_settings_can_begin_another_run(tmp_path):
+    """`flctl train RUN/run.toml`: the schema is no setting."""
+    run = RunSettings(task="ecg", local=2, agents=agent_names(2), optimizer_args={"momentum": 0.9})
+    path = tmp_path / "run.toml"
+    path.write_text(to_toml(run))
+    assert parse(read_toml(path), str(path)) == run

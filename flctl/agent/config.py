@@ -6,7 +6,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct, field
 
-from flctl.settings import AgentName, Count, Device
+from flctl.settings import AgentName, Count, Device, Threads
 from flctl.wire.messages import Role
 from flctl.worker.jobs import DataSource
 
@@ -29,7 +29,7 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     tasks: tuple[str, ...] = ()
     """Those that the coordinator may ask for; none named: all that are installed."""
     device: Device = "auto"
-    threads: Count = max(1, (os.cpu_count() or 1) // 2)
+    threads: Threads = max(1, (os.cpu_count() or 1) // 2)
     """Of torch. Half of the cores: more threads than idle cores are many times slower, and a
     Pi has other things to do."""
     heartbeat_s: Positive = 5.0

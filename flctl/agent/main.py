@@ -34,6 +34,7 @@ def run_agent(config: AgentConfig, exit_with_parent: bool = False) -> None:
     with ExitStack() as stack:
         state = AgentState(config.state)
         stack.callback(state.close)
+        state.save_tasks(tasks)
         keys = load_or_make(state.key_file)
         stop = stack.enter_context(stop_asked(exit_with_parent))
         link = ZeroMqLink(config.coordinator, keys, config.server_key)
@@ -54,7 +55,7 @@ def run_agent(config: AgentConfig, exit_with_parent: bool = False) -> None:
             supervisor.session.name or "(unnamed)",
             config.coordinator,
             keys.public,
-            ",".join(tasks) or "none",
+            ",".join(f"{name}:{digest[:12]}" for name, digest in tasks.items()) or "none",
         )
         supervisor.run(stop)
         logger.info("agent=%s stops", supervisor.session.name)

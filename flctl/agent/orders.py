@@ -6,6 +6,7 @@ from typing import Literal, TypeAlias
 from msgspec import Struct
 
 from flctl.agent.config import AgentConfig
+from flctl.agent.state import residuals_of
 from flctl.wire.messages import Evaluate, RoundKey, Train
 from flctl.worker.jobs import AnyJob, EvaluateJob, JobFailed, TrainJob
 
@@ -95,6 +96,7 @@ def job_of(order: Order, config: AgentConfig, agent: str) -> AnyJob:
         training=message.training,
         seed=message.seed,
         position=message.position,
+        residuals=str(residuals_of(config.state, message.key.run)),
         device=config.device,
         threads=config.threads,
     )

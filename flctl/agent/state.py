@@ -1,5 +1,7 @@
 """The agent's state folder: its lock, the name it was given, room for large blobs."""
 
+import shutil
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -7,8 +9,28 @@ import msgspec
 
 from flctl import files
 from flctl.settings import AgentName
+from flctl.wire.messages import Digest, RunId
 
 _NAME_FILE = "name"
+_TASKS_FILE = "tasks.json"
+RUNS_KEPT = 2
+"""Runs whose unsent rest stays: this one, and one that may be resumed after it."""
+
+
+def residuals_of(folder: Path, run: RunId) -> Path:
+    """Where in the state `folder` the worker keeps what it has not sent of this run.
+
+    That of older runs, of which nothing has been wanted for longest, is removed.
+    """
+    residuals = folder / "residuals"
+    with suppress(OSError):  # there may be none; and what cannot be removed does not matter yet
+        others = sorted(
+            (other for other in residuals.iterdir() if other.name != run),
+            key=lambda other: other.stat().st_mtime,
+        )
+        for old in others[: len(others) + 1 - RUNS_KEPT]:
+            shutil.rmtree(old, ignore_errors=True)
+    return residuals / run
 
 
 class AgentState:
@@ -41,6 +63,11 @@ class AgentState:
         files.replace(self.folder / _NAME_FILE, f"{name}\n".encode())
         self.name = name
 
+    def save_tasks(self, tasks: Mapping[str, Digest]) -> None:
+        """Note what the owner has enabled, for `flctl tasks list`. Raises StateError."""
+        if saved_tasks(self.folder) != tasks:  # SD cards wear out
+            files.replace(self.folder / _TASKS_FILE, msgspec.json.encode(tasks) + b"\n")
+
     def close(self) -> None:
         self._lock.release()
 
@@ -50,3 +77,12 @@ class AgentState:
             text = (self.folder / _NAME_FILE).read_text(encoding="ascii").strip()
             return msgspec.convert(text, AgentName)
         return None
+
+
+def saved_tasks(folder: Path) -> dict[str, Digest] | None:
+    """Those that the agent of this folder had enabled at its last start, with their digests;
+    None when no agent has been started there."""
+    with suppress(OSError, msgspec.DecodeError):
+        data = (folder / _TASKS_FILE).read_bytes()
+        return msgspec.json.decode(data, type=dict[str, Digest])
+    return None

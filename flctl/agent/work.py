@@ -241,6 +241,7 @@ class Work:
             last_loss=event.last_loss,
             exhausted=event.exhausted,
             seconds=event.seconds,
+            compression_error=event.compression_error,
         )
         self._updates.hold(offer, blob, now)
         logger.info(

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from flctl.cli import logs
+from flctl.cli.flags import OWN_DATA
 from flctl.cli.options import State, Verbose, state_folder
 from flctl.cli.values import named_paths, share_of
 from flctl.errors import AccessError, UsageError
@@ -65,7 +66,7 @@ def agent(
         typer.Option(
             metavar="[NAME=]PATH",
             help="A file or folder that this agent owns; several with names. "
-            " [default: what ships with the task]",
+            f" [default: {OWN_DATA}]",
             rich_help_panel=WORK,
         ),
     ] = None,

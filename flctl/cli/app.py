@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from flctl import __version__
-from flctl.cli import keys, runs
+from flctl.cli import data, keys, runs, tasks
 from flctl.cli.agent import agent
 from flctl.cli.connect import connect
 from flctl.cli.coordinator import coordinator
@@ -13,11 +13,16 @@ from flctl.cli.demo import demo
 from flctl.cli.discover import discover
 from flctl.cli.evaluate import evaluate
 from flctl.cli.options import HELP, Grouped
+from flctl.cli.predict import predict
 from flctl.cli.status import status
 from flctl.cli.train import train
 
 app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, add_completion=False, context_settings=HELP
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    add_completion=False,
+    context_settings=HELP,
+    epilog="Exit codes: 0 done, 1 failed, 2 wrong usage, 130 ended with Ctrl-C.",
 )
 
 
@@ -39,7 +44,9 @@ def flctl(
     """
 
 
-for command in (train, status, discover, agent, coordinator, connect, evaluate, demo):
+for command in (train, status, discover, agent, coordinator, connect, evaluate, predict, demo):
     app.command(cls=Grouped)(command)
+app.add_typer(data.app, name="data")
 app.add_typer(keys.app, name="keys")
 app.add_typer(runs.app, name="runs")
+app.add_typer(tasks.app, name="tasks")

@@ -1,5 +1,6 @@
 """`flctl connect`: remember a far coordinator, to steer it from here."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -32,13 +33,16 @@ def connect(
 
     Every command then works on the coordinator at HOST:PORT; --context chooses among several.
     """
-    from flctl.cli.output import print_line
+    from flctl.cli.output import counted, print_line
     from flctl.fleet.console import remote_console
     from flctl.fleet.context import Context, save_context
     from flctl.transport.keys import load_or_make, public_key
 
     if not key.exists():
-        raise UsageError(f"--key {key}: there is no such file; make one with: flctl keys new {key}")
+        raise UsageError(
+            f"--key {key}: there is no such file; make one with: "
+            f"flctl keys new {shlex.quote(str(key))}"
+        )
     pair = load_or_make(key.absolute())
     context = Context(
         coordinator=coordinator,
@@ -52,5 +56,5 @@ def connect(
     except AccessError as error:
         raise AccessError(f"{error} (this key: '{pair.public}')") from error
     path = save_context(state_folder(state), context, name)
-    agents = len(status["agents"])
-    print_line(f"connected to {coordinator} ({agents} agents); saved in {path}")
+    agents = counted(len(status["agents"]), "agent")
+    print_line(f"connected to {coordinator} ({agents}); saved in {path}")

@@ -1,5 +1,6 @@
 """`flctl coordinator`: be the coordinator, until told to stop."""
 
+import shlex
 from typing import Annotated
 
 import typer
@@ -34,7 +35,7 @@ def coordinator(
         print_line(f"coordinator  {endpoint}\nserver key   {server_key}")
         print_line(
             "An agent joins with:\n"
-            f"  flctl keys token --state {folder} > token\n"
+            f"  flctl keys token --state {shlex.quote(str(folder))} > token\n"
             f"  flctl agent --coordinator {_dialled(endpoint)} --server-key '{server_key}' "
             "--join-token-file token --state DIR --data PATH"
         )

@@ -6,13 +6,30 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flctl.cli.output import counted
 from flctl.errors import UsageError
+from flctl.files import explained, new_file
 
 if TYPE_CHECKING:
     from flctl.fleet.comparison import Compared
 
 INK, FAINT = "#24292f", "#d0d7de"
 FEDERATED, CENTRAL, ALONE = "#0969da", "#57606a", "#bf8700"
+STYLE: dict[Any, Any] = {
+    "font.size": 10,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": FAINT,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": FAINT,
+    "grid.linewidth": 0.6,
+}
+"""Of every picture that flctl draws."""
 PANELS = (("loss", "loss"), ("accuracy", "accuracy"), ("macro_f1", "macro-F1"))
 
 
@@ -35,21 +52,7 @@ def draw(
     mpl.use("agg")
     from matplotlib import pyplot as plt
 
-    style: dict[Any, Any] = {
-        "font.size": 10,
-        "text.color": INK,
-        "axes.labelcolor": INK,
-        "axes.edgecolor": FAINT,
-        "xtick.color": INK,
-        "ytick.color": INK,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "axes.axisbelow": True,
-        "grid.color": FAINT,
-        "grid.linewidth": 0.6,
-    }
-    with mpl.rc_context(style):
+    with mpl.rc_context(STYLE):
         figure, axes = plt.subplots(1, 3, figsize=(12, 4.6))
         last = federated[max(federated)]
         for axis, (key, title) in zip(axes, PANELS, strict=True):
@@ -77,7 +80,8 @@ def draw(
             0.015, 0.025, _unseen(last, central, alone), ha="left", fontsize=9, color=CENTRAL
         )
         figure.subplots_adjust(left=0.05, right=0.985, top=0.79, bottom=0.235, wspace=0.2)
-        figure.savefig(path, dpi=150, metadata={"Software": "flctl"})
+        with explained(path, "save the picture", "--out"), new_file(path) as file:
+            figure.savefig(file, format="png", dpi=150, metadata={"Software": "flctl"})
         plt.close(figure)
 
 
@@ -90,7 +94,7 @@ def _panel(
     alone: "Compared",
 ) -> None:
     value: Callable[[Any], float] = lambda metrics: float(getattr(metrics, key))  # noqa: E731
-    alone_label = f"each agent alone, {max(alone.curve)} rounds (mean)"
+    alone_label = f"each agent alone, {counted(max(alone.curve), 'round')} (mean)"
     curves = (
         (alone_label, ALONE, {r: value(m) for r, m in alone.curve.items()}, 1.6),
         ("all data in one place", CENTRAL, {r: value(m) for r, m in central.curve.items()}, 1.6),

@@ -1,6 +1,7 @@
 """`flctl demo`: the whole of it on one machine, on the heartbeats that ship with flctl."""
 
 import contextlib
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flctl.cli import logs
-from flctl.cli.options import Verbose
+from flctl.cli.options import Verbose, again
 from flctl.errors import FlctlError, UsageError
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ def demo(
     all data in one place, and by each agent alone. DIR gets model.safetensors and curve.png.
     """
     from flctl.cli.curve import draw, needs_matplotlib
-    from flctl.cli.models import copy_model
+    from flctl.cli.models import copy_model, writable
+    from flctl.cli.output import print_line, program, shown
     from flctl.cli.watching import watcher
     from flctl.files import make_folder
     from flctl.fleet.comparison import Comparison
@@ -43,12 +45,15 @@ def demo(
     folder = out.expanduser().absolute()
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"--out {out}: is not a folder")
-    make_folder(folder)
+    make_folder(folder, "--out")
+    model = writable(folder / "model.safetensors", "--out")
+    curve = writable(folder / "curve.png", "--out")
     logs.set_up(verbose, quiet=True)
     given = {"task": "ecg", "local": agents, "rounds": rounds, "seed": seed}
     federated: dict[int, Mapping[str, Any]] = {}
     watching = watcher(as_json=False, verbose=verbose)
     watching.expect(given)
+    watching.again = again(shown(folder / "state"))
 
     def on_event(event: dict[str, Any]) -> None:
         watching.on_event(event)
@@ -59,16 +64,17 @@ def demo(
         with watching:
             result = drive_local(folder / "state", given, "flctl demo", on_event)
         if result.state != "finished" or result.checkpoint is None or not federated:
-            raise FlctlError(f"the demo's run {result.run} {result.state}: {result.reason}")
-        copy_model(result.checkpoint, folder / "model.safetensors")
+            raise FlctlError(
+                f"the demo's run {result.run} {result.state}: {result.reason}; "
+                f"go on with: {watching.resume(result.run)}"
+            )
+        copy_model(result.checkpoint, model, "--out")
         with _patience("training the same with all data in one place, and by each agent alone"):
             central, alone = comparison.result("central"), comparison.result("local-only")
-    draw(folder / "curve.png", federated, central, alone, agents)
+    draw(curve, federated, central, alone, agents)
     _show(federated, central, alone, agents)
-    from flctl.cli.output import print_line, program
-
-    model, curve = _shown(folder / "model.safetensors"), _shown(folder / "curve.png")
-    print_line(f"\nLook at {curve}, then try: {program()} evaluate {model} --split unseen")
+    evaluate = f"{program()} evaluate {shlex.quote(str(shown(model)))} --split unseen"
+    print_line(f"\nLook at {shown(curve)}, then try: {evaluate}")
 
 
 def _patience(doing: str) -> contextlib.AbstractContextManager[Any]:
@@ -87,10 +93,11 @@ def _show(
     from flctl.cli import output
 
     last = federated[max(federated)]
+    rounds_alone = output.counted(max(alone.curve), "round")
     ways: dict[str, Mapping[str, Any]] = {
         f"federated, {agents} agents": {last["part"]: last, **last.get("beside", {})},
         "all data in one place": msgspec.to_builtins(central.final),
-        f"each agent alone, {max(alone.curve)} rounds (mean)": msgspec.to_builtins(alone.final),
+        f"each agent alone, {rounds_alone} (mean)": msgspec.to_builtins(alone.final),
     }
     parts = [name for name in PARTS if name in central.final]
     columns = [c for name in parts for c in (f">{PARTS[name]}: accuracy", ">macro-F1")]
@@ -100,8 +107,3 @@ def _show(
         made.add_row(way, *map(output.figure, cells))
     output.print_line("")
     output.show(made)
-
-
-def _shown(path: Path) -> Path:
-    """From the current folder when it is below that."""
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

@@ -1,12 +1,13 @@
 """From an exception to one line on stderr and an exit code; the only place that does it.
 
-0    done
-1    tried and failed
-2    the command or its settings are wrong
-130  ended with Ctrl-C
+0      done
+1      tried and failed
+2      the command or its settings are wrong
+130    ended with Ctrl-C
+128+n  ended by signal n (flctl/cli/process.py)
 """
 
-import contextlib
+import errno
 import os
 import sys
 import traceback
@@ -15,73 +16,87 @@ from typing import Any, TextIO
 
 import typer
 
+from flctl.cli.output import drop, print_json, print_line
 from flctl.errors import FlctlError
 
 INTERRUPTED = 130
+OF_STDOUT = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EPIPE, errno.EBADF)
+"""Errors of writing; where anything else is written, that is told as a StateError."""
 RED, PLAIN = "\x1b[31m", "\x1b[0m"
 
 
 def run(app: typer.Typer, args: Sequence[str]) -> int:
     """Run the command line `args` (without the program's name) and return its exit code."""
     try:
+        return _call(app, args)
+    except OSError as error:
+        give_up_stdout(error)
+        return 1
+
+
+def _call(app: typer.Typer, args: Sequence[str]) -> int:
+    """Raises OSError when stdout cannot be written."""
+    try:
         code = app(args=list(args), prog_name="flctl", standalone_mode=False)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
-    except BrokenPipeError:
-        return _reader_went_away()
-    except FlctlError as error:
-        say(str(error), sys.stderr)
-        return error.exit_code
     except Exception as error:
-        return _on_other(error, verbose=_is_verbose(args))
+        if isinstance(error, OSError) and error.filename is None and error.errno in OF_STDOUT:
+            raise
+        return _tell(error, args)
 
 
 def say(text: str, stream: TextIO) -> None:
     """One line that begins with the program's name; red on a terminal."""
     line = "flctl: " + " ".join(text.split())
-    with contextlib.suppress(OSError, ValueError):
+    try:
         colour = stream.isatty() and not os.environ.get("NO_COLOR")
         stream.write(f"{RED}{line}{PLAIN}\n" if colour else f"{line}\n")
         stream.flush()
-
-
-def _on_other(error: Exception, verbose: bool) -> int:
-    if isinstance(getattr(error, "exit_code", None), int) and hasattr(error, "format_message"):
-        return _on_usage(error)
-    if isinstance(error, typer.Abort):
-        return INTERRUPTED
-    if verbose:
-        traceback.print_exception(error)
-    text = f"{type(error).__name__}: {error}".rstrip(": ")
-    say(text if verbose else f"{text} (run again with --verbose for details)", sys.stderr)
-    return 1
-
-
-def _on_usage(error: Any) -> int:
-    """What Typer itself found wrong, or the help of a group that was called without a command."""
-    context = error.ctx
-    if type(error).__name__ == "NoArgsIsHelpError":
-        sys.stdout.write(context.get_help() + "\n")
-        return 0
-    text = error.format_message().rstrip(".")
-    command = context.command_path if context is not None else "flctl"
-    say(f"{text} (see: {command} --help)", sys.stderr)
-    return int(error.exit_code)
-
-
-def _reader_went_away() -> int:
-    """`flctl … | head`: what is left in the buffer has nowhere to go."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    return 1
-
-
-def _is_verbose(args: Sequence[str]) -> bool:
-    return any(arg in ("-v", "--verbose") for arg in args)
+    except (OSError, ValueError):
+        drop(stream)
 
 
 def warn(text: str) -> None:
     """A line on stderr about something that does not end the command."""
     say(text, sys.stderr)
+
+
+def give_up_stdout(error: OSError) -> bool:
+    """Nothing more can be written there. Whether that was told: a reader that has gone away
+    (`flctl … | head`) knows."""
+    drop(sys.stdout)
+    if isinstance(error, BrokenPipeError):
+        return False
+    why = "it is closed" if error.errno == errno.EBADF else error.strerror
+    warn(f"standard output cannot be written: {why}")
+    return True
+
+
+def _tell(error: Exception, args: Sequence[str]) -> int:
+    """On stderr; where JSON is asked for, there too."""
+    if type(error).__name__ == "NoArgsIsHelpError":  # a group that was called without a command
+        print_line(error.ctx.get_help())  # type: ignore[attr-defined]
+        return 0
+    text, code = _in_words(error, any(arg in ("-v", "--verbose") for arg in args))
+    say(text, sys.stderr)
+    if "--json" in args:
+        print_json({"event": "error", "message": text, "exit_code": code}, indent=False)
+    return code
+
+
+def _in_words(error: Any, verbose: bool) -> tuple[str, int]:
+    """The line and the exit code."""
+    if isinstance(error, FlctlError):
+        return str(error), error.exit_code
+    if isinstance(getattr(error, "exit_code", None), int) and hasattr(error, "format_message"):
+        # What Typer itself found wrong.
+        command = error.ctx.command_path if error.ctx is not None else "flctl"
+        return f"{error.format_message().rstrip('.')} (see: {command} --help)", error.exit_code
+    text = f"{type(error).__name__}: {error}".rstrip(": ")
+    if verbose:
+        traceback.print_exception(error)
+        return text, 1
+    return f"{text} (run again with --verbose for details)", 1

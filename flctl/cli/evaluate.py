@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flctl.cli.options import Json, Verbose
-from flctl.errors import CheckpointError, DataError, UsageError
+from flctl.cli.flags import OWN_DATA
+from flctl.cli.options import Json, Verbose, path
+from flctl.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from flctl.learning.examples import Examples
@@ -17,7 +18,9 @@ SPLITS = ("auto", "train", "all")
 
 
 def evaluate(
-    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A .safetensors file.")],
+    checkpoint: Annotated[
+        Path, typer.Argument(parser=path, metavar="CHECKPOINT", help="A .safetensors file.")
+    ],
     task: Annotated[
         str | None,
         typer.Option(
@@ -26,7 +29,7 @@ def evaluate(
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option(metavar="PATH", help="File or folder.  [default: what ships with the task]"),
+        typer.Option(parser=path, metavar="PATH", help=f"File or folder.  [default: {OWN_DATA}]"),
     ] = None,
     split: Annotated[
         str,
@@ -43,18 +46,16 @@ def evaluate(
 ) -> None:
     """Measure a checkpoint: loss, accuracy, macro-F1, confusion."""
     from flctl.cli import logs, output
-    from flctl.learning.task import load_task
+    from flctl.cli.checkpoints import task_of
+    from flctl.cli.patience import reading
     from flctl.wire.messages import Metrics
 
     logs.set_up(verbose, quiet=True)
     if data is not None and not data.exists():
-        raise DataError(f"--data {data}: there is no such file or folder")
-    named = _task_of(checkpoint)
-    chosen = task or named
-    if chosen is None:
-        raise UsageError(f"{checkpoint} does not say of which task it is; say --task NAME")
-    learnt = load_task(chosen)
-    parts = _parts(learnt, data, split)
+        raise UsageError(f"--data {data}: there is no such file or folder")
+    chosen, learnt = task_of(checkpoint, task)
+    with reading(data):
+        parts = _parts(learnt, data, split)
     found: dict[str, Metrics] = _measure(learnt, checkpoint, parts, test_batch_size, device)
     (name, main), *others = found.items()
     if json:
@@ -66,21 +67,6 @@ def evaluate(
     _show(found)
     if main.confusion:
         _show_confusion(learnt.classes, main.confusion)
-
-
-def _task_of(checkpoint: Path) -> str | None:
-    """The task that the file itself names. Raises CheckpointError for what is no checkpoint."""
-    from flctl.errors import ParametersError
-    from flctl.wire.parameters import ParameterFile
-
-    try:
-        with checkpoint.open("rb") as file:
-            task = ParameterFile(file.fileno(), str(checkpoint)).metadata.get("task")
-    except OSError as error:
-        raise CheckpointError(f"{checkpoint}: cannot be read: {error.strerror}") from error
-    except ParametersError as error:
-        raise CheckpointError(f"{error}: not a checkpoint of flctl, or a damaged one") from error
-    return task if isinstance(task, str) else None
 
 
 def _parts(task: "Task", data: Path | None, split: str) -> "dict[str, Examples]":
@@ -110,16 +96,10 @@ def _measure(
     batch_size: int,
     device: str,
 ) -> dict[str, Any]:
-    from flctl.learning import device as devices
+    from flctl.cli.checkpoints import load_model
     from flctl.learning.evaluation import evaluate as measure
-    from flctl.learning.state import load_into
 
-    if device not in ("auto", "cpu", "cuda"):
-        raise UsageError(f"--device {device}: it is auto, cpu or cuda")
-    on = devices.set_up(device)  # type: ignore[arg-type]  # checked above
-    model = task.model()
-    with checkpoint.open("rb") as file:
-        load_into(model, file.fileno(), str(checkpoint))
+    model, on = load_model(task, checkpoint, device)
     return {
         name: measure(task, model, part, batch_size=batch_size, device=on)
         for name, part in parts.items()

@@ -6,12 +6,13 @@ a person needs to know to choose.
 
 import inspect
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Optional, TypeVar
 
 import typer
 from msgspec import structs
 
-from flctl.cli.values import absolute, names, optimizer_args, seconds
+from flctl.cli.values import absolute, arguments, names, seconds
 from flctl.settings import RunSettings
 
 Command = TypeVar("Command", bound=Callable[..., None])
@@ -29,15 +30,23 @@ class Flag(NamedTuple):
     metavar: str | None = None
     default: str | None = None
     """In words, where the number alone does not say it."""
-    read: Callable[[Any], Any] = lambda value: value
-    """From what was typed to what the settings take."""
+    read: Callable[[str, str], Any] | None = None
+    """From what was typed, and where, to what the settings take."""
+
+    @property
+    def word(self) -> str:
+        return self.key.removesuffix("_s").replace("_", "-")
 
     @property
     def option(self) -> str:
-        return "--" + self.key.removesuffix("_s").replace("_", "-")
+        return f"--{self.word}"
+
+    def value(self, given: Any, where: str) -> Any:
+        return self.read(given, where) if self.read and isinstance(given, str) else given
 
 
 TASKS_OWN = "the task's own, else"
+OWN_DATA = "the task's own: ecg brings them along, mnist downloads them"
 
 FLAGS = (
     Flag("task", str, WHAT, "What to learn: 'ecg', 'mnist', an installed task, or "
@@ -46,7 +55,12 @@ FLAGS = (
          f"{TASKS_OWN} 30"),
     Flag("seed", int, WHAT, "Fixes everything that is drawn at random: same seed, data and "
          "participants, same bytes.", "N"),
-    Flag("strategy", str, WHAT, "How updates become the next model.", "fedavg"),
+    Flag("strategy", str, WHAT, "How updates become the next model: fedavg, fedprox, fedavgm, "
+         "fedadagrad, fedadam, fedyogi, median, trimmed-mean, krum, multi-krum.", "NAME"),
+    Flag("strategy_args", str, WHAT, "Its arguments: trim=0.2, byzantine=1 or server_lr=0.01.",
+         "NAME=VALUE,…", "none", arguments),
+    Flag("clip_norm", float, WHAT, "Scale down any update that changes the model by more than "
+         "this L2 norm.", "NORM", "none"),
     Flag("weighting", str, WHAT, "Weigh agents by their examples, or all alike.",
          "examples|uniform"),
     Flag("max_share", float, WHAT, "The most that one agent may weigh, as a share of all, "
@@ -56,15 +70,15 @@ FLAGS = (
     Flag("virtual", int, FLEET, "Simulate N agents in this process: no sockets, same result.",
          "N", "none"),
     Flag("agents", str, FLEET, "Only these agents, with commas between their names.",
-         "NAME,…", "all that are ready", lambda text: names(text, "--agents")),
+         "NAME,…", "all that are ready", names),
     Flag("fraction", float, FLEET, "Share of the agents that each round invites, in (0, 1].",
          "SHARE"),
     Flag("quorum", float, ROUNDS, "Updates a round needs: a share of the invited up to 1, "
          "or a number from 2 on.", "SHARE|N"),
     Flag("deadline_s", str, ROUNDS, "How long a round waits for updates: 90, 90s, 10m, 2h.",
-         "TIME", "600s", lambda text: seconds(text, "--deadline")),
+         "TIME", "600s", seconds),
     Flag("wait_s", str, ROUNDS, "How long to wait for enough agents before a round.",
-         "TIME", "60s", lambda text: seconds(text, "--wait")),
+         "TIME", "60s", seconds),
     Flag("attempts", int, ROUNDS, "Tries of one round before the run pauses.", "N"),
     Flag("epochs", int, TRAINING, "Passes of an agent over its own data in a round.", "N",
          f"{TASKS_OWN} 1"),
@@ -79,7 +93,14 @@ FLAGS = (
     Flag("optimizer", str, TRAINING, "A class of torch.optim; it starts fresh each round.",
          "NAME"),
     Flag("optimizer_args", str, TRAINING, "Its other arguments: momentum=0.9,nesterov=true.",
-         "NAME=VALUE,…", "none", optimizer_args),
+         "NAME=VALUE,…", "none", arguments),
+    Flag("proximal_mu", float, TRAINING, "μ of FedProx: holds local training to the round's "
+         "model.", "MU", "0.01 for fedprox, else 0"),
+    Flag("compression", str, TRAINING, "How updates travel: whole (none), in half (fp16) or a "
+         "quarter (int8) of the bytes, or only their largest part (topk).",
+         "none|fp16|int8|topk"),
+    Flag("topk_share", float, TRAINING, "For --compression topk: share of a model's numbers that "
+         "an update holds, up to 0.15.", "SHARE"),
     Flag("shuffle", bool, TRAINING, "Whether an agent's data are shuffled in each epoch."),
     Flag("drop_last", bool, TRAINING, "Whether an incomplete last batch is left out."),
     Flag("on_exhausted", str, TRAINING, "When an agent has seen all its data: begin its next "
@@ -89,14 +110,14 @@ FLAGS = (
     Flag("threads", int, TRAINING, "torch threads of each local or virtual agent; the last bits "
          "of the result depend on it.", "N"),
     Flag("data", str, DATA, "File or folder that is dealt to --local or --virtual agents; agents "
-         "of their own use what they have.", "PATH", "what ships with the task", absolute),
+         "of their own use what they have.", "PATH", OWN_DATA, absolute),
     Flag("partition", str, DATA, "How it is dealt: at random, two classes each, unequal mixes "
          "(--alpha), unequal sizes, or whole records.", "iid|label|dirichlet|size|record",
          "record for ecg, else iid"),
     Flag("alpha", float, DATA, "For --partition dirichlet: small is very unequal.", "A"),
     Flag("dataset", str, DATA, "Which of its named data sets each agent trains on.", "NAME"),
     Flag("test_data", str, EVALUATION, "File or folder that the coordinator evaluates on.",
-         "PATH", "what ships with the task", absolute),
+         "PATH", "the part for testing of --data, or of the task's own", absolute),
     Flag("evaluate", str, EVALUATION, "Who measures each round's model: the coordinator where it "
          "has test data (auto), or the agents on what they hold out.",
          "auto|coordinator|agents|none"),
@@ -128,7 +149,21 @@ def typed(settings: Mapping[str, Any]) -> dict[str, Any]:
     Raises UsageError.
     """
     return {
-        flag.key: flag.read(settings[flag.key]) for flag in FLAGS if settings[flag.key] is not None
+        flag.key: flag.value(settings[flag.key], flag.option)
+        for flag in FLAGS
+        if settings[flag.key] is not None
+    }
+
+
+def written(settings: Mapping[str, Any], file: Path) -> dict[str, Any]:
+    """The same of what `file` says: a text stands there for what it would be as a flag.
+
+    Raises UsageError.
+    """
+    flags = {flag.key: flag for flag in FLAGS}
+    return {
+        key: flags[key].value(value, f"{file}: {flags[key].word}")
+        for key, value in settings.items()
     }
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from flctl.cli.output import figure, span
+from flctl.cli.output import counted, figure, span
 
 TROUBLE = ("rejected", "agent-lost", "agent-failed", "attempt", "waiting")
 """Events that go to stderr when lines are asked for."""
@@ -19,8 +19,7 @@ def round_line(event: Mapping[str, Any], rounds: int) -> str:
         parts.append(f"loss {figure(metrics['loss'], 4)}")
         parts.append(f"accuracy {figure(metrics['accuracy'], 4)}")
         parts.append(f"macro-F1 {figure(metrics['macro_f1'], 4)}")
-    agents = len(event.get("participants") or ())
-    parts.append(f"{agents} agent" + ("s" if agents != 1 else ""))
+    parts.append(counted(len(event.get("participants") or ()), "agent"))
     parts.append(span(event["seconds"]))
     missing = event.get("missing") or ()
     if missing:

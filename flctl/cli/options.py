@@ -1,5 +1,7 @@
 """Options that several commands share, and what their defaults are."""
 
+import os
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,10 +10,19 @@ import typer.core
 
 HELP = {"max_content_width": 100}
 
+
+def path(text: str) -> Path:
+    """Of an option: an empty one is a mistake, not the current folder."""
+    if not text:
+        raise typer.BadParameter("it is empty")
+    return Path(text)
+
+
 State = Annotated[
     Path | None,
     typer.Option(
         "--state",
+        parser=path,
         envvar="FLCTL_STATE",
         metavar="DIR",
         help="Folder for keys and runs.  [default: your account's state folder]",
@@ -44,6 +55,16 @@ def state_folder(given: Path | None) -> Path:
     import platformdirs
 
     return platformdirs.user_state_path("flctl")
+
+
+def again(state: Path | None, context: str | None = None) -> str:
+    """What follows a suggested command, so that it finds what this one has found."""
+    options = ""
+    if state is not None and os.environ.get("FLCTL_STATE") != str(state):
+        options += f" --state {shlex.quote(str(state))}"
+    if context is not None and os.environ.get("FLCTL_CONTEXT") != context:
+        options += f" --context {shlex.quote(context)}"
+    return options
 
 
 class Grouped(typer.core.TyperCommand):

@@ -1,9 +1,12 @@
 """Results on stdout, as JSON or as tables; colour only on a terminal."""
 
+import contextlib
+import os
+import shlex
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 import msgspec
 
@@ -25,6 +28,14 @@ def print_json(value: Any, indent: bool | None = None) -> None:
 def print_line(text: str) -> None:
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
+
+
+def drop(stream: TextIO) -> None:
+    """What is left in its buffer, and all that follows, goes nowhere, also at the exit."""
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
 
 
 def hint(text: str) -> None:
@@ -63,6 +74,11 @@ def figure(value: float | None, digits: int = 3) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
+def counted(number: int, noun: str) -> str:
+    """1 round, 2 rounds."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def size(count: float | None) -> str:
     """Bytes in the unit that fits."""
     if count is None:
@@ -90,10 +106,15 @@ def span(seconds: float | None) -> str:
 
 
 def program() -> str:
-    """How this program is called here: a `flctl` that is not on the path with its folder."""
+    """How a shell calls this program: a `flctl` that is not on the path with its folder."""
     if shutil.which("flctl"):
         return "flctl"
     called = Path(sys.argv[0]).absolute()
     if called.name != "flctl":
         return "flctl"
-    return str(called.relative_to(Path.cwd()) if called.is_relative_to(Path.cwd()) else called)
+    return shlex.quote(str(shown(called)))
+
+
+def shown(path: Path) -> Path:
+    """From the current folder when it is below that."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flctl.cli.options import HELP, Context, Grouped, Json, Run, State, state_folder
+from flctl.cli.errors import warn
+from flctl.cli.options import HELP, Context, Grouped, Json, Run, State, again, state_folder
 from flctl.cli.values import named_paths
-from flctl.errors import FlctlError, UsageError
+from flctl.errors import FlctlError, StateError, UsageError
 
 if TYPE_CHECKING:
     from flctl.fleet.console import Console
@@ -36,7 +37,11 @@ def list_(state: State = None, context: Context = None, json: Json = False) -> N
         output.print_json(found)
         return
     if not found:
-        output.print_line(f"no run in {where}; start one with: flctl train --task ecg --local 3")
+        missing = " (there is no such folder)" if console is None and not folder.exists() else ""
+        output.print_line(
+            f"no run in {where}{missing}; start one with: "
+            f"{output.program()} train --task ecg --local 3{again(state)}"
+        )
         return
     from rich.text import Text
 
@@ -61,19 +66,30 @@ def show(run: Run, state: State = None, context: Context = None, json: Json = Fa
     folder = state_folder(state)
     with _far(folder, context) as console:
         found = _details(folder, run) if console is None else console.run(run)
+        can_go_on = console is not None or found["kind"] != "fleet"
     if json:
         output.print_json(found)
         return
+    compression = found["settings"].get("compression", "none")
     for name in ("run", "task", "kind", "state", "reason", "checkpoint"):
         if found[name]:
             output.print_line(f"{name:<11} {found[name]}")
-    made = output.table(">round", ">loss", ">accuracy", ">macro-F1", ">took", ">agents", "missing")
+    if compression != "none":
+        output.print_line(f"{'compression':<11} {compression}")
+    if can_go_on and found["state"] in ("paused", "stopped"):
+        resume = f"{output.program()} train --resume {found['run']}{again(state, context)}"
+        output.print_line(f"{'go on with':<11} {resume}")
+    saved = () if compression == "none" else (">up", ">fewer", ">error")
+    made = output.table(
+        ">round", ">loss", ">accuracy", ">macro-F1", ">took", *saved, ">agents", "missing"
+    )
     rounds = [event for event in found["events"] if event["event"] == "round"]
     for event in rounds:
         made.add_row(
             str(event["round"]),
             *_figures(event.get("metrics")),
             output.span(event["seconds"]),
+            *(_saved(event) if saved else ()),
             str(len(event["participants"])),
             ", ".join(event.get("missing") or ()),
         )
@@ -102,7 +118,7 @@ def replay(
     from flctl.fleet.replay import Row, other_machine
     from flctl.fleet.replay import replay as replayed
 
-    sources = {name: Path(path) for name, path in named_paths(data or [], "--data").items()}
+    sources = {name: Path(path) for name, path in named_paths(data or [], "--data", None).items()}
     folder = RunFolder.find(state_folder(state), run)
 
     def told(row: Row) -> None:
@@ -123,17 +139,22 @@ def replay(
         )
     elif same:
         output.print_line(
-            f"run {folder.name}: all {len(rows) - 1} rounds are the same, byte for byte"
+            f"run {folder.name}: {output.counted(len(rows) - 1, 'round')} computed again, "
+            "the same byte for byte"
         )
     if not same:
         why = rows[-1].why or elsewhere or "its data, its code or its number of threads differ"
-        raise FlctlError(f"run {folder.name}: round {rows[-1].round} comes out different: {why}")
+        different = f"run {folder.name}: round {rows[-1].round} comes out different: {why}"
+        if json:  # which has been printed
+            warn(different)
+            raise typer.Exit(1)
+        raise FlctlError(different)
 
 
 @app.command(cls=Grouped)
 def stop(run: Run, state: State = None, context: Context = None) -> None:
     """Stop a coordinator's run; it can be resumed."""
-    from flctl.cli.output import print_line
+    from flctl.cli.output import print_line, program
     from flctl.coordinator.runs import RunFolder
 
     folder = state_folder(state)
@@ -146,7 +167,8 @@ def stop(run: Run, state: State = None, context: Context = None) -> None:
                 )
             raise UsageError(f"run {found.name} is not in progress")
         stopped = console.stop(run)
-    print_line(f"run {stopped} stopped; go on with: flctl train --resume {stopped}")
+    resume = f"{program()} train --resume {stopped}{again(state, context)}"
+    print_line(f"run {stopped} stopped; go on with: {resume}")
 
 
 @contextmanager
@@ -165,15 +187,22 @@ def _far(state: Path, context: str | None) -> Iterator["Console | None"]:
 
 
 def _summaries(state: Path) -> list[dict[str, Any]]:
-    from flctl.cli.errors import warn
     from flctl.coordinator.runs import all_runs, summary
+    from flctl.files import explained
 
-    found = []
+    found, runs = [], state / "runs"
+    with explained(runs, "list the runs"):
+        entries = list(runs.iterdir()) if runs.exists() or state.is_file() else []
+    for path in entries:
+        if not (path / "journal.jsonl").exists():
+            warn(f"{path}: not a run, or a damaged one: there is no journal.jsonl in it")
     for folder in all_runs(state):
         try:
             found.append(summary(folder))
         except FlctlError as error:
             warn(str(error))
+    if entries and not found:
+        raise StateError(f"{runs}: no run in it can be read")
     return found
 
 
@@ -190,11 +219,23 @@ def _details(state: Path, run: str) -> dict[str, Any]:
     return {**summary(folder), "settings": settings, "events": events}
 
 
+def _saved(event: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Bytes of a round's updates, how many times fewer they are, and the mean relative error."""
+    from flctl.cli.output import figure, size
+
+    parts = event["participants"].values()
+    up = sum(part.get("bytes_up", 0) for part in parts)
+    error = sum(part.get("compression_error", 0) for part in parts) / max(1, len(parts))
+    return size(up), f"{event['size'] * len(parts) / up:.1f} ×" if up else "-", figure(error)
+
+
 def _show_last(event: Mapping[str, Any]) -> None:
     """Who did what in the last round, and the figures beside the main ones."""
     from flctl.cli import output
 
-    made = output.table(f"round {event['round']}", ">examples", ">batches", ">loss", ">took")
+    made = output.table(
+        f"round {event['round']}", ">examples", ">batches", ">loss", ">took", ">bytes up"
+    )
     for agent, part in event["participants"].items():
         made.add_row(
             agent,
@@ -202,6 +243,7 @@ def _show_last(event: Mapping[str, Any]) -> None:
             str(part["batches"]),
             output.figure(part["loss"], 4),
             output.span(part["seconds"]),
+            output.size(part.get("bytes_up") or None),
         )
     output.print_line("")
     output.show(made)

@@ -1,23 +1,29 @@
 """`flctl train`: one run, wherever its agents are."""
 
-import os
-import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from flctl.cli import logs
-from flctl.cli.flags import OUTPUT, WHAT, typed, with_settings
-from flctl.cli.options import Context, Json, State, Verbose, state_folder
+from flctl.cli.errors import warn
+from flctl.cli.flags import OUTPUT, WHAT, typed, with_settings, written
+from flctl.cli.models import copy_model, writable
+from flctl.cli.options import Context, Json, State, Verbose, again, path, state_folder
+from flctl.cli.output import counted
+from flctl.cli.values import absolute
 from flctl.errors import CoordinatorAway, UsageError
-from flctl.settings import normalised, parse, read_toml
+from flctl.settings import RunSettings, parse, read_toml
 
 if TYPE_CHECKING:
     from flctl.cli.watching import Watcher
+    from flctl.coordinator.runs import RunFolder
     from flctl.fleet.driving import RunResult
 
 COMMAND_LINE = "command line"
+AGENTS = ("local", "virtual", "agents", "dataset")
+SAVE_MODEL = "save_model"
 
 
 @with_settings
@@ -26,14 +32,18 @@ def train(
         Path | None,
         typer.Argument(
             metavar="RUN.TOML",
-            help='Settings, one a line: task = "ecg". Flags win over them.',
+            help='Settings, one a line: task = "ecg". Names and values are those of the flags, '
+            "which win over them; paths are taken from the current folder, not the file's.",
             show_default=False,
         ),
     ] = None,
     save_model: Annotated[
         Path | None,
         typer.Option(
-            metavar="PATH", help="Also write the final model there.", rich_help_panel=OUTPUT
+            parser=path,
+            metavar="PATH",
+            help="Also write the final model there.",
+            rich_help_panel=OUTPUT,
         ),
     ] = None,
     resume: Annotated[
@@ -59,14 +69,20 @@ def train(
     from flctl.cli.watching import watcher
 
     given, where = _collect(file, typed(settings), resume)
+    in_file = given.pop(SAVE_MODEL, None)
+    if save_model is None and in_file is not None:
+        save_model = Path(in_file)
+    if resume is None:
+        _warn_of_share(parse(given, where))
     _check_task(given)
     folder = state_folder(state)
-    target = None if save_model is None else _writable(save_model)
+    target = None
+    if save_model is not None:
+        target = writable(save_model, "--save-model", _inputs(folder, file, given, resume))
     logs.set_up(verbose, quiet=True)
     watching = watcher(as_json=json, verbose=verbose)
     watching.expect(given)
-    if state is not None and os.environ.get("FLCTL_STATE") != str(state):
-        watching.again = f" --state {state}"
+    watching.again = again(state, context)
     result = _drive(folder, context, given, where, resume, watching, verbose, target)
     if not watching.finish(result, target):
         raise typer.Exit(1)
@@ -77,20 +93,44 @@ def _collect(
 ) -> tuple[dict[str, Any], str]:
     """What the user has said, and where; checked before anything heavy is loaded."""
     if resume is not None:
+        if not resume:
+            raise UsageError("--resume '': name a run; 'flctl runs list' shows what there is")
         if file is not None or flags:
             raise UsageError("--resume goes on with the run's own settings; leave the others out")
         return {}, COMMAND_LINE
     if file is None:
         parse(flags, COMMAND_LINE)
         return flags, COMMAND_LINE
-    written = read_toml(file)
-    task = {"task": flags.get("task", written.get("task", "?"))}
-    parse({**written, **task}, str(file))  # so that a fault is told of where it stands
+    in_file = read_toml(file, beside=[SAVE_MODEL])
+    beside = {SAVE_MODEL: _path_in(file, in_file.pop(SAVE_MODEL))} if SAVE_MODEL in in_file else {}
+    in_file = written(in_file, file)
+    task = {"task": flags.get("task", in_file.get("task", "?"))}
+    parse({**in_file, **task}, str(file))  # so that a fault is told of where it stands
     parse({**flags, **task}, COMMAND_LINE)
-    given = normalised({**written, **flags}, COMMAND_LINE)
+    if "local" in flags or "virtual" in flags:  # whichever agents the file names
+        in_file = {key: value for key, value in in_file.items() if key not in AGENTS}
+    given = {**in_file, **flags}
     where = f"{file} and {COMMAND_LINE}" if flags else str(file)
     parse(given, where)
-    return given, where
+    return {**given, **beside}, where
+
+
+def _path_in(file: Path, value: object) -> str:
+    """What `file` says of --save-model."""
+    if not isinstance(value, str):
+        raise UsageError(f"{file}: save-model: write the path of a file, in quotes")
+    return absolute(value, f"{file}: save-model")
+
+
+def _warn_of_share(settings: RunSettings) -> None:
+    """So few agents cannot all stay below --max-share."""
+    agents = settings.local or settings.virtual or len(settings.agents)
+    invited = settings.invited_of(agents) if agents else 0
+    if settings.weighting == "examples" and 0 < settings.max_share * invited < 1:
+        warn(
+            f"max_share {settings.max_share:g} cannot be kept by {counted(invited, 'agent')} "
+            "a round: all weigh the same"
+        )
 
 
 def _check_task(given: dict[str, Any]) -> None:
@@ -101,21 +141,19 @@ def _check_task(given: dict[str, Any]) -> None:
         check_ref(given["task"])
 
 
-def _writable(path: Path) -> Path:
-    """`path` as a place for the model, absolute. Raises UsageError now rather than at the end."""
-    target = path.expanduser().absolute()
-    if target.is_dir():
-        raise UsageError(
-            f"--save-model {path}: is a folder; name a file, such as {path}/model.safetensors"
-        )
-    try:
-        with tempfile.TemporaryFile(dir=target.parent):
-            pass
-    except OSError as error:
-        raise UsageError(
-            f"--save-model {path}: cannot write into {target.parent}: {error.strerror}"
-        ) from error
-    return target
+def _inputs(
+    state: Path, file: Path | None, given: dict[str, Any], resume: str | None
+) -> Iterator[Path]:
+    """The files that the run reads."""
+    if file is not None:
+        yield file
+    folder = _found(state, resume) if resume is not None else None
+    if folder is not None:
+        settings = folder.settings()
+        given = {"data": settings.data, "test_data": settings.test_data}
+    for key in ("data", "test_data"):
+        if given.get(key) is not None:
+            yield Path(given[key])
 
 
 def _drive(
@@ -131,7 +169,6 @@ def _drive(
     kind = _kind(state, given, resume)
     if kind == "fleet":
         return _drive_fleet(state, context, given, where, resume, watching, target)
-    from flctl.cli.models import copy_model
     from flctl.fleet.driving import drive_local, drive_virtual
 
     with watching:
@@ -140,7 +177,7 @@ def _drive(
         else:
             result = drive_local(state, given, where, watching.on_event, resume, verbose)
         if target is not None and result.checkpoint is not None and result.state == "finished":
-            copy_model(result.checkpoint, target)
+            copy_model(result.checkpoint, target, "--save-model")
     return result
 
 
@@ -153,12 +190,16 @@ def _drive_fleet(
     watching: "Watcher",
     target: Path | None,
 ) -> "RunResult":
+    from flctl.coordinator.runs import RunFolder
     from flctl.fleet.console import open_console
     from flctl.fleet.driving import drive_remote
 
     try:
         console = open_console(state, context)
     except CoordinatorAway as error:
+        if resume is not None:
+            RunFolder.find(state, resume)  # whether there is such a run at all
+            raise
         raise CoordinatorAway(
             f"{error}; or train on this machine alone with --local N or --virtual N"
         ) from error
@@ -177,10 +218,17 @@ def _kind(state: Path, given: dict[str, Any], resume: str | None) -> str:
     """Where the agents are: local, virtual, or a fleet of their own."""
     if resume is None:
         return next((kind for kind in ("local", "virtual") if given.get(kind)), "fleet")
-    from flctl.coordinator.runs import RunFolder, all_runs
-
-    if not any(folder.name.startswith(resume) for folder in all_runs(state)):
+    folder = _found(state, resume)
+    if folder is None:
         return "fleet"
-    started = RunFolder.find(state, resume).history().started
+    started = folder.history().started
     assert started is not None
     return started.kind
+
+
+def _found(state: Path, run: str) -> "RunFolder | None":
+    """A run of this machine."""
+    from flctl.coordinator.runs import RunFolder, all_runs
+
+    there = any(folder.name.startswith(run) for folder in all_runs(state))
+    return RunFolder.find(state, run) if there else None

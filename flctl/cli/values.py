@@ -23,14 +23,13 @@ def seconds(text: str, flag: str) -> float:
     return value
 
 
-def optimizer_args(text: str) -> OptimizerArgs:
+def arguments(text: str, flag: str) -> OptimizerArgs:
     """`momentum=0.9,nesterov=true,betas=[0.9,0.99]`, values as TOML has them."""
     try:
         found = tomllib.loads(f"args = {{{text}}}")["args"]
     except tomllib.TOMLDecodeError as error:
         raise UsageError(
-            f"--optimizer-args {text!r}: write NAME=VALUE,…, for instance "
-            "momentum=0.9,nesterov=true"
+            f"{flag} {text!r}: write NAME=VALUE,…, for instance momentum=0.9,nesterov=true"
         ) from error
     return dict(found)
 
@@ -43,23 +42,29 @@ def names(text: str, flag: str) -> tuple[str, ...]:
     return found
 
 
-def absolute(path: str) -> str:
-    """`path` from the current folder, so that it still holds when the run is resumed."""
+def absolute(path: str, flag: str) -> str:
+    """`path` from the current folder, so that it still holds when the run is resumed.
+
+    Raises UsageError when it is empty.
+    """
+    if not path:
+        raise UsageError(f"{flag} '': name a file or folder")
     return str(Path(path).expanduser().absolute())
 
 
-def named_paths(texts: list[str], flag: str) -> dict[str, str]:
-    """`PATH` (for the name "default") or `NAME=PATH`, several times; paths made absolute."""
+def named_paths(texts: list[str], flag: str, unnamed: str | None = "default") -> dict[str, str]:
+    """`NAME=PATH` or `PATH` (for the name `unnamed`), several times; paths made absolute."""
     found: dict[str, str] = {}
     for text in texts:
         name, equals, path = text.partition("=")
         if not equals or "/" in name:
-            name, path = "default", text
+            name, path = unnamed or "", text
         if not path or not name:
-            raise UsageError(f"{flag} {text!r}: write PATH or NAME=PATH")
+            either = "PATH or NAME=PATH" if unnamed else "NAME=PATH"
+            raise UsageError(f"{flag} {text!r}: write {either}")
         if name in found:
             raise UsageError(f"{flag}: the name '{name}' is given twice; write {flag} NAME=PATH")
-        found[name] = absolute(path)
+        found[name] = absolute(path, flag)
     return found
 
 

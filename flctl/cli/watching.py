@@ -1,16 +1,17 @@
 """Follows a run for the person or program that started it: live, in lines, or as JSON."""
 
 import contextlib
+import shlex
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from flctl.cli import lines
-from flctl.cli.errors import say
+from flctl.cli.errors import give_up_stdout, say
 from flctl.cli.output import print_json, print_line, program
 from flctl.cli.story import Story
 
@@ -35,6 +36,7 @@ class Watcher:
         self.again = ""
         """What has to follow a command that is suggested, so that it finds the run."""
         self._lock = threading.Lock()
+        self._unwritten = False
 
     def expect(self, given: Mapping[str, Any]) -> None:
         """Before the first event: what is known from the settings."""
@@ -47,20 +49,26 @@ class Watcher:
             repeated = event.get("event") == "round" and event["round"] <= self.story.last_round
             self.story.apply(event, time.monotonic())
             if not repeated:
-                self.show(event)
+                with self._printing():
+                    self.show(event)
 
     def show(self, event: dict[str, Any]) -> None:
         """Print what there is to say about one event."""
 
     def finish(self, result: "RunResult", saved: Path | None) -> bool:
         """Say how the run ended; whether it ended well."""
-        raise NotImplementedError
+        with self._printing():
+            self.show_end(result, saved)
+        return result.state == "finished" and not self._unwritten
+
+    def show_end(self, result: "RunResult", saved: Path | None) -> None:
+        """Print how the run ended."""
 
     def close(self) -> None:
         """Before anything else is printed."""
 
-    def fail(self, state: str, reason: str) -> None:
-        """The run has ended with an error or an interrupt; the message itself comes later."""
+    def interrupted(self, state: str, reason: str) -> None:
+        """Print that the run, or the watching, was ended from outside."""
 
     def __enter__(self) -> "Watcher":
         return self
@@ -71,26 +79,36 @@ class Watcher:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close()
-        if isinstance(error, KeyboardInterrupt):
-            say(self._goodbye(), sys.stderr)
-            self.fail("stopped" if self.embedded else "detached", "interrupted by the user")
-        elif error is not None and not isinstance(error, BrokenPipeError):
-            self.fail("failed", str(error))
+        with self._printing():
+            self.close()
+            if isinstance(error, KeyboardInterrupt):
+                say(self._goodbye(), sys.stderr)
+                state = "stopped" if self.embedded else "detached"
+                self.interrupted(state, str(error) or "interrupted by the user")
+
+    def resume(self, run: str) -> str:
+        """The command that goes on with it, or goes on watching it."""
+        return f"{program()} train --resume {run}{self.again}"
+
+    @contextlib.contextmanager
+    def _printing(self) -> Iterator[None]:
+        """The run goes on when nobody reads what it prints, or when that finds no room."""
+        try:
+            yield
+        except OSError as error:
+            self._unwritten |= give_up_stdout(error)
 
     def _goodbye(self) -> str:
         """What Ctrl-C has done, and how to go on."""
         run = self.story.run
         if not run:
             return "stopped before the run began"
-        watch = f"flctl train --resume {run}{self.again}"
         if self.embedded:
-            return (
-                f"run {run} stopped in round {max(self.story.open_round, 1)}; go on with: {watch}"
-            )
+            at = max(self.story.open_round, 1)
+            return f"run {run} stopped in round {at}; go on with: {self.resume(run)}"
         return (
-            f"run {run} goes on without this terminal; watch it again with: {watch}, "
-            f"stop it with: flctl runs stop {run}{self.again}"
+            f"run {run} goes on without this terminal; watch it again with: {self.resume(run)}, "
+            f"stop it with: {program()} runs stop {run}{self.again}"
         )
 
 
@@ -106,7 +124,7 @@ class JsonWatcher(Watcher):
         if told is not None:
             print_json(told, indent=False)
 
-    def finish(self, result: "RunResult", saved: Path | None) -> bool:
+    def show_end(self, result: "RunResult", saved: Path | None) -> None:
         end: dict[str, Any] = {
             "event": result.state,
             "run": result.run,
@@ -117,13 +135,9 @@ class JsonWatcher(Watcher):
         if result.reason or result.state != "finished":
             end["reason"] = result.reason
         print_json(end, indent=False)
-        return result.state == "finished"
 
-    def fail(self, state: str, reason: str) -> None:
-        with contextlib.suppress(OSError):
-            print_json(
-                {"event": state, "run": self.story.run or None, "reason": reason}, indent=False
-            )
+    def interrupted(self, state: str, reason: str) -> None:
+        print_json({"event": state, "run": self.story.run or None, "reason": reason}, indent=False)
 
 
 class LineWatcher(Watcher):
@@ -143,17 +157,18 @@ class LineWatcher(Watcher):
                 self._last_trouble = text
                 say(text, sys.stderr)
 
-    def finish(self, result: "RunResult", saved: Path | None) -> bool:
+    def show_end(self, result: "RunResult", saved: Path | None) -> None:
         if result.state != "finished":
-            reason = result.reason or "no reason given"
-            say(f"run {result.run} {result.state}: {reason}", sys.stderr)
-            return False
+            end = f"run {result.run} {result.state}: {result.reason or 'no reason given'}"
+            resumable = result.state in ("paused", "stopped")
+            say(end + (f"; go on with: {self.resume(result.run)}" if resumable else ""), sys.stderr)
+            return
+        if result.reason:
+            print_line(f"finished after round {result.rounds}: {result.reason}")
         model = _checkpoint(result, saved)
-        try_next = (
-            f"{program()} evaluate {model} --task {self.story.task}" if self.story.task else ""
-        )
-        print_line(f"model in {model}" + (f"; try: {try_next}" if try_next else ""))
-        return True
+        task = shlex.quote(self.story.task)
+        try_next = f"{program()} evaluate {shlex.quote(str(model))} --task {task}"
+        print_line(f"model in {model}" + (f"; try: {try_next}" if self.story.task else ""))
 
 
 class LiveWatcher(LineWatcher):

@@ -1,15 +1,17 @@
 """From the spool of a closed round to its model on disk; within bounded memory."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from msgspec import Struct
 
-from flctl.coordinator.runs import RunFolder
-from flctl.core.strategies import federated_average, weigh
+from flctl.coordinator.runs import RunFolder, state_name
+from flctl.core.strategies import combine, state_specs, strategy_of, weigh
 from flctl.files import Syncing, explained
 from flctl.settings import RunSettings
+from flctl.wire.compression import open_update
 from flctl.wire.messages import Digest
 from flctl.wire.parameters import ParameterFile, ParameterWriter, TensorSpec, check_specs
 
@@ -19,13 +21,8 @@ class Aggregated(Struct, frozen=True):
     size: int
     path: Path
     """In its place and synced; it counts once the journal says so."""
-
-
-def read_model(path: Path) -> tuple[tuple[TensorSpec, ...], dict[str, object]]:
-    """Tensors and metadata of a model file. Raises ParametersError, StateError."""
-    with explained(path, "read the model"), path.open("rb") as file:
-        parameters = ParameterFile(file.fileno(), str(path))
-        return parameters.specs, parameters.metadata
+    server_state: dict[str, Digest] = {}
+    """What the strategy keeps for the next round: files beside the model."""
 
 
 def aggregate(
@@ -34,43 +31,83 @@ def aggregate(
     examples: dict[str, int],
     settings: RunSettings,
 ) -> Aggregated:
-    """Average the updates of the agents in `examples` into the round's model file.
+    """Combine the updates of the agents in `examples` into the round's model file.
 
-    Raises StateError when the disk fails, ParametersError when the spool is damaged.
+    Raises StateError when the disk fails, ParametersError when the spool is damaged,
+    StrategyError when the strategy cannot work with these updates.
     """
+    strategy = strategy_of(settings)
     agents = sorted(examples)
     weights = weigh([examples[a] for a in agents], settings.weighting, settings.max_share)
-    specs, metadata = read_model(folder.model_path(round_id - 1))
-    spool = folder.spool_path(round_id)
-    temporary = folder.round_path(round_id) / ".model.safetensors.tmp"
-    descriptors: list[int] = []
-    try:
-        with explained(spool, "read the updates"):
-            for agent in agents:
-                descriptors.append(os.open(spool / f"{agent}.safetensors", os.O_RDONLY))
-        files = _open_all(descriptors, agents, round_id, specs)
-        with explained(temporary, "write the model"), temporary.open("wb", buffering=0) as out:
-            writer = ParameterWriter(out.fileno(), specs, metadata)
-            federated_average(files, weights, writer)
-            digest, size = writer.finish()
-            path = temporary.replace(folder.model_path(round_id))
-            Syncing([out.fileno()], path.parent).wait()
-    finally:
-        for fd in descriptors:
-            os.close(fd)
-    return Aggregated(digest, size, path)
+    before, here = folder.round_path(round_id - 1), folder.round_path(round_id)
+    kept = strategy.server.initial if strategy.server is not None else {}
+    with ExitStack() as stack:
+        base = _open(stack, folder.model_path(round_id - 1), "read the model")
+        updates = [
+            open_update(
+                _open(
+                    stack,
+                    folder.spool_path(round_id) / f"{agent}.safetensors",
+                    "read the updates",
+                    f"round {round_id}, update of {agent}",
+                ),
+                base,
+                settings,
+            )
+            for agent in agents
+        ]
+        of_state = tuple(state_specs(base.specs).values())
+        state = {
+            name: _open(stack, before / state_name(name), "read the server's state")
+            for name in kept
+            if round_id > 1
+        }
+        for file in state.values():
+            check_specs(file, of_state)
+        model = _New(stack, here, "model.safetensors", base.specs, base.metadata)
+        state_out = {name: _New(stack, here, state_name(name), of_state) for name in kept}
+        with explained(here, "write the model"):
+            combine(
+                strategy,
+                base,
+                updates,
+                weights,
+                model.writer,
+                buffers=frozenset(base.metadata.get("buffers", ())),
+                state=state or None,
+                state_out={name: new.writer for name, new in state_out.items()},
+            )
+            digests = {name: new.finish()[0] for name, new in state_out.items()}
+            digest, size = model.finish()
+            Syncing([new.fd for new in (model, *state_out.values())], here).wait()
+    return Aggregated(digest, size, folder.model_path(round_id), digests)
 
 
-def _open_all(
-    descriptors: Sequence[int],
-    agents: Sequence[str],
-    round_id: int,
-    specs: tuple[TensorSpec, ...],
-) -> list[ParameterFile]:
-    files = [
-        ParameterFile(fd, f"round {round_id}, update of {agent}")
-        for fd, agent in zip(descriptors, agents, strict=True)
-    ]
-    for file in files:
-        check_specs(file, specs)
-    return files
+def _open(stack: ExitStack, path: Path, doing: str, what: str = "") -> ParameterFile:
+    with explained(path, doing):
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    stack.callback(os.close, fd)
+    return ParameterFile(fd, what or str(path))
+
+
+class _New:
+    """A file that gets its name when it is whole."""
+
+    def __init__(
+        self,
+        stack: ExitStack,
+        folder: Path,
+        name: str,
+        specs: Sequence[TensorSpec],
+        metadata: Mapping[str, object] | None = None,
+    ) -> None:
+        self._path, self._temporary = folder / name, folder / f".{name}.tmp"
+        with explained(self._temporary, "write the model"):
+            file = stack.enter_context(self._temporary.open("wb", buffering=0))
+            self.fd = file.fileno()
+            self.writer = ParameterWriter(self.fd, specs, metadata)
+
+    def finish(self) -> tuple[Digest, int]:
+        made = self.writer.finish()
+        self._temporary.replace(self._path)
+        return made

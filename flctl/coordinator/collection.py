@@ -15,17 +15,18 @@ from typing import Protocol
 
 from msgspec import Struct, field
 
-from flctl.coordinator.aggregation import read_model
 from flctl.coordinator.background import Background
 from flctl.coordinator.journal import Journal
 from flctl.coordinator.runs import RunFolder
 from flctl.core.history import Update
 from flctl.errors import MalformedMessage, ParametersError
 from flctl.files import Syncing, explained
+from flctl.settings import LocalTraining
 from flctl.transport.blobs import Credit, Download
 from flctl.transport.channel import Frame
+from flctl.wire.compression import check_update
 from flctl.wire.messages import Chunk, Message, UpdateReady
-from flctl.wire.parameters import ParameterFile, check
+from flctl.wire.parameters import ParameterFile
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +65,7 @@ class Collection:
         self,
         folder: RunFolder,
         round_id: int,
+        asked: LocalTraining,
         fleet: Teller,
         disk: Background,
         journal: Journal,
@@ -73,9 +75,9 @@ class Collection:
         report: Callable[[Outcome], None],
     ) -> None:
         """`are_last`: whether the round waits for nobody but these agents."""
-        self._round = round_id
+        self._round, self._asked = round_id, asked
         self._spool = folder.make_spool(round_id)
-        self._specs, _ = read_model(folder.model_path(round_id - 1))
+        self._base = folder.model_path(round_id - 1)
         self._fleet, self._disk, self._journal = fleet, disk, journal
         self._wall_clock, self._clock = wall_clock, clock
         self._are_last, self._report = are_last, report
@@ -199,10 +201,9 @@ class Collection:
         """On the disk's thread: check and rename each; then one sync for all of them."""
         outcome = Outcome()
         for agent, pull in sorted(batch.items()):
-            try:
-                check(ParameterFile(pull.fd, f"update of {agent}"), self._specs)
-            except ParametersError as error:
-                outcome.rejected.append((agent, str(error)))
+            wrong = self._wrong_with(agent, pull)
+            if wrong is not None:
+                outcome.rejected.append((agent, wrong))
                 pull.path.unlink(missing_ok=True)
                 continue
             with explained(pull.path, "store an update"):
@@ -220,6 +221,16 @@ class Collection:
                 syncing.wait()
             self._journal.append(outcome.stored, sync=not last)
         return outcome
+
+    def _wrong_with(self, agent: str, pull: _Pull) -> str | None:
+        """Why an update cannot count; None when it can."""
+        with explained(self._base, "read the model"), self._base.open("rb") as model:
+            base = ParameterFile(model.fileno(), str(self._base))
+            try:
+                check_update(ParameterFile(pull.fd, f"update of {agent}"), base, self._asked)
+            except ParametersError as error:
+                return str(error)
+        return None
 
     def _stored(self, outcome: Outcome | None, error: BaseException | None) -> None:
         for pull in self._storing.values():
@@ -241,6 +252,7 @@ class Collection:
             last_loss=offer.last_loss,
             exhausted=offer.exhausted,
             seconds=offer.seconds,
+            compression_error=offer.compression_error,
         )
 
     def _refuse(self, agent: str, reason: str) -> None:

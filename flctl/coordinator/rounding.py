@@ -90,10 +90,13 @@ class RoundInProgress:
         base = context.folder.model_path(self.key.round - 1)
         if self._from_disk:
             context.folder.verify_model(self.key.round - 1, self.key.base)
+            for event in context.history.rounds[-1:]:
+                context.folder.verify_state(event)
         context.fleet.serve(self.key.base, base)
         self._collection = Collection(
             context.folder,
             self.key.round,
+            context.settings,
             context.fleet,
             context.disk,
             context.journal,
@@ -249,12 +252,12 @@ class RoundInProgress:
             size=made.size,
             seconds=round(context.clock() - self._began, 4),
             participants={
-                agent: Participant(u.examples, u.batches, u.loss, u.seconds)
+                agent: Participant.of(context.history.accepted[agent])
                 for agent in self._participants
-                for u in (context.history.accepted[agent],)
             },
             missing=self._missing,
             metrics=self._score,
+            server_state=made.server_state,
         )
 
         def work() -> happened.Round:
@@ -355,6 +358,8 @@ class RoundInProgress:
             return f"it claims {offer.examples} examples, {declared} were declared"
         if offer.size > size + HEADER_SLACK:
             return f"it offers {offer.size} bytes, the model has {size}"
+        if not math.isfinite(offer.compression_error):
+            return "the error of its compression is not a finite number"
         if not (math.isfinite(offer.loss) and math.isfinite(offer.last_loss)):
             return "its training loss is not a finite number; lower the learning rate"
         return None
@@ -380,10 +385,7 @@ class RoundInProgress:
             return
         if attempt >= context.settings.attempts:
             tried = f"{attempt} attempts" if attempt > 1 else "1 attempt"
-            self._done(
-                None,
-                f"{reason}, after {tried}; resume with: flctl train --resume {context.run}",
-            )
+            self._done(None, f"{reason}, after {tried}")
             return
         logger.warning(
             "round=%d attempt=%d failed: %s; trying again", self.key.round, attempt, reason

@@ -4,6 +4,7 @@ runs/<run>/run.toml            the settings, complete and frozen
            journal.jsonl       what has happened
            rounds/0007/model.safetensors  metrics.json  updates/pi-01.safetensors
            best.safetensors  last.safetensors
+           residuals/pi-01/    what local and virtual agents have not sent yet (top-k)
            lock                held by the process that drives the run
 """
 
@@ -41,11 +42,21 @@ class RunFolder:
         stem = plain.strip("-")[:24] or "run"
         name = f"{stem}-{time.strftime('%m%d-%H%M%S')}-{secrets.token_hex(2)}"
         folder = cls(runs / name)
-        with explained(folder.path, "make the run's folder"):
-            folder.path.mkdir(mode=0o700)
-            (folder.path / "rounds").mkdir()
-        replace(folder.path / "run.toml", to_toml(settings).encode())
+        with folder.removed_unless_made():
+            with explained(folder.path, "make the run's folder"):
+                folder.path.mkdir(mode=0o700)
+                (folder.path / "rounds").mkdir()
+            replace(folder.path / "run.toml", to_toml(settings).encode())
         return folder
+
+    @contextlib.contextmanager
+    def removed_unless_made(self) -> Iterator[None]:
+        """Half of a new run is of use to nobody."""
+        try:
+            yield
+        except BaseException:
+            shutil.rmtree(self.path, ignore_errors=True)
+            raise
 
     @classmethod
     def find(cls, state: Path, run: str) -> "RunFolder":
@@ -88,20 +99,28 @@ class RunFolder:
             spool.mkdir(parents=True, exist_ok=True)
         return spool
 
+    def residuals_path(self, agent: str) -> Path:
+        """Where a virtual or local agent keeps what it has not sent yet."""
+        return self.path / "residuals" / agent
+
+    def forget_residuals(self) -> None:
+        """Once the run is finished: nobody goes on with it."""
+        shutil.rmtree(self.path / "residuals", ignore_errors=True)
+
+    def verify_state(self, event: Round) -> None:
+        """That the strategy's state after a round is what the journal says.
+
+        Raises CheckpointError.
+        """
+        for name, digest in event.server_state.items():
+            _verify(self.round_path(event.round) / state_name(name), digest)
+
     def verify_model(self, round_id: int, digest: Digest) -> Path:
         """The path of a round's model, after its bytes were compared with the journal.
 
         Raises CheckpointError.
         """
-        path = self.model_path(round_id)
-        try:
-            with path.open("rb") as file:
-                actual = hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError as error:
-            raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
-        if actual != digest:
-            raise CheckpointError(f"{path}: damaged: its sha256 is not the one in the journal")
-        return path
+        return _verify(self.model_path(round_id), digest)
 
     def settle(self, event: Round, history: History, keep: int) -> None:
         """After a commit: metrics.json, best and last, and what is not needed any more.
@@ -116,6 +135,8 @@ class RunFolder:
                 self._link(event.round, "best.safetensors")
             self._link(event.round, "last.safetensors")
             shutil.rmtree(self.spool_path(event.round), ignore_errors=True)
+            for path in self.round_path(event.round - 1).glob(state_name("*")):
+                path.unlink()
             if keep and (old := event.round - keep) >= 0:
                 with contextlib.suppress(FileNotFoundError):
                     self.model_path(old).unlink()
@@ -137,7 +158,7 @@ class RunFolder:
         if free < need:
             raise StateError(
                 f"{self.path}: a round needs {need >> 20} MiB here for {updates} updates, "
-                f"{free >> 20} MiB are free; make room, then resume the run"
+                f"{free >> 20} MiB are free; make room"
             )
 
     def _link(self, round_id: int, name: str) -> None:
@@ -150,6 +171,22 @@ class RunFolder:
         temporary.replace(self.path / name)
         # Renaming one name of a file to another name of it does nothing at all.
         temporary.unlink(missing_ok=True)
+
+
+def state_name(name: str) -> str:
+    """The file, beside a round's model, of what a strategy keeps under `name`."""
+    return f"server.{name}.safetensors"
+
+
+def _verify(path: Path, digest: Digest) -> Path:
+    try:
+        with path.open("rb") as file:
+            actual = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+    if actual != digest:
+        raise CheckpointError(f"{path}: damaged: its sha256 is not the one in the journal")
+    return path
 
 
 def has_digest(path: Path, digest: Digest) -> bool:
@@ -185,7 +222,7 @@ def summary(folder: RunFolder) -> dict[str, Any]:
         if history.started.kind == "fleet":
             state, reason = "paused", "its coordinator is not running"
         else:
-            state, reason = "stopped", f"its process ended; flctl train --resume {folder.name}"
+            state, reason = "stopped", "its process ended"
     last = history.rounds[-1] if history.rounds else None
     return {
         "run": folder.name,

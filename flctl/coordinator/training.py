@@ -20,7 +20,7 @@ from flctl.coordinator.runs import has_digest
 from flctl.core import history as happened
 from flctl.core.randomness import sample
 from flctl.core.roster import Member
-from flctl.errors import FlctlError, NoAgents
+from flctl.errors import FlctlError
 from flctl.transport.channel import Frame
 from flctl.wire.messages import (
     Cancel,
@@ -51,6 +51,11 @@ class Training:
     @property
     def run(self) -> str:
         return self._context.run
+
+    @property
+    def history(self) -> happened.History:
+        """As it is known here: a disk that is full may know less."""
+        return self._context.history
 
     @property
     def key(self) -> RoundKey | None:
@@ -104,8 +109,8 @@ class Training:
             self._end(happened.Finished(at=context.now()))
             return
         if context.settings.on_exhausted == "stop" and context.history.exhausted:
-            names = ", ".join(sorted(context.history.exhausted))
-            self._end(happened.Finished(at=context.now(), reason=f"all data used: {names}"))
+            reason = context.history.data_used
+            self._end(happened.Finished(at=context.now(), reason=reason))
             return
         self._gathering = Gathering(
             context.settings,
@@ -128,8 +133,7 @@ class Training:
                 return
         except (FlctlError, OSError) as error:
             self._gathering = None
-            hint = f"; resume with: flctl train --resume {self.run}"
-            self._pause(str(error) + (hint if isinstance(error, NoAgents) else ""))
+            self._pause(str(error))
             return
         self._settle()
         if gathering.changed_at == context.clock():
@@ -192,14 +196,7 @@ class Training:
         for agent, member in context.fleet.roster.members.items():
             if agent in event.participants:
                 member.last_round = event.round
-        metrics = event.metrics
-        logger.info(
-            "round=%d committed agents=%d took_s=%.2f%s",
-            event.round,
-            len(event.participants),
-            event.seconds,
-            f" loss={metrics.loss:.4f} accuracy={metrics.accuracy:.4f}" if metrics else "",
-        )
+        logger.info("%s", event.for_log())
         self._unsettled = event
         self._gather()
 
@@ -253,6 +250,8 @@ class Training:
 
         def end() -> None:
             context.folder.sync()  # best and last, which nobody makes again after the end
+            if isinstance(event, happened.Finished):
+                context.folder.forget_residuals()
             context.journal.append([event])
 
         context.disk.submit(end, done)

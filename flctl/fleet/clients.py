@@ -10,13 +10,13 @@ from flctl.coordinator.evaluator import FirstModel
 from flctl.coordinator.runs import RunFolder
 from flctl.core.history import Update
 from flctl.files import explained
-from flctl.fleet.names import agent_names
+from flctl.learning.compression import save_update
 from flctl.learning.examples import Examples
 from flctl.learning.source import held_out_examples, shards, training_examples
-from flctl.learning.state import checkpoint_metadata, load_state, save_state
+from flctl.learning.state import arrays_of, checkpoint_metadata, load_state
 from flctl.learning.task import Task
 from flctl.learning.training import OnStep, train_locally
-from flctl.settings import RunSettings, parse
+from flctl.settings import RunSettings, agent_names, parse
 from flctl.wire.messages import Digest
 from flctl.worker.execution import Executor
 from flctl.worker.jobs import DataSource, Initialise, Shard
@@ -92,18 +92,30 @@ def train_client(
     )
     path = folder.make_spool(round_id) / f"{agent}.safetensors"
     with explained(path, "store an update"), path.open("wb", buffering=0) as spooled:
-        metadata = checkpoint_metadata(settings.task)
-        digest, size = save_state(spooled.fileno(), result.state, metadata)
+        saved = save_update(
+            spooled.fileno(),
+            arrays_of(start),
+            arrays_of(result.state),
+            settings,
+            checkpoint_metadata(settings.task),
+            agent=agent,
+            round_id=round_id,
+            seed=settings.seed,
+            position=position,
+            batches=result.batches,
+            residuals=folder.residuals_path(agent),
+        )
     return Update(
         at=round(clock(), 3),
         round=round_id,
         agent=agent,
-        blob=digest,
-        size=size,
+        blob=saved.blob,
+        size=saved.size,
         examples=result.examples,
         batches=result.batches,
         loss=result.loss,
         last_loss=result.last_loss,
         exhausted=result.exhausted,
         seconds=round(time.monotonic() - began, 4),
+        compression_error=saved.error,
     )

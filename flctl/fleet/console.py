@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import shlex
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -101,7 +102,7 @@ class Console:
     def save_checkpoint(self, run: str, path: Path) -> Path:
         """Fetch the newest model of a run into `path`. Raises FlctlError."""
         blob = self._ask("checkpoint", run=run)
-        with explained(path, "save the checkpoint"):
+        with explained(path, "save the checkpoint", "--save-model"):
             path.parent.mkdir(parents=True, exist_ok=True)
             with new_file(path) as file:
                 fd = os.dup(file.fileno())
@@ -204,7 +205,8 @@ def open_console(state: Path, context: str | None = None) -> Console:
     saved = load_context(state, context)
     if saved is None:
         raise CoordinatorAway(
-            f"no coordinator runs on {state}; start one (flctl coordinator --state {state}), "
+            f"no coordinator runs on {state}; start one "
+            f"(flctl coordinator --state {shlex.quote(str(state))}), "
             "or name a far one (flctl connect HOST:PORT)"
         )
     return remote_console(saved)

@@ -1,7 +1,5 @@
 """Carries a run through, wherever its agents are, and tells of it event by event."""
 
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,9 +13,8 @@ from flctl.coordinator.service import Coordinator
 from flctl.core.history import History
 from flctl.errors import RunError, UsageError
 from flctl.fleet.console import Console
-from flctl.fleet.local import LocalFleet
-from flctl.fleet.names import agent_names
-from flctl.settings import RunSettings
+from flctl.fleet.local import LocalFleet, agents_folder
+from flctl.settings import RunSettings, agent_names
 from flctl.transport.keys import Keyring
 
 OnEvent = Callable[[dict[str, Any]], None]
@@ -74,8 +71,7 @@ def drive_local(
     count = folder.settings().local if folder is not None else given.get("local")
     _expect_room(count or 1)
     names = agent_names(count or 1)
-    temporary = Path(tempfile.mkdtemp(prefix="flctl-"))
-    try:
+    with agents_folder() as temporary:
         keyring = Keyring(temporary / "keys")
         coordinator, endpoint = make_coordinator(state, keyring, "127.0.0.1:0")
         coordinator.watch(on_event)
@@ -88,8 +84,6 @@ def drive_local(
             return embedded.run()
         finally:
             embedded.close()
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _expect_room(agents: int) -> None:
@@ -120,6 +114,7 @@ class _Embedded:
         )
         self._fleet: LocalFleet | None = None
         self._folder: RunFolder | None = None
+        self._history: History | None = None
         self._error: BaseException | None = None
 
     def start(self, given: dict[str, Any], where: str) -> None:
@@ -142,11 +137,10 @@ class _Embedded:
                 if self._fleet is not None:
                     self._fleet.check()
         except (KeyboardInterrupt, RunError) as error:
-            by_user = isinstance(error, KeyboardInterrupt)
-            self._stop("stopped by the user" if by_user else str(error))
+            self._stop(str(error) or "stopped by the user")
             raise
-        assert self._folder is not None
-        return _result(self._folder, self._folder.history())
+        assert self._folder is not None and self._history is not None
+        return _result(self._folder, self._history)
 
     def close(self) -> None:
         if self._fleet is not None:
@@ -154,9 +148,10 @@ class _Embedded:
         self._coordinator.close()
 
     def _begin(self, folder: RunFolder) -> None:
-        self._folder = folder
+        assert self._coordinator.training is not None
+        self._folder, self._history = folder, self._coordinator.training.history
         self._fleet = self._make_fleet(folder.settings())
-        self._fleet.start()
+        self._fleet.start(folder)
 
     def _over(self) -> bool:
         if self._error is not None:

@@ -2,14 +2,21 @@
 
 import contextlib
 import logging
+import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from msgspec import Struct
 
+from flctl.agent.state import residuals_of
+from flctl.coordinator.runs import RunFolder
 from flctl.errors import RunError
+from flctl.files import Lock, explained, is_locked, make_folder
 from flctl.settings import RunSettings
 from flctl.transport.keys import Keyring, load_or_make
 
@@ -23,6 +30,35 @@ RESTARTS = 5
 YOUNG_S = 20.0
 
 
+PREFIX = "flctl-local-"
+
+
+@contextlib.contextmanager
+def agents_folder() -> Iterator[Path]:
+    """A temporary folder for keys and logs of agents that live no longer than this process.
+
+    One that kill -9 has left behind is removed by whoever comes next.
+    """
+    with contextlib.ExitStack() as stack:
+        with explained(Path("the temporary folder"), "keep the agents there", "TMPDIR"):
+            base = Path(tempfile.gettempdir())
+            _remove_left(base)
+            made = Path(tempfile.mkdtemp(prefix=f".{PREFIX}", dir=base))
+        stack.callback(shutil.rmtree, made, ignore_errors=True)
+        stack.callback(Lock(made / "lock", f"{made} is in use").release)
+        folder = made.rename(base / made.name.removeprefix("."))  # seen only now that it is locked
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        yield folder
+
+
+def _remove_left(base: Path) -> None:
+    for left in base.glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError):
+            own = left.lstat().st_uid == os.getuid() and not left.is_symlink()
+            if own and not is_locked(left / "lock"):
+                shutil.rmtree(left, ignore_errors=True)
+
+
 class _Process(Struct):
     popen: subprocess.Popen[bytes]
     began: float
@@ -33,7 +69,7 @@ class _Process(Struct):
 class LocalFleet:
     """Agents `names` of an embedded run; they end with this process, however it ends.
 
-    `folder` is a temporary one: it holds each agent's state folder and log.
+    `folder` holds each agent's state folder and log.
     """
 
     def __init__(
@@ -55,8 +91,15 @@ class LocalFleet:
         for name in names:
             keyring.add(name, load_or_make(self._state(name) / "agent.key").public, "agent")
 
-    def start(self) -> None:
+    def start(self, run: RunFolder) -> None:
+        """`run` keeps what top-k has not sent: the agents' own folders do not last."""
         for name in self._names:
+            if self._settings.compression == "topk":
+                kept = make_folder(run.residuals_path(name)).absolute()
+                link = residuals_of(self._state(name), run.name)
+                make_folder(link.parent)
+                with explained(link, "keep what is not sent there"):
+                    link.symlink_to(kept)
             self._agents[name] = _Process(self._spawn(name), time.monotonic())
 
     def check(self) -> None:

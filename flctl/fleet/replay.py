@@ -7,7 +7,7 @@ settings and the data.
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -15,9 +15,9 @@ from msgspec import Struct, to_builtins
 
 from flctl.coordinator.aggregation import aggregate
 from flctl.coordinator.runs import RunFolder
-from flctl.coordinator.starting import machine
+from flctl.coordinator.starting import expect_unchanged, machine
 from flctl.core.history import History, Round
-from flctl.errors import DataError, RunError, UsageError
+from flctl.errors import RunError, UsageError
 from flctl.fleet.clients import Clients, first_model, train_client
 from flctl.learning import device as devices
 from flctl.learning.examples import Examples
@@ -50,11 +50,13 @@ def replay(
     """A row for the first model and every committed round, up to the first that differs.
 
     `sources` says where a copy of each agent's data is; local and virtual runs need none.
-    `on_row` gets each row as soon as it is known. Raises UsageError when data are missing.
+    `on_row` gets each row as soon as it is known. Raises UsageError when data are missing,
+    StateError when the run's settings were changed.
     """
     settings, history = folder.settings(), folder.history()
     if not history.rounds:
         raise RunError(f"run {folder.name} has no committed round; there is nothing to replay")
+    expect_unchanged(folder, history)
     task = load_task(settings.task)
     training = _training(task, settings, history, sources)
     rows: list[Row] = []
@@ -148,19 +150,26 @@ def _training(
     took_part = sorted({agent for event in history.rounds for agent in event.participants})
     unknown = sorted(set(sources) - set(took_part))
     if unknown:
-        people = ", ".join(took_part)
-        raise UsageError(f"--data {unknown[0]}: took no part in the run; {people} did")
-    if history.started.kind != "fleet" and not sources:
+        people = _few(took_part)
+        raise UsageError(f"--data {unknown[0]}=…: took no part in the run; {people} did")
+    for agent, path in sources.items():
+        if not path.exists():
+            raise UsageError(f"--data {agent}={path}: there is no such file or folder")
+    here = history.started.kind != "fleet"
+    if here and not sources:
         return Clients(task, settings).training
     missing = [agent for agent in took_part if agent not in sources]
+    if missing and here:
+        raise UsageError(f"--data: name the data of {_few(missing)} too, or none: they are here")
     if missing:
         raise UsageError(
-            f"the data of {', '.join(missing[:8])}{' …' if len(missing) > 8 else ''} are with "
-            f"their owners; name copies that are here: --data {missing[0]}=PATH"
+            f"the data of {_few(missing)} are with their owners; name copies that are here: "
+            f"--data {missing[0]}=PATH"
         )
-    found = {}
-    for agent in took_part:
-        if not sources[agent].exists():
-            raise DataError(f"--data {agent}: there is no file or folder {sources[agent]}")
-        found[agent] = training_examples(task, DataSource(path=str(sources[agent])))
-    return found
+    return {
+        agent: training_examples(task, DataSource(path=str(sources[agent]))) for agent in took_part
+    }
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:8]) + (" …" if len(names) > 8 else "")

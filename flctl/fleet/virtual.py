@@ -5,6 +5,7 @@ the same model. Read `VirtualRun.run` from top to bottom.
 """
 
 import contextlib
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from flctl.coordinator.starting import start_run, take_up
 from flctl.core import history as happened
 from flctl.core.history import History, Participant, Score
 from flctl.core.randomness import sample
-from flctl.errors import FlctlError
+from flctl.errors import FlctlError, StateError
 from flctl.fleet.clients import Clients, first_model, train_client
 from flctl.learning import device as devices
 from flctl.learning.evaluation import evaluate
@@ -27,6 +28,8 @@ from flctl.learning.examples import Examples
 from flctl.learning.state import load_into
 from flctl.learning.task import load_task
 from flctl.wire.messages import Metrics
+
+logger = logging.getLogger(__name__)
 
 Publish = Callable[[dict[str, Any]], None]
 
@@ -70,33 +73,51 @@ class VirtualRun:
         return cls(folder, publish, between)
 
     def run(self) -> History:
-        """All rounds that are left. Raises FlctlError; the run can be resumed then."""
-        try:
+        """All rounds that are left; what goes wrong pauses the run. Raises UsageError when
+        there is none."""
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._lock.release)
+            stack.callback(self._journal.close)
             take_up(self.folder, self.history, self._journal, _now())
-            self._publish(
-                {
-                    "event": "begun",
-                    "run": self.folder.name,
-                    "round": self.history.round,
-                    "rounds": self.settings.rounds,
-                    "task": self.settings.task,
-                    "agents": list(self._clients.names),
-                }
-            )
+            try:
+                self._end(self._rounds())
+            except KeyboardInterrupt as error:
+                reason = str(error) or "stopped by the user"
+                self._end(happened.Stopped(at=_now(), reason=reason))
+                raise
+        return self.history
+
+    def _rounds(self) -> happened.AnyEvent:
+        """One after another; how the run ends."""
+        logger.info("run=%s begins at round %d", self.folder.name, self.history.round + 1)
+        self._publish(
+            {
+                "event": "begun",
+                "run": self.folder.name,
+                "round": self.history.round,
+                "rounds": self.settings.rounds,
+                "task": self.settings.task,
+                "agents": list(self._clients.names),
+            }
+        )
+        try:
             for round_id in range(self.history.round + 1, self.settings.rounds + 1):
                 if self.settings.on_exhausted == "stop" and self.history.exhausted:
-                    break
+                    return happened.Finished(at=_now(), reason=self.history.data_used)
                 self._round(round_id)
-            self._record(happened.Finished(at=_now()))
-        except (FlctlError, KeyboardInterrupt) as error:
-            reason = "stopped by the user" if isinstance(error, KeyboardInterrupt) else str(error)
-            with contextlib.suppress(FlctlError):  # a full disk must not hide the reason
-                self._record(happened.Stopped(at=_now(), reason=reason))
-            raise
-        finally:
-            self._journal.close()
-            self._lock.release()
-        return self.history
+        except (FlctlError, OSError) as error:
+            logger.info("run=%s paused: %s", self.folder.name, error)
+            return happened.Paused(at=_now(), reason=str(error))
+        return happened.Finished(at=_now())
+
+    def _end(self, event: happened.AnyEvent) -> None:
+        with contextlib.suppress(StateError):  # a full disk must not hide the reason
+            self.folder.sync()
+            self._journal.append([event])
+        if isinstance(event, happened.Finished):
+            self.folder.forget_residuals()
+        self.history.apply(event)
+        self._publish(as_json(event))
 
     def _round(self, round_id: int) -> None:
         """Invite, train, aggregate, evaluate, commit."""
@@ -118,12 +139,13 @@ class VirtualRun:
             size=made.size,
             seconds=round(time.monotonic() - began, 4),
             participants={
-                agent: Participant(u.examples, u.batches, u.loss, u.seconds)
-                for agent, u in sorted(accepted.items())
+                agent: Participant.of(update) for agent, update in sorted(accepted.items())
             },
             metrics=score,
+            server_state=made.server_state,
         )
         self._record(committed)
+        logger.info("%s", committed.for_log())
         self.folder.settle(committed, self.history, self.settings.keep_rounds)
 
     def _open(self, round_id: int) -> happened.Opened:
@@ -169,6 +191,15 @@ class VirtualRun:
             on_step=progress,
         )
         self._record(update)
+        logger.info(
+            "round=%d agent=%s trained examples=%d batches=%d loss=%.4f took_s=%.1f",
+            update.round,
+            agent,
+            update.examples,
+            update.batches,
+            update.loss,
+            update.seconds,
+        )
 
     def _evaluate(self, made: Aggregated) -> Score | None:
         if self.settings.evaluate == "none":

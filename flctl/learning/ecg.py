@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from flctl.errors import DataError
-from flctl.learning.beats import LATER, TRAIN, UNITS_PER_MV, UNSEEN, Beats, read_beats
-from flctl.learning.examples import Examples, concatenate
+from flctl.learning.beat_files import read_beats
+from flctl.learning.beats import LATER, R_AT, RATE_HZ, TRAIN, UNITS_PER_MV, UNSEEN, Beats
+from flctl.learning.examples import Cases, Examples, concatenate
 from flctl.learning.task import Task
 
 HELD_OUT_SHARE = 0.2
-"""Of each record's beats, the latest, where a file does not say its split."""
+"""Of each record's beats, the latest, where a file does not say its split; where it does not
+say their order either, beats from all over it: Kaggle's are sorted by class."""
 
 
 def ecg_net() -> nn.Module:
@@ -50,6 +52,14 @@ def _block(inputs: int, outputs: int, kernel: int, stride: int) -> list[nn.Modul
 class Ecg(Task):
     name = "ecg"
     classes = ("N", "S", "V", "F", "Q")
+    class_names = (
+        "normal",
+        "supraventricular ectopic",
+        "ventricular ectopic",
+        "fusion",
+        "paced or unknown",
+    )
+    axes = ("ms from the R peak", "mV")
     defaults: ClassVar[Mapping[str, Any]] = {
         "partition": "record",
         "rounds": 30,
@@ -66,7 +76,10 @@ class Ecg(Task):
         return ecg_net()
 
     def train_data(self, path: Path | None) -> Examples:
-        """Split 0; of a file without splits all but the latest fifth of each record."""
+        """Split 0; of a file without splits all but the latest fifth of each record.
+
+        `.npz` and `.csv` files and WFDB records, one or a folder of them.
+        """
         beats = _read(path)
         examples = _select(beats, lambda b: _split_of(b) == TRAIN)
         if examples is None:
@@ -85,8 +98,49 @@ class Ecg(Task):
             "unseen": _select(beats, lambda b: _is(b, UNSEEN)),
         }
         if not any(parts.values()):
-            parts = {"test": _select(beats, lambda b: np.ones(len(b.y), dtype=np.bool_))}
+            parts = {"test": _select(beats, lambda b: np.ones(len(b.x), dtype=np.bool_))}
         return {name: part for name, part in parts.items() if part is not None}
+
+    def cases(self, path: Path) -> Cases:
+        """All beats, in their order; their class need not be known."""
+        beats = read_beats(path, labelled=False)
+        known = all(file.y is not None for file in beats)
+        whole = [
+            Examples(
+                torch.from_numpy(file.x),
+                torch.from_numpy(file.y if file.y is not None and known else _no_class(file)),
+                classes=len(self.classes),
+                group=file.record,
+                where=file.where,
+            )
+            for file in beats
+        ]
+        times = [np.full(len(b.x), np.nan) if b.at_s is None else b.at_s for b in beats]
+        return Cases(
+            concatenate(whole, str(path)),
+            labelled=known,
+            at_s=np.concatenate(times),
+            note="; ".join(dict.fromkeys(file.note for file in beats if file.note)),
+        )
+
+    def points(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Milliseconds from the R peak, and millivolts."""
+        ms = (torch.arange(len(x)) - R_AT) * (1000 / RATE_HZ)
+        return ms, x.to(torch.float32) / UNITS_PER_MV
+
+    def write(self, folder: Path, train: Examples | None, tests: Mapping[str, Examples]) -> None:
+        """One file beats.npz, not packed: the same bytes whatever zlib is installed."""
+        parts = [] if train is None else [(TRAIN, train)]
+        parts += [(UNSEEN if name == "unseen" else LATER, part) for name, part in tests.items()]
+        whole = concatenate([part for _, part in parts], str(folder))
+        assert whole.group is not None
+        np.savez(
+            folder / "beats.npz",
+            X=whole.x.numpy(),
+            y=whole.y.numpy().astype(np.uint8),
+            record=whole.group,
+            split=np.concatenate([np.full(len(p), split, dtype=np.uint8) for split, p in parts]),
+        )
 
     def inputs(self, x: Tensor, *, training: bool) -> Tensor:  # noqa: ARG002
         """Millivolts."""
@@ -106,7 +160,7 @@ def _select(beats: list[Beats], rows_of: Callable[[Beats], NDArray[np.bool_]]) -
     for file in beats:
         whole = Examples(
             torch.from_numpy(file.x),
-            torch.from_numpy(file.y),
+            torch.from_numpy(_no_class(file) if file.y is None else file.y),
             classes=len(Ecg.classes),
             group=file.record,
             where=file.where,
@@ -121,15 +175,22 @@ def _select(beats: list[Beats], rows_of: Callable[[Beats], NDArray[np.bool_]]) -
 
 def _is(beats: Beats, split: int) -> NDArray[np.bool_]:
     """Which beats the file itself says to be of `split`."""
-    return np.zeros(len(beats.y), np.bool_) if beats.split is None else beats.split == split
+    return np.zeros(len(beats.x), np.bool_) if beats.split is None else beats.split == split
 
 
 def _split_of(beats: Beats) -> NDArray[np.int64]:
-    """The file's own split, or the latest fifth of each record held out."""
+    """The file's own split, or a fifth of each record held out."""
     if beats.split is not None:
         return beats.split
-    split = np.full(len(beats.y), TRAIN, dtype=np.int64)
+    split = np.full(len(beats.x), TRAIN, dtype=np.int64)
     for record in np.unique(beats.record):
         rows = np.flatnonzero(beats.record == record)
-        split[rows[len(rows) - int(HELD_OUT_SHARE * len(rows)) :]] = LATER
+        held_out = int(HELD_OUT_SHARE * len(rows))
+        spread = np.linspace(0, len(rows) - 1, held_out).astype(np.int64)
+        split[rows[len(rows) - held_out :] if beats.in_time else rows[spread]] = LATER
     return split
+
+
+def _no_class(beats: Beats) -> NDArray[np.int64]:
+    """In the place of what is not known."""
+    return np.zeros(len(beats.x), dtype=np.int64)

@@ -6,6 +6,7 @@ from torch import nn
 
 from flctl.core.metrics import from_confusion
 from flctl.learning.examples import Examples
+from flctl.learning.guard import forward
 from flctl.learning.loader import in_order
 from flctl.learning.task import Task
 from flctl.wire.messages import Metrics
@@ -28,7 +29,7 @@ def evaluate(
     loss = 0.0
     for batch in in_order(task, examples, batch_size):
         x, y = (part.to(device) for part in batch)
-        output = model(task.inputs(x, training=False))
+        output = forward(task, model, task.inputs(x, training=False))
         loss += float(task.loss(output, y)) * len(y)
         cells = (y * classes + output.argmax(dim=1)).cpu().numpy()
         confusion += np.bincount(cells, minlength=classes**2).reshape(classes, classes)

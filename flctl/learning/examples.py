@@ -1,6 +1,7 @@
 """Labelled examples in memory, checked when they are made."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -32,8 +33,8 @@ class Examples(Dataset[Batch]):
         group: Sequence[str] | NDArray[np.str_] | None = None,
         where: str = "the data",
     ) -> None:
-        self.x = x
-        self.y = y.to(torch.int64)
+        self.x = _in_memory(x, "inputs", where)
+        self.y = _whole(_in_memory(y, "labels", where), where)
         self.classes = classes
         self.group = None if group is None else np.asarray(group, dtype=np.str_)
         self.where = where
@@ -83,6 +84,40 @@ class Examples(Dataset[Batch]):
             if not bool(finite.all()):
                 at = int(torch.nonzero(~finite)[0, 0])
                 raise DataError(f"{self.where}: example {at} holds NaN or infinite numbers")
+
+
+def _in_memory(values: Tensor, what: str, where: str) -> Tensor:
+    if not isinstance(values, Tensor):
+        raise DataError(f"{where}: the {what} are a {type(values).__name__}, not a torch.Tensor")
+    if not values.ndim:
+        raise DataError(f"{where}: the {what} are a single number, not one for each example")
+    if values.device.type != "cpu":
+        raise DataError(
+            f"{where}: the {what} are on the device '{values.device}'; keep them on the CPU: each "
+            "batch is moved to where the model is"
+        )
+    return values
+
+
+def _whole(y: Tensor, where: str) -> Tensor:
+    """Labels as int64; a fraction would become another class in silence."""
+    whole = y.to(torch.int64)
+    if y.is_floating_point() and not torch.equal(whole.to(y.dtype), y):
+        raise DataError(f"{where}: labels of type {y.dtype} that are no whole numbers")
+    return whole
+
+
+@dataclass(frozen=True)
+class Cases:
+    """Examples to be judged by a model, n of them."""
+
+    examples: Examples
+    labelled: bool = True
+    """Whether their `y` is known, or only there to be something."""
+    at_s: NDArray[np.float64] | None = None
+    """When each was, in seconds from the start of its group; NaN where it is not known."""
+    note: str = ""
+    """What a person should know about how they came to be."""
 
 
 def concatenate(parts: Sequence[Examples], where: str) -> Examples:

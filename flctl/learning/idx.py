@@ -2,6 +2,7 @@
 
 import fcntl
 import gzip
+import re
 import socket
 import tempfile
 import zlib
@@ -10,16 +11,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Literal
 
+import numpy as np
 from platformdirs import user_cache_path
 from torch import Tensor
 
-from flctl.errors import DataError
+from flctl.errors import DataError, one_line
 from flctl.learning.vision import import_torchvision
 
 Part = Literal["train", "t10k"]
 
 LAYOUTS = (".", "MNIST/raw", "FashionMNIST/raw")
 """Where the files may lie in a folder: in itself, or as torchvision lays them out."""
+FILES = (
+    "train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and "
+    "t10k-labels-idx1-ubyte, plain or .gz"
+)
+UNSIGNED_BYTES = 8
+"""Code of the elements' type in a file's header."""
 LIMIT_BYTES = 1024**3
 """The most that one file may unpack to."""
 PATIENCE_S = 20.0
@@ -28,13 +36,15 @@ PATIENCE_S = 20.0
 
 def find_folder(path: Path) -> Path:
     """The folder at or under `path` that holds IDX files. Raises DataError."""
+    if path.is_file():
+        raise DataError(f"{path}: is a file; name the folder that holds {FILES}")
     if not path.is_dir():
         raise DataError(f"{path}: there is no such folder")
     for layout in LAYOUTS:
         folder = path / layout
         if has_part(folder, "train") or has_part(folder, "t10k"):
             return folder
-    raise DataError(f"{path}: no IDX files (train-images-idx3-ubyte, plain or .gz) in this folder")
+    raise DataError(f"{path}: no IDX files ({FILES}) in this folder")
 
 
 def has_part(folder: Path, part: Part) -> bool:
@@ -49,6 +59,20 @@ def read_part(folder: Path, part: Part) -> tuple[Tensor, Tensor]:
     return images, labels
 
 
+def read_images(file: Path) -> Tensor:
+    """The images of one file, as `read_part` has them. Raises DataError."""
+    return _read_file(file, import_torchvision().datasets.mnist.read_image_file)
+
+
+def write_part(folder: Path, part: Part, images: Tensor, labels: Tensor) -> None:
+    """What `read_part` reads; values 0 to 255. Plain files, so that a Pi need not unpack them."""
+    for name, values in (("images-idx3", images), ("labels-idx1", labels)):
+        array = values.numpy().astype(np.uint8)
+        sizes = b"".join(size.to_bytes(4, "big") for size in array.shape)
+        header = bytes([0, 0, UNSIGNED_BYTES, array.ndim]) + sizes
+        (folder / f"{part}-{name}-ubyte").write_bytes(header + array.tobytes())
+
+
 def downloaded() -> Path:
     """The folder with torchvision's own download of MNIST, in this user's cache.
 
@@ -61,10 +85,12 @@ def downloaded() -> Path:
         with _alone(root / "lock"), _patience(PATIENCE_S):
             return Path(datasets.MNIST(root, download=True).raw_folder)
     except (OSError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
+        # torchvision lists every server that it has tried.
+        text = " ".join(str(error).split())
+        cause = re.search(r"<urlopen error (?:\[[^]]*\] )?([^>]*)>", text)
         raise DataError(
-            "no data are given, and MNIST cannot be downloaded; name a folder with its IDX "
-            f"files (--data, on an agent its data set). The reason: {reason}"
+            f"MNIST cannot be downloaded ({cause[1] if cause else one_line(text, 100)}); "
+            "name a folder with its IDX files with --data"
         ) from error
 
 
@@ -75,7 +101,12 @@ def _candidates(folder: Path, name: str) -> tuple[Path, Path]:
 def _read(folder: Path, name: str, read: Callable[[str], Tensor]) -> Tensor:
     file = next((f for f in _candidates(folder, name) if f.exists()), None)
     if file is None:
-        raise DataError(f"{folder}: the file {name} (or {name}.gz) is missing")
+        use = "for testing" if name.startswith("t10k") else "for training"
+        raise DataError(f"{folder}: the file {name} (or {name}.gz) {use} is missing")
+    return _read_file(file, read)
+
+
+def _read_file(file: Path, read: Callable[[str], Tensor]) -> Tensor:
     try:
         if file.suffix != ".gz":
             return read(str(file))

@@ -8,8 +8,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from flctl.core.randomness import derive
-from flctl.errors import SettingsError
+from flctl.errors import SettingsError, is_out_of_memory
 from flctl.learning.examples import Batch, Examples, Indices
+from flctl.learning.guard import of_loader
 from flctl.learning.task import Task
 from flctl.settings import LocalTraining
 
@@ -57,21 +58,26 @@ class BatchPlan:
 
 
 def load(task: Task, examples: Examples, batches: list[Indices]) -> Iterator[Batch]:
-    """The batches with those indices, in that order, on the CPU."""
+    """The batches with those indices, in that order, on the CPU. Raises TaskError."""
     own_collate = type(task).collate is not Task.collate
     if not own_collate and task.workers == 0:
         # All in memory: a loader would only add its overhead to every step on a Pi.
         yield from (examples.batch(indices) for indices in batches)
         return
     collate: Callable[[Any], Batch] = task.collate if own_collate else _as_is
-    yield from DataLoader(
-        examples if own_collate else _InBatches(examples),
-        batch_sampler=[indices.tolist() for indices in batches],
-        collate_fn=collate,
-        num_workers=task.workers,
-        # Its own, so that loading takes nothing from the generator that dropout uses.
-        generator=torch.Generator().manual_seed(0),
-    )
+    try:
+        yield from DataLoader(
+            examples if own_collate else _InBatches(examples),
+            batch_sampler=[indices.tolist() for indices in batches],
+            collate_fn=collate,
+            num_workers=task.workers,
+            # Its own, so that loading takes nothing from the generator that dropout uses.
+            generator=torch.Generator().manual_seed(0),
+        )
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        raise of_loader(task, error) from error
 
 
 def in_order(task: Task, examples: Examples, batch_size: int) -> Iterator[Batch]:

@@ -9,8 +9,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from flctl.errors import DataError
-from flctl.learning.examples import Examples
-from flctl.learning.idx import Part, downloaded, find_folder, has_part, read_part
+from flctl.learning.examples import Cases, Examples
+from flctl.learning.idx import (
+    Part,
+    downloaded,
+    find_folder,
+    has_part,
+    read_images,
+    read_part,
+    write_part,
+)
 from flctl.learning.task import Task
 
 
@@ -54,6 +62,21 @@ class Mnist(Task):
     def test_parts(self, path: Path | None) -> dict[str, Examples]:
         return {"test": self._read(_folder(path), "t10k")}
 
+    def cases(self, path: Path) -> Cases:
+        """A folder's images for testing, or one file of images without their labels."""
+        if path.is_dir():
+            return super().cases(path)
+        images = _checked(read_images(path), f"{path}:")
+        nobody = torch.zeros(len(images), dtype=torch.int64)
+        return Cases(Examples(images, nobody, classes=10, where=str(path)), labelled=False)
+
+    def write(self, folder: Path, train: Examples | None, tests: Mapping[str, Examples]) -> None:
+        """The four IDX files, or two of them, as they are published but not packed."""
+        if train is not None:
+            write_part(folder, "train", train.x, train.y)
+        for test in tests.values():  # there is one, if any
+            write_part(folder, "t10k", test.x, test.y)
+
     def inputs(self, x: Tensor, *, training: bool) -> Tensor:  # noqa: ARG002
         """Bytes to numbers of mean 0 and deviation 1 over MNIST."""
         return ((x.to(torch.float32) / 255 - 0.1307) / 0.3081).unsqueeze(1)
@@ -63,9 +86,14 @@ class Mnist(Task):
 
     def _read(self, folder: Path, part: Part) -> Examples:
         images, labels = read_part(folder, part)
-        if images.shape[1:] != (28, 28):
-            raise DataError(f"{folder}: {part} images of {list(images.shape[1:])}, not 28 x 28")
+        _checked(images, f"{folder}: {part}")
         return Examples(images, labels, classes=10, where=f"{folder}, {part}")
+
+
+def _checked(images: Tensor, where: str) -> Tensor:
+    if images.shape[1:] != (28, 28):
+        raise DataError(f"{where} images of {list(images.shape[1:])}, not 28 x 28")
+    return images
 
 
 def _folder(path: Path | None) -> Path:

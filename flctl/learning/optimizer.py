@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from flctl.errors import SettingsError
+from flctl.errors import SettingsError, one_line
 from flctl.settings import LocalTraining
 
 
@@ -20,9 +20,21 @@ def make_optimizer(
     arguments = _arguments(kind, training)
     try:
         optimizer: torch.optim.Optimizer = kind(list(parameters), **arguments)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise SettingsError(f"optimizer {training.optimizer}: {error}") from error
+    except Exception as error:  # whatever torch makes of the arguments
+        raise SettingsError(f"optimizer {training.optimizer}: {one_line(error)}") from error
     return optimizer
+
+
+def check_optimizer(training: LocalTraining, model: nn.Module) -> None:
+    """That it takes the model's parameters and can make a step. Raises SettingsError."""
+    make_optimizer(training, model.parameters())
+    weight = nn.Parameter(torch.ones(2, 2))
+    weight.grad = torch.ones(2, 2)
+    optimizer = make_optimizer(training, [weight])
+    try:
+        optimizer.step(lambda: 1.0)
+    except Exception as error:
+        raise SettingsError(f"optimizer {training.optimizer}: {one_line(error)}") from error
 
 
 def _find(name: str) -> Any:
@@ -42,8 +54,9 @@ def _find(name: str) -> Any:
 
 
 def _arguments(kind: Any, training: LocalTraining) -> dict[str, Any]:
-    accepted = [name for name in inspect.signature(kind).parameters if name not in ("params", "lr")]
-    for name in training.optimizer_args:
+    parameters = inspect.signature(kind).parameters
+    accepted = [name for name in parameters if name not in ("params", "lr")]
+    for name, value in training.optimizer_args.items():
         if name == "lr":
             raise SettingsError("optimizer_args: the learning rate is the setting 'lr'")
         if name not in accepted:
@@ -52,8 +65,25 @@ def _arguments(kind: Any, training: LocalTraining) -> dict[str, Any]:
             raise SettingsError(
                 f"optimizer_args: {training.optimizer} has no argument '{name}'; {hint}"
             )
+        wanted = _wanted(parameters[name].default, value)
+        if wanted is not None:
+            raise SettingsError(f"optimizer_args: {name} of {training.optimizer} is {wanted}")
     given = training.optimizer_args.items()
     return {
         "lr": training.lr,
         **{name: tuple(v) if isinstance(v, list) else v for name, v in given},
     }
+
+
+def _wanted(default: object, value: object) -> str | None:
+    """What an argument with this default takes, in words; None when `value` is of that kind."""
+    match default:
+        case bool():
+            return None if isinstance(value, bool) else "true or false"
+        case int() | float():
+            fits = isinstance(value, int | float) and not isinstance(value, bool)
+            return None if fits else f"a number, such as {default}"
+        case tuple():
+            fits = isinstance(value, list) and len(value) == len(default)
+            return None if fits else f"a list of {len(default)} numbers, such as {list(default)}"
+    return None

@@ -59,6 +59,29 @@ def partition(
     return [np.sort(part).astype(np.int64) for part in parts]
 
 
+def partition_held_out(
+    kind: Partition,
+    held_out: Groups | None,
+    training: Groups | None,
+    examples: int,
+    n: int,
+    *,
+    seed: int = 1,
+) -> list[Indices]:
+    """Sorted indices into `examples` held-out examples for each of `n` agents; none for some.
+
+    Each example belongs to one agent, so that the agents' figures, weighted by examples, are
+    those of the whole: by record it follows the training data, whose groups are `training`, in
+    all other partitions it is dealt at random. Raises DataError as `partition` does.
+    """
+    if kind == "record":
+        hands = deal_groups(training, n)
+        mine = np.empty(0, dtype=np.str_) if held_out is None else held_out
+        return [np.flatnonzero(np.isin(mine, hand)).astype(np.int64) for hand in hands]
+    rng = np.random.default_rng(derive(seed, "held out", n))
+    return [np.sort(part).astype(np.int64) for part in np.array_split(rng.permutation(examples), n)]
+
+
 def deal_groups(groups: Groups | None, n: int) -> list[list[str]]:
     """The names of the groups that each of `n` agents gets: the largest first, each to the
     agent that has the fewest examples so far. Raises DataError when there are too few.
@@ -67,7 +90,12 @@ def deal_groups(groups: Groups | None, n: int) -> list[list[str]]:
         raise DataError("these data do not say which record an example is of; use --partition iid")
     names, counts = np.unique(groups, return_counts=True)
     if len(names) < n:
-        raise DataError(f"{n} agents, but only {len(names)} records; use --partition iid")
+        there = (
+            f"{len(names)} records"
+            if len(names) > 1
+            else "1 record (a file without an array 'record' counts as one)"
+        )
+        raise DataError(f"{n} agents, but only {there}; use --partition iid")
     hands: list[list[str]] = [[] for _ in range(n)]
     sizes = [0] * n
     for at in np.lexsort((names, -counts)):

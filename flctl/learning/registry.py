@@ -13,15 +13,40 @@ from importlib.machinery import ModuleSpec
 from importlib.metadata import entry_points
 from pathlib import Path
 
-from flctl.errors import TaskError, UnknownTask
+from msgspec import Struct
+
+from flctl.errors import TaskError, UnknownTask, one_line
 
 GROUP = "flctl.tasks"
 
 
+class Installed(Struct, frozen=True):
+    """A task that a package brings along."""
+
+    name: str
+    ref: str
+    """module:Class."""
+    package: str
+    version: str
+
+
+def installed_tasks() -> list[Installed]:
+    """In order of the names; one that two packages register is there twice."""
+    found = {
+        Installed(
+            entry.name,
+            entry.value,
+            entry.dist.name if entry.dist else "?",
+            entry.dist.version if entry.dist else "?",
+        )
+        for entry in entry_points(group=GROUP)
+    }
+    return sorted(found, key=lambda task: (task.name, task.package, task.ref))
+
+
 def known_tasks() -> dict[str, str]:
     """Name → "module:Class" of every installed task, in order of the names."""
-    found = {entry.name: entry.value for entry in entry_points(group=GROUP)}
-    return dict(sorted(found.items()))
+    return {task.name: task.ref for task in installed_tasks()}
 
 
 def check_ref(ref: str) -> None:
@@ -34,18 +59,25 @@ def task_digest(ref: str) -> str:
 
     Raises UnknownTask, or TaskError when the module has no source file.
     """
-    spec = _find(ref)
-    if spec.origin is None or not spec.has_location:
-        raise TaskError(f"task '{ref}': the module {spec.name} has no source file to compare")
+    file = source_file(ref)
     try:
-        source = Path(spec.origin).read_bytes()
+        source = file.read_bytes()
     except OSError as error:
-        raise TaskError(f"task '{ref}': cannot read {spec.origin}: {error.strerror}") from error
+        raise TaskError(f"task '{ref}': cannot read {file}: {error.strerror}") from error
     return hashlib.sha256(source).hexdigest()
 
 
+def source_file(ref: str) -> Path:
+    """The file of the module that holds the task. Raises UnknownTask, TaskError."""
+    spec = _find(ref)
+    if spec.origin is None or not spec.has_location:
+        raise TaskError(f"task '{ref}': the module {spec.name} has no source file to compare")
+    return Path(spec.origin)
+
+
 def locate(ref: str) -> tuple[str, str]:
-    """Module and class that `ref` stands for. Raises UnknownTask."""
+    """Module and class that `ref` stands for. Raises UnknownTask, or TaskError when two
+    packages bring along a task of that name."""
     own = ":" in ref
     module, _, name = (ref if own else _registered(ref)).partition(":")
     if not module or not name.isidentifier() or not all(map(str.isidentifier, module.split("."))):
@@ -57,9 +89,13 @@ def locate(ref: str) -> tuple[str, str]:
 
 
 def _registered(name: str) -> str:
+    installed = [task for task in installed_tasks() if task.name == name]
+    if len({task.ref for task in installed}) > 1:
+        packages = " and ".join(task.package for task in installed)
+        raise TaskError(f"task '{name}' is brought along by {packages}: uninstall one of them")
+    if installed:
+        return installed[0].ref
     tasks = known_tasks()
-    if name in tasks:
-        return tasks[name]
     near = difflib.get_close_matches(name, tasks, n=1, cutoff=0.5)
     hint = f" (did you mean '{near[0]}'?)" if near else ""
     raise UnknownTask(f"unknown task '{name}'{hint}; installed: {', '.join(tasks) or 'none'}")
@@ -70,8 +106,8 @@ def _find(ref: str) -> ModuleSpec:
     importlib.invalidate_caches()
     try:
         spec = importlib.util.find_spec(module)
-    except Exception as error:  # find_spec runs the parent packages, which may do anything
-        raise UnknownTask(f"task '{ref}': cannot import '{module}': {error}") from error
+    except (Exception, SystemExit) as error:  # find_spec runs the parent packages
+        raise UnknownTask(f"task '{ref}': cannot import '{module}': {one_line(error)}") from error
     if spec is None:
         raise UnknownTask(f"task '{ref}': there is no module '{module}'")
     return spec

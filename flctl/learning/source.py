@@ -3,12 +3,9 @@
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-
-from flctl.core.randomness import derive
 from flctl.errors import DataError
 from flctl.learning.examples import Examples, Indices
-from flctl.learning.partition import deal_groups, partition
+from flctl.learning.partition import partition, partition_held_out
 from flctl.learning.task import Task
 from flctl.settings import Partition
 
@@ -46,23 +43,13 @@ def training_examples(task: Task, source: SourceLike) -> Examples:
 
 
 def held_out_examples(task: Task, source: SourceLike) -> Examples | None:
-    """What the owner of `source` evaluates on; None when there is nothing. Raises DataError.
-
-    Each held-out example belongs to one shard, so that the agents' figures, weighted by
-    examples, are those of the whole: by record it follows the training data, in all other
-    partitions it is dealt at random.
-    """
+    """What the owner of `source` evaluates on; None when there is nothing. Raises DataError."""
     examples = task.held_out(_path(source))
     shard = source.shard
     if examples is None or shard is None:
         return examples
-    if shard.partition == "record":
-        training = task.train_data(_path(source))
-        names = deal_groups(training.group, shard.of)[_checked_index(shard)]
-        rows = _rows_of(examples, names)
-    else:
-        rng = np.random.default_rng(derive(shard.seed, "held out", shard.of))
-        rows = np.sort(_own(shard, np.array_split(rng.permutation(len(examples)), shard.of)))
+    training = task.train_data(_path(source)) if shard.partition == "record" else None
+    rows = _own(shard, held_out_shards(examples, training, shard))
     return examples.select(rows) if len(rows) else None
 
 
@@ -86,20 +73,27 @@ def shards(examples: Examples, shard: ShardLike) -> list[Indices]:
         raise DataError(f"{examples.where}: {error}") from error
 
 
-def _rows_of(examples: Examples, names: list[str]) -> Indices:
-    if examples.group is None:
-        return np.empty(0, dtype=np.int64)
-    return np.flatnonzero(np.isin(examples.group, names))
+def held_out_shards(
+    held_out: Examples, training: Examples | None, shard: ShardLike
+) -> list[Indices]:
+    """The held-out parts of all `shard.of` owners; by record they follow `training`.
+
+    Raises DataError.
+    """
+    return partition_held_out(
+        shard.partition,
+        held_out.group,
+        None if training is None else training.group,
+        len(held_out),
+        shard.of,
+        seed=shard.seed,
+    )
 
 
 def _own(shard: ShardLike, parts: list[Indices]) -> Indices:
-    return parts[_checked_index(shard)]
-
-
-def _checked_index(shard: ShardLike) -> int:
     if not 0 <= shard.index < shard.of:
         raise DataError(f"shard {shard.index} of {shard.of}: they are counted from 0")
-    return shard.index
+    return parts[shard.index]
 
 
 def _path(source: SourceLike) -> Path | None:

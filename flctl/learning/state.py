@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from flctl.errors import CheckpointError, ParametersError, TaskError
 from flctl.wire.parameters import ParameterFile, TensorSpec, canonical, check, dump
@@ -32,6 +33,13 @@ def checkpoint_metadata(task: str) -> dict[str, Any]:
     return {"task": task, "format": FORMAT}
 
 
+def model_metadata(task: str, model: nn.Module) -> dict[str, Any]:
+    """The same, with the names of the buffers: statistics, which no optimiser may step."""
+    kept = model.state_dict().keys()
+    buffers = sorted(name for name, _ in model.named_buffers() if name in kept)
+    return checkpoint_metadata(task) | ({"buffers": buffers} if buffers else {})
+
+
 def specs_of(state: Mapping[str, Tensor]) -> tuple[TensorSpec, ...]:
     """Names, types and shapes in canonical order. Raises TaskError for what cannot be stored."""
     return canonical(
@@ -47,11 +55,12 @@ def save_state(
 
     Raises TaskError when it holds something that is not a storable tensor.
     """
-    return dump(
-        fd,
-        {name: (_storage_name(name, t), _to_array(t)) for name, t in state.items()},
-        metadata,
-    )
+    return dump(fd, arrays_of(state), metadata)
+
+
+def arrays_of(state: Mapping[str, Tensor]) -> dict[str, tuple[str, np.ndarray[Any, Any]]]:
+    """Name → storage type and array, which shares the tensor's memory. Raises TaskError."""
+    return {name: (_storage_name(name, t), _to_array(t)) for name, t in state.items()}
 
 
 def load_state(fd: int, where: str) -> dict[str, Tensor]:
@@ -88,6 +97,13 @@ def snapshot(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _storage_name(name: str, tensor: object) -> str:
+    if isinstance(tensor, UninitializedParameter | UninitializedBuffer) or (
+        isinstance(tensor, Tensor) and tensor.is_meta
+    ):
+        raise TaskError(
+            f"the model's state '{name}' has no numbers yet: say the sizes of its layers rather "
+            "than use lazy ones, and build it on the CPU"
+        )
     if not isinstance(tensor, Tensor) or tensor.dtype not in _NAMES:
         kind = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
         raise TaskError(f"the model's state '{name}' is {kind}, which a checkpoint cannot hold")

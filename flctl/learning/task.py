@@ -15,8 +15,10 @@ from torch.nn import functional
 
 from flctl.core.randomness import derive
 from flctl.errors import TaskError, UnknownTask
-from flctl.learning.examples import Batch, Examples
+from flctl.learning.examples import Batch, Cases, Examples, concatenate
+from flctl.learning.guard import blamed, guarded, kind, reason
 from flctl.learning.registry import locate
+from flctl.learning.state import specs_of
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Model's output and targets (int64, shape (n,)) to the mean loss of the batch, a scalar."""
@@ -27,6 +29,10 @@ class Task:
 
     name: ClassVar[str]
     classes: ClassVar[tuple[str, ...]]
+    class_names: ClassVar[tuple[str, ...]] = ()
+    """The classes in full, where `classes` are abbreviations."""
+    axes: ClassVar[tuple[str, str]] = ("", "")
+    """What the two numbers of `points` are, with units."""
     defaults: ClassVar[Mapping[str, Any]] = {}
     """Settings of a run that suit this task, by key; whoever starts a run may change them."""
     workers: ClassVar[int] = 0
@@ -34,14 +40,14 @@ class Task:
 
     def model(self) -> nn.Module:
         """A new model; its output has the shape (n, classes)."""
-        raise NotImplementedError
+        raise TaskError(f"task '{self.name}' has no method 'model'; every task needs one")
 
-    def train_data(self, path: Path | None) -> Examples:
+    def train_data(self, path: Path | None) -> Examples:  # noqa: ARG002
         """What an agent trains on: its file or folder, None for what ships with the task.
 
         Raises DataError.
         """
-        raise NotImplementedError
+        raise TaskError(f"task '{self.name}' has no method 'train_data'; every task needs one")
 
     def held_out(self, path: Path | None) -> Examples | None:  # noqa: ARG002
         """What an agent evaluates on, never trained on; None when it has nothing of the kind."""
@@ -51,6 +57,33 @@ class Task:
         """What the coordinator evaluates on, by name; the first part is the one that counts."""
         held_out = self.held_out(path)
         return {} if held_out is None else {"test": held_out}
+
+    def cases(self, path: Path) -> Cases:
+        """What `flctl predict` judges: all examples of a file or folder, in their order; their
+        classes need not be known. Unless this is overridden, those for testing.
+
+        Raises DataError.
+        """
+        parts = self.test_parts(path) or {"train": self.train_data(path)}
+        return Cases(concatenate(list(parts.values()), str(path)))
+
+    def points(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The curve that `flctl predict --plot` draws of a one-dimensional `x`."""
+        return torch.arange(len(x)), x
+
+    def write(
+        self,
+        folder: Path,  # noqa: ARG002
+        train: Examples | None,  # noqa: ARG002
+        tests: Mapping[str, Examples],  # noqa: ARG002
+    ) -> None:
+        """Write examples into the empty `folder`, for `flctl data split`.
+
+        An agent's folder has `train` and at most one of `tests`: `train_data` and `held_out`
+        read them back. That for testing has no `train`: `test_parts` reads all `tests` back.
+        The same examples make the same bytes. Raises TaskError when the task does not say how.
+        """
+        raise TaskError(f"task '{self.name}' cannot write data: its class has no method 'write'")
 
     def inputs(self, x: Tensor, *, training: bool) -> Tensor:  # noqa: ARG002
         """The model's input from a batch of stored examples, on the device that holds `x`.
@@ -81,9 +114,9 @@ class Task:
 
 
 def load_task(ref: str) -> Task:
-    """The task of that name, or of the form module:Class.
+    """The task of that name, or of the form module:Class; its methods are watched.
 
-    Raises UnknownTask, or TaskError when its module cannot be imported.
+    Raises UnknownTask, or TaskError when its module cannot be imported or its class is not whole.
     """
     module_name, class_name = locate(ref)
     try:
@@ -92,28 +125,34 @@ def load_task(ref: str) -> Task:
         if error.name is not None and module_name.startswith(error.name):
             raise UnknownTask(f"task '{ref}': there is no module '{module_name}'") from error
         raise TaskError(f"task '{ref}' needs the package '{error.name}'") from error
-    except Exception as error:
-        raise TaskError(f"task '{ref}' cannot be imported: {_one_line(error)}") from error
+    except (Exception, SystemExit) as error:
+        raise TaskError(f"task '{ref}' cannot be imported: {reason(error)}") from error
     found = getattr(module, class_name, None)
     if found is None:
         raise UnknownTask(f"task '{ref}': {module_name} has no class '{class_name}'")
     if not isinstance(found, type) or not issubclass(found, Task):
-        raise TaskError(f"task '{ref}': {class_name} is not a subclass of flctl's Task")
+        raise UnknownTask(f"task '{ref}': {class_name} is not a subclass of flctl's Task")
     for attribute in ("name", "classes"):
         if not getattr(found, attribute, None):
             raise TaskError(f"task '{ref}': {class_name} does not say its '{attribute}'")
-    return found()
+    if not isinstance(found.name, str):
+        raise TaskError(f"task '{ref}': the 'name' of {class_name} is {kind(found.name)}, no text")
+    if not _are_names(found.classes):
+        raise TaskError(f"task '{ref}': the 'classes' of {class_name} are no tuple of texts")
+    try:
+        return guarded(found())
+    except (Exception, SystemExit) as error:
+        raise TaskError(f"task '{ref}': {class_name}() fails: {reason(error)}") from error
 
 
 def initial_model(task: Task, seed: int) -> nn.Module:
-    """The model that a run of this seed begins with."""
+    """The model that a run of this seed begins with. Raises TaskError."""
     torch.manual_seed(derive(seed, "model"))
-    try:
-        return task.model()
-    except Exception as error:
-        raise TaskError(f"task '{task.name}' cannot build its model: {_one_line(error)}") from error
+    with blamed(task, "model"):
+        model = task.model()
+        specs_of(model.state_dict())  # raises for what cannot be stored
+    return model
 
 
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+def _are_names(classes: object) -> bool:
+    return isinstance(classes, tuple | list) and all(isinstance(name, str) for name in classes)

@@ -1,7 +1,7 @@
 """Local training: ClientUpdate of McMahan et al. 2017, Algorithm 1."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from flctl.core.randomness import derive
 from flctl.errors import TaskError
 from flctl.learning.examples import Batch, Examples
+from flctl.learning.guard import blamed, forward
 from flctl.learning.loader import BatchPlan, load
 from flctl.learning.optimizer import make_optimizer
 from flctl.learning.state import assign, snapshot
@@ -62,6 +63,7 @@ def train_locally(
     assign(model, start)
     model.to(device).train()
     optimizer = make_optimizer(training, model.parameters())
+    anchor = [p.detach().clone() for p in model.parameters()] if training.proximal_mu else None
     loss_of = task.training_loss(examples)
     plan = BatchPlan(len(examples), training, seed=seed, agent=agent)
     steps = plan.steps(training)
@@ -71,10 +73,10 @@ def train_locally(
     losses = []
     for step, (x, y) in enumerate(load(task, examples, batches), start=1):
         batch = (task.inputs(x.to(device), training=True), y.to(device))
-        loss = _step(model, optimizer, loss_of, batch)
+        loss = _step(task, model, optimizer, loss_of, batch, anchor, training.proximal_mu)
         if not math.isfinite(loss):
             raise TaskError(
-                f"agent {agent}, round {round_id}, step {step} of {steps}: "
+                f"task '{task.name}', agent {agent}, round {round_id}, step {step} of {steps}: "
                 f"the loss is {loss}; lower lr"
             )
         losses.append(loss)
@@ -91,15 +93,32 @@ def train_locally(
     )
 
 
-def _step(model: nn.Module, optimizer: torch.optim.Optimizer, loss_of: Loss, batch: Batch) -> float:
-    """w ← w − η∇ℓ(w; b); the loss before it."""
+def _step(
+    task: Task,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loss_of: Loss,
+    batch: Batch,
+    anchor: Sequence[Tensor] | None,
+    mu: float,
+) -> float:
+    """w ← w − η∇ℓ(w; b); the loss before it.
+
+    With the round's first weights as `anchor` that of FedProx (Li et al. 2020, "Federated
+    Optimization in Heterogeneous Networks"): w ← w − η(∇ℓ(w; b) + μ(w − wᵗ)).
+    """
     x, y = batch
 
     def closure() -> float:
         """What optimisers that look at a batch several times (LBFGS) call."""
         optimizer.zero_grad()
-        loss = loss_of(model(x), y)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss = loss_of(forward(task, model, x), y)
+        with blamed(task, "the backward pass"):
+            loss.backward()  # type: ignore[no-untyped-call]
+        if anchor is not None:
+            for weight, start in zip(model.parameters(), anchor, strict=True):
+                if weight.grad is not None:
+                    weight.grad.add_(weight.detach() - start, alpha=mu)
         return float(loss.detach())
 
     loss = optimizer.step(closure)

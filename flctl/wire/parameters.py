@@ -12,7 +12,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Mapping
 from math import prod
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 import msgspec
 import numpy as np
@@ -78,6 +78,15 @@ _canonical = msgspec.json.Encoder(order="sorted")
 def canonical(specs: Iterable[TensorSpec]) -> tuple[TensorSpec, ...]:
     """The order of tensors in a file: widest type first, for alignment; then by name."""
     return tuple(sorted(specs, key=lambda s: (-STORAGE[s.dtype].itemsize, s.name)))
+
+
+class Readable(Protocol):
+    """Named tensors of which parts can be read; `where` names them in errors."""
+
+    where: str
+    specs: tuple[TensorSpec, ...]
+
+    def read(self, spec: TensorSpec, start: int = 0, count: int | None = None) -> Array: ...
 
 
 class ParameterFile:
@@ -206,7 +215,7 @@ def dump(
     return writer.finish()
 
 
-def check(file: ParameterFile, specs: tuple[TensorSpec, ...]) -> None:
+def check(file: Readable, specs: tuple[TensorSpec, ...]) -> None:
     """That `file` holds exactly the tensors `specs`, with numbers that are finite.
 
     Raises ParametersError that names the first tensor that does not fit.
@@ -228,8 +237,11 @@ def check(file: ParameterFile, specs: tuple[TensorSpec, ...]) -> None:
                 )
 
 
-def check_specs(file: ParameterFile, specs: tuple[TensorSpec, ...]) -> None:
-    """That names, types and shapes are those of `specs`; the numbers are not read."""
+def check_specs(file: Readable, specs: tuple[TensorSpec, ...], of: str = "the model") -> None:
+    """That names, types and shapes are those of `specs`; the numbers are not read.
+
+    Raises ParametersError that names the first difference; `of` says whose `specs` are.
+    """
     if file.specs == specs:
         return
     theirs = {spec.name: spec for spec in file.specs}
@@ -238,8 +250,8 @@ def check_specs(file: ParameterFile, specs: tuple[TensorSpec, ...]) -> None:
         if other is None:
             raise ParametersError(f"{file.where}: tensor {spec.name} is missing")
         if other != spec:
-            raise ParametersError(f"{file.where}: tensor {other}, the model has {spec}")
-    raise ParametersError(f"{file.where}: tensor {min(theirs)} is not in the model")
+            raise ParametersError(f"{file.where}: tensor {other}, {of} has {spec}")
+    raise ParametersError(f"{file.where}: tensor {min(theirs)} is not in {of}")
 
 
 def to_float(array: Array, dtype: str) -> Array:
@@ -251,10 +263,10 @@ def to_float(array: Array, dtype: str) -> Array:
 
 def from_float64(array: NDArray[np.float64], dtype: str) -> Array:
     """Round float64 to storage type `dtype`, to nearest even."""
-    if dtype != "BF16":
-        with np.errstate(over="ignore"):
+    with np.errstate(over="ignore"):
+        if dtype != "BF16":
             return array.astype(STORAGE[dtype])
-    bits = array.astype(np.float32).view(np.uint32)
+        bits = array.astype(np.float32).view(np.uint32)
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
 
 

@@ -9,11 +9,13 @@ from typing import TypeAlias
 import msgspec
 import torch
 
-from flctl.errors import DataError, FlctlError
+from flctl.core.strategies import strategy_of
+from flctl.errors import DataError, FlctlError, SettingsError
 from flctl.learning import device as devices
+from flctl.learning.compression import save_update
 from flctl.learning.evaluation import evaluate
 from flctl.learning.examples import Examples
-from flctl.learning.optimizer import make_optimizer
+from flctl.learning.optimizer import check_optimizer
 from flctl.learning.registry import task_digest
 from flctl.learning.source import (
     evaluation_parts,
@@ -21,7 +23,14 @@ from flctl.learning.source import (
     shards,
     training_examples,
 )
-from flctl.learning.state import checkpoint_metadata, load_into, load_state, save_state
+from flctl.learning.state import (
+    arrays_of,
+    checkpoint_metadata,
+    load_into,
+    load_state,
+    model_metadata,
+    save_state,
+)
 from flctl.learning.task import Task, initial_model, load_task
 from flctl.learning.training import train_locally
 from flctl.settings import RunSettings, normalised, parse
@@ -107,6 +116,7 @@ class Executor:
         What can be known to fail later fails here: the optimiser, the device, the data.
         """
         first = parse(job.given, job.where)
+        strategy_of(first)
         task = load_task(first.task)
         defaults = normalised(task.defaults, f"the defaults of task '{first.task}'")
         given = normalised(job.given, job.where)
@@ -117,9 +127,9 @@ class Executor:
         _check_paths(settings, job.where)
         _check_data(task, settings)
         model = initial_model(task, settings.seed)
-        make_optimizer(settings.local_training(1), model.parameters())
+        check_optimizer(settings.local_training(1), model)
         fd = nameless_file("model")
-        blob, size = save_state(fd, model.state_dict(), checkpoint_metadata(settings.task))
+        blob, size = save_state(fd, model.state_dict(), model_metadata(settings.task, model))
         done = Initialised(
             settings=msgspec.to_builtins(settings),
             task_digest=task_digest(settings.task),
@@ -133,9 +143,10 @@ class Executor:
         started = time.monotonic()
         device = devices.set_up(job.device, job.threads)
         holding = self._hold(job.task, job.source)
+        start = load_state(model_fd, f"the model of round {job.round}")
         result = train_locally(
             holding.task,
-            load_state(model_fd, f"the model of round {job.round}"),
+            start,
             holding.training(),
             job.training,
             agent=job.agent,
@@ -146,16 +157,29 @@ class Executor:
             on_step=_Limited(tell),
         )
         fd = nameless_file("update")
-        blob, size = save_state(fd, result.state, checkpoint_metadata(job.task))
+        saved = save_update(
+            fd,
+            arrays_of(start),
+            arrays_of(result.state),
+            job.training,
+            checkpoint_metadata(job.task),
+            agent=job.agent,
+            round_id=job.round,
+            seed=job.seed,
+            position=job.position,
+            batches=result.batches,
+            residuals=Path(job.residuals),
+        )
         done = Trained(
-            blob=blob,
-            size=size,
+            blob=saved.blob,
+            size=saved.size,
             examples=result.examples,
             batches=result.batches,
             loss=result.loss,
             last_loss=result.last_loss,
             exhausted=result.exhausted,
             seconds=time.monotonic() - started,
+            compression_error=saved.error,
         )
         return done, fd
 
@@ -226,11 +250,11 @@ class _Limited:
 def _check_paths(settings: RunSettings, where: str) -> None:
     for key, path in (("data", settings.data), ("test_data", settings.test_data)):
         if path is not None and not Path(path).exists():
-            raise DataError(f"{where}: {key}: there is no file or folder {path}")
+            raise SettingsError(f"{where}: {key}: there is no file or folder {path}")
 
 
 def _check_data(task: Task, settings: RunSettings) -> None:
-    """That the data can be dealt to local or virtual agents, and the test data be read."""
+    """That the data can be dealt to local or virtual agents, and those for testing be read."""
     agents = settings.local or settings.virtual
     if agents is not None:
         shard = Shard(
@@ -241,5 +265,6 @@ def _check_data(task: Task, settings: RunSettings) -> None:
             seed=settings.seed,
         )
         shards(training_examples(task, DataSource(path=settings.data)), shard)
-    if settings.test_data is not None and settings.evaluate in ("auto", "coordinator"):
-        evaluation_parts(task, DataSource(path=settings.test_data))
+    tested = settings.test_data or (settings.data if agents is not None else None)
+    if tested is not None and settings.evaluate in ("auto", "coordinator"):
+        evaluation_parts(task, DataSource(path=tested))

@@ -56,6 +56,8 @@ class TrainJob(Job, frozen=True):
     training: LocalTraining
     seed: int
     position: int
+    residuals: str
+    """Folder where an agent keeps what it has not sent of a run; made when needed."""
     device: Device = "auto"
     threads: int | None = None
     """None: what torch thinks right for this machine."""
@@ -112,6 +114,7 @@ class Trained(Event, frozen=True):
     last_loss: float
     exhausted: bool
     seconds: float
+    compression_error: float = 0.0
 
 
 class Scored(Event, frozen=True):

@@ -23,6 +23,7 @@ from flctl.errors import (
     TaskError,
     UsageError,
     WireError,
+    is_out_of_memory,
 )
 from flctl.worker.jobs import (
     AnyEvent,
@@ -114,7 +115,7 @@ def failure_of(error: BaseException) -> JobFailed:
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
     text = _one_line(str(error))
-    if _is_out_of_memory(error):
+    if is_out_of_memory(error):
         advice = "use a smaller batch_size"
         return JobFailed(kind="out of memory", message=f"out of memory{where}; {advice}")
     message = f"{type(error).__name__}: {text}{where}" if text else f"{type(error).__name__}{where}"
@@ -130,15 +131,6 @@ def _kind(error: FlctlError) -> Kind:
         (WireError, "model"),
     )
     return next((kind for cls, kind in kinds if isinstance(error, cls)), "error")
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    # torch's own class is torch.OutOfMemoryError for a GPU, a plain RuntimeError for the CPU.
-    return (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
-    )
 
 
 def _one_line(text: str, limit: int = 1500) -> str:

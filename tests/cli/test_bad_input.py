@@ -24,11 +24,26 @@ CASES = {
     "no optimiser": (("--task", "ecg", "--virtual", 2, "--optimizer", "SDG"), 2, "SDG"),
     "its arguments": (("--task", "ecg", "--virtual", 2, "--optimizer-args", "x"), 2, "NAME=VALUE"),
     "too many agents": (("--task", "ecg", "--virtual", 999), 1, "only 16 records"),
-    "no data": (("--task", "ecg", "--virtual", 2, "--data", "/nonexistent"), 1, "/nonexistent"),
+    "no data": (("--task", "ecg", "--virtual", 2, "--data", "/nonexistent"), 2, "/nonexistent"),
     "nowhere to save": (("--task", "ecg", "--virtual", 2, "--save-model", "/no/x"), 2, "/no"),
     "save to a folder": (("--task", "ecg", "--virtual", 2, "--save-model", "/"), 2, "is a folder"),
     "neither": (("--task", "ecg"), 1, "--local N or --virtual N"),
-    "unknown run": (("--resume", "ecg-9"), 1, "--local N or --virtual N"),
+    "unknown run": (("--resume", "ecg-9"), 2, "no run 'ecg-9' in"),
+    "no name of a run": (("--resume", ""), 2, "name a run"),
+    "agents of a fleet": (("--task", "ecg", "--local", 2, "--agents", "a,b"), 2, "agents cannot"),
+    "data set": (("--task", "ecg", "--virtual", 2, "--dataset", "icu"), 2, "dataset is for agents"),
+    "deadline 0": (("--task", "ecg", "--virtual", 2, "--deadline", 0), 2, "line: deadline: expec"),
+    "optimiser in a step": (
+        ("--task", "ecg", "--virtual", 2, "--optimizer", "SparseAdam"),
+        2,
+        "dense gradients",
+    ),
+    "no class of a task": (("--task", "os:getcwd", "--virtual", 2), 2, "not a subclass"),
+    "no module of a task": (("--task", "no.mod:Cls", "--virtual", 2), 2, "no.mod"),
+    "empty data": (("--task", "ecg", "--virtual", 2, "--data", ""), 2, "--data '': name"),
+    "empty test data": (("--task", "ecg", "--virtual", 2, "--test-data", ""), 2, "--test-data ''"),
+    "empty state": (("--task", "ecg", "--virtual", 2, "--state", ""), 2, "'--state'"),
+    "empty target": (("--task", "ecg", "--virtual", 2, "--save-model", ""), 2, "'--save-model'"),
     "resume with flags": (("--resume", "ecg-9", "--rounds", 3), 2, "--resume"),
 }
 
@@ -75,6 +90,18 @@ def test_bad_data(flctl, tmp_path, beats, how, fault):
     assert not (tmp_path / "state").exists()
 
 
+def test_data_without_the_part_for_testing(flctl, tmp_path, mnist_dir):
+    """What the evaluation will need is missed before anybody trains."""
+    folder = tmp_path / "mnist"
+    folder.mkdir()
+    for file in mnist_dir.glob("train-*"):
+        (folder / file.name).symlink_to(file)
+    done = flctl("train", "--task", "mnist", "--virtual", 2, "--data", folder)
+    assert (done.code, done.out) == (1, "")
+    assert "t10k-images-idx3-ubyte" in done.complaint
+    assert not (tmp_path / "state").exists()
+
+
 def test_misspelt_key_of_a_file(flctl, tmp_path):
     """A misspelt key in run.toml is named with its line and the nearest right one."""
     file = tmp_path / "run.toml"
@@ -92,6 +119,57 @@ def test_bad_value_of_a_file(flctl, tmp_path):
     file.write_text('task = "ecg"\nvirtual = 2\n')
     assert flctl("train", file, "--rounds", 0).complaint.startswith("command line: rounds: ")
     assert flctl("train", tmp_path / "no.toml").complaint.startswith(str(tmp_path / "no.toml"))
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("deadline = 0", "deadline: expected `float` > 0"),
+        ('deadline = "soon"', "deadline 'soon': not a time"),
+        ('optimizer-args = "momentum"', "optimizer-args 'momentum': write NAME=VALUE"),
+        ('agents = "a,,b"', "agents 'a,,b': write names"),
+        ('data = ""', "data '': name a file or folder"),
+        ('save-model = ""', "save-model '': name a file or folder"),
+        ("save_model = 3", "save-model: write the path of a file"),
+        ("schema = 7", "schema 7, this version reads 1"),
+    ],
+)
+def test_bad_text_of_a_file(flctl, tmp_path, line, words):
+    """A file is read as the flags are, and its faults are told in the same words."""
+    file = tmp_path / "run.toml"
+    file.write_text(f'task = "ecg"\nvirtual = 2\n{line}\n')
+    done = flctl("train", file)
+    assert (done.code, done.out) == (2, "")
+    assert done.complaint.startswith(f"{file}: {words}")
+
+
+def test_runs_of_a_folder_that_holds_none(flctl, tmp_path):
+    """Nothing yet, no folder at all, a file, and what cannot be read: each says which it is."""
+    (tmp_path / "state").mkdir()
+    empty = flctl("runs", "list")
+    assert (empty.code, empty.err) == (0, "")
+    assert "no such folder" not in empty.out
+    absent = flctl("runs", "list", "--state", tmp_path / "absent")
+    assert absent.code == 0
+    assert "(there is no such folder)" in absent.out
+    assert f"--state {tmp_path / 'absent'}" in absent.out
+    (tmp_path / "file").write_text("")
+    file = flctl("runs", "list", "--state", tmp_path / "file")
+    assert (file.code, file.out) == (1, "")
+    assert "file/runs: cannot list the runs: Not a directory" in file.complaint
+    (tmp_path / "state/runs/ecg-1").mkdir(parents=True)
+    damaged = flctl("runs", "list")
+    assert (damaged.code, damaged.out) == (1, "")
+    assert "ecg-1: not a run, or a damaged one" in damaged.err
+    assert "no run in it can be read" in damaged.err
+
+
+def test_empty_paths_of_evaluate(flctl):
+    """They do not mean the current folder."""
+    for args in (("",), ("x.safetensors", "--data", "")):
+        done = flctl("evaluate", *args)
+        assert (done.code, done.out) == (2, "")
+        assert "it is empty" in done.complaint
 
 
 def test_not_a_checkpoint(flctl, tmp_path):
@@ -144,6 +222,7 @@ def test_coordinator_that_cannot_start(flctl, tmp_path):
         (("--coordinator", "h:1", "--server-key", "0" * 40, "--role", "boss"), "--role"),
         (("--coordinator", "h:1", "--server-key", "0" * 40, "--name", "Pi 1"), "--name"),
         (("--coordinator", "h:1", "--server-key", "0" * 40, "--threads", 0), "--threads"),
+        (("--coordinator", "h:1", "--server-key", "0" * 40, "--threads", 10**6), "--threads"),
         (("--coordinator", "h:1", "--server-key", "0" * 40, "--join-token-file", "/no"), "/no"),
     ],
 )

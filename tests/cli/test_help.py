@@ -13,7 +13,7 @@ from flctl.settings import KEYS
 HEAVY = ("torch", "zmq", "numpy", "rich", "matplotlib")
 
 
-@pytest.mark.parametrize("command", [(), ("train",), ("agent",), ("runs",)])
+@pytest.mark.parametrize("command", [(), ("train",), ("agent",), ("runs",), ("data", "split")])
 def test_help_loads_nothing_heavy(command):
     """`flctl --help`, and that of each command, imports neither torch nor zmq, numpy or rich."""
     code = (
@@ -56,6 +56,7 @@ def test_help_groups_the_options_and_tells_the_defaults(flctl):
 
 def test_no_command_shows_the_help(flctl):
     """`flctl` alone, and a group alone, print their help and end well."""
+    assert "130 ended with Ctrl-C" in flctl().out
     for args in ((), ("keys",), ("runs",)):
         done = flctl(*args)
         assert (done.code, done.err) == (0, "")

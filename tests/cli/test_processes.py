@@ -37,6 +37,10 @@ class Home:
         self.started.append(process)
         return process
 
+    def errors(self) -> str:
+        """What the command that was started last has said on stderr."""
+        return (self.folder / f"stderr-{len(self.started) - 1}").read_text()
+
     def ask(self, *args: object) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [*FLCTL, *map(str, args)],
@@ -109,8 +113,13 @@ def test_a_fleet_by_hand(home, beats, tmp_path):
     assert coordinator.wait(PATIENCE_S) == 0
 
 
-def test_ctrl_c_leaves_nothing_behind(home, beats):
-    """Ctrl-C ends an embedded run so that it can be resumed, and no process of it is left."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_leaves_nothing_behind(home, beats, tmp_path, number):
+    """Ctrl-C, kill and a closed terminal end an embedded run so that it can be resumed; no
+    process of it is left, and no key."""
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    home.environment["TMPDIR"] = str(temporary)
     train = home.start("train", "--task", "ecg", "--local", 1, "--rounds", 200, "--data", beats(),
                        "--json")  # fmt: skip
     for line in train.stdout:
@@ -118,12 +127,15 @@ def test_ctrl_c_leaves_nothing_behind(home, beats):
             break
     family = psutil.Process(train.pid).children(recursive=True)
     assert len(family) >= 3  # the agent, its worker, the coordinator's worker
-    train.send_signal(signal.SIGINT)
+    assert list(temporary.glob("flctl-local-*/keys"))
+    train.send_signal(number)
     *_, last = train.stdout
-    assert train.wait(PATIENCE_S) == 130
+    assert train.wait(PATIENCE_S) == 128 + number
     assert json.loads(last)["event"] == "stopped"
     _, alive = psutil.wait_procs(family, timeout=PATIENCE_S)
     assert not alive
     (run,) = home.asked("runs", "list")
     assert run["state"] == "stopped"
     assert run["round"] >= 1
+    assert not list(temporary.glob("*flctl-*"))
+    assert f"go on with: flctl train --resume {run['run']}" in home.errors()

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from flctl.cli.train import _collect
 from flctl.coordinator.runs import RunFolder
 from flctl.wire.parameters import ParameterFile
 
@@ -62,7 +63,7 @@ def test_runs(run, flctl):
     assert "pi-02" in flctl("runs", "show", name[:-2]).out
     replayed = flctl("runs", "replay", name)
     assert replayed.code == 0
-    assert "2 rounds are the same" in replayed.out
+    assert "2 rounds computed again, the same" in replayed.out
     assert json.loads(flctl("runs", "replay", name, "--json").out)["same"] is True
 
 
@@ -93,6 +94,8 @@ def test_nothing_to_resume(run, flctl):
     done = flctl("train", "--resume", run[-1]["run"])
     assert done.code == 2
     assert "finished" in done.complaint
+    (listed,) = json.loads(flctl("runs", "list", "--json").out)
+    assert listed["state"] == "finished"
 
 
 def test_plain_lines_when_piped(flctl, beats):
@@ -117,6 +120,64 @@ def test_flags_win_over_the_file(flctl, beats, tmp_path):
     (folder,) = (tmp_path / "state" / "runs").iterdir()
     settings = RunFolder(folder).settings()
     assert (settings.rounds, settings.virtual, settings.wait_s) == (1, 2, 7.0)
+
+
+def test_a_file_is_written_as_the_flags_are(flctl, beats, tmp_path, monkeypatch):
+    """Times with units, lists with commas, a relative path, where the model goes."""
+    monkeypatch.chdir(beats().parent)
+    (tmp_path / "elsewhere").mkdir()
+    file = tmp_path / "elsewhere" / "my.toml"
+    file.write_text(
+        'task = "ecg"\nvirtual = 2\nrounds = 1\nepochs = 1\ndeadline = "10m"\nwait_s = "1m"\n'
+        f'agents = "pi-01, pi-02"\noptimizer-args = "momentum=0.5"\ndata = "{beats().name}"\n'
+        f'save-model = "{tmp_path}/of-the-file"\n'
+    )
+    assert flctl("train", file).code == 0
+    assert (tmp_path / "of-the-file").exists()
+    (folder,) = (tmp_path / "state" / "runs").iterdir()
+    settings = RunFolder(folder).settings()
+    assert (settings.deadline_s, settings.wait_s) == (600.0, 60.0)
+    assert settings.agents == ("pi-01", "pi-02")
+    assert settings.optimizer_args == {"momentum": 0.5}
+    assert settings.data == str(beats())
+    assert flctl("train", file, "--save-model", tmp_path / "of-the-flag").code == 0
+    assert (tmp_path / "of-the-flag").exists()
+
+
+def test_a_flag_that_names_the_agents_wins_over_the_file(tmp_path):
+    """Over all that the file says of them, and not only over the key of the same name."""
+    file = tmp_path / "my.toml"
+    for line in ("virtual = 2", 'agents = "pi-07"', 'agents = "a"\ndataset = "icu"'):
+        file.write_text(f'task = "ecg"\n{line}\n')
+        given, _ = _collect(file, {"local": 4}, None)
+        assert given == {"task": "ecg", "local": 4}
+
+
+def test_the_settings_of_a_run_begin_another_one(run, flctl, tmp_path):
+    """`flctl train RUN/run.toml`: the same settings, so the same model."""
+    file = RunFolder.find(tmp_path / "state", run[-1]["run"]).path / "run.toml"
+    assert flctl("train", file, "--save-model", tmp_path / "again").code == 0
+    assert (tmp_path / "again").read_bytes() == (tmp_path / "model.safetensors").read_bytes()
+
+
+def test_settings_that_were_changed_do_not_go_on(run, flctl, tmp_path):
+    """A run that is stopped, edited and resumed is named; an old journal, which does not know
+    the settings it began with, is believed."""
+    folder = RunFolder.find(tmp_path / "state", run[-1]["run"])
+    *begun, _ = folder.journal_path.read_text().splitlines(keepends=True)
+    folder.journal_path.write_text("".join(begun))
+    settings = folder.path / "run.toml"
+    settings.write_text(settings.read_text().replace("rounds = 2", "rounds = 3"))
+    for command in (("train", "--resume", folder.name), ("runs", "replay", folder.name)):
+        done = flctl(*command)
+        assert (done.code, done.out) == (1, "")
+        assert f"{settings}: has been changed" in done.complaint
+        assert f"flctl train {settings}" in done.complaint
+    started = json.loads(begun[0])
+    del started["settings"]
+    folder.journal_path.write_text(json.dumps(started) + "\n" + "".join(begun[1:]))
+    assert flctl("train", "--resume", folder.name).code == 0
+    assert folder.history().round == 3
 
 
 def test_a_reader_that_goes_away(beats, tmp_path):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from flctl.cli.values import named_paths, names, optimizer_args, seconds, share_of
+from flctl.cli.values import arguments, named_paths, names, seconds, share_of
 from flctl.errors import UsageError
 
 
@@ -32,10 +32,10 @@ def test_what_is_no_time(text):
 
 def test_arguments_of_an_optimiser():
     """Numbers, truth values and lists, as TOML writes them."""
-    found = optimizer_args("momentum=0.9,nesterov=true,betas=[0.9,0.99]")
+    found = arguments("momentum=0.9,nesterov=true,betas=[0.9,0.99]", "--optimizer-args")
     assert found == {"momentum": 0.9, "nesterov": True, "betas": [0.9, 0.99]}
     with pytest.raises(UsageError, match="NAME=VALUE"):
-        optimizer_args("momentum:0.9")
+        arguments("momentum:0.9", "--optimizer-args")
 
 
 def test_names():
@@ -55,8 +55,10 @@ def test_named_paths(tmp_path, monkeypatch):
     }
     with pytest.raises(UsageError, match="twice"):
         named_paths(["a", "b"], "--data")
-    with pytest.raises(UsageError, match="NAME=PATH"):
+    with pytest.raises(UsageError, match="write PATH or NAME=PATH"):
         named_paths(["a="], "--data")
+    with pytest.raises(UsageError, match="'c': write NAME=PATH"):
+        named_paths(["c"], "--data", None)
 
 
 def test_shares_count_from_one():

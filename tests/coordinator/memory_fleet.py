@@ -25,6 +25,7 @@ from flctl.coordinator.service import Coordinator
 from flctl.core.history import History
 from flctl.core.metrics import from_confusion
 from flctl.core.randomness import derive
+from flctl.learning.compression import save_update
 from flctl.settings import RunSettings, parse
 from flctl.transport.blobs import BlobStore
 from flctl.transport.keys import KeyPair, Keyring
@@ -45,6 +46,7 @@ from flctl.worker.jobs import (
 
 DIGEST = "d" * 64
 STEP_S = 0.1
+BATCHES = 4
 BIG = 700_000
 """Bytes of the toy's large tensor: three chunks on the wire."""
 
@@ -168,13 +170,12 @@ class ToyAgent:
         """(round, position) of every training that was begun."""
         self.ticks = 2
         self.token = token
-        self._starts = 0
+        self.folder = self.fleet.folder / f"{self.name}-{id(self)}"
         self.start()
 
     def start(self) -> None:
         """Begin, or begin again after a power cut: what was in memory is lost."""
-        self._starts += 1
-        folder = self.fleet.folder / f"{self.name}-{self._starts}-{id(self)}"
+        folder = self.folder
         self.state = AgentState(folder)
         self.link = self.fleet.network.link(self.keys.public)
         self.alive = True
@@ -216,6 +217,8 @@ class ToyAgent:
                     name="default", task="toy", examples=self.examples, held_out=self.held_out
                 )
                 return Described(datasets=(info,), torch="2", cuda=False), None
+            case TrainJob() if job.training.compression != "none":
+                return self.compressed(toy_update(model, job), model, job)
             case TrainJob():
                 return self.deliver(toy_update(model, job))
             case EvaluateJob():
@@ -223,14 +226,29 @@ class ToyAgent:
                 return Scored(parts={"held out": metrics}), None
         return JobFailed(kind="error", message="no such job"), None
 
+    def compressed(
+        self, tensors: dict[str, tuple[str, np.ndarray]], model: dict[str, np.ndarray], job: TrainJob
+    ) -> Any:
+        """As a worker does it, which also keeps what it has not sent."""
+        fd = os.memfd_create("update")
+        before = {name: (tensors[name][0], array) for name, array in model.items()}
+        saved = save_update(
+            fd, before, tensors, job.training, {"task": "toy"}, agent=job.agent,
+            round_id=job.round, seed=job.seed, position=job.position, batches=BATCHES,
+            residuals=Path(job.residuals),
+        )  # fmt: skip
+        return self.delivered(fd, saved.blob, saved.size, compression_error=saved.error)
+
     def deliver(self, tensors: dict[str, tuple[str, np.ndarray]], **changes: Any) -> Any:
         fd = os.memfd_create("update")
-        digest, size = dump(fd, tensors, {"task": "toy"})
+        return self.delivered(fd, *dump(fd, tensors, {"task": "toy"}), **changes)
+
+    def delivered(self, fd: int, digest: str, size: int, **changes: Any) -> Any:
         trained = Trained(
             blob=digest,
             size=size,
             examples=self.examples,
-            batches=4,
+            batches=BATCHES,
             loss=0.5,
             last_loss=0.4,
             exhausted=False,

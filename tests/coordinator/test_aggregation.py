@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flctl.coordinator.aggregation import aggregate, read_model
+from flctl.coordinator.aggregation import aggregate
 from flctl.coordinator.runs import RunFolder
 from flctl.errors import ParametersError, StateError
 from flctl.settings import RunSettings
@@ -45,6 +45,12 @@ def spool(folder: RunFolder, agents=EXAMPLES) -> None:
         save(folder.spool_path(1) / f"{agent}.safetensors", model_of(agent))
 
 
+def header(path: Path) -> tuple:
+    with path.open("rb") as file:
+        parameters = ParameterFile(file.fileno(), str(path))
+        return parameters.specs, parameters.metadata
+
+
 def test_the_average_takes_its_place_under_its_digest(folder):
     """Whole, with the metadata of the first model, and nothing else is left."""
     spool(folder)
@@ -53,7 +59,7 @@ def test_the_average_takes_its_place_under_its_digest(folder):
     assert (made.model, made.size) == (hashlib.sha256(data).hexdigest(), len(data))
     assert made.path == folder.model_path(1)
     assert [p.name for p in made.path.parent.iterdir() if p.is_file()] == ["model.safetensors"]
-    assert read_model(made.path) == read_model(folder.model_path(0))
+    assert header(made.path) == header(folder.model_path(0))
     shares = np.array(list(EXAMPLES.values())) / sum(EXAMPLES.values())
     expected = sum(
         share * model_of(agent)["w"][1].astype(np.float64)

@@ -20,10 +20,17 @@ def models(state: Path) -> list[str]:
     return [r.model for r in next(iter(all_runs(state))).history().rounds]
 
 
+@pytest.mark.parametrize("strategy", ["fedavg", "fedadam"])
 def test_resumed_from_a_copy_taken_at_every_append_the_model_is_the_same(
-    make_fleet: Callable[..., MemoryFleet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_fleet: Callable[..., MemoryFleet],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    strategy: str,
 ):
-    """Whatever the last line of the journal is: the run goes on to the same three models."""
+    """Whatever the last line of the journal is: the run goes on to the same three models.
+
+    Also where the strategy keeps something from round to round.
+    """
     fleet = make_fleet(3)
     copies: list[Path] = []
     plain = Journal.append
@@ -34,7 +41,7 @@ def test_resumed_from_a_copy_taken_at_every_append_the_model_is_the_same(
         shutil.copytree(fleet.state, copies[-1])
 
     monkeypatch.setattr(Journal, "append", append_and_copy)
-    fleet.start_run(rounds=3)
+    fleet.start_run(rounds=3, strategy=strategy)
     fleet.finish()
     expected = models(fleet.state)
     monkeypatch.setattr(Journal, "append", plain)
@@ -82,6 +89,74 @@ def test_killed_at_any_moment_nobody_trains_twice(
         assert agent.trained == [(1, 0), (2, 4), (3, 8), (4, 12)]
 
 
+def compressed(fleet: MemoryFleet, compression: str) -> None:
+    names = tuple(fleet.agents)
+    fleet.start_run(rounds=5, compression=compression, topk_share=0.01, agents=names)
+
+
+def without_residuals(fleet: MemoryFleet) -> None:
+    for agent in fleet.agents.values():
+        shutil.rmtree(agent.folder / "residuals")
+
+
+@pytest.mark.parametrize("compression", ["int8", "topk"])
+@pytest.mark.parametrize("seed", range(6))
+def test_agents_and_coordinator_killed_at_any_moment_compressed_updates_are_the_same(
+    make_fleet: Callable[..., MemoryFleet], compression: str, seed: int
+):
+    """Also what top-k has not sent yet survives on the agents, for the order it belongs to."""
+    undisturbed = make_fleet(3)
+    compressed(undisturbed, compression)
+    undisturbed.finish()
+    fleet = make_fleet(3)
+    chance = random.Random(seed)
+    compressed(fleet, compression)
+    for _ in range(6):
+        for _ in range(chance.randint(1, 25)):
+            fleet.step()
+        if fleet.coordinator is None or fleet.coordinator.training is None:
+            break
+        victim = chance.choice([*fleet.agents.values(), None])
+        if victim is not None:
+            victim.kill()
+            victim.start()
+        else:
+            fleet.kill_coordinator()
+            fleet.start_coordinator()
+    assert fleet.finish().state == "finished"
+    assert len(models(fleet.state)) == 5
+    assert models(fleet.state) == models(undisturbed.state)
+
+
+def test_residuals_that_are_lost_are_missed_and_said(
+    make_fleet: Callable[..., MemoryFleet], caplog: pytest.LogCaptureFixture
+):
+    """A new SD card: training goes on from zero, which gives another model."""
+    whole, fleet = make_fleet(3), make_fleet(3)
+    for each in (whole, fleet):
+        compressed(each, "topk")
+    whole.finish()
+    fleet.until(lambda: len(fleet.named("round")) == 2)
+    without_residuals(fleet)
+    fleet.finish()
+    assert models(fleet.state)[:2] == models(whole.state)[:2]
+    assert models(fleet.state)[-1] != models(whole.state)[-1]
+    assert "what was not sent before is lost" in caplog.text
+
+
+def test_what_was_not_sent_of_older_runs_is_removed(fleet: MemoryFleet):
+    """At most two runs and two positions of each stay on an agent's card."""
+    for _ in range(4):
+        run = fleet.start_run(rounds=4, compression="topk")
+        fleet.finish()
+    for agent in fleet.agents.values():
+        kept = sorted((agent.folder / "residuals").iterdir())
+        assert len(kept) == 2 and run in {folder.name for folder in kept}
+        for folder in kept:
+            positions = [int(path.stem) for path in folder.iterdir()]
+            assert sorted(positions) == [12, 16]
+
+
 def test_accepted_updates_survive_and_are_not_asked_for_again(fleet: MemoryFleet):
     """Two updates are safe, the third agent is still training: only that one is waited for."""
     fleet.agents["pi-03"].ticks = 200
@@ -118,6 +193,21 @@ def test_a_damaged_model_is_found_and_named(fleet: MemoryFleet):
     data = bytearray(path.read_bytes())
     data[-5] ^= 1
     path.write_bytes(data)
+    fleet.start_coordinator()
+    history = fleet.finish()
+    assert history.state == "paused"
+    assert "damaged" in history.reason and str(path) in history.reason
+
+
+def test_a_damaged_state_of_the_strategy_is_found_and_named(fleet: MemoryFleet):
+    """It is compared with the journal like the model."""
+    run = fleet.start_run(rounds=3, strategy="fedyogi")
+    fleet.until(lambda: len(fleet.named("round")) == 2)
+    fleet.kill_coordinator()
+    folder = RunFolder.find(fleet.state, run)
+    assert not list(folder.round_path(1).glob("server.*")), "what is not needed is removed"
+    path = folder.round_path(2) / "server.variance.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
     fleet.start_coordinator()
     history = fleet.finish()
     assert history.state == "paused"

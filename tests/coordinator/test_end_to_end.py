@@ -26,6 +26,7 @@ def expected_model(agents: dict[str, int], rounds: int, seed: int) -> np.ndarray
                 training=LocalTraining(),
                 seed=seed,
                 position=4 * (round_id - 1),
+                residuals="",
             )
             updates.append({n: a for n, (_, a) in toy_update(model, job).items()})
         total = sum(agents.values())

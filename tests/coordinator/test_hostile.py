@@ -21,6 +21,7 @@ from flctl.wire.messages import (
     Telemetry,
     UpdateReady,
 )
+from flctl.wire.parameters import ParameterFile, dump
 from flctl.worker.jobs import TrainJob
 
 
@@ -110,6 +111,79 @@ def test_a_bad_update_is_rejected_and_the_round_goes_on(
     (rejected,) = fleet.named("rejected")
     assert rejected["agent"] == "pi-02" and words in rejected["reason"]
     assert words in fleet.status("pi-02")["note"]
+
+
+def plain(agent: Any, model: Any, job: TrainJob) -> Any:
+    return agent.deliver(toy_update(model, job))
+
+
+def repacked(change: Callable[[dict[str, Any]], None]) -> Callable[[Any, Any, Any], Any]:
+    """An honest compressed update, of which `change` spoils a tensor."""
+
+    def repack(agent: Any, model: Any, job: TrainJob) -> Any:
+        _, fd = agent.compressed(toy_update(model, job), model, job)
+        file = ParameterFile(fd, "honest")
+        tensors = {s.name: (s.dtype, file.read(s).reshape(s.shape)) for s in file.specs}
+        change(tensors)
+        spoilt = os.memfd_create("spoilt")
+        return agent.delivered(spoilt, *dump(spoilt, tensors, file.metadata))
+
+    return repack
+
+
+def asking(**changes: Any) -> Callable[[Any, Any, Any], Any]:
+    """As if the run had asked for something else."""
+
+    def other(agent: Any, model: Any, job: TrainJob) -> Any:
+        training = msgspec.structs.replace(job.training, **changes)
+        if training.compression == "none":
+            return plain(agent, model, job)
+        job = msgspec.structs.replace(job, training=training)
+        return agent.compressed(toy_update(model, job), model, job)
+
+    return other
+
+
+def with_error(error: float) -> Callable[[Any, Any, Any], Any]:
+    def change(agent: Any, model: Any, job: TrainJob) -> Any:
+        made, fd = agent.compressed(toy_update(model, job), model, job)
+        return msgspec.structs.replace(made, compression_error=error), fd
+
+    return change
+
+
+def backwards(tensors: dict[str, Any]) -> None:
+    tensors["indices"] = ("I32", tensors["indices"][1][::-1])
+
+
+def infinite(tensors: dict[str, Any]) -> None:
+    tensors["scales"][1][0] = np.inf
+
+
+@pytest.mark.parametrize(
+    ("asked", "change", "words"),
+    [
+        ("int8", plain, "is not compressed, the run asks for int8"),
+        ("none", asking(compression="int8"), "is compressed as 'int8', the run asks for none"),
+        ("int8", asking(compression="topk"), "is compressed as 'topk', the run asks for int8"),
+        ("topk", asking(topk_share=0.05), "this model's topk update has"),
+        ("topk", repacked(backwards), "indices are not ascending"),
+        ("int8", repacked(infinite), "a scale is not a finite number"),
+        ("int8", with_error(float("nan")), "error of its compression is not a finite number"),
+        ("int8", with_error(float("inf")), "error of its compression is not a finite number"),
+    ],
+)
+def test_a_bad_compressed_update_is_rejected_and_the_round_goes_on(
+    fleet: MemoryFleet, asked: str, change: Callable[[Any, Any, Any], Any], words: str
+):
+    """Checked before it counts, as a plain one; the reason stands in the journal."""
+    poison(fleet, "pi-02", change)
+    fleet.start_run(rounds=1, quorum=0.6, deadline_s=100.0, compression=asked)
+    history = fleet.finish()
+    assert history.state == "finished"
+    assert sorted(history.rounds[0].participants) == ["pi-01", "pi-03"]
+    (rejected,) = fleet.named("rejected")
+    assert rejected["agent"] == "pi-02" and words in rejected["reason"]
 
 
 def raw(fleet: MemoryFleet, name: str, *frames: bytes) -> None:

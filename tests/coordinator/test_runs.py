@@ -252,8 +252,8 @@ def test_the_newest_checkpoint_of_a_run_is_a_file(tmp_path):
     ("kind", "state", "reason"),
     [
         ("fleet", "paused", "its coordinator is not running"),
-        ("local", "stopped", "its process ended; flctl train --resume"),
-        ("virtual", "stopped", "its process ended; flctl train --resume"),
+        ("local", "stopped", "its process ended"),
+        ("virtual", "stopped", "its process ended"),
     ],
 )
 def test_a_run_that_nobody_drives_does_not_run(tmp_path, kind, state, reason):

@@ -87,6 +87,20 @@ def test_agents_of_their_own_have_to_be_named(run, tmp_path, beats):
         replay(run, {**copies, "pi-99": beats})
 
 
+@pytest.mark.parametrize(
+    ("sources", "says"),
+    [
+        ({"pi-01": "absent"}, "--data pi-01=absent: there is no such file or folder"),
+        ({"pi-01": "."}, "name the data of .* too, or none: they are here"),
+        ({"default": "."}, "--data default=…: took no part in the run; pi-01, .* did"),
+    ],
+)
+def test_copies_that_are_not_those_of_the_run(run, sources, says):
+    """What is missing or too much is named; of local and virtual runs none is needed."""
+    with pytest.raises(UsageError, match=says):
+        replay(run, {name: Path(path) for name, path in sources.items()})
+
+
 def test_a_run_without_rounds_cannot_be_replayed(run):
     """There is nothing to compare with."""
     lines = run.journal_path.read_text().splitlines(keepends=True)

@@ -62,7 +62,7 @@ def test_an_agent_may_own_nothing_but_training_files(tmp_path):
     """Then it holds nothing out, and cannot serve for testing."""
     write(tmp_path, parts=("train",))
     assert Mnist().held_out(tmp_path) is None
-    with pytest.raises(DataError, match=r"t10k-images-idx3-ubyte .* is missing"):
+    with pytest.raises(DataError, match=r"t10k-images-idx3-ubyte .* for testing is missing"):
         Mnist().test_parts(tmp_path)
 
 
@@ -89,23 +89,39 @@ def test_damaged_files_are_errors_of_one_line(tmp_path):
 
 
 def test_a_folder_without_files_says_what_is_expected(tmp_path):
-    """Missing or empty."""
-    with pytest.raises(DataError, match=r"no IDX files \(train-images-idx3-ubyte"):
+    """Empty, missing, or a file."""
+    with pytest.raises(DataError, match=r"no IDX files \(train-images-idx3-ubyte.*t10k-labels"):
         Mnist().train_data(tmp_path)
     with pytest.raises(DataError, match="there is no such folder"):
         Mnist().train_data(tmp_path / "absent")
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(DataError, match=r"is a file; name the folder that holds .*t10k-images"):
+        Mnist().train_data(tmp_path / "file")
 
 
-def test_without_a_folder_and_without_a_way_out_the_error_says_what_to_give(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        ("Error downloading train-images:\nno route to host", ".*no route to host"),
+        (
+            "Error downloading x:\nTried https://a/, got:\n<urlopen error [Errno -2] Name or "
+            "service not known>\nTried https://b/, got:\n<urlopen error timed out>\n",
+            "Name or service not known",
+        ),
+    ],
+)
+def test_without_a_folder_and_without_a_way_out_the_error_says_what_to_give(
+    tmp_path, monkeypatch, error, reason
+):
     """torchvision's own download is tried, into the user's cache."""
     from flctl.learning.vision import import_torchvision
 
     def refuse(*args: object, **kwargs: object) -> None:
-        raise RuntimeError("Error downloading train-images:\nno route to host")
+        raise RuntimeError(error)
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(import_torchvision().datasets.MNIST, "download", refuse)
-    with pytest.raises(DataError, match=r"name a folder with its IDX files.*no route to host"):
+    with pytest.raises(DataError, match=rf"\({reason}\); name a folder with its IDX files"):
         Mnist().train_data(None)
 
 

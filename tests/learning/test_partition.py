@@ -94,6 +94,12 @@ def test_an_agent_without_data_is_an_error(kind, examples, n, message):
         partition(kind, np.zeros(examples, dtype=np.int64), groups, n)
 
 
+def test_a_file_without_records_says_which_array_is_missing():
+    """All of it counts as one record, which is too few."""
+    with pytest.raises(DataError, match=r"1 record .*without an array 'record'.*partition iid"):
+        partition("record", np.zeros(30, dtype=np.int64), np.full(30, "beats"), 2)
+
+
 def test_data_without_records_cannot_be_dealt_by_record():
     """The message names the way out."""
     with pytest.raises(DataError, match="--partition iid"):

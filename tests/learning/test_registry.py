@@ -90,10 +90,17 @@ def test_an_unknown_task_is_wrong_usage(own, find, ref, message):
     assert caught.value.exit_code == 2
 
 
+@pytest.mark.parametrize("ref", ["own_task:NotATask", "os:getcwd"])
+def test_what_is_no_task_is_wrong_usage(own, ref):
+    """It can be imported, but is not a task."""
+    with pytest.raises(UnknownTask, match="is not a subclass of flctl's Task") as caught:
+        load_task(ref)
+    assert caught.value.exit_code == 2
+
+
 @pytest.mark.parametrize(
     ("addition", "ref", "message"),
     [
-        ("", "own_task:NotATask", "NotATask is not a subclass"),
         ("", "own_task:Nameless", "does not say its 'name'"),
         ("1/0\n", "own_task:Own", "cannot be imported: ZeroDivisionError: division by zero"),
         ("import no_such_package\n", "own_task:Own", "needs the package 'no_such_package'"),

@@ -4,6 +4,7 @@ from torch import Tensor, nn
 
 from flctl.errors import CheckpointError, SettingsError, TaskError
 from flctl.learning.examples import concatenate
+from flctl.learning.optimizer import check_optimizer
 from flctl.learning.state import snapshot
 from flctl.learning.task import initial_model
 from flctl.learning.training import LocalResult, train_locally
@@ -148,7 +149,16 @@ def test_any_optimiser_trains(blobs, start, points, optimizer, arguments):
         ({"optimizer_args": {"momentun": 0.9}}, "no argument 'momentun'; did you mean 'momentum'?"),
         ({"optimizer_args": {"lr": 0.9}}, "the learning rate is the setting 'lr'"),
         ({"optimizer_args": {"momentum": -1}}, "optimizer SGD: Invalid momentum value: -1"),
-        ({"optimizer_args": {"momentum": "big"}}, "optimizer SGD: "),
+        ({"optimizer_args": {"momentum": "big"}}, "momentum of SGD is a number, such as 0"),
+        ({"optimizer_args": {"nesterov": 1}}, "nesterov of SGD is true or false"),
+        (
+            {"optimizer": "Adam", "optimizer_args": {"betas": 3}},
+            "betas of Adam is a list of 2 numbers, such as [0.9, 0.999]",
+        ),
+        (
+            {"optimizer": "Adam", "optimizer_args": {"betas": [0.9]}},
+            "betas of Adam is a list of 2 numbers",
+        ),
     ],
 )
 def test_an_optimiser_that_cannot_be_made_is_an_error_of_the_settings(
@@ -159,6 +169,25 @@ def test_an_optimiser_that_cannot_be_made_is_an_error_of_the_settings(
         train(blobs, start, points(20), **training)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "message"),
+    [("SparseAdam", "does not support dense gradients"), ("Muon", "only supports 2D parameters")],
+)
+def test_an_optimiser_that_cannot_train_the_model_is_known_before(blobs, optimizer, message):
+    """It may fail only when it makes a step, or only with the parameters of this model."""
+    with pytest.raises(SettingsError, match=f"^optimizer {optimizer}: .*{message}"):
+        check_optimizer(LocalTraining(optimizer=optimizer), blobs.model())
+
+
+@pytest.mark.parametrize("optimizer", ["SGD", "Adam", "LBFGS", "Adafactor", "Rprop", "ASGD"])
+def test_to_try_an_optimiser_leaves_the_model_as_it_is(blobs, optimizer):
+    """The model that the run begins with is not the one that is tried on."""
+    model = initial_model(blobs, seed=1)
+    before = snapshot(model)
+    check_optimizer(LocalTraining(optimizer=optimizer), model)
+    assert equal(before, snapshot(model))
 
 
 def test_a_loss_that_is_not_finite_names_agent_round_and_step(blobs, start, points):

@@ -65,6 +65,7 @@ def training(**changes: Any) -> TrainJob:
         "round": 1,
         "seed": 1,
         "position": 0,
+        "residuals": "",
         "training": LocalTraining(federate_after_n_batches=3),
         "threads": 1,
         "device": "cpu",
@@ -144,7 +145,7 @@ def test_the_first_model_depends_on_the_seed_alone(worker: WorkerProcess) -> Non
         ({"task": "ecg", "epoch": 2}, "usage", "did you mean 'epochs'"),
         ({"task": "ecg", "optimizer": "Magic"}, "usage", "torch.optim has no 'Magic'"),
         ({"task": "ecg", "optimizer_args": {"momenta": 1}}, "usage", "momenta"),
-        ({"task": "ecg", "test_data": "no/such/file"}, "data", "no/such/file"),
+        ({"task": "ecg", "test_data": "no/such/file"}, "usage", "no/such/file"),
         ({}, "usage", "no task is named"),
     ],
 )
@@ -262,7 +263,7 @@ def wait(kind):
 worker.submit(Initialise(given={"task": "ecg"}, where="test"))
 model = wait(object)
 worker.submit(TrainJob(task="ecg", source=DataSource(), agent="a", round=1, seed=1, position=0,
-    training=LocalTraining(epochs=10000), device="cpu", threads=1), model)
+    residuals="", training=LocalTraining(epochs=10000), device="cpu", threads=1), model)
 wait(Stepped)
 heavy = [name for name in ("torch", "numpy") if name in sys.modules]
 print(worker.pid, *heavy, flush=True)

@@ -1,0 +1,56 @@
+"""A checkpoint that a command is given, and the task that it is of."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flctl.errors import CheckpointError, ParametersError, UsageError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from flctl.learning.task import Task
+
+
+def task_of(checkpoint: Path, given: str | None) -> "tuple[str, Task]":
+    """The task that is `given`, else the one that the file names, and its name.
+
+    Raises CheckpointError for what is no checkpoint, UsageError when neither names a task.
+    """
+    from flctl.learning.task import load_task
+
+    named = _named(checkpoint)
+    chosen = given or named
+    if chosen is None:
+        raise UsageError(f"{checkpoint} does not say of which task it is; say --task NAME")
+    return chosen, load_task(chosen)
+
+
+def load_model(task: "Task", checkpoint: Path, device: str) -> "tuple[nn.Module, torch.device]":
+    """The model with the parameters of the checkpoint, and where it is to compute.
+
+    Raises UsageError, CheckpointError.
+    """
+    from flctl.learning import device as devices
+    from flctl.learning.state import load_into
+
+    if device not in ("auto", "cpu", "cuda"):
+        raise UsageError(f"--device {device}: it is auto, cpu or cuda")
+    on = devices.set_up(device)  # type: ignore[arg-type]  # checked above
+    model = task.model()
+    with checkpoint.open("rb") as file:
+        load_into(model, file.fileno(), str(checkpoint))
+    return model, on
+
+
+def _named(checkpoint: Path) -> str | None:
+    from flctl.wire.parameters import ParameterFile
+
+    try:
+        with checkpoint.open("rb") as file:
+            task = ParameterFile(file.fileno(), str(checkpoint)).metadata.get("task")
+    except OSError as error:
+        raise CheckpointError(f"{checkpoint}: cannot be read: {error.strerror}") from error
+    except ParametersError as error:
+        raise CheckpointError(f"{error}: not a checkpoint of flctl, or a damaged one") from error
+    return task if isinstance(task, str) else None

@@ -1,0 +1,114 @@
+"""The picture of `flctl predict`: examples, and what the model says of them."""
+
+from collections.abc import Sequence
+from itertools import zip_longest
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flctl.cli.bars import COLOURS
+from flctl.cli.curve import CENTRAL, FAINT, STYLE
+from flctl.errors import UsageError
+from flctl.files import explained, new_file
+
+if TYPE_CHECKING:
+    from flctl.cli.said import Said
+
+COLUMNS, MOST = 6, 24
+WRONG = "#cf222e"
+
+
+def draw(path: Path, said: "Said", name: str) -> None:
+    """Write up to 24 examples to `path` as PNG, of each class that was said its first ones.
+
+    Raises UsageError when they are neither curves nor images, StateError.
+    """
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    from matplotlib import pyplot as plt
+
+    x = said.cases.examples.x
+    if x.ndim not in (2, 3):
+        raise UsageError(f"--plot: an example has {x.ndim - 1} dimensions; 1 or 2 can be drawn")
+    chosen = choose(said.best, MOST)
+    columns = min(COLUMNS, len(chosen))
+    lines = -(-len(chosen) // columns)
+    width, height = max(2.0 * columns + 0.6, 6.4), 1.65 * lines + 1.55
+    with mpl.rc_context({**STYLE, "font.size": 8, "font.family": "DejaVu Sans"}):
+        figure, axes = plt.subplots(
+            lines, columns, figsize=(width, height), sharex=True, sharey=True, squeeze=False
+        )
+        for axis, at in zip_longest(axes.flat, chosen):
+            if at is None:
+                axis.set_visible(False)
+                continue
+            _image(axis, x[at]) if x.ndim == 3 else _curve(axis, *said.task.points(x[at]))
+            _title(axis, said, at)
+        if x.ndim == 2:
+            _label(axes, said, len(chosen))
+        left = 0.12 / width
+        figure.text(left, 1 - 0.32 / height, name, fontsize=13, fontweight="bold")
+        figure.text(left, 1 - 0.58 / height, _below(said, len(chosen)), fontsize=9, color=CENTRAL)
+        figure.subplots_adjust(
+            left=0.62 / width,
+            right=1 - 0.15 / width,
+            top=1 - 0.98 / height,
+            bottom=0.5 / height,
+            wspace=0.12,
+            hspace=0.3,
+        )
+        try:
+            with explained(path, "save the picture", "--plot"), new_file(path) as file:
+                figure.savefig(file, format="png", dpi=150, metadata={"Software": "flctl"})
+        finally:
+            plt.close(figure)
+
+
+def choose(best: Sequence[int], most: int) -> list[int]:
+    """Which of the cases to show: of each class the first ones, by turns, in their order."""
+    by_class: dict[int, list[int]] = {}
+    for at, found in enumerate(best):
+        by_class.setdefault(found, []).append(at)
+    by_turns = [at for turn in zip_longest(*by_class.values()) for at in turn if at is not None]
+    return sorted(by_turns[:most])
+
+
+def _curve(axis: Any, across: Any, up: Any) -> None:
+    axis.axvline(0, color=FAINT, linewidth=1.2) if float(across.min()) < 0 else None
+    axis.plot(across.numpy(), up.numpy(), color="#24292f", linewidth=1.1)
+
+
+def _image(axis: Any, x: Any) -> None:
+    axis.imshow(x.numpy(), cmap="gray_r", interpolation="nearest")
+    axis.set_axis_off()
+
+
+def _title(axis: Any, said: "Said", at: int) -> None:
+    """What it is, how surely, and what the file says when that is something else."""
+    name, probability = said.top(at)[0]
+    colour = COLOURS[said.task.classes.index(name) % len(COLOURS)]
+    axis.set_title(f"{name} {probability:.2f}", loc="left", color=colour, fontweight="bold",
+                   fontsize=9, pad=3)  # fmt: skip
+    wrong = said.cases.labelled and said.true(at) != name
+    text = f"is {said.true(at)}" if wrong else ""
+    axis.set_title(f"{text}  #{at + 1}".strip(), loc="right", color=WRONG if wrong else CENTRAL,
+                   fontsize=8, pad=3)  # fmt: skip
+
+
+def _label(axes: Any, said: "Said", count: int) -> None:
+    across, up = said.task.axes
+    columns = axes.shape[1]
+    axes[-1, 0].set_xlabel(across)
+    for row in axes:
+        row[0].set_ylabel(up)
+    for column in range(columns):  # where the last row has gaps, the panel above is the lowest
+        lowest = (count - 1 - column) // columns
+        axes[lowest, column].tick_params(labelbottom=True)
+
+
+def _below(said: "Said", shown: int) -> str:
+    counts = "   ".join(f"{said.full(name)}: {n:,}" for name, n in said.counts.items() if n)
+    total = len(said)
+    part = f"{shown} of {total:,} are shown" if shown < total else ""
+    right = f"{said.right:,} of {total:,} right" if said.right is not None else ""
+    return "   ".join(filter(None, (counts, right and f"({right})", part and f"({part})")))

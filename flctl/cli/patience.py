@@ -1,0 +1,42 @@
+"""What a person at a terminal sees while nothing else happens."""
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+
+@contextlib.contextmanager
+def reading(what: object) -> Iterator[None]:
+    """While data are read, say so, and how far it is, which their reader tells its log."""
+    from flctl.cli.output import terminal
+
+    logger, console = logging.getLogger("flctl.learning"), terminal(stderr=True)
+    if what is None or not console.is_terminal or logger.isEnabledFor(logging.INFO):
+        yield
+        return
+    with console.status(f"reading {what} …") as status:
+        told = _Told(status)
+        logger.addHandler(told)
+        logger.propagate = False
+        logger.setLevel(logging.INFO)
+        try:
+            yield
+        finally:
+            logger.setLevel(logging.NOTSET)
+            logger.propagate = True
+            logger.removeHandler(told)
+
+
+class _Told(logging.Handler):
+    """Shows what is only of interest now, and leaves warnings to everybody else's handler."""
+
+    def __init__(self, status: Any) -> None:
+        super().__init__()
+        self._status = status
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno > logging.INFO:
+            logging.getLogger().handle(record)
+        else:
+            self._status.update(f"{record.getMessage()} …")

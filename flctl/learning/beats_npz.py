@@ -1,0 +1,83 @@
+"""Heartbeats from `.npz` files: arrays X (n × 187) and y, optional record and split."""
+
+import zipfile
+import zlib
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flctl.errors import DataError
+from flctl.learning.beats import LIMIT_BYTES, WINDOW, Array, Beats
+
+
+def read_npz(path: Path, labelled: bool = True) -> Beats:
+    """Other arrays are ignored; y may be absent unless `labelled`. Raises DataError."""
+    try:
+        with path.open("rb") as file:
+            arrays = _load_arrays(file, path, labelled)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+    x, y = _inputs(arrays["X"], path), _labels(arrays, path)
+    record, split = arrays.get("record"), arrays.get("split")
+    for name, array in (("record", record), ("split", split)):
+        if array is not None and array.shape != (len(x),):
+            raise DataError(f"{path}: {name} has shape {list(array.shape)}, y {[len(x)]}")
+    if split is not None and (split.dtype.kind not in "iu" or not np.isin(split, (0, 1, 2)).all()):
+        raise DataError(f"{path}: split holds something else than 0, 1 and 2")
+    if record is not None and record.dtype.kind not in "iuUS":
+        raise DataError(f"{path}: record is of type {record.dtype}, not numbers or names")
+    return Beats(
+        x=x,
+        y=y,
+        record=np.full(len(x), path.stem) if record is None else record.astype(np.str_),
+        split=None if split is None else split.astype(np.int64),
+        where=str(path),
+    )
+
+
+def _load_arrays(file: IO[bytes], path: Path, labelled: bool) -> dict[str, Array]:
+    """The arrays of the archive that are used; never by unpickling."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            sizes = {info.filename: info.file_size for info in archive.infolist()}
+        for name in ("X", "y") if labelled else ("X",):
+            if f"{name}.npy" not in sizes:
+                raise DataError(f"{path}: there is no array '{name}' in it")
+        wanted = [name for name in ("X", "y", "record", "split") if f"{name}.npy" in sizes]
+        for name in wanted:
+            if sizes[f"{name}.npy"] > LIMIT_BYTES:
+                raise DataError(f"{path}: array '{name}' is larger than {LIMIT_BYTES >> 30} GiB")
+        file.seek(0)
+        with np.load(file, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in wanted}
+    except zipfile.BadZipFile as error:
+        raise DataError(f"{path}: not an .npz file, or a damaged one") from error
+    except (ValueError, EOFError, KeyError, RuntimeError, MemoryError, zlib.error) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"{path}: an array in it cannot be read: {reason}") from error
+
+
+def _inputs(x: Array, path: Path) -> Array:
+    if x.ndim != 2 or x.shape[1] != WINDOW:
+        raise DataError(f"{path}: X has shape {list(x.shape)}, beats have [n, {WINDOW}]")
+    if x.dtype != np.int16 and x.dtype.kind != "f":
+        raise DataError(f"{path}: X is of type {x.dtype}, not int16 or float")
+    if not len(x):
+        raise DataError(f"{path}: no examples")
+    if x.dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            return x.astype(np.float32)
+    return x
+
+
+def _labels(arrays: dict[str, Array], path: Path) -> NDArray[np.int64] | None:
+    if "y" not in arrays:
+        return None
+    x, y = arrays["X"], arrays["y"]
+    if y.dtype.kind not in "iu":
+        raise DataError(f"{path}: y is of type {y.dtype}, not of an integer type")
+    if y.shape != (len(x),):
+        raise DataError(f"{path}: {len(x)} beats in X but y has shape {list(y.shape)}")
+    return y.astype(np.int64)

@@ -1,0 +1,258 @@
+"""What a task promises, checked one by one before it meets a fleet.
+
+Each check takes a `Subject`, says what it has found, and raises FlctlError for a problem.
+`flctl.fleet.checking` runs them in order.
+"""
+
+import difflib
+import inspect
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+import numpy as np
+import torch
+from torch import nn
+
+from flctl.errors import DataError, FlctlError, TaskError
+from flctl.learning.examples import Examples
+from flctl.learning.fingerprint import SEED, digest_of_data, local_training
+from flctl.learning.partition import partition
+from flctl.learning.state import load_state, save_state, specs_of
+from flctl.learning.task import Task, initial_model
+from flctl.settings import Partition
+
+Verdict: TypeAlias = Literal["ok", "note", "problem", "skipped"]
+PARTITIONS: tuple[Partition, ...] = ("iid", "label", "dirichlet", "size", "record")
+
+
+class Finding(msgspec.Struct, frozen=True):
+    check: str
+    verdict: Verdict
+    """A note is no problem, but worth to know; skipped: a check before it has found a problem."""
+    text: str
+    figures: dict[str, Any] = {}
+
+
+class Said(msgspec.Struct, frozen=True):
+    """What a check says when there is no problem."""
+
+    text: str
+    figures: dict[str, Any] = {}
+    verdict: Verdict = "ok"
+
+
+@dataclass
+class Subject:
+    """A task under examination, and what its methods have made so far."""
+
+    ref: str
+    path: Path | None
+    task: Task
+    model: nn.Module = field(default_factory=nn.Identity)
+    train: Examples = field(init=False)
+    tests: dict[str, Examples] = field(default_factory=dict)
+
+    def problem(self, what: str, text: str) -> TaskError:
+        return TaskError(f"task '{self.task.name}', {what}: {text}")
+
+
+def check_class(subject: Subject) -> Said:
+    """What the class says of itself, before any of its methods is called."""
+    task = subject.task
+    classes, full = task.classes, task.class_names
+    if len(classes) < 2 or len(set(classes)) < len(classes):
+        raise subject.problem("classes", f"{classes!r}: name two or more, each once")
+    if full and len(full) != len(classes):
+        raise subject.problem("class_names", f"{len(full)} for {len(classes)} classes")
+    if isinstance(task.workers, bool) or not isinstance(task.workers, int) or task.workers < 0:
+        raise subject.problem(
+            "workers", f"{task.workers!r}: write a number of processes, 0 or more"
+        )
+    _check_signatures(subject)
+    try:
+        local_training(task, subject.ref)
+    except (FlctlError, AttributeError, TypeError) as error:
+        raise subject.problem("defaults", str(error)) from error
+    text = f"{len(classes)} classes: {', '.join(classes)}"
+    figures: dict[str, Any] = {"name": task.name, "classes": list(classes)}
+    if ":" not in subject.ref and task.name != subject.ref:
+        text += f"; it calls itself '{task.name}', but is installed as '{subject.ref}'"
+        return Said(text, figures, "note")
+    if misspelt := _misspelt(task):
+        return Said(f"{text}; {misspelt}", figures, "note")
+    return Said(text, figures)
+
+
+def check_model(subject: Subject) -> Said:
+    """That it is built on the CPU and has something to train."""
+    model = subject.model = initial_model(subject.task, SEED)
+    away = {str(t.device) for t in model.state_dict().values()} - {"cpu"}
+    if away:
+        raise subject.problem(
+            "model", f"is built on {', '.join(away)}; build it on the CPU, flctl moves it"
+        )
+    total = sum(p.numel() for p in model.parameters())
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    if not trained:
+        raise subject.problem("model", "has no parameter that can be trained (requires_grad)")
+    text = f"{type(model).__name__}, {total:,} parameters"
+    text += f", {trained:,} of them trained" if trained < total else ""
+    figures = {"parameters": total, "trained": trained}
+    module, own = type(model).__module__, type(subject.task).__module__
+    if module != own and module.partition(".")[0] not in ("torch", "flctl"):
+        text += f"; it is defined in {module}, which the task's digest does not cover"
+        return Said(text, figures, "note")
+    return Said(text, figures)
+
+
+def check_state(subject: Subject) -> Said:
+    """That the state dict is stored and read back exactly, and how much is sent."""
+    state = subject.model.state_dict()
+    specs = specs_of(state)
+    with tempfile.TemporaryFile() as file:
+        _, size = save_state(file.fileno(), state)
+        back = load_state(file.fileno(), "the first model")
+    for name, tensor in state.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise subject.problem("model", f"its state '{name}' holds NaN or infinite numbers")
+        if not torch.equal(back[name], tensor):
+            raise subject.problem("model", f"its state '{name}' is not read back as it was written")
+    again = subject.task.model()
+    try:
+        again.load_state_dict(back)
+    except Exception as error:
+        raise subject.problem("model", f"another one does not take its state: {error}") from error
+    kinds = ", ".join(sorted({spec.dtype for spec in specs}))
+    noun = "tensor" if len(specs) == 1 else "tensors"
+    return Said(
+        f"an agent receives and sends {size:,} bytes a round: {len(specs)} {noun}, {kinds}",
+        {
+            "bytes_per_round": size,
+            "tensors": [
+                {"name": s.name, "dtype": s.dtype, "shape": list(s.shape), "bytes": s.nbytes}
+                for s in specs
+            ],
+        },
+    )
+
+
+def check_data(subject: Subject) -> Said:
+    """That there is something to train on, and the same each time it is read."""
+    task = subject.task
+    found = subject.train = task.train_data(subject.path)
+    if digest_of_data(task.train_data(subject.path)) != digest_of_data(found):
+        raise subject.problem(
+            "train_data",
+            "another call gives other data, or another order; draw with a seed of your own, "
+            "and sort what comes from a set or a folder",
+        )
+    counts = dict(zip(task.classes, found.histogram().tolist(), strict=True))
+    text = f"{len(found):,} examples of shape {list(found.x.shape[1:])}, {_dtype(found)}"
+    if found.group is not None:
+        text += f", of {len(np.unique(found.group))} records"
+    figures = {
+        "examples": len(found),
+        "shape": list(found.x.shape[1:]),
+        "dtype": _dtype(found),
+        "classes": counts,
+        "records": None if found.group is None else len(np.unique(found.group)),
+    }
+    if missing := [name for name, count in counts.items() if not count]:
+        return Said(f"{text}; none is of class {', '.join(missing)}", figures, "note")
+    return Said(text, figures)
+
+
+def check_tests(subject: Subject) -> Said:
+    """That what is evaluated on looks like what is trained on, but is not the same."""
+    task = subject.task
+    parts = dict(task.test_parts(subject.path))
+    held_out = task.held_out(subject.path)
+    subject.tests = parts or ({} if held_out is None else {"held out": held_out})
+    if not subject.tests:
+        return Said(
+            "nothing to evaluate on: give it a method 'held_out', or name --test-data",
+            {"parts": {}},
+            "note",
+        )
+    rows: set[int] = set()
+    for name, part in {**subject.tests, **({"held out": held_out} if held_out else {})}.items():
+        if part.x.shape[1:] != subject.train.x.shape[1:] or part.x.dtype != subject.train.x.dtype:
+            raise DataError(
+                f"task '{task.name}', test_parts: '{name}' holds {_dtype(part)} of shape "
+                f"{list(part.x.shape[1:])}, but train_data {_dtype(subject.train)} of shape "
+                f"{list(subject.train.x.shape[1:])}"
+            )
+        rows |= _rows(part)
+    copies = len(rows & _rows(subject.train))
+    text = ", ".join(f"{name}: {len(part):,} examples" for name, part in subject.tests.items())
+    figures = {"parts": {n: len(p) for n, p in subject.tests.items()}, "also_trained_on": copies}
+    if copies:
+        return Said(f"{text}; {copies:,} of them are also trained on", figures, "note")
+    return Said(text, figures)
+
+
+def check_partition(subject: Subject) -> Said:
+    """Which ways there are to deal the data to local and virtual agents."""
+    works, fails = [], []
+    for way in PARTITIONS:
+        try:
+            partition(way, subject.train.y.numpy(), subject.train.group, 2, seed=SEED)
+            works.append(way)
+        except DataError as error:
+            fails.append(f"{way} not: {str(error).partition('; use')[0]}")
+    if not works:
+        raise subject.problem("train_data", f"cannot be dealt to two agents: {fails[0]}")
+    if fails == ["record not: these data do not say which record an example is of"]:
+        fails = ["record not: Examples have no 'group'"]
+    return Said("; ".join([", ".join(works), *fails]), {"usable": works})
+
+
+def _check_signatures(subject: Subject) -> None:
+    """That each method takes what it will be called with."""
+    none, x = None, torch.zeros(1)
+    called: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
+        "model": ((), {}),
+        "train_data": ((none,), {}),
+        "held_out": ((none,), {}),
+        "test_parts": ((none,), {}),
+        "inputs": ((x,), {"training": True}),
+        "collate": (([],), {}),
+        "loss": ((x, x), {}),
+        "training_loss": ((none,), {}),
+        "probabilities": ((x,), {}),
+    }
+    for method, (places, names) in called.items():
+        function = getattr(type(subject.task), method)
+        if not callable(function):
+            raise subject.problem(method, "is no method")
+        own = inspect.signature(function)
+        bound = inspect.getattr_static(type(subject.task), method)
+        first = () if isinstance(bound, staticmethod | classmethod) else (subject.task,)
+        try:
+            own.bind(*first, *places, **names)
+        except TypeError as error:
+            wanted = inspect.signature(getattr(Task, method))
+            raise subject.problem(method, f"takes {own}, not {wanted}: {error}") from error
+
+
+def _misspelt(task: Task) -> str:
+    known = [n for n in {*dir(Task), *inspect.get_annotations(Task)} if not n.startswith("_")]
+    own = [name for name in vars(type(task)) if not name.startswith("_") and name not in known]
+    for name in own:
+        if near := difflib.get_close_matches(name, known, n=1, cutoff=0.8):
+            return f"'{name}' means nothing to flctl; did you mean '{near[0]}'?"
+    return ""
+
+
+def _dtype(examples: Examples) -> str:
+    return str(examples.x.dtype).removeprefix("torch.")
+
+
+def _rows(examples: Examples) -> set[int]:
+    """A hash of each input."""
+    x = examples.x
+    plain = (x.view(torch.int16) if x.dtype == torch.bfloat16 else x).numpy()
+    return {hash(row.tobytes()) for row in plain}

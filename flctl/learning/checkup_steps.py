@@ -1,0 +1,227 @@
+"""The checks of a task that need a batch: forward, backward, the same again, what it costs."""
+
+import itertools
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flctl.errors import FlctlError
+from flctl.learning.checkup import Said, Subject
+from flctl.learning.evaluation import evaluate
+from flctl.learning.examples import Batch
+from flctl.learning.fingerprint import (
+    SEED,
+    Fingerprint,
+    elsewhere,
+    few_steps,
+    fingerprint,
+    local_training,
+)
+from flctl.learning.guard import forward
+from flctl.learning.loader import BatchPlan, load
+from flctl.learning.optimizer import check_optimizer
+
+EVALUATED = 2000
+"""Examples at most."""
+TIMED = 12
+"""Batches."""
+FIRST = 2
+"""Batches that are slower than the others, and not counted."""
+
+
+def check_batch(subject: Subject) -> Said:
+    """What the model is given."""
+    x, y = _batch(subject)
+    given = subject.task.inputs(x, training=True)
+    if given.is_floating_point() and not bool(torch.isfinite(given).all()):
+        raise subject.problem("inputs", "returns NaN or infinite numbers; divided by 0?")
+    text = f"inputs make {_kind(given)} of stored {_kind(x)}"
+    return Said(f"{text}, labels {y.min()} to {y.max()}", {"inputs": list(given.shape)})
+
+
+def check_forward(subject: Subject) -> Said:
+    """One batch through the model, in training and in evaluation."""
+    task, model = subject.task, subject.model
+    x, _ = _batch(subject)
+    model.train()
+    output = forward(task, model, task.inputs(x, training=True))
+    if not bool(torch.isfinite(output).all()):
+        raise subject.problem("the model's forward", "returns NaN or infinite numbers")
+    model.eval()
+    with torch.no_grad():
+        twice = [forward(task, model, task.inputs(x, training=False)) for _ in range(2)]
+    if not torch.equal(*twice):
+        raise subject.problem(
+            "the model's forward",
+            "differs from call to call in evaluation: draw nothing there (inputs: only when "
+            "training; dropout: as nn.Dropout)",
+        )
+    text = f"the output has the shape {list(output.shape)}, all numbers finite"
+    if reason := _alone(subject, x):
+        return Said(
+            f"{text}; a batch of one example fails in training ({reason}): set defaults = "
+            '{"drop_last": True}',
+            verdict="note",
+        )
+    return Said(text)
+
+
+def check_step(subject: Subject) -> Said:
+    """A batch forward and back, then a few steps of the optimiser."""
+    task, model = subject.task, subject.model
+    training = local_training(task, subject.ref)
+    check_optimizer(training, model)
+    result = few_steps(task, subject.train, training)  # a loss that is not finite ends it
+    unused = _without_gradient(subject)
+    text = (
+        f"loss {result.loss:.4f} over {result.batches} batches of {training.batch_size}, "
+        f"{training.optimizer} with lr {training.lr:g}"
+    )
+    figures = {"loss": result.loss, "last_loss": result.last_loss}
+    for name, tensor in result.state.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise subject.problem("loss", f"after {result.batches} batches '{name}' is not finite")
+    if unused:
+        named = ", ".join(unused[:3]) + (" …" if len(unused) > 3 else "")
+        return Said(f"{text}; no gradient reaches {named}: is it used?", figures, "note")
+    return Said(text, figures)
+
+
+def check_metrics(subject: Subject) -> Said:
+    """Probabilities, and the figures of the first model on a part of the test data."""
+    task = subject.task
+    name, part = next(iter(subject.tests.items()), ("train", subject.train))
+    part = part.select(np.arange(min(len(part), EVALUATED), dtype=np.int64))
+    found = evaluate(task, subject.model, part)
+    if not np.isfinite(found.loss):
+        raise subject.problem("loss", f"is {found.loss} on '{name}'")
+    with torch.no_grad():
+        x, _ = part.batch(range(min(len(part), 100)))
+        shares = task.probabilities(
+            forward(task, subject.model, task.inputs(x, training=False))
+        ).float()
+    sums = shares.sum(dim=1)
+    if bool((shares < 0).any()) or not torch.allclose(sums, torch.ones_like(sums), atol=1e-3):
+        raise subject.problem("probabilities", "returns rows that are negative or do not sum to 1")
+    figures = {"loss": found.loss, "accuracy": found.accuracy, "macro_f1": found.macro_f1}
+    return Said(
+        f"untrained, on {len(part):,} examples of '{name}': loss {found.loss:.4f}, "
+        f"accuracy {found.accuracy:.3f}",
+        figures,
+    )
+
+
+def check_again(subject: Subject) -> Said:
+    """The same seed gives the same first model and the same bytes after a few steps."""
+    task, ref = subject.task, subject.ref
+    one = fingerprint(task, ref, subject.train)
+    other = fingerprint(task, ref, subject.train)
+    _same(subject, one, other, "")
+    return Said(
+        f"first model {one.model[:12]}, after a few batches {one.step[:12]}, twice",
+        {"model": one.model, "data": one.data, "step": one.step},
+    )
+
+
+def check_elsewhere(subject: Subject) -> Said:
+    """The same in another process, as on another agent."""
+    own = fingerprint(subject.task, subject.ref, subject.train)
+    _same(subject, own, elsewhere(subject.ref, subject.path), " in another process")
+    return Said("first model, data and steps are the same in another process")
+
+
+def check_cost(subject: Subject) -> Said:
+    """Time of a batch and memory, on this machine with one thread."""
+    training = local_training(subject.task, subject.ref)
+    ticks: list[float] = []
+    few_steps(
+        subject.task,
+        subject.train,
+        training,
+        TIMED + FIRST,
+        lambda *_: ticks.append(time.perf_counter()),
+    )
+    steps = [later - tick for tick, later in itertools.pairwise(ticks)]
+    seconds = float(np.median(steps[FIRST - 1 :]))
+    batches = BatchPlan(len(subject.train), training, seed=SEED, agent="pi-01").per_epoch
+    peak = _peak_bytes()
+    memory = "" if peak is None else f"; peak memory {peak / 2**20:.0f} MiB with torch"
+    return Said(
+        f"{1000 * seconds:.2f} ms a batch of {training.batch_size} here, with one thread; "
+        f"{batches * seconds:.2g} s once through all data{memory}",
+        {"seconds_per_batch": seconds, "batches_per_epoch": batches, "peak_bytes": peak},
+    )
+
+
+def _batch(subject: Subject) -> Batch:
+    """The first that an agent with all the data would train on."""
+    training = local_training(subject.task, subject.ref)
+    plan = BatchPlan(len(subject.train), training, seed=SEED, agent="pi-01")
+    return next(iter(load(subject.task, subject.train, [plan.batch(0)])))
+
+
+def _alone(subject: Subject, x: Tensor) -> str:
+    """Why the model cannot train on one example, though it can on several."""
+    training = local_training(subject.task, subject.ref)
+    if training.drop_last or len(x) < 2:
+        return ""
+    subject.model.train()
+    try:
+        forward(subject.task, subject.model, subject.task.inputs(x[:1], training=True))
+    except FlctlError as error:
+        return str(error.__cause__ or error).partition("\n")[0]
+    return ""
+
+
+def _without_gradient(subject: Subject) -> list[str]:
+    """Parameters that a batch's loss does not depend on."""
+    task, model = subject.task, subject.model
+    x, y = _batch(subject)
+    model.train()
+    model.zero_grad()
+    output = forward(task, model, task.inputs(x, training=True))
+    task.training_loss(subject.train)(output, y).backward()  # type: ignore[no-untyped-call]
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    model_without = [name for name, p in named if p.grad is None]
+    model.zero_grad()
+    return model_without
+
+
+def _same(subject: Subject, one: Fingerprint, other: Fingerprint, where: str) -> None:
+    """Raises TaskError."""
+    for method, equal, advice in (
+        (
+            "model",
+            one.model == other.model,
+            "draw from torch's own generator, which is seeded before the call",
+        ),
+        (
+            "train_data",
+            one.data == other.data,
+            "sort what comes from a set or a folder, and draw with a seed of your own",
+        ),
+        (
+            "inputs or the model's forward",
+            one.step == other.step,
+            "draw from torch's own generator, which is seeded for each agent and round",
+        ),
+    ):
+        if not equal:
+            raise subject.problem(method, f"the same seed gives other results{where}; {advice}")
+
+
+def _peak_bytes() -> int | None:
+    """The most memory that this process has had, as the kernel has counted it."""
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    found = [line.split()[1] for line in lines if line.startswith("VmHWM:")]
+    return int(found[0]) * 1024 if found else None
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{list(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"

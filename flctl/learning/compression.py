@@ -1,0 +1,166 @@
+"""What local training has changed, in fewer bytes, as `flctl.wire.compression` reads it.
+
+fp16    Each number as a half, relative to the largest of its tensor: nothing overflows.
+int8    QSGD (Alistarh et al. 2017, "QSGD: Communication-Efficient SGD via Gradient
+        Quantization and Encoding") with 127 levels relative to the largest of each tensor,
+        rounded up or down at random so that the mean is right.
+topk    The largest entries of the change and of what was not sent before: error feedback,
+        found by Seide et al. 2014, "1-Bit Stochastic Gradient Descent and its Application to
+        Data-Parallel Distributed Training of Speech DNNs", proven for top-k by Stich et al.
+        2018, "Sparsified SGD with Memory", and for every such compressor by Karimireddy et
+        al. 2019, "Error Feedback Fixes SignSGD and other Gradient Compression Schemes".
+
+Without torch, and all of it a function of the arguments and the kept residual alone.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate, pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from msgspec import Struct
+from numpy.typing import NDArray
+
+from flctl.core.randomness import derive
+from flctl.errors import TaskError
+from flctl.learning.residuals import Residuals
+from flctl.settings import LocalTraining
+from flctl.wire.compression import compression_metadata, kept_of
+from flctl.wire.messages import Digest
+from flctl.wire.parameters import FLOATS, Array, TensorSpec, canonical, dump, to_float
+
+Arrays = Mapping[str, tuple[str, Array]]
+"""Name → storage type and array."""
+Numbers = NDArray[np.float32]
+LEVELS = 127
+
+
+class Saved(Struct, frozen=True):
+    """The file of an update."""
+
+    blob: Digest
+    size: int
+    error: float = 0.0
+    """‖v − v̂‖/‖v‖ of what was to be sent and of what is."""
+
+
+def save_update(
+    fd: int,
+    before: Arrays,
+    after: Arrays,
+    training: LocalTraining,
+    metadata: Mapping[str, Any],
+    *,
+    agent: str,
+    round_id: int,
+    seed: int,
+    position: int,
+    batches: int,
+    residuals: Path,
+) -> Saved:
+    """Write what has become of the model `before` to `fd`, as `training.compression` says.
+
+    `position` is the number of batches consumed in the rounds before, `batches` that of this
+    one; `residuals` is the folder for what top-k has not sent, durable when this returns.
+    Raises TaskError for numbers that cannot be sent, StateError when the disk fails.
+    """
+    kind = training.compression
+    if kind == "none":
+        return Saved(*dump(fd, after, metadata))
+    specs = canonical(TensorSpec(name, dtype, a.shape) for name, (dtype, a) in after.items())
+    counts = (spec.count for spec in specs if spec.dtype in FLOATS)
+    bounds = list(accumulate(counts, initial=0))
+    left = np.empty(bounds[-1], np.float32)
+    try:
+        _subtract(before, after, specs, left)
+    except OverflowError as unfit:
+        raise TaskError(f"agent {agent}, round {round_id}: {unfit}; lower lr") from unfit
+    if kind == "topk":
+        left += Residuals(residuals).read(position, len(left))
+    norm = _norm(left, bounds)
+    match kind:  # each leaves in `left` what it does not say
+        case "fp16":
+            packed = halves(left, bounds)
+        case "int8":
+            chance = np.random.default_rng(derive(seed, "compress", agent, round_id))
+            packed = levels(left, bounds, chance)
+        case "topk":
+            packed = largest(left, bounds, kept_of(len(left), training))
+            Residuals(residuals).keep(position + batches, left, before=position)
+    exact = b"".join(after[s.name][1].tobytes() for s in specs if s.dtype not in FLOATS)
+    packed["exact"] = "U8", np.frombuffer(exact, np.uint8)
+    error = _norm(left, bounds) / norm if norm else 0.0
+    return Saved(*dump(fd, packed, {**metadata, **compression_metadata(kind)}), error)
+
+
+Packed = dict[str, tuple[str, Array]]
+"""Tensors of a compressed update."""
+
+
+def halves(numbers: Numbers, bounds: Sequence[int]) -> Packed:
+    """Values in [-1, 1], as fp16, and the scale of each tensor.
+
+    Tensor i is `numbers[bounds[i] : bounds[i + 1]]`; what the values do not say stays there.
+    """
+    values = np.zeros(len(numbers), np.float16)
+    scales = np.zeros(len(bounds) - 1, np.float32)
+    for i, part in _scaled(bounds, numbers, scales, 1):
+        values[part] = numbers[part] / scales[i]
+        numbers[part] -= values[part].astype(np.float32) * scales[i]
+    return {"values": ("F16", values), "scales": ("F32", scales)}
+
+
+def levels(numbers: Numbers, bounds: Sequence[int], chance: np.random.Generator) -> Packed:
+    """The same with whole values in [-127, 127], whose mean over the chance is right."""
+    values = np.zeros(len(numbers), np.int8)
+    scales = np.zeros(len(bounds) - 1, np.float32)
+    for i, part in _scaled(bounds, numbers, scales, LEVELS):
+        drawn = chance.random(part.stop - part.start, dtype=np.float32)
+        values[part] = np.floor(numbers[part] / scales[i] + drawn).clip(-LEVELS, LEVELS)
+        numbers[part] -= values[part].astype(np.float32) * scales[i]
+    return {"values": ("I8", values), "scales": ("F32", scales)}
+
+
+def largest(numbers: Numbers, bounds: Sequence[int], count: int) -> Packed:
+    """The `count` numbers of the largest magnitude and their places; of equals the first."""
+    magnitude = np.abs(numbers)
+    # The least of them is well defined, unlike the order in which a partial sort has them.
+    least = np.partition(magnitude, -count)[-count] if count else np.inf
+    above, equal = np.flatnonzero(magnitude > least), np.flatnonzero(magnitude == least)
+    places = np.sort(np.concatenate([above, equal[: count - len(above)]]))
+    picked = numbers[places]
+    packed = halves(picked, np.searchsorted(places, bounds).tolist())
+    numbers[places] = picked
+    return {**packed, "indices": ("I32", places)}
+
+
+def _scaled(
+    bounds: Sequence[int], numbers: Numbers, scales: Numbers, highest: int
+) -> Iterator[tuple[int, slice]]:
+    """Sets each tensor's scale; gives those in which there is anything to say."""
+    for i, (begin, end) in enumerate(pairwise(bounds)):
+        scales[i] = np.abs(numbers[begin:end]).max(initial=0) / highest
+        if scales[i] > 0:
+            yield i, slice(begin, end)
+
+
+def _subtract(before: Arrays, after: Arrays, specs: Sequence[TensorSpec], out: Numbers) -> None:
+    """after − before of all float tensors. Raises OverflowError that names the tensor."""
+    end = 0
+    for spec in specs:
+        if spec.dtype not in FLOATS:
+            continue
+        begin, end = end, end + spec.count
+        old, new = (to_float(of[spec.name][1].reshape(-1), spec.dtype) for of in (before, after))
+        with np.errstate(over="ignore", invalid="ignore"):
+            out[begin:end] = new.astype(np.float64) - old
+        if not np.isfinite(out[begin:end]).all():
+            raise OverflowError(f"tensor {spec.name} has changed by what is no finite number")
+
+
+def _norm(numbers: Numbers, bounds: Sequence[int]) -> float:
+    """L2, in float64."""
+    parts = (numbers[begin:end] for begin, end in pairwise(bounds))
+    return math.sqrt(sum(float(np.square(part, dtype=np.float64).sum()) for part in parts))

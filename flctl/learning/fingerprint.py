@@ -1,0 +1,130 @@
+"""What a task makes, as digests: equal ones mean that every agent makes the same.
+
+`python -m flctl.learning.fingerprint REF [PATH]` prints those of a process of its own, which
+has another order of sets and has counted nothing yet.
+"""
+
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import torch
+from torch import Tensor
+
+from flctl.errors import TaskError, one_line
+from flctl.learning import device as devices
+from flctl.learning.examples import Examples
+from flctl.learning.state import save_state
+from flctl.learning.task import Task, initial_model, load_task
+from flctl.learning.training import LocalResult, OnStep, train_locally
+from flctl.settings import LocalTraining, normalised, parse
+
+SEED = 1
+STEPS = 3
+"""Batches in the training that is compared."""
+PROCESS_S = 600.0
+"""How long the other process may take."""
+
+
+class Fingerprint(msgspec.Struct, frozen=True):
+    model: str
+    """sha256 of the first model."""
+    data: str
+    """sha256 of inputs, labels and groups of the training data."""
+    step: str
+    """sha256 of the model after a few batches."""
+
+
+def fingerprint(task: Task, ref: str, examples: Examples) -> Fingerprint:
+    """Raises TaskError."""
+    devices.set_up("cpu", threads=1)
+    first = digest_of_state(initial_model(task, SEED).state_dict())
+    return Fingerprint(
+        model=first,
+        data=digest_of_data(examples),
+        step=digest_of_state(few_steps(task, examples, local_training(task, ref)).state),
+    )
+
+
+def elsewhere(ref: str, path: Path | None) -> Fingerprint:
+    """The same of another process. Raises TaskError."""
+    given = [ref] if path is None else [ref, str(path)]
+    hash_seed = "1" if os.environ.get("PYTHONHASHSEED") != "1" else "2"
+    done = subprocess.run(
+        [sys.executable, "-m", "flctl.learning.fingerprint", *given],
+        env={**os.environ, "PYTHONHASHSEED": hash_seed},
+        capture_output=True,
+        text=True,
+        timeout=PROCESS_S,
+        check=False,
+    )
+    try:
+        return msgspec.json.decode(done.stdout.strip().rpartition("\n")[2], type=Fingerprint)
+    except msgspec.DecodeError as error:
+        last = done.stderr.strip().rpartition("\n")[2] or f"it ended with {done.returncode}"
+        raise TaskError(f"task '{ref}' fails in a process of its own: {one_line(last)}") from error
+
+
+def local_training(task: Task, ref: str) -> LocalTraining:
+    """That of a run with the task's defaults. Raises SettingsError."""
+    where = f"the defaults of task '{ref}'"
+    return parse({**normalised(task.defaults, where), "task": ref}, where).local_training(1)
+
+
+def few_steps(
+    task: Task,
+    examples: Examples,
+    training: LocalTraining,
+    steps: int = STEPS,
+    on_step: OnStep | None = None,
+) -> LocalResult:
+    """What an agent does in a round, but only for a few batches. Raises TaskError."""
+    return train_locally(
+        task,
+        initial_model(task, SEED).state_dict(),
+        examples,
+        msgspec.structs.replace(training, epochs=steps, federate_after_n_batches=steps),
+        agent="pi-01",
+        round_id=1,
+        seed=SEED,
+        position=0,
+        on_step=on_step,
+    )
+
+
+def digest_of_state(state: Mapping[str, Tensor]) -> str:
+    with tempfile.TemporaryFile() as file:
+        return save_state(file.fileno(), state)[0]
+
+
+def digest_of_data(examples: Examples) -> str:
+    """Of every number, and of what kind it is."""
+    found = hashlib.sha256()
+    group = examples.group if examples.group is not None else np.empty(0, dtype=np.str_)
+    x = examples.x
+    plain = x.view(torch.int16) if x.dtype == torch.bfloat16 else x
+    for array in (plain.numpy(), examples.y.numpy(), np.strings.encode(group, "utf-8")):
+        found.update(f"{array.dtype}{array.shape}".encode())
+        found.update(np.ascontiguousarray(array).data.cast("B") if array.size else b"")
+    return found.hexdigest()
+
+
+def main(arguments: Iterable[str]) -> None:
+    """Print the fingerprint as JSON, in the last line."""
+    ref, *rest = arguments
+    task = load_task(ref)
+    made = fingerprint(task, ref, task.train_data(Path(rest[0]) if rest else None))
+    print(f"\n{msgspec.json.encode(made).decode()}")
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except Exception as error:
+        sys.exit(f"{type(error).__name__}: {error}")

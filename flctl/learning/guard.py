@@ -1,0 +1,202 @@
+"""What a user's task does wrong, as one line that names the task, the method and the reason.
+
+`guarded` watches the methods of a task, `forward` its model: whatever they raise becomes a
+TaskError, and what they return is looked at before anybody relies on it.
+"""
+
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from flctl.errors import DataError, FlctlError, TaskError, is_out_of_memory, one_line
+from flctl.learning.examples import Cases, Examples
+
+if TYPE_CHECKING:
+    from flctl.learning.task import Task
+
+
+def guarded(task: "Task") -> "Task":
+    """The same task; its methods are watched from now on."""
+    for method in _WRONG:
+        setattr(task, method, _Watched(task, method, getattr(task, method)))
+    return task
+
+
+def forward(task: "Task", model: nn.Module, x: Tensor) -> Tensor:
+    """The model's output of a batch of inputs, shape (n, classes). Raises TaskError."""
+    with blamed(task, "the model's forward"):
+        output = model(x)
+    if wrong := _wrong_scores(task, output, len(x)):
+        raise TaskError(f"task '{task.name}', the model's forward: returns {wrong}")
+    found: Tensor = output
+    return found
+
+
+@contextmanager
+def blamed(task: "Task", what: str) -> Iterator[None]:
+    """Whatever the block raises is told of as the task's fault in `what`. Raises FlctlError."""
+    said = f"task '{task.name}', {what}: "
+    try:
+        yield
+    except FlctlError as error:
+        # Of a built-in task, what is wrong is the user's file, which is named already.
+        if type(error) in (DataError, TaskError) and not (_built_in(task) or _told(error)):
+            raise type(error)(f"{said}{error}") from error
+        raise
+    except (Exception, SystemExit) as error:
+        if is_out_of_memory(error):
+            raise
+        raise TaskError(said + reason(error, task)) from error
+
+
+def reason(error: BaseException, task: "Task | None" = None) -> str:
+    """A foreign error as one short line, with the place in the task's own file if it has one."""
+    text = f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ")
+    return one_line(text) + _place(error.__traceback__, task)
+
+
+def of_loader(task: "Task", error: Exception) -> FlctlError:
+    """What a loader's process has raised; torch puts its whole traceback into the text."""
+    if isinstance(error, FlctlError) and not str(error).startswith("Caught "):
+        return error
+    last = str(error).strip().splitlines()[-1:] or [type(error).__name__]
+    said = last[0].partition("flctl.errors.TaskError: ")[2]
+    return TaskError(said or f"task '{task.name}', loading a batch: {one_line(last[0])}")
+
+
+def kind(value: object) -> str:
+    """What a value is, in words: for "returns …"."""
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {list(value.shape)}"
+    return "None" if value is None else f"an object of type {type(value).__name__}"
+
+
+class _Watched:
+    """A bound method. No closure, so that a loader's process can be given it."""
+
+    def __init__(self, task: "Task", method: str, call: Callable[..., Any]) -> None:
+        self._task, self._method, self._call = task, method, call
+
+    def __call__(self, *args: Any, **named: Any) -> Any:
+        task, method = self._task, self._method
+        with blamed(task, method):
+            result = self._call(*args, **named)
+        if wrong := _WRONG[method](task, result, *args):
+            raise TaskError(f"task '{task.name}', {method}: returns {wrong}")
+        return _Watched(task, "loss", result) if method == "training_loss" else result
+
+
+def _built_in(task: "Task") -> bool:
+    return type(task).__module__.partition(".")[0] == "flctl"
+
+
+def _told(error: FlctlError) -> bool:
+    return str(error).startswith("task '")
+
+
+def _place(trace: TracebackType | None, task: "Task | None") -> str:
+    """The innermost line of the file that holds the task, else of any file."""
+    frames = traceback.extract_tb(trace)
+    module = sys.modules.get(type(task).__module__)
+    own = [frame for frame in frames if frame.filename == getattr(module, "__file__", None)]
+    last = (own or frames)[-1:]
+    return "".join(f" ({Path(frame.filename).name}, line {frame.lineno})" for frame in last)
+
+
+# What is wrong with a result; an empty text when nothing is ------------------------------
+
+
+def _wrong_scores(task: "Task", result: object, n: int) -> str:
+    classes = len(task.classes)
+    if not isinstance(result, Tensor) or not result.is_floating_point():
+        given = result.dtype if isinstance(result, Tensor) else kind(result)
+        return f"{given}, not a tensor of floating-point numbers"
+    if result.shape != (n, classes):
+        return (
+            f"a tensor of shape {list(result.shape)}, not [{n}, {classes}]: a row for each "
+            f"example of the batch, with a number for each of the {classes} classes"
+        )
+    return ""
+
+
+def _no_model(_: "Task", result: object) -> str:
+    return "" if isinstance(result, nn.Module) else f"{kind(result)}, not a torch.nn.Module"
+
+
+def _no_examples(task: "Task", result: object, *_: object) -> str:
+    if not isinstance(result, Examples):
+        return f"{kind(result)}, not flctl's Examples"
+    if result.classes != len(task.classes):
+        return f"Examples of {result.classes} classes, but the task has {len(task.classes)}"
+    return ""
+
+
+def _no_parts(task: "Task", result: object, *_: object) -> str:
+    if not isinstance(result, Mapping):
+        return f"{kind(result)}, not a dict of Examples by name"
+    for name, part in result.items():
+        if not isinstance(name, str):
+            return f"a part whose name is {kind(name)}, not a text"
+        if wrong := _no_examples(task, part):
+            return f"as '{name}' {wrong}"
+    return ""
+
+
+def _no_loss(_: "Task", result: object, *__: object) -> str:
+    if isinstance(result, Tensor) and result.numel() == 1 and result.is_floating_point():
+        return ""
+    return f"{kind(result)}, not a tensor with one floating-point number, the batch's mean loss"
+
+
+def _no_inputs(_: "Task", result: object, *given: Any) -> str:
+    if not isinstance(result, Tensor):
+        return f"{kind(result)}, not a tensor"
+    if given and (not result.ndim or len(result) != len(given[0])):
+        return f"{kind(result)} for a batch of {len(given[0])}"
+    return ""
+
+
+def _no_batch(_: "Task", result: Any, *given: Any) -> str:
+    fits = isinstance(result, tuple | list) and len(result) == 2
+    if not fits or not all(isinstance(part, Tensor) and part.ndim for part in result):
+        return f"{kind(result)}, not two tensors: inputs and labels"
+    x, y = result
+    if given and (len(x), *y.shape) != (len(given[0]), len(given[0])):
+        return f"{kind(x)} and {kind(y)} for a batch of {len(given[0])}"
+    if y.dtype != torch.int64:
+        return f"labels of type {y.dtype}, not torch.int64"
+    return ""
+
+
+def _nothing_wrong(*_: object) -> str:
+    return ""
+
+
+_WRONG: dict[str, Callable[..., str]] = {
+    "model": _no_model,
+    "train_data": _no_examples,
+    "held_out": lambda task, found, *_: "" if found is None else _no_examples(task, found),
+    "test_parts": _no_parts,
+    "cases": lambda _, found, *__: (
+        "" if isinstance(found, Cases) else f"{kind(found)}, not flctl's Cases"
+    ),
+    "points": _nothing_wrong,
+    "write": _nothing_wrong,
+    "inputs": _no_inputs,
+    "collate": _no_batch,
+    "loss": _no_loss,
+    "training_loss": lambda _, found, *__: (
+        "" if callable(found) else f"{kind(found)}, not a function of output and target"
+    ),
+    "probabilities": lambda task, found, *given: (
+        _wrong_scores(task, found, len(given[0])) if given else ""
+    ),
+}
+"""By method: its task, its result and those of its arguments that are given by place."""

@@ -1,0 +1,66 @@
+"""What an agent has not sent yet: kept on its disk, because top-k must not forget it.
+
+runs/RUN of an agent's folder holds one file for each of the last two positions in its
+data. A position says how many batches the committed rounds have consumed, and comes with
+every order to train, so it also says which residual belongs to the order: whatever is
+killed at whatever moment, training begins from the same numbers again.
+"""
+
+import contextlib
+import logging
+from pathlib import Path
+
+import numpy as np
+
+from flctl.errors import ParametersError
+from flctl.files import explained, make_folder, new_file
+from flctl.wire.parameters import Array, ParameterFile, TensorSpec, check, dump
+
+logger = logging.getLogger(__name__)
+
+
+class Residuals:
+    """Of one agent in one run, in `folder`, which is made when there is something to keep."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def read(self, position: int, length: int) -> Array:
+        """float32 [length] as it was when `position` batches were consumed; zeros before the
+        first, and, with a warning, when it is lost or damaged."""
+        if position:
+            try:
+                return self._read(position, length)
+            except (OSError, ParametersError) as error:
+                logger.warning(
+                    "position=%d what was not sent before is lost, top-k begins anew: %s",
+                    position,
+                    error,
+                )
+        return np.zeros(length, np.float32)
+
+    def keep(self, position: int, residual: Array, before: int) -> None:
+        """Store it durably for `position`; only that of `before` stays beside it.
+
+        Raises StateError.
+        """
+        make_folder(self._folder)
+        path = self._path(position)
+        with explained(path, "keep what top-k has not sent"), new_file(path, 0o600) as file:
+            file.flush()
+            dump(file.fileno(), {"residual": ("F32", residual)})
+        wanted = {path, self._path(before)}
+        for other in set(self._folder.iterdir()) - wanted:
+            with contextlib.suppress(OSError):
+                other.unlink()
+
+    def _read(self, position: int, length: int) -> Array:
+        path = self._path(position)
+        with path.open("rb") as opened:
+            file = ParameterFile(opened.fileno(), str(path))
+            spec = TensorSpec("residual", "F32", (length,))
+            check(file, (spec,))
+            return file.read(spec)
+
+    def _path(self, position: int) -> Path:
+        return self._folder / f"{position:012d}.safetensors"

@@ -1,0 +1,194 @@
+"""Compressed updates: what an agent's training has changed, in fewer bytes.
+
+A file of a few tensors, so that the header costs little even beside a small model:
+
+    values   fp16 and int8: the change of all float tensors, one after another in canonical
+             order; topk: its largest entries, as fp16
+    indices  topk: where in that order they stand, ascending
+    scales   one number for each float tensor: change = scale · value
+    exact    the bytes of all other tensors
+
+Which of them there are, their types and lengths follow from the run's settings and the
+model alone, so whatever else arrives is refused.
+"""
+
+from collections.abc import Mapping, Sequence
+from math import ceil
+from typing import Any
+
+import numpy as np
+
+from flctl.errors import ParametersError
+from flctl.settings import Compression, LocalTraining
+from flctl.wire.parameters import (
+    FLOATS,
+    SLICE,
+    STORAGE,
+    Array,
+    ParameterFile,
+    Readable,
+    TensorSpec,
+    canonical,
+    check,
+    check_specs,
+    from_float64,
+    to_float,
+)
+
+VERSION = 1
+"""Of this form, in the file's metadata."""
+LONGEST = 2**31 - 1
+"""Numbers of a model that an index can name."""
+
+
+def open_update(file: ParameterFile, base: Readable, asked: LocalTraining) -> Readable:
+    """The model that `file` stands for: itself, or a change of `base`.
+
+    Raises ParametersError unless it has the form that was asked for and the tensors of `base`.
+    """
+    found, version = (file.metadata.get(key) for key in ("compression", "version"))
+    if (found or "none") != asked.compression:
+        is_so = f"is compressed as {found!r:.40}" if found else "is not compressed"
+        raise ParametersError(f"{file.where}: {is_so}, the run asks for {asked.compression}")
+    if asked.compression == "none":
+        check_specs(file, base.specs)
+        return file
+    if version != VERSION:
+        raise ParametersError(
+            f"{file.where}: compression of version {version!r:.40}, not {VERSION}"
+        )
+    return CompressedUpdate(file, base, asked)
+
+
+def check_update(file: ParameterFile, base: Readable, asked: LocalTraining) -> None:
+    """That it is an update as was asked for, and all its numbers are finite. ParametersError."""
+    update = open_update(file, base, asked)
+    if update is not file:
+        check(file, file.specs)
+    check(update, base.specs)  # base + change may be too large for the tensor's type
+
+
+def compression_metadata(compression: Compression) -> dict[str, Any]:
+    return {} if compression == "none" else {"compression": compression, "version": VERSION}
+
+
+def packed_specs(specs: Sequence[TensorSpec], asked: LocalTraining) -> tuple[TensorSpec, ...]:
+    """The tensors of a compressed update of a model that has `specs`. Raises ParametersError."""
+    floats = [spec for spec in specs if spec.dtype in FLOATS]
+    numbers = sum(spec.count for spec in floats)
+    rest = sum(spec.nbytes for spec in specs if spec.dtype not in FLOATS)
+    packed = [TensorSpec("scales", "F32", (len(floats),)), TensorSpec("exact", "U8", (rest,))]
+    if asked.compression == "topk":
+        if numbers > LONGEST:
+            raise ParametersError(f"topk is for models of up to {LONGEST} numbers; choose int8")
+        kept = kept_of(numbers, asked)
+        packed += [TensorSpec("values", "F16", (kept,)), TensorSpec("indices", "I32", (kept,))]
+    else:
+        dtype = {"fp16": "F16", "int8": "I8"}[asked.compression]
+        packed.append(TensorSpec("values", dtype, (numbers,)))
+    return canonical(packed)
+
+
+def kept_of(numbers: int, asked: LocalTraining) -> int:
+    """How many of a model's numbers top-k sends."""
+    return min(numbers, ceil(asked.topk_share * numbers))
+
+
+class CompressedUpdate:
+    """Reads as the model base + change, in the storage types of `base`, part by part.
+
+    Memory is that of a part. Raises ParametersError for another form than was asked for.
+    """
+
+    def __init__(self, file: ParameterFile, base: Readable, asked: LocalTraining) -> None:
+        expected = packed_specs(base.specs, asked)
+        check_specs(file, expected, f"this model's {asked.compression} update")
+        self.where, self.specs = file.where, base.specs
+        self._file, self._base = file, base
+        packed = {spec.name: spec for spec in expected}
+        self._exact = packed["exact"]
+        self._scales = self._read_scales(packed["scales"])
+        self._starts = starts(base.specs)
+        self._values: _Dense | _Sparse
+        if asked.compression == "topk":
+            length = sum(spec.count for spec in base.specs if spec.dtype in FLOATS)
+            self._values = _Sparse(file, packed, length)
+        else:
+            self._values = _Dense(file, packed)
+
+    def read(self, spec: TensorSpec, start: int = 0, count: int | None = None) -> Array:
+        """Elements `start` … `start + count` of a tensor, flat, in its storage type."""
+        count = spec.count - start if count is None else count
+        first = self._starts[spec.name]
+        if spec.dtype not in FLOATS:
+            width = STORAGE[spec.dtype].itemsize
+            return self._file.read(self._exact, first + start * width, count * width).view(
+                STORAGE[spec.dtype]
+            )
+        model = to_float(self._base.read(spec, start, count), spec.dtype).astype(np.float64)
+        self._values.add_to(model, first + start, self._scales[spec.name])
+        return from_float64(model, spec.dtype)
+
+    def _read_scales(self, spec: TensorSpec) -> dict[str, float]:
+        scales = self._file.read(spec)
+        if not np.isfinite(scales).all() or (scales < 0).any():
+            raise ParametersError(f"{self.where}: a scale is not a finite number, or below 0")
+        floats = (spec for spec in self.specs if spec.dtype in FLOATS)
+        return {s.name: float(scale) for s, scale in zip(floats, scales, strict=True)}
+
+
+def starts(specs: Sequence[TensorSpec]) -> Mapping[str, int]:
+    """Where each tensor begins: among all numbers, or among the exact bytes."""
+    begins: dict[str, int] = {}
+    number = byte = 0
+    for spec in specs:
+        if spec.dtype in FLOATS:
+            begins[spec.name], number = number, number + spec.count
+        else:
+            begins[spec.name], byte = byte, byte + spec.nbytes
+    return begins
+
+
+class _Dense:
+    """A value for each number of the model."""
+
+    def __init__(self, file: ParameterFile, packed: Mapping[str, TensorSpec]) -> None:
+        self._file, self._spec = file, packed["values"]
+
+    def add_to(self, model: Array, first: int, scale: float) -> None:
+        model += scale * self._file.read(self._spec, first, len(model)).astype(np.float64)
+
+
+class _Sparse:
+    """Values at some places, zero elsewhere; a directory tells where each block's begin."""
+
+    def __init__(self, file: ParameterFile, packed: Mapping[str, TensorSpec], length: int) -> None:
+        self._file = file
+        self._places, self._spec = packed["indices"], packed["values"]
+        self._directory = self._look(length)
+
+    def add_to(self, model: Array, first: int, scale: float) -> None:
+        end = first + len(model)
+        low = self._directory[first // SLICE]
+        high = self._directory[-(-end // SLICE)]
+        places = self._file.read(self._places, low, high - low)
+        begin, stop = np.searchsorted(places, [first, end])
+        values = self._file.read(self._spec, low + int(begin), int(stop - begin))
+        model[places[begin:stop] - first] += scale * values.astype(np.float64)
+
+    def _look(self, length: int) -> list[int]:
+        """How many places come before each multiple of SLICE. Raises ParametersError."""
+        bounds = np.arange(0, length + SLICE, SLICE)
+        directory = np.zeros(len(bounds), np.int64)
+        last = -1
+        for start in range(0, self._places.count, SLICE):
+            count = min(SLICE, self._places.count - start)
+            places = self._file.read(self._places, start, count)
+            if places[0] <= last or (places[1:] <= places[:-1]).any() or places[-1] >= length:
+                raise ParametersError(
+                    f"{self._file.where}: indices are not ascending numbers below {length}"
+                )
+            last = int(places[-1])
+            directory += np.searchsorted(places, bounds)
+        found: list[int] = directory.tolist()
+        return found

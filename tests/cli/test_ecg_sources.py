@@ -1,0 +1,76 @@
+"""Heartbeats as they come: each kind of file does wherever data are named."""
+
+import numpy as np
+import pytest
+from wfdb_records import write_record
+
+from flctl.learning.beat_files import read_beats
+from flctl.learning.ecg import Ecg
+from flctl.learning.state import checkpoint_metadata, save_state
+from flctl.learning.task import initial_model
+
+RUN = ("--task", "ecg", "--rounds", 1, "--epochs", 1, "--seed", 1, "--partition", "record")
+
+
+@pytest.fixture
+def records(tmp_path):
+    """Two WFDB records with beats of two classes."""
+    for name in ("a", "b"):
+        write_record(tmp_path / "records", name, "NNV")
+    return tmp_path / "records"
+
+
+def trained(flctl, folder, data, *fleet):
+    model = folder / f"{data.name}{fleet[0]}.safetensors"
+    done = flctl("train", *RUN, *fleet, "--data", data, "--save-model", model)
+    assert done.code == 0, done.err
+    return model.read_bytes()
+
+
+def save_model(folder):
+    with (folder / "new.safetensors").open("wb+") as file:
+        state = initial_model(Ecg(), seed=1).state_dict()
+        save_state(file.fileno(), state, checkpoint_metadata("ecg"))
+    return folder / "new.safetensors"
+
+
+def test_records_and_the_same_beats_as_npz_make_the_same_model(flctl, tmp_path, records):
+    """Simulated agents on the folder of records, and on their beats, and local agents."""
+    files = read_beats(records)
+    beats = {name: np.concatenate([getattr(f, name) for f in files]) for name in ("x", "y")}
+    record = np.concatenate([file.record for file in files])
+    np.savez(tmp_path / "same.npz", X=beats["x"], y=beats["y"], record=record)
+    models = {
+        trained(flctl, tmp_path, records, "--virtual", 2),
+        trained(flctl, tmp_path, tmp_path / "same.npz", "--virtual", 2),
+        trained(flctl, tmp_path, records, "--local", 2),
+    }
+    assert len(models) == 1
+
+
+def test_each_kind_of_file_may_be_for_testing(flctl, tmp_path, records):
+    """A record, a CSV file; for a run and for `evaluate`."""
+    beats = read_beats(records / "a.hea")[0]
+    np.savetxt(tmp_path / "a.csv", np.c_[beats.x, beats.y], delimiter=",", fmt="%d")
+    model = tmp_path / "model.safetensors"
+    found = []
+    for test in (records / "a.hea", tmp_path / "a.csv"):
+        run = (*RUN, "--virtual", 2, "--data", records, "--test-data", test)
+        assert flctl("train", *run, "--save-model", model).code == 0
+        found.append(flctl("evaluate", model, "--data", test).out)
+    assert found[0] == found[1]
+    assert str(len(beats.x)) in found[0]
+
+
+def test_a_broken_record_ends_the_command_with_one_line(flctl, tmp_path, records):
+    """Wherever it is read."""
+    (records / "b.dat").write_bytes(b"short")
+    for args in (
+        ("train", *RUN, "--virtual", 2, "--data", records),
+        ("train", *RUN, "--local", 2, "--data", records),
+        ("data", "describe", records, "--task", "ecg"),
+        ("evaluate", save_model(tmp_path), "--data", records),
+    ):
+        done = flctl(*args)
+        assert done.code == 1
+        assert f"{records}: record b: b.dat is cut off" in done.complaint

@@ -1,0 +1,197 @@
+import shutil
+import sys
+
+import numpy as np
+import pytest
+from wfdb_records import BEATS_S, write_record
+
+from flctl.errors import DataError
+from flctl.learning.beat_files import read_beats
+from flctl.learning.beats_wfdb import AAMI, read_record
+from flctl.learning.ecg import Ecg
+
+
+def as_annotations(*codes_and_steps):
+    """The bytes of a file of annotations: each code so many samples after the one before."""
+    words = [(code << 10) | step for code, step in codes_and_steps]
+    return b"".join(word.to_bytes(2, "little") for word in words) + bytes(2)
+
+
+@pytest.mark.parametrize("record", [106, 119, 208])
+def test_a_public_record_gives_the_beats_of_the_set_that_ships(mitdb_dir, record):
+    """Bit for bit: each beat that ships is one of those that are read, in the same class."""
+    from importlib.resources import files
+
+    ships = np.load(files("flctl.learning") / "data" / "ecg_demo.npz")
+    mine = ships["record"] == record
+    found = read_record(mitdb_dir / f"{record}.hea")
+    rows = np.searchsorted(np.round(found.at_s * 360), ships["sample"][mine])
+    assert np.array_equal(found.x[rows], ships["X"][mine])
+    assert np.array_equal(found.y[rows], ships["y"][mine])
+    assert set(found.record) == {str(record)}
+
+
+def test_windows_are_cut_round_the_r_peaks_of_mlii(tmp_path):
+    """187 samples at 125 Hz in units of 1/200 mV; beats without a whole window are left out."""
+    beats = read_record(write_record(tmp_path))
+    assert beats.x.dtype == np.int16
+    assert beats.x.shape == (len(BEATS_S) - 2, 187)
+    assert (abs(beats.x.argmax(axis=1) - 62) <= 1).all()
+    assert (abs(beats.x.max(axis=1) - 200) < 40).all()
+    assert np.allclose(beats.at_s, BEATS_S[1:-1], atol=0.002)
+
+
+def test_without_mlii_it_is_the_first_lead(tmp_path):
+    """Which here is noise."""
+    beats = read_record(write_record(tmp_path, leads=["V5", "V1"]))
+    assert np.abs(beats.x).max() < 150
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"rate_hz": 250}, {"rate_hz": 125}, {"rate_hz": 257}, {"unit": "uV", "scale": 1000.0}],
+)
+def test_rate_and_unit_of_the_file_do_not_matter(tmp_path, changes):
+    """The windows differ by no more than the rounding of where the peak is."""
+    usual = read_record(write_record(tmp_path, "usual"))
+    other = read_record(write_record(tmp_path, "other", **changes))
+    assert other.x.shape == usual.x.shape
+    off = [min(np.abs(np.roll(a, s) - b).mean() for s in (-1, 0, 1))
+           for a, b in zip(other.x.astype(float), usual.x, strict=True)]  # fmt: skip
+    assert max(off) < 6
+
+
+def test_symbols_become_the_classes_of_the_aami(tmp_path):
+    """Paced and unknown beats are Q, escape beats normal, what is no beat is passed over."""
+    symbols = "NLRBejnAaJSVErF/fQ?+~"
+    beats = read_record(write_record(tmp_path, symbols=symbols))
+    told = [symbols[i % len(symbols)] for i in range(len(BEATS_S))][1:-1]
+    assert beats.y.tolist() == [AAMI[symbol] for symbol in told if symbol not in "+~"]
+    assert [AAMI[symbol] for symbol in "NeAVF/fQ"] == [0, 0, 1, 2, 3, 4, 4, 4]
+
+
+def test_the_task_reads_a_folder_of_records(tmp_path):
+    """By record; the latest fifth of each is held out."""
+    for name in ("a", "b"):
+        write_record(tmp_path, name, "NV")
+    task = Ecg()
+    assert set(task.train_data(tmp_path).group) == {"a", "b"}
+    assert len(task.held_out(tmp_path)) == 2 * ((len(BEATS_S) - 2) // 5)
+    assert list(task.test_parts(tmp_path)) == ["test"]
+
+
+def test_without_annotations_r_peaks_are_found_for_prediction(tmp_path):
+    """All of them, to within a sample, with a note; nothing can be learnt from them."""
+    header = write_record(tmp_path)
+    header.with_suffix(".atr").unlink()
+    cases = Ecg().cases(header)
+    assert not cases.labelled
+    assert "found by a program" in cases.note
+    known = BEATS_S[1:-1]
+    nearest = np.abs(cases.at_s[None, :] - known[:, None]).min(axis=1)
+    assert (nearest[1:-1] <= 0.008).all()
+    with pytest.raises(DataError, match=r"record r1: there is no r1\.atr"):
+        Ecg().train_data(header)
+
+
+def test_found_r_peaks_of_a_public_record_are_those_of_the_cardiologists(mitdb_dir, tmp_path):
+    """99 of 100 are found, half of them within a sample."""
+    for suffix in ("hea", "dat"):
+        shutil.copy(mitdb_dir / f"106.{suffix}", tmp_path)
+    found, known = (
+        read_record(tmp_path / "106.hea", labelled=False),
+        read_record(mitdb_dir / "106.hea"),
+    )
+    off = np.abs(found.at_s[None, :] - known.at_s[:, None]).min(axis=1)
+    assert (off < 0.15).mean() > 0.99
+    assert np.median(off) <= 0.008
+
+
+def replace(old, new):
+    def change(header):
+        header.write_text(header.read_text().replace(old, new))
+
+    return change
+
+
+def write(suffix, content):
+    return lambda header: header.with_suffix(suffix).write_bytes(content)
+
+
+def cut(suffix, size):
+    def change(header):
+        path = header.with_suffix(suffix)
+        path.write_bytes(path.read_bytes()[:size])
+
+    return change
+
+
+def flip(header):
+    path = header.with_suffix(".dat")
+    data = bytearray(path.read_bytes())
+    data[2] ^= 1  # the second sample of three bytes for two: MLII's first
+    path.write_bytes(data)
+
+
+BROKEN = {
+    "dat cut": (cut(".dat", 10_001), r"r1\.dat is cut off: it has 10,001 bytes, 64,800 belong"),
+    "dat missing": (lambda h: h.with_suffix(".dat").unlink(), r"names r1\.dat, which is not besid"),
+    "dat flipped": (flip, r"r1\.dat is damaged: the sum of its samples"),
+    "other dat": (replace("r1.dat", "r2.dat"), r"r1\.hea names r2\.dat, which is not beside it"),
+    "header missing": (lambda h: h.unlink(), r"there is no r1\.hea"),
+    "header empty": (write(".hea", b""), r"r1\.hea is no header of a WFDB record"),
+    "header binary": (write(".hea", bytes(range(256))), r"r1\.hea is no header"),
+    "header of another": (replace("r1 2", "r9 2"), r"r1\.hea is the header of record r9"),
+    "no signals": (write(".hea", b"r1 0 360 100\n"), "does not say which signals there are"),
+    "segments": (write(".hea", b"r1/2 2 360 200\na 100\nb 100\n"), "several segments"),
+    "another unit": (replace("/mV", "/mmHg"), "its lead MLII is in mmHg, not mV"),
+    "another format": (replace(" 212 ", " 999 "), r"r1\.dat is of format 999"),
+    "slow": (replace(" 360 ", " 1 "), "1 samples a second are no ECG's"),
+    "endless": (replace(" 21600", " 99000000000"), "larger than 2 GiB"),
+    "atr missing": (lambda h: h.with_suffix(".atr").unlink(), r"there is no r1\.atr"),
+    "atr cut": (cut(".atr", 51), r"r1\.atr holds no WFDB annotations, or is damaged"),
+    "atr cut between": (cut(".atr", 50), r"r1\.atr is cut off"),
+    "atr empty": (write(".atr", b""), r"r1\.atr is cut off"),
+    "atr beyond": (
+        write(".atr", as_annotations(*[(1, 1000)] * 40)),
+        "has an annotation at 61.11 s",
+    ),
+    "atr unknown": (write(".atr", as_annotations((1, 400), (45, 320))), "at 2.00 s of no known k"),
+    "no beats": (write(".atr", as_annotations((28, 400))), r"there are no beats in r1\.atr"),
+    "no window": (write(".atr", as_annotations((1, 5))), "none of its 1 beats has a whole window"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), BROKEN.values(), ids=BROKEN.keys())
+def test_a_broken_record_is_an_error_of_one_line(tmp_path, change, message):
+    """It names the folder and the record."""
+    header = write_record(tmp_path / "db")
+    change(header)
+    with pytest.raises(DataError, match=message) as caught:
+        read_beats(tmp_path / "db")
+    assert str(caught.value).startswith(f"{tmp_path / 'db'}: record r1: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_beats_on_invalid_samples_are_left_out(tmp_path):
+    """What was not recorded is no beat, and does not spoil its neighbours."""
+    header = write_record(tmp_path)
+    whole = read_record(header)
+    replace(" 212 ", " 16 ")(header)
+    signal = np.round(np.repeat(200 * np.sin(np.arange(21600) / 20), 2)).astype("<i2")
+    signal[2 * 7200 : 2 * 7560] = -32768
+    header.with_suffix(".dat").write_bytes(signal.tobytes())
+    lines = header.read_text().split("\n")
+    header.write_text("\n".join([lines[0], *(" ".join([*line.split()[:6], "0", "0", line.split()[-1]]) if line else "" for line in lines[1:])]))  # fmt: skip  # noqa: E501
+    found = read_record(header)
+    gone = set(np.round(whole.at_s, 3)) - set(np.round(found.at_s, 3))
+    assert gone
+    assert all(20 - 1.01 < at < 21 + 0.51 for at in gone)
+    assert np.abs(found.x).max() <= 202
+
+
+def test_without_the_package_it_says_how_to_get_it(mitdb_dir, monkeypatch):
+    """On one line."""
+    monkeypatch.setitem(sys.modules, "wfdb", None)
+    with pytest.raises(DataError, match=r"pip install 'flctl\[wfdb\]'"):
+        read_record(mitdb_dir / "106.hea")
