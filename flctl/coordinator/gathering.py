@@ -112,5 +112,6 @@ class Gathering:
             theirs = member.hello.tasks.get(self._settings.task)
             if theirs is not None and theirs != self._task_digest:
                 return f"its task {self._settings.task} differs from the coordinator's: upgrade it"
-            return f"no data for task {self._settings.task}, data set {self._settings.dataset}"
+            nothing = f"no data for task {self._settings.task}, data set {self._settings.dataset}"
+            return f"{nothing}: {member.error}" if member.error else nothing
         return member.note or member.error or member.state

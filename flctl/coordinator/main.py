@@ -10,7 +10,7 @@ from types import FrameType
 from flctl.coordinator.background import ThreadBackground
 from flctl.coordinator.control import Control
 from flctl.coordinator.evaluator import WorkerEvaluator
-from flctl.coordinator.service import Coordinator
+from flctl.coordinator.service import HEARTBEAT_S, Coordinator
 from flctl.files import Lock, make_folder
 from flctl.transport.keys import Keyring
 from flctl.transport.zeromq import ZeroMqHub
@@ -19,7 +19,11 @@ logger = logging.getLogger(__name__)
 
 
 def make_coordinator(
-    state: Path, keyring: Keyring, bind: str, control: Path | None = None
+    state: Path,
+    keyring: Keyring,
+    bind: str,
+    control: Path | None = None,
+    heartbeat_s: float = HEARTBEAT_S,
 ) -> tuple[Coordinator, str]:
     """A coordinator that listens on `bind` (HOST:PORT, 0 for any free port); its address.
 
@@ -35,6 +39,7 @@ def make_coordinator(
         evaluator,
         disk=ThreadBackground("disk", hub.wake),
         thinking=ThreadBackground("thinking", hub.wake),
+        heartbeat_s=heartbeat_s,
     )
     assert hub.endpoint is not None
     endpoint = hub.endpoint
@@ -43,9 +48,14 @@ def make_coordinator(
 
 
 def run_coordinator(
-    state: Path, bind: str, on_ready: Callable[[str, str], None] = lambda *_: None
+    state: Path,
+    bind: str,
+    on_ready: Callable[[str, str], None] = lambda *_: None,
+    heartbeat_s: float = HEARTBEAT_S,
 ) -> None:
     """Be the coordinator of `state` until SIGTERM or SIGINT.
+
+    Agents send a heartbeat every `heartbeat_s` seconds.
 
     `on_ready` is told the address and the server's public key. A run that was in progress
     when it last stopped goes on. Raises FlctlError.
@@ -54,7 +64,7 @@ def run_coordinator(
     lock = Lock(state / "coordinator.lock", f"{state}: a coordinator already works on this folder")
     try:
         keyring = Keyring(state / "keys", time.time)
-        coordinator, endpoint = make_coordinator(state, keyring, bind, state)
+        coordinator, endpoint = make_coordinator(state, keyring, bind, state, heartbeat_s)
 
         def stop(number: int, _: FrameType | None) -> None:
             logger.info("stopping on %s", signal.Signals(number).name)

@@ -79,7 +79,7 @@ class Coordinator:
         heartbeat_s: float = HEARTBEAT_S,
     ) -> None:
         self.state = state
-        self.roster = Roster()
+        self.roster = Roster(heartbeat_s)
         self.keyring = keyring
         self.stopping = False
         self.runs = RunKeeper(state, self, evaluator, disk, thinking, clock, wall_clock)

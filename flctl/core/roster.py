@@ -23,6 +23,8 @@ from flctl.wire.messages import (
 )
 
 LOST_AFTER_S = 30.0
+LOST_BEATS = 6
+"""So long and so many heartbeats without a word from an agent: it is lost."""
 """Silence after which an agent counts as lost."""
 CHALLENGE_S = 3.0
 """How long an old session has to prove that it lives."""
@@ -125,7 +127,8 @@ class Member:
 
 
 class Roster:
-    def __init__(self) -> None:
+    def __init__(self, heartbeat_s: float = 5.0) -> None:
+        self.lost_after_s = max(LOST_AFTER_S, LOST_BEATS * heartbeat_s)
         self.members: dict[str, Member] = {}
         self._by_peer: dict[bytes, str] = {}
 
@@ -198,9 +201,9 @@ class Roster:
             if member.challenger is not None and now >= member.challenger.until:
                 self._drop(member, "lost")
                 actions += self._take_challenger(member, now)
-            elif member.connected and now - member.heard_at > LOST_AFTER_S:
+            elif member.connected and now - member.heard_at > self.lost_after_s:
                 self._drop(member, "lost")
-                actions.append(Lost(member.name, f"silent for {LOST_AFTER_S:.0f} s"))
+                actions.append(Lost(member.name, f"silent for {self.lost_after_s:.0f} s"))
         return actions
 
     def remove(self, name: str) -> None:

@@ -208,6 +208,9 @@ def test_coordinator_that_cannot_start(flctl, tmp_path):
     finally:
         lock.release()
     assert flctl("coordinator", "--bind", "nowhere").code in (1, 2)
+    for heartbeat in ("0.5s", "11m", "often"):
+        done = flctl("coordinator", "--heartbeat", heartbeat)
+        assert done.code == 2 and "--heartbeat" in done.complaint
 
 
 @pytest.mark.parametrize(

@@ -132,6 +132,14 @@ def test_thirty_seconds_of_silence_are_a_loss():
     member = roster.member("pi-01")
     assert member.state == "lost" and not member.connected
     assert roster.on_heard(b"1", 91.0) is None, "its session is unknown now: hello again"
+
+
+def test_rarer_heartbeats_are_given_more_time():
+    """Six of them."""
+    roster = Roster(heartbeat_s=60.0)
+    roster.on_hello("pi-01", b"1", hello(1), 1, 0.0)
+    assert roster.on_time(360.0) == []
+    assert roster.on_time(360.1) == [Lost("pi-01", "silent for 360 s")]
     assert roster.on_hello("pi-01", b"1", hello(1), 1, 92.0) == [Welcome("pi-01", b"1", True)]
 
 
