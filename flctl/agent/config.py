@@ -19,7 +19,8 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     server_key: str
     """Its public key in Z85, 40 characters."""
     state: Path
-    """Folder of this agent alone: its key pair, its name, blobs too large for memory."""
+    """Folder of this agent alone: its key pair, its name, blobs too large for memory, what top-k
+    has not sent yet."""
     name: AgentName | None = None
     """To be asked for when joining with a token; the coordinator's list decides."""
     join_token: str | None = None

@@ -2,6 +2,8 @@
 
 import logging
 
+from msgspec.structs import replace
+
 from flctl.agent.config import AgentConfig
 from flctl.agent.orders import TRIES, is_death
 from flctl.worker.jobs import Describe, Described, JobFailed
@@ -30,6 +32,9 @@ class Datasets:
         return Describe(tasks=self._tasks, datasets=self._config.datasets)
 
     def on_described(self, found: Described) -> None:
+        if found.error is None and found.problems and self._config.tasks:
+            # The owner has named these tasks: that one cannot be used is no mere chance.
+            found = replace(found, error="; ".join(found.problems)[:2000])
         self.found = found
         for info in found.datasets:
             logger.info(
@@ -40,7 +45,7 @@ class Datasets:
                 info.held_out,
             )
         if found.error is not None:
-            logger.error("no data: %s", found.error)
+            logger.error("%s: %s", "not usable" if found.datasets else "no data", found.error)
 
     def on_failed(self, failure: JobFailed) -> None:
         """A worker that has died may be luckier the next time."""

@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from flctl.agent.config import AgentConfig
 from flctl.agent.state import residuals_of
-from flctl.wire.messages import Evaluate, RoundKey, Train
+from flctl.wire.messages import Digest, Evaluate, RoundKey, Train
 from flctl.worker.jobs import AnyJob, EvaluateJob, JobFailed, TrainJob
 
 Kind: TypeAlias = Literal["worker died", "out of memory", "data", "task", "model", "error"]
@@ -75,8 +75,9 @@ def refusal(
     return None
 
 
-def job_of(order: Order, config: AgentConfig, agent: str) -> AnyJob:
-    """The job for the worker; `agent` is the name that training is seeded with."""
+def job_of(order: Order, config: AgentConfig, agent: str, code: Digest) -> AnyJob:
+    """The job for the worker; `agent` is the name that training is seeded with, `code` the
+    digest of the task as it was when this agent started."""
     message = order.message
     source = config.datasets[message.dataset]
     if isinstance(message, Evaluate):
@@ -87,6 +88,7 @@ def job_of(order: Order, config: AgentConfig, agent: str) -> AnyJob:
             batch_size=message.batch_size,
             device=config.device,
             threads=config.threads,
+            code=code,
         )
     return TrainJob(
         task=message.task,
@@ -99,4 +101,5 @@ def job_of(order: Order, config: AgentConfig, agent: str) -> AnyJob:
         residuals=str(residuals_of(config.state, message.key.run)),
         device=config.device,
         threads=config.threads,
+        code=code,
     )

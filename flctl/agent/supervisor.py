@@ -107,7 +107,7 @@ class Supervisor:
         self._updates = Updates(self._tell, config.offer_s)
         self.work = Work(
             config=config,
-            tasks=tuple(tasks),
+            tasks=tasks,
             worker=worker,
             store=store,
             models=self._models,

@@ -6,7 +6,7 @@ Train/Evaluate ─► model here? ─► worker runs ─► update held / metric
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 from flctl.agent.config import AgentConfig
@@ -55,7 +55,7 @@ class Work:
         self,
         *,
         config: AgentConfig,
-        tasks: tuple[str, ...],
+        tasks: Mapping[str, Digest],
         worker: Worker,
         store: BlobStore,
         models: Models,
@@ -68,7 +68,7 @@ class Work:
         self._worker, self._store = worker, store
         self._models, self._updates = models, updates
         self._post, self._tell, self._on_described = post, tell, described
-        self.data = Datasets(config, tasks)
+        self.data = Datasets(config, tuple(tasks))
         self._orders: list[Order] = []
         self._running: Order | None = None
         self._answered: Evaluated | None = None
@@ -212,7 +212,8 @@ class Work:
         order.tries += 1
         self._running = order
         logger.info("%s %s begins", self._labels(order.key), order.what)
-        self._submit(job_of(order, self._config, self.agent), model)
+        code = self._tasks[order.message.task]
+        self._submit(job_of(order, self._config, self.agent, code), model)
 
     def _submit(self, job: AnyJob, model: Blob | None) -> None:
         try:

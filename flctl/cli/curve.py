@@ -101,7 +101,7 @@ def _panel(
         ("federated", FEDERATED, {r: float(m[key]) for r, m in federated.items()}, 2.6),
     )
     digits = 2 if key == "loss" else 3
-    ends = _apart([curve[max(curve)] for _, _, curve, _ in curves], _span(curves) * 0.075)
+    ends = apart([curve[max(curve)] for _, _, curve, _ in curves], _span(curves) * 0.075)
     for (label, colour, curve, width), at in zip(curves, ends, strict=True):
         line = {"color": colour, "linewidth": width, "solid_capstyle": "round"}
         axis.plot(list(curve), list(curve.values()), label=label, **line)
@@ -126,7 +126,7 @@ def _span(curves: Any) -> float:
     return float(max(values) - min(values)) or 1.0
 
 
-def _apart(values: list[float], gap: float) -> list[float]:
+def apart(values: list[float], gap: float) -> list[float]:
     """Places for labels near `values`, in their order, at least `gap` from one another."""
     order = sorted(range(len(values)), key=values.__getitem__)
     places = list(values)

@@ -17,7 +17,7 @@ from typing import Any, TextIO
 import typer
 
 from flctl.cli.output import drop, print_json, print_line
-from flctl.errors import FlctlError
+from flctl.errors import FlctlError, TaskError
 
 INTERRUPTED = 130
 OF_STDOUT = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EPIPE, errno.EBADF)
@@ -90,6 +90,8 @@ def _tell(error: Exception, args: Sequence[str]) -> int:
 def _in_words(error: Any, verbose: bool) -> tuple[str, int]:
     """The line and the exit code."""
     if isinstance(error, FlctlError):
+        if verbose and isinstance(error, TaskError) and error.__cause__ is not None:
+            traceback.print_exception(error.__cause__)  # of the user's own code
         return str(error), error.exit_code
     if isinstance(getattr(error, "exit_code", None), int) and hasattr(error, "format_message"):
         # What Typer itself found wrong.

@@ -117,9 +117,10 @@ FLAGS = (
     Flag("alpha", float, DATA, "For --partition dirichlet: small is very unequal.", "A"),
     Flag("dataset", str, DATA, "Which of its named data sets each agent trains on.", "NAME"),
     Flag("test_data", str, EVALUATION, "File or folder that the coordinator evaluates on.",
-         "PATH", "the part for testing of --data, or of the task's own", absolute),
-    Flag("evaluate", str, EVALUATION, "Who measures each round's model: the coordinator where it "
-         "has test data (auto), or the agents on what they hold out.",
+         "PATH", "see --evaluate", absolute),
+    Flag("evaluate", str, EVALUATION, "Who measures each round's model. auto: the coordinator on "
+         "--test-data, else agents whose role is to evaluate, else the coordinator on the task's "
+         "own test data, else all agents on what they hold out.",
          "auto|coordinator|agents|none"),
     Flag("test_batch_size", int, EVALUATION, "Examples in a batch of the evaluation.", "N"),
     Flag("keep_rounds", int, OUTPUT, "Checkpoints of the last rounds that stay; best and last "

@@ -8,6 +8,7 @@ import typer
 
 from flctl.cli.options import HELP, Context, Grouped, Json, State, state_folder
 from flctl.cli.values import seconds
+from flctl.errors import UsageError
 
 app = typer.Typer(
     help="Who may connect: key pairs, enrolled keys, join tokens.",
@@ -36,7 +37,6 @@ def new(
 ) -> None:
     """Make a key pair, for an operator or for an agent."""
     from flctl.cli.output import print_line
-    from flctl.errors import UsageError
     from flctl.transport.keys import load_or_make
 
     if path.exists():
@@ -60,7 +60,10 @@ def add(
     context: Context = None,
 ) -> None:
     """Enrol a key under a name."""
-    text = Path(key).read_text().strip() if len(key) != 40 and Path(key).is_file() else key
+    from flctl.transport.keys import KEY_CHARACTERS, read_public
+
+    named = len(key) != KEY_CHARACTERS and Path(key).is_file()
+    text = read_public(Path(key)) if named else key
     with _book(state, context) as book:
         book.add_key(name, text, role)
 
@@ -70,8 +73,9 @@ def list_(state: State = None, context: Context = None, json: Json = False) -> N
     """Show the server's key, enrolled keys, and unknown ones that knock."""
     from flctl.cli import output
 
-    with _book(state, context) as book:
+    with _book(state, context, make=False) as book:
         found = book.keys()
+    revoked = found.pop("revoked", [])
     if json:
         output.print_json(found)
         return
@@ -79,7 +83,9 @@ def list_(state: State = None, context: Context = None, json: Json = False) -> N
     made = output.table("name", "role", "public key")
     for entry in found["keys"]:
         made.add_row(entry["name"], entry["role"], entry["public_key"])
-    if found["keys"]:
+    for entry in revoked:
+        made.add_row(entry["name"], "revoked", entry["public_key"])
+    if found["keys"] or revoked:
         output.show(made)
     else:
         output.print_line("no key is enrolled; see: flctl keys token --help, flctl keys add --help")
@@ -114,7 +120,7 @@ def token(
 @app.command(cls=Grouped)
 def revoke(name: Name, state: State = None, context: Context = None) -> None:
     """Shut a key out, at once; a token does not let it in again."""
-    with _book(state, context) as book:
+    with _book(state, context, make=False) as book:
         book.revoke(name)
 
 
@@ -130,7 +136,12 @@ class _Folder:
         from flctl.coordinator.control import shown_key
 
         entries = [shown_key(entry) for entry in self._keyring.entries()]
-        return {"server_key": self._keyring.server.public, "keys": entries, "waiting": []}
+        return {
+            "server_key": self._keyring.server.public,
+            "keys": entries,
+            "revoked": [shown_key(entry) for entry in self._keyring.revoked()],
+            "waiting": [],
+        }
 
     def add_key(self, name: str, key: str, role: str) -> None:
         self._keyring.add(name, key, role)  # type: ignore[arg-type]  # checked there
@@ -142,7 +153,10 @@ class _Folder:
         return self._keyring.new_token(ttl_s, uses)
 
 
-def _book(state: Path | None, context: str | None) -> AbstractContextManager[Book]:
+def _book(
+    state: Path | None, context: str | None, make: bool = True
+) -> AbstractContextManager[Book]:
+    """`make`: whether a folder without keys gets some."""
     from flctl.fleet.console import open_console
     from flctl.fleet.context import load_context
     from flctl.transport.zeromq import control_is_there
@@ -151,4 +165,6 @@ def _book(state: Path | None, context: str | None) -> AbstractContextManager[Boo
     far = load_context(folder, context) is not None and not (folder / "keys").exists()
     if context is not None or far or control_is_there(folder):
         return closing(open_console(folder, context))
+    if not make and not (folder / "keys").exists():
+        raise UsageError(f"{folder}: no coordinator has kept keys there; name its --state")
     return nullcontext(_Folder(folder))

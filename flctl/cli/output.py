@@ -46,12 +46,16 @@ def hint(text: str) -> None:
 
 
 def terminal(stderr: bool = False) -> "Console":
-    """A console that neither wraps nor colours what goes to a file or a pipe."""
+    """A console that neither wraps nor colours what goes to a file or a pipe.
+
+    No text is markup: keys, names and paths hold brackets and colons.
+    """
     from rich.console import Console
 
-    console = Console(stderr=stderr, highlight=False)
+    plain: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}
+    console = Console(stderr=stderr, **plain)
     if not console.is_terminal:
-        console = Console(stderr=stderr, highlight=False, width=1000, no_color=True)
+        console = Console(stderr=stderr, width=1000, no_color=True, **plain)
     return console
 
 

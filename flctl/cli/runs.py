@@ -1,19 +1,18 @@
 """`flctl runs`: what has been trained, and how it went."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from flctl.cli.errors import warn
+from flctl.cli.export import export
+from flctl.cli.finding import details, far, summaries
 from flctl.cli.options import HELP, Context, Grouped, Json, Run, State, again, state_folder
+from flctl.cli.plot import plot
 from flctl.cli.values import named_paths
-from flctl.errors import FlctlError, StateError, UsageError
-
-if TYPE_CHECKING:
-    from flctl.fleet.console import Console
+from flctl.errors import FlctlError, UsageError
 
 app = typer.Typer(
     help="What has been trained, and how it went.",
@@ -30,9 +29,9 @@ def list_(state: State = None, context: Context = None, json: Json = False) -> N
     from flctl.cli import output
 
     folder = state_folder(state)
-    with _far(folder, context) as console:
+    with far(folder, context) as console:
         where = folder if console is None else console.where
-        found = _summaries(folder) if console is None else console.runs()
+        found = summaries(folder) if console is None else console.runs()
     if json:
         output.print_json(found)
         return
@@ -64,8 +63,8 @@ def show(run: Run, state: State = None, context: Context = None, json: Json = Fa
     from flctl.cli import output
 
     folder = state_folder(state)
-    with _far(folder, context) as console:
-        found = _details(folder, run) if console is None else console.run(run)
+    with far(folder, context) as console:
+        found = details(folder, run) if console is None else console.run(run)
         can_go_on = console is not None or found["kind"] != "fleet"
     if json:
         output.print_json(found)
@@ -158,7 +157,7 @@ def stop(run: Run, state: State = None, context: Context = None) -> None:
     from flctl.coordinator.runs import RunFolder
 
     folder = state_folder(state)
-    with _far(folder, context) as console:
+    with far(folder, context) as console:
         if console is None:
             found = RunFolder.find(folder, run)
             if found.driven:
@@ -171,52 +170,8 @@ def stop(run: Run, state: State = None, context: Context = None) -> None:
     print_line(f"run {stopped} stopped; go on with: {resume}")
 
 
-@contextmanager
-def _far(state: Path, context: str | None) -> Iterator["Console | None"]:
-    """The coordinator to ask; None when the runs' folders are here and nobody need be asked."""
-    from flctl.fleet.console import open_console
-    from flctl.fleet.context import load_context
-    from flctl.transport.zeromq import control_is_there
-
-    far = load_context(state, context) is not None and not (state / "runs").exists()
-    if context is None and not far and not control_is_there(state):
-        yield None
-        return
-    with open_console(state, context) as console:
-        yield console
-
-
-def _summaries(state: Path) -> list[dict[str, Any]]:
-    from flctl.coordinator.runs import all_runs, summary
-    from flctl.files import explained
-
-    found, runs = [], state / "runs"
-    with explained(runs, "list the runs"):
-        entries = list(runs.iterdir()) if runs.exists() or state.is_file() else []
-    for path in entries:
-        if not (path / "journal.jsonl").exists():
-            warn(f"{path}: not a run, or a damaged one: there is no journal.jsonl in it")
-    for folder in all_runs(state):
-        try:
-            found.append(summary(folder))
-        except FlctlError as error:
-            warn(str(error))
-    if entries and not found:
-        raise StateError(f"{runs}: no run in it can be read")
-    return found
-
-
-def _details(state: Path, run: str) -> dict[str, Any]:
-    """What a coordinator would answer."""
-    import msgspec
-
-    from flctl.coordinator.journal import as_json, read_events
-    from flctl.coordinator.runs import RunFolder, summary
-
-    folder = RunFolder.find(state, run)
-    events = [as_json(event) for event in read_events(folder.journal_path)]
-    settings = msgspec.to_builtins(folder.settings())
-    return {**summary(folder), "settings": settings, "events": events}
+for command in (export, plot):
+    app.command(cls=Grouped)(command)
 
 
 def _saved(event: Mapping[str, Any]) -> tuple[str, str, str]:

@@ -1,7 +1,7 @@
 """`flctl status`: every agent as the coordinator knows it."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,6 +19,8 @@ STYLES = {
     "starting": "dim",
     "no data": "yellow",
 }
+DIGEST_SHOWN = 12
+"""Characters of a task's digest: enough to compare by eye."""
 
 
 def status(
@@ -26,6 +28,10 @@ def status(
         bool, typer.Option("--watch", "-w", help="Keep looking until Ctrl-C.")
     ] = False,
     every: Annotated[float, typer.Option(metavar="SECONDS", help="For --watch.", min=0.2)] = 2.0,
+    wide: Annotated[
+        bool,
+        typer.Option("--wide", help="Also each agent's tasks, with their digests, and data sets."),
+    ] = False,
     state: State = None,
     context: Context = None,
     json: Json = False,
@@ -40,31 +46,31 @@ def status(
             if json:
                 output.print_json(found["agents"])
             else:
-                output.terminal().print(picture(found))
+                output.terminal().print(picture(found, wide))
             return
         try:
             if json:
                 while True:
                     output.print_json(console.status()["agents"], indent=False)
                     time.sleep(every)
-            _watch(console, every)
+            _watch(console, every, wide)
         except KeyboardInterrupt:
             raise typer.Exit(0) from None
 
 
-def _watch(console: Any, every: float) -> None:
+def _watch(console: Any, every: float, wide: bool) -> None:
     from rich.live import Live
 
     from flctl.cli.output import terminal
 
     with Live(console=terminal(), screen=terminal().is_terminal, auto_refresh=False) as live:
         while True:
-            live.update(picture(console.status()), refresh=True)
+            live.update(picture(console.status(), wide), refresh=True)
             time.sleep(every)
 
 
-def picture(found: Mapping[str, Any]) -> "RenderableType":
-    """The coordinator, its run, and a row for each agent."""
+def picture(found: Mapping[str, Any], wide: bool = False) -> "RenderableType":
+    """The coordinator, its run, and a row for each agent; if `wide`, what each can work on."""
     from rich.console import Group
     from rich.text import Text
 
@@ -87,11 +93,15 @@ def picture(found: Mapping[str, Any]) -> "RenderableType":
     )  # fmt: skip
     for agent in found["agents"]:
         made.add_row(*_row(agent))
+    tables: list[RenderableType] = [made]
+    if wide:
+        tables += [Text(), _abilities(found["agents"])]
     rest = [
         Text(f"an unknown key waits: flctl keys add NAME '{w['public_key']}'", style="yellow")
         for w in found["waiting"]
     ]
-    return Group(*head, Text(), made, *rest) if found["agents"] else Group(*head, *rest)
+    rest += [Text(line, style="yellow") for line in _disagreements(found["agents"])]
+    return Group(*head, Text(), *tables, *rest) if found["agents"] else Group(*head, *rest)
 
 
 def _run_line(run: Mapping[str, Any] | None) -> Any:
@@ -135,3 +145,39 @@ def _row(agent: Mapping[str, Any]) -> list[Any]:
         agent["version"] or "-",
         Text(note, style="yellow", overflow="ellipsis"),
     ]
+
+
+def _abilities(agents: Sequence[Mapping[str, Any]]) -> Any:
+    """A row for each agent and task: the digest of its code, and the data it can use."""
+    from flctl.cli.output import table
+
+    made = table("agent", "task", "digest", "data set", ">examples", ">held out")
+    for agent in agents:
+        name = agent["name"]
+        for task, digest in sorted(agent["tasks"].items()):
+            usable = [info for info in agent["datasets"] if info["task"] == task]
+            for info in usable or [{"name": "none", "examples": "-", "held_out": "-"}]:
+                made.add_row(
+                    name, task, digest[:DIGEST_SHOWN], info["name"], str(info["examples"]),
+                    str(info.get("held_out", 0)),
+                )  # fmt: skip
+                name = ""
+        if not agent["tasks"]:
+            made.add_row(name, "none", "-", "-", "-", "-")
+    return made
+
+
+def _disagreements(agents: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """A line for each task of which agents that are here have different code."""
+    holders: dict[str, dict[str, list[str]]] = {}
+    for agent in agents:
+        for task, digest in (agent["tasks"] if agent["state"] != "lost" else {}).items():
+            holders.setdefault(task, {}).setdefault(digest, []).append(agent["name"])
+    for task, versions in sorted(holders.items()):
+        if len(versions) > 1:
+            each = "; ".join(f"{d[:DIGEST_SHOWN]} on {_few(n)}" for d, n in versions.items())
+            yield f"task {task} is not the same everywhere: {each}; install one version"
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

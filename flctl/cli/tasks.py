@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 import typer
 
 from flctl.cli.options import HELP, Grouped, Json, State, Verbose, path, state_folder
+from flctl.cli.status import DIGEST_SHOWN
 from flctl.errors import FlctlError, UsageError
 
 if TYPE_CHECKING:
@@ -24,8 +25,6 @@ app = typer.Typer(
     context_settings=HELP,
 )
 STYLES = {"ok": "green", "note": "yellow", "problem": "bold red", "skipped": "dim"}
-DIGEST_SHOWN = 12
-"""Characters: enough to compare by eye."""
 
 
 @app.command(cls=Grouped, name="list")

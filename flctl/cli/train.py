@@ -1,6 +1,8 @@
 """`flctl train`: one run, wherever its agents are."""
 
+import shlex
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +13,7 @@ from flctl.cli.errors import warn
 from flctl.cli.flags import OUTPUT, WHAT, typed, with_settings, written
 from flctl.cli.models import copy_model, writable
 from flctl.cli.options import Context, Json, State, Verbose, again, path, state_folder
-from flctl.cli.output import counted
+from flctl.cli.output import counted, hint
 from flctl.cli.values import absolute
 from flctl.errors import CoordinatorAway, UsageError
 from flctl.settings import RunSettings, parse, read_toml
@@ -23,7 +25,9 @@ if TYPE_CHECKING:
 
 COMMAND_LINE = "command line"
 AGENTS = ("local", "virtual", "agents", "dataset")
-SAVE_MODEL = "save_model"
+SAVE_MODEL, TENSORBOARD = "save_model", "tensorboard"
+BESIDE = (SAVE_MODEL, TENSORBOARD)
+"""What a file may say beside the settings of the run."""
 
 
 @with_settings
@@ -43,6 +47,15 @@ def train(
             parser=path,
             metavar="PATH",
             help="Also write the final model there.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    tensorboard: Annotated[
+        Path | None,
+        typer.Option(
+            parser=path,
+            metavar="DIR",
+            help="Write TensorBoard events into DIR/RUN as the run goes on.",
             rich_help_panel=OUTPUT,
         ),
     ] = None,
@@ -69,9 +82,9 @@ def train(
     from flctl.cli.watching import watcher
 
     given, where = _collect(file, typed(settings), resume)
-    in_file = given.pop(SAVE_MODEL, None)
-    if save_model is None and in_file is not None:
-        save_model = Path(in_file)
+    in_file = {key: Path(given.pop(key)) for key in BESIDE if key in given}
+    save_model = save_model or in_file.get(SAVE_MODEL)
+    tensorboard = tensorboard or in_file.get(TENSORBOARD)
     if resume is None:
         _warn_of_share(parse(given, where))
     _check_task(given)
@@ -83,7 +96,9 @@ def train(
     watching = watcher(as_json=json, verbose=verbose)
     watching.expect(given)
     watching.again = again(state, context)
-    result = _drive(folder, context, given, where, resume, watching, verbose, target)
+    watching.target = target
+    with _following(tensorboard, watching):
+        result = _drive(folder, context, given, where, resume, watching, verbose, target)
     if not watching.finish(result, target):
         raise typer.Exit(1)
 
@@ -101,8 +116,8 @@ def _collect(
     if file is None:
         parse(flags, COMMAND_LINE)
         return flags, COMMAND_LINE
-    in_file = read_toml(file, beside=[SAVE_MODEL])
-    beside = {SAVE_MODEL: _path_in(file, in_file.pop(SAVE_MODEL))} if SAVE_MODEL in in_file else {}
+    in_file = read_toml(file, beside=BESIDE)
+    beside = {key: _path_in(file, key, in_file.pop(key)) for key in BESIDE if key in in_file}
     in_file = written(in_file, file)
     task = {"task": flags.get("task", in_file.get("task", "?"))}
     parse({**in_file, **task}, str(file))  # so that a fault is told of where it stands
@@ -115,11 +130,28 @@ def _collect(
     return {**given, **beside}, where
 
 
-def _path_in(file: Path, value: object) -> str:
-    """What `file` says of --save-model."""
+def _path_in(file: Path, key: str, value: object) -> str:
+    """What `file` says of --save-model or --tensorboard."""
+    word = key.replace("_", "-")
     if not isinstance(value, str):
-        raise UsageError(f"{file}: save-model: write the path of a file, in quotes")
-    return absolute(value, f"{file}: save-model")
+        raise UsageError(f"{file}: {word}: write a path, in quotes")
+    return absolute(value, f"{file}: {word}")
+
+
+@contextmanager
+def _following(folder: Path | None, watching: "Watcher") -> Iterator[None]:
+    """While the run goes on, its events are written for TensorBoard too, where that is wanted."""
+    if folder is None:
+        yield
+        return
+    from flctl.records.tensorboard import Follower, needs_tensorboard
+
+    needs_tensorboard()
+    follower = Follower(folder.expanduser().absolute())
+    watching.also = follower.on_event
+    with closing(follower):
+        yield
+    hint(f"look at it with: tensorboard --logdir {shlex.quote(str(folder))}")
 
 
 def _warn_of_share(settings: RunSettings) -> None:
@@ -169,8 +201,13 @@ def _drive(
     kind = _kind(state, given, resume)
     if kind == "fleet":
         return _drive_fleet(state, context, given, where, resume, watching, target)
+    from flctl.coordinator.journal import as_json, read_events
+    from flctl.coordinator.runs import RunFolder
     from flctl.fleet.driving import drive_local, drive_virtual
 
+    if resume is not None:
+        journal = RunFolder.find(state, resume).journal_path
+        watching.recall(as_json(event) for event in read_events(journal))
     with watching:
         if kind == "virtual":
             result = drive_virtual(state, given, where, watching.on_event, resume)
@@ -206,6 +243,8 @@ def _drive_fleet(
     watching.embedded = False
     try:
         with console, watching:
+            if resume is not None:
+                watching.recall(console.run(resume)["events"])
             result = drive_remote(console, given, where, watching.on_event, resume)
             if target is not None and result.state == "finished":
                 console.save_checkpoint(result.run, target)

@@ -5,15 +5,16 @@ import shlex
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from flctl.cli import lines
-from flctl.cli.errors import give_up_stdout, say
+from flctl.cli.errors import give_up_stdout, say, warn
 from flctl.cli.output import print_json, print_line, program
 from flctl.cli.story import Story
+from flctl.errors import FlctlError
 
 if TYPE_CHECKING:
     from flctl.cli.live import LiveView
@@ -35,6 +36,10 @@ class Watcher:
         """Whether the run ends with this process."""
         self.again = ""
         """What has to follow a command that is suggested, so that it finds the run."""
+        self.target: Path | None = None
+        """Where the final model is to be copied, by this process."""
+        self.also: Callable[[dict[str, Any]], None] = lambda _: None
+        """Is told every event too; what it raises ends its part in this, not the run."""
         self._lock = threading.Lock()
         self._unwritten = False
 
@@ -48,9 +53,15 @@ class Watcher:
         with self._lock:
             repeated = event.get("event") == "round" and event["round"] <= self.story.last_round
             self.story.apply(event, time.monotonic())
+            self._tell(event)
             if not repeated:
                 with self._printing():
                     self.show(event)
+
+    def recall(self, past: Iterable[dict[str, Any]]) -> None:
+        """What happened before a run is taken up: of interest only to `also`."""
+        for event in past:
+            self._tell(event)
 
     def show(self, event: dict[str, Any]) -> None:
         """Print what there is to say about one event."""
@@ -88,7 +99,15 @@ class Watcher:
 
     def resume(self, run: str) -> str:
         """The command that goes on with it, or goes on watching it."""
-        return f"{program()} train --resume {run}{self.again}"
+        copy = f" --save-model {shlex.quote(str(self.target))}" if self.target else ""
+        return f"{program()} train --resume {run}{self.again}{copy}"
+
+    def _tell(self, event: dict[str, Any]) -> None:
+        try:
+            self.also(event)
+        except FlctlError as error:
+            self.also, self._unwritten = lambda _: None, True
+            warn(f"{error}; the run goes on without")
 
     @contextlib.contextmanager
     def _printing(self) -> Iterator[None]:
@@ -106,8 +125,9 @@ class Watcher:
         if self.embedded:
             at = max(self.story.open_round, 1)
             return f"run {run} stopped in round {at}; go on with: {self.resume(run)}"
+        then = "watch it again" + (f" and have {self.target} written" if self.target else "")
         return (
-            f"run {run} goes on without this terminal; watch it again with: {self.resume(run)}, "
+            f"run {run} goes on without this terminal; {then} with: {self.resume(run)}, "
             f"stop it with: {program()} runs stop {run}{self.again}"
         )
 

@@ -133,18 +133,21 @@ class Control:
         return None
 
     def _checkpoint(self, _: Incoming, ask: Ask) -> Any:
-        """The newest model of a run; its blob can be fetched afterwards."""
+        """The newest model of a run, or that of a round; its blob can be fetched afterwards."""
         folder = self._find(ask.args)
         history = folder.history()
-        path = folder.verify_model(history.round, history.base)
-        self._coordinator.serve(history.base, path)
-        return {"blob": history.base, "size": path.stat().st_size, "round": history.round}
+        round_id = int(ask.args.get("round", history.round))
+        path = folder.kept_model(round_id, history)
+        digest = history.model_of(round_id)
+        self._coordinator.serve(digest, path)
+        return {"blob": digest, "size": path.stat().st_size, "round": round_id}
 
     def _keys(self, _: Incoming, __: Ask) -> Any:
         keyring = self._coordinator.keyring
         return {
             "server_key": keyring.server.public,
             "keys": [shown_key(entry) for entry in keyring.entries()],
+            "revoked": [shown_key(entry) for entry in keyring.revoked()],
             "waiting": [shown_waiting(waiting) for waiting in keyring.waiting()],
         }
 

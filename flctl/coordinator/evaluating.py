@@ -86,11 +86,16 @@ class Evaluating:
             self._done(found, None)
 
     def _testers(self) -> list[str]:
-        """Agents whose role is to evaluate."""
-        return [m.name for m in self._ready() if m.hello is not None and m.hello.role == "evaluate"]
+        """Those whose role it is to evaluate."""
+        members = self._context.fleet.roster.members
+        return [
+            agent
+            for agent in self._owners()
+            if (hello := members[agent].hello) is not None and hello.role == "evaluate"
+        ]
 
     def _owners(self) -> list[str]:
-        """Agents that hold some of their data out."""
+        """Agents that hold some of the run's data set out."""
         return [m.name for m in self._ready() if self._held_out(m.name) > 0]
 
     def _held_out(self, agent: str) -> int:

@@ -22,6 +22,7 @@ from flctl.errors import (
     UnknownTask,
     WorkerError,
 )
+from flctl.learning.registry import task_digest
 from flctl.settings import RunSettings, parse
 from flctl.wire.messages import Digest, Metrics
 from flctl.worker.jobs import (
@@ -76,8 +77,10 @@ class WorkerEvaluator:
     def __init__(self, worker: Worker | None = None) -> None:
         self._worker = worker or WorkerProcess()
         self._closed = False
+        self._code: dict[str, Digest] = {}
 
     def initialise(self, given: dict[str, object], where: str) -> FirstModel:
+        self._forget_old_code(str(given.get("task")))
         event, fd = self._call(Initialise(given=given, where=where), None)
         if not isinstance(event, Initialised) or fd is None:
             raise WorkerError("the worker did not make a first model")
@@ -113,6 +116,14 @@ class WorkerEvaluator:
     def close(self) -> None:
         self._closed = True
         self._worker.stop()
+
+    def _forget_old_code(self, ref: str) -> None:
+        """A task that was upgraded is imported anew: by another process."""
+        with contextlib.suppress(TaskError):  # which the worker tells in its own words
+            digest = task_digest(ref)
+            if self._code.setdefault(ref, digest) != digest:
+                self._worker.stop()
+                self._code = {ref: digest}
 
     def _call(self, job: AnyJob, fd: int | None) -> tuple[AnyEvent, int | None]:
         self._worker.submit(job, fd)

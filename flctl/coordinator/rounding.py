@@ -358,8 +358,8 @@ class RoundInProgress:
             return f"it claims {offer.examples} examples, {declared} were declared"
         if offer.size > size + HEADER_SLACK:
             return f"it offers {offer.size} bytes, the model has {size}"
-        if not math.isfinite(offer.compression_error):
-            return "the error of its compression is not a finite number"
+        if not 0 <= offer.compression_error < math.inf:
+            return "the error of its compression is not a finite number of at least 0"
         if not (math.isfinite(offer.loss) and math.isfinite(offer.last_loss)):
             return "its training loss is not a finite number; lower the learning rate"
         return None

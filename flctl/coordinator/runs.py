@@ -122,6 +122,23 @@ class RunFolder:
         """
         return _verify(self.model_path(round_id), digest)
 
+    def kept_model(self, round_id: int, history: History) -> Path:
+        """The model of a round, 0 for the first one, compared with the journal as above.
+
+        Raises UsageError when it is not kept any more, CheckpointError.
+        """
+        kept = {r: self.model_path(r) for r in range(history.round + 1)}
+        kept = {r: path for r, path in kept.items() if path.exists()}
+        if history.best is not None:  # it stays when its round's own file goes
+            kept.setdefault(history.best.round, self.path / "best.safetensors")
+        if round_id not in kept:
+            there = ", ".join(map(str, sorted(kept))) or "no round"
+            raise UsageError(
+                f"run {self.name}: the model of round {round_id} is not kept; "
+                f"there is that of {there}"
+            )
+        return _verify(kept[round_id], history.model_of(round_id))
+
     def settle(self, event: Round, history: History, keep: int) -> None:
         """After a commit: metrics.json, best and last, and what is not needed any more.
 

@@ -199,9 +199,15 @@ class History:
     @property
     def base(self) -> Digest:
         """The newest model that counts."""
+        return self.model_of(self.round)
+
+    def model_of(self, round_id: int) -> Digest:
+        """After that committed round; 0: the one that the run began with."""
+        if round_id:
+            return self.rounds[round_id - 1].model
         if self.started is None:
             raise StateError("the journal of the run does not begin with its start")
-        return self.rounds[-1].model if self.rounds else self.started.model
+        return self.started.model
 
     @property
     def best(self) -> Round | None:

@@ -99,9 +99,11 @@ class Console:
                 heard = time.monotonic()
             yield None
 
-    def save_checkpoint(self, run: str, path: Path) -> Path:
-        """Fetch the newest model of a run into `path`. Raises FlctlError."""
-        blob = self._ask("checkpoint", run=run)
+    def save_checkpoint(self, run: str, path: Path, round_id: int | None = None) -> Path:
+        """Fetch the newest model of a run, or that of a round, into `path`. Raises FlctlError."""
+        blob = self._ask("checkpoint", run=run, **({} if round_id is None else {"round": round_id}))
+        if round_id not in (None, blob["round"]):
+            raise FlctlError(f"the coordinator at {self.where} is older: it has --which last only")
         with explained(path, "save the checkpoint", "--save-model"):
             path.parent.mkdir(parents=True, exist_ok=True)
             with new_file(path) as file:

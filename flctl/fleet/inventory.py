@@ -5,6 +5,7 @@ nothing is executed. Files are untrusted: their size and what they expand to are
 """
 
 import re
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,7 +43,8 @@ def read_inventory(path: Path) -> tuple[Expected, ...]:
     """The agents that the inventory `path` (a file, or a folder of them) names, sorted.
 
     They are the hosts of the group `flctl_agents` where there is one, else all hosts but
-    those of `flctl_coordinator`. Raises UsageError with the file and the line.
+    those of `flctl_coordinator`. Raises UsageError with the file and the line; also when there
+    are none: whoever asks who is missing has named the wrong file, or a broken one.
     """
     inventory = Inventory()
     for file in _files(path):
@@ -57,6 +59,8 @@ def read_inventory(path: Path) -> tuple[Expected, ...]:
     for name in sorted(names):
         agent = _expected(name, inventory.hosts[name], folder)
         agents.setdefault(agent.name, agent)
+    if not agents:
+        raise fault(path, None, f"names no agent: put their hosts into the group {AGENTS}")
     return tuple(sorted(agents.values()))
 
 
@@ -112,6 +116,14 @@ def _check_children(inventory: Inventory) -> None:
         for child, (file, line) in below.items():
             if child not in inventory.groups and child not in inventory.children:
                 raise fault(file, line, f"[{group}:children] names the unknown group '{child}'")
+    try:
+        TopologicalSorter(inventory.children).prepare()
+    except CycleError as error:
+        upper, lower, *_ = reversed(error.args[1])
+        file, line = inventory.children[upper][lower]
+        what = f"the group '{lower[:80]}' is a child of '{upper[:80]}', and "
+        what += "of itself" if lower == upper else f"'{upper[:80]}' is below it"
+        raise fault(file, line, f"{what}: remove one of them from the other's children") from error
 
 
 def _expected(inventory_name: str, host: Host, folder: Path) -> Expected:

@@ -26,8 +26,8 @@ class IniFile:
             if section := _SECTION.fullmatch(bare):
                 group, kind = section[1], section[2] or "hosts"
                 self._begin(group, kind, number)
-            elif bare.startswith("[") and bare.endswith("]"):
-                raise fault(self.path, number, f"not a section: {bare[:80]}")
+            elif bare.startswith("[") and (bare.endswith("]") or "]" not in bare):
+                raise fault(self.path, number, f"not a section, [NAME]: {bare[:80]}")
             else:
                 self._entry(group, kind, line, number)
 

@@ -12,6 +12,7 @@ ENTRIES = 100_000
 """Hosts and keys that one inventory may expand to, ranges and YAML aliases included."""
 
 _RANGE = re.compile(r"\[(\d*|[A-Za-z]):(\d+|[A-Za-z])(?::(\d+))?\]")
+_IPV6 = re.compile(r"\[[^\[\]]*:[^\[\]]*\]")
 _PORT = re.compile(r"((?:\[[^\]]*\]|[^:\[\]])+):\d{1,5}")
 
 
@@ -47,7 +48,7 @@ class Inventory:
             raise fault(file, line, f"more than {ENTRIES} hosts and keys")
 
     def members(self, group: str) -> set[str]:
-        """Hosts of `group` and of all groups below it; cycles do no harm."""
+        """Hosts of `group` and of all groups below it."""
         found: set[str] = set()
         seen: set[str] = set()
         queue = [group]
@@ -78,7 +79,10 @@ def expand(pattern: str, file: Path, line: int) -> Iterator[str]:
     name = with_port[1] if with_port else pattern
     found = _RANGE.search(name)
     if found is None:
-        yield name.strip("[]")
+        plain = name[1:-1] if _IPV6.fullmatch(name) else name
+        if "[" in plain or "]" in plain:
+            raise fault(file, line, f"'{pattern[:80]}' is no host: a range is [1:9], a section [NAME]")
+        yield plain
         return
     rest = name[found.end() :]
     for item in _range(found, file, line):

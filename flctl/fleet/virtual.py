@@ -107,6 +107,7 @@ class VirtualRun:
                 self._round(round_id)
         except (FlctlError, OSError) as error:
             logger.info("run=%s paused: %s", self.folder.name, error)
+            logger.debug("run=%s paused", self.folder.name, exc_info=error)
             return happened.Paused(at=_now(), reason=str(error))
         return happened.Finished(at=_now())
 

@@ -70,15 +70,18 @@ def save_update(
     if kind == "none":
         return Saved(*dump(fd, after, metadata))
     specs = canonical(TensorSpec(name, dtype, a.shape) for name, (dtype, a) in after.items())
-    counts = (spec.count for spec in specs if spec.dtype in FLOATS)
-    bounds = list(accumulate(counts, initial=0))
-    left = np.empty(bounds[-1], np.float32)
-    try:
-        _subtract(before, after, specs, left)
-    except OverflowError as unfit:
-        raise TaskError(f"agent {agent}, round {round_id}: {unfit}; lower lr") from unfit
+    floats = [spec for spec in specs if spec.dtype in FLOATS]
+    bounds = list(accumulate((spec.count for spec in floats), initial=0))
+    left = np.zeros(bounds[-1], np.float32)
     if kind == "topk":
-        left += Residuals(residuals).read(position, len(left))
+        left = Residuals(residuals).read(position, len(left))
+    for spec, (begin, end) in zip(floats, pairwise(bounds), strict=True):
+        _add_change(left[begin:end], before[spec.name], after[spec.name])
+        if not np.isfinite(left[begin:end]).all():
+            raise TaskError(
+                f"agent {agent}, round {round_id}: tensor {spec.name} has changed by what is no "
+                "finite number; lower lr"
+            )
     norm = _norm(left, bounds)
     match kind:  # each leaves in `left` what it does not say
         case "fp16":
@@ -146,18 +149,11 @@ def _scaled(
             yield i, slice(begin, end)
 
 
-def _subtract(before: Arrays, after: Arrays, specs: Sequence[TensorSpec], out: Numbers) -> None:
-    """after − before of all float tensors. Raises OverflowError that names the tensor."""
-    end = 0
-    for spec in specs:
-        if spec.dtype not in FLOATS:
-            continue
-        begin, end = end, end + spec.count
-        old, new = (to_float(of[spec.name][1].reshape(-1), spec.dtype) for of in (before, after))
-        with np.errstate(over="ignore", invalid="ignore"):
-            out[begin:end] = new.astype(np.float64) - old
-        if not np.isfinite(out[begin:end]).all():
-            raise OverflowError(f"tensor {spec.name} has changed by what is no finite number")
+def _add_change(out: Numbers, before: tuple[str, Array], after: tuple[str, Array]) -> None:
+    """out ← out + after − before, of a tensor's storage type and array each."""
+    old, new = (to_float(array.reshape(-1), dtype) for dtype, array in (before, after))
+    with np.errstate(over="ignore", invalid="ignore"):
+        out += (new.astype(np.float64) - old).astype(np.float32)
 
 
 def _norm(numbers: Numbers, bounds: Sequence[int]) -> float:

@@ -58,7 +58,11 @@ def elsewhere(ref: str, path: Path | None) -> Fingerprint:
     hash_seed = "1" if os.environ.get("PYTHONHASHSEED") != "1" else "2"
     done = subprocess.run(
         [sys.executable, "-m", "flctl.learning.fingerprint", *given],
-        env={**os.environ, "PYTHONHASHSEED": hash_seed},
+        env={
+            **os.environ,
+            "PYTHONHASHSEED": hash_seed,
+            "PYTHONPATH": os.pathsep.join(sys.path),  # where this process finds the task
+        },
         capture_output=True,
         text=True,
         timeout=PROCESS_S,

@@ -1,13 +1,17 @@
 """What a user writes to teach a fleet something new: a `Task`.
 
 A whole one is about forty lines: the model, where an agent's data come from, and the
-names of the classes. See `flctl.learning.mnist` for an example.
+names of the classes. See `examples/machines` and `docs/own-tasks.md`.
 """
 
+import contextlib
 import importlib
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, ClassVar
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +21,9 @@ from flctl.core.randomness import derive
 from flctl.errors import TaskError, UnknownTask
 from flctl.learning.examples import Batch, Cases, Examples, concatenate
 from flctl.learning.guard import blamed, guarded, kind, reason
-from flctl.learning.registry import locate
+from flctl.learning.registry import locate, task_digest
 from flctl.learning.state import specs_of
+from flctl.wire.messages import Digest
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Model's output and targets (int64, shape (n,)) to the mean loss of the batch, a scalar."""
@@ -127,6 +132,8 @@ def load_task(ref: str) -> Task:
         raise TaskError(f"task '{ref}' needs the package '{error.name}'") from error
     except (Exception, SystemExit) as error:
         raise TaskError(f"task '{ref}' cannot be imported: {reason(error)}") from error
+    with contextlib.suppress(TaskError):  # not every module has a source file
+        _digests.setdefault(module, task_digest(ref))
     found = getattr(module, class_name, None)
     if found is None:
         raise UnknownTask(f"task '{ref}': {module_name} has no class '{class_name}'")
@@ -143,6 +150,18 @@ def load_task(ref: str) -> Task:
         return guarded(found())
     except (Exception, SystemExit) as error:
         raise TaskError(f"task '{ref}': {class_name}() fails: {reason(error)}") from error
+
+
+_digests: WeakKeyDictionary[ModuleType, Digest] = WeakKeyDictionary()
+
+
+def loaded_digest(ref: str) -> Digest:
+    """Of the task's code as this process has imported it; its file may be another by now.
+
+    Raises UnknownTask, TaskError.
+    """
+    module = sys.modules.get(locate(ref)[0])
+    return (_digests.get(module) if module is not None else None) or task_digest(ref)
 
 
 def initial_model(task: Task, seed: int) -> nn.Module:

@@ -16,6 +16,8 @@ from flctl.files import explained, make_folder, replace, sync_folder
 logger = logging.getLogger(__name__)
 
 KEY_CHARACTERS = 40
+PUBLIC = ".pub"
+"""Suffix of the file with the public half."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +48,29 @@ def public_key(text: str, where: str) -> str:
     return key
 
 
+def read_public(path: Path) -> str:
+    """The public key in a file. Raises UsageError for the file of a secret one, StateError."""
+    if path.suffix != PUBLIC and (path.with_suffix(PUBLIC).exists() or _is_private(path)):
+        raise UsageError(
+            f"{path}: this looks like the secret half, which must not leave its machine; "
+            f"name {path.with_suffix(PUBLIC)}"
+        )
+    with explained(path, "read the public key"):
+        return public_key(path.read_text(encoding="ascii", errors="replace"), str(path))
+
+
+def _is_private(path: Path) -> bool:
+    with explained(path, "read the public key"):
+        return not path.stat().st_mode & 0o077
+
+
 def load_or_make(path: Path) -> KeyPair:
     """The pair whose secret half is in the file `path`, made at the first call.
 
     The public half stands beside it in `path` with the suffix `.pub`. Raises StateError.
     """
+    if path.suffix == PUBLIC:
+        raise UsageError(f"{path}: this is the public half; name the file of the secret one")
     if not path.exists():
         make_folder(path.parent)
         _write_once(path, KeyPair.make().secret + "\n")
@@ -63,7 +83,7 @@ def load_or_make(path: Path) -> KeyPair:
         raise StateError(
             f"{path}: not a secret key; remove the file to make a new pair, and enrol that"
         ) from error
-    public = path.with_suffix(".pub")
+    public = path.with_suffix(PUBLIC)
     if not public.exists() or public.read_text(errors="replace").strip() != pair.public:
         replace(public, f"{pair.public}\n".encode(), mode=0o644)
     return pair

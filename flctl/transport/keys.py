@@ -19,15 +19,34 @@ from flctl.errors import AccessError, StateError, UsageError
 from flctl.files import make_folder
 from flctl.transport import allowlist
 from flctl.transport.allowlist import AllowList, Entry, KeyRole, check_entry
-from flctl.transport.keypair import KeyPair, load_or_make, public_key
+from flctl.transport.keypair import (
+    KEY_CHARACTERS,
+    PUBLIC,
+    KeyPair,
+    load_or_make,
+    public_key,
+    read_public,
+)
 from flctl.transport.tokens import find_open, new_token
 
-__all__ = ["Entry", "KeyPair", "KeyRole", "Keyring", "Waiting", "load_or_make", "public_key"]
+__all__ = [
+    "KEY_CHARACTERS",
+    "Entry",
+    "KeyPair",
+    "KeyRole",
+    "Keyring",
+    "Waiting",
+    "load_or_make",
+    "public_key",
+    "read_public",
+]
 
 logger = logging.getLogger(__name__)
 
 REFRESH_S = 0.5
 WAITING = 64
+LONGEST_TTL_S = 365 * 86_400
+MOST_USES = 100_000
 
 
 class Waiting(Struct, frozen=True):
@@ -87,6 +106,11 @@ class Keyring:
         with self._lock:
             return sorted(self._allowed.keys, key=lambda entry: entry.name)
 
+    def revoked(self) -> list[Entry]:
+        """Everybody who is shut out, by the name they had."""
+        with self._lock:
+            return sorted(self._allowed.revoked, key=lambda entry: entry.name)
+
     def waiting(self) -> list[Waiting]:
         """Unknown keys that have knocked, the latest first."""
         with self._lock:
@@ -96,7 +120,8 @@ class Keyring:
         """Whether a connection with `key` is let in; one that is not is noted as waiting."""
         if self.role_of(key) is not None:
             return True
-        self.note_unknown(key)
+        if not self.is_revoked(key):  # nobody should be told to let it in again
+            self.note_unknown(key)
         return False
 
     def note_unknown(self, key: str) -> None:
@@ -135,6 +160,9 @@ class Keyring:
         """
         key = public_key(key, f"key of {name}")
         check_entry(name, role)
+        own = self.path.parent / f"server{PUBLIC}"
+        if own.exists() and key == self.server.public:
+            raise UsageError(f"key of {name}: this is the coordinator's own key")
         with self._changing() as allowed:
             allowed.insert(Entry(name=name, key=key, role=role, added=self._clock()))
 
@@ -148,8 +176,11 @@ class Keyring:
 
     def new_token(self, ttl_s: float, uses: int) -> str:
         """Open the door for `uses` joins within `ttl_s` seconds: the token, to be passed on."""
-        if not (0 < ttl_s < float("inf")) or uses < 1:
-            raise UsageError("a token needs a time to live above 0 s and at least one use")
+        if not 0 < ttl_s <= LONGEST_TTL_S or not 1 <= uses <= MOST_USES:
+            raise UsageError(
+                f"a token lives for up to {LONGEST_TTL_S // 86_400} days and has 1 to "
+                f"{MOST_USES} uses"
+            )
         text, token = new_token(ttl_s, uses, self._clock())
         with self._changing() as allowed:
             allowed.tokens.append(token)
@@ -193,7 +224,8 @@ class Keyring:
         self._stamp = self._stamp_now()
         self._allowed = allowlist.read(self.path)
         self._by_key = {entry.key: entry for entry in self._allowed.keys}
-        for key in self._by_key.keys() & self._waiting.keys():
+        known = self._by_key.keys() | {entry.key for entry in self._allowed.revoked}
+        for key in known & self._waiting.keys():
             del self._waiting[key]
 
     def _stamp_now(self) -> tuple[int, int, int]:

@@ -125,9 +125,14 @@ class CompressedUpdate:
             return self._file.read(self._exact, first + start * width, count * width).view(
                 STORAGE[spec.dtype]
             )
-        model = to_float(self._base.read(spec, start, count), spec.dtype).astype(np.float64)
-        self._values.add_to(model, first + start, self._scales[spec.name])
-        return from_float64(model, spec.dtype)
+        model = self._base.read(spec, start, count)
+        places, values = self._values.read(first + start, count)
+        wide = STORAGE["F64" if spec.dtype == "F64" else "F32"]
+        changed: Array = to_float(model[places], spec.dtype).astype(wide)
+        with np.errstate(over="ignore"):  # what becomes infinite is found by the check
+            changed += values.astype(wide) * wide.type(self._scales[spec.name])
+        model[places] = from_float64(changed, spec.dtype)
+        return model
 
     def _read_scales(self, spec: TensorSpec) -> dict[str, float]:
         scales = self._file.read(spec)
@@ -155,8 +160,8 @@ class _Dense:
     def __init__(self, file: ParameterFile, packed: Mapping[str, TensorSpec]) -> None:
         self._file, self._spec = file, packed["values"]
 
-    def add_to(self, model: Array, first: int, scale: float) -> None:
-        model += scale * self._file.read(self._spec, first, len(model)).astype(np.float64)
+    def read(self, first: int, count: int) -> tuple[slice, Array]:
+        return slice(None), self._file.read(self._spec, first, count)
 
 
 class _Sparse:
@@ -167,14 +172,15 @@ class _Sparse:
         self._places, self._spec = packed["indices"], packed["values"]
         self._directory = self._look(length)
 
-    def add_to(self, model: Array, first: int, scale: float) -> None:
-        end = first + len(model)
+    def read(self, first: int, count: int) -> tuple[Array, Array]:
+        """Places, counted from `first`, and the values there."""
+        end = first + count
         low = self._directory[first // SLICE]
         high = self._directory[-(-end // SLICE)]
         places = self._file.read(self._places, low, high - low)
         begin, stop = np.searchsorted(places, [first, end])
         values = self._file.read(self._spec, low + int(begin), int(stop - begin))
-        model[places[begin:stop] - first] += scale * values.astype(np.float64)
+        return places[begin:stop] - first, values
 
     def _look(self, length: int) -> list[int]:
         """How many places come before each multiple of SLICE. Raises ParametersError."""

@@ -151,7 +151,7 @@ class UpdateReady(Message, frozen=True):
     seconds: Seconds
     exhausted: bool = False
     """All data of the agent were seen at least once since the run began."""
-    compression_error: Annotated[float, Meta(ge=0)] = 0.0
+    compression_error: float = 0.0
     """‖v − v̂‖/‖v‖ of what was compressed and what is sent for it; 0: sent as it is."""
 
 

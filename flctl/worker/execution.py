@@ -10,13 +10,12 @@ import msgspec
 import torch
 
 from flctl.core.strategies import strategy_of
-from flctl.errors import DataError, FlctlError, SettingsError
+from flctl.errors import DataError, FlctlError, SettingsError, TaskError
 from flctl.learning import device as devices
 from flctl.learning.compression import save_update
 from flctl.learning.evaluation import evaluate
 from flctl.learning.examples import Examples
 from flctl.learning.optimizer import check_optimizer
-from flctl.learning.registry import task_digest
 from flctl.learning.source import (
     evaluation_parts,
     held_out_examples,
@@ -31,10 +30,10 @@ from flctl.learning.state import (
     model_metadata,
     save_state,
 )
-from flctl.learning.task import Task, initial_model, load_task
+from flctl.learning.task import Task, initial_model, load_task, loaded_digest
 from flctl.learning.training import train_locally
 from flctl.settings import RunSettings, normalised, parse
-from flctl.wire.messages import DatasetInfo
+from flctl.wire.messages import DatasetInfo, Digest
 from flctl.worker.jobs import (
     DataSource,
     Describe,
@@ -95,19 +94,25 @@ class Executor:
         """Try every task on every data set; a pair that does not fit is left out."""
         found: list[DatasetInfo] = []
         errors: list[str] = []
+        failed: dict[str, str] = {}
         for name, source in job.datasets.items():
             for ref in job.tasks:
                 try:
                     found.append(self._describe_one(name, ref, source))
                 except FlctlError as error:
                     errors.append(f"data set '{name}' with task {ref}: {error}")
+                    failed.setdefault(ref, errors[-1])
                     logger.info("%s", errors[-1])
+                    logger.debug("dataset=%s task=%s cannot be used", name, ref, exc_info=error)
         nothing = "; ".join(errors) or "no task is enabled, or no data set is given"
         return Described(
             datasets=tuple(found),
             torch=torch.__version__[:200],
             cuda=torch.cuda.is_available(),
             error=None if found else nothing[:2000],
+            problems=tuple(
+                text[:500] for ref, text in failed.items() if ref not in {i.task for i in found}
+            ),
         )
 
     def initialise(self, job: Initialise) -> tuple[Initialised, int]:
@@ -132,7 +137,7 @@ class Executor:
         blob, size = save_state(fd, model.state_dict(), model_metadata(settings.task, model))
         done = Initialised(
             settings=msgspec.to_builtins(settings),
-            task_digest=task_digest(settings.task),
+            task_digest=loaded_digest(settings.task),
             blob=blob,
             size=size,
         )
@@ -142,7 +147,7 @@ class Executor:
         """The update, also as a blob in a new file descriptor."""
         started = time.monotonic()
         device = devices.set_up(job.device, job.threads)
-        holding = self._hold(job.task, job.source)
+        holding = self._hold(job.task, job.source, job.code)
         start = load_state(model_fd, f"the model of round {job.round}")
         result = train_locally(
             holding.task,
@@ -185,7 +190,7 @@ class Executor:
 
     def evaluate(self, job: EvaluateJob, model_fd: int) -> Scored:
         device = devices.set_up(job.device, job.threads)
-        holding = self._hold(job.task, job.source)
+        holding = self._hold(job.task, job.source, job.code)
         if job.side == "coordinator":
             parts = holding.tests()
         else:
@@ -204,10 +209,15 @@ class Executor:
             }
         )
 
-    def _hold(self, ref: str, source: DataSource) -> Holding:
+    def _hold(self, ref: str, source: DataSource, code: Digest | None = None) -> Holding:
+        """Raises TaskError when `code` is given, and is not what is loaded here."""
         if self._holding is None or self._holding.key != (ref, source):
             self._holding = None  # gives the memory back before more is taken
             self._holding = Holding(ref, source)
+        if code not in (None, loaded_digest(ref)):
+            raise TaskError(
+                f"task '{ref}': its code has changed since this agent started: start it again"
+            )
         return self._holding
 
     def _describe_one(self, name: str, ref: str, source: DataSource) -> DatasetInfo:

@@ -61,6 +61,8 @@ class TrainJob(Job, frozen=True):
     device: Device = "auto"
     threads: int | None = None
     """None: what torch thinks right for this machine."""
+    code: Digest | None = None
+    """Digest of the task that the owner has enabled: with other code it is not done."""
 
 
 class EvaluateJob(Job, frozen=True):
@@ -73,6 +75,8 @@ class EvaluateJob(Job, frozen=True):
     batch_size: int = 1000
     device: Device = "auto"
     threads: int | None = None
+    code: Digest | None = None
+    """Digest of the task that the owner has enabled: with other code it is not done."""
 
 
 class Event(Struct, frozen=True, kw_only=True, tag=str.lower):
@@ -85,6 +89,8 @@ class Described(Event, frozen=True):
     cuda: bool
     error: str | None = None
     """Why no data set can be used by any task."""
+    problems: tuple[str, ...] = ()
+    """Why a task can use none of the data sets; one of each such task."""
 
 
 class Initialised(Event, frozen=True):

@@ -36,6 +36,6 @@ def test_it_says_what_it_needs(monkeypatch):
 
 def test_labels_do_not_overlap():
     """Close values get places at least the gap apart, in the same order."""
-    low, high, middle = curve._apart([0.1, 0.92, 0.91], 0.05)
+    low, high, middle = curve.apart([0.1, 0.92, 0.91], 0.05)
     assert low == 0.1
     assert high - middle == pytest.approx(0.05)

@@ -13,7 +13,9 @@ from flctl.settings import KEYS
 HEAVY = ("torch", "zmq", "numpy", "rich", "matplotlib")
 
 
-@pytest.mark.parametrize("command", [(), ("train",), ("agent",), ("runs",), ("data", "split")])
+@pytest.mark.parametrize(
+    "command", [(), ("train",), ("agent",), ("runs",), ("data", "split"), ("tasks", "check")]
+)
 def test_help_loads_nothing_heavy(command):
     """`flctl --help`, and that of each command, imports neither torch nor zmq, numpy or rich."""
     code = (

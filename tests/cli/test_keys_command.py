@@ -26,6 +26,44 @@ def test_enrol_and_revoke(flctl, tmp_path):
     assert "pi-01" in flctl("keys", "list").out
     assert flctl("keys", "revoke", "pi-01").code == 0
     assert json.loads(flctl("keys", "list", "--json").out)["keys"] == []
+    listed = flctl("keys", "list").out
+    assert "revoked" in listed and public in listed
+
+
+def test_any_key_is_shown_as_it_is(flctl):
+    """Brackets and colons of a key are no markup."""
+    keys = [":[VHX[/:JzA$4DayjHQWB6/tOh{}2k4]CdW?(af<", "kv}rU)LZ#G-5[tA<=KgXA(xnXXL]+?wy:mfhj<+("]
+    for number, key in enumerate(keys):
+        assert flctl("keys", "add", f"pi-{number}", key).code == 0
+    listed = flctl("keys", "list")
+    assert listed.code == 0
+    assert all(key in listed.out for key in keys)
+
+
+def test_secret_and_public_halves_are_not_mixed_up(flctl, tmp_path):
+    """A secret must not get into the list, which others can read."""
+    flctl("keys", "new", tmp_path / "my.key")
+    done = flctl("keys", "add", "me", tmp_path / "my.key", "--role", "admin")
+    assert done.code == 2 and "my.pub" in done.complaint
+    (tmp_path / "my.pub").rename(tmp_path / "elsewhere.pub")
+    assert flctl("keys", "add", "me", tmp_path / "my.key").code == 2
+    assert flctl("keys", "add", "me", tmp_path / "elsewhere.pub").code == 0
+    done = flctl("connect", "127.0.0.1:1", "--server-key", "0" * 40, "--key",
+                 tmp_path / "elsewhere.pub")  # fmt: skip
+    assert done.code == 2 and "public half" in done.complaint
+
+
+def test_the_servers_own_key_is_nobody_elses(flctl):
+    listed = json.loads(flctl("keys", "token").out and flctl("keys", "list", "--json").out)
+    done = flctl("keys", "add", "pi-99", listed["server_key"])
+    assert done.code == 2 and "coordinator's own" in done.complaint
+
+
+@pytest.mark.parametrize("command", [("list",), ("revoke", "pi-01")])
+def test_a_folder_that_is_no_coordinators_is_not_made(flctl, tmp_path, command):
+    done = flctl("keys", *command, "--state", tmp_path / "typo")
+    assert done.code == 2 and "typo" in done.complaint
+    assert not (tmp_path / "typo").exists()
 
 
 def test_a_key_that_begins_with_a_hyphen(flctl):
@@ -52,10 +90,13 @@ def test_a_token_is_all_there_is_on_stdout(flctl, tmp_path):
         ("revoke", "nobody"),
         ("token", "--ttl", "soon"),
         ("token", "--uses", "0"),
+        ("token", "--uses", 99999999999999999999),
+        ("token", "--ttl", "999999d"),
     ],
 )
 def test_bad_input(flctl, args):
     """One line, and no key is enrolled."""
+    flctl("keys", "token")
     done = flctl("keys", *args)
     assert done.code in (1, 2)
     assert done.complaint

@@ -67,6 +67,27 @@ def test_runs(run, flctl):
     assert json.loads(flctl("runs", "replay", name, "--json").out)["same"] is True
 
 
+@pytest.mark.parametrize(("compression", "fewer"), [("int8", 3.9), ("topk", 20)])
+def test_a_compressed_run_says_what_it_has_saved(flctl, beats, tmp_path, compression, fewer):
+    """For people by round and agent; as JSON the bytes, the model's size and the error."""
+    done = flctl(
+        "train", "--task", "ecg", "--virtual", 2, "--rounds", 1, "--epochs", 1, "--data", beats(),
+        "--partition", "iid", "--compression", compression, "--json",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    events = [json.loads(line) for line in done.out.splitlines()]
+    (committed,) = [event for event in events if event["event"] == "round"]
+    for part in committed["updates"].values():
+        assert committed["size"] / part["bytes_up"] >= fewer
+        assert 0 < part["compression_error"] < 1
+    shown = flctl("runs", "show", events[0]["run"]).out
+    assert f"compression {compression}" in shown
+    header, figures = (line.split() for line in shown.split("\n\n")[1].splitlines())
+    assert header[5:8] == ["up", "fewer", "error"]
+    times = committed["size"] / part["bytes_up"]
+    assert f"{times:.1f}" in figures and "×" in figures
+
+
 def test_evaluate(run, flctl, tmp_path, beats):
     """A checkpoint knows its task; its figures on the test part are those of the last round."""
     model = tmp_path / "model.safetensors"

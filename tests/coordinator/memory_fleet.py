@@ -227,7 +227,10 @@ class ToyAgent:
         return JobFailed(kind="error", message="no such job"), None
 
     def compressed(
-        self, tensors: dict[str, tuple[str, np.ndarray]], model: dict[str, np.ndarray], job: TrainJob
+        self,
+        tensors: dict[str, tuple[str, np.ndarray]],
+        model: dict[str, np.ndarray],
+        job: TrainJob,
     ) -> Any:
         """As a worker does it, which also keeps what it has not sent."""
         fd = os.memfd_create("update")
@@ -243,7 +246,7 @@ class ToyAgent:
         fd = os.memfd_create("update")
         return self.delivered(fd, *dump(fd, tensors, {"task": "toy"}), **changes)
 
-    def delivered(self, fd: int, digest: str, size: int, **changes: Any) -> Any:
+    def delivered(self, fd: int, digest: str, size: int, /, **changes: Any) -> Any:
         trained = Trained(
             blob=digest,
             size=size,

@@ -171,6 +171,7 @@ def infinite(tensors: dict[str, Any]) -> None:
         ("int8", repacked(infinite), "a scale is not a finite number"),
         ("int8", with_error(float("nan")), "error of its compression is not a finite number"),
         ("int8", with_error(float("inf")), "error of its compression is not a finite number"),
+        ("int8", with_error(-0.1), "error of its compression is not a finite number"),
     ],
 )
 def test_a_bad_compressed_update_is_rejected_and_the_round_goes_on(

@@ -79,13 +79,18 @@ class RealFleet:
         keys = flctl("keys", "list", "--state", self.state, "--json")
         self.server_key = json.loads(keys.stdout)["server_key"]
 
-    def start_agent(self, name: str, *options: object, token: str | None = None) -> None:
-        data = self.folder / f"{name}.npz"
-        if not data.exists():
-            beats(data, [int(name[-2:]) + 10], each=80, seed=int(name[-2:]))
+    def start_agent(
+        self, name: str, *options: object, token: str | None = None, task: str = "ecg"
+    ) -> None:
+        """With beats of its own; of another task than `ecg` with what ships with the task."""
+        if task == "ecg":
+            data = self.folder / f"{name}.npz"
+            if not data.exists():
+                beats(data, [int(name[-2:]) + 10], each=80, seed=int(name[-2:]))
+            options = ("--data", data, *options)
         arguments: list[object] = [
             "agent", "--coordinator", self.address, f"--server-key={self.server_key}",
-            "--name", name, "--state", self.folder / name, "--data", data, "--task", "ecg",
+            "--name", name, "--state", self.folder / name, "--task", task,
             "--threads", 1, *options,
         ]  # fmt: skip
         if token is not None:

@@ -10,7 +10,7 @@ from flctl.errors import UnknownTask
 from flctl.fleet.checking import CHECKS, check_task
 from flctl.learning.checkup import Finding
 
-WHOLE = '''
+WHOLE = """
 import random
 from pathlib import Path
 import torch
@@ -39,7 +39,7 @@ class Own(Task):
 
     def held_out(self, path):
         return Examples(*points(21, seed=2), classes=3, where="points")
-'''
+"""
 
 TRAIN = "def train_data(self, path):\n        "
 MODEL = "def model(self):\n        "

@@ -37,7 +37,7 @@ def models(folder: RunFolder) -> list[str]:
 
 def virtual(state: Path, given: dict[str, Any], compression: str, **more: Any) -> RunFolder:
     made = VirtualRun.start(
-        state, {**given, "virtual": 2, "compression": compression}, "the test", **more
+        state, {"virtual": 2, **given, "compression": compression}, "the test", **more
     )
     try:
         made.run()

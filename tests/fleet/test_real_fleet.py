@@ -191,3 +191,31 @@ def test_a_far_operator_steers_with_a_key_of_its_own(fleet: RealFleet, tmp_path:
     done = flctl(*train, "--save-model", model)
     assert done.returncode == 0, done.stderr
     assert model.exists()
+
+
+def test_what_a_run_leaves_can_be_had_with_a_key_that_may_read(fleet: RealFleet, tmp_path: Path):
+    """Its model of any round, its events, its picture: beside the coordinator and from afar."""
+    done = fleet.train(*settings(fleet, 2), "--tensorboard", tmp_path / "live")
+    run = json_lines(done.stdout)[-1]["run"]
+    key, laptop = tmp_path / "me.key", tmp_path / "laptop"
+    assert flctl("keys", "new", key).returncode == 0
+    public = key.with_suffix(".pub").read_text().strip()
+    add = ["keys", "add", "--state", fleet.state, "--role", "read", "reader", "--", public]
+    assert flctl(*add).returncode == 0
+    server = f"--server-key={fleet.server_key}"
+    connect = ["connect", fleet.address, "--state", laptop, server, "--key", key]
+    assert flctl(*connect).returncode == 0
+    for state in (fleet.state, laptop):
+        out = tmp_path / f"from-{state.name}"
+        out.mkdir()
+        for command in (
+            ("export", run, "--format", "safetensors", "--which", 1, "--out", out / "model"),
+            ("export", run, "--format", "tensorboard", "--out", out / "events"),
+            ("plot", run, "--out", out / "run.png"),
+        ):
+            done = flctl("runs", *command, "--state", state)
+            assert (done.returncode, done.stderr) == (0, "")
+        model = fleet.state / "runs" / run / "rounds" / "0001" / "model.safetensors"
+        assert (out / "model").read_bytes() == model.read_bytes()
+        (live,), (events,) = (tmp_path / "live" / run).iterdir(), (out / "events" / run).iterdir()
+        assert events.stat().st_size == live.stat().st_size  # the same points

@@ -1,7 +1,7 @@
 """What an agent sends of its change, against the formulas in plain NumPy."""
 
-import os
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import numpy as np
 import pytest
@@ -48,7 +48,7 @@ def send(
     """The model that the coordinator reads, and the error that the agent tells."""
     training = LocalTraining(compression=kind, topk_share=0.05)
     at = {"agent": "pi-01", "round_id": 1, "seed": 1, "batches": 4} | more
-    with open(os.memfd_create("update"), "w+b") as out, open(os.memfd_create("base"), "w+b") as old:
+    with TemporaryFile() as out, TemporaryFile() as old:
         saved = save_update(
             out.fileno(), before, after, training, {"task": "toy"}, position=position,
             residuals=folder, **at,

@@ -322,7 +322,7 @@ def test_a_token_is_kept_as_a_hash(keyring, caplog):
 @pytest.mark.parametrize(("ttl_s", "uses"), [(0, 1), (-1, 1), (HOUR, 0), (float("inf"), 1)])
 def test_a_token_needs_an_end(keyring, ttl_s, uses):
     """No token is open for ever or of no use."""
-    with pytest.raises(UsageError, match="time to live"):
+    with pytest.raises(UsageError, match="a token lives for up to 365 days and has 1 to"):
         keyring.new_token(ttl_s, uses)
 
 
@@ -392,3 +392,14 @@ def test_nothing_is_left_behind(keyring, pool):
         ".allowed.lock",
         "allowed.json",
     }
+
+
+def test_a_revoked_key_that_knocks_does_not_wait_to_be_let_in(tmp_path):
+    """Whoever reads the waiting list would be told to enrol it again."""
+    keyring = Keyring(tmp_path)
+    stolen, strange = KeyPair.make().public, KeyPair.make().public
+    keyring.add("pi-01", stolen, "agent")
+    keyring.revoke("pi-01")
+    assert not keyring.authorise(stolen) and not keyring.authorise(strange)
+    assert [waiting.key for waiting in keyring.waiting()] == [strange]
+    assert [entry.name for entry in keyring.revoked()] == ["pi-01"]

@@ -207,9 +207,12 @@ def test_a_plain_update_is_read_as_it_is():
     check_update(file, BASE, asked("none"))
 
 
-BYTES = {kind: (lambda f: os.pread(f._fd, f.size, 0))(
-    stored(packed(kind), compression_metadata(kind))) for kind in ("fp16", "int8", "topk")
-}  # fmt: skip
+def written(kind: str) -> bytes:
+    file = stored(packed(kind), compression_metadata(kind))
+    return os.pread(file._fd, file.size, 0)
+
+
+BYTES = {kind: written(kind) for kind in ("fp16", "int8", "topk")}
 
 
 @settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)

@@ -15,7 +15,9 @@ import pytest
 
 from flctl.errors import WorkerError
 from flctl.settings import LocalTraining, parse
+from flctl.wire.compression import check_update
 from flctl.wire.messages import DatasetInfo
+from flctl.wire.parameters import ParameterFile
 from flctl.worker.jobs import (
     AnyEvent,
     AnyJob,
@@ -156,6 +158,22 @@ def test_a_run_that_would_fail_later_fails_at_its_start(
     event, fd = run(worker, Initialise(given=given, where="test"))
     assert isinstance(event, JobFailed) and fd is None
     assert event.kind == kind and words in event.message and "\n" not in event.message
+
+
+@pytest.mark.parametrize("compression", ["none", "int8", "topk"])
+def test_an_update_is_compressed_as_the_order_says(
+    worker: WorkerProcess, model: int, tmp_path: Path, compression: str
+) -> None:
+    """In the worker; what top-k has not sent is in the folder when its end is told."""
+    asked = LocalTraining(federate_after_n_batches=3, compression=compression)
+    job = training(training=asked, residuals=str(tmp_path / "run"))
+    event, fd = run(worker, job, model)
+    assert isinstance(event, Trained) and fd is not None
+    with os.fdopen(fd, "rb") as update:
+        check_update(ParameterFile(update.fileno(), "update"), ParameterFile(model, "m"), asked)
+    assert (event.compression_error > 0) == (compression != "none")
+    kept = [path.name for path in tmp_path.glob("run/*")]
+    assert kept == (["000000000003.safetensors"] if compression == "topk" else [])
 
 
 def test_training_twice_from_one_model_gives_the_same_bytes(

@@ -41,5 +41,5 @@ class Machines(Task):
             y = torch.tensor([self.classes.index(row["state"]) for row in rows])
             machines = [row["machine"] for row in rows]
         except (OSError, KeyError, TypeError, ValueError) as error:
-            raise DataError(f"{path}: not a file of readings: {error}") from error
+            raise DataError(f"{path}: not a file of readings: {error!r}") from error
         return Examples(x, y, classes=3, group=machines, where=f"{path}, {part}")

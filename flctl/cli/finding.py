@@ -1,0 +1,76 @@
+"""Finds runs: in the state folder, or with the coordinator that has them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flctl.cli.errors import warn
+from flctl.cli.options import state_folder
+from flctl.errors import FlctlError, StateError
+
+if TYPE_CHECKING:
+    from flctl.fleet.console import Console
+    from flctl.records.recorded import RecordedRun
+
+
+@contextmanager
+def recorded(run: str, state: Path | None, context: str | None) -> "Iterator[RecordedRun]":
+    """The run of that name. Raises FlctlError."""
+    from flctl.coordinator.runs import RunFolder
+    from flctl.records.recorded import RecordedRun
+
+    folder = state_folder(state)
+    with far(folder, context) as console:
+        if console is None:
+            yield RecordedRun(details(folder, run), RunFolder.find(folder, run))
+        else:
+            yield RecordedRun(console.run(run), console)
+
+
+@contextmanager
+def far(state: Path, context: str | None) -> Iterator["Console | None"]:
+    """The coordinator to ask; None when the runs' folders are here and nobody need be asked."""
+    from flctl.fleet.console import open_console
+    from flctl.fleet.context import load_context
+    from flctl.transport.zeromq import control_is_there
+
+    far = load_context(state, context) is not None and not (state / "runs").exists()
+    if context is None and not far and not control_is_there(state):
+        yield None
+        return
+    with open_console(state, context) as console:
+        yield console
+
+
+def summaries(state: Path) -> list[dict[str, Any]]:
+    from flctl.coordinator.runs import all_runs, summary
+    from flctl.files import explained
+
+    found, runs = [], state / "runs"
+    with explained(runs, "list the runs"):
+        entries = list(runs.iterdir()) if runs.exists() or state.is_file() else []
+    for path in entries:
+        if not (path / "journal.jsonl").exists():
+            warn(f"{path}: not a run, or a damaged one: there is no journal.jsonl in it")
+    for folder in all_runs(state):
+        try:
+            found.append(summary(folder))
+        except FlctlError as error:
+            warn(str(error))
+    if entries and not found:
+        raise StateError(f"{runs}: no run in it can be read")
+    return found
+
+
+def details(state: Path, run: str) -> dict[str, Any]:
+    """What a coordinator would answer."""
+    import msgspec
+
+    from flctl.coordinator.journal import as_json, read_events
+    from flctl.coordinator.runs import RunFolder, summary
+
+    folder = RunFolder.find(state, run)
+    events = [as_json(event) for event in read_events(folder.journal_path)]
+    settings = msgspec.to_builtins(folder.settings())
+    return {**summary(folder), "settings": settings, "events": events}

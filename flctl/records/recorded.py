@@ -1,0 +1,76 @@
+"""A run that is going on or over: its rounds and its models, here or with a coordinator."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from flctl.coordinator.runs import RunFolder
+from flctl.core.history import History, Round, Started
+from flctl.errors import RunError, StateError, UsageError
+from flctl.fleet.console import Console
+
+E = TypeVar("E", Started, Round)
+
+
+class RecordedRun:
+    """`about` is what `flctl runs show --json` prints; the models come from `models`."""
+
+    def __init__(self, about: Mapping[str, Any], models: RunFolder | Console) -> None:
+        self._models = models
+        self.name: str = about["run"]
+        self.task: str = about["task"]
+        self.kind: str = about["kind"]
+        self.state: str = about["state"]
+        self.settings: Mapping[str, Any] = about["settings"]
+        self.history = History()
+        for event in about["events"]:
+            if event.get("event") == "started":
+                self.history.apply(_convert(event, Started))
+            elif event.get("event") == "round":
+                self.history.apply(as_round(event))
+
+    @property
+    def rounds(self) -> list[Round]:
+        """Committed ones, at least one. Raises RunError."""
+        if not self.history.rounds:
+            raise RunError(f"run {self.name} has no committed round yet")
+        return self.history.rounds
+
+    def round_of(self, which: str) -> int:
+        """The round that "best", "last" or a number stands for. Raises UsageError."""
+        if which == "last":
+            return self.history.round
+        if which == "best":
+            if self.history.best is None:
+                raise UsageError(
+                    f"--which best: no round of run {self.name} was evaluated; take --which last"
+                )
+            return self.history.best.round
+        if which.isascii() and which.isdigit():
+            if int(which) <= self.history.round:
+                return int(which)
+            raise UsageError(f"--which {which}: run {self.name} has {self.history.round} rounds")
+        raise UsageError(f"--which {which}: it is best, last or the number of a round")
+
+    def model(self, round_id: int, folder: Path) -> Path:
+        """The checkpoint of a round, which is put into `folder` if it has to be fetched.
+
+        Raises FlctlError.
+        """
+        if isinstance(self._models, RunFolder):
+            return self._models.kept_model(round_id, self.history)
+        return self._models.save_checkpoint(self.name, folder / "model.safetensors", round_id)
+
+
+def as_round(event: Mapping[str, Any]) -> Round:
+    """A round's event as the journal and a coordinator tell it. Raises StateError."""
+    return _convert(event, Round)
+
+
+def _convert(event: Mapping[str, Any], kind: type[E]) -> E:
+    try:
+        return msgspec.convert(event, kind)
+    except msgspec.ValidationError as error:
+        raise StateError(f"an event that this version of flctl cannot read: {error}") from error

@@ -1,0 +1,94 @@
+"""A run as CSV: a row for each round, or for each agent of each round."""
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import TypeAlias
+
+from flctl.core.history import Participant, Round, Score
+from flctl.wire.messages import Metrics
+
+Row: TypeAlias = dict[str, str | float | None]
+
+
+def round_rows(rounds: Iterable[Round]) -> list[Row]:
+    """Columns of other parts of the test data begin with the part's name."""
+    rows: list[Row] = []
+    for event in rounds:
+        people, score = event.participants, event.metrics
+        rows.append(
+            {
+                "round": event.round,
+                "at": datetime.fromtimestamp(event.at, UTC).isoformat(timespec="seconds"),
+                "attempt": event.attempt,
+                "seconds": event.seconds,
+                "agents": len(people),
+                "missing": " ".join(event.missing),
+                "examples": sum(part.examples for part in people.values()),
+                "batches": sum(part.batches for part in people.values()),
+                "bytes_up": sum(part.bytes_up for part in people.values()),
+                "training_loss": training_loss(people),
+                "evaluated_by": score.source if score else None,
+                "part": score.part if score else None,
+                **_figures(score),
+                "model": event.model,
+            }
+        )
+        if score is not None and score.source == "coordinator":
+            for name, part in score.beside.items():
+                rows[-1] |= {f"{name}_{key}": value for key, value in _figures(part).items()}
+    return rows
+
+
+def agent_rows(rounds: Iterable[Round]) -> list[Row]:
+    """Who trained, and who measured the model on what it holds out."""
+    rows: list[Row] = []
+    for event in rounds:
+        measured = event.metrics.beside if by_agents(event) and event.metrics else {}
+        for agent in sorted({*event.participants, *measured, *event.missing}):
+            part = event.participants.get(agent)
+            rows.append(
+                {
+                    "round": event.round,
+                    "agent": agent,
+                    "took_part": "yes" if part else "no",
+                    "training_loss": part.loss if part else None,
+                    "examples": part.examples if part else None,
+                    "batches": part.batches if part else None,
+                    "seconds": part.seconds if part else None,
+                    "bytes_up": part.bytes_up if part else None,
+                    "compression_error": part.compression_error if part else None,
+                    **{f"held_out_{k}": v for k, v in _figures(measured.get(agent)).items()},
+                }
+            )
+    return rows
+
+
+def as_csv(rows: Sequence[Row]) -> bytes:
+    """With a line of names above; a value that is not known is empty."""
+    text = io.StringIO()
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    table = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    return text.getvalue().encode()
+
+
+def training_loss(participants: Mapping[str, Participant]) -> float | None:
+    """Mean over the agents of a round, weighted by their examples; None where there are none."""
+    examples = sum(part.examples for part in participants.values())
+    if not examples:
+        return None
+    return sum(part.loss * part.examples for part in participants.values()) / examples
+
+
+def by_agents(event: Round) -> bool:
+    """Whether the agents have measured the round's model, so that `beside` is by agent."""
+    return event.metrics is not None and event.metrics.source == "agents"
+
+
+def _figures(found: Score | Metrics | None) -> Row:
+    names = {"loss": "loss", "accuracy": "accuracy", "macro_f1": "macro_f1",
+             "test_examples": "examples"}  # fmt: skip
+    return {name: getattr(found, key) if found else None for name, key in names.items()}

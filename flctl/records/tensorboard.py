@@ -1,0 +1,187 @@
+"""A run as TensorBoard events: a folder for each run, one record for each round.
+
+They are written with TensorBoard's own record writer rather than with torch's
+SummaryWriter: a round is there as a whole or not at all, a full disk is an error of the
+call and not of a thread, and torch need not be loaded to watch a fleet.
+"""
+
+import contextlib
+import fcntl
+import importlib.util
+import os
+import socket
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from flctl.core.history import Round
+from flctl.errors import StateError, UsageError
+from flctl.files import explained, new_folder
+from flctl.records.recorded import as_round
+from flctl.records.tables import by_agents, training_loss
+
+PREFIX = "events.out.tfevents."
+
+
+def needs_tensorboard() -> None:
+    """Raises UsageError when it is not installed."""
+    if importlib.util.find_spec("tensorboard") is None:
+        raise UsageError("TensorBoard events need tensorboard: pip install 'flctl[tensorboard]'")
+
+
+def points(event: Round) -> dict[str, float]:
+    """The scalars of a round by their tags; its number is their step."""
+    people, score = event.participants, event.metrics
+    found: dict[str, float | None] = {
+        "round/seconds": event.seconds,
+        "round/agents": len(people),
+        "round/missing": len(event.missing),
+        "round/bytes_up": sum(part.bytes_up for part in people.values()),
+        "training/loss": training_loss(people),
+    }
+    for agent, part in people.items():
+        found[f"agent_loss/{agent}"] = part.loss
+        found[f"agent_seconds/{agent}"] = part.seconds
+        found[f"agent_examples/{agent}"] = part.examples
+    if score is not None:
+        for key in ("loss", "accuracy", "macro_f1"):
+            found[f"{score.part.replace(' ', '_')}/{key}"] = getattr(score, key)
+            for name, other in score.beside.items():
+                tag = f"agent_held_out_{key}/{name}" if by_agents(event) else f"{name}/{key}"
+                found[tag] = getattr(other, key)
+    return {tag: float(value) for tag, value in found.items() if value is not None}
+
+
+class Events:
+    """The events of one run in `folder`, each round once, also after a restart.
+
+    Raises StateError when another process writes there.
+    """
+
+    def __init__(self, folder: Path, option: str = "--tensorboard") -> None:
+        self.folder, self._option = folder, option
+        self._stack = contextlib.ExitStack()
+        with explained(folder, "write TensorBoard events", option):
+            folder.mkdir(parents=True, exist_ok=True)
+            self._stack.enter_context(_alone(folder))
+            self._written = _steps(folder)
+        self._file: IO[bytes] | None = None
+
+    def add(self, event: Round) -> None:
+        """Raises StateError when it cannot be written."""
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        if event.round in self._written:
+            return
+        values = [Summary.Value(tag=t, simple_value=v) for t, v in points(event).items()]
+        self._write(
+            Event(wall_time=event.at, step=event.round, summary=Summary(value=values)),
+            Event(wall_time=event.at, file_version="brain.Event:2"),
+        )
+        self._written.add(event.round)
+
+    def close(self) -> None:
+        self._stack.close()
+
+    def _write(self, record: Any, first: Any) -> None:
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        with explained(self.folder, "write TensorBoard events", self._option):
+            if self._file is None:  # a run that only ends leaves no empty file
+                name = f"{PREFIX}{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
+                self._file = self._stack.enter_context((self.folder / name).open("xb"))
+                RecordWriter(self._file).write(first.SerializeToString())
+            RecordWriter(self._file).write(record.SerializeToString())
+            self._file.flush()
+
+
+class Follower:
+    """Writes the events of the run that it is told of, into `folder`/RUN, as they happen.
+
+    Raises UsageError or StateError now when nothing can be written there.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        _expect_folder(folder, "--tensorboard")
+        with explained(folder, "write TensorBoard events", "--tensorboard"):
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        self._folder = folder
+        self._events: Events | None = None
+
+    def on_event(self, event: Mapping[str, Any]) -> None:
+        """Any event of a run, from its beginning on. Raises StateError."""
+        match event.get("event"):
+            case "begun" | "started" if self._events is None:
+                self._events = Events(self._folder / event["run"])
+            case "round" if self._events is not None:
+                self._events.add(as_round(event))
+
+    def close(self) -> None:
+        if self._events is not None:
+            self._events.close()
+
+
+def export(rounds: Iterable[Round], target: Path) -> None:
+    """The folder `target` with all events; one that was there is replaced as a whole.
+
+    Raises UsageError when it is no folder of events, StateError.
+    """
+    _expect_folder(target.parent, "--out")
+    with explained(target, "write TensorBoard events", "--out"):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _replaceable(target), new_folder(target) as folder:
+            events = Events(folder, "--out")
+            with contextlib.closing(events):
+                for event in rounds:
+                    events.add(event)
+
+
+def _expect_folder(path: Path, option: str) -> None:
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"{option} {path}: is no folder")
+
+
+@contextlib.contextmanager
+def _replaceable(target: Path) -> Iterator[None]:
+    """That nothing but events is lost, and nobody is writing them."""
+    if not os.path.lexists(target):
+        yield
+        return
+    if not target.is_dir() or target.is_symlink():
+        raise UsageError(f"--out: {target} is no folder of its own, and would be lost")
+    other = next((p.name for p in target.iterdir() if not p.name.startswith(PREFIX)), None)
+    if other is not None:
+        raise UsageError(f"--out: {target} holds '{other}', which would be lost; name another one")
+    with _alone(target):
+        yield
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold `folder` as long as the block runs; it ends with the process, and leaves no file."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StateError(f"{folder}: another flctl writes TensorBoard events there") from error
+        yield
+    finally:
+        os.close(fd)
+
+
+def _steps(folder: Path) -> set[int]:
+    """Rounds that are there already. What was torn when its writer was killed is passed over."""
+    from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
+
+    return {
+        int(event.step)
+        for path in sorted(folder.glob(f"{PREFIX}*"))
+        for event in LegacyEventFileLoader(str(path)).Load()
+        if event.HasField("summary")
+    }

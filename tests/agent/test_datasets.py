@@ -1,0 +1,39 @@
+"""What the owner of an agent is told about data and tasks that do not fit."""
+
+from pathlib import Path
+
+import pytest
+
+from flctl.agent.config import AgentConfig
+from flctl.agent.datasets import Datasets
+from flctl.wire.messages import DatasetInfo
+from flctl.worker.execution import Executor
+from flctl.worker.jobs import DataSource, Describe, Described
+
+BROKEN = "data set 'default' with task own: task 'own', train_data: KeyError: 'x'"
+FOUND = Described(
+    datasets=(DatasetInfo(name="default", task="ecg", examples=5),),
+    torch="2",
+    cuda=False,
+    problems=(BROKEN,),
+)
+
+
+@pytest.mark.parametrize(("named", "error"), [(("ecg", "own"), BROKEN), ((), None)])
+def test_a_task_that_was_named_and_cannot_be_used_is_an_error(named, error) -> None:
+    """Beside one that can; of those that are merely installed nobody expects it."""
+    config = AgentConfig(coordinator="h:1", server_key="0" * 40, state=Path("/x"), tasks=named)
+    data = Datasets(config, ("ecg", "own"))
+    data.on_described(FOUND)
+    assert data.found is not None and data.found.error == error
+    assert data.usable == {("default", "ecg")}
+
+
+def test_only_tasks_without_any_data_are_problems(tmp_path: Path) -> None:
+    """Several data sets of several tasks need not all fit together."""
+    (tmp_path / "odd.txt").write_text("odd")
+    sources = {"own": DataSource(), "odd": DataSource(path=str(tmp_path / "odd.txt"))}
+    found = Executor().describe(Describe(tasks=("ecg", "no_such:Task"), datasets=sources))
+    assert [info.name for info in found.datasets] == ["own"]
+    (problem,) = found.problems
+    assert problem.startswith("data set 'own' with task no_such:Task: ")

@@ -1,0 +1,216 @@
+"""`flctl runs export`, `flctl runs plot` and `flctl train --tensorboard`, on a small run."""
+
+import csv
+import hashlib
+import json
+import os
+
+import pytest
+import torch
+
+from flctl.coordinator.runs import RunFolder
+from flctl.learning.ecg import Ecg
+
+RUN = ("train", "--task", "ecg", "--epochs", 1, "--rounds", 3)
+
+
+@pytest.fixture
+def train(flctl, beats, tmp_path, monkeypatch):
+    """Makes a run in tmp_path/state, with tmp_path as the current folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*more, agents=("--virtual", 2)):
+        done = flctl(*RUN, *agents, "--data", beats(), *more)
+        assert (done.code, done.err) == (0, "")
+        (path,) = (tmp_path / "state" / "runs").iterdir()
+        return RunFolder(path)
+
+    return run
+
+
+@pytest.fixture
+def run(train):
+    return train()
+
+
+def steps(folder):
+    """Tag → steps of all points, in order."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    found = EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    found.Reload()
+    return {tag: [point.step for point in found.Scalars(tag)] for tag in found.Tags()["scalars"]}
+
+
+def test_each_format_has_a_name_of_its_own_beside_the_others(run, flctl, tmp_path):
+    """In the current folder, and printed."""
+    named = {
+        ("pt",): f"{run.name}.pt",
+        ("pt", "--which", "best"): f"{run.name}-best.pt",
+        ("safetensors", "--which", 2): f"{run.name}-2.safetensors",
+        ("csv",): f"{run.name}.csv",
+        ("csv", "--per-agent"): f"{run.name}-agents.csv",
+        ("tensorboard",): f"tensorboard/{run.name}",
+    }
+    for args, name in named.items():
+        done = flctl("runs", "export", run.name[:-1], "--format", *args)
+        assert (done.code, done.err) == (0, "")
+        assert f" in {name}" in done.out
+        assert (tmp_path / name).exists()
+    state = torch.load(f"{run.name}.pt", weights_only=True)
+    Ecg().model().load_state_dict(state, strict=True)
+    with (tmp_path / f"{run.name}.csv").open() as file:
+        assert [row["round"] for row in csv.DictReader(file)] == ["1", "2", "3"]
+    with (tmp_path / f"{run.name}-agents.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 6
+
+
+def test_parity_18_the_model_of_any_round_that_is_kept(run, flctl, tmp_path):
+    """By best, last or its number, byte for byte; what is gone is said, with what there is."""
+    history = run.history()
+    rounds = {"last": 3, "best": history.best.round, 1: 1, 2: 2, 3: 3}
+    for which, round_id in rounds.items():
+        done = flctl("runs", "export", run.name, "--format", "safetensors", "--which", which,
+                     "--out", tmp_path / "model", "--json")  # fmt: skip
+        assert json.loads(done.out) == {
+            "run": run.name, "format": "safetensors", "path": str(tmp_path / "model"),
+            "round": round_id,
+        }  # fmt: skip
+        digest = hashlib.sha256((tmp_path / "model").read_bytes()).hexdigest()
+        assert digest == history.model_of(round_id)
+    gone = flctl("runs", "export", run.name, "--format", "pt", "--which", 0)
+    assert (gone.code, gone.complaint) == (
+        2, f"run {run.name}: the model of round 0 is not kept; there is that of 1, 2, 3",
+    )  # fmt: skip
+
+
+def test_the_best_outlives_its_round(run, flctl):
+    """Its own file stays when that of its round is removed."""
+    best = run.history().best.round
+    run.model_path(best).unlink()
+    assert flctl("runs", "export", run.name, "--format", "pt", "--which", best).code == 0
+    run.path.joinpath("best.safetensors").write_bytes(b"damaged")
+    done = flctl("runs", "export", run.name, "--format", "pt", "--which", "best")
+    assert done.code == 1
+    assert done.complaint.endswith("damaged: its sha256 is not the one in the journal")
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (("pickle",), "--format pickle: it is pt, safetensors, onnx, csv or tensorboard"),
+        (("csv", "--which", "best"), "--which is for a model; csv has all rounds"),
+        (("pt", "--per-agent"), "--per-agent is for --format csv"),
+        (("pt", "--data", "x"), "--data is for --format onnx"),
+        (("onnx", "--data", "nothing"), "--data nothing: there is no such file or folder"),
+        (("pt", "--which", "first"), "--which first: it is best, last or the number of a round"),
+        (("pt", "--which", 9), "has 3 rounds"),
+        (("pt", "--out", "."), "is a folder; name a file in it"),
+        (("pt", "--out", "pipe"), "/pipe: is no regular file"),
+        (("csv", "--out", "pipe"), "/pipe: is no regular file"),
+        (("tensorboard", "--out", "pipe"), "/pipe: is no folder"),
+    ],
+)
+def test_what_does_not_go_together(run, flctl, tmp_path, args, words):
+    """One line, exit code 2, and a pipe stays a pipe."""
+    os.mkfifo("pipe")
+    done = flctl("runs", "export", run.name, "--format", *args)
+    assert (done.code, done.out) == (2, "")
+    assert words in done.complaint
+    assert (tmp_path / "pipe").is_fifo()
+    assert flctl("runs", "plot", run.name, "--out", "pipe").code == 2
+
+
+def test_a_run_without_a_round(train, flctl):
+    """It has no figures, and a model: the one that it began with."""
+    run = train("--keep-rounds", 0)
+    begun = run.journal_path.read_text().splitlines(keepends=True)[0]
+    run.journal_path.write_text(begun)
+    for args in (("export", run.name, "--format", "csv"), ("plot", run.name)):
+        done = flctl("runs", *args)
+        assert (done.code, done.complaint) == (1, f"run {run.name} has no committed round yet")
+    done = flctl("runs", "export", run.name, "--format", "pt", "--which", "best")
+    assert "no round of run" in done.complaint and done.code == 2
+    assert flctl("runs", "export", run.name, "--format", "pt").code == 0
+
+
+@pytest.mark.parametrize("missing", ["tensorboard", "onnxscript"])
+def test_an_extra_that_is_missing_is_named(run, flctl, monkeypatch, missing, beats, tmp_path):
+    """Before anything else is done."""
+    import importlib.util
+
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *a: None if name == missing else find(name, *a)
+    )
+    format_ = missing.removesuffix("script")
+    done = flctl("runs", "export", run.name, "--format", format_)
+    assert (done.code, done.complaint.split(": ")[1]) == (2, f"pip install 'flctl[{format_}]'")
+    if missing == "tensorboard":
+        done = flctl(*RUN, "--virtual", 2, "--data", beats(), "--tensorboard", tmp_path / "tb")
+        assert (done.code, done.out) == (2, "")
+
+
+def test_parity_20_a_run_is_drawn(run, flctl, tmp_path):
+    """As a PNG; a larger one with each agent."""
+    sizes = []
+    for more in ((), ("--per-agent",)):
+        done = flctl("runs", "plot", run.name, *more)
+        assert (done.code, done.err) == (0, "")
+        assert done.out == f"the picture of run {run.name} is in {run.name}.png\n"
+        png = (tmp_path / f"{run.name}.png").read_bytes()
+        assert png.startswith(b"\x89PNG")
+        sizes.append(len(png))
+    assert sizes[0] < sizes[1]
+
+
+@pytest.mark.parametrize("agents", [("--virtual", 2), ("--local", 2)])
+def test_parity_20_tensorboard_events_of_a_run(train, flctl, tmp_path, agents):
+    """Each round is a point of every figure, written as it goes on; an export has the same."""
+    run = train("--tensorboard", "tb", agents=agents)
+    live = steps(tmp_path / "tb" / run.name)
+    assert {"later/accuracy", "training/loss", "round/seconds", "agent_loss/pi-02"} <= set(live)
+    assert all(found == [1, 2, 3] for found in live.values())
+    assert flctl("runs", "export", run.name, "--format", "tensorboard").code == 0
+    assert steps(tmp_path / "tensorboard" / run.name) == live
+
+
+@pytest.mark.parametrize("before", [("--tensorboard", "tb"), ()])
+def test_a_resumed_run_goes_on_in_the_same_folder(train, flctl, tmp_path, before):
+    """No point is there twice; and none is missing of rounds that nobody followed."""
+    run = train(*before)
+    lines = run.journal_path.read_text().splitlines(keepends=True)
+    second = next(n for n, line in enumerate(lines) if json.loads(line).get("round") == 3)
+    run.journal_path.write_text("".join(lines[:second]))  # killed when round 3 was to begin
+    for file in (tmp_path / "tb").glob("*/*"):
+        os.truncate(file, file.stat().st_size - 9)
+    done = flctl("train", "--resume", run.name, "--tensorboard", "tb")
+    assert (done.code, done.err) == (0, "")
+    assert all(found == [1, 2, 3] for found in steps(tmp_path / "tb" / run.name).values())
+
+
+def test_a_run_goes_on_without_its_events(train, flctl, beats, tmp_path, monkeypatch):
+    """When they cannot be written any more that is told once, and counts as a failure."""
+    from flctl.errors import StateError
+    from flctl.records.tensorboard import Events
+
+    def full(self, event):
+        raise StateError("tb: the disk is full")
+
+    monkeypatch.setattr(Events, "add", full)
+    done = flctl(*RUN, "--virtual", 2, "--data", beats(), "--tensorboard", tmp_path / "tb")
+    assert (done.code, done.complaint) == (1, "tb: the disk is full; the run goes on without")
+    assert "model in" in done.out
+
+
+def test_a_file_may_say_where_the_events_go(flctl, beats, tmp_path, monkeypatch):
+    """As it may of the model."""
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "my.toml"
+    text = f'task = "ecg"\nvirtual = 2\nrounds = 1\nepochs = 1\ndata = "{beats()}"\n'
+    file.write_text(f'{text}tensorboard = "tb"\n')
+    assert flctl("train", file).code == 0
+    (folder,) = (tmp_path / "tb").iterdir()
+    assert folder.name.startswith("ecg-")
+    file.write_text(f"{text}tensorboard = 3\n")
+    assert flctl("train", file).complaint == f"{file}: tensorboard: write a path, in quotes"
