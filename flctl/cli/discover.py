@@ -5,9 +5,15 @@ from typing import Annotated
 
 import typer
 
-from flctl.cli.options import Context, Json, State, state_folder
+from flctl.cli.options import Context, Json, State, again, state_folder
 
-STYLES = {"ready": "green", "starting": "cyan", "extra": "yellow", "waiting key": "yellow"}
+STYLES = {
+    "ready": "green",
+    "starting": "cyan",
+    "stopped": "yellow",
+    "extra": "yellow",
+    "waiting key": "yellow",
+}
 
 
 def discover(
@@ -38,11 +44,15 @@ def discover(
     expected = None if inventory is None else read_inventory(inventory)
     with open_console(state_folder(state), context) as console:
         status = console.status()
-    rows = compare(enrolled(status) if expected is None else expected, status)
+    options = again(state, context)
+    rows = compare(enrolled(status) if expected is None else expected, status, options)
     if json:
         output.print_json(rows)
     elif not rows:
-        output.print_line("no agent is expected, and none is there")
+        output.print_line(
+            "no agent is expected, and none is there: make a token for new ones with: "
+            f"flctl keys token{options}"
+        )
     else:
         made = output.table("agent", "host", "state", "version", "what to do")
         made.columns[4].no_wrap = False

@@ -8,7 +8,7 @@ from msgspec import Struct
 from flctl.fleet.inventory import Expected
 
 State = Literal[
-    "ready", "starting", "no data", "missing", "lost", "waiting key",
+    "ready", "starting", "no data", "missing", "lost", "stopped", "waiting key",
     "too old", "too new", "conflict", "extra",
 ]  # fmt: skip
 WORKING = ("ready", "training", "evaluating", "offering")
@@ -36,10 +36,10 @@ class Row(Struct, frozen=True):
     """What to do about it, in one line; empty when all is well."""
 
 
-def compare(expected: Sequence[Expected], status: Mapping[str, Any]) -> list[Row]:
+def compare(expected: Sequence[Expected], status: Mapping[str, Any], again: str = "") -> list[Row]:
     """A row for every expected agent, in their order, then for what else there is.
 
-    `status` is what the coordinator answers to "status".
+    `status` is what the coordinator answers to "status"; `again` follows a suggested command.
     """
     there = {agent["name"]: agent for agent in status["agents"]}
     waiting = [str(w["public_key"]) for w in status["waiting"]]
@@ -47,13 +47,15 @@ def compare(expected: Sequence[Expected], status: Mapping[str, Any]) -> list[Row
     rows = [
         _known(e.name, e.host, there[e.name])
         if e.name in there
-        else _stranger(e, strangers, waiting)
+        else _stranger(e, strangers, waiting, again)
         for e in expected
     ]
-    names = {e.name for e in expected}
-    rows += [_extra(there[name]) for name in sorted(there.keys() - names)]
+    extra = sorted(there.keys() - {e.name for e in expected})
+    # Where most are extra, it is rather the inventory that is wrong.
+    revoke = again if 2 * len(extra) <= len(there) else None
+    rows += [_extra(there[name], revoke) for name in extra]
     if not strangers:
-        rows += [_unknown(key) for key in waiting]
+        rows += [_unknown(key, again) for key in waiting]
     return rows
 
 
@@ -63,8 +65,8 @@ def enrolled(status: Mapping[str, Any]) -> list[Expected]:
 
 
 def all_ready(rows: Iterable[Row]) -> bool:
-    """Whether every expected agent is ready and nobody else knocks."""
-    return all(row.state in ("ready", "extra") for row in rows)
+    """Whether every expected agent, one at least, is ready and nobody else knocks."""
+    return {"ready"} <= {row.state for row in rows} <= {"ready", "extra"}
 
 
 def _known(name: str, host: str, agent: Mapping[str, Any]) -> Row:
@@ -81,32 +83,39 @@ def _judge(agent: Mapping[str, Any]) -> tuple[State, str]:
         return said, note or _ADVICE[said]
     if agent["last_seen_s"] is None:
         return "missing", "enrolled, never seen: is the agent started, does its server key fit?"
-    ago = f"last seen {_ago(agent['last_seen_s'])} ago"
-    return "lost", f"{ago}: check its power, its network and the agent's log"
+    ago = f"{_ago(agent['last_seen_s'])} ago"
+    if said == "stopped":
+        return said, f"stopped in order {ago}: start its agent again"
+    return "lost", f"last seen {ago}: check its power, its network and the agent's log"
 
 
-def _stranger(expected: Expected, strangers: Sequence[str], waiting: Sequence[str]) -> Row:
+def _stranger(
+    expected: Expected, strangers: Sequence[str], waiting: Sequence[str], again: str
+) -> Row:
     """An agent of the inventory whose name no key has."""
     name, host = expected.name, expected.host
     if not waiting:
-        advice = f"not enrolled, and no key knocks: start its agent, then flctl keys add {name} KEY"
-        return Row(name, host, "missing", None, advice)
+        advice = "not enrolled, and no key knocks: start its agent, then "
+        return Row(name, host, "missing", None, f"{advice}flctl keys add {name} KEY{again}")
     if len(waiting) == len(strangers) == 1:
-        return Row(name, host, "waiting key", None, f"flctl keys add {name} '{waiting[0]}'")
+        return Row(name, host, "waiting key", None, f"flctl keys add {name} '{waiting[0]}'{again}")
     keys = ", ".join(f"'{key}'" for key in waiting[:3]) + (" …" if len(waiting) > 3 else "")
-    advice = f"compare agent.pub on {host} with {keys}, then flctl keys add {name} KEY"
+    advice = f"compare agent.pub on {host} with {keys}, then flctl keys add {name} KEY{again}"
     return Row(name, host, "waiting key", None, advice)
 
 
-def _extra(agent: Mapping[str, Any]) -> Row:
+def _extra(agent: Mapping[str, Any], revoke: str | None) -> Row:
+    """`revoke`: what follows the command to shut it out; None where that is no good advice."""
     name, version = agent["name"], agent["version"]
     said = agent["state"] if version else "never seen"
-    advice = f"not in the inventory ({said}): add it there, or flctl keys revoke {name}"
+    other = "name the right one" if revoke is None else f"flctl keys revoke {name}{revoke}"
+    advice = f"not in the inventory ({said}): add it there, or {other}"
     return Row(name, None, "extra", version, advice)
 
 
-def _unknown(key: str) -> Row:
-    return Row(None, None, "waiting key", None, f"an unknown key: flctl keys add NAME '{key}'")
+def _unknown(key: str, again: str) -> Row:
+    advice = f"an unknown key: flctl keys add NAME '{key}'{again}"
+    return Row(None, None, "waiting key", None, advice)
 
 
 def _ago(seconds: float) -> str:

@@ -119,11 +119,10 @@ def _check_children(inventory: Inventory) -> None:
     try:
         TopologicalSorter(inventory.children).prepare()
     except CycleError as error:
-        upper, lower, *_ = reversed(error.args[1])
-        file, line = inventory.children[upper][lower]
-        what = f"the group '{lower[:80]}' is a child of '{upper[:80]}', and "
-        what += "of itself" if lower == upper else f"'{upper[:80]}' is below it"
-        raise fault(file, line, f"{what}: remove one of them from the other's children") from error
+        around: list[str] = error.args[1][::-1]
+        file, line = inventory.children[around[0]][around[1]]
+        what = f"the group {around[0]} contains itself ({' > '.join(around)[:200]}): "
+        raise fault(file, line, f"{what}remove {around[1]} from its children") from error
 
 
 def _expected(inventory_name: str, host: Host, folder: Path) -> Expected:
