@@ -164,9 +164,8 @@ class Lock:
         try:
             _take(self._fd)
         except BlockingIOError as error:
-            holder = os.read(self._fd, 20).decode(errors="replace").strip()
             os.close(self._fd)
-            raise StateError(busy + (f" (process {holder})" if holder else "")) from error
+            raise StateError(f"{busy} (process {holder_of(path)})") from error
         os.truncate(self._fd, 0)
         os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
 
@@ -182,6 +181,13 @@ def _take(fd: int) -> None:
             return
         time.sleep(0.01)
     fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def holder_of(path: Path) -> str:
+    """Number of the process that holds the lock, or was the last to do so."""
+    with contextlib.suppress(OSError):
+        return path.read_text(errors="replace")[:20].strip() or "?"
+    return "?"
 
 
 def is_locked(path: Path) -> bool:

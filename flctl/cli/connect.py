@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from flctl.cli.options import State, state_folder
-from flctl.errors import AccessError, UsageError
+from flctl.errors import UsageError
 
 
 def connect(
@@ -50,11 +50,8 @@ def connect(
         public_key=pair.public,
         secret_key=pair.secret,
     )
-    try:
-        with remote_console(context) as console:
-            status = console.status()
-    except AccessError as error:
-        raise AccessError(f"{error} (this key: '{pair.public}')") from error
+    with remote_console(context) as console:
+        status = console.status()
     path = save_context(state_folder(state), context, name)
     agents = counted(len(status["agents"]), "agent")
     print_line(f"connected to {coordinator} ({agents}); saved in {path}")

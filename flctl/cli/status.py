@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flctl.cli.options import Context, Json, State, state_folder
+from flctl.cli.options import Context, Json, State, again, state_folder
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -17,8 +17,12 @@ STYLES = {
     "evaluating": "cyan",
     "offering": "cyan",
     "starting": "dim",
+    "stopped": "dim",
     "no data": "yellow",
 }
+AWAY = ("lost", "stopped")
+NOTE_SHOWN = 80
+"""Characters of a note: a longer one would pad every row; discover and --json have all of it."""
 DIGEST_SHOWN = 12
 """Characters of a task's digest: enough to compare by eye."""
 
@@ -40,37 +44,43 @@ def status(
     from flctl.cli import output
     from flctl.fleet.console import open_console
 
+    options = again(state, context)
     with open_console(state_folder(state), context) as console:
         if not watch:
             found = console.status()
             if json:
                 output.print_json(found["agents"])
             else:
-                output.terminal().print(picture(found, wide))
+                output.terminal().print(picture(found, wide, options))
             return
         try:
             if json:
                 while True:
                     output.print_json(console.status()["agents"], indent=False)
                     time.sleep(every)
-            _watch(console, every, wide)
+            _watch(console, every, wide, options)
         except KeyboardInterrupt:
             raise typer.Exit(0) from None
 
 
-def _watch(console: Any, every: float, wide: bool) -> None:
+def _watch(console: Any, every: float, wide: bool, options: str) -> None:
     from rich.live import Live
 
     from flctl.cli.output import terminal
 
     with Live(console=terminal(), screen=terminal().is_terminal, auto_refresh=False) as live:
         while True:
-            live.update(picture(console.status(), wide), refresh=True)
+            live.update(picture(console.status(), wide, options), refresh=True)
             time.sleep(every)
 
 
-def picture(found: Mapping[str, Any], wide: bool = False) -> "RenderableType":
-    """The coordinator, its run, and a row for each agent; if `wide`, what each can work on."""
+def picture(
+    found: Mapping[str, Any], wide: bool = False, options: str = ""
+) -> "RenderableType":
+    """The coordinator, its run, and a row for each agent; if `wide`, what each can work on.
+
+    `options` follow a suggested command.
+    """
     from rich.console import Group
     from rich.text import Text
 
@@ -86,7 +96,8 @@ def picture(found: Mapping[str, Any], wide: bool = False) -> "RenderableType":
         _run_line(coordinator["run"]),
     ]  # fmt: skip
     if not found["agents"]:
-        head.append(Text("no agent is enrolled; see: flctl keys token --help", style="yellow"))
+        hint = f"no agent is enrolled; make a token for new ones with: flctl keys token{options}"
+        head.append(Text(hint, style="yellow"))
     made = table(
         "agent", "state", ">round", ">examples", ">link", ">temp", "memory", ">load", "device",
         "version", "note",
@@ -97,8 +108,8 @@ def picture(found: Mapping[str, Any], wide: bool = False) -> "RenderableType":
     if wide:
         tables += [Text(), _abilities(found["agents"])]
     rest = [
-        Text(f"an unknown key waits: flctl keys add NAME '{w['public_key']}'", style="yellow")
-        for w in found["waiting"]
+        Text(f"an unknown key waits: flctl keys add NAME '{key}'{options}", style="yellow")
+        for key in (waiting["public_key"] for waiting in found["waiting"])
     ]
     rest += [Text(line, style="yellow") for line in _disagreements(found["agents"])]
     return Group(*head, Text(), *tables, *rest) if found["agents"] else Group(*head, *rest)
@@ -131,6 +142,8 @@ def _row(agent: Mapping[str, Any]) -> list[Any]:
     held_back = agent["throttled"]
     if held_back:
         note = ", ".join(held_back) + (f"; {note}" if note else "")
+    if len(note) > NOTE_SHOWN:
+        note = f"{note[:NOTE_SHOWN].rstrip()} …"
     rtt = agent["rtt_ms"]
     return [
         agent["name"],
@@ -171,7 +184,7 @@ def _disagreements(agents: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """A line for each task of which agents that are here have different code."""
     holders: dict[str, dict[str, list[str]]] = {}
     for agent in agents:
-        for task, digest in (agent["tasks"] if agent["state"] != "lost" else {}).items():
+        for task, digest in (agent["tasks"] if agent["state"] not in AWAY else {}).items():
             holders.setdefault(task, {}).setdefault(digest, []).append(agent["name"])
     for task, versions in sorted(holders.items()):
         if len(versions) > 1:

@@ -56,6 +56,13 @@ class Control:
 
     def on_ask(self, incoming: Incoming, ask: Ask, role: str) -> None:
         try:
+            if role == "agent":
+                name = self._coordinator.keyring.name_of(incoming.key)
+                raise AccessError(
+                    f"this key is that of the agent {name}; asking and steering need one that is "
+                    "enrolled as read or admin: make it with  flctl keys new FILE  and enrol it, "
+                    "there, with  flctl keys add NAME KEY --role admin"
+                )
             if ask.what in ADMIN and role != "admin":
                 raise AccessError(f"'{ask.what}' needs an admin key, this one may only read")
             body = self._handlers[ask.what](incoming, ask)

@@ -12,6 +12,7 @@ from flctl.coordinator.control import Control
 from flctl.coordinator.evaluator import WorkerEvaluator
 from flctl.coordinator.service import HEARTBEAT_S, Coordinator
 from flctl.files import Lock, make_folder
+from flctl.transport.addresses import LOCK
 from flctl.transport.keys import Keyring
 from flctl.transport.zeromq import ZeroMqHub
 
@@ -61,7 +62,7 @@ def run_coordinator(
     when it last stopped goes on. Raises FlctlError.
     """
     make_folder(state)
-    lock = Lock(state / "coordinator.lock", f"{state}: a coordinator already works on this folder")
+    lock = Lock(state / LOCK, f"{state}: a coordinator already works on this folder")
     try:
         keyring = Keyring(state / "keys", time.time)
         coordinator, endpoint = make_coordinator(state, keyring, bind, state, heartbeat_s)

@@ -182,24 +182,29 @@ class Coordinator:
                 self._older_peers.pop(next(iter(self._older_peers)))
         match role:
             case "agent":
-                self._from_agent(incoming.peer, name, protocol, message, payload)
+                self._from_agent(incoming, name, protocol, message, payload)
             case "guest":
                 self._from_guest(incoming, message)
             case "read" | "admin":
-                self._from_operator(incoming, role, message)
+                self._from_operator(incoming, role, name, message)
             case None:
-                text = "this key is not enrolled here (any more)"
+                revoked = self.keyring.is_revoked(incoming.key)
+                text = "this key was revoked" if revoked else "this key is not enrolled"
                 self.send(incoming.peer, Refused(reason="revoked", message=text, retry_s=30.0))
 
     def _from_agent(
-        self, peer: bytes, name: str, protocol: int, message: Message, payload: Frame | None
+        self, incoming: Incoming, name: str, protocol: int, message: Message, payload: Frame | None
     ) -> None:
-        now = self._clock()
+        peer, now = incoming.peer, self._clock()
         if isinstance(message, Hello):
             self._apply(self.roster.on_hello(name, peer, message, protocol, now))
             return
         if isinstance(message, Join):  # enrolled already: its token is not needed
             self.send(peer, Joined(name=name))
+            return
+        if isinstance(message, Ask):
+            self.on_ask(incoming, message, "agent")
+            self._complain(name, "an agent may not send Ask")
             return
         member = self.roster.on_heard(peer, now)
         if member is None:
@@ -276,12 +281,19 @@ class Coordinator:
         logger.info("agent=%s joined with a token", name)
         self.send(incoming.peer, Joined(name=name))
 
-    def _from_operator(self, incoming: Incoming, role: str, message: Message) -> None:
+    def _from_operator(self, incoming: Incoming, role: str, name: str, message: Message) -> None:
         match message:
             case Ask():
                 self.on_ask(incoming, message, role)
             case Fetch():
                 self._serving.on_fetch(incoming.peer, message)
+            case Hello() | Join():
+                text = (
+                    f"this key is enrolled as {role}, not as an agent: give the agent a key of its "
+                    f"own (another --state), or on the coordinator run  flctl keys revoke {name}  "
+                    f"and then  flctl keys add {name} '{incoming.key}'"
+                )
+                self.send(incoming.peer, Refused(reason="role", message=text, retry_s=30.0))
             case _:
                 self._complain(role, f"an operator may not send {type(message).__name__}")
 

@@ -77,7 +77,7 @@ class Member:
         self.protocol = 0
         self.heard_at = float("-inf")
         self.state = "lost"
-        """As the agent says; or "lost", "conflict", "too old", "too new"."""
+        """As the agent says; or "lost", "stopped", "conflict", "too old", "too new"."""
         self.telemetry: Telemetry | None = None
         self.rtt_ms: float | None = None
         self.error: str | None = None
@@ -183,7 +183,8 @@ class Roster:
         member = self.of_peer(peer)
         if member is None:
             return []
-        self._drop(member, "lost")
+        self._drop(member, "stopped")
+        member.telemetry = member.rtt_ms = None
         return [Lost(member.name, "it said goodbye")]
 
     def on_wrong_protocol(self, name: str, age: str, note: str, now: float) -> list[Action]:

@@ -17,8 +17,9 @@ from flctl.errors import (
     ProtocolMismatch,
     UsageError,
 )
-from flctl.files import explained, is_locked, new_file
+from flctl.files import explained, holder_of, is_locked, new_file
 from flctl.fleet.context import Context, load_context
+from flctl.transport.addresses import LOCK
 from flctl.transport.blobs import Download
 from flctl.transport.channel import Frame, Link, LinkEvent
 from flctl.transport.zeromq import ControlLink, ZeroMqLink, control_address
@@ -35,9 +36,13 @@ class Console:
     """Blocking calls, one at a time. Each raises CoordinatorAway when nobody answers, and
     the coordinator's own error when it refuses."""
 
-    def __init__(self, link: Link, where: str) -> None:
+    def __init__(
+        self, link: Link, where: str, key: str = "", state: Path | None = None
+    ) -> None:
+        """`key` is the public one that is shown there; `state` the folder of a coordinator here."""
         self._link = link
         self.where = where
+        self._key, self._state = key, state
         self._ids = itertools.count(1)
         self._decode = framing.to_operator()
 
@@ -133,16 +138,14 @@ class Console:
                         return body
                     case Trouble(id=question.id):
                         raise _as_error(message)
-        raise CoordinatorAway(f"no answer from the coordinator at {self.where} in {within_s:.0f} s")
+        raise self._silent(within_s)
 
     def _send(self, message: Ask) -> Ask:
         until = time.monotonic() + ANSWER_S
         frames = framing.encode(message)
         while not self._link.send(frames):
             if time.monotonic() > until:
-                raise CoordinatorAway(
-                    f"no coordinator answers at {self.where}; start one with: flctl coordinator"
-                )
+                raise self._silent(ANSWER_S)
             self._watch_link()
             self._link.wait(0.2)
         return message
@@ -155,25 +158,38 @@ class Console:
             except ProtocolMismatch as error:
                 raise _other_protocol(frames, error) from error
             except MalformedMessage:
-                if _is_refusal(frames):
-                    raise AccessError(
-                        f"the coordinator at {self.where} does not let this key steer it; "
-                        "there, run: flctl keys add NAME KEY --role admin"
-                    ) from None
+                if refusal := _refusal(frames):
+                    raise self._refused(refusal.message) from None
                 continue
             yield message, payload
 
     def _watch_link(self) -> None:
         for event in self._link.events():
             if event is LinkEvent.KEY_REFUSED:
-                raise AccessError(
-                    f"the coordinator at {self.where} does not know this key; "
-                    "there, run: flctl keys add NAME KEY --role admin"
-                )
+                raise self._refused("it was never enrolled there, or was revoked")
             if event is LinkEvent.SERVER_KEY_WRONG:
                 raise AccessError(
                     f"whoever answers at {self.where} does not have the server key that was given"
                 )
+
+    def _silent(self, waited_s: float) -> CoordinatorAway:
+        text = f"no answer from the coordinator at {self.where} in {waited_s:.0f} s"
+        if self._state is None:
+            return CoordinatorAway(f"{text}: does it run there, and is that its address?")
+        lock, start = self._state / LOCK, _start(self._state)
+        if not is_locked(lock):
+            return CoordinatorAway(f"{text}: it has ended; start it again with: {start}")
+        holder = holder_of(lock)
+        return CoordinatorAway(
+            f"{text}: process {holder} holds that folder but does not answer; is it suspended "
+            f"(kill -CONT {holder})? Or end it (kill -KILL {holder}) and start it again with: {start}"
+        )
+
+    def _refused(self, why: str) -> AccessError:
+        return AccessError(
+            f"the coordinator at {self.where} does not let in this key ('{self._key}'): {why}; "
+            f"whoever may steer it can, with: flctl keys add NAME '{self._key}' --role admin"
+        )
 
     def _download(self, download: Download) -> None:
         moved = time.monotonic()
@@ -202,13 +218,12 @@ def open_console(state: Path, context: str | None = None) -> Console:
 
     Raises CoordinatorAway when there is neither.
     """
-    if context is None and is_locked(state / "coordinator.lock"):
-        return Console(ControlLink(control_address(state)), str(state))
+    if context is None and is_locked(state / LOCK):
+        return Console(ControlLink(control_address(state)), str(state), state=state)
     saved = load_context(state, context)
     if saved is None:
         raise CoordinatorAway(
-            f"no coordinator runs on {state}; start one "
-            f"(flctl coordinator --state {shlex.quote(str(state))}), "
+            f"no coordinator runs on {state}; start one ({_start(state)}), "
             "or name a far one (flctl connect HOST:PORT)"
         )
     return remote_console(saved)
@@ -216,7 +231,11 @@ def open_console(state: Path, context: str | None = None) -> Console:
 
 def remote_console(context: Context) -> Console:
     link = ZeroMqLink(context.coordinator, context.keys(), context.server_key)
-    return Console(link, context.coordinator)
+    return Console(link, context.coordinator, key=context.public_key)
+
+
+def _start(state: Path) -> str:
+    return f"flctl coordinator --state {shlex.quote(str(state))}"
 
 
 def _as_error(trouble: Trouble) -> FlctlError:
@@ -235,9 +254,9 @@ def _other_protocol(frames: list[Frame], error: ProtocolMismatch) -> FlctlError:
     )
 
 
-def _is_refusal(frames: list[Frame]) -> bool:
+def _refusal(frames: list[Frame]) -> Refused | None:
     try:
         _, message, _ = framing.to_agent()(frames)
     except (MalformedMessage, ProtocolMismatch):
-        return False
-    return isinstance(message, Refused)
+        return None
+    return message if isinstance(message, Refused) else None

@@ -81,7 +81,8 @@ def expand(pattern: str, file: Path, line: int) -> Iterator[str]:
     if found is None:
         plain = name[1:-1] if _IPV6.fullmatch(name) else name
         if "[" in plain or "]" in plain:
-            raise fault(file, line, f"'{pattern[:80]}' is no host: a range is [1:9], a section [NAME]")
+            what = f"'{pattern[:80]}' is no host: a range is [1:9], a section [NAME]"
+            raise fault(file, line, what)
         yield plain
         return
     rest = name[found.end() :]

@@ -35,8 +35,10 @@ def save_pt(checkpoint: Path, target: Path) -> None:
     """A plain state dict, which `torch.load(…, weights_only=True)` takes. Raises FlctlError."""
     with checkpoint.open("rb") as file:
         state = load_state(file.fileno(), str(checkpoint))
+    whole = io.BytesIO()  # of a disk that is full torch says nothing that helps
+    torch.save(state, whole)
     with _into(target) as out:
-        torch.save(state, out)
+        out.write(whole.getbuffer())
 
 
 def needs_onnx() -> None:

@@ -84,7 +84,9 @@ class Events:
         self._written.add(event.round)
 
     def close(self) -> None:
-        self._stack.close()
+        # All was flushed; what could not be has been told, and a file tries it again here.
+        with contextlib.suppress(OSError):
+            self._stack.close()
 
     def _write(self, record: Any, first: Any) -> None:
         from tensorboard.summary.writer.record_writer import RecordWriter

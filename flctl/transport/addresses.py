@@ -1,4 +1,4 @@
-"""Addresses as a person writes them, and where the control socket of a state folder is."""
+"""Addresses as a person writes them, and where the coordinator of a state folder is found."""
 
 import hashlib
 import os
@@ -10,6 +10,8 @@ from typing import NamedTuple
 from flctl.errors import StateError, UsageError
 from flctl.files import explained
 
+LOCK = "coordinator.lock"
+"""In a state folder: held by the coordinator that works on it."""
 CONTROL_PATH_BYTES = 100
 """A Unix socket's path has room for 107."""
 SHORT_FOLDERS = Path("/tmp")

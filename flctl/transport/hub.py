@@ -47,6 +47,7 @@ class ZeroMqHub:
         self._monitors: list[zmq.Socket[bytes]] = []
         self._gatekeeper: Gatekeeper | None = None
         self._lost = self._closed = False
+        self._control: Path | None = None
         self._woken, self._waker = socket.socketpair()
         self._woken.setblocking(False)
         self._waker.setblocking(False)
@@ -122,6 +123,8 @@ class ZeroMqHub:
             self._gatekeeper.close()
         self._sockets, self._monitors = {}, []
         self._context.term()
+        if self._control is not None:
+            self._control.unlink(missing_ok=True)  # libzmq leaves it behind
         self._woken.close()
         self._waker.close()
 
@@ -151,11 +154,12 @@ class ZeroMqHub:
 
     def _open_control(self, address: str) -> None:
         sock = self._router(_CONTROL)
+        path = Path(address.removeprefix("ipc://"))
         before = os.umask(0o177)
         try:
             sock.bind(address)
+            self._control = path
         except zmq.ZMQError as error:
-            path = address.removeprefix("ipc://")
             reason = os.strerror(error.errno or 0)
             raise StateError(f"{path}: cannot open the control socket: {reason}") from error
         finally:

@@ -200,7 +200,7 @@ class Welcome(Message, frozen=True):
 class Refused(Message, frozen=True):
     """The agent may not take part as it is; it says so and tries again later."""
 
-    reason: Literal["conflict", "revoked", "token", "name", "guest", "task"]
+    reason: Literal["conflict", "revoked", "token", "name", "guest", "task", "role"]
     message: Text
     retry_s: Seconds
 

@@ -4,6 +4,8 @@ import csv
 import hashlib
 import json
 import os
+import resource
+import signal
 
 import pytest
 import torch
@@ -189,18 +191,49 @@ def test_a_resumed_run_goes_on_in_the_same_folder(train, flctl, tmp_path, before
     assert all(found == [1, 2, 3] for found in steps(tmp_path / "tb" / run.name).values())
 
 
-def test_a_run_goes_on_without_its_events(train, flctl, beats, tmp_path, monkeypatch):
+@pytest.fixture
+def no_room():
+    """No file of more than 2000 bytes can be written, as on a disk that is full."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+    def begin():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
+
+    yield begin
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    signal.signal(signal.SIGXFSZ, old)
+
+
+@pytest.mark.parametrize("format_", ["pt", "safetensors", "tensorboard", "picture"])
+def test_no_room_for_it(train, flctl, tmp_path, no_room, format_):
+    """One line that says so, and nothing is left."""
+    run = train("--rounds", 30) if format_ == "tensorboard" else train()
+    command = ("plot", run.name) if format_ == "picture" else ("export", run.name, "--format")
+    more = () if format_ == "picture" else (format_,)
+    (tmp_path / "out").mkdir()
+    no_room()
+    done = flctl("runs", *command, *more, "--out", tmp_path / "out" / "x")
+    assert done.code == 1
+    assert "File too large" in done.complaint and str(tmp_path / "out" / "x") in done.complaint
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+
+
+def test_a_run_goes_on_without_its_events(flctl, beats, tmp_path, monkeypatch):
     """When they cannot be written any more that is told once, and counts as a failure."""
-    from flctl.errors import StateError
-    from flctl.records.tensorboard import Events
+    from tensorboard.summary.writer.record_writer import RecordWriter
 
-    def full(self, event):
-        raise StateError("tb: the disk is full")
+    class Full(RecordWriter):
+        def write(self, data):
+            super().write(data)
+            os.close(self._writer.fileno())  # so that it can be neither flushed nor closed
 
-    monkeypatch.setattr(Events, "add", full)
+    monkeypatch.setattr("tensorboard.summary.writer.record_writer.RecordWriter", Full)
     done = flctl(*RUN, "--virtual", 2, "--data", beats(), "--tensorboard", tmp_path / "tb")
-    assert (done.code, done.complaint) == (1, "tb: the disk is full; the run goes on without")
-    assert "model in" in done.out
+    assert done.code == 1
+    assert "cannot write TensorBoard events" in done.complaint
+    assert done.complaint.endswith("; the run goes on without")
+    assert done.out.count("round ") == 3 and "model in" in done.out
 
 
 def test_a_file_may_say_where_the_events_go(flctl, beats, tmp_path, monkeypatch):
