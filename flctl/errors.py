@@ -4,6 +4,7 @@
     ├── UsageError                exit code 2: the command or its settings are wrong
     │   └── SettingsError         a key or value of a run's settings
     ├── DataError                 data are incomplete, empty, damaged or out of range
+    │   └── OtherData             they are not of the kind that the task reads
     ├── CheckpointError           not a checkpoint, damaged, or of another model
     ├── TaskError                 a task is unknown, broken or not enabled here
     ├── StateError                the state folder: in use, read-only, full, damaged
@@ -54,6 +55,10 @@ class SettingsError(UsageError):
 
 
 class DataError(FlctlError):
+    pass
+
+
+class OtherData(DataError):
     pass
 
 

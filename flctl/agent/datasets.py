@@ -29,7 +29,8 @@ class Datasets:
     def look(self) -> Describe:
         """The job that finds out."""
         self._looks += 1
-        return Describe(tasks=self._tasks, datasets=self._config.datasets)
+        named = bool(self._config.tasks)  # nobody expects a download for what is merely installed
+        return Describe(tasks=self._tasks, datasets=self._config.datasets, download=named)
 
     def on_described(self, found: Described) -> None:
         if found.error is None and found.problems and self._config.tasks:

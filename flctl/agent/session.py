@@ -167,8 +167,8 @@ class Session:
         end_of_options = "-- " if self._public_key.startswith("-") else ""
         command = f"flctl keys add {end_of_options}{self._shown} {shlex.quote(self._public_key)}"
         self._say(
-            f"coordinator={self._config.coordinator} this key is not enrolled: on the coordinator "
-            f"run  {command}",
+            f"coordinator={self._config.coordinator} this key is not enrolled, or was revoked: to "
+            f"let it in, run on the coordinator  {command}",
             now,
         )
 

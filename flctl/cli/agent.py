@@ -66,7 +66,7 @@ def agent(
         typer.Option(
             metavar="[NAME=]PATH",
             help="A file or folder that this agent owns; several with names. "
-            f" [default: {OWN_DATA}]",
+            f" [default: {OWN_DATA} if it is named with --task]",
             rich_help_panel=WORK,
         ),
     ] = None,
@@ -128,7 +128,7 @@ def agent(
         "coordinator": coordinator,
         "server_key": _server_key(server_key, server_key_file),
         "state": state_folder(state),
-        "name": name,
+        "name": _name(name),
         "join_token": _join_token(join_token_file),
         "role": role,
         "datasets": _datasets(data or [], shard, partition, alpha, shard_seed),
@@ -169,6 +169,17 @@ def _server_key(key: str | None, file: Path | None) -> str:
     return public_key(key, "--server-key")
 
 
+def _name(name: str | None) -> str | None:
+    from flctl.transport.allowlist import check_entry
+
+    if name is not None:
+        try:
+            check_entry(name, "agent")
+        except UsageError as error:
+            raise UsageError(f"--name {error}") from error
+    return name
+
+
 def _join_token(file: str | None) -> str | None:
     """Never an argument itself: those can be read in the list of processes."""
     if file is None:
@@ -195,7 +206,10 @@ def _datasets(
         index, of = share_of(shard, "--shard")
         part = {"index": index, "of": of, "partition": partition, "alpha": alpha, "seed": seed}
     paths = named_paths(data, "--data") if data else {"default": None}
-    for name, path in paths.items():
+    for text, path in zip(data, paths.values(), strict=False):
         if path is not None and not Path(path).exists():
-            raise UsageError(f"--data {name}={path}: there is no such file or folder")
+            name, equals, _ = text.partition("=")
+            also = f", and '{name}' cannot name a data set: no / in names" if equals else ""
+            why = f"there is no such file or folder{also if '/' in name else ''}"
+            raise UsageError(f"--data {text}: {why}")
     return {name: {"path": path, "shard": part} for name, path in paths.items()}

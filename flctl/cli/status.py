@@ -21,7 +21,7 @@ STYLES = {
     "no data": "yellow",
 }
 AWAY = ("lost", "stopped")
-NOTE_SHOWN = 80
+NOTE_SHOWN = 100
 """Characters of a note: a longer one would pad every row; discover and --json have all of it."""
 DIGEST_SHOWN = 12
 """Characters of a task's digest: enough to compare by eye."""
@@ -74,9 +74,7 @@ def _watch(console: Any, every: float, wide: bool, options: str) -> None:
             time.sleep(every)
 
 
-def picture(
-    found: Mapping[str, Any], wide: bool = False, options: str = ""
-) -> "RenderableType":
+def picture(found: Mapping[str, Any], wide: bool = False, options: str = "") -> "RenderableType":
     """The coordinator, its run, and a row for each agent; if `wide`, what each can work on.
 
     `options` follow a suggested command.

@@ -36,9 +36,7 @@ class Console:
     """Blocking calls, one at a time. Each raises CoordinatorAway when nobody answers, and
     the coordinator's own error when it refuses."""
 
-    def __init__(
-        self, link: Link, where: str, key: str = "", state: Path | None = None
-    ) -> None:
+    def __init__(self, link: Link, where: str, key: str = "", state: Path | None = None) -> None:
         """`key` is the public one that is shown there; `state` the folder of a coordinator here."""
         self._link = link
         self.where = where
@@ -181,8 +179,8 @@ class Console:
             return CoordinatorAway(f"{text}: it has ended; start it again with: {start}")
         holder = holder_of(lock)
         return CoordinatorAway(
-            f"{text}: process {holder} holds that folder but does not answer; is it suspended "
-            f"(kill -CONT {holder})? Or end it (kill -KILL {holder}) and start it again with: {start}"
+            f"process {holder} holds {self.where} but has not answered for {waited_s:.0f} s: "
+            f"wake it (kill -CONT {holder}), or end it (kill -KILL {holder}) and start another: {start}"
         )
 
     def _refused(self, why: str) -> AccessError:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from flctl.errors import DataError
+from flctl.errors import DataError, OtherData
 from flctl.learning.beats import Beats
 from flctl.learning.beats_csv import read_csv
 from flctl.learning.beats_npz import read_npz
@@ -68,14 +68,14 @@ def _files(path: Path) -> list[Path]:
         files = [file for file in there if file.suffix in READERS]
         _check_signals(there)
         if not files:
-            raise DataError(f"{path}: no heartbeat files in this folder ({_known_types()})")
+            raise OtherData(f"{path}: no heartbeat files in this folder ({_known_types()})")
         return files
     if not path.exists():
         raise DataError(f"{path}: there is no such file or folder")
     if path.suffix in PARTS_OF_A_RECORD:
         return [path.with_suffix(".hea")]
     if path.suffix not in READERS:
-        raise DataError(f"{path}: heartbeats are not read from such a file ({_known_types()})")
+        raise OtherData(f"{path}: heartbeats are not read from such a file ({_known_types()})")
     return [path]
 
 

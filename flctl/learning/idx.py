@@ -15,7 +15,7 @@ import numpy as np
 from platformdirs import user_cache_path
 from torch import Tensor
 
-from flctl.errors import DataError, one_line
+from flctl.errors import DataError, OtherData, one_line
 from flctl.learning.vision import import_torchvision
 
 Part = Literal["train", "t10k"]
@@ -37,14 +37,14 @@ PATIENCE_S = 20.0
 def find_folder(path: Path) -> Path:
     """The folder at or under `path` that holds IDX files. Raises DataError."""
     if path.is_file():
-        raise DataError(f"{path}: is a file; name the folder that holds {FILES}")
+        raise OtherData(f"{path}: is a file; name the folder that holds {FILES}")
     if not path.is_dir():
         raise DataError(f"{path}: there is no such folder")
     for layout in LAYOUTS:
         folder = path / layout
         if has_part(folder, "train") or has_part(folder, "t10k"):
             return folder
-    raise DataError(f"{path}: no IDX files ({FILES}) in this folder")
+    raise OtherData(f"{path}: no IDX files ({FILES}) in this folder")
 
 
 def has_part(folder: Path, part: Part) -> bool:
@@ -78,7 +78,7 @@ def downloaded() -> Path:
 
     Raises DataError when it is not there and cannot be had.
     """
-    root = user_cache_path("flctl") / "torchvision"
+    root = _cache()
     datasets = import_torchvision().datasets
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -92,6 +92,14 @@ def downloaded() -> Path:
             f"MNIST cannot be downloaded ({cause[1] if cause else one_line(text, 100)}); "
             "name a folder with its IDX files with --data"
         ) from error
+
+
+def is_downloaded() -> bool:
+    return has_part(_cache() / "MNIST" / "raw", "train")
+
+
+def _cache() -> Path:
+    return user_cache_path("flctl") / "torchvision"
 
 
 def _candidates(folder: Path, name: str) -> tuple[Path, Path]:

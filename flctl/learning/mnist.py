@@ -15,6 +15,7 @@ from flctl.learning.idx import (
     downloaded,
     find_folder,
     has_part,
+    is_downloaded,
     read_images,
     read_part,
     write_part,
@@ -50,6 +51,9 @@ class Mnist(Task):
 
     def model(self) -> nn.Module:
         return Net()
+
+    def is_here(self) -> bool:
+        return is_downloaded()
 
     def train_data(self, path: Path | None) -> Examples:
         return self._read(_folder(path), "train")

@@ -47,6 +47,10 @@ class Task:
         """A new model; its output has the shape (n, classes)."""
         raise TaskError(f"task '{self.name}' has no method 'model'; every task needs one")
 
+    def is_here(self) -> bool:
+        """Whether the data that ship with the task can be read without a network."""
+        return True
+
     def train_data(self, path: Path | None) -> Examples:  # noqa: ARG002
         """What an agent trains on: its file or folder, None for what ships with the task.
 

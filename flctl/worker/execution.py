@@ -10,7 +10,7 @@ import msgspec
 import torch
 
 from flctl.core.strategies import strategy_of
-from flctl.errors import DataError, FlctlError, SettingsError, TaskError
+from flctl.errors import DataError, FlctlError, OtherData, SettingsError, TaskError
 from flctl.learning import device as devices
 from flctl.learning.compression import save_update
 from flctl.learning.evaluation import evaluate
@@ -91,19 +91,28 @@ class Executor:
         self._holding: Holding | None = None
 
     def describe(self, job: Describe) -> Described:
-        """Try every task on every data set; a pair that does not fit is left out."""
+        """Try every task on every data set; a pair that does not fit is left out.
+
+        That data are not of a task's kind is told only where they are of no other task's.
+        """
         found: list[DatasetInfo] = []
         errors: list[str] = []
         failed: dict[str, str] = {}
         for name, source in job.datasets.items():
+            wrong: dict[str, FlctlError] = {}
             for ref in job.tasks:
                 try:
-                    found.append(self._describe_one(name, ref, source))
+                    found.append(self._describe_one(name, ref, source, job.download))
                 except FlctlError as error:
-                    errors.append(f"data set '{name}' with task {ref}: {error}")
-                    failed.setdefault(ref, errors[-1])
-                    logger.info("%s", errors[-1])
+                    wrong[ref] = error
                     logger.debug("dataset=%s task=%s cannot be used", name, ref, exc_info=error)
+            known = len(wrong) < len(job.tasks) or any(map(_is_of_its_kind, wrong.values()))
+            for ref, error in wrong.items():
+                text = f"data set '{name}' with task {ref}: {error}"
+                failed.setdefault(ref, text)
+                if not (known and isinstance(error, OtherData)):
+                    errors.append(text)
+                    logger.info("%s", text)
         nothing = "; ".join(errors) or "no task is enabled, or no data set is given"
         return Described(
             datasets=tuple(found),
@@ -220,9 +229,11 @@ class Executor:
             )
         return self._holding
 
-    def _describe_one(self, name: str, ref: str, source: DataSource) -> DatasetInfo:
+    def _describe_one(self, name: str, ref: str, source: DataSource, download: bool) -> DatasetInfo:
         """Raises DataError when there is neither anything to train nor to evaluate on."""
         holding = self._hold(ref, source)
+        if source.path is None and not download and not holding.task.is_here():
+            raise OtherData(f"has no data here; give it some, or download them with --task {ref}")
         held_out: Examples | None = None
         problem: DataError | None = None
         try:
@@ -241,6 +252,11 @@ class Executor:
             examples=training,
             held_out=0 if held_out is None else len(held_out),
         )
+
+
+def _is_of_its_kind(error: FlctlError) -> bool:
+    """What a task has said about data that it does read."""
+    return isinstance(error, DataError) and not isinstance(error, OtherData)
 
 
 class _Limited:

@@ -37,6 +37,8 @@ class Describe(Job, frozen=True):
 
     tasks: tuple[str, ...]
     datasets: dict[str, DataSource]
+    download: bool = True
+    """Whether what ships with a task may be fetched when it is not here."""
 
 
 class Initialise(Job, frozen=True):

@@ -6,6 +6,7 @@ import json
 import os
 import resource
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -226,7 +227,8 @@ def test_a_run_goes_on_without_its_events(flctl, beats, tmp_path, monkeypatch):
     class Full(RecordWriter):
         def write(self, data):
             super().write(data)
-            os.close(self._writer.fileno())  # so that it can be neither flushed nor closed
+            with Path(__file__).open() as read_only:  # it can neither be flushed nor closed well
+                os.dup2(read_only.fileno(), self._writer.fileno())
 
     monkeypatch.setattr("tensorboard.summary.writer.record_writer.RecordWriter", Full)
     done = flctl(*RUN, "--virtual", 2, "--data", beats(), "--tensorboard", tmp_path / "tb")

@@ -195,6 +195,15 @@ def test_fedavgm_keeps_its_momentum():
         same(got, x)
 
 
+def test_krum_is_refused_where_its_agents_are_too_few():
+    """As soon as that is known: before anybody trains."""
+    for fleet in ({"virtual": 4}, {"local": 10, "fraction": 0.3}, {"agents": ["pi-01", "pi-02"]}):
+        settings = parse({"task": "ecg", "strategy": "krum", **fleet}, "test")
+        with pytest.raises(SettingsError, match="needs 5 agents in a round"):
+            strategy_of(settings)
+    strategy_of(parse({"task": "ecg", "strategy": "krum", "virtual": 5}, "test"))
+
+
 @pytest.mark.parametrize(
     ("strategy", "args", "message"),
     [

@@ -7,7 +7,7 @@ from typing import Annotated, TypeAlias
 import msgspec
 from msgspec import Meta, Struct
 
-from flctl.core.strategies import robust
+from flctl.core.strategies import krum, robust
 from flctl.core.strategies.fedavg import Floats, Weights, mean
 from flctl.core.strategies.fedopt import FedAdagrad, FedAdam, FedAvgM, FedYogi, ServerOptimizer
 from flctl.errors import SettingsError, one_line
@@ -74,13 +74,26 @@ def strategy_of(settings: RunSettings) -> Strategy:
             trimmed = partial(robust.trimmed_mean, trim=trim)
             return Strategy(rule=trimmed, streams=False, clip_norm=clip)
         case _MultiKrum(byzantine, keep):
+            _expect_agents(settings, byzantine)
             return Strategy(selection=Selection(byzantine, keep), clip_norm=clip)
         case _Krum(byzantine):
+            _expect_agents(settings, byzantine)
             return Strategy(selection=Selection(byzantine, keep=1), clip_norm=clip)
         case _ if settings.strategy == "median":
             return Strategy(rule=robust.median, streams=False, clip_norm=clip)
         case _:
             return Strategy(clip_norm=clip)
+
+
+def _expect_agents(settings: RunSettings, byzantine: int) -> None:
+    """That a round can have enough updates for Krum, as far as that is known before it."""
+    agents = settings.local or settings.virtual or len(settings.agents)
+    invited, need = settings.invited_of(agents), krum.needed(byzantine)
+    if agents and invited < need:
+        raise SettingsError(
+            f"{settings.strategy} with byzantine={byzantine} needs {need} agents in a round, "
+            f"{invited} would be invited; choose more agents, or the median"
+        )
 
 
 def arguments_of(strategy: str, given: Mapping[str, object]) -> Struct:

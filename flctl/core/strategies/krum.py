@@ -9,16 +9,21 @@ from flctl.core.strategies.fedavg import Floats
 from flctl.errors import StrategyError
 
 
+def needed(byzantine: int) -> int:
+    """n ≥ 2f + 3: the fewest updates for which the paper's promise holds."""
+    return 2 * byzantine + 3
+
+
 def scores(distances: Floats, byzantine: int) -> Floats:
     """s(i): the sum of squared distances to the n − f − 2 nearest others.
 
     `distances`: [n, n], squared, between all n updates; `byzantine` is f, the most updates
-    that may be poisoned. Raises StrategyError unless n ≥ 2f + 3, which the proof needs.
+    that may be poisoned. Raises StrategyError for fewer updates than `needed`.
     """
     n = len(distances)
-    if n < 2 * byzantine + 3:
+    if n < needed(byzantine):
         raise StrategyError(
-            f"Krum with byzantine={byzantine} needs {2 * byzantine + 3} updates in a round, "
+            f"Krum with byzantine={byzantine} needs {needed(byzantine)} updates in a round, "
             f"this one has {n}; raise the quorum, or choose the median"
         )
     others = distances[~np.eye(n, dtype=bool)].reshape(n, n - 1)
