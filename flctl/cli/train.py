@@ -132,9 +132,9 @@ def _collect(
 
 def _path_in(file: Path, key: str, value: object) -> str:
     """What `file` says of --save-model or --tensorboard."""
-    word = key.replace("_", "-")
+    word, kind = key.replace("_", "-"), "file" if key == SAVE_MODEL else "folder"
     if not isinstance(value, str):
-        raise UsageError(f"{file}: {word}: write a path, in quotes")
+        raise UsageError(f"{file}: {word}: write the path of a {kind}, in quotes")
     return absolute(value, f"{file}: {word}")
 
 

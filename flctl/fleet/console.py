@@ -180,7 +180,8 @@ class Console:
         holder = holder_of(lock)
         return CoordinatorAway(
             f"process {holder} holds {self.where} but has not answered for {waited_s:.0f} s: "
-            f"wake it (kill -CONT {holder}), or end it (kill -KILL {holder}) and start another: {start}"
+            f"wake it (kill -CONT {holder}), or end it (kill -KILL {holder}) and start another "
+            f"({start})"
         )
 
     def _refused(self, why: str) -> AccessError:

@@ -1,5 +1,6 @@
 """Which far coordinator this machine steers: what `flctl connect` saves."""
 
+import shlex
 from pathlib import Path
 
 import msgspec
@@ -40,7 +41,10 @@ def load_context(state: Path, name: str | None = None) -> Context | None:
     if not path.exists():
         if name is None:
             return None
-        raise UsageError(f"there is no context '{name}'; make it with: flctl connect HOST:PORT")
+        options = f"--name {name} --state {shlex.quote(str(state))}"
+        raise UsageError(
+            f"there is no context '{name}'; make it with: flctl connect HOST:PORT {options}"
+        )
     with explained(path, "read the context"):
         data = path.read_bytes()
     try:

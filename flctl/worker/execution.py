@@ -107,10 +107,10 @@ class Executor:
                     wrong[ref] = error
                     logger.debug("dataset=%s task=%s cannot be used", name, ref, exc_info=error)
             known = len(wrong) < len(job.tasks) or any(map(_is_of_its_kind, wrong.values()))
-            for ref, error in wrong.items():
-                text = f"data set '{name}' with task {ref}: {error}"
+            for ref, why in wrong.items():
+                text = f"data set '{name}' with task {ref}: {why}"
                 failed.setdefault(ref, text)
-                if not (known and isinstance(error, OtherData)):
+                if not (known and isinstance(why, OtherData)):
                     errors.append(text)
                     logger.info("%s", text)
         nothing = "; ".join(errors) or "no task is enabled, or no data set is given"

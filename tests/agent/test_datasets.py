@@ -6,6 +6,7 @@ import pytest
 
 from flctl.agent.config import AgentConfig
 from flctl.agent.datasets import Datasets
+from flctl.learning.mnist import Mnist
 from flctl.wire.messages import DatasetInfo
 from flctl.worker.execution import Executor
 from flctl.worker.jobs import DataSource, Describe, Described
@@ -27,6 +28,39 @@ def test_a_task_that_was_named_and_cannot_be_used_is_an_error(named, error) -> N
     data.on_described(FOUND)
     assert data.found is not None and data.found.error == error
     assert data.usable == {("default", "ecg")}
+
+
+def test_a_broken_file_is_told_of_once(tmp_path: Path) -> None:
+    """By the task that reads such files; by every task only when none does."""
+    broken, other = tmp_path / "nan.npz", tmp_path / "odd.txt"
+    broken.write_text("no zip")
+    other.write_text("odd")
+    tasks = ("ecg", "mnist")
+    for file, told in ((broken, ["ecg"]), (other, ["ecg", "mnist"])):
+        sources = {"default": DataSource(path=str(file))}
+        found = Executor().describe(Describe(tasks=tasks, datasets=sources))
+        assert found.error is not None
+        assert [task for task in tasks if f"with task {task}: {file}" in found.error] == told
+
+
+@pytest.mark.parametrize(("named", "download"), [((), False), (("mnist",), True)])
+def test_only_a_named_task_may_download_its_data(named, download) -> None:
+    """What is merely installed fetches nothing when an agent starts."""
+    config = AgentConfig(coordinator="h:1", server_key="0" * 40, state=Path("/x"), tasks=named)
+    assert Datasets(config, ("mnist",)).look().download is download
+
+
+def test_without_a_download_there_are_no_data(tmp_path: Path, monkeypatch) -> None:
+    """Unless they were fetched before; the cache is not even made."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    job = Describe(tasks=("mnist",), datasets={"default": DataSource()}, download=False)
+    found = Executor().describe(job)
+    assert found.error is not None and "--task mnist" in found.error
+    assert not (tmp_path / "cache").exists()
+    raw = tmp_path / "cache" / "flctl" / "torchvision" / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    (raw / "train-images-idx3-ubyte").touch()
+    assert Mnist().is_here()
 
 
 def test_only_tasks_without_any_data_are_problems(tmp_path: Path) -> None:

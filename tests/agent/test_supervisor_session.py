@@ -175,6 +175,18 @@ def test_a_conflict_is_retried(ready: Rig, caplog: pytest.LogCaptureFixture) -> 
     assert ready.take(Hello)
 
 
+def test_an_operators_key_is_said_and_retried(ready: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    """The key is enrolled for something else: one line, and a Hello after the time said."""
+    refused = Refused(reason="role", message="not as an agent", retry_s=30.0)
+    for _ in range(2):
+        ready.say(refused)
+        ready.step(29.0)
+        assert not ready.take(Hello)
+        ready.step(1.5)
+        assert ready.take(Hello)
+    assert caplog.text.count("reason=role not as an agent") == 1
+
+
 def test_a_refused_key_says_what_to_do_and_backs_off(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

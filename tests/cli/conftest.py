@@ -1,52 +1,10 @@
-"""The command line, called in this process, and small data files."""
+"""Small data files."""
 
-import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
-
-
-class Outcome(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-    @property
-    def complaint(self) -> str:
-        """The one line on stderr; fails when there are more, or none."""
-        lines = self.err.splitlines()
-        assert len(lines) == 1, self.err
-        assert lines[0].startswith("flctl: ")
-        return lines[0].removeprefix("flctl: ")
-
-
-Flctl = Callable[..., Outcome]
-
-
-@pytest.fixture
-def flctl(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> Iterator[Flctl]:
-    """Runs a command line as the console script does; its state folder is tmp_path/state."""
-    from flctl.cli.app import app
-    from flctl.cli.errors import run
-
-    monkeypatch.setenv("FLCTL_STATE", str(tmp_path / "state"))
-    monkeypatch.setenv("COLUMNS", "100")
-    root, below = logging.getLogger(), logging.getLogger("flctl.coordinator")
-    before = root.handlers[:], root.level, below.level
-
-    def call(*args: object) -> Outcome:
-        capsys.readouterr()
-        code = run(app, [str(arg) for arg in args])
-        return Outcome(code, *capsys.readouterr())
-
-    yield call
-    root.handlers[:], root.level = before[0], before[1]
-    below.setLevel(before[2])
 
 
 @pytest.fixture(scope="session")

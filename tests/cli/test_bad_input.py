@@ -224,6 +224,18 @@ def test_coordinator_that_cannot_start(flctl, tmp_path):
         (("--coordinator", "h:1", "--server-key", "0" * 40, "--shard", "3/2"), "--shard"),
         (("--coordinator", "h:1", "--server-key", "0" * 40, "--role", "boss"), "--role"),
         (("--coordinator", "h:1", "--server-key", "0" * 40, "--name", "Pi 1"), "--name"),
+        (
+            ("--coordinator", "h:1", "--server-key", "0" * 40, "--name", "../x"),
+            "--name '../x' cannot be a name: up to 63 of a-z",
+        ),
+        (
+            ("--coordinator", "h:1", "--server-key", "0" * 40, "--data", "../y=d/g0.npz"),
+            "--data ../y=d/g0.npz: there is no such file or folder, and '../y' cannot name a data",
+        ),
+        (
+            ("--coordinator", "h:1", "--server-key", "0" * 40, "--data", "x=/none"),
+            "--data x=/none: there is no such file or folder",
+        ),
         (("--coordinator", "h:1", "--server-key", "0" * 40, "--threads", 0), "--threads"),
         (("--coordinator", "h:1", "--server-key", "0" * 40, "--threads", 10**6), "--threads"),
         (("--coordinator", "h:1", "--server-key", "0" * 40, "--join-token-file", "/no"), "/no"),

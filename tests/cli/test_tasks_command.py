@@ -246,6 +246,17 @@ def member(name, **tasks):
     return found
 
 
+def test_status_cuts_long_notes(capsys):
+    """One of them would make every row as long."""
+    one, two = member("pi-01"), member("pi-02")
+    one.note = "word " * 100
+    head = {"endpoint": "h:1", "version": "1", "uptime_s": 1.0, "run": None}
+    agents = [agent_status(one, 0.0), agent_status(two, 0.0)]
+    terminal().print(picture({"coordinator": head, "agents": agents, "waiting": []}))
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("pi-")]
+    assert rows[0].rstrip().endswith("word …") and max(map(len, rows)) < 250
+
+
 def test_status_shows_the_digests_of_tasks(capsys):
     """--wide has a row for each agent and task; different code of one task is always told."""
     one, two = member("pi-01", machines="a" * 64, ecg="e" * 64), member("pi-02", machines="b" * 64)

@@ -250,6 +250,21 @@ def test_messages_of_an_operator_from_an_agent_are_refused(fleet: MemoryFleet):
     assert fleet.coordinator.refused["pi-01"] == 1
 
 
+@pytest.mark.parametrize("role", ["read", "admin"])
+def test_an_agent_with_an_operators_key_is_told(fleet: MemoryFleet, role: Any, caplog: Any):
+    """It is not left waiting for a welcome, and comes in once its key is an agent's."""
+    pair = KeyPair.make()
+    fleet.keyring.add("boss", pair.public, role)
+    agent = fleet.add("pi-09", enrol=False, keys=pair)
+    told = f"reason=role this key is enrolled as {role}, not as an agent"
+    fleet.until(lambda: told in caplog.text, within_s=5)
+    assert f"flctl keys revoke boss  and then  flctl keys add boss '{pair.public}'" in caplog.text
+    assert not agent.supervisor.session.welcomed
+    fleet.keyring.revoke("boss")
+    fleet.keyring.add("boss", pair.public, "agent")
+    fleet.until(lambda: agent.supervisor.session.welcomed, within_s=60)
+
+
 def test_an_older_agent_is_shown_as_too_old_and_told(fleet: MemoryFleet):
     """Protocol 0 … of a stranger's past: the status says what to upgrade, the agent hears it."""
     agent = fleet.agents["pi-01"]

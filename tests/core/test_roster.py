@@ -3,6 +3,8 @@
 import gc
 import tracemalloc
 
+import msgspec
+
 from flctl.core.roster import Conflict, Lost, Probe, Roster, Welcome
 from flctl.wire.messages import DatasetInfo, Device, Heartbeat, Hello, Telemetry
 
@@ -157,6 +159,17 @@ def test_a_goodbye_is_a_loss_without_a_wait():
     assert roster.on_goodbye(b"stranger") == []
     assert roster.on_goodbye(b"1") == [Lost("pi-01", "it said goodbye")]
     assert roster.on_goodbye(b"1") == []
+
+
+def test_who_said_goodbye_is_stopped_and_shows_no_stale_values():
+    """Until it is back."""
+    roster = roster_with()
+    member = roster.member("pi-01")
+    member.on_heartbeat(msgspec.structs.replace(beat(1), rtt_ms=3.0))
+    roster.on_goodbye(b"1")
+    assert (member.state, member.telemetry, member.rtt_ms) == ("stopped", None, None)
+    roster.on_hello("pi-01", b"2", hello(2), 1, 10.0)
+    assert member.ready
 
 
 def test_a_goodbye_lets_in_the_session_that_waits():

@@ -41,6 +41,32 @@ def test_what_the_agent_says_itself_is_the_advice(state):
     assert not all_ready([row])
 
 
+def test_nobody_expected_is_not_all_ready():
+    """Neither an empty fleet nor one that the inventory does not know passes a check."""
+    assert not all_ready([])
+    assert not all_ready(compare([], status(agent("pi-01"))))
+
+
+def test_an_agent_that_said_goodbye_is_stopped():
+    """Its power is fine."""
+    (row,) = compare(expected("pi-01"), status(agent("pi-01", "stopped", last_seen_s=200.0)))
+    assert (row.state, row.advice) == (
+        "stopped", "stopped in order 3 min ago: start its agent again",
+    )  # fmt: skip
+    assert not all_ready([row])
+
+
+def test_a_wrong_inventory_revokes_nobody():
+    """Where most agents are not in it, it is not they who are wrong."""
+    there = status(*(agent(f"pi-{n}") for n in range(4)))
+    _, *extra = compare(expected("pi-0"), there)
+    assert {row.advice for row in extra} == {
+        "not in the inventory (ready): add it there, or name the right one"
+    }
+    *_, last = compare(expected("pi-0", "pi-1", "pi-2"), there, " --state 'my fleet'")
+    assert last.advice.endswith("add it there, or flctl keys revoke pi-3 --state 'my fleet'")
+
+
 def test_an_enrolled_agent_that_is_away_is_lost_or_missing():
     """Lost when it was there once, with the time; missing when it never was."""
     lost = agent("pi-01", "lost", last_seen_s=200.0)

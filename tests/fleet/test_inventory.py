@@ -97,23 +97,33 @@ def test_form_is_recognised_without_a_suffix(tmp_path: Path) -> None:
 
 
 def test_agents_group_in_ini_has_children(tmp_path: Path) -> None:
-    """`[flctl_agents:children]` makes the hosts of those groups agents, cycles or not."""
+    """`[flctl_agents:children]` makes the hosts of those groups agents."""
     text = """\
         other
         [flctl_agents:children]
         lab
         [lab]
         pi-1
-        [lab:children]
-        flctl_agents
         """
     assert [agent.name for agent in read_inventory(write(tmp_path, "hosts", text))] == ["pi-1"]
 
 
-def test_an_empty_agents_group_means_no_agents(tmp_path: Path) -> None:
-    """An inventory that says that there are no agents is believed."""
-    assert read_inventory(write(tmp_path, "hosts", "[flctl_agents]\n[web]\nw1\n")) == ()
-    assert read_inventory(write(tmp_path, "empty.yml", "")) == ()
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("hosts", ""),
+        ("hosts", "# nobody yet\n"),
+        ("hosts", "[flctl_agents]\n[web]\nw1\n"),
+        ("hosts.yml", ""),
+        ("hosts.yml", "---\n"),
+        ("hosts.yml", "all: &all\n  <<: *all\n"),
+    ],
+)
+def test_an_inventory_without_agents_is_a_mistake(tmp_path: Path, name: str, text: str) -> None:
+    """Compared with it, every agent would be one too many."""
+    file = write(tmp_path, name, text)
+    told = "names no agent: put their hosts into the group flctl_agents"
+    assert refusal(file) == f"{file}: {told}"
 
 
 @pytest.mark.parametrize(
@@ -172,6 +182,12 @@ def test_merged_keys_and_templates(tmp_path: Path) -> None:
         ("pi-1\npi-2 broken\n", 2, "expected key=value after pi-2, got: broken"),
         ("pi-1\n\n[lab:kids]\n", 3, "[lab:kids] is neither a group"),
         ("[lab one]\n", 1, "not a section"),
+        ("pi\n[flctl_agents\npi-1\n", 2, "not a section, [NAME]: [flctl_agents"),
+        ("[flctl_agents # who trains\n", 1, "not a section"),
+        ("flctl_agents]\n", 1, "'flctl_agents]' is no host"),
+        ("[flctl_agents] pi=1\n", 1, "'[flctl_agents]' is no host"),
+        ("pi\n[a:children]\nb\n[b:children]\na\n", 3, "contains itself (a > b > a): remove b"),
+        ("pi\n[a:children]\na\n", 3, "the group a contains itself (a > a): remove a from"),
         ('pi-1 a="b\n', 1, "cannot be split into words"),
         ("[lab:vars]\nport 22\n", 2, "expected key=value"),
         ("[site:children]\nlab ward\n", 2, "the name of one group"),
@@ -210,6 +226,12 @@ def test_malformed_ini(tmp_path: Path, text: str, line: int, what: str) -> None:
         ("plugin: aws_ec2\n", 1, "a dynamic inventory is not run here"),
         ("all: {hosts: {'pi-[1:9][1:99999][1:99999]': }}\n", 1, "more than 100000 hosts"),
         ("all: {hosts: {pi: 3}}\n", 1, "variables of pi must be a mapping"),
+        ("all: {hosts: {'[pi': }}\n", 1, "'[pi' is no host"),
+        (
+            "all: &all\n  hosts: {pi: }\n  children:\n    lab: *all\n",
+            4,
+            "contains itself (lab > lab)",
+        ),
     ],
 )
 def test_malformed_yaml(tmp_path: Path, text: str, line: int, what: str) -> None:
@@ -229,11 +251,11 @@ def test_yaml_cannot_execute(tmp_path: Path) -> None:
 
 
 def test_alias_bomb_ends(tmp_path: Path) -> None:
-    """Groups that double at each level, and one that contains itself, are read once each."""
+    """Groups that double at each level are read once each."""
     levels = ["g0: &g0 {hosts: {pi: }}"]
     levels += [f"g{n}: &g{n} {{children: {{a{n}: *g{n - 1}, b{n}: *g{n - 1}}}}}"
                for n in range(1, 60)]  # fmt: skip
-    bomb = write(tmp_path, "bomb.yml", "\n".join([*levels, "me: &me {children: {me: *me}}"]))
+    bomb = write(tmp_path, "bomb.yml", "\n".join(levels))
     assert [agent.name for agent in read_inventory(bomb)] == ["pi"]
 
 

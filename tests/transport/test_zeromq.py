@@ -346,6 +346,8 @@ def test_a_deep_state_folder_has_a_control_socket_too(sockets, tmp_path, monkeyp
     assert control_is_there(state)
     folder = short / f"flctl-{os.geteuid()}"
     assert folder.stat().st_mode & 0o777 == 0o700
+    sockets.hub.close()
+    assert not list(folder.iterdir()), "nothing is left of it"
     folder.chmod(0o755)
     with pytest.raises(StateError, match="mode 0700"):
         control_address(state)

@@ -1,0 +1,108 @@
+"""What an operator is told by a real coordinator that runs in this process."""
+
+import os
+import socket
+import threading
+
+import pytest
+
+from flctl.coordinator.main import make_coordinator
+from flctl.files import Lock
+from flctl.fleet import console
+from flctl.transport.addresses import LOCK
+from flctl.transport.keys import Keyring, load_or_make
+
+
+@pytest.fixture
+def fleet(tmp_path):
+    """A coordinator without agents; its address and keys."""
+    state = tmp_path / "state"
+    keyring = Keyring(state / "keys")
+    lock = Lock(state / LOCK, "busy")
+    coordinator, endpoint = make_coordinator(state, keyring, "127.0.0.1:0", state)
+    thread = threading.Thread(target=coordinator.run)
+    thread.start()
+    yield endpoint, keyring
+    coordinator.stop()
+    thread.join()
+    coordinator.close()
+    lock.release()
+
+
+@pytest.fixture
+def connect(flctl, fleet, tmp_path):
+    """Calls `flctl connect` with a key that is enrolled in a role; far is the folder to use it."""
+    endpoint, keyring = fleet
+
+    def call(role):
+        pair = load_or_make(tmp_path / "own.key")
+        keyring.add("me", pair.public, role)
+        done = flctl("connect", endpoint, f"--server-key={keyring.server.public}",
+                     "--key", tmp_path / "own.key", "--state", tmp_path / "far")  # fmt: skip
+        return pair.public, done
+
+    return call
+
+
+def test_discover_of_an_empty_fleet(flctl, fleet):
+    """Nobody expected is no success; the folder of the coordinator is on the way out."""
+    done = flctl("discover", "--check")
+    assert done.code == 1
+    assert "no agent is expected, and none is there" in done.out
+    assert flctl("discover").code == 0
+
+
+def test_discover_of_a_broken_inventory(flctl, fleet, tmp_path):
+    """It names file and line, and no agent is to be revoked."""
+    fleet[1].add("pi-01", "0" * 40, "agent")
+    file = tmp_path / "hosts"
+    file.write_text("[flctl_agents\npi-01\n")
+    done = flctl("discover", "--check", "--inventory", file)
+    assert (done.code, done.out) == (2, "")
+    assert done.complaint.startswith(f"{file}, line 1: not a section")
+
+
+def test_connect_with_the_key_of_an_agent(connect):
+    """It is told what the key is, at once."""
+    _, done = connect("agent")
+    assert done.code == 1
+    assert done.complaint.startswith("this key is that of the agent me; asking and steering need")
+    assert "read or admin" in done.complaint
+
+
+def test_a_key_that_was_revoked(connect, flctl, fleet, tmp_path):
+    """The key is shown, with what may be wrong with it."""
+    key, done = connect("admin")
+    assert done.code == 0, done.err
+    fleet[1].revoke("me")
+    done = flctl("status", "--state", tmp_path / "far")
+    assert done.code == 1
+    assert f"does not let in this key ('{key}'): it was never enrolled" in done.complaint
+    assert "was revoked" in done.complaint
+
+
+def test_a_key_that_is_revoked_while_it_is_connected(fleet, connect, tmp_path):
+    """Then the coordinator itself says so."""
+    connect("admin")
+    context = console.load_context(tmp_path / "far")
+    with console.remote_console(context) as far:
+        assert far.status()["agents"] == []
+        fleet[1].revoke("me")
+        with pytest.raises(console.AccessError, match="this key was revoked"):
+            far.status()
+
+
+def test_a_coordinator_that_does_not_answer(flctl, tmp_path, monkeypatch):
+    """As one that is suspended: whose process holds the folder, and not to start another."""
+    monkeypatch.setattr(console, "ANSWER_S", 0.3)
+    state = tmp_path / "state"
+    state.mkdir()
+    lock = Lock(state / LOCK, "busy")
+    with socket.socket(socket.AF_UNIX) as mute:
+        mute.bind(str(state / "control.sock"))
+        mute.listen()
+        done = flctl("status")
+    lock.release()
+    assert done.code == 1
+    assert done.complaint.startswith(f"process {os.getpid()} holds {state} but has not answered")
+    assert f"flctl coordinator --state {state}" in done.complaint
