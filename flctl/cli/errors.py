@@ -43,6 +43,8 @@ def _call(app: typer.Typer, args: Sequence[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
     except Exception as error:
+        if isinstance(error.__cause__, KeyboardInterrupt):  # it came in the midst of an import
+            return INTERRUPTED
         if isinstance(error, OSError) and error.filename is None and error.errno in OF_STDOUT:
             raise
         return _tell(error, args)

@@ -257,6 +257,18 @@ def test_nobody_to_ask(flctl):
         assert "flctl coordinator" in done.complaint
 
 
+def test_ctrl_c_in_the_midst_of_an_import(flctl, monkeypatch):
+    """Python makes a RuntimeError of what is raised while a class is made."""
+    from flctl.coordinator import runs
+
+    class Interrupted:
+        def __set_name__(self, *_):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(runs, "all_runs", lambda *_: type("Made", (), {"field": Interrupted()}))
+    assert flctl("runs", "list") == (130, "", "")
+
+
 def test_a_fault_of_our_own_is_one_line_too(flctl, monkeypatch, capsys):
     """An exception that nobody foresaw is named with its type; --verbose adds the traceback."""
     from flctl.coordinator import runs

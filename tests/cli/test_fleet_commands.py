@@ -45,7 +45,7 @@ def connect(flctl, fleet, tmp_path):
 
 
 def test_discover_of_an_empty_fleet(flctl, fleet):
-    """Nobody expected is no success; the folder of the coordinator is on the way out."""
+    """Nobody expected is no success; without --check it is only said."""
     done = flctl("discover", "--check")
     assert done.code == 1
     assert "no agent is expected, and none is there" in done.out
