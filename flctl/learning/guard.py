@@ -51,8 +51,8 @@ def blamed(task: "Task", what: str) -> Iterator[None]:
             raise type(error)(f"{said}{error}") from error
         raise
     except (Exception, SystemExit) as error:
-        if is_out_of_memory(error):
-            raise
+        if is_out_of_memory(error) or (what == "write" and isinstance(error, OSError)):
+            raise  # the machine's fault
         raise TaskError(said + reason(error, task)) from error
 
 

@@ -69,6 +69,7 @@ def test_status_discover_runs_and_keys_say_what_there_is(fleet: RealFleet, tmp_p
     found = flctl("discover", "--state", fleet.state, "--inventory", inventory, "--json")
     states = {row["name"]: row["state"] for row in json.loads(found.stdout)}
     assert (states["pi-01"], states["pi-03"]) == ("ready", "missing")
+    fleet.train(*settings(fleet, 1))
     runs = json.loads(flctl("runs", "list", "--state", fleet.state, "--json").stdout)
     assert {"run", "state", "round", "rounds"} <= set(runs[0])
     keys = json.loads(flctl("keys", "list", "--state", fleet.state, "--json").stdout)
