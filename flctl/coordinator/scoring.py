@@ -14,6 +14,9 @@ from flctl.wire.messages import Metrics
 
 logger = logging.getLogger(__name__)
 
+CLASSES = 20
+"""With more of them, the journal keeps no confusion matrix of each agent's own."""
+
 
 def by_coordinator(parts: dict[str, Metrics]) -> Score:
     """The first part counts, the others stand beside it. Raises RunError without any."""
@@ -37,8 +40,12 @@ def by_agents(answers: dict[str, Metrics]) -> Score | None:
     if len(alike) < len(answers):
         others = ", ".join(sorted(answers.keys() - alike.keys()))
         logger.warning("metrics left out, because of their number of classes: %s", others)
-    plain = {a: msgspec.structs.replace(m, confusion=()) for a, m in alike.items()}
+    plain = {a: m if classes <= CLASSES else _without_confusion(m) for a, m in alike.items()}
     return _score(merge(list(alike.values())), "agents", "held out", plain)
+
+
+def _without_confusion(metrics: Metrics) -> Metrics:
+    return msgspec.structs.replace(metrics, confusion=())
 
 
 def _score(main: Metrics, source: str, part: str, beside: dict[str, Metrics]) -> Score:

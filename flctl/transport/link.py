@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import logging
 import math
 import random
 import struct
@@ -15,6 +16,8 @@ from flctl.transport.addresses import check_name, parse_address
 from flctl.transport.channel import Frame, LinkEvent
 from flctl.transport.keypair import KeyPair
 from flctl.transport.sockets import MESSAGE_FRAMES, contents, receive, set_common
+
+logger = logging.getLogger(__name__)
 
 RECONNECT_MS = (200, 1_000)
 WRONG_KEY_RETRY_S = 10.0
@@ -115,6 +118,7 @@ class _Dealer:
             self._on_event(*struct.unpack("=Hi", frames[0].bytes))
 
     def _on_event(self, event: int, value: int) -> None:
+        logger.debug("address=%s %s value=%d", self._address, zmq.Event(event).name, value)
         match event:
             case zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 self._connected = True

@@ -34,14 +34,23 @@ def test_without_test_data_the_error_says_how_to_name_some():
 
 
 def test_the_agents_answers_are_one_evaluation():
-    """Weighted by their examples; each one's own beside, without its confusion."""
+    """Weighted by their examples; each one's own beside."""
     score = by_agents({"pi-02": POOR, "pi-01": GOOD})
     assert score is not None
     assert score.loss == pytest.approx((0.5 * 20 + 2.0 * 10) / 30)
     assert (score.source, score.examples) == ("agents", 30)
     assert score.confusion == ((9, 6), (4, 11))
-    assert list(score.beside) == ["pi-01", "pi-02"] and score.beside["pi-01"].confusion == ()
+    assert list(score.beside) == ["pi-01", "pi-02"]
+    assert score.beside["pi-01"].confusion == ((8, 2), (1, 9))
     assert by_agents({}) is None
+
+
+def test_large_confusion_matrices_of_single_agents_are_not_kept():
+    """A thousand classes would be a million numbers for each agent and round."""
+    many = from_confusion(1.0, [[int(i == j) for j in range(21)] for i in range(21)])
+    score = by_agents({"pi-01": many, "pi-02": many})
+    assert score is not None and len(score.confusion) == 21
+    assert score.beside["pi-01"].confusion == ()
 
 
 def test_an_agent_with_other_classes_does_not_stop_the_run():

@@ -132,6 +132,7 @@ def test_parity_19_the_log_says_what_happens(fleet, night):
         assert re.search(re.escape(trained) + r"\d loss=\d\.\d+ ", told)
         assert accepted in told
     assert any(line.startswith("blob=") for line in said["pi-01"]["DEBUG"])
+    assert any("HANDSHAKE_SUCCEEDED" in line for line in said["pi-01"]["DEBUG"])
     assert said["pi-02"]["DEBUG"] == []
 
 
@@ -222,6 +223,7 @@ def test_parity_16_agents_evaluate(flctl, ecg, local, tmp_path):
         own = json.loads(flctl("evaluate", model, "--data", shares / name, "--json").out)
         for figure in ("loss", "accuracy", "macro_f1", "examples"):
             assert found["beside"][name][figure] == pytest.approx(own[figure], rel=1e-5)
+        assert found["beside"][name]["confusion"] == own["confusion"]
         correct = found["beside"][name]["accuracy"] * own["examples"]
         assert correct == pytest.approx(np.trace(own["confusion"]))
         with np.load(shares / name / "beats.npz") as arrays:
