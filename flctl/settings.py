@@ -174,7 +174,7 @@ def parse(given: Mapping[str, Any], where: str) -> RunSettings:
         settings = msgspec.convert(plain, RunSettings, strict=True)
     except msgspec.ValidationError as error:
         raise SettingsError(f"{where}: {_explain(error)}") from error
-    if settings.strategy == "fedprox" and not settings.proximal_mu:
+    if settings.strategy == "fedprox" and "proximal_mu" not in plain:
         settings = msgspec.structs.replace(settings, proximal_mu=FEDPROX_MU)
     _check_together(settings, where)
     return settings

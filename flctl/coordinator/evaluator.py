@@ -94,7 +94,9 @@ class WorkerEvaluator:
     def evaluate(self, model: Path, settings: RunSettings) -> dict[str, Metrics]:
         job = EvaluateJob(
             task=settings.task,
-            source=DataSource(path=settings.test_data or settings.data),
+            source=DataSource(
+                path=settings.test_data or settings.data, trained_on=settings.test_data is None
+            ),
             side="coordinator",
             batch_size=settings.test_batch_size,
             device=settings.device,

@@ -113,7 +113,10 @@ def compute(how: How, given: dict[str, Any], every: int, rounds: int | None = No
     device = devices.set_up(settings.device, settings.threads)
     task = load_task(settings.task)
     shards = Clients(task, settings).training
-    parts = evaluation_parts(task, DataSource(path=settings.test_data or settings.data))
+    parts = evaluation_parts(
+        task,
+        DataSource(path=settings.test_data or settings.data, trained_on=settings.test_data is None),
+    )
     main = next(iter(parts.values()))
     finals: dict[str, list[Metrics]] = {name: [] for name in parts}
 

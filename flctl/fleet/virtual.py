@@ -25,9 +25,11 @@ from flctl.fleet.clients import Clients, first_model, train_client
 from flctl.learning import device as devices
 from flctl.learning.evaluation import evaluate
 from flctl.learning.examples import Examples
+from flctl.learning.source import evaluation_parts
 from flctl.learning.state import load_into
 from flctl.learning.task import load_task
 from flctl.wire.messages import Metrics
+from flctl.worker.jobs import DataSource
 
 logger = logging.getLogger(__name__)
 
@@ -230,8 +232,10 @@ class VirtualRun:
 
     def _test_parts(self) -> dict[str, Examples]:
         if self._tests is None:
-            path = self.settings.test_data or self.settings.data
-            self._tests = self.task.test_parts(Path(path) if path else None)
+            named = self.settings.test_data
+            path = named or self.settings.data
+            source = DataSource(path=path, trained_on=named is None)
+            self._tests = evaluation_parts(self.task, source)
         return self._tests
 
     @property

@@ -154,9 +154,12 @@ def check_place(out: Path, force: bool) -> None:
         return
     if not force:
         raise UsageError(f"--out {out}: is not empty; name a new folder, or replace it by --force")
-    foreign = there - {MANIFEST, PICTURE}
+    known = {MANIFEST, PICTURE}
     if MANIFEST in there:
-        foreign -= set(read_manifest(out).shares)
+        for name, share in read_manifest(out).shares.items():
+            known |= {f"{name}/{file}" for file in share.files}
+    files = (path for path in out.rglob("*") if path.is_symlink() or not path.is_dir())
+    foreign = {path.relative_to(out).as_posix() for path in files} - known
     if foreign:
         raise UsageError(
             f"--out {out}: holds '{min(foreign)}', which no split has written, and --force "

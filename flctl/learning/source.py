@@ -32,6 +32,8 @@ class SourceLike(Protocol):
     def path(self) -> str | None: ...
     @property
     def shard(self) -> ShardLike | None: ...
+    @property
+    def trained_on(self) -> bool: ...
 
 
 def training_examples(task: Task, source: SourceLike) -> Examples:
@@ -55,7 +57,17 @@ def held_out_examples(task: Task, source: SourceLike) -> Examples | None:
 
 def evaluation_parts(task: Task, source: SourceLike) -> dict[str, Examples]:
     """What the coordinator evaluates on, by name; the first counts. Raises DataError."""
-    return task.test_parts(_path(source))
+    parts, path = task.test_parts(_path(source)), _path(source)
+    return _held_out_of(task, path, parts) if source.trained_on and path else parts
+
+
+def _held_out_of(task: Task, path: Path, parts: dict[str, Examples]) -> dict[str, Examples]:
+    """Where the only part is all the data there are: what is held out of training instead."""
+    whole, held_out = next(iter(parts.values()), ()), task.held_out(path)
+    if len(parts) != 1 or held_out is None or len(whole) <= len(held_out):
+        return parts
+    rest = len(whole) - len(held_out)
+    return {"held out": held_out} if rest == len(task.train_data(path)) else parts
 
 
 def shards(examples: Examples, shard: ShardLike) -> list[Indices]:

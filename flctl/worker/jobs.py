@@ -26,6 +26,8 @@ class DataSource(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     path: str | None = None
     shard: Shard | None = None
+    trained_on: bool = False
+    """Agents train on it: only what they hold out is for testing."""
 
 
 class Job(Struct, frozen=True, kw_only=True, tag=str.lower):

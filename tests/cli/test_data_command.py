@@ -128,7 +128,9 @@ def test_force_replaces_only_what_a_split_has_written(flctl, beats, shares, tmp_
         done = flctl(*split, data, "--out", out)
         assert (done.code, said in done.complaint) == (2, True), done.err
         assert everything(tmp_path) == before
-    (shares / "notes.txt").write_text("mine")
+    (shares / "pi-01" / "notes.txt").write_text("mine")
+    assert "holds 'pi-01/notes.txt'" in flctl(*split, beats(), "--out", shares).complaint
+    (shares / "pi-01" / "notes.txt").rename(shares / "notes.txt")
     assert "holds 'notes.txt'" in flctl(*split, beats(), "--out", shares).complaint
 
 

@@ -195,6 +195,12 @@ def test_fedavgm_keeps_its_momentum():
         same(got, x)
 
 
+def test_a_server_that_steps_too_far_says_so():
+    """Rather than to leave a model that looks damaged."""
+    with pytest.raises(StrategyError, match=r"not finite in tensor .*lower server_lr"):
+        run(strategy_of(settings_of("fedadam", server_lr=1e300)))
+
+
 def test_krum_is_refused_where_its_agents_are_too_few():
     """As soon as that is known: before anybody trains."""
     for fleet in ({"virtual": 4}, {"local": 10, "fraction": 0.3}, {"agents": ["pi-01", "pi-02"]}):

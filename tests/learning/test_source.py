@@ -5,6 +5,7 @@ import pytest
 
 from flctl.errors import DataError
 from flctl.learning import source
+from flctl.learning.task import load_task
 from flctl.settings import Partition
 
 
@@ -21,6 +22,7 @@ class Shard:
 class Source:
     shard: Shard | None = None
     path: str | None = None
+    trained_on: bool = False
 
 
 @pytest.mark.parametrize("kind", ["iid", "label", "dirichlet", "size", "record"])
@@ -60,3 +62,15 @@ def test_too_many_agents_are_an_error_that_names_the_data(blobs):
     """And says how many records there are."""
     with pytest.raises(DataError, match="points: 8 agents, but only 7 records; use"):
         source.training_examples(blobs, Source(replace(Shard(0), of=8, partition="record")))
+
+
+def test_what_agents_train_on_is_not_what_the_model_is_tested_on(tmp_path):
+    """Data without splits: all of them test a model, unless agents train on them."""
+    rng = np.random.default_rng(1)
+    path = tmp_path / "beats.npz"
+    np.savez(path, X=rng.integers(-300, 300, (50, 187)).astype(np.int16), y=np.arange(50) % 5)
+    ecg = load_task("ecg")
+    (whole,) = source.evaluation_parts(ecg, Source(path=str(path))).items()
+    (dealt,) = source.evaluation_parts(ecg, Source(path=str(path), trained_on=True)).items()
+    assert (whole[0], len(whole[1])) == ("test", 50)
+    assert dealt[0] == "held out" and len(dealt[1]) == 50 - len(ecg.train_data(path)) > 0

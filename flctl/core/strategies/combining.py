@@ -19,6 +19,7 @@ from flctl.core.strategies import krum
 from flctl.core.strategies.choice import Strategy
 from flctl.core.strategies.fedavg import Floats, Weights
 from flctl.core.strategies.fedopt import State
+from flctl.errors import StrategyError
 from flctl.wire.parameters import (
     FLOATS,
     SLICE,
@@ -92,6 +93,11 @@ def combine(
             if part.spec.name not in buffers:
                 before = part.of(base).astype(np.float64)
                 after = strategy.server.step(before, after - before, kept)
+            if not np.isfinite(from_float64(after, part.spec.dtype).astype(np.float64)).all():
+                raise StrategyError(
+                    f"the new model is not finite in tensor {part.spec.name}: the server's steps "
+                    "are too large; begin a new run with a lower server_lr"
+                )
         return from_float64(after, part.spec.dtype), {
             name: value.astype(np.float32) for name, value in kept.items()
         }
