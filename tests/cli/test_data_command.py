@@ -173,15 +173,15 @@ def test_ctrl_c_leaves_nothing_half_and_an_earlier_split_whole(
     flctl, beats, shares, tmp_path, monkeypatch
 ):
     """In the middle of the writing, with and without an earlier split in the place."""
-    (tmp_path / "own_task.py").write_text(TASK)
+    (tmp_path / "interrupted_task.py").write_text(TASK)
     monkeypatch.syspath_prepend(tmp_path)
-    split = ("data", "split", beats(), "--agents", 2, "--task", "own_task:Interrupted")
+    split = ("data", "split", beats(), "--agents", 2, "--task", "interrupted_task:Interrupted")
     before = everything(shares)
     assert flctl(*split, "--out", tmp_path / "new").code == 130
     assert flctl(*split, "--out", shares, "--force").code == 130
     assert everything(shares) == before
     left = {path.name for path in tmp_path.iterdir()} - {"__pycache__"}
-    assert left == {"own_task.py", "shares"}
+    assert left == {"interrupted_task.py", "shares"}
 
 
 def test_a_file_that_cannot_be_written_whole_is_one_line_and_leaves_nothing(beats, tmp_path):
