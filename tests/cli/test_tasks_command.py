@@ -51,17 +51,17 @@ def example(monkeypatch):
 
 @pytest.fixture
 def own(tmp_path, monkeypatch):
-    """Writes `own_task.py` with `more` at the end of its class, into the current folder."""
+    """Writes `own_task_told.py` with `more` at the end of its class, into the current folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
 
     def write(more=""):
-        sys.modules.pop("own_task", None)
-        (tmp_path / "own_task.py").write_text(f"{OWN}    {more}\n")
-        return "own_task:Own"
+        sys.modules.pop("own_task_told", None)
+        (tmp_path / "own_task_told.py").write_text(f"{OWN}    {more}\n")
+        return "own_task_told:Own"
 
     yield write
-    sys.modules.pop("own_task", None)
+    sys.modules.pop("own_task_told", None)
 
 
 def installed(folder, name, entry, version="1.0"):

@@ -269,12 +269,12 @@ def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Check:
     monkeypatch.setattr(sys, "path", list(sys.path))
 
     def run(change: str, path: Path | None = None) -> list[Finding]:
-        sys.modules.pop("own_task", None)
-        (tmp_path / "own_task.py").write_text(f"{WHOLE}\n    {change}\n")
+        sys.modules.pop("own_task_checked", None)
+        (tmp_path / "own_task_checked.py").write_text(f"{WHOLE}\n    {change}\n")
         try:
-            return list(check_task("own_task:Own", path))
+            return list(check_task("own_task_checked:Own", path))
         finally:
-            sys.modules.pop("own_task", None)
+            sys.modules.pop("own_task_checked", None)
 
     return run
 
@@ -347,8 +347,8 @@ def test_a_task_that_does_not_import(check: Check) -> None:
     """The reason has the line; a task that does not exist is wrong usage."""
     (broken,) = check("raise SystemExit('bye')")
     assert (broken.check, broken.verdict) == ("import", "problem")
-    assert "cannot be imported: SystemExit: bye (own_task.py, line" in broken.text
+    assert "cannot be imported: SystemExit: bye (own_task_checked.py, line" in broken.text
     (broken,) = check("def __init__(self, folder):\n        pass")
     assert "Own() fails: TypeError" in broken.text
     with pytest.raises(UnknownTask):
-        list(check_task("own_task:Other", None))
+        list(check_task("own_task_checked:Other", None))

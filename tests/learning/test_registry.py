@@ -30,13 +30,13 @@ class NotATask:
 
 @pytest.fixture
 def own(tmp_path, monkeypatch):
-    """A module `own_task` in the current folder; its path."""
+    """A module `own_task_listed` in the current folder; its path."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    file = tmp_path / "own_task.py"
+    file = tmp_path / "own_task_listed.py"
     file.write_text(OWN)
     yield file
-    sys.modules.pop("own_task", None)
+    sys.modules.pop("own_task_listed", None)
 
 
 def test_the_built_in_tasks_are_found_by_name():
@@ -47,17 +47,17 @@ def test_the_built_in_tasks_are_found_by_name():
 
 def test_a_task_of_the_users_own_is_found_in_the_current_folder(own):
     """As module:Class, also by a console script that does not look there."""
-    check_ref("own_task:Own")
-    assert load_task("own_task:Own").name == "own"
+    check_ref("own_task_listed:Own")
+    assert load_task("own_task_listed:Own").name == "own"
 
 
 def test_the_digest_is_that_of_the_modules_source(own):
     """It changes with the source and with nothing else, and needs no import."""
-    digest = task_digest("own_task:Own")
-    assert digest == hashlib.sha256(OWN.encode()).hexdigest() == task_digest("own_task:Own")
-    assert "own_task" not in sys.modules
+    digest = task_digest("own_task_listed:Own")
+    assert digest == hashlib.sha256(OWN.encode()).hexdigest() == task_digest("own_task_listed:Own")
+    assert "own_task_listed" not in sys.modules
     own.write_text(OWN + "# changed\n")
-    assert task_digest("own_task:Own") != digest
+    assert task_digest("own_task_listed:Own") != digest
 
 
 def test_names_and_digests_are_found_without_torch():
@@ -78,9 +78,9 @@ def test_names_and_digests_are_found_without_torch():
         ("no_such_module:Own", "there is no module 'no_such_module'"),
         ("no_such.module:Own", "no module|cannot import"),
         ("own-task:Own", "neither a name nor of the form module:Class"),
-        ("own_task:", "neither a name nor of the form module:Class"),
+        ("own_task_listed:", "neither a name nor of the form module:Class"),
         (":Own", "neither a name nor of the form module:Class"),
-        ("../own_task:Own", "neither a name nor of the form module:Class"),
+        ("../own_task_listed:Own", "neither a name nor of the form module:Class"),
     ],
 )
 def test_an_unknown_task_is_wrong_usage(own, find, ref, message):
@@ -90,7 +90,7 @@ def test_an_unknown_task_is_wrong_usage(own, find, ref, message):
     assert caught.value.exit_code == 2
 
 
-@pytest.mark.parametrize("ref", ["own_task:NotATask", "os:getcwd"])
+@pytest.mark.parametrize("ref", ["own_task_listed:NotATask", "os:getcwd"])
 def test_what_is_no_task_is_wrong_usage(own, ref):
     """It can be imported, but is not a task."""
     with pytest.raises(UnknownTask, match="is not a subclass of flctl's Task") as caught:
@@ -101,9 +101,9 @@ def test_what_is_no_task_is_wrong_usage(own, ref):
 @pytest.mark.parametrize(
     ("addition", "ref", "message"),
     [
-        ("", "own_task:Nameless", "does not say its 'name'"),
-        ("1/0\n", "own_task:Own", "cannot be imported: ZeroDivisionError: division by zero"),
-        ("import no_such_package\n", "own_task:Own", "needs the package 'no_such_package'"),
+        ("", "own_task_listed:Nameless", "does not say its 'name'"),
+        ("1/0\n", "own_task_listed:Own", "cannot be imported: ZeroDivisionError: division by zero"),
+        ("import no_such_package\n", "own_task_listed:Own", "needs the package 'no_such_package'"),
     ],
 )
 def test_a_broken_task_is_an_error_of_one_line(own, addition, ref, message):
