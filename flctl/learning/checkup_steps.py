@@ -208,6 +208,11 @@ def _same(subject: Subject, one: Fingerprint, other: Fingerprint, where: str) ->
             one.step == other.step,
             "draw from torch's own generator, which is seeded for each agent and round",
         ),
+        (
+            "classes",
+            one.classes == other.classes,
+            "write them down in their order: a label means the same everywhere",
+        ),
     ):
         if not equal:
             raise subject.problem(method, f"the same seed gives other results{where}; {advice}")

@@ -39,6 +39,8 @@ class Fingerprint(msgspec.Struct, frozen=True):
     """sha256 of inputs, labels and groups of the training data."""
     step: str
     """sha256 of the model after a few batches."""
+    classes: tuple[str, ...]
+    """What the labels mean."""
 
 
 def fingerprint(task: Task, ref: str, examples: Examples) -> Fingerprint:
@@ -49,6 +51,7 @@ def fingerprint(task: Task, ref: str, examples: Examples) -> Fingerprint:
         model=first,
         data=digest_of_data(examples),
         step=digest_of_state(few_steps(task, examples, local_training(task, ref)).state),
+        classes=tuple(map(str, task.classes)),
     )
 
 

@@ -174,6 +174,19 @@ def test_a_flag_that_names_the_agents_wins_over_the_file(tmp_path):
         assert given == {"task": "ecg", "local": 4}
 
 
+def test_a_flag_for_another_strategy_leaves_the_arguments_of_the_files_one(tmp_path):
+    """They are not its own; of the same one they stay."""
+    file = tmp_path / "my.toml"
+    file.write_text(
+        'task = "ecg"\nstrategy = "trimmed-mean"\noptimizer = "SGD"\n'
+        "[strategy_args]\ntrim = 0.3\n[optimizer_args]\nmomentum = 0.5\n"
+    )
+    other, _ = _collect(file, {"strategy": "median", "optimizer": "Adam"}, None)
+    same, _ = _collect(file, {"strategy": "trimmed-mean"}, None)
+    assert not other.keys() & {"strategy_args", "optimizer_args"}
+    assert (same["strategy_args"], same["optimizer_args"]) == ({"trim": 0.3}, {"momentum": 0.5})
+
+
 def test_the_settings_of_a_run_begin_another_one(run, flctl, tmp_path):
     """`flctl train RUN/run.toml`: the same settings, so the same model."""
     file = RunFolder.find(tmp_path / "state", run[-1]["run"]).path / "run.toml"

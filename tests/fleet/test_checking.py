@@ -119,6 +119,11 @@ WRONG: dict[str, tuple[str, str, str]] = {
         "elsewhere",
         "task 'own', train_data: the same seed gives other results in another process",
     ),
+    "classes of a set": (
+        "classes = tuple(set('abcdefghijklmnopqrstuvwxyz'))[:3]",
+        "elsewhere",
+        "task 'own', classes: the same seed gives other results in another process",
+    ),
     "raises in train_data": (f"{TRAIN}return 1 / 0", "data", "train_data: ZeroDivisionError"),
     "no file": (f"{TRAIN}return open('/none')", "data", "train_data: FileNotFoundError"),
     "data are None": (f"{TRAIN}pass", "data", "train_data: returns None, not flctl's Examples"),
