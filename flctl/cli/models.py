@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from flctl.errors import UsageError
+from flctl.errors import StateError, UsageError
 from flctl.files import explained, new_file, place_of
 
 
@@ -35,9 +35,12 @@ def writable(path: Path, option: str, inputs: Iterable[Path] = ()) -> Path:
 
 def copy_model(checkpoint: Path, target: Path, option: str) -> None:
     """Copy a checkpoint to `target`, whole or not at all. Raises StateError."""
-    with (
-        explained(target, "save the model", option),
-        new_file(target) as out,
-        checkpoint.open("rb") as model,
-    ):
-        shutil.copyfileobj(model, out)
+    try:
+        with (
+            explained(target, "save the model", option),
+            new_file(target) as out,
+            checkpoint.open("rb") as model,
+        ):
+            shutil.copyfileobj(model, out)
+    except StateError as error:
+        raise StateError(f"{error}; the run is done, its model is in {checkpoint}") from error
