@@ -35,6 +35,16 @@ UPDATES = [
 POISON = [*UPDATES[:4], {n: t + np.float32(1e6) for n, t in BASE.items()}]
 
 
+@pytest.fixture(autouse=True)
+def closed(monkeypatch: pytest.MonkeyPatch):
+    """Files in memory count as open ones until they are closed."""
+    made, plain = [], os.memfd_create
+    monkeypatch.setattr(os, "memfd_create", lambda name: made.append(plain(name)) or made[-1])
+    yield
+    for fd in made:
+        os.close(fd)
+
+
 def stored(tensors: dict[str, np.ndarray], where: str = "update") -> ParameterFile:
     return file_of(
         {name: ("F32", t) for name, t in tensors.items()} | {"count": ("I64", np.arange(3))}, where
