@@ -9,6 +9,7 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 
+from flctl.coordinator.accepting import Accepting
 from flctl.coordinator.aggregation import Aggregated, aggregate
 from flctl.coordinator.collection import Collection, Outcome
 from flctl.coordinator.context import RunContext
@@ -18,7 +19,6 @@ from flctl.core import round as rounds
 from flctl.core.history import Participant, Score
 from flctl.core.roster import Member
 from flctl.errors import FlctlError
-from flctl.files import Syncing
 from flctl.transport.channel import Frame
 from flctl.wire.messages import (
     Accepted,
@@ -77,9 +77,7 @@ class RoundInProgress:
         self._evaluating: Evaluating | None = None
         self._participants: tuple[str, ...] = ()
         self._missing: tuple[str, ...] = ()
-        self._syncing: Syncing | None = None
-        """Of the last updates; their agents are told that they are safe after it."""
-        self._to_accept: list[str] = []
+        self._accepting = Accepting(context.journal, self._tell_accepted)
         self._made: Aggregated | None = None
         self._score: Score | None = None
         self._closed = False
@@ -205,12 +203,10 @@ class RoundInProgress:
             context.fleet.tell(agent, Cancel(run=context.run))
         accepted = context.history.accepted
         examples = {agent: accepted[agent].examples for agent in action.participants}
-        syncing = self._syncing
 
         def work() -> Aggregated:
             made = aggregate(context.folder, self.key.round, examples, context.settings)
-            if syncing is not None:
-                self._wait_for(syncing)
+            self._accepting.wait()
             return made
 
         context.disk.submit(work, self._on_aggregated)
@@ -221,7 +217,7 @@ class RoundInProgress:
         if made is None:
             self._fail(error, "aggregate")
             return
-        self._accept_safe()
+        self._accepting.safe()
         self._made = made
         self._act(self._round.on_aggregated())
 
@@ -284,10 +280,8 @@ class RoundInProgress:
             match action:
                 case rounds.Invite(agent):
                     self._invite(agent)
-                case rounds.Accept(agent) if self._syncing is not None:
-                    self._to_accept.append(agent)
                 case rounds.Accept(agent):
-                    self._context.fleet.tell(agent, Accepted(key=self.key))
+                    self._accepting.accept(agent)
                 case rounds.Discard(agent, reason):
                     self._context.fleet.tell(agent, Discarded(key=self.key, reason=reason))
                 case rounds.Aggregate():
@@ -321,20 +315,16 @@ class RoundInProgress:
         self._context.note(outcome.stored)
         if self._closed:
             return
-        syncing = self._syncing = outcome.syncing
+        if outcome.syncing is not None:
+            self._accepting.after(outcome.syncing)
         for update in outcome.stored:
             self._act(self._round.on_stored(update.agent))
         for agent, reason in outcome.rejected:
             self._reject(agent, reason)
         if outcome.error is not None:
             self._fail(outcome.error, "store an update")
-        elif syncing is not None and self._round.phase is not rounds.Phase.CLOSED:
-            self._context.disk.submit(lambda: self._wait_for(syncing), self._on_synced)
-
-    def _wait_for(self, syncing: Syncing) -> None:
-        """On the disk's thread."""
-        syncing.wait()
-        self._context.journal.sync()
+        elif outcome.syncing is not None and self._round.phase is not rounds.Phase.CLOSED:
+            self._context.disk.submit(self._accepting.wait, self._on_synced)
 
     def _on_synced(self, _: None, error: BaseException | None) -> None:
         if self._closed:
@@ -342,13 +332,10 @@ class RoundInProgress:
         if error is not None:
             self._fail(error, "store an update")
             return
-        self._accept_safe()
+        self._accepting.safe()
 
-    def _accept_safe(self) -> None:
-        self._syncing = None
-        for agent in self._to_accept:
-            self._context.fleet.tell(agent, Accepted(key=self.key))
-        self._to_accept.clear()
+    def _tell_accepted(self, agent: str) -> None:
+        self._context.fleet.tell(agent, Accepted(key=self.key))
 
     def _wrong_with(self, member: Member, offer: UpdateReady) -> str | None:
         """What forbids even to fetch the update; None when nothing does."""

@@ -10,6 +10,7 @@ was first.
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from types import MappingProxyType
 from typing import Protocol
 
 import numpy as np
@@ -18,7 +19,7 @@ from msgspec import Struct
 from flctl.core.strategies import krum
 from flctl.core.strategies.choice import Strategy
 from flctl.core.strategies.fedavg import Floats, Weights
-from flctl.core.strategies.fedopt import State
+from flctl.core.strategies.fedopt import ServerOptimizer, State
 from flctl.errors import StrategyError
 from flctl.wire.parameters import (
     FLOATS,
@@ -59,7 +60,7 @@ def combine(
     *,
     buffers: frozenset[str] = frozenset(),
     state: Mapping[str, Tensors] | None = None,
-    state_out: Mapping[str, ParameterWriter] | None = None,
+    state_out: Mapping[str, ParameterWriter] = MappingProxyType({}),
     on_slice: Callable[[], None] = lambda: None,
 ) -> None:
     """Write the model that follows `base` to `out`.
@@ -83,48 +84,60 @@ def combine(
         chosen = krum.select(_distances(views, tensors), selection.byzantine, selection.keep)
         views, weights = [views[i] for i in chosen], np.full(len(chosen), 1 / len(chosen))
 
-    def combined(part: Slice) -> tuple[Array, dict[str, Array]]:
+    def combined(part: Slice) -> tuple[Array, State]:
         if part.spec.dtype not in FLOATS:
             return median_of_integers(part, views, weights), {}
         after = strategy.rule((part.of(view) for view in views), weights)
-        kept: State = {}
-        if strategy.server is not None and state_out is not None:
-            kept = {name: _state_at(name, part) for name in strategy.server.initial}
-            if part.spec.name not in buffers:
-                before = part.of(base).astype(np.float64)
-                after = strategy.server.step(before, after - before, kept)
-            if not np.isfinite(from_float64(after, part.spec.dtype).astype(np.float64)).all():
-                raise StrategyError(
-                    f"the new model is not finite in tensor {part.spec.name}: the server's steps "
-                    "are too large; begin a new run with a lower server_lr"
-                )
-        return from_float64(after, part.spec.dtype), {
-            name: value.astype(np.float32) for name, value in kept.items()
-        }
+        if strategy.server is None:
+            return from_float64(after, part.spec.dtype), {}
+        kept = _state_at(part, strategy.server, state, of_state)
+        if part.spec.name not in buffers:
+            before = part.of(base).astype(np.float64)
+            after = strategy.server.step(before, after - before, kept)
+        model = from_float64(after, part.spec.dtype)
+        _expect_finite(model, part.spec)
+        return model, kept
 
-    def _state_at(name: str, part: Slice) -> Floats:
-        assert strategy.server is not None
-        if state is None:
-            return np.full(part.count, strategy.server.initial[name])
-        kept = state[name].read(of_state[part.spec], part.start, part.count)
-        return kept.astype(np.float64)
-
-    def write(ready: tuple[Array, dict[str, Array]]) -> None:
+    def write(ready: tuple[Array, State]) -> None:
         model, kept = ready
         out.write(model)
         for name, value in kept.items():
-            (state_out or {})[name].write(value)
+            state_out[name].write(value.astype(np.float32))
         on_slice()
 
     # One slice is combined while the one before is hashed and written.
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="combine") as pool:
-        ahead: deque[Future[tuple[Array, dict[str, Array]]]] = deque()
+        ahead: deque[Future[tuple[Array, State]]] = deque()
         for part in _slices(out.specs, len(views), strategy.streams):
             ahead.append(pool.submit(combined, part))
             if len(ahead) > 1:
                 write(ahead.popleft().result())
         for last in ahead:
             write(last.result())
+
+
+def _state_at(
+    part: Slice,
+    server: ServerOptimizer,
+    state: Mapping[str, Tensors] | None,
+    of_state: Mapping[TensorSpec, TensorSpec],
+) -> State:
+    """What the server's optimiser has kept for these elements."""
+    if state is None:
+        return {name: np.full(part.count, value) for name, value in server.initial.items()}
+    spec = of_state[part.spec]
+    return {
+        name: state[name].read(spec, part.start, part.count).astype(np.float64)
+        for name in server.initial
+    }
+
+
+def _expect_finite(model: Array, spec: TensorSpec) -> None:
+    if not np.isfinite(to_float(model, spec.dtype)).all():
+        raise StrategyError(
+            f"the new model is not finite in tensor {spec.name}: the server's steps are too "
+            "large; begin a new run with a lower server_lr"
+        )
 
 
 def state_specs(specs: Sequence[TensorSpec]) -> dict[TensorSpec, TensorSpec]:

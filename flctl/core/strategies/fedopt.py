@@ -6,6 +6,7 @@ Federated Visual Classification". FedAdagrad, FedAdam, FedYogi: Reddi et al. 202
 that goes from round to round, all of them element by element.
 """
 
+from collections.abc import Callable
 from typing import Annotated
 
 import numpy as np
@@ -14,6 +15,8 @@ from msgspec import Meta, Struct
 from flctl.core.strategies.fedavg import Floats
 
 State = dict[str, Floats]
+Variance = Callable[[Floats, Floats], Floats]
+"""The next v from the last and Δ²."""
 Rate = Annotated[float, Meta(gt=0)]
 Decay = Annotated[float, Meta(ge=0, lt=1)]
 
@@ -45,35 +48,35 @@ class _Adaptive(Struct, frozen=True, forbid_unknown_fields=True):
         """The state before the first round: v₋₁ = τ², the least that the paper allows."""
         return {"momentum": 0.0, "variance": self.tau**2}
 
-    def step(self, x: Floats, delta: Floats, state: State) -> Floats:
+    def _step(self, x: Floats, delta: Floats, state: State, variance: Variance) -> Floats:
         """m ← β₁m + (1 − β₁)Δ;  x ← x + η m / (√v + τ)"""
         m = state["momentum"] = self.beta1 * state["momentum"] + (1 - self.beta1) * delta
-        v = state["variance"] = self.variance(state["variance"], delta**2)
+        v = state["variance"] = variance(state["variance"], delta**2)
         return np.asarray(x + self.server_lr * m / (np.sqrt(v) + self.tau))
-
-    def variance(self, v: Floats, square: Floats) -> Floats:
-        """The next v from the last and Δ²."""
-        raise NotImplementedError
 
 
 class FedAdagrad(_Adaptive, frozen=True, forbid_unknown_fields=True):
     beta1: Decay = 0.0
 
-    def variance(self, v: Floats, square: Floats) -> Floats:
+    def step(self, x: Floats, delta: Floats, state: State) -> Floats:
         """v ← v + Δ²"""
-        return v + square
+        return self._step(x, delta, state, lambda v, square: v + square)
 
 
 class FedYogi(_Adaptive, frozen=True, forbid_unknown_fields=True):
-    def variance(self, v: Floats, square: Floats) -> Floats:
+    def step(self, x: Floats, delta: Floats, state: State) -> Floats:
         """v ← v − (1 − β₂) Δ² sign(v − Δ²)"""
-        return np.asarray(v - (1 - self.beta2) * square * np.sign(v - square))
+        kept = 1 - self.beta2
+        return self._step(
+            x, delta, state, lambda v, square: v - kept * square * np.sign(v - square)
+        )
 
 
 class FedAdam(_Adaptive, frozen=True, forbid_unknown_fields=True):
-    def variance(self, v: Floats, square: Floats) -> Floats:
+    def step(self, x: Floats, delta: Floats, state: State) -> Floats:
         """v ← β₂v + (1 − β₂)Δ²"""
-        return self.beta2 * v + (1 - self.beta2) * square
+        beta2 = self.beta2
+        return self._step(x, delta, state, lambda v, square: beta2 * v + (1 - beta2) * square)
 
 
 ServerOptimizer = FedAvgM | FedAdagrad | FedYogi | FedAdam
