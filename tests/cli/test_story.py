@@ -163,9 +163,5 @@ def test_lengths_of_time():
 
 
 def test_the_loss_of_a_model_that_has_diverged_is_short():
-    assert [figure(x, 4) for x in (None, 0.5, 2e5, 1.8e308)] == [
-        "-",
-        "0.5000",
-        "200000.0000",
-        "1.8e+308",
-    ]
+    shown = [figure(x, 4) for x in (None, 0.5, 2e5, 1.8e307)]
+    assert shown == ["-", "0.5000", "200000.0000", "1.8e+307"]
