@@ -18,7 +18,7 @@ class Datasets:
     def __init__(self, config: AgentConfig, tasks: tuple[str, ...]) -> None:
         self._config, self._tasks = config, tasks
         self._sources = None if config.shard_from_coordinator else config.datasets
-        self._looked_at: dict[str, DataSource] | None = None
+        self._looked_at = self._sources
         self._looks = 0
         self.found: Described | None = None
         """None until the worker has looked."""

@@ -2,7 +2,7 @@
 
 from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 
@@ -10,7 +10,9 @@ from flctl.cli.options import HELP, Context, Grouped, Json, State, state_folder
 from flctl.cli.shards import Alpha, Partition, Seed, Shards, deal
 from flctl.cli.values import seconds
 from flctl.errors import UsageError
-from flctl.wire.messages import Deal
+
+if TYPE_CHECKING:
+    from flctl.wire.messages import Deal
 
 app = typer.Typer(
     help="Who may connect: key pairs, enrolled keys, join tokens.",
@@ -28,7 +30,7 @@ class Book(Protocol):
     def keys(self) -> dict[str, Any]: ...
     def add_key(self, name: str, key: str, role: str) -> None: ...
     def revoke(self, name: str) -> None: ...
-    def token(self, ttl_s: float, uses: int, deal: Deal | None) -> str: ...
+    def token(self, ttl_s: float, uses: int, deal: "Deal | None") -> str: ...
 
 
 @app.command(cls=Grouped)
@@ -162,7 +164,7 @@ class _Folder:
     def revoke(self, name: str) -> None:
         self._keyring.revoke(name)
 
-    def token(self, ttl_s: float, uses: int, deal: Deal | None) -> str:
+    def token(self, ttl_s: float, uses: int, deal: "Deal | None") -> str:
         return self._keyring.new_token(ttl_s, uses, deal)
 
 

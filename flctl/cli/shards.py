@@ -1,13 +1,14 @@
 """The options that say how data are dealt to agents."""
 
-from typing import Annotated, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
 from flctl.cli.values import share_of
 from flctl.errors import UsageError
-from flctl.settings import Partition as Kind
-from flctl.wire.messages import Deal, Shard
+
+if TYPE_CHECKING:
+    from flctl.wire.messages import Deal, Shard
 
 PARTITION, ALPHA, SEED = "iid", 0.5, 1
 PANEL = "Shards"
@@ -51,7 +52,7 @@ Shards = Annotated[
 ]
 
 
-def deal(of: int | None, kind: str | None, alpha: float | None, seed: int | None) -> Deal | None:
+def deal(of: int | None, kind: str | None, alpha: float | None, seed: int | None) -> "Deal | None":
     """What `--shards` and its like ask for; None without it. Raises UsageError."""
     if of is None:
         if (kind, alpha, seed) != (None, None, None):
@@ -62,7 +63,7 @@ def deal(of: int | None, kind: str | None, alpha: float | None, seed: int | None
 
 def shard(
     text: str | None, kind: str | None, alpha: float | None, seed: int | None
-) -> Shard | None:
+) -> "Shard | None":
     """What `--shard K/N` and its like ask for; None without it, and for auto.
 
     Raises UsageError.
@@ -74,11 +75,15 @@ def shard(
         )
     if text in (None, AUTO):
         return None
+    from flctl.wire.messages import Shard
+
     index, of = share_of(text, "--shard")
     return Shard.of_deal(_deal(of, kind, alpha, seed), index)
 
 
-def _deal(of: int, kind: str | None, alpha: float | None, seed: int | None) -> Deal:
+def _deal(of: int, kind: str | None, alpha: float | None, seed: int | None) -> "Deal":
+    from flctl.wire.messages import Deal
+
     return Deal(
         of=of,
         partition=_kind(kind),
@@ -87,11 +92,12 @@ def _deal(of: int, kind: str | None, alpha: float | None, seed: int | None) -> D
     )
 
 
-def _kind(text: str | None) -> Kind:
-    for kind in get_args(Kind):
-        if (text or PARTITION) == kind:
-            return kind  # type: ignore[no-any-return]
-    raise UsageError(f"--partition {text}: one of {', '.join(get_args(Kind))}")
+def _kind(text: str | None) -> Any:
+    from flctl.settings import Partition as Kind
+
+    if text is not None and text not in get_args(Kind):
+        raise UsageError(f"--partition {text}: one of {', '.join(get_args(Kind))}")
+    return text or PARTITION
 
 
 def _alpha(alpha: float | None) -> float:
