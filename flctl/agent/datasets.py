@@ -52,7 +52,12 @@ class Datasets:
         self._looks += 1
         self._looked_at = self._sources
         named = bool(self._config.tasks)  # nobody expects a download for what is merely installed
-        return Describe(tasks=self._tasks, datasets=self._sources, download=named)
+        return Describe(
+            tasks=self._tasks,
+            datasets=self._sources,
+            download=named,
+            device=self._config.device,
+        )
 
     def on_described(self, found: Described) -> None:
         if self._looked_at is not self._sources:
