@@ -14,6 +14,7 @@ from typing import Any, assert_never
 from flctl import __version__
 from flctl.coordinator.background import Background
 from flctl.coordinator.evaluator import Evaluator
+from flctl.coordinator.invitation import Invitation
 from flctl.coordinator.keeper import RunKeeper
 from flctl.coordinator.runs import RunFolder
 from flctl.coordinator.serving import Serving
@@ -27,6 +28,7 @@ from flctl.errors import (
     StateError,
 )
 from flctl.transport.channel import LOCAL, Frame, Hub, Incoming, Sent
+from flctl.transport.health import HealthPort
 from flctl.transport.keys import Keyring
 from flctl.wire import framing
 from flctl.wire.messages import (
@@ -77,6 +79,7 @@ class Coordinator:
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
         heartbeat_s: float = HEARTBEAT_S,
+        health: HealthPort | None = None,
     ) -> None:
         self.state = state
         self.roster = Roster(heartbeat_s)
@@ -88,6 +91,7 @@ class Coordinator:
         self._disk, self._thinking = disk, thinking
         self._clock = clock
         self._heartbeat_s = heartbeat_s
+        self._health = health
         self._decode = framing.to_coordinator()
         self._older_peers: dict[bytes, int] = {}
         """Protocols of those that do not speak the newest; they are answered in it."""
@@ -100,6 +104,8 @@ class Coordinator:
         self._complaints: dict[tuple[str, str], float] = {}
         self._watchers: list[Callable[[dict[str, Any]], None]] = []
         self.on_ask: Callable[[Incoming, Ask, str], None] = lambda *_: None
+        self.invitation: Invitation | None = None
+        """Kept open while it runs, if there is one."""
         self.refused: dict[str, int] = defaultdict(int)
         """Messages refused, by the name of their sender."""
 
@@ -116,7 +122,7 @@ class Coordinator:
 
     def pause(self, timeout_s: float) -> None:
         """Wait until something is to be done, or the time is over, and do it."""
-        self._hub.wait(timeout_s)
+        self._hub.wait(timeout_s, self._health.fds if self._health is not None else ())
         self.step()
 
     def step(self) -> None:
@@ -137,6 +143,8 @@ class Coordinator:
             self._next_tick = now + TICK_S
             self._tick(now)
         self.runs.release_ended()
+        if self._health is not None:
+            self._health.answer(self._report)
 
     def stop(self) -> None:
         """End `run`; a run in progress goes on at the next start."""
@@ -148,10 +156,16 @@ class Coordinator:
         self._disk.close()
         self._thinking.close()
         self._serving.close()
+        if self.invitation is not None:
+            self.invitation.close()
+        if self._health is not None:
+            self._health.close()
         self._hub.close()
 
     def _tick(self, now: float) -> None:
         self._look_at_keys(now)
+        if self.invitation is not None:
+            self.invitation.keep()
         self._apply(self.roster.on_time(now))
         if self.training is not None:
             self.training.on_time()
@@ -162,6 +176,18 @@ class Coordinator:
         if now >= self._next_rest:
             self._next_rest = now + REST_S
             self._thinking.submit(self._evaluator.rest, lambda *_: None)
+
+    def _report(self) -> dict[str, Any]:
+        """For `flctl health`."""
+        run = self.training.status() if self.training is not None else None
+        here, enrolled = len(self.roster.connected()), len(self.enrolled())
+        doing = f"run {run['run']} in round {run['round'] + 1}" if run else "no run in progress"
+        return {
+            "text": f"coordinator: {here} of {enrolled} agents connected, {doing}",
+            "connected": here,
+            "enrolled": enrolled,
+            "run": run["run"] if run else None,
+        }
 
     # Who says what --------------------------------------------------------------------
 
@@ -199,8 +225,8 @@ class Coordinator:
         if isinstance(message, Hello):
             self._apply(self.roster.on_hello(name, peer, message, protocol, now))
             return
-        if isinstance(message, Join):  # enrolled already: its token is not needed
-            self.send(peer, Joined(name=name))
+        if isinstance(message, Join):
+            self._on_join(incoming, message, None)  # it has its name
             return
         if isinstance(message, Ask):
             self.on_ask(incoming, message, "agent")
@@ -272,14 +298,19 @@ class Coordinator:
             )
             self.send(incoming.peer, Refused(reason="guest", message=text, retry_s=30.0))
             return
+        self._on_join(incoming, message, message.name)
+
+    def _on_join(self, incoming: Incoming, join: Join, name: str | None) -> None:
+        """A guest that wants in, or an agent that asks again for what it was dealt."""
         try:
-            name = self.keyring.redeem(message.token, incoming.key, message.name)
+            entry = self.keyring.redeem(join.token, incoming.key, name, join.shard)
         except FlctlError as error:
-            logger.warning("join refused name=%s: %s", message.name, error)
+            logger.warning("join refused name=%s: %s", join.name, error)
             self.send(incoming.peer, Refused(reason="token", message=str(error), retry_s=30.0))
             return
-        logger.info("agent=%s joined with a token", name)
-        self.send(incoming.peer, Joined(name=name))
+        shard = entry.shard if join.shard else None
+        logger.info("agent=%s joined shard=%s", entry.name, shard)
+        self.send(incoming.peer, Joined(name=entry.name, shard=shard))
 
     def _from_operator(self, incoming: Incoming, role: str, name: str, message: Message) -> None:
         match message:

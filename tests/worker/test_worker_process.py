@@ -17,7 +17,7 @@ import torch
 from flctl.errors import WorkerError
 from flctl.settings import LocalTraining, parse
 from flctl.wire.compression import check_update
-from flctl.wire.messages import DatasetInfo
+from flctl.wire.messages import DatasetInfo, Shard
 from flctl.wire.parameters import ParameterFile
 from flctl.worker.jobs import (
     AnyEvent,
@@ -30,7 +30,6 @@ from flctl.worker.jobs import (
     Initialised,
     JobFailed,
     Scored,
-    Shard,
     Stepped,
     Trained,
     TrainJob,
