@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from flctl import __version__
-from flctl.cli import data, keys, runs, tasks
+from flctl.cli import data, emulate, keys, runs, tasks
 from flctl.cli.agent import agent
 from flctl.cli.connect import connect
 from flctl.cli.coordinator import coordinator
@@ -47,6 +47,7 @@ def flctl(
 for command in (train, status, discover, agent, coordinator, connect, evaluate, predict, demo):
     app.command(cls=Grouped)(command)
 app.add_typer(data.app, name="data")
+app.add_typer(emulate.app, name="emulate")
 app.add_typer(keys.app, name="keys")
 app.add_typer(runs.app, name="runs")
 app.add_typer(tasks.app, name="tasks")
