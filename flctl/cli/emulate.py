@@ -267,22 +267,22 @@ def _do(fault: "Fault", names: list[str], fleet: str) -> None:
     """To each of them, with a line for each."""
     from flctl.cli.output import print_line
     from flctl.fleet.emulation.engine import engine
+    from flctl.fleet.emulation.faults import again
     from flctl.fleet.emulation.members import chosen
     from flctl.fleet.emulation.plan import fleet_name
 
     called = fleet_name(fleet)
-    again = "" if called == OWN else f" --fleet {called}"
-    with engine() as client, _progress() as tell:
+    with engine() as client, _progress(lines=False) as tell:
         for member in chosen(client, called, names):
             tell(member.name)
             done = fault(client, called, member)
-            back = f"; back with: flctl emulate {done.back} {member.name}{again}"
-            print_line(f"{member.name} {done.said}{back if done.back else ''}")
+            back = f"; back with: {again(called, done.back, member)}" if done.back else ""
+            print_line(f"{member.name} {done.said}{back}")
 
 
 @contextlib.contextmanager
-def _progress() -> Iterator[Callable[[str], None]]:
-    """Tells what is being done: in place on a terminal, else as lines on stderr."""
+def _progress(lines: bool = True) -> Iterator[Callable[[str], None]]:
+    """Tells what is being done: in place on a terminal, else as `lines` on stderr."""
     from flctl.cli.output import terminal
 
     console = terminal(stderr=True)
@@ -294,7 +294,7 @@ def _progress() -> Iterator[Callable[[str], None]]:
 
     def tell(text: str) -> None:
         nonlocal last
-        if text != last:
+        if lines and text != last:
             last = text
             sys.stderr.write(f"{text}\n")
             sys.stderr.flush()
@@ -304,6 +304,7 @@ def _progress() -> Iterator[Callable[[str], None]]:
 
 def _show_up(plan: Any, done: Any, options: str) -> None:
     from flctl.cli.output import counted, print_line
+    from flctl.fleet.emulation.plan import of_fleet
 
     profile = plan.profile
     limits = f"{profile.name}: {profile.cores:g} cores, {profile.memory_mb} MiB each"
@@ -312,10 +313,9 @@ def _show_up(plan: Any, done: Any, options: str) -> None:
         if names := sorted(getattr(done, what)):
             print_line(f"{what:12} {', '.join(names)}")
     print_line(f"coordinator  127.0.0.1:{done.port}")
-    fleet = "" if plan.fleet == OWN else f" --fleet {plan.fleet}"
     print_line(f"look         flctl status{options}")
     print_line(f"train        flctl train{options} --task {plan.task} --rounds 5")
-    print_line(f"end          flctl emulate down{fleet}")
+    print_line(f"end          flctl emulate down{of_fleet(plan.fleet)}")
 
 
 def _plain(member: Any) -> dict[str, Any]:

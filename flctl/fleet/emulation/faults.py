@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from flctl.errors import EngineError, one_line
 from flctl.fleet.emulation.engine import explained
 from flctl.fleet.emulation.members import ENDPOINT, RATE, SLOW, Member
-from flctl.fleet.emulation.plan import COORDINATOR, FLEET, container_name
+from flctl.fleet.emulation.plan import COORDINATOR, FLEET, container_name, of_fleet
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -28,23 +28,26 @@ STOP_S = 10
 BURST_BYTES, LATENCY_MS = 16_384, 400
 """Of the token bucket: some packets at once, and as much of a queue as a home router has."""
 
-ON_THIS_SIDE = "tc qdisc {} dev eth0 root {}"
+NETWORKS = "cd /sys/class/net && for d in *; do [ $d = lo ] || "
+"""Whoever was cut off and came back may have another name for its only connection."""
+OTHER_END = NETWORKS + "cat $d/iflink; done"
+ON_THIS_SIDE = NETWORKS + "tc qdisc {} dev $d root {}; done"
 ON_THE_OTHER_SIDE = (
-    'for d in /sys/class/net/*; do if [ "$(cat $d/ifindex)" = {} ]; then '
-    "tc qdisc {} dev ${{d##*/}} root {}; exit; fi; done; exit 1"
+    'cd /sys/class/net && for d in *; do if [ "$(cat $d/ifindex)" = {} ]; then '
+    "tc qdisc {} dev $d root {}; exit; fi; done; exit 1"
 )
 
 
-def kill(client: "DockerClient", _: str, member: Member) -> Done:
+def kill(client: "DockerClient", fleet: str, member: Member) -> Done:
     """As when the power goes: no goodbye, and it stays off."""
-    _must_be_up(member)
+    _must_be_up(fleet, member)
     _container(client, member).kill()
     return Done("has no power", "restart")
 
 
-def pause(client: "DockerClient", _: str, member: Member) -> Done:
+def pause(client: "DockerClient", fleet: str, member: Member) -> Done:
     """As when a machine hangs: it is there and says nothing."""
-    _must_be_up(member)
+    _must_be_up(fleet, member)
     if member.power != "paused":
         _container(client, member).pause()
     return Done("hangs", "unpause")
@@ -85,11 +88,11 @@ def heal(client: "DockerClient", fleet: str, member: Member) -> Done:
 
 def slow(client: "DockerClient", fleet: str, member: Member, bits: int) -> Done:
     """What it sends and what it receives has `bits` a second each. Raises EngineError."""
-    _must_be_up(member)
+    _must_be_up(fleet, member)
     if member.endpoint is None:
-        raise EngineError(f"{member.name} is cut off; first: flctl emulate heal {member.name}")
+        raise EngineError(f"{member.name} is cut off; first: {again(fleet, 'heal', member)}")
     if member.power == "paused":
-        raise EngineError(f"{member.name} hangs; first: flctl emulate unpause {member.name}")
+        raise EngineError(f"{member.name} hangs; first: {again(fleet, 'unpause', member)}")
     _forget_rate(client, fleet, member)
     _shape(client, fleet, member, bits)
     return Done(f"has {shown_rate(bits)} up and down", "heal")
@@ -113,7 +116,7 @@ def _shape(client: "DockerClient", fleet: str, member: Member, bits: int | None)
     bucket = f"tbf rate {bits}bit burst {BURST_BYTES} latency {LATENCY_MS}ms" if bits else ""
     do = "replace" if bits else "del"
     container = _container(client, member)
-    code, out = container.exec_run(["cat", "/sys/class/net/eth0/iflink"])
+    code, out = container.exec_run(["sh", "-c", OTHER_END])
     assert isinstance(out, bytes)
     other_end = out.decode(errors="replace").strip()
     if code != 0 or not other_end.isdigit():
@@ -167,9 +170,14 @@ def _forget_rate(client: "DockerClient", fleet: str, member: Member) -> None:
         record.remove(force=True, v=True)
 
 
-def _must_be_up(member: Member) -> None:
+def again(fleet: str, command: str, member: Member) -> str:
+    """The command line that does `command` to it."""
+    return f"flctl emulate {command} {member.name}{of_fleet(fleet)}"
+
+
+def _must_be_up(fleet: str, member: Member) -> None:
     if not member.is_up:
-        raise EngineError(f"{member.name} is off; first: flctl emulate restart {member.name}")
+        raise EngineError(f"{member.name} is off; first: {again(fleet, 'restart', member)}")
 
 
 def _container(client: "DockerClient", member: Member) -> "Container":

@@ -11,6 +11,8 @@ from flctl import __version__
 from flctl.errors import UsageError
 from flctl.settings import Partition, agent_names
 
+DEFAULT = "flctl"
+"""The fleet that need not be named."""
 COORDINATOR = "coordinator"
 """The member that is no agent; also its name on the fleet's network."""
 PORT = 7700
@@ -141,6 +143,11 @@ class Spec(Struct, frozen=True, kw_only=True):
 def container_name(fleet: str, member: str) -> str:
     """Of a member's container, and of its volume."""
     return f"{fleet}-{member}"
+
+
+def of_fleet(fleet: str) -> str:
+    """What follows a suggested command, so that it finds this fleet."""
+    return "" if fleet == DEFAULT else f" --fleet {fleet}"
 
 
 def fleet_name(text: str) -> str:
