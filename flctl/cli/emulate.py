@@ -79,6 +79,7 @@ def up(
         str | None,
         typer.Option(
             metavar="IMAGE",
+            envvar="FLCTL_AGENT_IMAGE",
             help="Of the agents.  [default: flctl-agent of this version]",
             rich_help_panel=IMAGES,
             show_default=False,
@@ -88,7 +89,8 @@ def up(
         str | None,
         typer.Option(
             metavar="IMAGE",
-            help="[default: flctl-coordinator of this version]",
+            envvar="FLCTL_COORDINATOR_IMAGE",
+            help="Of the coordinator.  [default: flctl-coordinator of this version]",
             rich_help_panel=IMAGES,
             show_default=False,
         ),
