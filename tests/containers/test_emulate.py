@@ -160,7 +160,18 @@ def test_the_containers_are_shut_in(fleet):
 
 def test_it_trains(fleet):
     """The context that `up` has saved steers it."""
-    done = fleet.flctl("train", "--context", NAME, "--task", "ecg", "--rounds", 1, "--json")
+    done = fleet.flctl(
+        "train",
+        "--context",
+        NAME,
+        "--task",
+        "ecg",
+        "--rounds",
+        1,
+        "--federate-after-n-batches",
+        3,
+        "--json",
+    )
     assert done.code == 0, done.err
     assert '"finished"' in done.out
 

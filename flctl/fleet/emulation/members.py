@@ -39,6 +39,8 @@ class Member(Struct, kw_only=True):
     endpoint: str | None
     """Of its connection to the fleet's network; None when it is cut off."""
     traits: dict[str, str]
+    unhealthy: bool = False
+    """Its own check of itself fails."""
     rate: str | None = None
     """To which it is slowed down."""
 
@@ -46,6 +48,8 @@ class Member(Struct, kw_only=True):
     def state(self) -> str:
         """In words."""
         words = [self.power if self.power != "off" else _off(self.exit_code)]
+        if self.unhealthy:
+            words.append("unhealthy")
         if self.endpoint is None:
             words.append("cut off")
         elif self.rate is not None:
