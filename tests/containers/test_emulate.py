@@ -13,11 +13,10 @@ from typing import Any, NamedTuple
 
 import docker
 import pytest
+from engine import AGENT, COORDINATOR
 
-ROOT = Path(__file__).parents[2]
 NAME = f"emutest-{os.getpid()}"
 PATIENCE_S = 240
-pytestmark = pytest.mark.timeout(900)
 
 
 class Said(NamedTuple):
@@ -34,6 +33,8 @@ class Fleet:
         self.environment = {
             **os.environ, "FLCTL_STATE": str(folder), "FLCTL_FLEET": name,
             "COLUMNS": "300", "NO_COLOR": "1",
+            "FLCTL_AGENT_IMAGE": AGENT,
+            "FLCTL_COORDINATOR_IMAGE": COORDINATOR,
         }  # fmt: skip
         self.engine = docker.from_env()
 
@@ -100,14 +101,6 @@ def until(look: Callable[[], Any], good: Callable[[Any], Any], what: str) -> Any
             return found
         assert time.monotonic() < end, f"not in {PATIENCE_S} s: {what}; {found}"
         time.sleep(0.3)
-
-
-@pytest.fixture(scope="module")
-def images() -> None:
-    """Those that the environment names, or built from this checkout."""
-    if "FLCTL_AGENT_IMAGE" not in os.environ:
-        for what in ("agent", "coordinator"):
-            subprocess.run([ROOT / "scripts" / "build-image", what], check=True)
 
 
 @pytest.fixture(scope="module")

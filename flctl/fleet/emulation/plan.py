@@ -34,9 +34,8 @@ class Profile(Struct, frozen=True):
 
     name: str
     cores: float
-    """Of this machine, whose cores are some times faster than a Pi's."""
+    """Of this machine: about what the four cores of the Pi do. As in compose.yaml."""
     memory_mb: int
-    """What the system and its services leave of a Pi's memory."""
     processor: str
     """For an arm64 image on another machine: what qemu emulates."""
 
@@ -44,9 +43,9 @@ class Profile(Struct, frozen=True):
 PROFILES = {
     profile.name: profile
     for profile in (
-        Profile("pi3", 0.5, 768, "cortex-a53"),
-        Profile("pi4", 1.0, 2048, "cortex-a72"),
-        Profile("pi5", 2.0, 4096, "cortex-a76"),
+        Profile("pi3", 0.4, 1024, "cortex-a53"),
+        Profile("pi4", 0.8, 2048, "cortex-a72"),
+        Profile("pi5", 1.0, 8192, "cortex-a76"),
     )
 }
 
@@ -117,7 +116,7 @@ class Spec(Struct, frozen=True, kw_only=True):
 
     def options(self, fleet: str) -> dict[str, Any]:
         """For the SDK's `containers.create`: nothing runs as root or with a capability."""
-        limits: dict[str, Any] = {"pids_limit": 256}
+        limits: dict[str, Any] = {"pids_limit": 128}
         if self.cores is not None:
             limits["nano_cpus"] = int(self.cores * 1e9)
         if self.memory_mb is not None:
@@ -136,6 +135,7 @@ class Spec(Struct, frozen=True, kw_only=True):
             "cap_drop": ["ALL"],
             "security_opt": ["no-new-privileges"],
             "restart_policy": {"Name": "unless-stopped"},
+            "log_config": {"type": "json-file", "config": {"max-size": "10m", "max-file": "3"}},
             **limits,
         }
 
