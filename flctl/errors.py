@@ -14,6 +14,7 @@
     │   ├── ProtocolMismatch      a peer that speaks another protocol
     │   └── ParametersError       tensors that do not fit the model
     ├── CoordinatorAway           nobody answers at the address
+    ├── EngineError               Docker is away, closed to this user, or will not do it
     └── RunError                  a run could not go on
         ├── NoAgents              nobody was ready within the wait
         ├── QuorumNotMet          too few updates at the deadline
@@ -111,6 +112,10 @@ class ParametersError(WireError):
 
 
 class CoordinatorAway(FlctlError):
+    pass
+
+
+class EngineError(FlctlError):
     pass
 
 

@@ -23,6 +23,17 @@ THROTTLED_BITS = {
 FRESH_S = 1.0
 COLDEST_C, HOTTEST_C = -50.0, 150.0
 
+CGROUPS = (
+    ("sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
+    (
+        "sys/fs/cgroup/memory",
+        "memory.limit_in_bytes",
+        "memory.usage_in_bytes",
+        "total_inactive_file",
+    ),
+)
+"""What a container sees of its own limit, with cgroup 2 and 1."""
+
 
 class Machine:
     """Reads the figures of this computer; `state` is the folder whose disk is told of."""
@@ -40,7 +51,7 @@ class Machine:
             kind=self._kind()[:200],
             arch=platform.machine() or "unknown",
             cores=os.cpu_count() or 0,
-            memory_bytes=psutil.virtual_memory().total,
+            memory_bytes=self.memory_bytes()[1],
             torch=torch,
             cuda=cuda,
         )
@@ -56,18 +67,29 @@ class Machine:
         return self._last
 
     def _read(self, uptime_s: float, worker: int | None) -> Telemetry:
-        memory = psutil.virtual_memory()
+        used, total = self.memory_bytes()
         return Telemetry(
             cpu_percent=psutil.cpu_percent(),
             load_1m=round(os.getloadavg()[0], 2),
-            memory_used_bytes=memory.total - memory.available,
-            memory_total_bytes=memory.total,
+            memory_used_bytes=used,
+            memory_total_bytes=total,
             disk_free_bytes=self._disk_free(),
             temperature_c=self.temperature_c(),
             throttled=self.throttled(),
             written_bytes=self._written(worker),
             uptime_s=round(uptime_s, 1),
         )
+
+    def memory_bytes(self) -> tuple[int, int]:
+        """Used, and how much there is: of the computer, or of the container if that has less."""
+        memory = psutil.virtual_memory()
+        for folder, limit, usage, cached in CGROUPS:
+            place = self._root / folder
+            most, used = _number(place / limit), _number(place / usage)
+            if most is not None and used is not None and most < memory.total:
+                # Files that were read and can be read again are no load.
+                return max(0, used - _entry(place / "memory.stat", cached)), most
+        return memory.total - memory.available, memory.total
 
     def temperature_c(self) -> float | None:
         """Of the processor, in °C."""
@@ -140,6 +162,21 @@ class Machine:
         except (psutil.Error, OSError, AttributeError):
             pass
         return written
+
+
+def _number(path: Path) -> int | None:
+    """None also for "max"."""
+    text = _text(path) or ""
+    return int(text) if text.isdecimal() else None
+
+
+def _entry(path: Path, name: str) -> int:
+    """Of a file of `name number` lines; 0 when it is not there."""
+    for line in (_text(path) or "").splitlines():
+        key, _, value = line.partition(" ")
+        if key == name and value.isdecimal():
+            return int(value)
+    return 0
 
 
 def _text(path: Path) -> str | None:

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from flctl import __version__
-from flctl.cli import data, keys, runs, tasks
+from flctl.cli import data, emulate, keys, runs, tasks
 from flctl.cli.agent import agent
 from flctl.cli.connect import connect
 from flctl.cli.coordinator import coordinator
@@ -51,6 +51,7 @@ COMMANDS = (
 for command in COMMANDS:
     app.command(cls=Grouped)(command)
 app.add_typer(data.app, name="data")
+app.add_typer(emulate.app, name="emulate")
 app.add_typer(keys.app, name="keys")
 app.add_typer(runs.app, name="runs")
 app.add_typer(tasks.app, name="tasks")

@@ -95,6 +95,7 @@ class Control:
                 "version": __version__,
                 "uptime_s": round(now - self._began, 1),
                 "endpoint": self._endpoint,
+                "lost_after_s": coordinator.roster.lost_after_s,
                 "server_key": coordinator.keyring.server.public,
                 "run": training.status() if training is not None else None,
             },

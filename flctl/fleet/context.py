@@ -17,6 +17,8 @@ class Context(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     server_key: str
     public_key: str
     secret_key: str
+    emulated: bool = False
+    """Made by `flctl emulate up`, and removed by `down`."""
 
     def keys(self) -> KeyPair:
         return KeyPair(public=self.public_key, secret=self.secret_key)
@@ -30,6 +32,13 @@ def save_context(state: Path, context: Context, name: str = "default") -> Path:
     path = make_folder(state / "contexts") / f"{_checked(name)}.json"
     replace(path, msgspec.json.format(msgspec.json.encode(context), indent=2) + b"\n")
     return path
+
+
+def forget_context(state: Path, name: str) -> None:
+    """Raises StateError when it cannot be removed."""
+    path = state / "contexts" / f"{_checked(name)}.json"
+    with explained(path, "remove the context"):
+        path.unlink(missing_ok=True)
 
 
 def load_context(state: Path, name: str | None = None) -> Context | None:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import psutil
 import pytest
 
 from flctl.agent.telemetry import Machine
@@ -102,3 +103,39 @@ def test_an_ordinary_computer(tmp_path: Path) -> None:
 def test_a_worker_that_is_gone_does_not_matter(tmp_path: Path) -> None:
     """Its pid may be stale when the heartbeat is made."""
     assert Machine(tmp_path).read(1.0, worker=2**22 - 1).written_bytes >= 0
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {
+            "sys/fs/cgroup/memory.max": "1048576\n",
+            "sys/fs/cgroup/memory.current": "700000\n",
+            "sys/fs/cgroup/memory.stat": "anon 1\ninactive_file 200000\n",
+        },
+        {
+            "sys/fs/cgroup/memory/memory.limit_in_bytes": "1048576\n",
+            "sys/fs/cgroup/memory/memory.usage_in_bytes": "700000\n",
+            "sys/fs/cgroup/memory/memory.stat": "cache 1\ntotal_inactive_file 200000\n",
+        },
+    ],
+    ids=["cgroup 2", "cgroup 1"],
+)
+def test_the_memory_of_a_container_with_a_limit(tmp_path: Path, files: dict[str, str]) -> None:
+    """Its own, for that is what ends it; without the files that it has read."""
+    write(tmp_path, files)
+    machine = Machine(tmp_path, tmp_path)
+    assert machine.memory_bytes() == (500_000, 1_048_576)
+    assert machine.device().memory_bytes == 1_048_576
+    assert machine.read(1.0).memory_total_bytes == 1_048_576
+
+
+@pytest.mark.parametrize("limit", ["max", "9223372036854771712", ""])
+def test_the_memory_of_a_container_without_a_limit(tmp_path: Path, limit: str) -> None:
+    """That of the computer."""
+    write(
+        tmp_path,
+        {"sys/fs/cgroup/memory.max": f"{limit}\n", "sys/fs/cgroup/memory.current": "700000\n"},
+    )
+    machine = Machine(tmp_path, tmp_path)
+    assert machine.memory_bytes()[1] == psutil.virtual_memory().total
