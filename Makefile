@@ -10,10 +10,10 @@ BENCH_ARGS ?= --agents 3 --model-mb 1.72
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test check format bench clean
+.PHONY: help install demo test check format bench images image-arm64 clean
 
 help: ## Print this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(VENV)/.installed ## Make .venv with flctl and everything that developing it needs
 
@@ -36,6 +36,13 @@ format: install ## Put the code into the form that check asks for
 
 bench: install ## Measure a round against the two floors; BENCH_ARGS='--agents 10 --model-mb 44'
 	$(BIN)/python benchmarks/round_overhead.py $(BENCH_ARGS)
+
+images: ## Build the images of the agent and the coordinator for this machine (needs Docker)
+	scripts/build-image agent
+	scripts/build-image coordinator
+
+image-arm64: ## Build the agent's image for a Raspberry Pi, through qemu where this is no ARM
+	scripts/build-image agent-arm64
 
 clean: ## Remove .venv, caches and the demo's output
 	rm -rf $(VENV) demo dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

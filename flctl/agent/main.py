@@ -16,6 +16,7 @@ from flctl.agent.telemetry import Machine
 from flctl.errors import TaskError
 from flctl.learning.registry import known_tasks, task_digest
 from flctl.transport.blobs import BlobStore
+from flctl.transport.health import HealthPort
 from flctl.transport.keypair import load_or_make
 from flctl.transport.zeromq import ZeroMqLink
 from flctl.wire.messages import Digest
@@ -48,6 +49,7 @@ def run_agent(config: AgentConfig, exit_with_parent: bool = False) -> None:
             public_key=keys.public,
             tasks=tasks,
             clock=time.monotonic,
+            health=HealthPort(state.folder, "agent"),
         )
         stack.callback(supervisor.close)
         logger.info(

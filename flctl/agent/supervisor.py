@@ -8,7 +8,7 @@ import logging
 import os
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from flctl import __version__
 from flctl.agent.config import AgentConfig
@@ -21,6 +21,7 @@ from flctl.agent.work import Work
 from flctl.errors import MalformedMessage, ProtocolMismatch
 from flctl.transport.blobs import BlobStore
 from flctl.transport.channel import Frame, Link, LinkEvent
+from flctl.transport.health import HealthPort
 from flctl.wire import framing
 from flctl.wire.messages import (
     Accepted,
@@ -92,10 +93,12 @@ class Supervisor:
         public_key: str,
         tasks: dict[str, Digest],
         clock: Callable[[], float],
+        health: HealthPort | None = None,
     ) -> None:
         self._config, self._link, self._worker = config, link, worker
         self._machine, self._clock = machine, clock
         self._tasks = tasks
+        self._health = health
         self._nonce = os.urandom(16).hex()
         self._began = clock()
         self._outbox: deque[Message] = deque(maxlen=OUTBOX)
@@ -122,7 +125,7 @@ class Supervisor:
     def run(self, stop: StopSource) -> None:
         """Until `stop` asks for the end. Raises AccessError where only a person can help."""
         while not stop.asked():
-            self._link.wait(self.step(self._clock()), [*stop.fds, *self._worker_fds()])
+            self._link.wait(self.step(self._clock()), [*stop.fds, *self._other_fds()])
 
     def step(self, now: float) -> float:
         """Everything that has come in or is due; the seconds until it is needed again."""
@@ -133,6 +136,8 @@ class Supervisor:
         self.work.on_events(now)
         self.work.tick(now)
         self.session.tick(now)
+        if self._health is not None:
+            self._health.answer(self._report)
         if self.session.welcomed:
             self._speak(now)
         else:
@@ -146,6 +151,8 @@ class Supervisor:
         if self._tell(Goodbye()):
             self._link.wait(GOODBYE_S)
         self.work.close()
+        if self._health is not None:
+            self._health.close()
         self._link.close()
 
     @property
@@ -280,6 +287,19 @@ class Supervisor:
     def _send(self, message: Message, payload: Frame | None = None) -> bool:
         return self._link.send(framing.encode(message, payload))
 
-    def _worker_fds(self) -> list[int]:
+    def _other_fds(self) -> list[int]:
         fd = self._worker.fileno()
-        return [] if fd is None else [fd]
+        asked = self._health.fds if self._health is not None else []
+        return asked if fd is None else [*asked, fd]
+
+    def _report(self) -> dict[str, Any]:
+        """For `flctl health`."""
+        name, where = self.session.name or "(no name yet)", self._config.coordinator
+        linked = "linked to" if self.session.welcomed else "not linked to"
+        return {
+            "text": f"agent {name}: {self.state}, {linked} {where}",
+            "name": self.session.name,
+            "state": self.state,
+            "coordinator": where,
+            "linked": self.session.welcomed,
+        }

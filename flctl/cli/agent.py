@@ -19,7 +19,12 @@ COORDINATOR, IDENTITY, WORK = "Coordinator", "Identity", "Data and work"
 def agent(
     coordinator: Annotated[
         str,
-        typer.Option(metavar="HOST:PORT", help="Where to dial.", rich_help_panel=COORDINATOR),
+        typer.Option(
+            metavar="HOST:PORT",
+            envvar="FLCTL_COORDINATOR",
+            help="Where to dial.",
+            rich_help_panel=COORDINATOR,
+        ),
     ],
     server_key: Annotated[
         str | None,
@@ -33,13 +38,17 @@ def agent(
     server_key_file: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="A file that holds that key.", rich_help_panel=COORDINATOR
+            metavar="FILE",
+            envvar="FLCTL_SERVER_KEY_FILE",
+            help="A file that holds that key.",
+            rich_help_panel=COORDINATOR,
         ),
     ] = None,
     join_token_file: Annotated[
         str | None,
         typer.Option(
             metavar="FILE",
+            envvar="FLCTL_JOIN_TOKEN_FILE",
             help="Enrol with the token in this file ('-' for standard input, or the variable "
             "FLCTL_JOIN_TOKEN); it comes from 'flctl keys token'.",
             rich_help_panel=IDENTITY,
@@ -49,6 +58,7 @@ def agent(
         str | None,
         typer.Option(
             metavar="NAME",
+            envvar="FLCTL_NAME",
             help="The name to ask for when joining; whoever is enrolled has one already.",
             rich_help_panel=IDENTITY,
         ),
@@ -57,6 +67,7 @@ def agent(
         str,
         typer.Option(
             metavar="train|evaluate",
+            envvar="FLCTL_ROLE",
             help="With 'evaluate' it never trains: its data measure every round's model.",
             rich_help_panel=WORK,
         ),
@@ -65,6 +76,7 @@ def agent(
         list[str] | None,
         typer.Option(
             metavar="[NAME=]PATH",
+            envvar="FLCTL_DATA",
             help="A file or folder that this agent owns; several with names. "
             f" [default: {OWN_DATA} if it is named with --task]",
             rich_help_panel=WORK,
@@ -74,6 +86,7 @@ def agent(
         list[str] | None,
         typer.Option(
             metavar="NAME",
+            envvar="FLCTL_TASK",
             help="A task that the coordinator may ask for; several times.  "
             "[default: all that are installed]",
             rich_help_panel=WORK,
@@ -103,12 +116,19 @@ def agent(
         typer.Option(help="The same for all who share the data.", rich_help_panel=WORK),
     ] = 1,
     device: Annotated[
-        str, typer.Option(metavar="auto|cpu|cuda", help="To train on.", rich_help_panel=WORK)
+        str,
+        typer.Option(
+            metavar="auto|cpu|cuda",
+            envvar="FLCTL_DEVICE",
+            help="To train on.",
+            rich_help_panel=WORK,
+        ),
     ] = "auto",
     threads: Annotated[
         int | None,
         typer.Option(
             metavar="N",
+            envvar="FLCTL_THREADS",
             help="Of torch.  [default: half of the cores]",
             rich_help_panel=WORK,
         ),

@@ -12,6 +12,7 @@ from flctl.cli.coordinator import coordinator
 from flctl.cli.demo import demo
 from flctl.cli.discover import discover
 from flctl.cli.evaluate import evaluate
+from flctl.cli.health import health
 from flctl.cli.options import HELP, Grouped
 from flctl.cli.predict import predict
 from flctl.cli.status import status
@@ -44,7 +45,10 @@ def flctl(
     """
 
 
-for command in (train, status, discover, agent, coordinator, connect, evaluate, predict, demo):
+COMMANDS = (
+    train, status, discover, agent, coordinator, health, connect, evaluate, predict, demo,
+)  # fmt: skip
+for command in COMMANDS:
     app.command(cls=Grouped)(command)
 app.add_typer(data.app, name="data")
 app.add_typer(keys.app, name="keys")

@@ -16,6 +16,7 @@ def coordinator(
         str,
         typer.Option(
             metavar="HOST:PORT",
+            envvar="FLCTL_BIND",
             help="Where agents dial in; 0.0.0.0:7700 for all networks, port 0 for any free one.",
         ),
     ] = "127.0.0.1:7700",

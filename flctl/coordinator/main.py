@@ -13,6 +13,7 @@ from flctl.coordinator.evaluator import WorkerEvaluator
 from flctl.coordinator.service import HEARTBEAT_S, Coordinator
 from flctl.files import Lock, make_folder
 from flctl.transport.addresses import LOCK
+from flctl.transport.health import HealthPort
 from flctl.transport.keys import Keyring
 from flctl.transport.zeromq import ZeroMqHub
 
@@ -28,7 +29,8 @@ def make_coordinator(
 ) -> tuple[Coordinator, str]:
     """A coordinator that listens on `bind` (HOST:PORT, 0 for any free port); its address.
 
-    `control` is the folder whose socket for operators on this machine is opened, if any.
+    `control` is the folder whose sockets for operators on this machine and for `flctl health`
+    are opened, if any.
     Raises StateError when the address is taken.
     """
     hub = ZeroMqHub(bind, keyring.server, keyring.authorise, control)
@@ -41,6 +43,7 @@ def make_coordinator(
         disk=ThreadBackground("disk", hub.wake),
         thinking=ThreadBackground("thinking", hub.wake),
         heartbeat_s=heartbeat_s,
+        health=HealthPort(control, "coordinator") if control is not None else None,
     )
     assert hub.endpoint is not None
     endpoint = hub.endpoint

@@ -27,6 +27,7 @@ from flctl.errors import (
     StateError,
 )
 from flctl.transport.channel import LOCAL, Frame, Hub, Incoming, Sent
+from flctl.transport.health import HealthPort
 from flctl.transport.keys import Keyring
 from flctl.wire import framing
 from flctl.wire.messages import (
@@ -77,6 +78,7 @@ class Coordinator:
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
         heartbeat_s: float = HEARTBEAT_S,
+        health: HealthPort | None = None,
     ) -> None:
         self.state = state
         self.roster = Roster(heartbeat_s)
@@ -88,6 +90,7 @@ class Coordinator:
         self._disk, self._thinking = disk, thinking
         self._clock = clock
         self._heartbeat_s = heartbeat_s
+        self._health = health
         self._decode = framing.to_coordinator()
         self._older_peers: dict[bytes, int] = {}
         """Protocols of those that do not speak the newest; they are answered in it."""
@@ -116,7 +119,7 @@ class Coordinator:
 
     def pause(self, timeout_s: float) -> None:
         """Wait until something is to be done, or the time is over, and do it."""
-        self._hub.wait(timeout_s)
+        self._hub.wait(timeout_s, self._health.fds if self._health is not None else ())
         self.step()
 
     def step(self) -> None:
@@ -137,6 +140,8 @@ class Coordinator:
             self._next_tick = now + TICK_S
             self._tick(now)
         self.runs.release_ended()
+        if self._health is not None:
+            self._health.answer(self._report)
 
     def stop(self) -> None:
         """End `run`; a run in progress goes on at the next start."""
@@ -148,6 +153,8 @@ class Coordinator:
         self._disk.close()
         self._thinking.close()
         self._serving.close()
+        if self._health is not None:
+            self._health.close()
         self._hub.close()
 
     def _tick(self, now: float) -> None:
@@ -162,6 +169,18 @@ class Coordinator:
         if now >= self._next_rest:
             self._next_rest = now + REST_S
             self._thinking.submit(self._evaluator.rest, lambda *_: None)
+
+    def _report(self) -> dict[str, Any]:
+        """For `flctl health`."""
+        run = self.training.status() if self.training is not None else None
+        here, enrolled = len(self.roster.connected()), len(self.enrolled())
+        doing = f"run {run['run']} in round {run['round'] + 1}" if run else "no run in progress"
+        return {
+            "text": f"coordinator: {here} of {enrolled} agents connected, {doing}",
+            "connected": here,
+            "enrolled": enrolled,
+            "run": run["run"] if run else None,
+        }
 
     # Who says what --------------------------------------------------------------------
 

@@ -44,8 +44,9 @@ class Hub(Protocol):
     def lost_connections(self) -> bool:
         """Whether any connection was closed since the last call (which one is not known)."""
 
-    def wait(self, timeout_s: float) -> None:
-        """Until something has arrived, `wake` is called, or the time is over."""
+    def wait(self, timeout_s: float, readable: Sequence[int] = ()) -> None:
+        """Until something has arrived, `wake` is called, one of the file descriptors in
+        `readable` has data, or the time is over."""
 
     def wake(self) -> None:
         """End a `wait`; may be called from another thread."""

@@ -93,8 +93,10 @@ class ZeroMqHub:
         lost, self._lost = self._lost, False
         return lost
 
-    def wait(self, timeout_s: float) -> None:
+    def wait(self, timeout_s: float, readable: Sequence[int] = ()) -> None:
         poller = zmq.Poller()
+        for fd in readable:
+            poller.register(fd, zmq.POLLIN)
         for sock in (*self._sockets.values(), *self._monitors):
             poller.register(sock, zmq.POLLIN)
         poller.register(self._woken.fileno(), zmq.POLLIN)

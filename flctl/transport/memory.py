@@ -127,7 +127,7 @@ class MemoryHub:
         lost, self.lost = self.lost, False
         return lost
 
-    def wait(self, timeout_s: float) -> None:
+    def wait(self, timeout_s: float, readable: Sequence[int] = ()) -> None:  # noqa: ARG002
         if self.on_idle is not None and not (self.inbox or self.lost):
             self.on_idle(timeout_s)
 
