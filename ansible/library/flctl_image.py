@@ -33,7 +33,7 @@ options:
 author: flctl
 """
 RETURN = """
-current: {type: dict, returned: always, description: "id, digest and version; empty ones: none."}
+current: {type: dict, returned: always, description: "id, digest, version and layers; empty ones: none."}
 previous: {type: dict, returned: always, description: "The same."}
 wanted: {type: dict, returned: always, description: "The image with the digest, if it is here."}
 """
@@ -41,7 +41,7 @@ wanted: {type: dict, returned: always, description: "The image with the digest, 
 TAGS = ("current", "previous", "next")
 DIGEST = "io.flctl.source-digest"
 VERSION = "org.opencontainers.image.version"
-NONE = {"id": "", "digest": "", "version": ""}
+NONE = {"id": "", "digest": "", "version": "", "layers": []}
 
 
 class Unusable(Exception):
@@ -77,6 +77,7 @@ class Images:
             "id": found["Id"],
             "digest": labels.get(DIGEST, ""),
             "version": labels.get(VERSION, ""),
+            "layers": found["RootFS"].get("Layers") or [],
         }
 
     def with_digest(self, digest):

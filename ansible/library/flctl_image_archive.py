@@ -1,7 +1,13 @@
-"""Runs on the controller: the file with an image that a Pi can load, and what is in it."""
+"""Runs on the controller: the file with an image that a Pi can load, and what is in it.
 
+The layers that a Pi has already are left out: Docker looks for a layer before it reads it.
+PyTorch fills most of an image and changes seldom, so a new version costs a mobile connection
+some megabytes instead of some hundred.
+"""
+
+import contextlib
 import fcntl
-import gzip
+import io
 import json
 import os
 import shutil
@@ -13,22 +19,26 @@ from ansible.module_utils.basic import AnsibleModule
 
 DOCUMENTATION = """
 module: flctl_image_archive
-short_description: Find or make the archive of a container image
+short_description: Make the archive of a container image for one computer
 description:
-  - Names a file that C(docker load) takes, made by C(docker save), either the one that is given
-    or one that is saved from the controller's own Docker engine and kept in a cache.
+  - Names a file that C(docker load) takes there, made of an archive that is given, or of an
+    image in the controller's own Docker engine.
   - Runs on the controller (C(delegate_to=localhost)). Nothing is changed but the cache.
 options:
-  archive: {type: path, description: "An archive that is there already, plain or compressed."}
+  archive: {type: path, description: "A file of C(docker save), plain or compressed."}
   image: {type: str, description: "NAME:TAG in the controller's engine; NAME:TAG-arm64 goes first."}
   architecture: {type: str, required: true, description: "As uname -m says on the Pi."}
-  cache: {type: path, required: true, description: "Folder for archives that are saved."}
+  layers: {type: list, elements: list, default: [], description: "Of the images that the Pi has."}
+  digest: {type: str, description: "What the Pi has: no file is made when it is the same."}
+  compress: {type: bool, default: true, description: "Whether the file is compressed."}
+  cache: {type: path, required: true, description: "Folder for what is made."}
 author: flctl
 """
 RETURN = """
-path: {type: str, returned: always, description: "The archive on the controller."}
+path: {type: str, returned: always, description: "The file on the controller; empty: not needed."}
 digest: {type: str, returned: always, description: "What the image is made of."}
 version: {type: str, returned: always, description: "The flctl in it."}
+layers: {type: int, returned: always, description: "How many layers were left out."}
 """
 
 ARCHITECTURES = {"aarch64": "arm64", "x86_64": "amd64"}
@@ -41,23 +51,39 @@ class Unusable(Exception):
     pass
 
 
-def inside(archive):
-    """The image's own record in an archive of `docker save`."""
-    try:
-        with tarfile.open(archive) as tar:
-            (manifest,) = json.loads(record(tar, "manifest.json"))
-            return json.loads(record(tar, manifest["Config"]))
-    except (OSError, tarfile.TarError, EOFError, ValueError, KeyError, TypeError) as error:
-        raise Unusable(
-            f"{archive}: not an archive with one image, as `docker save` makes it ({error})"
-        ) from error
+class Archive:
+    """What `docker save` has made: a list of files, the image's own record, its layers."""
 
+    def __init__(self, path):
+        self.path = path
+        try:
+            with tarfile.open(path) as tar:
+                (self.manifest,) = json.loads(self.read(tar, "manifest.json"))
+                self.record = json.loads(self.read(tar, self.manifest["Config"]))
+                self.layers = self.record["rootfs"]["diff_ids"]
+        except (OSError, tarfile.TarError, EOFError, ValueError, KeyError, TypeError) as error:
+            raise Unusable(
+                f"{path}: not an archive with one image, as `docker save` makes it ({error})"
+            ) from error
 
-def record(tar, name):
-    file = tar.extractfile(name)
-    if file is None:
-        raise ValueError(f"{name} is no file")
-    return file.read(LARGEST_RECORD)
+    @staticmethod
+    def read(tar, name):
+        file = tar.extractfile(name)
+        if file is None:
+            raise ValueError(f"{name} is no file")
+        return file.read(LARGEST_RECORD)
+
+    def write_without(self, known, path, compress):
+        """All but the first `known` layers."""
+        options = {"mode": "w:gz", "compresslevel": 1} if compress else {"mode": "w"}
+        with tarfile.open(self.path) as tar, tarfile.open(path, **options) as new:
+            names = ["manifest.json", self.manifest["Config"], *self.manifest["Layers"][known:]]
+            for name in dict.fromkeys(names):
+                file = tar.extractfile(name)  # follows a link from one layer to its equal
+                member = tarfile.TarInfo(name)
+                member.size = file.seek(0, io.SEEK_END)
+                file.seek(0)
+                new.addfile(member, file)
 
 
 def docker(*args):
@@ -69,7 +95,7 @@ def docker(*args):
 
 
 def engine_image(image, wanted):
-    """Its record in the controller's engine, and the reference that has it."""
+    """The reference of the image in the controller's engine, and its record there."""
     for reference in (f"{image}-arm64", image) if wanted == "arm64" else (image,):
         found = docker("image", "inspect", reference)
         if found is not None:
@@ -78,63 +104,82 @@ def engine_image(image, wanted):
                 return reference, described
     raise Unusable(
         f"the Docker engine of this machine has no {image} for {wanted}: make it (make images, "
-        "make image-arm64), or name an archive of it (flctl_image_archive)"
+        "make image-arm64), or name an archive of it"
     )
 
 
 def saved(reference, described, cache):
     """The archive of an image of the engine, saved unless that was done before."""
     name = reference.replace("/", "_").replace(":", "-")
-    path = cache / f"{name}-{described['Id'].removeprefix('sha256:')[:12]}.tar.gz"
-    if path.exists():
-        return path
-    cache.mkdir(parents=True, exist_ok=True)
-    for old in cache.glob(f"{name}-*.tar.gz*"):
-        old.unlink()
-    new = path.with_name(path.name + ".new")
-    with subprocess.Popen(["docker", "save", reference], stdout=subprocess.PIPE) as saving:
-        with gzip.open(new, "wb", compresslevel=1) as file:
-            shutil.copyfileobj(saving.stdout, file, 1 << 20)
-    if saving.returncode:
-        new.unlink()
-        raise Unusable(f"docker save {reference} failed: is there room in {cache}?")
-    new.rename(path)
+    path = cache / f"{name}-{described['Id'].removeprefix('sha256:')[:12]}.tar"
+    if not path.exists():
+        for old in cache.glob(f"{name}-*"):
+            old.unlink()
+        with made(path) as new:
+            if docker("save", "--output", str(new), reference) is None:
+                raise Unusable(f"docker save {reference} failed: is there room in {cache}?")
     return path
 
 
-def facts(path, described):
-    labels = (described.get("config") or described.get("Config") or {}).get("Labels") or {}
-    digest = labels.get(DIGEST)
-    if not digest:
-        raise Unusable(
-            f"{path}: the image has no label {DIGEST}, by which a Pi knows whether it has it "
-            "already: make it with make images, or give your own Dockerfile such a LABEL"
-        )
-    return {"path": str(path), "digest": digest, "version": labels.get(VERSION, "unknown")}
+@contextlib.contextmanager
+def made(path):
+    """The file under another name, until it is whole."""
+    new = path.with_name(path.name + ".new")
+    try:
+        yield new
+        new.rename(path)
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def in_common(layers, others):
+    """How many layers from the first on are also those of one of the others."""
+    return max((len(os.path.commonprefix([layers, other])) for other in others), default=0)
+
+
+def label(described, name):
+    config = described.get("config") or described.get("Config") or {}
+    return (config.get("Labels") or {}).get(name)
 
 
 def look(module):
+    given, cache = module.params["archive"], Path(module.params["cache"]).expanduser()
     wanted = ARCHITECTURES.get(module.params["architecture"])
     if wanted is None:
         raise Unusable(f"there are no images for {module.params['architecture']}")
-    given = module.params["archive"]
     if given:
-        path = Path(given)
-        if not path.exists():
-            raise Unusable(f"flctl_image_archive: there is no {path}")
-        described = inside(path)
+        if not Path(given).is_file():
+            raise Unusable(f"there is no archive {given}")
+        described = Archive(given).record
         if described.get("architecture") != wanted:
             raise Unusable(
-                f"{path}: this image is for {described.get('architecture')}, the computer is {wanted}"
+                f"{given}: this image is for {described.get('architecture')}, the computer is {wanted}"
             )
-        return facts(path, described)
-    cache = Path(module.params["cache"]).expanduser()
-    reference, described = engine_image(module.params["image"], wanted)
+    else:
+        reference, described = engine_image(module.params["image"], wanted)
+    digest = label(described, DIGEST)
+    if not digest:
+        raise Unusable(
+            f"{given or reference}: the image has no label {DIGEST}, by which a Pi knows whether it "
+            "has it already: make it with make images, or give your own Dockerfile such a LABEL"
+        )
+    found = {"digest": digest, "version": label(described, VERSION) or "unknown"}
+    if digest == module.params["digest"]:
+        return {**found, "path": "", "layers": 0}
+    if shutil.which("rsync") is None:
+        raise Unusable("rsync is not installed on this machine: apt install rsync")
     cache.mkdir(parents=True, exist_ok=True)
     # Once, though it is asked for every Pi, several at a time.
     with (cache / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        return facts(saved(reference, described, cache), described)
+        archive = Archive(Path(given) if given else saved(reference, described, cache))
+        known = in_common(archive.layers, module.params["layers"])
+        name = f"{archive.path.name.removesuffix('.tar')}-{digest[:12]}-without-{known}.tar"
+        path = cache / name
+        if not path.exists():
+            with made(path) as new:
+                archive.write_without(known, new, module.params["compress"])
+    return {**found, "path": str(path), "layers": known}
 
 
 def main():
@@ -143,6 +188,9 @@ def main():
             "archive": {"type": "path"},
             "image": {"type": "str"},
             "architecture": {"type": "str", "required": True},
+            "layers": {"type": "list", "elements": "list", "default": []},
+            "digest": {"type": "str"},
+            "compress": {"type": "bool", "default": True},
             "cache": {"type": "path", "required": True},
         },
         required_one_of=[["archive", "image"]],
