@@ -6,14 +6,15 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 # Two processes: the suite waits for sockets and disks more than it computes.
 PYTEST_ARGS ?= -n 2
+CONTAINER_ARGS ?= -s --durations 5
 BENCH_ARGS ?= --agents 3 --model-mb 1.72
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test check format bench images image-arm64 clean
+.PHONY: help install demo test test-containers check format bench images image-arm64 clean
 
 help: ## Print this list
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(VENV)/.installed ## Make .venv with flctl and everything that developing it needs
 
@@ -22,6 +23,9 @@ demo: $(VENV)/.installed-demo ## Train on the ECG data that ship with flctl, ove
 
 test: install ## Run the tests (no Docker, no network)
 	$(BIN)/pytest $(PYTEST_ARGS)
+
+test-containers: install ## Run the tests of the images and of compose.yaml (needs Docker)
+	$(BIN)/pytest tests/containers $(CONTAINER_ARGS)
 
 check: install ## What CI runs: lint, format, types, import rule, tests
 	$(BIN)/ruff check .

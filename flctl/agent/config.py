@@ -27,6 +27,8 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     role: Role = "train"
     """With "evaluate" it is asked for metrics on its data and never trains."""
     datasets: dict[str, DataSource] = field(default_factory=lambda: {"default": DataSource()})
+    shard_from_coordinator: bool = False
+    """Of each data set only the part that the coordinator deals this agent when it joins."""
     tasks: tuple[str, ...] = ()
     """Those that the coordinator may ask for; none named: all that are installed."""
     device: Device = "auto"

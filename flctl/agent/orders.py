@@ -8,7 +8,7 @@ from msgspec import Struct
 from flctl.agent.config import AgentConfig
 from flctl.agent.state import residuals_of
 from flctl.wire.messages import Digest, Evaluate, RoundKey, Train
-from flctl.worker.jobs import AnyJob, EvaluateJob, JobFailed, TrainJob
+from flctl.worker.jobs import AnyJob, DataSource, EvaluateJob, JobFailed, TrainJob
 
 Kind: TypeAlias = Literal["worker died", "out of memory", "data", "task", "model", "error"]
 
@@ -75,11 +75,12 @@ def refusal(
     return None
 
 
-def job_of(order: Order, config: AgentConfig, agent: str, code: Digest) -> AnyJob:
-    """The job for the worker; `agent` is the name that training is seeded with, `code` the
-    digest of the task as it was when this agent started."""
+def job_of(
+    order: Order, source: DataSource, config: AgentConfig, agent: str, code: Digest
+) -> AnyJob:
+    """The job for the worker, on the data `source`; `agent` is the name that training is seeded
+    with, `code` the digest of the task as it was when this agent started."""
     message = order.message
-    source = config.datasets[message.dataset]
     if isinstance(message, Evaluate):
         return EvaluateJob(
             task=message.task,

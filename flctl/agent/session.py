@@ -52,7 +52,8 @@ class Session:
         """As the coordinator has it once there was a welcome."""
         self.connected = False
         self.welcomed = False
-        self._must_join = config.join_token is not None and state.name is None
+        new = config.join_token is not None and state.name is None
+        self._must_join = new or config.shard_from_coordinator
         self._ask_at = math.inf
         self._reopen_at = math.inf
         self._back_off_s = BACK_OFF_S[0]
@@ -113,10 +114,17 @@ class Session:
             logger.info("agent=%s welcome coordinator_version=%s", message.name, message.version)
 
     def on_joined(self, message: Joined, now: float) -> None:
-        self._state.save_name(message.name)
+        """Raises AccessError where the shard that was asked for does not come."""
+        if message.name != self._state.name:
+            self._state.save_name(message.name)
         self.name, self._must_join = message.name, False
         self._ask_at = now
-        logger.info("agent=%s joined", message.name)
+        logger.info("agent=%s joined shard=%s", message.name, message.shard)
+        if self._config.shard_from_coordinator and message.shard is None:
+            raise AccessError(
+                f"{self._config.coordinator} deals no shards: it is older than this agent; "
+                "upgrade it, or give this agent --shard K/N"
+            )
 
     def on_refused(self, message: Refused, now: float) -> None:
         """Try again later. Raises AccessError where only a person can help."""
@@ -155,7 +163,7 @@ class Session:
         """Wait to be enrolled. Raises AccessError where a token was to do that, and no longer can:
         while it is open, whoever holds it is let in."""
         self.connected = self.welcomed = False
-        if self._must_join:
+        if self._must_join and self._state.name is None and self._config.join_token is not None:
             raise AccessError(
                 f"{self._config.coordinator} does not let this agent join: its token is wrong, "
                 "has expired or is used up; get a new one with  flctl keys token  there"
@@ -173,9 +181,13 @@ class Session:
         )
 
     def _question(self) -> Hello | Join:
-        if self._must_join and self._config.join_token is not None:
-            return Join(token=self._config.join_token, name=self._config.name)
-        return self._hello()
+        if not self._must_join:
+            return self._hello()
+        return Join(
+            token=self._config.join_token or "",
+            name=self._config.name,
+            shard=self._config.shard_from_coordinator,
+        )
 
     @property
     def _shown(self) -> str:

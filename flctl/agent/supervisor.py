@@ -208,6 +208,8 @@ class Supervisor:
                 self.session.on_refused(message, now)
             case Joined():
                 self.session.on_joined(message, now)
+                if message.shard is not None:
+                    self.work.data.deal(message.shard)
             case HelloAgain():
                 self.session.on_hello_again(now)
             case HeartbeatAck():

@@ -147,6 +147,8 @@ class Work:
         if self._worker.busy:
             return
         if self.data.found is None:
+            if not self.data.known:
+                return  # nor is there work: a coordinator that asks for it has dealt
             self._submit(self.data.look(), None)
         elif self._orders:
             self._advance(self._orders[0])
@@ -213,7 +215,8 @@ class Work:
         self._running = order
         logger.info("%s %s begins", self._labels(order.key), order.what)
         code = self._tasks[order.message.task]
-        self._submit(job_of(order, self._config, self.agent, code), model)
+        source = self.data.source(order.message.dataset)
+        self._submit(job_of(order, source, self._config, self.agent, code), model)
 
     def _submit(self, job: AnyJob, model: Blob | None) -> None:
         try:

@@ -7,10 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
-from flctl.cli import logs
+from flctl.cli import logs, shards
 from flctl.cli.flags import OWN_DATA
 from flctl.cli.options import State, Verbose, state_folder
-from flctl.cli.values import named_paths, share_of
+from flctl.cli.shards import Alpha, Partition, Seed
+from flctl.cli.values import named_paths
 from flctl.errors import AccessError, UsageError
 
 COORDINATOR, IDENTITY, WORK = "Coordinator", "Identity", "Data and work"
@@ -95,26 +96,16 @@ def agent(
     shard: Annotated[
         str | None,
         typer.Option(
-            metavar="K/N",
-            help="Use only the K-th of N parts of the data, K from 1.",
-            rich_help_panel=WORK,
+            metavar="K/N|auto",
+            envvar="FLCTL_SHARD",
+            help="Use only the K-th of N parts of the data, K from 1; with auto the part that "
+            "the coordinator deals this agent when it joins.",
+            rich_help_panel=shards.PANEL,
         ),
     ] = None,
-    partition: Annotated[
-        str,
-        typer.Option(
-            metavar="iid|label|dirichlet|size|record",
-            help="How --shard divides the data.",
-            rich_help_panel=WORK,
-        ),
-    ] = "iid",
-    alpha: Annotated[
-        float, typer.Option(help="For --partition dirichlet.", rich_help_panel=WORK)
-    ] = 0.5,
-    shard_seed: Annotated[
-        int,
-        typer.Option(help="The same for all who share the data.", rich_help_panel=WORK),
-    ] = 1,
+    partition: Partition = None,
+    alpha: Alpha = None,
+    shard_seed: Seed = None,
     device: Annotated[
         str,
         typer.Option(
@@ -151,7 +142,8 @@ def agent(
         "name": _name(name),
         "join_token": _join_token(join_token_file),
         "role": role,
-        "datasets": _datasets(data or [], shard, partition, alpha, shard_seed),
+        "datasets": _datasets(data or [], shards.shard(shard, partition, alpha, shard_seed)),
+        "shard_from_coordinator": shard == shards.AUTO,
         "tasks": tuple(task or ()),
         "device": device,
         "threads": threads,
@@ -218,13 +210,7 @@ def _read(file: str, flag: str) -> str:
         raise UsageError(f"{flag} {file}: cannot be read: {reason}") from error
 
 
-def _datasets(
-    data: list[str], shard: str | None, partition: str, alpha: float, seed: int
-) -> dict[str, Any]:
-    part = None
-    if shard is not None:
-        index, of = share_of(shard, "--shard")
-        part = {"index": index, "of": of, "partition": partition, "alpha": alpha, "seed": seed}
+def _datasets(data: list[str], shard: Any) -> dict[str, Any]:
     paths = named_paths(data, "--data") if data else {"default": None}
     for text, path in zip(data, paths.values(), strict=False):
         if path is not None and not Path(path).exists():
@@ -232,4 +218,4 @@ def _datasets(
             also = f", and '{name}' cannot name a data set: no / in names" if equals else ""
             why = f"there is no such file or folder{also if '/' in name else ''}"
             raise UsageError(f"--data {text}: {why}")
-    return {name: {"path": path, "shard": part} for name, path in paths.items()}
+    return {name: {"path": path, "shard": shard} for name, path in paths.items()}

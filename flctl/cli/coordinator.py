@@ -1,12 +1,14 @@
 """`flctl coordinator`: be the coordinator, until told to stop."""
 
 import shlex
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from flctl.cli import logs
-from flctl.cli.options import State, Verbose, state_folder
+from flctl.cli.options import State, Verbose, path, state_folder
+from flctl.cli.shards import Alpha, Partition, Seed, Shards, deal
 from flctl.cli.values import seconds
 from flctl.errors import UsageError
 
@@ -28,6 +30,20 @@ def coordinator(
             "after 6 of them, and not before 30 s.",
         ),
     ] = "5s",
+    invite: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            parser=path,
+            envvar="FLCTL_INVITE",
+            help="Keep the server key and an open join token in this folder, as server.pub and "
+            "token, for agents that share it with this coordinator: in a compose file.",
+        ),
+    ] = None,
+    shards: Shards = None,
+    partition: Partition = None,
+    alpha: Alpha = None,
+    shard_seed: Seed = None,
     state: State = None,
     verbose: Verbose = False,
 ) -> None:
@@ -40,6 +56,9 @@ def coordinator(
     heartbeat_s = seconds(heartbeat, "--heartbeat")
     if not 1 <= heartbeat_s <= 600:
         raise UsageError(f"--heartbeat {heartbeat}: from 1s to 10m")
+    dealt = deal(shards, partition, alpha, shard_seed)
+    if dealt is not None and invite is None:
+        raise UsageError("--shards goes with --invite; else: flctl keys token --shards N")
     folder = state_folder(state)
     logs.set_up(verbose)
 
@@ -54,7 +73,7 @@ def coordinator(
             "--join-token-file token --state DIR --data PATH"
         )
 
-    run_coordinator(folder, bind, ready, heartbeat_s)
+    run_coordinator(folder, bind, ready, heartbeat_s, invite, dealt)
 
 
 def _dialled(endpoint: str) -> str:

@@ -140,14 +140,15 @@ def _model(found: "RecordedRun", format_: str, round_id: int, out: Path, data: P
             case "pt":
                 models.save_pt(checkpoint, target)
             case _:
-                from flctl.cli.patience import reading
+                from flctl.cli.patience import reading, waiting
                 from flctl.learning.task import load_task
 
                 task = load_task(found.task)
                 where = data or next(_data_of(found), None)
                 with reading(where):
                     example = models.example_input(task, where)
-                models.save_onnx(task, checkpoint, example, target)
+                with waiting("expressing the model in ONNX"):
+                    models.save_onnx(task, checkpoint, example, target)
     return target
 
 

@@ -2,13 +2,17 @@
 
 from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 
 from flctl.cli.options import HELP, Context, Grouped, Json, State, state_folder
+from flctl.cli.shards import Alpha, Partition, Seed, Shards, deal
 from flctl.cli.values import seconds
 from flctl.errors import UsageError
+
+if TYPE_CHECKING:
+    from flctl.wire.messages import Deal
 
 app = typer.Typer(
     help="Who may connect: key pairs, enrolled keys, join tokens.",
@@ -26,7 +30,7 @@ class Book(Protocol):
     def keys(self) -> dict[str, Any]: ...
     def add_key(self, name: str, key: str, role: str) -> None: ...
     def revoke(self, name: str) -> None: ...
-    def token(self, ttl_s: float, uses: int) -> str: ...
+    def token(self, ttl_s: float, uses: int, deal: "Deal | None") -> str: ...
 
 
 @app.command(cls=Grouped)
@@ -80,9 +84,11 @@ def list_(state: State = None, context: Context = None, json: Json = False) -> N
         output.print_json(found)
         return
     output.print_line(f"server key  {found['server_key']}")
-    made = output.table("name", "role", "public key")
+    dealt = any(entry.get("shard") for entry in found["keys"])
+    made = output.table("name", "role", "public key", *(["shard"] if dealt else []))
     for entry in found["keys"]:
-        made.add_row(entry["name"], entry["role"], entry["public_key"])
+        part = [entry.get("shard") or "-"] if dealt else []
+        made.add_row(entry["name"], entry["role"], entry["public_key"], *part)
     for entry in revoked:
         made.add_row(entry["name"], "revoked", entry["public_key"])
     if found["keys"] or revoked:
@@ -102,18 +108,27 @@ def token(
         str, typer.Option(metavar="TIME", help="How long it can be used: 90s, 10m, 2h, 7d.")
     ] = "10m",
     uses: Annotated[int, typer.Option(metavar="N", help="How many agents may join with it.")] = 1,
+    shards: Shards = None,
+    partition: Partition = None,
+    alpha: Alpha = None,
+    shard_seed: Seed = None,
     state: State = None,
     context: Context = None,
 ) -> None:
     """Print a token with which new agents can join for a while.
 
     Pass it on in a file (flctl agent --join-token-file): an argument stands in `ps`.
+
+    With --shards N, agents that all have the same data set share it: each that joins with
+    --shard auto is dealt a part that no other has, and the same one again whenever it comes
+    back. Revoke an agent that is gone, and its part goes to the next one that joins.
     """
     from flctl.cli.output import hint, print_line
 
     lasts_s = seconds(ttl, "--ttl")
+    dealt = deal(shards, partition, alpha, shard_seed)
     with _book(state, context) as book:
-        print_line(book.token(lasts_s, uses))
+        print_line(book.token(lasts_s, uses, dealt))
     hint(f"good for {uses} within {ttl}; use it with: flctl agent --join-token-file FILE")
 
 
@@ -149,8 +164,8 @@ class _Folder:
     def revoke(self, name: str) -> None:
         self._keyring.revoke(name)
 
-    def token(self, ttl_s: float, uses: int) -> str:
-        return self._keyring.new_token(ttl_s, uses)
+    def token(self, ttl_s: float, uses: int, deal: "Deal | None") -> str:
+        return self._keyring.new_token(ttl_s, uses, deal)
 
 
 def _book(

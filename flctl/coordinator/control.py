@@ -16,7 +16,7 @@ from flctl.errors import AccessError, FlctlError, RunError, UsageError
 from flctl.files import failure
 from flctl.transport.channel import Incoming, Sent
 from flctl.transport.keys import Entry, Waiting
-from flctl.wire.messages import AdminQuestion, Answer, Ask, Message, RunEvent, Trouble
+from flctl.wire.messages import AdminQuestion, Answer, Ask, Deal, Message, RunEvent, Trouble
 
 logger = logging.getLogger(__name__)
 
@@ -213,7 +213,8 @@ class Control:
 
     def _token(self, _: Incoming, ask: Ask) -> Any:
         ttl_s, uses = float(ask.args["ttl_s"]), int(ask.args["uses"])
-        return {"token": self._coordinator.keyring.new_token(ttl_s, uses)}
+        deal = msgspec.convert(ask.args.get("deal"), Deal | None)
+        return {"token": self._coordinator.keyring.new_token(ttl_s, uses, deal)}
 
     def _cordon(self, _: Incoming, ask: Ask) -> Any:
         name = str(ask.args["name"])
@@ -240,6 +241,7 @@ def shown_key(entry: Entry) -> dict[str, Any]:
         "role": entry.role,
         "public_key": entry.key,
         "added": entry.added,
+        "shard": None if entry.shard is None else str(entry.shard),
     }
 
 

@@ -10,12 +10,14 @@ from types import FrameType
 from flctl.coordinator.background import ThreadBackground
 from flctl.coordinator.control import Control
 from flctl.coordinator.evaluator import WorkerEvaluator
+from flctl.coordinator.invitation import Invitation
 from flctl.coordinator.service import HEARTBEAT_S, Coordinator
 from flctl.files import Lock, make_folder
 from flctl.transport.addresses import LOCK
 from flctl.transport.health import HealthPort
 from flctl.transport.keys import Keyring
 from flctl.transport.zeromq import ZeroMqHub
+from flctl.wire.messages import Deal
 
 logger = logging.getLogger(__name__)
 
@@ -56,10 +58,13 @@ def run_coordinator(
     bind: str,
     on_ready: Callable[[str, str], None] = lambda *_: None,
     heartbeat_s: float = HEARTBEAT_S,
+    invite: Path | None = None,
+    deal: Deal | None = None,
 ) -> None:
     """Be the coordinator of `state` until SIGTERM or SIGINT.
 
-    Agents send a heartbeat every `heartbeat_s` seconds.
+    Agents send a heartbeat every `heartbeat_s` seconds; those that share the folder `invite`
+    can join, and are dealt shards of `deal`.
 
     `on_ready` is told the address and the server's public key. A run that was in progress
     when it last stopped goes on. Raises FlctlError.
@@ -69,6 +74,8 @@ def run_coordinator(
     try:
         keyring = Keyring(state / "keys", time.time)
         coordinator, endpoint = make_coordinator(state, keyring, bind, state, heartbeat_s)
+        if invite is not None:
+            coordinator.invitation = Invitation(invite, keyring, deal)
 
         def stop(number: int, _: FrameType | None) -> None:
             logger.info("stopping on %s", signal.Signals(number).name)

@@ -15,6 +15,7 @@ from flctl import __version__
 from flctl.coordinator.background import Background
 from flctl.coordinator.cordons import load_cordons, save_cordons
 from flctl.coordinator.evaluator import Evaluator
+from flctl.coordinator.invitation import Invitation
 from flctl.coordinator.keeper import RunKeeper
 from flctl.coordinator.runs import RunFolder
 from flctl.coordinator.serving import Serving
@@ -105,6 +106,8 @@ class Coordinator:
         self._complaints: dict[tuple[str, str], float] = {}
         self._watchers: list[Callable[[dict[str, Any]], None]] = []
         self.on_ask: Callable[[Incoming, Ask, str], None] = lambda *_: None
+        self.invitation: Invitation | None = None
+        """Kept open while it runs, if there is one."""
         self.refused: dict[str, int] = defaultdict(int)
         """Messages refused, by the name of their sender."""
 
@@ -155,12 +158,16 @@ class Coordinator:
         self._disk.close()
         self._thinking.close()
         self._serving.close()
+        if self.invitation is not None:
+            self.invitation.close()
         if self._health is not None:
             self._health.close()
         self._hub.close()
 
     def _tick(self, now: float) -> None:
         self._look_at_keys(now)
+        if self.invitation is not None:
+            self.invitation.keep()
         self._apply(self.roster.on_time(now))
         if self.training is not None:
             self.training.on_time()
@@ -220,8 +227,8 @@ class Coordinator:
         if isinstance(message, Hello):
             self._apply(self.roster.on_hello(name, peer, message, protocol, now))
             return
-        if isinstance(message, Join):  # enrolled already: its token is not needed
-            self.send(peer, Joined(name=name))
+        if isinstance(message, Join):
+            self._on_join(incoming, message, None)  # it has its name
             return
         if isinstance(message, Ask):
             self.on_ask(incoming, message, "agent")
@@ -293,14 +300,19 @@ class Coordinator:
             )
             self.send(incoming.peer, Refused(reason="guest", message=text, retry_s=30.0))
             return
+        self._on_join(incoming, message, message.name)
+
+    def _on_join(self, incoming: Incoming, join: Join, name: str | None) -> None:
+        """A guest that wants in, or an agent that asks again for what it was dealt."""
         try:
-            name = self.keyring.redeem(message.token, incoming.key, message.name)
+            entry = self.keyring.redeem(join.token, incoming.key, name, join.shard)
         except FlctlError as error:
-            logger.warning("join refused name=%s: %s", message.name, error)
+            logger.warning("join refused name=%s: %s", join.name, error)
             self.send(incoming.peer, Refused(reason="token", message=str(error), retry_s=30.0))
             return
-        logger.info("agent=%s joined with a token", name)
-        self.send(incoming.peer, Joined(name=name))
+        shard = entry.shard if join.shard else None
+        logger.info("agent=%s joined shard=%s", entry.name, shard)
+        self.send(incoming.peer, Joined(name=entry.name, shard=shard))
 
     def _from_operator(self, incoming: Incoming, role: str, name: str, message: Message) -> None:
         match message:

@@ -17,9 +17,9 @@ from flctl.learning.state import arrays_of, checkpoint_metadata, load_state
 from flctl.learning.task import Task
 from flctl.learning.training import OnStep, train_locally
 from flctl.settings import RunSettings, agent_names, parse
-from flctl.wire.messages import Digest
+from flctl.wire.messages import Digest, Shard
 from flctl.worker.execution import Executor
-from flctl.worker.jobs import DataSource, Initialise, Shard
+from flctl.worker.jobs import DataSource, Initialise
 
 
 def first_model(given: dict[str, Any], where: str) -> FirstModel:

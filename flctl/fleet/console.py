@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from flctl import __version__
 from flctl.errors import (
     AccessError,
@@ -24,7 +26,17 @@ from flctl.transport.blobs import Download
 from flctl.transport.channel import Frame, Link, LinkEvent
 from flctl.transport.zeromq import ControlLink, ZeroMqLink, control_address
 from flctl.wire import framing
-from flctl.wire.messages import Answer, Ask, BlobGone, Chunk, Message, Refused, RunEvent, Trouble
+from flctl.wire.messages import (
+    Answer,
+    Ask,
+    BlobGone,
+    Chunk,
+    Deal,
+    Message,
+    Refused,
+    RunEvent,
+    Trouble,
+)
 
 ANSWER_S = 20.0
 """How long an answer may take before the coordinator counts as away."""
@@ -77,8 +89,9 @@ class Console:
     def uncordon(self, agent: str) -> None:
         self._ask("uncordon", name=agent)
 
-    def token(self, ttl_s: float, uses: int) -> str:
-        return str(self._ask("token", ttl_s=ttl_s, uses=uses)["token"])
+    def token(self, ttl_s: float, uses: int, deal: Deal | None = None) -> str:
+        dealt = {} if deal is None else {"deal": msgspec.to_builtins(deal)}
+        return str(self._ask("token", ttl_s=ttl_s, uses=uses, **dealt)["token"])
 
     def watch(self, run: str, past: bool = True) -> Iterator[dict[str, Any] | None]:
         """The run's events from its beginning on, for ever; None now and then when it is quiet.

@@ -8,18 +8,19 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from flctl.errors import AccessError, StateError, UsageError
 from flctl.files import explained, replace
 from flctl.settings import AgentName
 from flctl.transport.tokens import KEEP_S, Token
+from flctl.wire.messages import Deal, Shard
 
 KeyRole = Literal["agent", "read", "admin"]
 SCHEMA = 1
 
 
-class Entry(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Entry(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """A key that is let in (or was, among the revoked)."""
 
     name: AgentName
@@ -27,6 +28,8 @@ class Entry(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     role: KeyRole
     added: float
     """Seconds since 1970."""
+    shard: Shard | None = None
+    """Which part of the data it was dealt when it joined."""
 
 
 class AllowList(Struct, forbid_unknown_fields=True, kw_only=True):
@@ -69,6 +72,25 @@ class AllowList(Struct, forbid_unknown_fields=True, kw_only=True):
             raise AccessError(f"no key is enrolled as {name}; see flctl keys list")
         self.keys.remove(entry)
         self.revoked.append(entry)
+
+    def give_shard(self, key: str, deal: Deal) -> Entry:
+        """Deal the owner of `key` the first part that nobody has.
+
+        Raises AccessError when all are dealt.
+        """
+        owner = self.owner(key)
+        assert owner is not None
+        others = [entry for entry in self.keys if entry is not owner]
+        taken = {entry.shard.index for entry in others if entry.shard and entry.shard.deal == deal}
+        free = next((index for index in range(deal.of) if index not in taken), None)
+        if free is None:
+            raise AccessError(
+                f"all {deal.of} shards are dealt: revoke an agent that is gone (flctl keys "
+                "revoke NAME), or deal more of them (flctl keys token --shards N)"
+            )
+        dealt = structs.replace(owner, shard=Shard.of_deal(deal, free))
+        self.keys[self.keys.index(owner)] = dealt
+        return dealt
 
     def free_name(self) -> str:
         taken = {entry.name for entry in self.keys}

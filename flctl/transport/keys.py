@@ -27,7 +27,8 @@ from flctl.transport.keypair import (
     public_key,
     read_public,
 )
-from flctl.transport.tokens import find_open, new_token
+from flctl.transport.tokens import Token, find_open, new_token
+from flctl.wire.messages import Deal
 
 __all__ = [
     "KEY_CHARACTERS",
@@ -174,23 +175,42 @@ class Keyring:
         with self._changing() as allowed:
             allowed.revoke(name)
 
-    def new_token(self, ttl_s: float, uses: int) -> str:
-        """Open the door for `uses` joins within `ttl_s` seconds: the token, to be passed on."""
+    def new_token(self, ttl_s: float, uses: int, deal: Deal | None = None) -> str:
+        """Open the door for `uses` joins within `ttl_s` seconds: the token, to be passed on.
+
+        With `deal`, each of them who asks for it gets a part of the data of its own.
+        """
         if not 0 < ttl_s <= LONGEST_TTL_S or not 1 <= uses <= MOST_USES:
             raise UsageError(
                 f"a token lives for up to {LONGEST_TTL_S // 86_400} days and has 1 to "
                 f"{MOST_USES} uses"
             )
-        text, token = new_token(ttl_s, uses, self._clock())
+        text, token = new_token(ttl_s, uses, self._clock(), deal)
         with self._changing() as allowed:
             allowed.tokens.append(token)
         return text
 
-    def redeem(self, token: str, key: str, name: str | None) -> str:
-        """Enrol `key` as an agent: its name, the next free `pi-NN` for None.
+    def open_token(self, text: str) -> Token | None:
+        """What is known about `text` if it is a token that lets somebody in."""
+        with self._lock:
+            try:
+                return self._allowed.tokens[find_open(self._allowed.tokens, text, self._clock())]
+            except AccessError:
+                return None
 
-        A key that is enrolled already gets its name again and no use is taken. Raises
-        AccessError: the token is wrong, expired or used up, or the name is taken.
+    def close_token(self, text: str) -> None:
+        """Nobody joins with this one any more."""
+        with self._changing() as allowed:
+            allowed.tokens = [token for token in allowed.tokens if not token.matches(text)]
+
+    def redeem(self, token: str, key: str, name: str | None, shard: bool = False) -> Entry:
+        """Enrol `key` as an agent: under `name`, the next free `pi-NN` for None; with a part of
+        the data if it wants a `shard`.
+
+        A key that is enrolled already gets its name and its shard again and no use is taken;
+        an open token that deals the data otherwise than before deals it anew. Raises
+        AccessError: the token is wrong, expired or used up, the name is taken, or there is no
+        shard.
         """
         if name is not None:
             check_entry(name, "agent")
@@ -198,15 +218,16 @@ class Keyring:
         with self._changing() as allowed:
             known = allowed.owner(key)
             if known is not None and name in (None, known.name):
-                return known.name
+                return _with_shard(allowed, known, token, now) if shard else known
             if allowed.is_revoked(key):
                 raise AccessError("this key was revoked; flctl keys add lets it in again")
             index = find_open(allowed.tokens, token, now)
             chosen = name if name is not None else allowed.free_name()
-            allowed.insert(Entry(name=chosen, key=key, role="agent", added=now))
+            entry = Entry(name=chosen, key=key, role="agent", added=now)
+            allowed.insert(entry)
             spent = allowed.tokens[index]
             allowed.tokens[index] = structs.replace(spent, uses_left=spent.uses_left - 1)
-            return chosen
+            return _with_shard(allowed, entry, token, now, spent) if shard else entry
 
     # The file -------------------------------------------------------------------------
 
@@ -234,3 +255,26 @@ class Keyring:
         except OSError:
             return (0, 0, 0)
         return (status.st_mtime_ns, status.st_ino, status.st_size)
+
+
+def _with_shard(
+    allowed: AllowList, entry: Entry, text: str, now: float, spent: Token | None = None
+) -> Entry:
+    """`entry` with its part of the data. Raises AccessError when there is none for it."""
+    if spent is None:
+        try:
+            spent = allowed.tokens[find_open(allowed.tokens, text, now)]
+        except AccessError:
+            if entry.shard is not None:
+                return entry
+            if text:
+                raise
+            raise AccessError(
+                f"no shard is noted for {entry.name}: start it once with a token of  "
+                "flctl keys token --shards N"
+            ) from None
+    if spent.deal is None and entry.shard is None:
+        raise AccessError("the token deals no shards: make one with  flctl keys token --shards N")
+    if spent.deal is None or (entry.shard is not None and entry.shard.deal == spent.deal):
+        return entry
+    return allowed.give_shard(entry.key, spent.deal)

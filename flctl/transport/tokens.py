@@ -7,6 +7,7 @@ import secrets
 from msgspec import Struct
 
 from flctl.errors import AccessError
+from flctl.wire.messages import Deal
 
 PREFIX = "flt_"
 _BYTES = 20
@@ -14,7 +15,7 @@ KEEP_S = 7 * 86400.0
 """So long a spent or expired token is remembered, to say what became of it."""
 
 
-class Token(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Token(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """What the key file knows about one token; times are seconds since 1970."""
 
     salt: str
@@ -22,6 +23,8 @@ class Token(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     opened: float
     expires: float
     uses_left: int
+    deal: Deal | None = None
+    """What is dealt to those who join with it and ask for a shard."""
 
     def is_open(self, now: float) -> bool:
         return self.uses_left > 0 and now < self.expires
@@ -30,7 +33,7 @@ class Token(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         return hmac.compare_digest(self.hash, _hash(self.salt, text))
 
 
-def new_token(ttl_s: float, uses: int, now: float) -> tuple[str, Token]:
+def new_token(ttl_s: float, uses: int, now: float, deal: Deal | None) -> tuple[str, Token]:
     """A token of 160 random bits as text, and what is to be kept of it.
 
     The hash is a plain salted sha256: there is nothing to guess in 160 random bits.
@@ -38,7 +41,12 @@ def new_token(ttl_s: float, uses: int, now: float) -> tuple[str, Token]:
     text = PREFIX + secrets.token_hex(_BYTES)
     salt = secrets.token_hex(16)
     return text, Token(
-        salt=salt, hash=_hash(salt, text), opened=now, expires=now + ttl_s, uses_left=uses
+        salt=salt,
+        hash=_hash(salt, text),
+        opened=now,
+        expires=now + ttl_s,
+        uses_left=uses,
+        deal=deal,
     )
 
 

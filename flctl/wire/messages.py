@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from msgspec import Meta, Struct
 
-from flctl.settings import AgentName, LocalTraining, Seed
+from flctl.settings import AgentName, LocalTraining, Partition, Seed
 
 Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 """sha256 of a blob, in lower-case hexadecimal."""
@@ -40,6 +40,39 @@ class RoundKey(Part, frozen=True):
     round: Annotated[int, Meta(ge=0, le=10**9)]
     base: Digest
     """The model that training starts from; also the name of the blob to fetch."""
+
+
+class Deal(Part, frozen=True):
+    """How a data set that several agents have is dealt to them."""
+
+    of: Annotated[int, Meta(ge=1, le=10**6)]
+    """So many equal owners."""
+    partition: Partition
+    alpha: Annotated[float, Meta(gt=0)] = 0.5
+    seed: int = 1
+
+
+class Shard(Part, frozen=True):
+    """Part `index` (from 0) of `of` equal owners of one data set."""
+
+    index: Annotated[int, Meta(ge=0)]
+    of: Annotated[int, Meta(ge=1)]
+    partition: Partition
+    alpha: float = 0.5
+    seed: int = 1
+
+    @classmethod
+    def of_deal(cls, deal: Deal, index: int) -> "Shard":
+        return cls(
+            index=index, of=deal.of, partition=deal.partition, alpha=deal.alpha, seed=deal.seed
+        )
+
+    @property
+    def deal(self) -> Deal:
+        return Deal(of=self.of, partition=self.partition, alpha=self.alpha, seed=self.seed)
+
+    def __str__(self) -> str:
+        return f"{self.index + 1}/{self.of} {self.partition}"
 
 
 class DatasetInfo(Part, frozen=True):
@@ -180,12 +213,15 @@ class Goodbye(Message, frozen=True):
 # From a guest ----------------------------------------------------------------------
 
 
-class Join(Message, frozen=True):
+# What is left out of these two is what an agent or a coordinator without shards expects.
+class Join(Message, frozen=True, omit_defaults=True):
     """A request to be enrolled under `name`, with a token from `flctl keys token`."""
 
     token: Annotated[str, Meta(max_length=200)]
     name: AgentName | None = None
     """None: the coordinator gives one."""
+    shard: bool = False
+    """It wants to be told which part of its data is its own."""
 
 
 # From the coordinator to an agent ----------------------------------------------------
@@ -205,8 +241,9 @@ class Refused(Message, frozen=True):
     retry_s: Seconds
 
 
-class Joined(Message, frozen=True):
+class Joined(Message, frozen=True, omit_defaults=True):
     name: AgentName
+    shard: Shard | None = None
 
 
 class HelloAgain(Message, frozen=True):

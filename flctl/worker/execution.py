@@ -33,7 +33,7 @@ from flctl.learning.state import (
 from flctl.learning.task import Task, initial_model, load_task, loaded_digest
 from flctl.learning.training import train_locally
 from flctl.settings import RunSettings, normalised, parse
-from flctl.wire.messages import DatasetInfo, Digest
+from flctl.wire.messages import DatasetInfo, Digest, Shard
 from flctl.worker.jobs import (
     DataSource,
     Describe,
@@ -42,7 +42,6 @@ from flctl.worker.jobs import (
     Initialise,
     Initialised,
     Scored,
-    Shard,
     Stepped,
     Trained,
     TrainJob,
@@ -94,7 +93,9 @@ class Executor:
         """Try every task on every data set; a pair that does not fit is left out.
 
         That data are not of a task's kind is told only where they are of no other task's.
+        Raises SettingsError for a device that is not there.
         """
+        devices.pick(job.device)
         found: list[DatasetInfo] = []
         errors: list[str] = []
         failed: dict[str, str] = {}

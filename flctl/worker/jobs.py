@@ -3,22 +3,12 @@
 Model blobs go along as open file descriptors: the model of a job in, the update out.
 """
 
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
-from msgspec import Meta, Struct
+from msgspec import Struct
 
-from flctl.settings import Device, LocalTraining, Partition
-from flctl.wire.messages import DatasetInfo, Digest, Metrics
-
-
-class Shard(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Part `index` (from 0) of `of` equal owners of one data set."""
-
-    index: Annotated[int, Meta(ge=0)]
-    of: Annotated[int, Meta(ge=1)]
-    partition: Partition
-    alpha: float = 0.5
-    seed: int = 1
+from flctl.settings import Device, LocalTraining
+from flctl.wire.messages import DatasetInfo, Digest, Metrics, Shard
 
 
 class DataSource(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -41,6 +31,8 @@ class Describe(Job, frozen=True):
     datasets: dict[str, DataSource]
     download: bool = True
     """Whether what ships with a task may be fetched when it is not here."""
+    device: Device = "auto"
+    """That it is there is found out too."""
 
 
 class Initialise(Job, frozen=True):

@@ -213,10 +213,11 @@ def test_no_room_for_it(train, flctl, tmp_path, no_room, format_):
     command = ("plot", run.name) if format_ == "picture" else ("export", run.name, "--format")
     more = () if format_ == "picture" else (format_,)
     (tmp_path / "out").mkdir()
+    out = tmp_path / "out" / ("x.png" if format_ == "picture" else "x")
     no_room()
-    done = flctl("runs", *command, *more, "--out", tmp_path / "out" / "x")
+    done = flctl("runs", *command, *more, "--out", out)
     assert done.code == 1
-    assert "File too large" in done.complaint and str(tmp_path / "out" / "x") in done.complaint
+    assert "File too large" in done.complaint and str(out) in done.complaint
     assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
 
 

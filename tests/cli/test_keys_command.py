@@ -78,7 +78,7 @@ def test_a_token_is_all_there_is_on_stdout(flctl, tmp_path):
     done = flctl("keys", "token", "--ttl", "10m", "--uses", 2)
     assert (done.code, done.err) == (0, "")
     keyring = Keyring(tmp_path / "state" / "keys")
-    assert keyring.redeem(done.out.strip(), "0" * 40, None) == "pi-01"
+    assert keyring.redeem(done.out.strip(), "0" * 40, None).name == "pi-01"
 
 
 @pytest.mark.parametrize(

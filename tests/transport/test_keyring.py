@@ -268,8 +268,8 @@ def test_a_token_enrols_under_the_next_free_name(keyring, pool):
     token = keyring.new_token(HOUR, 2)
     assert re.fullmatch(r"flt_[0-9a-f]{40}", token)
     assert keyring.role_of(pool[1]) == "guest"
-    assert keyring.redeem(token, pool[1], None) == "pi-01"
-    assert keyring.redeem(token, pool[2], None) == "pi-03"
+    assert keyring.redeem(token, pool[1], None).name == "pi-01"
+    assert keyring.redeem(token, pool[2], None).name == "pi-03"
     assert keyring.role_of(pool[2]) == "agent"
     assert keyring.role_of(pool[3]) is None
     with pytest.raises(AccessError, match="used up"):
@@ -280,7 +280,7 @@ def test_a_token_expires_by_the_clock_of_the_coordinator(keyring, pool, clock):
     """At its time it is over, for guests and for joins."""
     token = keyring.new_token(HOUR, 2)
     clock.now += HOUR - 1
-    assert keyring.redeem(token, pool[0], "pi-01") == "pi-01"
+    assert keyring.redeem(token, pool[0], "pi-01").name == "pi-01"
     clock.now += 1
     assert keyring.role_of(pool[1]) is None
     with pytest.raises(AccessError, match="has expired"):
@@ -294,7 +294,7 @@ def test_a_wrong_token_is_refused_and_costs_no_use(keyring, pool):
     for wrong in ("", "flt_", token[:-1] + other, token + "0", "flt_é"):
         with pytest.raises(AccessError, match="token is wrong"):
             keyring.redeem(wrong, pool[0], None)
-    assert keyring.redeem(token, pool[0], None) == "pi-01"
+    assert keyring.redeem(token, pool[0], None).name == "pi-01"
 
 
 def test_a_token_cannot_claim_a_name_that_exists(keyring, pool):
@@ -303,11 +303,11 @@ def test_a_token_cannot_claim_a_name_that_exists(keyring, pool):
     token = keyring.new_token(HOUR, 1)
     with pytest.raises(AccessError, match="name pi-01 is taken"):
         keyring.redeem(token, pool[1], "pi-01")
-    assert keyring.redeem("not even a token", pool[0], "pi-01") == "pi-01"
-    assert keyring.redeem("not even a token", pool[0], None) == "pi-01"
+    assert keyring.redeem("not even a token", pool[0], "pi-01").name == "pi-01"
+    assert keyring.redeem("not even a token", pool[0], None).name == "pi-01"
     with pytest.raises(AccessError, match="enrolled already, as pi-01"):
         keyring.redeem(token, pool[0], "pi-05")
-    assert keyring.redeem(token, pool[1], None) == "pi-02"
+    assert keyring.redeem(token, pool[1], None).name == "pi-02"
 
 
 def test_a_token_is_kept_as_a_hash(keyring, caplog):
@@ -340,7 +340,7 @@ def test_old_tokens_are_forgotten(keyring, pool, clock):
 def _join(folder, token, number, results):
     keyring = Keyring(folder)
     try:
-        results.put(keyring.redeem(token, KeyPair.make().public, None))
+        results.put(keyring.redeem(token, KeyPair.make().public, None).name)
     except AccessError:
         results.put(None)
 

@@ -1,0 +1,128 @@
+"""Docker as a person uses it: its command line, with a time limit for everything."""
+
+import hashlib
+import json
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+TAG = "test-" + hashlib.sha256(os.fsencode(ROOT)).hexdigest()[:8]
+"""Of the images: two checkouts on one machine do not get into each other's way."""
+AGENT, COORDINATOR, AGENT_ARM64 = (
+    f"flctl-agent:{TAG}", f"flctl-coordinator:{TAG}", f"flctl-agent:{TAG}-arm64",
+)  # fmt: skip
+CONTAINED = (
+    "--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges",
+    "--tmpfs", "/tmp:size=64m",
+)  # fmt: skip
+
+Done = subprocess.CompletedProcess[str]
+
+
+def run(*command: object, within_s: float = 300, check: bool = True, **more: Any) -> Done:
+    done = subprocess.run(
+        [str(part) for part in command],
+        capture_output=True,
+        text=True,
+        timeout=within_s,
+        check=False,
+        **more,
+    )
+    if check and done.returncode:
+        raise AssertionError(f"{' '.join(map(str, command))}:\n{done.stdout}\n{done.stderr}")
+    return done
+
+
+def docker(*arguments: object, **more: Any) -> str:
+    return run("docker", *arguments, **more).stdout.strip()
+
+
+def build(what: str, within_s: float = 1800) -> str:
+    """Build an image, or find it built; the line that says how large it is."""
+    environment = {**os.environ, "TAG": TAG}
+    return run(ROOT / "scripts" / "build-image", what, within_s=within_s, env=environment).stdout
+
+
+def until(condition: Callable[[], Any], what: str, within_s: float = 120) -> Any:
+    """The first true value of `condition`."""
+    end = time.monotonic() + within_s
+    while time.monotonic() < end:
+        if value := condition():
+            return value
+        time.sleep(0.3)
+    raise AssertionError(f"not within {within_s} s: {what}")
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+class Project:
+    """compose.yaml, with a name, a port and images of this test's own."""
+
+    def __init__(self, name: str, **environment: str) -> None:
+        self.name = name
+        self.port = free_port()
+        self._environment = {
+            **os.environ,
+            "COMPOSE_PROJECT_NAME": name,
+            "FLCTL_VERSION": TAG,
+            "FLCTL_PORT": str(self.port),
+            **environment,
+        }
+        self._command = ("docker", "compose", "-f", str(ROOT / "compose.yaml"))
+
+    def compose(self, *arguments: object, within_s: float = 300, check: bool = True) -> Done:
+        return run(
+            *self._command, *arguments, within_s=within_s, check=check, env=self._environment
+        )
+
+    def cli(self, *arguments: object, within_s: float = 300, check: bool = True) -> Done:
+        """`docker compose run --rm cli flctl …`, as a person types it."""
+        return self.compose(
+            "run", "--rm", "-T", "cli", "flctl", *arguments, within_s=within_s, check=check
+        )
+
+    def start_cli(self, log: Path, *arguments: object) -> subprocess.Popen[bytes]:
+        with log.open("wb") as out:
+            return subprocess.Popen(
+                [*self._command, "run", "--rm", "-T", "cli", "flctl", *map(str, arguments)],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                env=self._environment,
+            )
+
+    def containers(self, service: str) -> list[str]:
+        return self.compose("ps", "-aq", service).stdout.split()
+
+    def status(self) -> dict[str, dict[str, Any]]:
+        return {agent["name"]: agent for agent in json.loads(self.cli("status", "--json").stdout)}
+
+    def ready(self) -> list[str]:
+        found = self.cli("status", "--json", check=False)
+        agents = json.loads(found.stdout) if found.returncode == 0 else []
+        return [agent["name"] for agent in agents if agent["state"] == "ready"]
+
+    def down(self) -> None:
+        self.compose("--profile", "*", "down", "-v", "--remove-orphans", "-t", "5")
+
+    def left(self) -> dict[str, str]:
+        """What is still there of this project."""
+        label = f"label=com.docker.compose.project={self.name}"
+        return {
+            what: found
+            for what, command in {
+                "containers": ("ps", "-aq"),
+                "networks": ("network", "ls", "-q"),
+                "volumes": ("volume", "ls", "-q"),
+            }.items()
+            if (found := docker(*command, "--filter", label))
+        }

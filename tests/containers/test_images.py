@@ -1,0 +1,81 @@
+"""The images, looked at from outside and run without any rights."""
+
+import json
+import re
+
+import pytest
+from engine import AGENT, CONTAINED, COORDINATOR, docker, run
+
+from flctl import __version__
+
+pytestmark = pytest.mark.usefixtures("images")
+both = pytest.mark.parametrize("image", [AGENT, COORDINATOR])
+
+
+def inspect(image: str) -> dict:
+    return json.loads(docker("image", "inspect", image))[0]
+
+
+@both
+def test_an_image_says_what_it_is(image):
+    config = inspect(image)["Config"]
+    labels = config["Labels"]
+    assert labels["org.opencontainers.image.version"] == __version__
+    assert re.fullmatch(r"[0-9a-f]{40}|unknown", labels["org.opencontainers.image.revision"])
+    assert re.fullmatch(r"[0-9a-f]{64}", labels["io.flctl.source-digest"])
+    assert config["User"] == "7700:7700"
+    assert config["Entrypoint"] == ["flctl"]
+    assert config["Healthcheck"]["Test"] == ["CMD", "flctl", "health"]
+    assert list(config["Volumes"]) == ["/var/lib/flctl"]
+
+
+@both
+def test_an_image_has_no_secret_no_compiler_and_no_cache(image):
+    history = docker("history", "--no-trunc", "--format", "{{.CreatedBy}}", image)
+    assert "BEGIN CERTIFICATE" not in history
+    script = (
+        "for tool in cc gcc g++ make pip pip3 ld; do command -v $tool && exit 1; done;"
+        "ls -A /root /run/secrets /wheels /var/cache/apt /var/lib/apt/lists /home 2>/dev/null;"
+        "find / -xdev -user 7700 ! -path '/proc/*'; find /opt -name '*.whl' -o -name '*.a'"
+    )
+    found = docker("run", "--rm", "--user", "0", "--entrypoint", "sh", image, "-c", script)
+    lines = [line for line in found.splitlines() if line and not line.endswith(":")]
+    assert set(lines) <= {"/var/lib/flctl", "/invite", ".bashrc", ".profile"}
+
+
+@both
+def test_flctl_runs_read_only_and_without_rights(image):
+    """As another user than root; `/proc` says that nothing more can be had."""
+    found = docker(
+        "run", "--rm", *CONTAINED, "--entrypoint", "sh", image, "-c",
+        "id -u; grep -E 'CapEff|CapBnd|NoNewPrivs' /proc/self/status; flctl --version;"
+        "touch /opt/x 2>&1; python -c 'import torch; print(torch.__version__)'",
+    )  # fmt: skip
+    lines = found.splitlines()
+    assert lines[0] == "7700"
+    assert [line.split()[1] for line in lines[1:4]] == ["0" * 16, "0" * 16, "1"]
+    assert lines[4] == f"flctl {__version__}"
+    assert "Read-only file system" in lines[5]
+    assert re.match(r"\d+\.\d+", lines[6])
+
+
+def test_an_agent_without_its_settings_says_which_one(image=AGENT):
+    done = run("docker", "run", "--rm", *CONTAINED, AGENT, check=False)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "--coordinator" in done.stderr
+
+
+def test_a_check_for_health_is_cheap_and_says_no(image=AGENT):
+    """Below 0.3 s of processor time, a tenth of what loading the rest would cost a Pi."""
+    script = (
+        "import os, resource, subprocess;"
+        "done = subprocess.run(['flctl', 'health'], capture_output=True, text=True);"
+        "used = resource.getrusage(resource.RUSAGE_CHILDREN);"
+        "print(done.returncode, used.ru_utime + used.ru_stime, done.stdout)"
+    )
+    found = docker("run", "--rm", *CONTAINED, "--entrypoint", "python", AGENT, "-c", script)
+    code, seconds, text = found.split(maxsplit=2)
+    assert code == "1"
+    assert float(seconds) < 0.3
+    assert text == "neither an agent nor a coordinator runs on /var/lib/flctl"

@@ -1,0 +1,62 @@
+"""Agents that share one data set: the coordinator deals it when they join."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from real_fleet import RealFleet, beats, flctl, wait_for
+
+pytestmark = pytest.mark.timeout(400)
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Iterator[RealFleet]:
+    fleet = RealFleet(tmp_path)
+    try:
+        fleet.start_coordinator()
+        yield fleet
+    finally:
+        fleet.close()
+
+
+def dealt(fleet: RealFleet) -> dict[str, int]:
+    """How many examples each agent says it has."""
+    return {name: agent["examples"] for name, agent in fleet.status().items()}
+
+
+def test_each_agent_has_its_own_part_whatever_is_restarted(fleet, tmp_path):
+    """Three records of 20, 40 and 60 beats: whose part it is shows in the count."""
+    data = beats(tmp_path / "shared.npz", [1, 2, 2, 3, 3, 3], each=20)
+    token = fleet.token("--ttl", "10m", "--uses", 4, "--shards", 3, "--partition", "record")
+
+    def start(name: str, token: str | None = None) -> None:
+        (tmp_path / f"{name}.npz").unlink(missing_ok=True)
+        (tmp_path / f"{name}.npz").hardlink_to(data)
+        fleet.start_agent(name, "--shard", "auto", token=token)
+
+    for name in ("pi-01", "pi-02", "pi-03"):
+        start(name, token)
+        fleet.until_ready(name)
+    first = dealt(fleet)
+    assert sorted(first.values()) == [15, 30, 45]
+    listed = flctl("keys", "list", "--state", fleet.state).stdout
+    assert "1/3 record" in listed
+
+    # All are killed. The agents come back without a token, in another order.
+    for name in ("coordinator", *first):
+        fleet.kill(name)
+    fleet.start_coordinator()
+    for name in sorted(first, reverse=True):
+        start(name)
+    fleet.until_ready(*first)
+    assert dealt(fleet) == first
+
+    # A fourth has to wait until one is gone for good.
+    start("pi-04", token)
+    wait_for(lambda: "all 3 shards are dealt" in fleet.log("pi-04"), "the refusal")
+    assert fleet.processes.pop("pi-04").wait(30) == 1
+    fleet.kill("pi-02")
+    assert flctl("keys", "revoke", "pi-02", "--state", fleet.state).returncode == 0
+    start("pi-04", token)
+    fleet.until_ready("pi-04")
+    assert dealt(fleet)["pi-04"] == first["pi-02"]
