@@ -33,7 +33,7 @@ options:
 author: flctl
 """
 RETURN = """
-current: {type: dict, returned: always, description: "id, digest, version and layers; empty ones: none."}
+current: {type: dict, returned: always, description: "id, digest, version, layers, or empty."}
 previous: {type: dict, returned: always, description: "The same."}
 wanted: {type: dict, returned: always, description: "The image with the digest, if it is here."}
 """

@@ -8,6 +8,7 @@ some megabytes instead of some hundred.
 import contextlib
 import fcntl
 import io
+import itertools
 import json
 import os
 import shutil
@@ -134,7 +135,12 @@ def made(path):
 
 def in_common(layers, others):
     """How many layers from the first on are also those of one of the others."""
-    return max((len(os.path.commonprefix([layers, other])) for other in others), default=0)
+
+    def shared(other):
+        pairs = zip(layers, other, strict=False)
+        return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+    return max(map(shared, others), default=0)
 
 
 def label(described, name):
@@ -153,15 +159,15 @@ def look(module):
         described = Archive(given).record
         if described.get("architecture") != wanted:
             raise Unusable(
-                f"{given}: this image is for {described.get('architecture')}, the computer is {wanted}"
+                f"{given}: this image is for {described.get('architecture')}, not for {wanted}"
             )
     else:
         reference, described = engine_image(module.params["image"], wanted)
     digest = label(described, DIGEST)
     if not digest:
         raise Unusable(
-            f"{given or reference}: the image has no label {DIGEST}, by which a Pi knows whether it "
-            "has it already: make it with make images, or give your own Dockerfile such a LABEL"
+            f"{given or reference}: the image has no label {DIGEST}, by which a Pi knows whether "
+            "it has it already: make it with make images, or give your own Dockerfile such a LABEL"
         )
     found = {"digest": digest, "version": label(described, VERSION) or "unknown"}
     if digest == module.params["digest"]:

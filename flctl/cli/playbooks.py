@@ -128,7 +128,9 @@ def push_data(
     given = list(set_ or [])
     if source is not None:
         if not (source / "manifest.json").is_file():
-            raise UsageError(f"--source {source}: no manifest.json there; flctl data split makes it")
+            raise UsageError(
+                f"--source {source}: no manifest.json there; flctl data split makes it"
+            )
         given.append(f"flctl_push_data_source={source.absolute()}")
     _run("push-data", inventory, limit, check, ask_become_pass, given, more)
 

@@ -71,9 +71,7 @@ class Gathering:
             raise NoAgents(f"{len(ready)} of {need} required agents are ready ({self.why_not()})")
         return None
 
-    def _any(
-        self, ready: list[str], over: bool, hopeless: bool, now: float
-    ) -> list[str] | None:
+    def _any(self, ready: list[str], over: bool, hopeless: bool, now: float) -> list[str] | None:
         need = self._settings.fleet_for_quorum
         if len(ready) >= need:
             free = set(self._enrolled()) - self._roster.cordoned
@@ -90,7 +88,9 @@ class Gathering:
     def _cannot(self, agents: list[str]) -> bool:
         """All are here, and some have nothing to train on: waiting does not change that."""
         members = [self._roster.members.get(name) for name in agents]
-        return not self._held_back() and all(m is not None and m.connected and m.state != "starting" for m in members)
+        return not self._held_back() and all(
+            m is not None and m.connected and m.state != "starting" for m in members
+        )
 
     def _starting(self) -> bool:
         return any(m.connected and m.state == "starting" for m in self._wanted())

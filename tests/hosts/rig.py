@@ -9,18 +9,18 @@ from pathlib import Path
 IMAGE = "flctl-rig-pi"
 # What systemd and a Docker engine inside need, without --privileged: some machines that run
 # these tests do not have every capability themselves.
-CONTAINER = (
-    "--cap-add=ALL --cap-drop=SYS_RESOURCE --security-opt=seccomp=unconfined "
-    "--security-opt=systempaths=unconfined --cgroupns=host "
-    "--volume=/sys/fs/cgroup:/sys/fs/cgroup:rw --tmpfs=/run --tmpfs=/run/lock "
-    "--volume=/var/lib/docker"
-).split()
+CONTAINER = """
+--cap-add=ALL --cap-drop=SYS_RESOURCE
+--security-opt=seccomp=unconfined --security-opt=systempaths=unconfined
+--cgroupns=host --volume=/sys/fs/cgroup:/sys/fs/cgroup:rw
+--tmpfs=/run --tmpfs=/run/lock --volume=/var/lib/docker
+""".split()  # noqa: SIM905
 BOOT_S = 120.0
 
 
 def docker(*args: str, input: str | None = None, check: bool = True) -> str:
     done = subprocess.run(
-        ["docker", *args], input=input, capture_output=True, text=True, timeout=1800
+        ["docker", *args], input=input, capture_output=True, text=True, timeout=1800, check=False
     )
     if check and done.returncode:
         raise AssertionError(f"docker {' '.join(args)}: {done.stderr.strip()}")
@@ -40,9 +40,7 @@ class Rig:
 
     def up(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        subprocess.run(
-            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", self.key], check=True
-        )
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", self.key], check=True)
         docker("network", "create", "--internal", self.name)
         for host in self.hosts:
             docker(
@@ -70,7 +68,7 @@ class Rig:
         options = "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR"
         done = subprocess.run(
             ["ssh", "-i", self.key, *options.split(), f"pi@{self.address(host)}", *command],
-            capture_output=True, text=True, timeout=300,
+            capture_output=True, text=True, timeout=300, check=False,
         )  # fmt: skip
         if check and done.returncode:
             raise AssertionError(f"{host}: {' '.join(command)}: {done.stdout}{done.stderr}")
@@ -111,5 +109,5 @@ for file in hosts hostname; do
 done
 cat > /home/pi/.ssh/authorized_keys && chown pi:pi /home/pi/.ssh/authorized_keys
 # The cache was filled when the image was built; the rig cannot fill it again.
-mkdir -p /var/lib/apt/periodic && touch /var/lib/apt/lists /var/lib/apt/periodic/update-success-stamp
+cd /var/lib/apt && mkdir -p periodic && touch lists periodic/update-success-stamp
 """
