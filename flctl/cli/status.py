@@ -146,6 +146,9 @@ def _row(agent: Mapping[str, Any], lost_after_s: float) -> list[Any]:
     shown = f"{state} {progress[0]}/{progress[1]}" if progress and progress[1] else state
     if state == "lost" and agent["last_seen_s"] is None:
         shown = "not seen"
+    cordoned = agent.get("cordoned", False)  # an older coordinator does not know it
+    if cordoned:
+        shown += ", cordoned"
     memory = agent["memory_used_bytes"], agent["memory_total_bytes"]
     note = agent["note"] or agent["last_error"] or _silence(agent, lost_after_s)
     held_back = agent["throttled"]
@@ -156,7 +159,7 @@ def _row(agent: Mapping[str, Any], lost_after_s: float) -> list[Any]:
     rtt = agent["rtt_ms"]
     return [
         agent["name"],
-        Text(shown, style=STYLES.get(state, "red")),
+        Text(shown, style="yellow" if cordoned else STYLES.get(state, "red")),
         "-" if agent["last_round"] is None else str(agent["last_round"]),
         str(agent["examples"]) if agent["version"] else "-",
         "-" if rtt is None else f"{rtt:.1f} ms",

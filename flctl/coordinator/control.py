@@ -52,6 +52,8 @@ class Control:
             "key-add": self._add_key,
             "key-revoke": self._revoke,
             "token": self._token,
+            "cordon": self._cordon,
+            "uncordon": self._uncordon,
         }
 
     def on_ask(self, incoming: Incoming, ask: Ask, role: str) -> None:
@@ -100,7 +102,11 @@ class Control:
                 "run": training.status() if training is not None else None,
             },
             "agents": [
-                agent_status(coordinator.roster.members.get(name) or Member(name), now)
+                agent_status(
+                    coordinator.roster.members.get(name) or Member(name),
+                    now,
+                    name in coordinator.roster.cordoned,
+                )
                 for name in sorted(names)
             ],
             "waiting": [shown_waiting(waiting) for waiting in coordinator.keyring.waiting()],
@@ -211,6 +217,20 @@ class Control:
         deal = msgspec.convert(ask.args.get("deal"), Deal | None)
         return {"token": self._coordinator.keyring.new_token(ttl_s, uses, deal)}
 
+    def _cordon(self, _: Incoming, ask: Ask) -> Any:
+        name = str(ask.args["name"])
+        if name not in self._coordinator.enrolled():
+            raise UsageError(f"no agent is enrolled as {name}; see flctl status")
+        self._coordinator.cordon(name, held=True)
+        return {"name": name}
+
+    def _uncordon(self, _: Incoming, ask: Ask) -> Any:
+        name = str(ask.args["name"])
+        if name not in {*self._coordinator.enrolled(), *self._coordinator.roster.cordoned}:
+            raise UsageError(f"no agent is enrolled as {name}; see flctl status")
+        self._coordinator.cordon(name, held=False)
+        return {"name": name}
+
     def _find(self, args: Mapping[str, Any]) -> RunFolder:
         return RunFolder.find(self._coordinator.state, str(args["run"]))
 
@@ -236,12 +256,14 @@ def shown_waiting(waiting: Waiting) -> dict[str, Any]:
     }
 
 
-def agent_status(member: Member, now: float) -> dict[str, Any]:
+def agent_status(member: Member, now: float, cordoned: bool = False) -> dict[str, Any]:
     """One agent as `flctl status --json` shows it."""
     hello, telemetry = member.hello, member.telemetry
     shown: dict[str, Any] = {
         "name": member.name,
         "state": member.state,
+        "ready": member.ready,
+        "cordoned": cordoned,
         "version": hello.version if hello else None,
         "protocol": member.protocol or None,
         "role": hello.role if hello else None,

@@ -159,6 +159,8 @@ class RoundInProgress:
     # Agents come and go ----------------------------------------------------------------
 
     def on_here(self, agent: str) -> None:
+        if not self._context.is_here(agent):
+            return  # cordoned: an update that it has finished is welcome, no more is asked of it
         self._act(self._round.on_back(agent))
         if self._evaluating is not None:
             self._evaluating.on_here(agent)

@@ -13,6 +13,7 @@ from typing import Any, assert_never
 
 from flctl import __version__
 from flctl.coordinator.background import Background
+from flctl.coordinator.cordons import load_cordons, save_cordons
 from flctl.coordinator.evaluator import Evaluator
 from flctl.coordinator.invitation import Invitation
 from flctl.coordinator.keeper import RunKeeper
@@ -83,6 +84,7 @@ class Coordinator:
     ) -> None:
         self.state = state
         self.roster = Roster(heartbeat_s)
+        self.roster.cordoned = load_cordons(state)
         self.keyring = keyring
         self.stopping = False
         self.runs = RunKeeper(state, self, evaluator, disk, thinking, clock, wall_clock)
@@ -428,6 +430,17 @@ class Coordinator:
 
     def enrolled(self) -> list[str]:
         return sorted(entry.name for entry in self.keyring.entries() if entry.role == "agent")
+
+    def cordon(self, name: str, held: bool) -> None:
+        """Invite the agent no more, or again. Raises StateError, and then nothing has changed."""
+        agents = self.roster.cordoned | {name} if held else self.roster.cordoned - {name}
+        if agents == self.roster.cordoned:
+            return
+        save_cordons(self.state, agents)
+        self.roster.cordoned = agents
+        logger.info("agent=%s %s", name, "cordoned" if held else "no longer cordoned")
+        if not held and self.roster.is_free(name) and self.training is not None:
+            self.training.on_here(name)
 
     def serve(self, digest: Digest, path: Path) -> None:
         self._serving.put(digest, path)

@@ -83,6 +83,12 @@ class Console:
     def revoke(self, name: str) -> None:
         self._ask("key-revoke", name=name)
 
+    def cordon(self, agent: str) -> None:
+        self._ask("cordon", name=agent)
+
+    def uncordon(self, agent: str) -> None:
+        self._ask("uncordon", name=agent)
+
     def token(self, ttl_s: float, uses: int, deal: Deal | None = None) -> str:
         dealt = {} if deal is None else {"deal": msgspec.to_builtins(deal)}
         return str(self._ask("token", ttl_s=ttl_s, uses=uses, **dealt)["token"])

@@ -328,7 +328,9 @@ class BlobGone(Message, frozen=True):
 # From an operator --------------------------------------------------------------------
 
 ReadQuestion = Literal["status", "discover", "runs", "run", "watch", "checkpoint", "keys"]
-AdminQuestion = Literal["start", "stop", "resume", "key-add", "key-revoke", "token"]
+AdminQuestion = Literal[
+    "start", "stop", "resume", "key-add", "key-revoke", "token", "cordon", "uncordon"
+]
 
 
 class Ask(Message, frozen=True):

@@ -369,7 +369,8 @@ class MemoryFleet:
         from flctl.coordinator.control import agent_status
 
         assert self.coordinator is not None
-        return agent_status(self.coordinator.roster.members[name], self.now)
+        roster = self.coordinator.roster
+        return agent_status(roster.members[name], self.now, name in roster.cordoned)
 
     def close(self) -> None:
         for agent in self.agents.values():
