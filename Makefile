@@ -6,14 +6,16 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 # Two processes: the suite waits for sockets and disks more than it computes.
 PYTEST_ARGS ?= -n 2
+FAULTS_ARGS ?= -n 2
+SEED ?= 1
 BENCH_ARGS ?= --agents 3 --model-mb 1.72
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test check format bench clean
+.PHONY: help install demo test test-faults check format bench clean
 
 help: ## Print this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(VENV)/.installed ## Make .venv with flctl and everything that developing it needs
 
@@ -22,6 +24,9 @@ demo: $(VENV)/.installed-demo ## Train on the ECG data that ship with flctl, ove
 
 test: install ## Run the tests (no Docker, no network)
 	$(BIN)/pytest $(PYTEST_ARGS)
+
+test-faults: install ## Break a fleet in every way that we know (half an hour); SEED=2 breaks it elsewhere
+	FAULTS_SEED=$(SEED) $(BIN)/pytest -m 'faults or smoke' $(FAULTS_ARGS) tests/faults
 
 check: install ## What CI runs: lint, format, types, import rule, tests
 	$(BIN)/ruff check .
