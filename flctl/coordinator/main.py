@@ -44,7 +44,7 @@ def make_coordinator(
     )
     assert hub.endpoint is not None
     endpoint = hub.endpoint
-    coordinator.on_ask = Control(coordinator, coordinator.send, endpoint).on_ask
+    coordinator.on_ask = Control(coordinator, endpoint).on_ask
     return coordinator, endpoint
 
 

@@ -15,6 +15,7 @@ from flctl import __version__
 from flctl.coordinator.background import Background
 from flctl.coordinator.evaluator import Evaluator
 from flctl.coordinator.keeper import RunKeeper
+from flctl.coordinator.outgoing import Outgoing
 from flctl.coordinator.runs import RunFolder
 from flctl.coordinator.serving import Serving
 from flctl.coordinator.training import Training
@@ -92,6 +93,7 @@ class Coordinator:
         self._older_peers: dict[bytes, int] = {}
         """Protocols of those that do not speak the newest; they are answered in it."""
         self._serving = Serving(self.send)
+        self.operators = Outgoing(self.send)
         self._ping_sequence = 0
         self._probes = 0
         """Ticks on which everybody is still to be probed."""
@@ -156,6 +158,7 @@ class Coordinator:
         if self.training is not None:
             self.training.on_time()
         self._serving.pump()
+        self.operators.pump()
         if self._probes:
             self._probes -= 1
             self._probe_all()

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from flctl import __version__
 from flctl.errors import (
     AccessError,
@@ -16,6 +18,7 @@ from flctl.errors import (
     MalformedMessage,
     ProtocolMismatch,
     UsageError,
+    one_line,
 )
 from flctl.files import explained, holder_of, is_locked, new_file
 from flctl.fleet.context import Context, load_context
@@ -24,7 +27,17 @@ from flctl.transport.blobs import Download
 from flctl.transport.channel import Frame, Link, LinkEvent
 from flctl.transport.zeromq import ControlLink, ZeroMqLink, control_address
 from flctl.wire import framing
-from flctl.wire.messages import Answer, Ask, BlobGone, Chunk, Message, Refused, RunEvent, Trouble
+from flctl.wire.messages import (
+    Answer,
+    AnswerPart,
+    Ask,
+    BlobGone,
+    Chunk,
+    Message,
+    Refused,
+    RunEvent,
+    Trouble,
+)
 
 ANSWER_S = 20.0
 """How long an answer may take before the coordinator counts as away."""
@@ -129,11 +142,17 @@ class Console:
     def _ask(self, what: Any, within_s: float = ANSWER_S, **args: Any) -> Any:
         question = self._send(Ask(id=next(self._ids), what=what, args=args))
         until = time.monotonic() + within_s
+        parts = bytearray()
         while (left := until - time.monotonic()) > 0:
-            for message, _ in self._messages(min(left, 0.5)):
+            for message, payload in self._messages(min(left, 0.5)):
                 match message:
                     case Answer(id=question.id, body=body):
                         return body
+                    case AnswerPart(id=question.id, last=last) if payload is not None:
+                        parts += payload
+                        until = max(until, time.monotonic() + ANSWER_S)
+                        if last:
+                            return _whole(parts, self.where)
                     case Trouble(id=question.id):
                         raise _as_error(message)
         raise self._silent(within_s)
@@ -235,6 +254,13 @@ def remote_console(context: Context) -> Console:
 
 def _start(state: Path) -> str:
     return f"flctl coordinator --state {shlex.quote(str(state))}"
+
+
+def _whole(parts: bytearray, where: str) -> Any:
+    try:
+        return msgspec.msgpack.decode(parts)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise MalformedMessage(f"the answer of {where} is damaged: {one_line(error)}") from error
 
 
 def _as_error(trouble: Trouble) -> FlctlError:
