@@ -16,6 +16,7 @@ from flctl.coordinator.background import Background
 from flctl.coordinator.evaluator import Evaluator
 from flctl.coordinator.keeper import RunKeeper
 from flctl.coordinator.outgoing import Outgoing
+from flctl.coordinator.probing import Probing
 from flctl.coordinator.runs import RunFolder
 from flctl.coordinator.serving import Serving
 from flctl.coordinator.training import Training
@@ -95,8 +96,7 @@ class Coordinator:
         self._serving = Serving(self.send)
         self.operators = Outgoing(self.send)
         self._ping_sequence = 0
-        self._probes = 0
-        """Ticks on which everybody is still to be probed."""
+        self._probing = Probing(self._probe_all)
         self._next_tick = clock()
         self._next_rest = clock() + REST_S
         self._complaints: dict[tuple[str, str], float] = {}
@@ -130,11 +130,9 @@ class Coordinator:
                 logger.exception("key=%s a message could not be dealt with", incoming.key)
         self._disk.finish()
         self._thinking.finish()
-        if self._hub.lost_connections():
-            # ZeroMQ knows whose it was only some milliseconds later.
-            self._probes = 3
-            self._probe_all()
         now = self._clock()
+        if self._hub.lost_connections():
+            self._probing.on_lost(now)
         if now >= self._next_tick:
             self._next_tick = now + TICK_S
             self._tick(now)
@@ -159,9 +157,7 @@ class Coordinator:
             self.training.on_time()
         self._serving.pump()
         self.operators.pump()
-        if self._probes:
-            self._probes -= 1
-            self._probe_all()
+        self._probing.on_time(now)
         if now >= self._next_rest:
             self._next_rest = now + REST_S
             self._thinking.submit(self._evaluator.rest, lambda *_: None)
