@@ -216,6 +216,17 @@ class Bed:
         with open_console(self.state) as console:
             console.resume(run)
 
+    def stop(self, run: str) -> None:
+        """On an operator's word."""
+        with open_console(self.state) as console:
+            console.stop(run)
+        assert self.until_over(run) == "stopped"
+
+    def runs(self) -> list[str]:
+        """Names of the runs, oldest first."""
+        folders = (self.state / "runs").glob("*/run.toml")
+        return [path.parent.name for path in sorted(folders, key=lambda p: p.stat().st_mtime_ns)]
+
     def journal(self, run: str) -> list[dict[str, Any]]:
         """Its whole lines."""
         try:

@@ -45,27 +45,41 @@ class Evidence:
     """Processes, sockets, temporary files, locks."""
 
 
-def evidence(bed: Bed, run: str, replay: bool = True) -> Evidence:
-    """After the bed was closed; `replay` costs some seconds."""
+def evidence(bed: Bed, run: str, replay: bool = True, over: bool = True) -> Evidence:
+    """`over`: the bed was closed, and nothing may be left; `replay` costs some seconds."""
     folder = bed.state / "runs" / run
-    text = (folder / "journal.jsonl").read_bytes()
+    journal, torn = read_journal(folder / "journal.jsonl")
     found = Evidence(
         run=run,
-        journal=[json.loads(line) for line in text.split(b"\n")[:-1]],
-        torn=not text.endswith(b"\n"),
+        journal=journal,
+        torn=torn,
         models={
             int(path.parent.name): digest(path)
             for path in folder.glob("rounds/*/model.safetensors")
         },
         last=digest(folder / "last.safetensors"),
         best=digest(folder / "best.safetensors"),
-        left=left_over(bed),
+        left=left_over(bed) if over else [],
     )
     for name in bed.agents:
         read_log(found, bed.log(name))
+    if over:
+        found.left += spools(folder, journal)
     if replay:
         found.replayed = bed.replay(run).returncode == 0
     return found
+
+
+def read_journal(path: Path) -> tuple[list[dict[str, Any]], bool]:
+    """Its events, and whether it ends with something that is none."""
+    text = path.read_bytes()
+    events: list[dict[str, Any]] = []
+    try:
+        for line in text.splitlines():
+            events.append(json.loads(line))
+    except ValueError:
+        return events, True
+    return events, not text.endswith(b"\n")
 
 
 def read_log(found: Evidence, text: str) -> None:
@@ -92,33 +106,34 @@ def digest(path: Path) -> str | None:
 def broken(
     found: Evidence,
     own_faults: Mapping[str, int] | None = None,
-    end: str = "finished",
+    end: str | None = "finished",
     lost_spool: int = 0,
 ) -> list[str]:
     """The promises that were not kept.
 
     `own_faults` says how many faults befell each agent itself: so often it may train again.
-    `end` is how the run must end. `lost_spool` is how many stored updates the fault destroyed.
+    `end` is how the run must end; None: it must only be possible to go on. `lost_spool` is
+    how many stored updates the fault destroyed.
     """
     return [
         *_order(found, end),
         *_updates(found, lost_spool),
-        *_checkpoints(found),
+        *_checkpoints(found, whole=end is not None),
         *_training(found, dict(own_faults or {}), lost_spool),
         *(f"left behind: {what}" for what in found.left),
     ]
 
 
-def _order(found: Evidence, end: str) -> Iterable[str]:
+def _order(found: Evidence, end: str | None) -> Iterable[str]:
     lines = found.journal
-    if found.torn:
+    if found.torn and end is not None:
         yield "the journal ends with half a line"
     if not lines or lines[0]["event"] != "started":
         yield "the journal does not begin with the start of the run"
         return
     if [line["event"] for line in lines].count("started") > 1:
         yield "the run started twice"
-    if lines[-1]["event"] != end:
+    if end is not None and lines[-1]["event"] != end:
         yield f"the run ended with {lines[-1]}, not with {end}"
     rounds = [line["round"] for line in lines if line["event"] == "round"]
     if rounds != list(range(1, len(rounds) + 1)):
@@ -159,7 +174,8 @@ def _updates(found: Evidence, lost_spool: int) -> Iterable[str]:
             yield f"{agent} was told that its update of round {number} is safe; it did not count"
 
 
-def _checkpoints(found: Evidence) -> Iterable[str]:
+def _checkpoints(found: Evidence, whole: bool) -> Iterable[str]:
+    """Best and last, and a round's tidy folder, are there when a run is `whole`."""
     rounds = [line for line in found.journal if line["event"] == "round"]
     for line in rounds:
         there = found.models.get(line["round"])
@@ -171,9 +187,9 @@ def _checkpoints(found: Evidence) -> Iterable[str]:
         )
         if not opened:
             yield f"there is a checkpoint of round {number}, which never was"
-    if rounds:
-        if rounds[-1]["round"] not in found.models:
-            yield f"the checkpoint of round {rounds[-1]['round']} is missing"
+    if rounds and rounds[-1]["round"] not in found.models:
+        yield f"the checkpoint of round {rounds[-1]['round']} is missing"
+    if rounds and whole:
         if found.last != rounds[-1]["model"]:
             yield "last.safetensors is not the last round's model"
         scored = [line for line in rounds if line.get("metrics")]
@@ -203,6 +219,15 @@ def _training(found: Evidence, own_faults: dict[str, int], lost_spool: int) -> I
                 )
 
 
+def spools(folder: Path, journal: list[dict[str, Any]]) -> list[str]:
+    """Those of rounds that are committed: nobody needs their updates any more."""
+    rounds = {line["round"] for line in journal if line["event"] == "round"}
+    found = sorted(folder.glob("rounds/*/updates"))
+    return [
+        f"spool {path.relative_to(folder)}" for path in found if int(path.parent.name) in rounds
+    ]
+
+
 # What is left over -------------------------------------------------------------------------
 
 
@@ -229,8 +254,6 @@ def kind(path: Path) -> str | None:
         return "lock" if is_held(path) else None
     if _TEMPORARY.search(path.name):
         return "temporary file"
-    if path.name == "updates" and path.is_dir():
-        return "spool"
     return None
 
 

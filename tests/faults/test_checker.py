@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from bed import MARK, Bed
-from checker import Evidence, broken, digest, left_over, read_log
+from checker import Evidence, broken, digest, left_over, read_log, spools
 
 pytestmark = pytest.mark.smoke
 
@@ -182,15 +182,16 @@ def test_what_is_left_over_is_found(tmp_path: Path):
     """A process by its mark, files by their names, a lock only while somebody holds it."""
     bed = Bed(tmp_path)
     rounds = bed.state / "runs" / "a-run" / "rounds" / "0001"
-    (rounds / "updates").mkdir(parents=True)
+    rounds.mkdir(parents=True)
     lock = bed.state / "coordinator.lock"
     lock.touch()
     for good in (rounds / "model.safetensors", bed.folder / "pi-01" / "name"):
         good.touch()
-    (rounds / "updates").rmdir()
     assert left_over(bed) == []
-    assert digest(rounds / "model.safetensors") != digest(bed.data("pi-01"))
     (rounds / "updates").mkdir()
+    assert spools(rounds.parents[1], [opened(1)]) == []
+    assert spools(rounds.parents[1], [committed(1)]) == ["spool rounds/0001/updates"]
+    assert digest(rounds / "model.safetensors") != digest(bed.data("pi-01"))
     (rounds / ".model.safetensors.tmp").touch()
     (bed.folder / "tmp" / "flctl-local-1").mkdir()
     (bed.folder / "pi-02" / ".part").touch()
@@ -201,9 +202,9 @@ def test_what_is_left_over_is_found(tmp_path: Path):
         with lock.open() as held:
             fcntl.flock(held, fcntl.LOCK_EX)
             found = "\n".join(left_over(bed))
-        assert len(found.splitlines()) == 6, found
+        assert len(found.splitlines()) == 5, found
         for what in (
-            f"process {sleeper.pid}", "spool state/runs/a-run/rounds/0001/updates",
+            f"process {sleeper.pid}",
             "temporary file state/runs/a-run/rounds/0001/.model.safetensors.tmp",
             "temporary file pi-02/.part", "lock state/coordinator.lock", "tmp/flctl-local-1",
         ):  # fmt: skip
