@@ -137,7 +137,7 @@ class Bed:
         arguments = (
             "agent", "--coordinator", self.dialled, f"--server-key={self.server_key}",
             "--name", name, "--state", self.folder / name, "--data", self.data(name),
-            "--task", "specks", "--task", "boulder", "--threads", 1, *options,
+            "--task", "specks", "--task", "boulder", "--task", "mountain", "--threads", 1, *options,
         )  # fmt: skip
         pace = str(self.folder / f"{name}.pace")
         self.start(name, arguments, faults, FLCTL_FAULTS_PACE=pace, **more)

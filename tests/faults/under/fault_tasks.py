@@ -71,6 +71,13 @@ class Boulder(Specks):
     size = 75_000
 
 
+class Mountain(Specks):
+    """A model of 6 MB: longer than what is on the way at a time."""
+
+    name = "mountain"
+    size = 800_000
+
+
 def keep_pace() -> None:
     path = os.environ.get("FLCTL_FAULTS_PACE")
     if path is None:
