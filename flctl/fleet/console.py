@@ -12,6 +12,7 @@ import msgspec
 
 from flctl import __version__
 from flctl.errors import (
+    NOT_DECODED,
     AccessError,
     CoordinatorAway,
     FlctlError,
@@ -259,7 +260,7 @@ def _start(state: Path) -> str:
 def _whole(parts: bytearray, where: str) -> Any:
     try:
         return msgspec.msgpack.decode(parts)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except NOT_DECODED as error:
         raise MalformedMessage(f"the answer of {where} is damaged: {one_line(error)}") from error
 
 

@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from flctl.errors import MalformedMessage, WorkerError
+from flctl.errors import NOT_DECODED, MalformedMessage, WorkerError
 
 MESSAGE_BYTES = 64 * 1024
 """The most that a message takes: it fits into an empty socket buffer, so a send to a
@@ -64,7 +64,7 @@ class Unpacker(Generic[M]):
     def _decode(self, body: bytes) -> M:
         try:
             return self._decoder.decode(body)
-        except msgspec.DecodeError as error:
+        except NOT_DECODED as error:
             raise MalformedMessage(f"a worker message does not decode: {error}") from error
 
 

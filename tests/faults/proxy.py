@@ -180,7 +180,8 @@ class Proxy:
             while connection.frozen or way in self._held:
                 await asyncio.sleep(0.02)
             try:
-                data = await self._loop.sock_recv(source, PIECE)
+                most = PIECE if self.bytes_per_s is None else int(self.bytes_per_s / 20)
+                data = await self._loop.sock_recv(source, min(PIECE, max(1, most)))
             except OSError:
                 data = b""
             if way == "up" and connection.taken is not None:
