@@ -46,6 +46,8 @@ def make_folder(path: Path, option: str = "--state") -> Path:
         for folder in (*reversed(path.absolute().parents), path):
             if not folder.exists():  # `parents=True` would let others read the parents
                 folder.mkdir(mode=0o700, exist_ok=True)
+                with contextlib.suppress(PermissionError):  # a parent that may not be listed
+                    sync_folder(folder.parent)
     if not path.is_dir():
         raise StateError(f"{path}: is not a folder; name another one with {option}")
     return path
@@ -61,16 +63,20 @@ def sync_folder(path: Path) -> None:
 
 
 class Syncing:
-    """Makes the data of open files and the names in `folder` durable, all at the same time.
+    """Makes the data of open files and the names in `folder` durable, all at the same time;
+    also the name of `folder` itself, and so on up to `top`: a file is as durable as its path.
 
     The kernel then commits its own journal once for all of them, not once for each. It has
     begun when this returns; the files may be closed meanwhile.
     """
 
-    def __init__(self, fds: Sequence[int], folder: Path) -> None:
+    def __init__(self, fds: Sequence[int], folder: Path, top: Path | None = None) -> None:
         self._folder = folder
         own = [os.dup(fd) for fd in fds]
-        own.append(os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+        for path in (folder, *folder.parents):
+            own.append(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+            if path == (top or folder):
+                break
         self._done = [_syncing.submit(_sync_and_close, fd) for fd in own]
 
     def wait(self) -> None:
