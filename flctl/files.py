@@ -117,19 +117,50 @@ def new_file(path: Path, mode: int = 0o644) -> Iterator[IO[bytes]]:
     Raises UsageError when that place is not a file's.
     """
     path = place_of(path)
-    fd, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    try:
+    with temporary_for(path) as (fd, temporary):
         os.fchmod(fd, mode)
-        with os.fdopen(fd, "wb") as file:
+        with os.fdopen(fd, "wb", closefd=False) as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            Path(name).unlink()
-        raise
+            os.fsync(fd)
+        temporary.replace(path)
     sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def temporary_for(path: Path) -> Iterator[tuple[int, Path]]:
+    """An empty file of this user alone beside `path`, open to write; removed if it is still
+    there at the end.
+
+    It has one name for one `path`, so that what kill -9 leaves is taken over by the next writer
+    and does not add up; of two at the same time the second one waits.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    while True:
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        fd = os.open(temporary, flags, 0o600)
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        if _is_still(temporary, fd):
+            break
+        os.close(fd)  # whoever had it before has renamed or removed it
+    try:
+        os.ftruncate(fd, 0)
+        os.fchmod(fd, 0o600)
+        yield fd, temporary
+    finally:
+        with contextlib.suppress(OSError):
+            if _is_still(temporary, fd):
+                temporary.unlink()
+        os.close(fd)
+
+
+def _is_still(path: Path, fd: int) -> bool:
+    try:
+        there = path.lstat()
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(there, os.fstat(fd))
 
 
 @contextlib.contextmanager
