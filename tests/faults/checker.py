@@ -108,20 +108,32 @@ def broken(
     own_faults: Mapping[str, int] | None = None,
     end: str | None = "finished",
     lost_spool: int = 0,
+    lost_rounds: int = 0,
 ) -> list[str]:
     """The promises that were not kept.
 
     `own_faults` says how many faults befell each agent itself: so often it may train again.
     `end` is how the run must end; None: it must only be possible to go on. `lost_spool` is
-    how many stored updates the fault destroyed.
+    how many stored updates the fault destroyed, `lost_rounds` how many committed rounds.
     """
     return [
         *_order(found, end),
         *_updates(found, lost_spool),
         *_checkpoints(found, whole=end is not None),
-        *_training(found, dict(own_faults or {}), lost_spool),
+        *_training(found, dict(own_faults or {}), lost_spool + lost_rounds),
         *(f"left behind: {what}" for what in found.left),
     ]
+
+
+def counted(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Without what was taken back, because the disk had damaged it."""
+    kept: list[dict[str, Any]] = []
+    for line in lines:
+        if line["event"] == "withdrawn":
+            kept = [old for old in kept if old.get("round", 0) <= line["round"]]
+        else:
+            kept.append(line)
+    return kept
 
 
 def _order(found: Evidence, end: str | None) -> Iterable[str]:
@@ -135,11 +147,11 @@ def _order(found: Evidence, end: str | None) -> Iterable[str]:
         yield "the run started twice"
     if end is not None and lines[-1]["event"] != end:
         yield f"the run ended with {lines[-1]}, not with {end}"
-    rounds = [line["round"] for line in lines if line["event"] == "round"]
+    rounds = [line["round"] for line in counted(lines) if line["event"] == "round"]
     if rounds != list(range(1, len(rounds) + 1)):
         yield f"rounds were committed in the order {rounds}"
     base = lines[0]["model"]
-    for line in lines:
+    for line in counted(lines):
         if line["event"] == "opened" and line["base"] != base:
             yield f"round {line['round']} began with another model than the last one committed"
         if line["event"] == "round":
@@ -149,7 +161,7 @@ def _order(found: Evidence, end: str | None) -> Iterable[str]:
 def _updates(found: Evidence, lost_spool: int) -> Iterable[str]:
     accepted: dict[int, dict[str, dict[str, Any]]] = defaultdict(dict)
     again = 0
-    for line in found.journal:
+    for line in counted(found.journal):
         if line["event"] == "update":
             again += line["agent"] in accepted[line["round"]]
             accepted[line["round"]][line["agent"]] = line
@@ -166,7 +178,7 @@ def _updates(found: Evidence, lost_spool: int) -> Iterable[str]:
                     yield f"round {number} counts {agent} with other {what} than were accepted"
     if again > lost_spool:
         yield f"{again} updates were accepted a second time"
-    committed = {line["round"]: line for line in found.journal if line["event"] == "round"}
+    committed = {line["round"]: line for line in counted(found.journal) if line["event"] == "round"}
     for agent, number in sorted(found.told_safe):
         if agent not in accepted[number]:
             yield f"{agent} was told that its update of round {number} is safe; it is not there"
@@ -176,7 +188,7 @@ def _updates(found: Evidence, lost_spool: int) -> Iterable[str]:
 
 def _checkpoints(found: Evidence, whole: bool) -> Iterable[str]:
     """Best and last, and a round's tidy folder, are there when a run is `whole`."""
-    rounds = [line for line in found.journal if line["event"] == "round"]
+    rounds = [line for line in counted(found.journal) if line["event"] == "round"]
     for line in rounds:
         there = found.models.get(line["round"])
         if there not in (None, line["model"]):
@@ -200,8 +212,8 @@ def _checkpoints(found: Evidence, whole: bool) -> Iterable[str]:
         yield "the run computed again without faults gives another model"
 
 
-def _training(found: Evidence, own_faults: dict[str, int], lost_spool: int) -> Iterable[str]:
-    committed = [line for line in found.journal if line["event"] == "round"]
+def _training(found: Evidence, own_faults: dict[str, int], lost: int) -> Iterable[str]:
+    committed = [line for line in counted(found.journal) if line["event"] == "round"]
     for line in committed:
         for agent in line["participants"]:
             if not found.trained[agent, line["round"]]:
@@ -211,7 +223,7 @@ def _training(found: Evidence, own_faults: dict[str, int], lost_spool: int) -> I
         for (agent, _), times in counts.items():
             again[agent] += max(0, times - 1)
         for agent, times in sorted(again.items()):
-            if times > own_faults.get(agent, 0) + lost_spool:
+            if times > own_faults.get(agent, 0) + lost:
                 rounds = sorted(r for (a, r), n in counts.items() if a == agent and n > 1)
                 yield (
                     f"{agent} {what} {times} times in vain (rounds {rounds}), after "

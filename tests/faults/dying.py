@@ -4,23 +4,16 @@ import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from bed import WITHIN_S, Bed
+from bed import WITHIN_S, Bed, Died
 from checker import broken, evidence
 from power import Disk
 from real_fleet import wait_for
 from table import Result
 
-from flctl.fleet.console import Console
-from flctl.transport.zeromq import ControlLink, control_address
-
 SETTINGS: dict[str, Any] = {
     "task": "boulder", "batch_size": 4, "lr": 0.01, "quorum": 1.0, "deadline_s": 120.0,
     "strategy": "fedadam", "evaluate": "agents",
 }  # fmt: skip
-
-
-class Died(Exception):
-    """The coordinator, while it was asked something."""
 
 
 class Dying:
@@ -64,13 +57,19 @@ class Dying:
     def begin(self, rounds: int, **more: Any) -> str | None:
         """A new run; None when the coordinator died before it answered."""
         given = {**SETTINGS, "agents": list(self.bed.agents), "rounds": rounds, **more}
-        console = Asker(ControlLink(control_address(self.bed.state)), "here", state=self.bed.state)
-        console.bed = self.bed
         try:
-            with console:
+            with self.bed.console() as console:
                 return console.start(given, "the test")
         except Died:
             return None
+
+    def all_ready(self) -> bool:
+        """False when the coordinator died before they were."""
+        try:
+            self.bed.until_ready()
+        except Died:
+            return False
+        return True
 
     def died(self, run: str | None) -> None:
         """What the disk holds now, and what must be true all the same."""
@@ -90,14 +89,3 @@ class Dying:
         new = [name for name in dict.fromkeys(names) if name not in self._seen]
         self._seen.update(new)
         return new
-
-
-class Asker(Console):
-    """Does not wait for the answer of a coordinator that is dead."""
-
-    bed: Bed
-
-    def _messages(self, timeout_s: float) -> Any:
-        if self.bed.ended("coordinator"):
-            raise Died
-        return super()._messages(min(timeout_s, 0.1))

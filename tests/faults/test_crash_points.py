@@ -116,8 +116,7 @@ def test_the_coordinator_dies_at_every_point_of_a_start_and_an_end(
     while pending:
         point, torn = pending.popleft()
         run = None
-        if dying.live(point, torn):
-            bed.until_ready()
+        if dying.live(point, torn) and dying.all_ready():
             run = dying.begin(1)
             if run is not None and dying.until(lambda r=run: bed.is_over(r), "the end"):
                 bed.processes["coordinator"].terminate()

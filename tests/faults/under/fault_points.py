@@ -7,6 +7,9 @@ known by what is done, to which file, and the functions of flctl that do it. The
     {"count": FILE}               append the name of each point that is passed
     {"die": NAME, "nth": 1}       SIGKILL to this process before the n-th time
     {"die": NAME, "torn": true}   the same, with half of the bytes of a write done
+    {"fail": NAME, "errno": N}    an OSError instead, as from a disk that is full
+    {"clock": FILE}               the wall clock is wrong by the seconds in FILE
+    {"started": FILE}             make it as soon as Python itself has started
     {"once": FILE}                only if this file is not there; it is made
     {"record": FILE, "root": DIR} append each change of what is below DIR: see `power`
     {"role": "worker"}            for such processes only: coordinator, agent or worker
@@ -47,6 +50,7 @@ def role():
 class Points:
     def __init__(self, settings):
         self.die, self.nth = settings.get("die"), settings.get("nth", 1)
+        self.fail, self.errno = settings.get("fail"), settings.get("errno")
         self.torn, self.once = settings.get("torn", False), settings.get("once")
         self.passed = Counter()
         self.out = self.log = -1
@@ -68,6 +72,8 @@ class Points:
                 if not self.torn:
                     die()
                 return True
+            if name == self.fail and self.passed[name] == self.nth and self._first():
+                raise OSError(self.errno, os.strerror(self.errno), str(where))
         return False
 
     def _first(self):
@@ -134,6 +140,13 @@ def full(path, dir_fd=None):
 def install(text):
     settings = json.loads(text)
     if settings.get("role", role()) != role():
+        return
+    if "started" in settings:
+        os.close(_real["open"](settings["started"], os.O_WRONLY | os.O_CREAT, 0o600))
+        return
+    if "clock" in settings:
+        _wrap_clock(settings["clock"])
+    if settings.keys() <= {"clock", "role"}:
         return
     points = Points(settings)
     _wrap_files(points)
@@ -342,6 +355,36 @@ def _wrap_sockets(points):
 
     for name in ("sendall", "sendmsg"):
         sent(name)
+
+
+def _wrap_clock(path):
+    """What Python calls the time of day; what counts seconds since the boot is right."""
+    import time
+
+    real = time.time
+
+    def off():
+        try:
+            fd = _real["open"](path, os.O_RDONLY)
+        except FileNotFoundError:
+            return 0.0
+        try:
+            return float(os.read(fd, 64) or 0)
+        finally:
+            os.close(fd)
+
+    time.time = lambda: real() + off()
+    time.time_ns = lambda: int(time.time() * 1e9)
+    for name in ("gmtime", "localtime"):
+        setattr(time, name, _of_then(getattr(time, name)))
+    plain_strftime = time.strftime
+    time.strftime = lambda form, *when: plain_strftime(form, *(when or (time.localtime(),)))
+
+
+def _of_then(plain):
+    import time
+
+    return lambda seconds=None: plain(time.time() if seconds is None else seconds)
 
 
 class _Zmq:

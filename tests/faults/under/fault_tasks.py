@@ -1,6 +1,6 @@
 """Tasks that cost no processor time: a vector that is pulled towards an agent's numbers.
 
-The file named by FLCTL_FAULTS_PACE steers a worker while it trains: seconds to sleep before
+The file named by FLCTL_FAULTS_PACE steers a worker while it works: seconds to sleep before
 each batch, or "eat": take memory until there is no more, once.
 """
 
@@ -50,8 +50,7 @@ class Specks(Task):
         return {} if path is None else {"test": self._read(path)}
 
     def inputs(self, x: Tensor, *, training: bool) -> Tensor:
-        if training:
-            keep_pace()
+        keep_pace()
         return x
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
