@@ -1,9 +1,9 @@
 """Many light agents in one process: real supervisors over real links, with a trainer that costs
 next to nothing.
 
-    python light.py SETTINGS     # JSON: coordinator, server_key, task, digest, folder, names …
+    python light.py SETTINGS     # JSON: coordinator, server_key, token, task, digest, folder, names
 
-Each name has its key in FOLDER/NAME/agent.key. It ends with its standard input.
+The state of each is FOLDER/NAME. It ends with its standard input.
 """
 
 import json
@@ -126,7 +126,11 @@ def supervisor(given: dict[str, Any], name: str) -> Supervisor:
     folder = Path(given["folder"]) / name
     state, keys = AgentState(folder), load_or_make(folder / "agent.key")
     config = AgentConfig(
-        coordinator=given["coordinator"], server_key=given["server_key"], state=folder, name=name
+        coordinator=given["coordinator"],
+        server_key=given["server_key"],
+        state=folder,
+        name=name,
+        join_token=given["token"],
     )
     return Supervisor(
         config=config,
@@ -141,20 +145,18 @@ def supervisor(given: dict[str, Any], name: str) -> Supervisor:
     )
 
 
+def run(agent: Supervisor, ended: Ended) -> None:
+    try:
+        agent.run(ended)
+    finally:
+        agent.close()
+
+
 def main() -> None:
     given = json.loads(sys.argv[1])
     ended = Ended()
-    threads = []
-    for name in given["names"]:
-
-        def run(name: str = name) -> None:
-            one = supervisor(given, name)
-            try:
-                one.run(ended)
-            finally:
-                one.close()
-
-        threads.append(threading.Thread(target=run, name=name))
+    agents = [supervisor(given, name) for name in given["names"]]
+    threads = [threading.Thread(target=run, args=(agent, ended)) for agent in agents]
     for thread in threads:
         thread.start()
     print("light agents are there", flush=True)

@@ -70,6 +70,13 @@ class Boulder(Specks):
     size = 75_000
 
 
+class Hill(Specks):
+    """A model of 1.72 MB, as large as the MNIST one."""
+
+    name = "hill"
+    size = 215_000
+
+
 class Mountain(Specks):
     """A model of 6 MB: longer than what is on the way at a time."""
 
