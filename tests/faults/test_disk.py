@@ -148,7 +148,7 @@ def in_round(point: str) -> bool:
 
 def over(bed: Bed, run: str) -> bool:
     """As far as the coordinator knows: its disk may know less."""
-    return bed.whole_status()["run"] is None
+    return bed.training_status() is None
 
 
 def test_a_state_folder_that_may_only_be_read(bed: Bed, row: Result, small_disk: Path):
