@@ -202,6 +202,11 @@ class Bed:
         with self.console() as console:
             return console.status()
 
+    def training_status(self) -> dict[str, Any] | None:
+        """Of the run in progress."""
+        found: dict[str, Any] | None = self.whole_status()["coordinator"]["run"]
+        return found
+
     def until_ready(self, *names: str) -> None:
         wanted = names or self.agents
 

@@ -80,8 +80,9 @@ class Disk:
         self.top = self._read(self.root)
 
     def replay(self, record: Path) -> None:
-        for line in record.read_text().splitlines():
-            self._apply(json.loads(line))
+        for line in record.read_text().splitlines(keepends=True):
+            if line.endswith("\n"):  # else its writer died over it, and over what it tells
+                self._apply(json.loads(line))
 
     def rebuild(self, mode: str, chance: random.Random) -> None:
         """Put in the folder's place what a disk could hold: with `mode` "worst" only what was

@@ -121,7 +121,11 @@ def test_kill_9_of_the_coordinators_own_worker(
     bed.until_ready()
     bed.pace("coordinator", 2)
     run = bed.begin(3, test_data=str(bed.data("pi-01")), evaluate="coordinator")
-    wait_for(lambda: status_phase(bed) == "aggregated", "an evaluation", WITHIN_S)
+    wait_for(
+        lambda: (bed.training_status() or {}).get("phase") == "aggregated",
+        "an evaluation",
+        WITHIN_S,
+    )
     victim = worker(bed, "coordinator")
     began = time.monotonic()
     victim.kill()
@@ -129,10 +133,6 @@ def test_kill_9_of_the_coordinators_own_worker(
     row.recovered_s = since(began, lambda: bed.committed(run) or bed.is_over(run), "round 1")
     assert bed.until_over(run) == "finished"
     unbroken(bed, run)
-
-
-def status_phase(bed: Bed) -> str | None:
-    return (bed.whole_status()["run"] or {}).get("phase")
 
 
 @pytest.fixture

@@ -376,15 +376,21 @@ def _wrap_clock(path):
     time.time = lambda: real() + off()
     time.time_ns = lambda: int(time.time() * 1e9)
     for name in ("gmtime", "localtime"):
-        setattr(time, name, _of_then(getattr(time, name)))
+        setattr(time, name, Then(getattr(time, name)))
     plain_strftime = time.strftime
     time.strftime = lambda form, *when: plain_strftime(form, *(when or (time.localtime(),)))
 
 
-def _of_then(plain):
-    import time
+class Then:
+    """No plain function: `logging` keeps one as an attribute of a class, like a method."""
 
-    return lambda seconds=None: plain(time.time() if seconds is None else seconds)
+    def __init__(self, plain):
+        self._plain = plain
+
+    def __call__(self, seconds=None):
+        import time
+
+        return self._plain(time.time() if seconds is None else seconds)
 
 
 class _Zmq:
