@@ -8,11 +8,12 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PYTEST_ARGS ?= -n 2
 FAULTS_ARGS ?= -n 2
 SEED ?= 1
+FUZZ_S ?= 30
 BENCH_ARGS ?= --agents 3 --model-mb 1.72
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-faults check format bench clean
+.PHONY: help install demo test test-faults check audit fuzz format bench clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,12 +29,22 @@ test: install ## Run the tests (no Docker, no network)
 test-faults: install ## Break a fleet in every way that we know (half an hour); SEED=2 breaks it elsewhere
 	FAULTS_SEED=$(SEED) $(BIN)/pytest -m 'faults or smoke' $(FAULTS_ARGS) tests/faults
 
-check: install ## What CI runs: lint, format, types, import rule, tests
+check: install ## What CI runs: lint, format, types, import rule, audit, tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python scripts/audit.py
 	$(BIN)/pytest $(PYTEST_ARGS)
+
+audit: install ## Ask the advisory database about every installed package (needs the network)
+	$(PIP) install --quiet -e '.[audit]'
+	$(BIN)/pip-audit --skip-editable --progress-spinner off || \
+		{ echo "make audit: findings above, or no way to the advisory database; make check does what needs no network"; exit 1; }
+
+fuzz: install ## Search for bytes that no decoder expects, FUZZ_S seconds on each; keeps what is new
+	$(PIP) install --quiet -e '.[fuzz]'
+	$(BIN)/python tests/fuzz/fuzz.py --seconds $(FUZZ_S)
 
 format: install ## Put the code into the form that check asks for
 	$(BIN)/ruff check --fix .

@@ -92,13 +92,14 @@ class Strangers:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
         self._context.set(zmq.MAX_SOCKETS, 4096)
         self._plain: list[socket.socket] = []
+        self._socks: list[zmq.Socket[bytes]] = []
 
     def __enter__(self) -> "Strangers":
         return self
 
     def __exit__(self, *_: object) -> None:
         self.hang_up()
-        self._context.destroy(linger=0)
+        self._context.term()
 
     def dial(self, pair: KeyPair | None = None, receive_queue: int = 1000) -> "zmq.Socket[bytes]":
         """A DEALER with a key, unknown unless it is given."""
@@ -110,6 +111,7 @@ class Strangers:
         sock.setsockopt(zmq.CURVE_PUBLICKEY, pair.public.encode())
         sock.setsockopt(zmq.CURVE_SECRETKEY, pair.secret.encode())
         sock.connect(f"tcp://127.0.0.1:{self._port}")
+        self._socks.append(sock)
         return sock
 
     def plain(self) -> socket.socket:
@@ -119,9 +121,10 @@ class Strangers:
         return sock
 
     def hang_up(self) -> None:
-        for sock in self._plain:
+        for sock in (*self._plain, *self._socks):
             sock.close()
         self._plain.clear()
+        self._socks.clear()
 
 
 def is_closed(sock: socket.socket, within_s: float) -> bool:
