@@ -14,9 +14,9 @@ from flctl.coordinator.service import Coordinator
 from flctl.core.roster import Member
 from flctl.errors import AccessError, FlctlError, RunError, UsageError
 from flctl.files import failure
-from flctl.transport.channel import Incoming, Sent
+from flctl.transport.channel import Incoming
 from flctl.transport.keys import Entry, Waiting
-from flctl.wire.messages import AdminQuestion, Answer, Ask, Deal, Message, RunEvent, Trouble
+from flctl.wire.messages import AdminQuestion, Ask, Deal, RunEvent, Trouble
 
 logger = logging.getLogger(__name__)
 
@@ -24,19 +24,20 @@ ADMIN = frozenset(get_args(AdminQuestion))
 WATCH_LIMIT = 2000
 """Events of the past that a watcher is sent at most."""
 
-Send = Callable[[bytes, Message], Sent]
+Watcher = Callable[[dict[str, Any]], None]
 
 
 class Control:
     def __init__(
         self,
         coordinator: Coordinator,
-        send: Send,
         endpoint: str,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._coordinator = coordinator
-        self._send = send
+        self._operators = coordinator.operators
+        self._watching: dict[bytes, Watcher] = {}
+        """One for each operator: whoever asks again watches anew, not twice."""
         self._endpoint = endpoint
         self._clock, self._began = clock, clock()
         self._handlers: dict[str, Callable[[Incoming, Ask], Any]] = {
@@ -68,22 +69,19 @@ class Control:
             if ask.what in ADMIN and role != "admin":
                 raise AccessError(f"'{ask.what}' needs an admin key, this one may only read")
             body = self._handlers[ask.what](incoming, ask)
+            if body is not None:
+                self._operators.answer(incoming.peer, ask.id, body)
         except FlctlError as error:
             self._trouble(incoming.peer, ask, error)
-            return
         except (KeyError, TypeError, ValueError) as error:
             self._trouble(incoming.peer, ask, UsageError(f"'{ask.what}': bad argument: {error}"))
-            return
         except OSError as error:
             self._trouble(incoming.peer, ask, failure(error, self._coordinator.state, ask.what))
-            return
-        if body is not None:
-            self._send(incoming.peer, Answer(id=ask.id, body=body))
 
     def _trouble(self, peer: bytes, ask: Ask, error: BaseException) -> None:
         code = error.exit_code if isinstance(error, FlctlError) else 1
         text = str(error) if isinstance(error, FlctlError) else f"unexpected: {error!r}"
-        self._send(peer, Trouble(id=ask.id, message=text[:2000], exit_code=code))
+        self._operators.put(peer, Trouble(id=ask.id, message=text[:2000], exit_code=code))
 
     # Looking --------------------------------------------------------------------------
 
@@ -132,19 +130,25 @@ class Control:
     def _watch(self, incoming: Incoming, ask: Ask) -> Any:
         """The events of a run so far, then every new one, as RunEvents."""
         folder = self._find(ask.args)
-        self._send(incoming.peer, Answer(id=ask.id, body=summary(folder)))
+        self._operators.answer(incoming.peer, ask.id, summary(folder))
         past = [as_json(event) for event in read_events(folder.journal_path)]
         if ask.args.get("past", True):
             for event in past[-WATCH_LIMIT:]:
-                self._send(incoming.peer, RunEvent(id=ask.id, event=event))
+                self._operators.put(incoming.peer, RunEvent(id=ask.id, event=event))
+        self._unwatch(incoming.peer)
 
         def watcher(event: dict[str, Any]) -> None:
-            sent = self._send(incoming.peer, RunEvent(id=ask.id, event=event))
-            if sent is Sent.GONE:
-                self._coordinator.unwatch(watcher)
+            if not self._operators.put(incoming.peer, RunEvent(id=ask.id, event=event)):
+                self._unwatch(incoming.peer)
 
+        self._watching[incoming.peer] = watcher
         self._coordinator.watch(watcher)
         return None
+
+    def _unwatch(self, peer: bytes) -> None:
+        watcher = self._watching.pop(peer, None)
+        if watcher is not None:
+            self._coordinator.unwatch(watcher)
 
     def _checkpoint(self, _: Incoming, ask: Ask) -> Any:
         """The newest model of a run, or that of a round; its blob can be fetched afterwards."""
@@ -180,7 +184,7 @@ class Control:
                 failure = error or RunError("the run could not be started")
                 self._trouble(incoming.peer, ask, failure)
             else:
-                self._send(incoming.peer, Answer(id=ask.id, body={"run": run}))
+                self._operators.answer(incoming.peer, ask.id, {"run": run})
 
         self._coordinator.runs.start(dict(given), where, "fleet", done)
         return None

@@ -17,6 +17,8 @@ from flctl.coordinator.cordons import load_cordons, save_cordons
 from flctl.coordinator.evaluator import Evaluator
 from flctl.coordinator.invitation import Invitation
 from flctl.coordinator.keeper import RunKeeper
+from flctl.coordinator.outgoing import Outgoing
+from flctl.coordinator.probing import Probing
 from flctl.coordinator.runs import RunFolder
 from flctl.coordinator.serving import Serving
 from flctl.coordinator.training import Training
@@ -98,9 +100,9 @@ class Coordinator:
         self._older_peers: dict[bytes, int] = {}
         """Protocols of those that do not speak the newest; they are answered in it."""
         self._serving = Serving(self.send)
+        self.operators = Outgoing(self.send)
         self._ping_sequence = 0
-        self._probes = 0
-        """Ticks on which everybody is still to be probed."""
+        self._probing = Probing(self._probe_all)
         self._next_tick = clock()
         self._next_rest = clock() + REST_S
         self._complaints: dict[tuple[str, str], float] = {}
@@ -136,11 +138,9 @@ class Coordinator:
                 logger.exception("key=%s a message could not be dealt with", incoming.key)
         self._disk.finish()
         self._thinking.finish()
-        if self._hub.lost_connections():
-            # ZeroMQ knows whose it was only some milliseconds later.
-            self._probes = 3
-            self._probe_all()
         now = self._clock()
+        if self._hub.lost_connections():
+            self._probing.on_lost(now)
         if now >= self._next_tick:
             self._next_tick = now + TICK_S
             self._tick(now)
@@ -172,9 +172,8 @@ class Coordinator:
         if self.training is not None:
             self.training.on_time()
         self._serving.pump()
-        if self._probes:
-            self._probes -= 1
-            self._probe_all()
+        self.operators.pump()
+        self._probing.on_time(now)
         if now >= self._next_rest:
             self._next_rest = now + REST_S
             self._thinking.submit(self._evaluator.rest, lambda *_: None)

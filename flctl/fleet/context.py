@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from flctl.errors import StateError, UsageError
+from flctl.errors import NOT_DECODED, StateError, UsageError
 from flctl.files import explained, make_folder, replace
 from flctl.transport.keys import KeyPair
 
@@ -58,7 +58,7 @@ def load_context(state: Path, name: str | None = None) -> Context | None:
         data = path.read_bytes()
     try:
         return msgspec.json.decode(data, type=Context)
-    except msgspec.DecodeError as error:
+    except NOT_DECODED as error:
         raise StateError(f"{path}: damaged; run 'flctl connect HOST:PORT' again") from error
 
 

@@ -346,6 +346,14 @@ class Answer(Message, frozen=True):
     body: Any
 
 
+class AnswerPart(Message, frozen=True):
+    """The payload frame is the next part of an answer too large for one message: its body,
+    encoded, whole with the `last` one."""
+
+    id: Natural
+    last: bool
+
+
 class Trouble(Message, frozen=True):
     """The question `id` could not be answered."""
 
@@ -393,4 +401,4 @@ ToAgent: TypeAlias = (
     | Chunk
     | BlobGone
 )
-ToOperator: TypeAlias = Answer | Trouble | RunEvent | Chunk | BlobGone
+ToOperator: TypeAlias = Answer | AnswerPart | Trouble | RunEvent | Chunk | BlobGone

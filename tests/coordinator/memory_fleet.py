@@ -307,7 +307,7 @@ class MemoryFleet:
             self.clock,
             lambda: self.wall,
         )
-        self.control = Control(self.coordinator, self.coordinator.send, "memory:1", self.clock)
+        self.control = Control(self.coordinator, "memory:1", self.clock)
         self.coordinator.on_ask = self.control.on_ask
         self.coordinator.watch(self.events.append)
         self.coordinator.runs.resume_interrupted()
