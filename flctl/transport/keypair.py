@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import struct
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -93,7 +94,7 @@ def _is_z85_key(text: str) -> bool:
         return False
     try:
         return len(z85.decode(text.encode())) == 32
-    except (KeyError, ValueError, OverflowError):
+    except (KeyError, ValueError, OverflowError, struct.error):  # the last: five of it too large
         return False
 
 
