@@ -268,8 +268,8 @@ def _check_together(settings: RunSettings, where: str) -> None:
         # An argument that is not UTF-8 comes with surrogates in place of its bytes.
         if any("\ud800" <= char <= "\udfff" for char in getattr(settings, name) or ""):
             raise SettingsError(f"{where}: {name} is not UTF-8 text")
-    for number in ("lr", "quorum", "deadline_s", "wait_s", "alpha", "proximal_mu"):
-        if not math.isfinite(getattr(settings, number)):
+    for number in ("lr", "quorum", "deadline_s", "wait_s", "alpha", "proximal_mu", "clip_norm"):
+        if not math.isfinite(getattr(settings, number) or 0):
             word = _WORDS.get(number, number)
             raise SettingsError(f"{where}: {word} must be a finite number")
     for key in ("optimizer_args", "strategy_args"):

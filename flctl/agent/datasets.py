@@ -29,7 +29,12 @@ class Datasets:
         """The job that finds out."""
         self._looks += 1
         named = bool(self._config.tasks)  # nobody expects a download for what is merely installed
-        return Describe(tasks=self._tasks, datasets=self._config.datasets, download=named)
+        return Describe(
+            tasks=self._tasks,
+            datasets=self._config.datasets,
+            download=named,
+            device=self._config.device,
+        )
 
     def on_described(self, found: Described) -> None:
         if found.error is None and found.problems and self._config.tasks:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from flctl.cli.curve import CENTRAL, STYLE, needs_matplotlib
 from flctl.cli.output import counted
-from flctl.files import explained, new_file
+from flctl.cli.pictures import save_picture
 
 if TYPE_CHECKING:
     from flctl.learning.manifest import Counts, Manifest
@@ -117,8 +117,7 @@ def _figure(
             figure.text(x, 1 - 0.34 / height, title, fontsize=13, fontweight="bold")
             figure.text(x, 1 - 0.64 / height, below, color=CENTRAL)
             yield figure, axes[0]
-            with explained(path, "save the picture", "--png"), new_file(path) as file:
-                figure.savefig(file, format="png", dpi=150, metadata={"Software": "flctl"})
+            save_picture(figure, path, "--png")
         finally:
             plt.close(figure)
 

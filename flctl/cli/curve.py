@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flctl.cli.output import counted
+from flctl.cli.pictures import save_picture
 from flctl.errors import UsageError
-from flctl.files import explained, new_file
 
 if TYPE_CHECKING:
     from flctl.fleet.comparison import Compared
@@ -80,8 +80,7 @@ def draw(
             0.015, 0.025, _unseen(last, central, alone), ha="left", fontsize=9, color=CENTRAL
         )
         figure.subplots_adjust(left=0.05, right=0.985, top=0.79, bottom=0.235, wspace=0.2)
-        with explained(path, "save the picture", "--out"), new_file(path) as file:
-            figure.savefig(file, format="png", dpi=150, metadata={"Software": "flctl"})
+        save_picture(figure, path, "--out")
         plt.close(figure)
 
 

@@ -59,13 +59,13 @@ def describe(
     """
     from flctl.cli import bars, data_tables, logs, output
     from flctl.cli.errors import warn
-    from flctl.cli.models import writable
+    from flctl.cli.pictures import picture_path
     from flctl.learning.manifest import MANIFEST, read_manifest
 
     logs.set_up(verbose, quiet=True)
     if png is not None:
         bars.needs_matplotlib()
-        png = writable(png, "--png", [] if data is None else [data])
+        png = picture_path(png, "--png", [] if data is None else [data])
     if data is not None and task is None and (data / MANIFEST).exists():
         manifest = read_manifest(data)
         if png is not None:

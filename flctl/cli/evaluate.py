@@ -77,10 +77,9 @@ def _parts(task: "Task", data: Path | None, split: str) -> "dict[str, Examples]"
         from flctl.learning.examples import concatenate
 
         trained, *others = tests.values()
-        held_out = task.held_out(data)
-        whole = len(trained) + (len(held_out) if held_out is not None else 0)
         # Of data without splits, the part for testing is all of them.
-        parts = others if [len(part) for part in others] == [whole] else [trained, *others]
+        seen = any(part.contains(trained) for part in others)
+        parts = others if seen else [trained, *others]
         return {"all": concatenate(parts, str(data or "the task's data")), **tests}
     if split in SPLITS:
         found = tests

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from flctl.cli.bars import COLOURS
 from flctl.cli.curve import CENTRAL, FAINT, STYLE
+from flctl.cli.pictures import save_picture
 from flctl.errors import UsageError
-from flctl.files import explained, new_file
 
 if TYPE_CHECKING:
     from flctl.cli.said import Said
@@ -58,8 +58,7 @@ def draw(path: Path, said: "Said", name: str) -> None:
             hspace=0.3,
         )
         try:
-            with explained(path, "save the picture", "--plot"), new_file(path) as file:
-                figure.savefig(file, format="png", dpi=150, metadata={"Software": "flctl"})
+            save_picture(figure, path, "--plot")
         finally:
             plt.close(figure)
 

@@ -28,6 +28,16 @@ def reading(what: object) -> Iterator[None]:
             logger.removeHandler(told)
 
 
+@contextlib.contextmanager
+def waiting(text: str) -> Iterator[None]:
+    """While something takes long, say what, at a terminal."""
+    from flctl.cli.output import terminal
+
+    console = terminal(stderr=True)
+    with console.status(f"{text} …") if console.is_terminal else contextlib.nullcontext():
+        yield
+
+
 class _Told(logging.Handler):
     """Shows what is only of interest now, and leaves warnings to everybody else's handler."""
 

@@ -39,13 +39,13 @@ def plot(
     """
     from flctl.cli.curve import needs_matplotlib
     from flctl.cli.finding import recorded
-    from flctl.cli.models import writable
     from flctl.cli.output import print_json, print_line, shown
+    from flctl.cli.pictures import picture_path
     from flctl.cli.run_picture import draw
 
     needs_matplotlib()
     with recorded(run, state, context) as found:
-        target = writable(out or Path(f"{found.name}.png"), "--out")
+        target = picture_path(out or Path(f"{found.name}.png"), "--out")
         draw(target, found, _classes(found), per_agent)
     if json:
         print_json({"run": found.name, "path": str(target), "rounds": found.history.round})

@@ -49,8 +49,8 @@ def predict(
     from flctl.cli import logs, output
     from flctl.cli.checkpoints import load_model, task_of
     from flctl.cli.curve import needs_matplotlib
-    from flctl.cli.models import writable
     from flctl.cli.patience import reading
+    from flctl.cli.pictures import picture_path
     from flctl.cli.said import Said
     from flctl.learning.prediction import predict as judge
 
@@ -60,7 +60,7 @@ def predict(
     picture = None
     if plot is not None:
         needs_matplotlib()
-        picture = writable(plot, "--plot", [checkpoint, file])
+        picture = picture_path(plot, "--plot", [checkpoint, file])
     chosen, learnt = task_of(checkpoint, task)
     model, on = load_model(learnt, checkpoint, device)
     with reading(file):

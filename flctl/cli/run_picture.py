@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from flctl.cli.bars import COLOURS
 from flctl.cli.curve import CENTRAL, FEDERATED, INK, PANELS, STYLE, apart
 from flctl.cli.output import counted
+from flctl.cli.pictures import save_picture
 from flctl.core.history import Round
-from flctl.files import explained, new_file
 from flctl.records.tables import by_agents, training_loss
 
 if TYPE_CHECKING:
@@ -55,8 +55,7 @@ def draw(path: Path, run: "RecordedRun", classes: Sequence[str], per_agent: bool
             title = f"{run.task}: run {run.name}"
             figure.text(x, 1 - 0.38 / height, title, fontsize=14, fontweight="bold")
             figure.text(x, 1 - 0.68 / height, _below(run), color=CENTRAL)
-            with explained(path, "save the picture", "--out"), new_file(path) as file:
-                figure.savefig(file, format="png", dpi=130, metadata={"Software": "flctl"})
+            save_picture(figure, path, "--out", dpi=130)
         finally:
             plt.close(figure)
 

@@ -62,14 +62,17 @@ def _load_arrays(file: IO[bytes], path: Path, labelled: bool) -> dict[str, Array
 def _inputs(x: Array, path: Path) -> Array:
     if x.ndim != 2 or x.shape[1] != WINDOW:
         raise DataError(f"{path}: X has shape {list(x.shape)}, beats have [n, {WINDOW}]")
-    if x.dtype != np.int16 and x.dtype.kind != "f":
-        raise DataError(f"{path}: X is of type {x.dtype}, not int16 or float")
+    if x.dtype.kind not in "iuf":
+        raise DataError(f"{path}: X is of type {x.dtype}, not of numbers")
     if not len(x):
         raise DataError(f"{path}: no examples")
     if x.dtype.kind == "f":
         with np.errstate(over="ignore"):
             return x.astype(np.float32)
-    return x
+    limits = np.iinfo(np.int16)
+    if int(x.min()) < limits.min or int(x.max()) > limits.max:
+        raise DataError(f"{path}: X has whole numbers beyond {limits.max}; as float they may be")
+    return x.astype(np.int16, copy=False)
 
 
 def _labels(arrays: dict[str, Array], path: Path) -> NDArray[np.int64] | None:

@@ -185,8 +185,8 @@ def check_tests(subject: Subject) -> Said:
                 f"{list(part.x.shape[1:])}, but train_data {_dtype(subject.train)} of shape "
                 f"{list(subject.train.x.shape[1:])}"
             )
-        rows |= _rows(part)
-    copies = len(rows & _rows(subject.train))
+        rows |= part.rows()
+    copies = len(rows & subject.train.rows())
     text = ", ".join(f"{name}: {len(part):,} examples" for name, part in subject.tests.items())
     figures = {"parts": {n: len(p) for n, p in subject.tests.items()}, "also_trained_on": copies}
     if copies:
@@ -249,10 +249,3 @@ def _misspelt(task: Task) -> str:
 
 def _dtype(examples: Examples) -> str:
     return str(examples.x.dtype).removeprefix("torch.")
-
-
-def _rows(examples: Examples) -> set[int]:
-    """A hash of each input."""
-    x = examples.x
-    plain = (x.view(torch.int16) if x.dtype == torch.bfloat16 else x).numpy()
-    return {hash(row.tobytes()) for row in plain}

@@ -64,8 +64,10 @@ def read_data(task: Task, path: Path | None) -> DataSet:
     name = next((name for name, part in others.items() if _same(part, held_out)), HELD_OUT)
     tests = {} if held_out is None else {name: held_out}
     # Some tasks test on all they have where nobody says what is for testing.
-    seen = _rows(train) | _rows(held_out)
-    tests |= {n: part for n, part in others.items() if n not in tests and not _rows(part) <= seen}
+    seen = set[int]().union(*(part.rows() for part in (train, held_out) if part is not None))
+    for own, part in others.items():
+        if own not in tests and not part.rows() <= seen:
+            tests[own] = part
     if problem is not None and not tests:
         raise problem
     return DataSet(train, tests, held_out is not None, problem)
@@ -173,11 +175,3 @@ def _same(one: Examples | None, other: Examples | None) -> bool:
         and torch.equal(one.y, other.y)
         and (one.group is None or other.group is None or np.array_equal(one.group, other.group))
     )
-
-
-def _rows(examples: Examples | None) -> set[int]:
-    """A hash of each example."""
-    if examples is None:
-        return set()
-    pairs = zip(examples.x.numpy(), examples.y.tolist(), strict=True)
-    return {hash((x.tobytes(), y)) for x, y in pairs}

@@ -57,17 +57,18 @@ def held_out_examples(task: Task, source: SourceLike) -> Examples | None:
 
 def evaluation_parts(task: Task, source: SourceLike) -> dict[str, Examples]:
     """What the coordinator evaluates on, by name; the first counts. Raises DataError."""
-    parts, path = task.test_parts(_path(source)), _path(source)
-    return _held_out_of(task, path, parts) if source.trained_on and path else parts
+    path = _path(source)
+    parts = task.test_parts(path)
+    return _not_trained_on(task, path, parts) if source.trained_on and path else parts
 
 
-def _held_out_of(task: Task, path: Path, parts: dict[str, Examples]) -> dict[str, Examples]:
-    """Where the only part is all the data there are: what is held out of training instead."""
-    whole, held_out = next(iter(parts.values()), ()), task.held_out(path)
-    if len(parts) != 1 or held_out is None or len(whole) <= len(held_out):
-        return parts
-    rest = len(whole) - len(held_out)
-    return {"held out": held_out} if rest == len(task.train_data(path)) else parts
+def _not_trained_on(task: Task, path: Path, parts: dict[str, Examples]) -> dict[str, Examples]:
+    """Some tasks test on all they have where nobody says what is for testing: what is held out
+    counts instead, if anything is."""
+    train = task.train_data(path)
+    kept = {name: part for name, part in parts.items() if not part.contains(train)}
+    held_out = task.held_out(path) if not kept else None
+    return kept or ({"held out": held_out} if held_out is not None else parts)
 
 
 def shards(examples: Examples, shard: ShardLike) -> list[Indices]:

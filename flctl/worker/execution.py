@@ -94,7 +94,9 @@ class Executor:
         """Try every task on every data set; a pair that does not fit is left out.
 
         That data are not of a task's kind is told only where they are of no other task's.
+        Raises SettingsError for a device that is not there.
         """
+        devices.pick(job.device)
         found: list[DatasetInfo] = []
         errors: list[str] = []
         failed: dict[str, str] = {}

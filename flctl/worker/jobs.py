@@ -41,6 +41,8 @@ class Describe(Job, frozen=True):
     datasets: dict[str, DataSource]
     download: bool = True
     """Whether what ships with a task may be fetched when it is not here."""
+    device: Device = "auto"
+    """That it is there is found out too."""
 
 
 class Initialise(Job, frozen=True):

@@ -129,6 +129,14 @@ def test_the_picture_is_drawn(flctl, tmp_path, checkpoint, n):
     assert done.out.splitlines()[-1] == f"Look at {picture}."
 
 
+@pytest.mark.parametrize(("suffix", "begins"), [("svg", b"<?xml"), ("pdf", b"%PDF")])
+def test_the_name_of_the_picture_says_its_format(flctl, tmp_path, checkpoint, suffix, begins):
+    picture = tmp_path / f"beats.{suffix}"
+    done = flctl("predict", checkpoint, as_csv(tmp_path / "b.csv", n=3), "--plot", picture)
+    assert done.code == 0
+    assert picture.read_bytes().startswith(begins)
+
+
 def test_the_picture_shows_every_class():
     """The first examples of each, by turns, in their order."""
     from flctl.cli.gallery import choose
@@ -157,13 +165,16 @@ def test_digits_are_predicted_too(flctl, tmp_path, mnist_dir):
 def test_bad_arguments_are_one_line(flctl, tmp_path, checkpoint):
     """And no picture takes the place of what is read."""
     file = as_csv(tmp_path / "b.csv")
+    link = tmp_path / "b.png"
+    link.symlink_to(file)
     for args, code, message in (
         ((checkpoint, tmp_path / "nothing.csv"), 2, "there is no such file or folder"),
         ((file, file), 1, "not a checkpoint of flctl"),
         ((tmp_path / "no.safetensors", file), 1, "cannot be read"),
         ((checkpoint, file, "--task", "mnist"), 1, "another model"),
         ((checkpoint, file, "--device", "abacus"), 2, "it is auto, cpu or cuda"),
-        ((checkpoint, file, "--plot", file), 2, "name another"),
+        ((checkpoint, file, "--plot", file), 2, "a picture's name ends with .png"),
+        ((checkpoint, file, "--plot", link), 2, "name another"),
         ((checkpoint, file, "--plot", tmp_path / "no" / "p.png"), 2, "cannot write"),
     ):
         done = flctl("predict", *args)

@@ -22,7 +22,7 @@ def honest() -> float:
     return poison.accuracy(VirtualRun, ROUNDS, seed=1, partition="iid")[0]
 
 
-@pytest.mark.parametrize("strategy", ["median"])
+@pytest.mark.parametrize("strategy", ["median", "trimmed-mean", "krum", "multi-krum"])
 def test_poison_costs_a_robust_strategy_little(strategy: str, honest: float):
     poisoned, _ = poison.accuracy(
         poison.PoisonedRun, ROUNDS, seed=1, partition="iid", strategy=strategy

@@ -86,6 +86,14 @@ NAN = X.astype(np.float64)
 NAN[7, 3] = np.nan
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "int32", "int64"])
+def test_whole_numbers_of_any_type_are_the_same_beats(tmp_path, dtype):
+    path = write(tmp_path / "beats.npz", X=(X % 100).astype(dtype))
+    x = Ecg().train_data(path).x
+    assert x.dtype == torch.int16
+    assert set(x.flatten().tolist()) <= set((X % 100).flatten().tolist())
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -94,6 +102,7 @@ NAN[7, 3] = np.nan
         ({"X": X[:, :100]}, r"X has shape \[20, 100\], beats have \[n, 187\]"),
         ({"X": X[0]}, r"X has shape \[187\]"),
         ({"X": X.astype(np.complex64)}, "X is of type complex64"),
+        ({"X": X.astype(np.int32) + 40_000}, "X has whole numbers beyond 32767"),
         ({"X": X.astype(object)}, "Object arrays cannot be loaded"),
         ({"X": NAN}, "example 7 holds NaN"),
         ({"X": X[:19]}, r"19 beats in X but y has shape \[20\]"),

@@ -40,3 +40,13 @@ def test_sets_of_different_shapes_cannot_be_one():
     parts = [Examples(torch.zeros(2, n), torch.zeros(2), classes=2) for n in (3, 4)]
     with pytest.raises(DataError, match=r"^folder: .*different shapes"):
         concatenate(parts, "folder")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.uint8])
+def test_containing_goes_by_the_inputs(dtype):
+    """Not by their number or order."""
+    whole = Examples(torch.arange(4).to(dtype).reshape(4, 1), torch.zeros(4), classes=1)
+    part = whole.select(np.array([3, 0]))
+    other = Examples(torch.full((2, 1), 7).to(dtype), torch.zeros(2), classes=1)
+    assert whole.contains(part) and whole.contains(whole)
+    assert not part.contains(whole) and not whole.contains(other)

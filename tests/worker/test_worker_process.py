@@ -12,6 +12,7 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
 
 from flctl.errors import WorkerError
 from flctl.settings import LocalTraining, parse
@@ -106,6 +107,13 @@ def test_describe_says_why_nothing_can_be_used(worker: WorkerProcess, tmp_path: 
     job = Describe(tasks=("ecg",), datasets={"own": DataSource(path=str(tmp_path / "none.npz"))})
     event, _ = run(worker, job)
     assert event.datasets == () and "none.npz" in event.error and "'own'" in event.error
+
+
+def test_a_device_that_is_not_there_is_told_before_any_round(worker: WorkerProcess) -> None:
+    if torch.cuda.is_available():
+        return
+    event, _ = run(worker, Describe(tasks=("ecg",), datasets={"own": SHARD}, device="cuda"))
+    assert isinstance(event, JobFailed) and "torch finds no CUDA GPU here" in event.message
 
 
 def test_initialise_completes_the_settings_with_the_tasks_own(worker: WorkerProcess) -> None:

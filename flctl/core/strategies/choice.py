@@ -102,7 +102,14 @@ def arguments_of(strategy: str, given: Mapping[str, object]) -> Struct:
     try:
         return msgspec.convert(dict(given), kind, strict=True)
     except msgspec.ValidationError as error:
-        known = ", ".join(kind.__struct_fields__) or "none"
         raise SettingsError(
-            f"strategy_args of {strategy}: {one_line(error)}; it takes {known}"
+            f"strategy_args of {strategy}: {_wrong(error)}; it takes "
+            f"{', '.join(kind.__struct_fields__) or 'none'}"
         ) from error
+
+
+def _wrong(error: msgspec.ValidationError) -> str:
+    """msgspec's "Expected `float` < 0.5 - at `$.trim`" as "trim: expected `float` < 0.5"."""
+    text = one_line(error).replace("Object contains unknown field", "there is no")
+    text, _, name = text.partition(" - at `$.")
+    return f"{name.rstrip('`')}: {text[0].lower()}{text[1:]}" if name else text
