@@ -14,7 +14,7 @@ from power import Disk, modes
 from real_fleet import wait_for
 from table import Result
 
-pytestmark = pytest.mark.timeout(1200)
+pytestmark = pytest.mark.timeout(3000)
 
 VICTIM = "pi-01"
 PATIENCE = 4

@@ -17,7 +17,7 @@ from dying import Dying
 from power import modes
 from table import Result
 
-pytestmark = pytest.mark.timeout(1200)
+pytestmark = pytest.mark.timeout(3000)
 
 OF_A_START = ("coordinator/starting.", "coordinator/keeper.made", "worker/")
 OF_AN_END = ("coordinator/training.end", "coordinator/service.close", "coordinator/control")

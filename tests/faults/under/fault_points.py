@@ -9,7 +9,6 @@ known by what is done, to which file, and the functions of flctl that do it. The
     {"die": NAME, "torn": true}   the same, with half of the bytes of a write done
     {"fail": NAME, "errno": N}    an OSError instead, as from a disk that is full
     {"clock": FILE}               the wall clock is wrong by the seconds in FILE
-    {"started": FILE}             make it as soon as Python itself has started
     {"once": FILE}                only if this file is not there; it is made
     {"record": FILE, "root": DIR} append each change of what is below DIR: see `power`
     {"role": "worker"}            for such processes only: coordinator, agent or worker
@@ -140,9 +139,6 @@ def full(path, dir_fd=None):
 def install(text):
     settings = json.loads(text)
     if settings.get("role", role()) != role():
-        return
-    if "started" in settings:
-        os.close(_real["open"](settings["started"], os.O_WRONLY | os.O_CREAT, 0o600))
         return
     if "clock" in settings:
         _wrap_clock(settings["clock"])
