@@ -64,7 +64,8 @@ class Archive:
                 self.layers = self.record["rootfs"]["diff_ids"]
         except (OSError, tarfile.TarError, EOFError, ValueError, KeyError, TypeError) as error:
             raise Unusable(
-                f"{path}: not an archive with one image, as `docker save` makes it ({error})"
+                f"{path}: not an archive with one image, as `docker save` makes it "
+                f"({str(error).partition(chr(10))[0]})"
             ) from error
 
     @staticmethod

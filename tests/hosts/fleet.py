@@ -56,6 +56,10 @@ class Fleet:
         sys.stderr.write(f"\nflctl {name} {' '.join(map(str, args))}: {seconds:.0f} s\n")
         return Play(said, seconds)
 
+    @property
+    def address(self) -> str:
+        return f"{self.rig.address('server')}:7700"
+
     def connect(self) -> None:
         listed = self.rig.ssh(
             "server",
@@ -69,8 +73,7 @@ class Fleet:
             "--json",
         )
         server_key = json.loads(listed)["server_key"]
-        address = f"{self.rig.address('server')}:7700"
-        self.flctl("connect", address, "--server-key", server_key, "--key", self.key)
+        self.flctl("connect", self.address, "--server-key", server_key, "--key", self.key)
 
     def status(self) -> dict[str, dict[str, Any]]:
         return {agent["name"]: agent for agent in json.loads(self.flctl("status", "--json"))}
