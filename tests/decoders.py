@@ -207,7 +207,7 @@ def _open_journal(path: Path) -> None:
 def _keys() -> bytes:
     pair = KeyPair.make()
     allowed = AllowList(keys=[Entry(name="pi-01", key=pair.public, role="agent", added=1.0)])
-    allowed.tokens.append(new_token(60, 1, 0.0)[1])
+    allowed.tokens.append(new_token(60, 1, 0.0, None)[1])
     return msgspec.json.encode(allowed)
 
 

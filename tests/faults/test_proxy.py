@@ -127,3 +127,4 @@ def test_it_delays_slows_resets_and_changes_the_address(proxy: Proxy, echo: Echo
             sock.recv(9)
             time.sleep(0.01)
     assert proxy.resets and echo.peers[-1] == "127.0.0.9"
+    sock.close()
