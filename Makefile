@@ -55,11 +55,11 @@ bench: install ## Measure a round against the two floors; BENCH_ARGS='--agents 1
 	$(BIN)/python benchmarks/round_overhead.py $(BENCH_ARGS)
 
 images: ## Build the images of the agent and the coordinator for this machine (needs Docker)
-	scripts/build-image agent
-	scripts/build-image coordinator
+	scripts/image/build agent
+	scripts/image/build coordinator
 
 image-arm64: ## Build the agent's image for a Raspberry Pi, through qemu where this is no ARM
-	scripts/build-image agent-arm64
+	scripts/image/build agent-arm64
 
 clean: ## Remove .venv, caches and the demo's output
 	rm -rf $(VENV) demo dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

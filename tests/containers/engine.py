@@ -45,7 +45,7 @@ def docker(*arguments: object, **more: Any) -> str:
 def build(what: str, within_s: float = 1800) -> str:
     """Build an image, or find it built; the line that says how large it is."""
     environment = {**os.environ, "TAG": TAG}
-    return run(ROOT / "scripts" / "build-image", what, within_s=within_s, env=environment).stdout
+    return run(ROOT / "scripts" / "image" / "build", what, within_s=within_s, env=environment).stdout
 
 
 def until(condition: Callable[[], Any], what: str, within_s: float = 120) -> Any:
