@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--state", type=Path, required=True, help="where the run is kept")
     parser.add_argument("--partition", choices=PAPER, default="iid")
     parser.add_argument("--rounds", type=int, default=None, help="the most")
-    parser.add_argument("--lr", type=float, default=0.05)
+    parser.add_argument("--lr", type=float, default=0.1)
     parser.add_argument("--target", type=float, default=0.99)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()

@@ -1,5 +1,6 @@
 """`flctl runs export`: a run's model or figures for other programs."""
 
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 MODELS = ("pt", "safetensors", "onnx")
 FORMATS = (*MODELS, "csv", "tensorboard")
+STDOUT = Path("-")
 
 
 def export(
@@ -34,7 +36,8 @@ def export(
         typer.Option(
             parser=path,
             metavar="PATH",
-            help="A file; for tensorboard a folder, in which the run gets one of its own.  "
+            help="A file ('-' for standard output); for tensorboard a folder, in which the run "
+            "gets one of its own.  "
             "[default: named after the run, in the current folder]",
             show_default=False,
         ),
@@ -68,8 +71,9 @@ def export(
     from flctl.cli.finding import recorded
     from flctl.cli.output import print_json, print_line, shown, size
 
-    _check(format, which, per_agent, data)
+    _check(format, which, per_agent, data, out)
     told: dict[str, Any] = {}
+    target: Path | None
     with recorded(run, state, context) as found:
         if format in MODELS:
             round_id = found.round_of(which or "last")
@@ -79,6 +83,8 @@ def export(
         else:
             target = _figures(found, format, out, per_agent)
             told["rounds"] = found.history.round
+    if target is None:
+        return
     if json:
         print_json({"run": found.name, "format": format, "path": str(target), **told})
         return
@@ -87,7 +93,9 @@ def export(
     print_line(f"{what} of run {found.name} in {shown(target)}{amount}")
 
 
-def _check(format_: str, which: str | None, per_agent: bool, data: Path | None) -> None:
+def _check(
+    format_: str, which: str | None, per_agent: bool, data: Path | None, out: Path | None
+) -> None:
     """That the options go together, and what they need is there."""
     if format_ not in FORMATS:
         raise UsageError(f"--format {format_}: it is {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
@@ -99,6 +107,8 @@ def _check(format_: str, which: str | None, per_agent: bool, data: Path | None) 
         raise UsageError("--data is for --format onnx")
     if data is not None and not data.exists():
         raise UsageError(f"--data {data}: there is no such file or folder")
+    if out == STDOUT and format_ != "csv":
+        raise UsageError(f"--out -: only csv goes to standard output; name a place for {format_}")
     if format_ == "tensorboard":
         from flctl.records.tensorboard import needs_tensorboard
 
@@ -109,7 +119,8 @@ def _check(format_: str, which: str | None, per_agent: bool, data: Path | None) 
         needs_onnx()
 
 
-def _figures(found: "RecordedRun", format_: str, out: Path | None, per_agent: bool) -> Path:
+def _figures(found: "RecordedRun", format_: str, out: Path | None, per_agent: bool) -> Path | None:
+    """Where they are; None when they went to standard output."""
     from flctl.cli.models import writable
     from flctl.files import explained, new_file
     from flctl.records import tables, tensorboard
@@ -120,6 +131,9 @@ def _figures(found: "RecordedRun", format_: str, out: Path | None, per_agent: bo
         return folder
     make = tables.agent_rows if per_agent else tables.round_rows
     table = tables.as_csv(make(found.rounds))
+    if out == STDOUT:
+        sys.stdout.write(table.decode())
+        return None
     name = Path(f"{found.name}-agents.csv" if per_agent else f"{found.name}.csv")
     target = writable(out or name, "--out")
     with explained(target, "save the table", "--out"), new_file(target) as file:

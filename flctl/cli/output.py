@@ -75,7 +75,10 @@ def show(made: "Table") -> None:
 
 
 def figure(value: float | None, digits: int = 3) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
+    """Plain up to a million, and as 1.8e+308 beyond it."""
+    if value is None:
+        return "-"
+    return f"{value:.{digits}f}" if abs(value) < 1e6 else f"{value:.1e}"
 
 
 def counted(number: int, noun: str) -> str:

@@ -75,7 +75,8 @@ def show(run: Run, state: State = None, context: Context = None, json: Json = Fa
             output.print_line(f"{name:<11} {found[name]}")
     if compression != "none":
         output.print_line(f"{'compression':<11} {compression}")
-    if can_go_on and found["state"] in ("paused", "stopped"):
+    at_fault = "begin a new run" in (found["reason"] or "")
+    if can_go_on and found["state"] in ("paused", "stopped") and not at_fault:
         resume = f"{output.program()} train --resume {found['run']}{again(state, context)}"
         output.print_line(f"{'go on with':<11} {resume}")
     saved = () if compression == "none" else (">up", ">fewer", ">error")

@@ -115,6 +115,7 @@ def _collect(
         return {}, COMMAND_LINE
     if file is None:
         parse(flags, COMMAND_LINE)
+        _expect_topk(flags, flags)
         return flags, COMMAND_LINE
     in_file = read_toml(file, beside=BESIDE)
     beside = {key: _path_in(file, key, in_file.pop(key)) for key in BESIDE if key in in_file}
@@ -128,9 +129,15 @@ def _collect(
         if chosen in flags and flags[chosen] != in_file.get(chosen):
             in_file.pop(f"{chosen}_args", None)
     given = {**in_file, **flags}
+    _expect_topk(flags, given)
     where = f"{file} and {COMMAND_LINE}" if flags else str(file)
     parse(given, where)
     return {**given, **beside}, where
+
+
+def _expect_topk(flags: dict[str, Any], given: dict[str, Any]) -> None:
+    if "topk_share" in flags and given.get("compression") != "topk":
+        raise UsageError("--topk-share is for --compression topk; name that too")
 
 
 def _path_in(file: Path, key: str, value: object) -> str:

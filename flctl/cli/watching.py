@@ -180,7 +180,9 @@ class LineWatcher(Watcher):
     def show_end(self, result: "RunResult", saved: Path | None) -> None:
         if result.state != "finished":
             end = f"run {result.run} {result.state}: {result.reason or 'no reason given'}"
-            resumable = result.state in ("paused", "stopped")
+            reason = result.reason or ""
+            # The settings of a run are frozen: where they are at fault, going on does not help.
+            resumable = result.state in ("paused", "stopped") and "begin a new run" not in reason
             say(end + (f"; go on with: {self.resume(result.run)}" if resumable else ""), sys.stderr)
             return
         if result.reason:

@@ -350,7 +350,7 @@ class RoundInProgress:
         if not 0 <= offer.compression_error < math.inf:
             return "the error of its compression is not a finite number of at least 0"
         if not (math.isfinite(offer.loss) and math.isfinite(offer.last_loss)):
-            return "its training loss is not a finite number; lower the learning rate"
+            return "its training loss is not a finite number; begin a new run with a lower lr"
         return None
 
     def _reject(self, agent: str, reason: str) -> None:

@@ -6,6 +6,7 @@ with zeros behind them. They are moved so that the R peak is at sample 62, as ev
 model that has learnt from other files then knows them.
 """
 
+import re
 import warnings
 from pathlib import Path
 
@@ -82,6 +83,9 @@ def _moved(x: Array) -> Array:
     return found
 
 
+_ROW = re.compile(r"row (\d+), column")
+
+
 def _table(path: Path) -> Array:
     """float32, shape (rows, columns), at least one of each."""
     try:
@@ -89,10 +93,13 @@ def _table(path: Path) -> Array:
             raise DataError(f"{path}: larger than {LIMIT_BYTES >> 30} GiB; cut it into several")
         with path.open(encoding="utf-8-sig") as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of an empty file
-            names = _is_header(file.readline(1 << 20))
+            first = file.readline(1 << 20)
+            if ";" in first or "\t" in first:
+                raise DataError(f"{path}: the columns are not separated by commas")
+            names = _is_header(first)
             file.seek(0)
             table: Array = np.loadtxt(
-                file, dtype=np.float32, delimiter=",", ndmin=2, skiprows=int(names)
+                file, dtype=np.float32, delimiter=",", quotechar='"', ndmin=2, skiprows=int(names)
             )
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
@@ -100,6 +107,8 @@ def _table(path: Path) -> Array:
         raise DataError(f"{path}: not a CSV file: it is not text") from error
     except (ValueError, MemoryError) as error:
         reason = one_line(error, 100).split(";")[0].rstrip(".")
+        # NumPy counts these rows from 0, and others from 1.
+        reason = _ROW.sub(lambda found: f"row {int(found[1]) + 1}, column", reason)
         raise DataError(f"{path}: not a CSV file of numbers: {reason}") from error
     if not table.size:
         raise DataError(f"{path}: no examples")
@@ -108,7 +117,7 @@ def _table(path: Path) -> Array:
 
 def _is_header(line: str) -> bool:
     """Whether none of its fields is a number."""
-    fields = [field for field in line.split(",") if field.strip()]
+    fields = [field.strip('" ') for field in line.split(",") if field.strip()]
     return bool(fields) and not any(map(_is_number, fields))
 
 

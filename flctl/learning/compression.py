@@ -80,7 +80,7 @@ def save_update(
         if not np.isfinite(left[begin:end]).all():
             raise TaskError(
                 f"agent {agent}, round {round_id}: tensor {spec.name} has changed by what is no "
-                "finite number; lower lr"
+                "finite number; begin a new run with a lower lr"
             )
     norm = _norm(left, bounds)
     match kind:  # each leaves in `left` what it does not say

@@ -77,7 +77,8 @@ def train_locally(
         if not math.isfinite(loss):
             raise TaskError(
                 f"task '{task.name}', agent {agent}, round {round_id}, step {step} of {steps}: "
-                f"the loss is {loss}; lower lr"
+                f"the loss is {loss}; begin a new run with a lower lr"
+                + (" or proximal_mu" if training.proximal_mu else "")
             )
         losses.append(loss)
         if on_step is not None:

@@ -44,6 +44,7 @@ CASES = {
     "empty test data": (("--task", "ecg", "--virtual", 2, "--test-data", ""), 2, "--test-data ''"),
     "empty state": (("--task", "ecg", "--virtual", 2, "--state", ""), 2, "'--state'"),
     "empty target": (("--task", "ecg", "--virtual", 2, "--save-model", ""), 2, "'--save-model'"),
+    "a share of nothing": (("--task", "ecg", "--virtual", 2, "--topk-share", 0.1), 2, "topk; name"),
     "resume with flags": (("--resume", "ecg-9", "--rounds", 3), 2, "--resume"),
 }
 

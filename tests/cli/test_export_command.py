@@ -68,6 +68,13 @@ def test_each_format_has_a_name_of_its_own_beside_the_others(run, flctl, tmp_pat
         assert len(list(csv.DictReader(file))) == 6
 
 
+def test_a_table_goes_to_standard_output_alone(run, flctl, tmp_path):
+    done = flctl("runs", "export", run.name, "--format", "csv", "--out", "-")
+    assert (done.code, done.err) == (0, "")
+    assert [row["round"] for row in csv.DictReader(done.out.splitlines())] == ["1", "2", "3"]
+    assert not (tmp_path / "-").exists()
+
+
 def test_parity_18_the_model_of_any_round_that_is_kept(run, flctl, tmp_path):
     """By best, last or its number, byte for byte; what is gone is said, with what there is."""
     history = run.history()
@@ -104,6 +111,7 @@ def test_the_best_outlives_its_round(run, flctl):
         (("pickle",), "--format pickle: it is pt, safetensors, onnx, csv or tensorboard"),
         (("csv", "--which", "best"), "--which is for a model; csv has all rounds"),
         (("pt", "--per-agent"), "--per-agent is for --format csv"),
+        (("pt", "--out", "-"), "--out -: only csv goes to standard output; name a place for pt"),
         (("pt", "--data", "x"), "--data is for --format onnx"),
         (("onnx", "--data", "nothing"), "--data nothing: there is no such file or folder"),
         (("pt", "--which", "first"), "--which first: it is best, last or the number of a round"),

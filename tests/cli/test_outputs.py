@@ -177,6 +177,17 @@ def test_a_full_disk_pauses_a_run(flctl, tmp_path, beats, monkeypatch):
     assert flctl(*shlex.split(go_on)[1:]).code == 0
 
 
+def test_settings_at_fault_are_not_to_be_gone_on_with(flctl, tmp_path, beats):
+    """They are frozen: the same would happen again."""
+    done = flctl(*RUN, "--data", beats(), "--epochs", 9, "--proximal-mu", "1e30")
+    (run,) = (tmp_path / "state" / "runs").iterdir()
+    assert done.code == 1
+    assert done.complaint.endswith(
+        "the loss is nan; begin a new run with a lower lr or proximal_mu"
+    )
+    assert "go on with" not in flctl("runs", "show", run.name).out
+
+
 @pytest.mark.parametrize("broken", ["new_file", "sync_folder"])
 def test_a_disk_that_is_full_from_the_start(flctl, tmp_path, beats, monkeypatch, broken):
     """Nothing is left of a run that could not begin."""

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from flctl.cli import lines
 from flctl.cli.live import Dashboard, sparkline
-from flctl.cli.output import span
+from flctl.cli.output import figure, span
 from flctl.cli.story import Story
 
 ALL = ("pi-01", "pi-02", "pi-03")
@@ -160,3 +160,8 @@ def test_lengths_of_time():
     """As a person says them."""
     shown = [span(s) for s in (None, 0.84, 42.3, 187, 8140, 300000)]
     assert shown == ["-", "0.8 s", "42 s", "3:07", "2:15:40", "3 d"]
+
+
+def test_the_loss_of_a_model_that_has_diverged_is_short():
+    shown = [figure(x, 4) for x in (None, 0.5, 2e5, 1.8e307)]
+    assert shown == ["-", "0.5000", "200000.0000", "1.8e+307"]

@@ -27,7 +27,7 @@ from flctl.core.metrics import from_confusion
 from flctl.core.randomness import derive
 from flctl.learning.compression import save_update
 from flctl.settings import RunSettings, parse
-from flctl.transport.blobs import BlobStore
+from flctl.transport.blobs import BlobStore, is_in_memory
 from flctl.transport.keys import KeyPair, Keyring
 from flctl.transport.memory import MemoryNetwork
 from flctl.wire.messages import DatasetInfo, Device, Metrics, Telemetry
@@ -262,6 +262,7 @@ class ToyAgent:
 
 class MemoryFleet:
     def __init__(self, agents: int | Iterable[str] = 3, seed: int = 0) -> None:
+        self._others = _in_memory()
         self._temporary = tempfile.TemporaryDirectory()
         self.folder = Path(self._temporary.name)
         self.state = self.folder / "state"
@@ -377,7 +378,14 @@ class MemoryFleet:
                 agent.kill()
         if self.coordinator is not None:
             self.kill_coordinator()
+        for fd in _in_memory() - self._others:  # as the kernel does when a process ends
+            os.close(fd)
         self._temporary.cleanup()
+
+
+def _in_memory() -> set[int]:
+    """This process's descriptors of files in memory."""
+    return {int(fd.name) for fd in Path("/proc/self/fd").iterdir() if is_in_memory(int(fd.name))}
 
 
 def sha256(path: Path) -> str:

@@ -48,6 +48,13 @@ def test_names_of_columns_are_passed_over(tmp_path):
     assert len(read_csv(path, labelled=False).x) == 10
 
 
+def test_numbers_may_stand_in_quotes(tmp_path):
+    """As some programs export them."""
+    path = tmp_path / "b.csv"
+    path.write_text("\n".join(",".join(f'"{v:.0f}"' for v in row) for row in beats()))
+    assert np.array_equal(read_csv(path, labelled=False).x, beats())
+
+
 def test_a_single_column_is_one_beat(tmp_path):
     """As a sensor writes it: a number a line."""
     found = read_csv(write(tmp_path / "b.csv", beats(1).T), labelled=False)
@@ -93,6 +100,8 @@ ROW = ",".join(["1"] * 187)
         (f"{ROW},1\n1,2,3", "number of columns changed from 188 to 3 at row 2"),
         ("1,2\n3,4", "2 columns; a beat has 187, and one more for its class"),
         ("a,b\nhello,world", "not a CSV file of numbers: could not convert string 'hello'"),
+        (f"{ROW},0\n{ROW},x", "could not convert string 'x' to float32 at row 2, column 188"),
+        (ROW.replace(",", ";"), "the columns are not separated by commas"),
         (f"{ROW},2.5", "beat 0 has the class 2.5"),
         (f"{ROW},nan", "beat 0 has the class nan"),
         (f"{ROW},9", "example 0 has label 9, not in 0 to 4"),

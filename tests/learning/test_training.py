@@ -193,7 +193,7 @@ def test_to_try_an_optimiser_leaves_the_model_as_it_is(blobs, optimizer):
 def test_a_loss_that_is_not_finite_names_agent_round_and_step(blobs, start, points):
     """And says what to do about it."""
     blobs.loss = lambda output, target: output.mean() * float("inf")
-    message = r"agent pi-1, round 3, step 1 of 3: the loss is (nan|-?inf); lower lr"
+    message = r"agent pi-1, round 3, step 1 of 3: the loss is (nan|-?inf); begin a new run"
     with pytest.raises(TaskError, match=message):
         train(blobs, start, points(20), round_id=3)
 
