@@ -24,6 +24,13 @@ FRESH_S = 1.0
 COLDEST_C, HOTTEST_C = -50.0, 150.0
 
 
+CGROUP_FILES = (
+    ("memory.max", "memory.current", "memory.stat"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),
+)
+"""Limit, use and details, as a container of version 2 and of version 1 sees its own."""
+
+
 class Machine:
     """Reads the figures of this computer; `state` is the folder whose disk is told of."""
 
@@ -40,7 +47,7 @@ class Machine:
             kind=self._kind()[:200],
             arch=platform.machine() or "unknown",
             cores=os.cpu_count() or 0,
-            memory_bytes=psutil.virtual_memory().total,
+            memory_bytes=self.memory()[1],
             torch=torch,
             cuda=cuda,
         )
@@ -56,18 +63,34 @@ class Machine:
         return self._last
 
     def _read(self, uptime_s: float, worker: int | None) -> Telemetry:
-        memory = psutil.virtual_memory()
+        used, total = self.memory()
         return Telemetry(
             cpu_percent=psutil.cpu_percent(),
             load_1m=round(os.getloadavg()[0], 2),
-            memory_used_bytes=memory.total - memory.available,
-            memory_total_bytes=memory.total,
+            memory_used_bytes=used,
+            memory_total_bytes=total,
             disk_free_bytes=self._disk_free(),
             temperature_c=self.temperature_c(),
             throttled=self.throttled(),
             written_bytes=self._written(worker),
             uptime_s=round(uptime_s, 1),
         )
+
+    def memory(self) -> tuple[int, int]:
+        """Used and all there is, in bytes: of the container where it may use less than there is."""
+        machine = psutil.virtual_memory()
+        for limit, usage, stat in CGROUP_FILES:
+            folder = self._root / "sys/fs/cgroup"
+            try:
+                most, used = int(_text(folder / limit) or ""), int(_text(folder / usage) or "")
+            except ValueError:  # no such file, or "max"
+                continue
+            if most < machine.total:
+                # The cache is given back when it is needed.
+                words = (_text(folder / stat) or "").split()
+                cached = dict(zip(words[::2], words[1::2], strict=False)).get("inactive_file", "0")
+                return max(0, used - int(cached)), most
+        return machine.total - machine.available, machine.total
 
     def temperature_c(self) -> float | None:
         """Of the processor, in °C."""

@@ -48,6 +48,34 @@ def test_a_container_on_a_pi_5(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "files",
+    [
+        {
+            "memory.max": "1000000\n",
+            "memory.current": "600000\n",
+            "memory.stat": "anon 1\ninactive_file 200000\n",
+        },
+        {
+            "memory/memory.limit_in_bytes": "1000000\n",
+            "memory/memory.usage_in_bytes": "600000\n",
+            "memory/memory.stat": "cache 1\ninactive_file 200000\n",
+        },
+    ],
+)
+def test_the_memory_is_that_of_the_container(tmp_path: Path, files: dict[str, str]) -> None:
+    """In use is what cannot be given back."""
+    write(tmp_path, {f"sys/fs/cgroup/{name}": text for name, text in files.items()})
+    assert Machine(tmp_path, tmp_path).memory() == (400_000, 1_000_000)
+
+
+@pytest.mark.parametrize("limit", ["max\n", "9223372036854771712\n", "rubbish\n"])
+def test_without_a_limit_it_is_that_of_the_machine(tmp_path: Path, limit: str) -> None:
+    write(tmp_path, {"sys/fs/cgroup/memory.max": limit, "sys/fs/cgroup/memory.current": "5\n"})
+    used, total = Machine(tmp_path, tmp_path).memory()
+    assert 5 < used < total
+
+
+@pytest.mark.parametrize(
     ("files", "conditions"),
     [
         ({}, None),

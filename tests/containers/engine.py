@@ -45,17 +45,21 @@ def docker(*arguments: object, **more: Any) -> str:
 def build(what: str, within_s: float = 1800) -> str:
     """Build an image, or find it built; the line that says how large it is."""
     environment = {**os.environ, "TAG": TAG}
-    return run(ROOT / "scripts" / "image" / "build", what, within_s=within_s, env=environment).stdout
+    return run(
+        ROOT / "scripts" / "image" / "build", what, within_s=within_s, env=environment
+    ).stdout
 
 
-def until(condition: Callable[[], Any], what: str, within_s: float = 120) -> Any:
-    """The first true value of `condition`."""
+def until(
+    condition: Callable[[], Any], what: Callable[[], str] | str, within_s: float = 300
+) -> Any:
+    """The first true value of `condition`; fails with `what`."""
     end = time.monotonic() + within_s
     while time.monotonic() < end:
         if value := condition():
             return value
         time.sleep(0.3)
-    raise AssertionError(f"not within {within_s} s: {what}")
+    raise AssertionError(f"not within {within_s} s: {what if isinstance(what, str) else what()}")
 
 
 def free_port() -> int:

@@ -18,7 +18,7 @@ def fleet(images, project_name) -> Iterator[Project]:
     project = Project(project_name, FLCTL_SHARDS=str(AGENTS))
     try:
         project.compose("up", "-d", "--scale", f"agent={AGENTS}")
-        until(lambda: len(project.ready()) == AGENTS, "the agents", 180)
+        until(lambda: len(project.ready()) == AGENTS, "the agents")
         yield project
     finally:
         project.down()
@@ -87,7 +87,11 @@ def test_a_run_survives_the_death_of_an_agent_and_of_the_coordinator(fleet, tmp_
             done = fleet.cli("runs", "show", run_id, "--json", check=False)
             return json.loads(done.stdout) if done.returncode == 0 else {}
 
-        found = until(lambda: (s := shown()).get("state") in ("finished", "failed") and s, "", 300)
+        found = until(
+            lambda: (s := shown()).get("state") in ("finished", "failed") and s,
+            "the end of the run",
+            600,
+        )
         assert found["state"] == "finished", found
         journal = docker(
             "exec", fleet.containers("coordinator")[0], "cat",
@@ -108,7 +112,7 @@ def test_an_agent_too_many_is_told_why(fleet):
         until(lambda: "all 3 shards are dealt" in fleet.compose("logs", "agent").stdout, "the line")
     finally:
         fleet.compose("up", "-d", "--no-recreate", "--scale", f"agent={AGENTS}")
-    until(lambda: len(fleet.ready()) == AGENTS, "the agents", 120)
+    until(lambda: len(fleet.ready()) == AGENTS, "the agents")
 
 
 def test_a_port_that_is_taken_is_told(fleet, project_name):
