@@ -81,6 +81,7 @@ def _tell(error: Exception, args: Sequence[str]) -> int:
     """On stderr; where JSON is asked for, there too."""
     if type(error).__name__ == "NoArgsIsHelpError":  # a group that was called without a command
         sys.stdout.write(f"{error.ctx.get_help()}\n")  # type: ignore[attr-defined]
+        sys.stdout.flush()
         return 0
     text, code = _in_words(error, any(arg in ("-v", "--verbose") for arg in args))
     say(text, sys.stderr)
