@@ -6,12 +6,16 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 # Two processes: the suite waits for sockets and disks more than it computes.
 PYTEST_ARGS ?= -n 2
+HOSTS_ARGS ?= -s -x --durations 0
 CONTAINER_ARGS ?= -s --durations 5
+FAULTS_ARGS ?= -n 2
+SEED ?= 1
+FUZZ_S ?= 30
 BENCH_ARGS ?= --agents 3 --model-mb 1.72
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-containers check format bench images image-arm64 clean
+.PHONY: help install demo test test-containers test-hosts test-arm test-faults check lint-playbooks audit fuzz format bench images image-arm64 clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,12 +31,37 @@ test: install ## Run the tests (no Docker, no network)
 test-containers: install ## Run the tests of the images and of compose.yaml (needs Docker)
 	$(BIN)/pytest tests/containers $(CONTAINER_ARGS)
 
-check: install ## What CI runs: lint, format, types, import rule, tests
+test-hosts: install $(VENV)/.installed-lint ## Run the playbooks against containers that play fresh Pis (needs Docker)
+	$(BIN)/pytest tests/hosts/test_archive.py tests/hosts/test_hosts.py $(HOSTS_ARGS)
+
+test-arm: install $(VENV)/.installed-lint image-arm64 ## The same against a whole emulated ARM computer (slow)
+	$(BIN)/pytest tests/hosts/test_arm.py $(HOSTS_ARGS)
+
+test-faults: install ## Break a fleet in every way that we know (half an hour); SEED=2 breaks it elsewhere
+	FAULTS_SEED=$(SEED) $(BIN)/pytest -m 'faults or smoke' $(FAULTS_ARGS) tests/faults
+
+check: install lint-playbooks ## What CI runs: lint, format, types, import rule, audit, tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python scripts/audit.py
 	$(BIN)/pytest $(PYTEST_ARGS)
+
+# The collections of the ansible bundle are what the playbooks are checked against: no network.
+lint-playbooks: $(VENV)/.installed-lint
+	cd ansible && for play in *.yml; do \
+		../$(BIN)/ansible-playbook --syntax-check -i example/inventory.yml $$play >/dev/null || exit 1; done
+	PATH="$(abspath $(BIN)):$$PATH" ANSIBLE_LIBRARY=ansible/library $(BIN)/ansible-lint --offline --profile production -q ansible
+
+audit: install ## Ask the advisory database about every installed package (needs the network)
+	$(PIP) install --quiet -e '.[audit]'
+	$(BIN)/pip-audit --skip-editable --progress-spinner off || \
+		{ echo "make audit: findings above, or no way to the advisory database; make check does what needs no network"; exit 1; }
+
+fuzz: install ## Search for bytes that no decoder expects, FUZZ_S seconds on each; keeps what is new
+	$(PIP) install --quiet -e '.[fuzz]'
+	$(BIN)/python tests/fuzz/fuzz.py --seconds $(FUZZ_S)
 
 format: install ## Put the code into the form that check asks for
 	$(BIN)/ruff check --fix .
@@ -59,6 +88,11 @@ $(VENV)/.installed: pyproject.toml | $(BIN)/pip
 
 $(VENV)/.installed-demo: pyproject.toml | $(BIN)/pip
 	$(PIP) install --quiet -e '.[plot]'
+	@touch $@
+
+# Apart from the others, because Ansible's collections are half a gigabyte.
+$(VENV)/.installed-lint: pyproject.toml | $(VENV)/.installed
+	$(PIP) install --quiet -e '.[lint]'
 	@touch $@
 
 # Debian keeps ensurepip in a package of its own (python3-venv): without it the pip that

@@ -14,6 +14,7 @@
     │   ├── ProtocolMismatch      a peer that speaks another protocol
     │   └── ParametersError       tensors that do not fit the model
     ├── CoordinatorAway           nobody answers at the address
+    ├── EngineError               Docker is away, closed to this user, or will not do it
     └── RunError                  a run could not go on
         ├── NoAgents              nobody was ready within the wait
         ├── QuorumNotMet          too few updates at the deadline
@@ -24,10 +25,26 @@ A message says what happened, where (file, line, agent, round) and what to do, i
 line: the command line prints it as it is.
 """
 
+import msgspec
+
+NOT_DECODED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises for bytes that are damaged, not UTF-8, or nested too deep."""
+
+
+def printable(text: str, kept: str = "\n\t") -> str:
+    """`text` without what steers a terminal: agents and files of strangers may be quoted in it."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in kept else _escaped(c) for c in text)
+
+
+def _escaped(char: str) -> str:
+    return repr(char)[1:-1]
+
 
 def one_line(error: object, limit: int = 300) -> str:
     """The text of a foreign error, which may quote a stranger, as one short line."""
-    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(error)[: limit + 1])
+    text = printable(str(error)[: limit + 1], kept="")
     return text if len(text) <= limit else f"{text[:limit]} …"
 
 
@@ -111,6 +128,10 @@ class ParametersError(WireError):
 
 
 class CoordinatorAway(FlctlError):
+    pass
+
+
+class EngineError(FlctlError):
     pass
 
 

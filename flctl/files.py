@@ -46,6 +46,8 @@ def make_folder(path: Path, option: str = "--state") -> Path:
         for folder in (*reversed(path.absolute().parents), path):
             if not folder.exists():  # `parents=True` would let others read the parents
                 folder.mkdir(mode=0o700, exist_ok=True)
+                with contextlib.suppress(PermissionError):  # a parent that may not be listed
+                    sync_folder(folder.parent)
     if not path.is_dir():
         raise StateError(f"{path}: is not a folder; name another one with {option}")
     return path
@@ -61,16 +63,20 @@ def sync_folder(path: Path) -> None:
 
 
 class Syncing:
-    """Makes the data of open files and the names in `folder` durable, all at the same time.
+    """Makes the data of open files and the names in `folder` durable, all at the same time;
+    also the name of `folder` itself, and so on up to `top`: a file is as durable as its path.
 
     The kernel then commits its own journal once for all of them, not once for each. It has
     begun when this returns; the files may be closed meanwhile.
     """
 
-    def __init__(self, fds: Sequence[int], folder: Path) -> None:
+    def __init__(self, fds: Sequence[int], folder: Path, top: Path | None = None) -> None:
         self._folder = folder
         own = [os.dup(fd) for fd in fds]
-        own.append(os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+        for path in (folder, *folder.parents):
+            own.append(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+            if path == (top or folder):
+                break
         self._done = [_syncing.submit(_sync_and_close, fd) for fd in own]
 
     def wait(self) -> None:
@@ -111,19 +117,50 @@ def new_file(path: Path, mode: int = 0o644) -> Iterator[IO[bytes]]:
     Raises UsageError when that place is not a file's.
     """
     path = place_of(path)
-    fd, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    try:
+    with temporary_for(path) as (fd, temporary):
         os.fchmod(fd, mode)
-        with os.fdopen(fd, "wb") as file:
+        with os.fdopen(fd, "wb", closefd=False) as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            Path(name).unlink()
-        raise
+            os.fsync(fd)
+        temporary.replace(path)
     sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def temporary_for(path: Path) -> Iterator[tuple[int, Path]]:
+    """An empty file of this user alone beside `path`, open to write; removed if it is still
+    there at the end.
+
+    It has one name for one `path`, so that what kill -9 leaves is taken over by the next writer
+    and does not add up; of two at the same time the second one waits.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    while True:
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        fd = os.open(temporary, flags, 0o600)
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        if _is_still(temporary, fd):
+            break
+        os.close(fd)  # whoever had it before has renamed or removed it
+    try:
+        os.ftruncate(fd, 0)
+        os.fchmod(fd, 0o600)
+        yield fd, temporary
+    finally:
+        with contextlib.suppress(OSError):
+            if _is_still(temporary, fd):
+                temporary.unlink()
+        os.close(fd)
+
+
+def _is_still(path: Path, fd: int) -> bool:
+    try:
+        there = path.lstat()
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(there, os.fstat(fd))
 
 
 @contextlib.contextmanager

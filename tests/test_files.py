@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -274,3 +275,34 @@ def test_a_folder_that_is_not_finished_leaves_the_old_one(tmp_path, monkeypatch,
             raise fault
     assert list(tmp_path.iterdir()) == [place]
     assert (place / "old").read_bytes() == b"1"
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from flctl import files
+with files.new_file(Path(sys.argv[1])) as file:
+    file.write(b"half of")
+    file.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_kill_9_leaves_is_taken_over_by_the_next_writer(tmp_path):
+    """However often: one temporary file at most, and none after a write that ends well."""
+    path = tmp_path / "model"
+    for _ in range(3):
+        subprocess.run([sys.executable, "-c", KILLED, path], check=False)
+        assert len(list(tmp_path.iterdir())) == 1
+    files.replace(path, b"x")
+    assert list(tmp_path.iterdir()) == [path] and path.read_bytes() == b"x"
+
+
+def test_of_two_writers_at_the_same_time_each_writes_the_whole(tmp_path):
+    """The second waits for the first, in another process or thread."""
+    path = tmp_path / "model"
+    with ThreadPoolExecutor() as pool:
+        contents = [bytes([n]) * 100_000 for n in range(8)]
+        list(pool.map(lambda data: files.replace(path, data), contents))
+    assert path.read_bytes() in contents
+    assert list(tmp_path.iterdir()) == [path]

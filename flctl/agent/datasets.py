@@ -5,9 +5,8 @@ import logging
 from msgspec.structs import replace
 
 from flctl.agent.config import AgentConfig
-from flctl.agent.orders import TRIES, is_death
 from flctl.wire.messages import Shard
-from flctl.worker.jobs import DataSource, Describe, Described, JobFailed
+from flctl.worker.jobs import TRIES, DataSource, Describe, Described, JobFailed
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +78,6 @@ class Datasets:
 
     def on_failed(self, failure: JobFailed) -> None:
         """A worker that has died may be luckier the next time."""
-        if not is_death(failure) or self._looks >= TRIES:
+        if not failure.is_death or self._looks >= TRIES:
             error = failure.message
             self.on_described(Described(datasets=(), torch="", cuda=False, error=error))

@@ -8,12 +8,9 @@ from msgspec import Struct
 from flctl.agent.config import AgentConfig
 from flctl.agent.state import residuals_of
 from flctl.wire.messages import Digest, Evaluate, RoundKey, Train
-from flctl.worker.jobs import AnyJob, DataSource, EvaluateJob, JobFailed, TrainJob
+from flctl.worker.jobs import AnyJob, DataSource, EvaluateJob, TrainJob
 
 Kind: TypeAlias = Literal["worker died", "out of memory", "data", "task", "model", "error"]
-
-TRIES = 3
-"""How often a worker may die over one job before it is given up."""
 
 
 class Order(Struct, eq=False):
@@ -43,11 +40,6 @@ class Order(Struct, eq=False):
         """
         same_model = (self.key.run, self.key.base) == (later.key.run, later.key.base)
         return same_model and type(self.message) is not type(later)
-
-
-def is_death(failure: JobFailed) -> bool:
-    """Whether the worker went down, so that another one may succeed."""
-    return failure.kind in ("worker died", "out of memory")
 
 
 def refusal(

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from flctl import files
+from flctl.errors import NOT_DECODED
 from flctl.settings import AgentName
 from flctl.wire.messages import Digest, RunId
 
@@ -82,7 +83,7 @@ class AgentState:
 def saved_tasks(folder: Path) -> dict[str, Digest] | None:
     """Those that the agent of this folder had enabled at its last start, with their digests;
     None when no agent has been started there."""
-    with suppress(OSError, msgspec.DecodeError):
+    with suppress(OSError, *NOT_DECODED):
         data = (folder / _TASKS_FILE).read_bytes()
         return msgspec.json.decode(data, type=dict[str, Digest])
     return None

@@ -23,12 +23,16 @@ THROTTLED_BITS = {
 FRESH_S = 1.0
 COLDEST_C, HOTTEST_C = -50.0, 150.0
 
-
-CGROUP_FILES = (
-    ("memory.max", "memory.current", "memory.stat"),
-    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),
+CGROUPS = (
+    ("sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
+    (
+        "sys/fs/cgroup/memory",
+        "memory.limit_in_bytes",
+        "memory.usage_in_bytes",
+        "total_inactive_file",
+    ),
 )
-"""Limit, use and details, as a container of version 2 and of version 1 sees its own."""
+"""What a container sees of its own limit, with cgroup 2 and 1."""
 
 
 class Machine:
@@ -47,7 +51,7 @@ class Machine:
             kind=self._kind()[:200],
             arch=platform.machine() or "unknown",
             cores=os.cpu_count() or 0,
-            memory_bytes=self.memory()[1],
+            memory_bytes=self.memory_bytes()[1],
             torch=torch,
             cuda=cuda,
         )
@@ -63,7 +67,7 @@ class Machine:
         return self._last
 
     def _read(self, uptime_s: float, worker: int | None) -> Telemetry:
-        used, total = self.memory()
+        used, total = self.memory_bytes()
         return Telemetry(
             cpu_percent=psutil.cpu_percent(),
             load_1m=round(os.getloadavg()[0], 2),
@@ -76,21 +80,16 @@ class Machine:
             uptime_s=round(uptime_s, 1),
         )
 
-    def memory(self) -> tuple[int, int]:
-        """Used and all there is, in bytes: of the container where it may use less than there is."""
-        machine = psutil.virtual_memory()
-        for limit, usage, stat in CGROUP_FILES:
-            folder = self._root / "sys/fs/cgroup"
-            try:
-                most, used = int(_text(folder / limit) or ""), int(_text(folder / usage) or "")
-            except ValueError:  # no such file, or "max"
-                continue
-            if most < machine.total:
-                # The cache is given back when it is needed.
-                words = (_text(folder / stat) or "").split()
-                cached = dict(zip(words[::2], words[1::2], strict=False)).get("inactive_file", "0")
-                return max(0, used - int(cached)), most
-        return machine.total - machine.available, machine.total
+    def memory_bytes(self) -> tuple[int, int]:
+        """Used, and how much there is: of the computer, or of the container if that has less."""
+        memory = psutil.virtual_memory()
+        for folder, limit, usage, cached in CGROUPS:
+            place = self._root / folder
+            most, used = _number(place / limit), _number(place / usage)
+            if most is not None and used is not None and most < memory.total:
+                # Files that were read and can be read again are no load.
+                return max(0, used - _entry(place / "memory.stat", cached)), most
+        return memory.total - memory.available, memory.total
 
     def temperature_c(self) -> float | None:
         """Of the processor, in °C."""
@@ -163,6 +162,21 @@ class Machine:
         except (psutil.Error, OSError, AttributeError):
             pass
         return written
+
+
+def _number(path: Path) -> int | None:
+    """None also for "max"."""
+    text = _text(path) or ""
+    return int(text) if text.isdecimal() else None
+
+
+def _entry(path: Path, name: str) -> int:
+    """Of a file of `name number` lines; 0 when it is not there."""
+    for line in (_text(path) or "").splitlines():
+        key, _, value = line.partition(" ")
+        if key == name and value.isdecimal():
+            return int(value)
+    return 0
 
 
 def _text(path: Path) -> str | None:

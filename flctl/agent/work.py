@@ -12,7 +12,7 @@ from typing import Literal
 from flctl.agent.config import AgentConfig
 from flctl.agent.datasets import Datasets
 from flctl.agent.models import ModelDamaged, Models
-from flctl.agent.orders import TRIES, Kind, Order, is_death, job_of, refusal
+from flctl.agent.orders import Kind, Order, job_of, refusal
 from flctl.agent.updates import Updates
 from flctl.errors import StateError, WorkerError
 from flctl.transport.blobs import Blob, BlobStore
@@ -32,6 +32,7 @@ from flctl.wire.messages import (
     UpdateReady,
 )
 from flctl.worker.jobs import (
+    TRIES,
     AnyEvent,
     AnyJob,
     Described,
@@ -271,7 +272,7 @@ class Work:
     def _on_failed(self, order: Order | None, event: JobFailed) -> None:
         if order is not None:
             kind: Kind = "task" if event.kind == "usage" else event.kind
-            again = is_death(event) and order.tries < TRIES
+            again = event.is_death and order.tries < TRIES
             self._fail(order, kind, event.message, retrying=again)
         elif self.data.found is None:
             self.data.on_failed(event)

@@ -5,15 +5,25 @@ from typing import Annotated
 import typer
 
 from flctl import __version__
-from flctl.cli import data, keys, runs, tasks
+from flctl.cli import data, emulate, keys, runs, tasks
 from flctl.cli.agent import agent
 from flctl.cli.connect import connect
 from flctl.cli.coordinator import coordinator
+from flctl.cli.cordon import cordon, uncordon
 from flctl.cli.demo import demo
 from flctl.cli.discover import discover
 from flctl.cli.evaluate import evaluate
 from flctl.cli.health import health
 from flctl.cli.options import HELP, Grouped
+from flctl.cli.playbooks import (
+    deploy,
+    provision,
+    push_data,
+    remove,
+    rollback,
+    rotate_keys,
+    upgrade,
+)
 from flctl.cli.predict import predict
 from flctl.cli.status import status
 from flctl.cli.train import train
@@ -46,11 +56,13 @@ def flctl(
 
 
 COMMANDS = (
-    train, status, discover, agent, coordinator, health, connect, evaluate, predict, demo,
+    train, status, discover, cordon, uncordon, agent, coordinator, health, connect, evaluate,
+    predict, demo, provision, deploy, upgrade, rollback, push_data, rotate_keys, remove,
 )  # fmt: skip
 for command in COMMANDS:
     app.command(cls=Grouped)(command)
 app.add_typer(data.app, name="data")
+app.add_typer(emulate.app, name="emulate")
 app.add_typer(keys.app, name="keys")
 app.add_typer(runs.app, name="runs")
 app.add_typer(tasks.app, name="tasks")

@@ -13,6 +13,7 @@ STYLES = {
     "stopped": "yellow",
     "extra": "yellow",
     "waiting key": "yellow",
+    "cordoned": "yellow",
 }
 
 

@@ -16,8 +16,8 @@ from typing import Any, TextIO
 
 import typer
 
-from flctl.cli.output import drop, print_json, print_line
-from flctl.errors import FlctlError, TaskError
+from flctl.cli.output import drop, print_json
+from flctl.errors import FlctlError, TaskError, printable
 
 INTERRUPTED = 130
 OF_STDOUT = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EPIPE, errno.EBADF)
@@ -52,7 +52,7 @@ def _call(app: typer.Typer, args: Sequence[str]) -> int:
 
 def say(text: str, stream: TextIO) -> None:
     """One line that begins with the program's name; red on a terminal."""
-    line = "flctl: " + " ".join(text.split())
+    line = "flctl: " + printable(" ".join(text.split()))
     try:
         colour = stream.isatty() and not os.environ.get("NO_COLOR")
         stream.write(f"{RED}{line}{PLAIN}\n" if colour else f"{line}\n")
@@ -80,7 +80,8 @@ def give_up_stdout(error: OSError) -> bool:
 def _tell(error: Exception, args: Sequence[str]) -> int:
     """On stderr; where JSON is asked for, there too."""
     if type(error).__name__ == "NoArgsIsHelpError":  # a group that was called without a command
-        print_line(error.ctx.get_help())  # type: ignore[attr-defined]
+        sys.stdout.write(f"{error.ctx.get_help()}\n")  # type: ignore[attr-defined]
+        sys.stdout.flush()
         return 0
     text, code = _in_words(error, any(arg in ("-v", "--verbose") for arg in args))
     say(text, sys.stderr)

@@ -5,7 +5,7 @@ from typing import Any
 
 from flctl.cli.output import counted, figure, span
 
-TROUBLE = ("rejected", "agent-lost", "agent-failed", "attempt", "waiting")
+TROUBLE = ("rejected", "agent-lost", "agent-failed", "attempt", "withdrawn", "waiting")
 """Events that go to stderr when lines are asked for."""
 _ENDS = ("finished", "paused", "failed", "stopped")
 
@@ -40,6 +40,8 @@ def trouble_line(event: Mapping[str, Any]) -> str:
             return f"{place}{event['agent']} failed: {event['kind']}: {event['message']}{again}"
         case "attempt":
             return f"{place}attempt {event['attempt']} failed: {event['reason']}"
+        case "withdrawn":
+            return f"{event['reason']}; the rounds after round {event['round']} are done again"
         case _:
             return f"waiting for agents: {event.get('missing') or ''}".rstrip(": ")
 

@@ -4,6 +4,8 @@ import logging
 import sys
 from typing import TextIO
 
+from flctl.errors import printable
+
 FORMAT = "%(asctime)s %(levelname)s %(filename)s(l:%(lineno)d) - %(message)s"
 
 
@@ -22,10 +24,17 @@ class _Stderr(logging.StreamHandler[TextIO]):
         raise AttributeError("the stream is always sys.stderr")
 
 
+class _OneLine(logging.Formatter):
+    """What a stranger says neither begins a line of its own nor steers the terminal."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        return printable(super().formatMessage(record), kept="\t")
+
+
 def set_up(verbose: bool, quiet: bool = False) -> None:
     """DEBUG when `verbose`; else WARNING when `quiet`, as for commands with other output."""
     handler = _Stderr()
-    handler.setFormatter(logging.Formatter(FORMAT))
+    handler.setFormatter(_OneLine(FORMAT))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO)

@@ -10,8 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 import msgspec
 
+from flctl.errors import printable
+
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from rich.console import Console
+    from rich.segment import Segment
     from rich.table import Table
 
 
@@ -26,7 +31,7 @@ def print_json(value: Any, indent: bool | None = None) -> None:
 
 
 def print_line(text: str) -> None:
-    sys.stdout.write(text + "\n")
+    sys.stdout.write(printable(text) + "\n")
     sys.stdout.flush()
 
 
@@ -52,10 +57,18 @@ def terminal(stderr: bool = False) -> "Console":
     """
     from rich.console import Console
 
+    class Harmless(Console):
+        """What agents say of themselves stands in tables: none of it may steer the terminal."""
+
+        def render(self, *args: Any, **options: Any) -> "Iterator[Segment]":
+            for segment in super().render(*args, **options):
+                plain = segment.control or segment.text.isprintable()
+                yield segment if plain else segment._replace(text=printable(segment.text))
+
     plain: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}
-    console = Console(stderr=stderr, **plain)
+    console = Harmless(stderr=stderr, **plain)
     if not console.is_terminal:
-        console = Console(stderr=stderr, width=1000, no_color=True, **plain)
+        console = Harmless(stderr=stderr, width=1000, no_color=True, **plain)
     return console
 
 

@@ -21,6 +21,15 @@ STYLES = {
     "no data": "yellow",
 }
 AWAY = ("lost", "stopped")
+LIVE = (
+    "rtt_ms",
+    "temperature_c",
+    "memory_used_bytes",
+    "memory_total_bytes",
+    "load_1m",
+    "throttled",
+)
+"""What an agent says of itself with every heartbeat."""
 NOTE_SHOWN = 100
 """Characters of a note: a longer one would pad every row; discover and --json have all of it."""
 DIGEST_SHOWN = 12
@@ -101,7 +110,7 @@ def picture(found: Mapping[str, Any], wide: bool = False, options: str = "") -> 
         "version", "note",
     )  # fmt: skip
     for agent in found["agents"]:
-        made.add_row(*_row(agent))
+        made.add_row(*_row(agent, coordinator.get("lost_after_s", 30.0)))
     tables: list[RenderableType] = [made]
     if wide:
         tables += [Text(), _abilities(found["agents"])]
@@ -125,18 +134,23 @@ def _run_line(run: Mapping[str, Any] | None) -> Any:
     return Text.assemble(("run ", "bold"), line)
 
 
-def _row(agent: Mapping[str, Any]) -> list[Any]:
+def _row(agent: Mapping[str, Any], lost_after_s: float) -> list[Any]:
     from rich.text import Text
 
     from flctl.cli.output import figure, size
 
     state = agent["state"]
+    if state in AWAY:  # what it had said of itself is no longer so
+        agent = {**agent, **dict.fromkeys(LIVE)}
     progress = agent["progress"]
     shown = f"{state} {progress[0]}/{progress[1]}" if progress and progress[1] else state
     if state == "lost" and agent["last_seen_s"] is None:
-        shown = "never seen"
+        shown = "not seen"
+    cordoned = agent.get("cordoned", False)  # an older coordinator does not know it
+    if cordoned:
+        shown += ", cordoned"
     memory = agent["memory_used_bytes"], agent["memory_total_bytes"]
-    note = agent["note"] or agent["last_error"] or ""
+    note = agent["note"] or agent["last_error"] or _silence(agent, lost_after_s)
     held_back = agent["throttled"]
     if held_back:
         note = ", ".join(held_back) + (f"; {note}" if note else "")
@@ -145,7 +159,7 @@ def _row(agent: Mapping[str, Any]) -> list[Any]:
     rtt = agent["rtt_ms"]
     return [
         agent["name"],
-        Text(shown, style=STYLES.get(state, "red")),
+        Text(shown, style="yellow" if cordoned else STYLES.get(state, "red")),
         "-" if agent["last_round"] is None else str(agent["last_round"]),
         str(agent["examples"]) if agent["version"] else "-",
         "-" if rtt is None else f"{rtt:.1f} ms",
@@ -156,6 +170,20 @@ def _row(agent: Mapping[str, Any]) -> list[Any]:
         agent["version"] or "-",
         Text(note, style="yellow", overflow="ellipsis"),
     ]
+
+
+def _silence(agent: Mapping[str, Any], lost_after_s: float) -> str:
+    """For how long nothing has been heard of it, where that is worth a word."""
+    from flctl.cli.output import span
+
+    silent_s = agent["last_seen_s"]
+    if silent_s is None:
+        return "not since the coordinator's start"
+    if agent["state"] in AWAY:
+        return f"last seen {span(silent_s)} ago"
+    if silent_s > lost_after_s / 3:
+        return f"silent for {span(silent_s)}, lost after {span(lost_after_s)}"
+    return ""
 
 
 def _abilities(agents: Sequence[Mapping[str, Any]]) -> Any:

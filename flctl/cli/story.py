@@ -80,6 +80,11 @@ class Story:
                 self.message = f"attempt {event['attempt']} failed: {event['reason']}"
             case "round":
                 self._commit(event)
+            case "withdrawn":
+                self.done = [line for line in self.done if line.round <= event["round"]]
+                self.message = (
+                    f"{event['reason']}; the rounds after round {event['round']} are done again"
+                )
             case "paused" | "failed" | "stopped" | "finished" as ended:
                 self.ended = ended
                 self.message = event.get("reason") or ""

@@ -77,6 +77,7 @@ class Collection:
         """`are_last`: whether the round waits for nobody but these agents."""
         self._round, self._asked = round_id, asked
         self._spool = folder.make_spool(round_id)
+        self._rounds = folder.rounds_path
         self._base = folder.model_path(round_id - 1)
         self._fleet, self._disk, self._journal = fleet, disk, journal
         self._wall_clock, self._clock = wall_clock, clock
@@ -213,7 +214,9 @@ class Collection:
             # A file under its final name counts only once the journal says so.
             with explained(self._spool, "store updates"):
                 syncing = Syncing(
-                    [batch[update.agent].fd for update in outcome.stored], self._spool
+                    [batch[update.agent].fd for update in outcome.stored],
+                    self._spool,
+                    self._rounds,
                 )
             if last:
                 outcome.syncing = syncing

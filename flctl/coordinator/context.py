@@ -72,8 +72,8 @@ class RunContext:
         return round(self.wall_clock(), 3)
 
     def is_here(self, agent: str) -> bool:
-        member = self.fleet.roster.members.get(agent)
-        return member is not None and member.ready
+        """Ready, and not cordoned."""
+        return self.fleet.roster.is_free(agent)
 
     def record(self, events: Sequence[AnyEvent], sync: bool = True) -> None:
         """Into the journal, the history, and to whoever watches. Raises StateError."""

@@ -14,9 +14,9 @@ from flctl.coordinator.service import Coordinator
 from flctl.core.roster import Member
 from flctl.errors import AccessError, FlctlError, RunError, UsageError
 from flctl.files import failure
-from flctl.transport.channel import Incoming, Sent
+from flctl.transport.channel import Incoming
 from flctl.transport.keys import Entry, Waiting
-from flctl.wire.messages import AdminQuestion, Answer, Ask, Deal, Message, RunEvent, Trouble
+from flctl.wire.messages import AdminQuestion, Ask, Deal, RunEvent, Trouble
 
 logger = logging.getLogger(__name__)
 
@@ -24,19 +24,20 @@ ADMIN = frozenset(get_args(AdminQuestion))
 WATCH_LIMIT = 2000
 """Events of the past that a watcher is sent at most."""
 
-Send = Callable[[bytes, Message], Sent]
+Watcher = Callable[[dict[str, Any]], None]
 
 
 class Control:
     def __init__(
         self,
         coordinator: Coordinator,
-        send: Send,
         endpoint: str,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._coordinator = coordinator
-        self._send = send
+        self._operators = coordinator.operators
+        self._watching: dict[bytes, Watcher] = {}
+        """One for each operator: whoever asks again watches anew, not twice."""
         self._endpoint = endpoint
         self._clock, self._began = clock, clock()
         self._handlers: dict[str, Callable[[Incoming, Ask], Any]] = {
@@ -52,6 +53,8 @@ class Control:
             "key-add": self._add_key,
             "key-revoke": self._revoke,
             "token": self._token,
+            "cordon": self._cordon,
+            "uncordon": self._uncordon,
         }
 
     def on_ask(self, incoming: Incoming, ask: Ask, role: str) -> None:
@@ -66,22 +69,19 @@ class Control:
             if ask.what in ADMIN and role != "admin":
                 raise AccessError(f"'{ask.what}' needs an admin key, this one may only read")
             body = self._handlers[ask.what](incoming, ask)
+            if body is not None:
+                self._operators.answer(incoming.peer, ask.id, body)
         except FlctlError as error:
             self._trouble(incoming.peer, ask, error)
-            return
         except (KeyError, TypeError, ValueError) as error:
             self._trouble(incoming.peer, ask, UsageError(f"'{ask.what}': bad argument: {error}"))
-            return
         except OSError as error:
             self._trouble(incoming.peer, ask, failure(error, self._coordinator.state, ask.what))
-            return
-        if body is not None:
-            self._send(incoming.peer, Answer(id=ask.id, body=body))
 
     def _trouble(self, peer: bytes, ask: Ask, error: BaseException) -> None:
         code = error.exit_code if isinstance(error, FlctlError) else 1
         text = str(error) if isinstance(error, FlctlError) else f"unexpected: {error!r}"
-        self._send(peer, Trouble(id=ask.id, message=text[:2000], exit_code=code))
+        self._operators.put(peer, Trouble(id=ask.id, message=text[:2000], exit_code=code))
 
     # Looking --------------------------------------------------------------------------
 
@@ -95,11 +95,16 @@ class Control:
                 "version": __version__,
                 "uptime_s": round(now - self._began, 1),
                 "endpoint": self._endpoint,
+                "lost_after_s": coordinator.roster.lost_after_s,
                 "server_key": coordinator.keyring.server.public,
                 "run": training.status() if training is not None else None,
             },
             "agents": [
-                agent_status(coordinator.roster.members.get(name) or Member(name), now)
+                agent_status(
+                    coordinator.roster.members.get(name) or Member(name),
+                    now,
+                    name in coordinator.roster.cordoned,
+                )
                 for name in sorted(names)
             ],
             "waiting": [shown_waiting(waiting) for waiting in coordinator.keyring.waiting()],
@@ -125,19 +130,25 @@ class Control:
     def _watch(self, incoming: Incoming, ask: Ask) -> Any:
         """The events of a run so far, then every new one, as RunEvents."""
         folder = self._find(ask.args)
-        self._send(incoming.peer, Answer(id=ask.id, body=summary(folder)))
+        self._operators.answer(incoming.peer, ask.id, summary(folder))
         past = [as_json(event) for event in read_events(folder.journal_path)]
         if ask.args.get("past", True):
             for event in past[-WATCH_LIMIT:]:
-                self._send(incoming.peer, RunEvent(id=ask.id, event=event))
+                self._operators.put(incoming.peer, RunEvent(id=ask.id, event=event))
+        self._unwatch(incoming.peer)
 
         def watcher(event: dict[str, Any]) -> None:
-            sent = self._send(incoming.peer, RunEvent(id=ask.id, event=event))
-            if sent is Sent.GONE:
-                self._coordinator.unwatch(watcher)
+            if not self._operators.put(incoming.peer, RunEvent(id=ask.id, event=event)):
+                self._unwatch(incoming.peer)
 
+        self._watching[incoming.peer] = watcher
         self._coordinator.watch(watcher)
         return None
+
+    def _unwatch(self, peer: bytes) -> None:
+        watcher = self._watching.pop(peer, None)
+        if watcher is not None:
+            self._coordinator.unwatch(watcher)
 
     def _checkpoint(self, _: Incoming, ask: Ask) -> Any:
         """The newest model of a run, or that of a round; its blob can be fetched afterwards."""
@@ -173,7 +184,7 @@ class Control:
                 failure = error or RunError("the run could not be started")
                 self._trouble(incoming.peer, ask, failure)
             else:
-                self._send(incoming.peer, Answer(id=ask.id, body={"run": run}))
+                self._operators.answer(incoming.peer, ask.id, {"run": run})
 
         self._coordinator.runs.start(dict(given), where, "fleet", done)
         return None
@@ -210,6 +221,20 @@ class Control:
         deal = msgspec.convert(ask.args.get("deal"), Deal | None)
         return {"token": self._coordinator.keyring.new_token(ttl_s, uses, deal)}
 
+    def _cordon(self, _: Incoming, ask: Ask) -> Any:
+        name = str(ask.args["name"])
+        if name not in self._coordinator.enrolled():
+            raise UsageError(f"no agent is enrolled as {name}; see flctl status")
+        self._coordinator.cordon(name, held=True)
+        return {"name": name}
+
+    def _uncordon(self, _: Incoming, ask: Ask) -> Any:
+        name = str(ask.args["name"])
+        if name not in {*self._coordinator.enrolled(), *self._coordinator.roster.cordoned}:
+            raise UsageError(f"no agent is enrolled as {name}; see flctl status")
+        self._coordinator.cordon(name, held=False)
+        return {"name": name}
+
     def _find(self, args: Mapping[str, Any]) -> RunFolder:
         return RunFolder.find(self._coordinator.state, str(args["run"]))
 
@@ -235,12 +260,14 @@ def shown_waiting(waiting: Waiting) -> dict[str, Any]:
     }
 
 
-def agent_status(member: Member, now: float) -> dict[str, Any]:
+def agent_status(member: Member, now: float, cordoned: bool = False) -> dict[str, Any]:
     """One agent as `flctl status --json` shows it."""
     hello, telemetry = member.hello, member.telemetry
     shown: dict[str, Any] = {
         "name": member.name,
         "state": member.state,
+        "ready": member.ready,
+        "cordoned": cordoned,
         "version": hello.version if hello else None,
         "protocol": member.protocol or None,
         "role": hello.role if hello else None,

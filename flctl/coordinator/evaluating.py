@@ -104,5 +104,6 @@ class Evaluating:
         return member.held_out(settings.task, settings.dataset)
 
     def _ready(self) -> list[Member]:
-        members = self._context.fleet.roster.members.values()
-        return sorted((m for m in members if m.ready), key=lambda m: m.name)
+        roster = self._context.fleet.roster
+        free = (m for m in roster.members.values() if roster.is_free(m.name))
+        return sorted(free, key=lambda m: m.name)

@@ -4,6 +4,7 @@ So the coordinator itself never loads torch, and a task that crashes takes its w
 """
 
 import contextlib
+import logging
 import os
 import select
 import time
@@ -26,6 +27,7 @@ from flctl.learning.registry import task_digest
 from flctl.settings import RunSettings, parse
 from flctl.wire.messages import Digest, Metrics
 from flctl.worker.jobs import (
+    TRIES,
     AnyEvent,
     AnyJob,
     DataSource,
@@ -37,6 +39,8 @@ from flctl.worker.jobs import (
     Stepped,
 )
 from flctl.worker.process import Worker, WorkerProcess
+
+logger = logging.getLogger(__name__)
 
 IDLE_S = 120.0
 """An evaluator that had nothing to do for so long gives its memory back."""
@@ -128,16 +132,22 @@ class WorkerEvaluator:
                 self._code = {ref: digest}
 
     def _call(self, job: AnyJob, fd: int | None) -> tuple[AnyEvent, int | None]:
+        """A worker that dies may be luckier the next time."""
+        for left in reversed(range(TRIES)):
+            event, attached = self._try(job, fd)
+            if not isinstance(event, JobFailed):
+                return event, attached
+            if not left or not event.is_death:
+                raise _as_error(event)
+            logger.warning("%s; trying again", event.message)
+        raise AssertionError("TRIES is at least 1")
+
+    def _try(self, job: AnyJob, fd: int | None) -> tuple[AnyEvent, int | None]:
         self._worker.submit(job, fd)
         while not self._closed:
             for event, attached in self._worker.events():
-                match event:
-                    case Stepped():
-                        continue
-                    case JobFailed():
-                        raise _as_error(event)
-                    case _:
-                        return event, attached
+                if not isinstance(event, Stepped):
+                    return event, attached
             self._wait()
         raise WorkerError("the coordinator is stopping")
 

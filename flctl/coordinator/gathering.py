@@ -9,6 +9,8 @@ from flctl.wire.messages import Digest
 
 STARTING_S = 180.0
 """The wait goes on for so long while somebody still looks at its data: a Pi imports slowly."""
+CORDONED_S = 3600.0
+"""The same while too few are left because some are cordoned: an upgrade is not the run's end."""
 QUIET_S = 5.0
 """When no agents are named: nobody new for so long means that whoever comes is there."""
 
@@ -41,7 +43,10 @@ class Gathering:
             self._seen, self.changed_at = ready, now
         waited = now - self._began - self._settings.wait_s
         over = waited >= (STARTING_S if self._starting() else 0)
-        return self._named(ready, over) if self._settings.agents else self._any(ready, over, now)
+        hopeless = over and waited >= (CORDONED_S if self._held_back() else 0)
+        if self._settings.agents:
+            return self._named(ready, over, hopeless)
+        return self._any(ready, over, hopeless, now)
 
     def ready(self) -> list[str]:
         """Agents that are here and have data for this run, sorted; of those named, if any."""
@@ -54,7 +59,7 @@ class Gathering:
         reasons = [f"{name}: {self._excuse(name)}" for name in names if name not in ready]
         return "; ".join(reasons[:6]) + (" …" if len(reasons) > 6 else "")
 
-    def _named(self, ready: list[str], over: bool) -> list[str] | None:
+    def _named(self, ready: list[str], over: bool, hopeless: bool) -> list[str] | None:
         """All that are named take part; the absent ones can come back until the deadline."""
         agents = sorted(self._settings.agents)
         if ready == agents:
@@ -62,30 +67,36 @@ class Gathering:
         need = self._settings.quorum_of(len(agents))
         if len(ready) >= need and (over or not self._first):
             return agents
-        if over or self._hopeless(agents):
+        if hopeless or self._cannot(agents):
             raise NoAgents(f"{len(ready)} of {need} required agents are ready ({self.why_not()})")
         return None
 
-    def _any(self, ready: list[str], over: bool, now: float) -> list[str] | None:
+    def _any(self, ready: list[str], over: bool, hopeless: bool, now: float) -> list[str] | None:
         need = self._settings.fleet_for_quorum
         if len(ready) >= need:
-            all_here = set(ready) >= set(self._enrolled()) and not self._starting()
+            free = set(self._enrolled()) - self._roster.cordoned
+            all_here = set(ready) >= free and not self._starting()
             quiet = now - self.changed_at >= QUIET_S and not self._starting()
             if not self._first or all_here or quiet or over:
                 return ready
-        elif over:
+        elif hopeless:
             about = self.why_not() or "no agent is enrolled: flctl keys token, flctl keys add"
             waited = f"within {self._settings.wait_s:.0f} s"
             raise NoAgents(f"{len(ready)} of {need} required agents were ready {waited} ({about})")
         return None
 
-    def _hopeless(self, agents: list[str]) -> bool:
+    def _cannot(self, agents: list[str]) -> bool:
         """All are here, and some have nothing to train on: waiting does not change that."""
         members = [self._roster.members.get(name) for name in agents]
-        return all(m is not None and m.connected and m.state != "starting" for m in members)
+        return not self._held_back() and all(
+            m is not None and m.connected and m.state != "starting" for m in members
+        )
 
     def _starting(self) -> bool:
         return any(m.connected and m.state == "starting" for m in self._wanted())
+
+    def _held_back(self) -> bool:
+        return any(m.name in self._roster.cordoned for m in self._wanted())
 
     def _wanted(self) -> list[Member]:
         named = self._settings.agents
@@ -94,7 +105,7 @@ class Gathering:
 
     def _fits(self, member: Member) -> bool:
         return (
-            member.ready
+            self._roster.is_free(member.name)
             and member.hello is not None
             and member.hello.role == "train"
             and member.examples(self._settings.task, self._settings.dataset) > 0
@@ -106,6 +117,8 @@ class Gathering:
         if member is None:
             enrolled = name in self._enrolled()
             return "not connected" if enrolled else "not enrolled (flctl keys add)"
+        if name in self._roster.cordoned:
+            return f"cordoned (flctl uncordon {name})"
         if member.ready and member.hello is not None:
             if member.hello.role != "train":
                 return "its role is to evaluate"

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from flctl.core.history import AnyEvent, History
-from flctl.errors import StateError, one_line
+from flctl.errors import NOT_DECODED, StateError, one_line
 from flctl.files import explained
 from flctl.settings import SCHEMA
 
@@ -39,7 +39,7 @@ def read_events(path: Path) -> list[AnyEvent]:
             if number == 1 and _schema.decode(line).schema != SCHEMA:  # type: ignore[attr-defined]
                 raise StateError(f"{path}: written by another version of flctl")
             events.append(_decode(line))
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except NOT_DECODED as error:
             if number == len(lines) and not torn:
                 break  # the disk kept the length but not the bytes
             why = one_line(error)

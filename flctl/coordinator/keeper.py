@@ -11,7 +11,7 @@ from flctl.coordinator.context import Fleet, RunContext
 from flctl.coordinator.evaluator import Evaluator, FirstModel
 from flctl.coordinator.journal import Journal
 from flctl.coordinator.runs import RunFolder, all_runs
-from flctl.coordinator.starting import start_run, take_up
+from flctl.coordinator.starting import remove_unstarted, start_run, take_up
 from flctl.coordinator.training import Training
 from flctl.core.history import Kind
 from flctl.errors import FlctlError, RunError, UsageError
@@ -74,6 +74,7 @@ class RunKeeper:
 
     def resume_interrupted(self, kind: Kind = "fleet") -> None:
         """After a start: go on with the run that was in progress, if there is one."""
+        remove_unstarted(self._state)
         for folder in reversed(list(all_runs(self._state))):
             try:
                 history = folder.history()

@@ -1,6 +1,8 @@
 """Puts a coordinator together from its real parts: sockets, threads, a worker process."""
 
+import contextlib
 import logging
+import resource
 import signal
 import time
 from collections.abc import Callable
@@ -35,6 +37,7 @@ def make_coordinator(
     are opened, if any.
     Raises StateError when the address is taken.
     """
+    allow_many_connections()
     hub = ZeroMqHub(bind, keyring.server, keyring.authorise, control)
     evaluator = WorkerEvaluator()
     coordinator = Coordinator(
@@ -49,8 +52,16 @@ def make_coordinator(
     )
     assert hub.endpoint is not None
     endpoint = hub.endpoint
-    coordinator.on_ask = Control(coordinator, coordinator.send, endpoint).on_ask
+    coordinator.on_ask = Control(coordinator, endpoint).on_ask
     return coordinator, endpoint
+
+
+def allow_many_connections() -> None:
+    """As many open files as this account may have at all: each agent's connection is one, and a
+    usual 1,024 would be used up by some hundred agents, or by one stranger."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def run_coordinator(

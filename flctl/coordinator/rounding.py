@@ -44,8 +44,7 @@ Done = Callable[[happened.Round | None, str], None]
 
 
 class RoundInProgress:
-    """`resumed`: it was open when the coordinator stopped; `from_disk`: this process has not
-    made its model, so that is compared with the journal first.
+    """`resumed`: it was open when the coordinator stopped.
 
     `done(event, "")` is called when the round is committed, `done(None, reason)` when it
     cannot go on. Whatever comes after `close` is ignored."""
@@ -56,10 +55,8 @@ class RoundInProgress:
         opened: happened.Opened,
         done: Done,
         resumed: bool = False,
-        from_disk: bool = False,
     ) -> None:
         self._context, self._done = context, done
-        self._from_disk = from_disk
         self._arrived = set(context.history.accepted)
         self._round = rounds.Round(
             opened.round,
@@ -83,13 +80,9 @@ class RoundInProgress:
         self._closed = False
 
     def begin(self) -> None:
-        """Invite. Raises FlctlError when the model is damaged or the disk fails."""
+        """Invite. Raises FlctlError when the disk fails."""
         context = self._context
         base = context.folder.model_path(self.key.round - 1)
-        if self._from_disk:
-            context.folder.verify_model(self.key.round - 1, self.key.base)
-            for event in context.history.rounds[-1:]:
-                context.folder.verify_state(event)
         context.fleet.serve(self.key.base, base)
         self._collection = Collection(
             context.folder,
@@ -159,6 +152,8 @@ class RoundInProgress:
     # Agents come and go ----------------------------------------------------------------
 
     def on_here(self, agent: str) -> None:
+        if not self._context.is_here(agent):
+            return  # cordoned: an update that it has finished is welcome, no more is asked of it
         self._act(self._round.on_back(agent))
         if self._evaluating is not None:
             self._evaluating.on_here(agent)

@@ -32,6 +32,7 @@ class RunFolder:
         self.path = path
         self.name = path.name
         self.journal_path = path / "journal.jsonl"
+        self.rounds_path = path / "rounds"
 
     @classmethod
     def create(cls, state: Path, settings: RunSettings) -> "RunFolder":
@@ -45,7 +46,7 @@ class RunFolder:
         with folder.removed_unless_made():
             with explained(folder.path, "make the run's folder"):
                 folder.path.mkdir(mode=0o700)
-                (folder.path / "rounds").mkdir()
+                folder.rounds_path.mkdir()
             replace(folder.path / "run.toml", to_toml(settings).encode())
         return folder
 
@@ -85,7 +86,7 @@ class RunFolder:
         return is_locked(self.path / "lock")
 
     def round_path(self, round_id: int) -> Path:
-        return self.path / "rounds" / f"{round_id:04d}"
+        return self.rounds_path / f"{round_id:04d}"
 
     def model_path(self, round_id: int) -> Path:
         return self.round_path(round_id) / "model.safetensors"
@@ -152,11 +153,30 @@ class RunFolder:
                 self._link(event.round, "best.safetensors")
             self._link(event.round, "last.safetensors")
             shutil.rmtree(self.spool_path(event.round), ignore_errors=True)
-            for path in self.round_path(event.round - 1).glob(state_name("*")):
+            # That of the round before stays: a round whose model is damaged is done again.
+            for path in self.round_path(event.round - 2).glob(state_name("*")):
                 path.unlink()
             if keep and (old := event.round - keep) >= 0:
                 with contextlib.suppress(FileNotFoundError):
                     self.model_path(old).unlink()
+
+    def tidy(self, history: History) -> None:
+        """What `settle` has removed and a power cut may have brought back."""
+        for spool in self.rounds_path.glob("*/updates"):
+            if spool.parent.name.isdigit() and int(spool.parent.name) <= history.round:
+                shutil.rmtree(spool, ignore_errors=True)
+
+    def put_back(self, history: History) -> None:
+        """After rounds were withdrawn: best and last are what counts now, or are not there."""
+        best = history.best.round if history.best is not None else 0
+        for name, round_id in (("best.safetensors", best), ("last.safetensors", history.round)):
+            with explained(self.path, f"put back {name}"):
+                if not round_id or has_digest(self.path / name, history.model_of(round_id)):
+                    continue
+                if self.model_path(round_id).exists():
+                    self._link(round_id, name)
+                else:
+                    (self.path / name).unlink(missing_ok=True)
 
     def sync(self) -> None:
         """Make the names `settle` has given durable. Raises StateError."""

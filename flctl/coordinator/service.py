@@ -13,9 +13,12 @@ from typing import Any, assert_never
 
 from flctl import __version__
 from flctl.coordinator.background import Background
+from flctl.coordinator.cordons import load_cordons, save_cordons
 from flctl.coordinator.evaluator import Evaluator
 from flctl.coordinator.invitation import Invitation
 from flctl.coordinator.keeper import RunKeeper
+from flctl.coordinator.outgoing import Outgoing
+from flctl.coordinator.probing import Probing
 from flctl.coordinator.runs import RunFolder
 from flctl.coordinator.serving import Serving
 from flctl.coordinator.training import Training
@@ -83,6 +86,7 @@ class Coordinator:
     ) -> None:
         self.state = state
         self.roster = Roster(heartbeat_s)
+        self.roster.cordoned = load_cordons(state)
         self.keyring = keyring
         self.stopping = False
         self.runs = RunKeeper(state, self, evaluator, disk, thinking, clock, wall_clock)
@@ -96,9 +100,9 @@ class Coordinator:
         self._older_peers: dict[bytes, int] = {}
         """Protocols of those that do not speak the newest; they are answered in it."""
         self._serving = Serving(self.send)
+        self.operators = Outgoing(self.send)
         self._ping_sequence = 0
-        self._probes = 0
-        """Ticks on which everybody is still to be probed."""
+        self._probing = Probing(self._probe_all)
         self._next_tick = clock()
         self._next_rest = clock() + REST_S
         self._complaints: dict[tuple[str, str], float] = {}
@@ -134,11 +138,9 @@ class Coordinator:
                 logger.exception("key=%s a message could not be dealt with", incoming.key)
         self._disk.finish()
         self._thinking.finish()
-        if self._hub.lost_connections():
-            # ZeroMQ knows whose it was only some milliseconds later.
-            self._probes = 3
-            self._probe_all()
         now = self._clock()
+        if self._hub.lost_connections():
+            self._probing.on_lost(now)
         if now >= self._next_tick:
             self._next_tick = now + TICK_S
             self._tick(now)
@@ -170,9 +172,8 @@ class Coordinator:
         if self.training is not None:
             self.training.on_time()
         self._serving.pump()
-        if self._probes:
-            self._probes -= 1
-            self._probe_all()
+        self.operators.pump()
+        self._probing.on_time(now)
         if now >= self._next_rest:
             self._next_rest = now + REST_S
             self._thinking.submit(self._evaluator.rest, lambda *_: None)
@@ -428,6 +429,17 @@ class Coordinator:
 
     def enrolled(self) -> list[str]:
         return sorted(entry.name for entry in self.keyring.entries() if entry.role == "agent")
+
+    def cordon(self, name: str, held: bool) -> None:
+        """Invite the agent no more, or again. Raises StateError, and then nothing has changed."""
+        agents = self.roster.cordoned | {name} if held else self.roster.cordoned - {name}
+        if agents == self.roster.cordoned:
+            return
+        save_cordons(self.state, agents)
+        self.roster.cordoned = agents
+        logger.info("agent=%s %s", name, "cordoned" if held else "no longer cordoned")
+        if not held and self.roster.is_free(name) and self.training is not None:
+            self.training.on_here(name)
 
     def serve(self, digest: Digest, path: Path) -> None:
         self._serving.put(digest, path)

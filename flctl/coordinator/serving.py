@@ -52,7 +52,9 @@ class Serving:
 
     def pump(self) -> None:
         """Send what the credit allows."""
-        while (turn := self._queue.next()) is not None:
+        slow: set[bytes] = set()
+        """Their queues are full: again at the next tick, and meanwhile it is the others' turn."""
+        while (turn := self._queue.next(but=slow)) is not None:
             peer, fetch = turn
             fd = self._files.get(fetch.blob)
             if fd is None:
@@ -64,7 +66,7 @@ class Serving:
                 self._queue.forget(peer)
             elif sent is Sent.SLOW:
                 self._queue.unsent(turn)
-                return  # its queue is full: again at the next tick
+                slow.add(peer)
 
     def _read(self, fd: int, fetch: Fetch) -> bytes:
         wanted = (fetch.blob, fetch.offset, fetch.length)

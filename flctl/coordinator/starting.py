@@ -1,21 +1,30 @@
 """How the folder of a run comes to be, and how a run is taken up again."""
 
+import contextlib
 import hashlib
+import logging
 import os
 import platform
 import shlex
+import shutil
+import time
 from importlib.metadata import version
 from pathlib import Path
 
 from flctl import __version__
 from flctl.coordinator.evaluator import FirstModel
-from flctl.coordinator.journal import Journal
+from flctl.coordinator.journal import Journal, read_events
 from flctl.coordinator.runs import RunFolder
-from flctl.core.history import History, Kind, Resumed, Started
-from flctl.errors import StateError, UsageError
+from flctl.core.history import History, Kind, Paused, Resumed, Started, Withdrawn
+from flctl.errors import CheckpointError, FlctlError, StateError, UsageError
 from flctl.files import explained, new_file, sync_folder
 from flctl.settings import SCHEMA
 from flctl.wire.messages import Digest
+
+logger = logging.getLogger(__name__)
+
+YOUNG_S = 1.0
+"""A folder that was changed so short a time ago may be a run that is just being made."""
 
 
 def machine() -> str:
@@ -28,10 +37,39 @@ def start_run(state: Path, first: FirstModel, kind: Kind, at: float) -> RunFolde
 
     `at` is the time in seconds since 1970. Raises StateError, and then nothing is left of it.
     """
+    remove_unstarted(state)
     folder = RunFolder.create(state, first.settings)
     with folder.removed_unless_made():
-        _fill(folder, first, kind, at)
+        lock = folder.lock()
+        try:
+            _fill(folder, first, kind, at)
+        finally:
+            lock.release()
     return folder
+
+
+def remove_unstarted(state: Path) -> None:
+    """What kill -9 or a power cut has left of runs that were never begun: nobody knows of them.
+
+    Whoever is just making one holds its lock, or has made its folder a moment ago.
+    """
+    for path in (state / "runs").glob("*/"):
+        folder = RunFolder(path)
+        with contextlib.suppress(FlctlError, OSError):
+            if time.time() - path.stat().st_mtime < YOUNG_S or _has_begun(folder):
+                continue
+            lock = folder.lock()
+            try:
+                if not _has_begun(folder):
+                    logger.info("run=%s was never begun; it is removed", folder.name)
+                    shutil.rmtree(path)
+            finally:
+                lock.release()
+
+
+def _has_begun(folder: RunFolder) -> bool:
+    """Raises StateError when its journal is damaged."""
+    return folder.journal_path.exists() and bool(read_events(folder.journal_path))
 
 
 def _fill(folder: RunFolder, first: FirstModel, kind: Kind, at: float) -> None:
@@ -58,8 +96,8 @@ def _fill(folder: RunFolder, first: FirstModel, kind: Kind, at: float) -> None:
     journal.append([started])
     journal.close()
     with explained(folder.path, "start the run"):
-        sync_folder(folder.path)
-        sync_folder(folder.path.parent)
+        for path in (folder.rounds_path, folder.path, folder.path.parent):
+            sync_folder(path)
 
 
 def expect_unchanged(folder: RunFolder, history: History) -> None:
@@ -87,6 +125,7 @@ def take_up(folder: RunFolder, history: History, journal: Journal, at: float) ->
     if history.state in ("finished", "failed"):
         raise UsageError(f"run {folder.name} is {history.state}; there is nothing to resume")
     expect_unchanged(folder, history)
+    _withdraw_damaged(folder, history, journal, at)
     started = history.started
     if started is None or (
         history.state == "running" and not history.opened and not history.rounds
@@ -95,3 +134,30 @@ def take_up(folder: RunFolder, history: History, journal: Journal, at: float) ->
     resumed = Resumed(at=at, reproducible=started.machine == machine())
     journal.append([resumed])
     history.apply(resumed)
+
+
+def _withdraw_damaged(folder: RunFolder, history: History, journal: Journal, at: float) -> None:
+    """Go back to the newest round whose model is what the journal says; the rounds after it
+    are done again. Raises CheckpointError when there is none: then the run is paused."""
+    damage: CheckpointError | None = None
+    for round_id in range(history.round, -1, -1):
+        try:
+            folder.verify_model(round_id, history.model_of(round_id))
+            for event in history.rounds[round_id - 1 : round_id] if round_id else ():
+                folder.verify_state(event)
+            break
+        except CheckpointError as error:
+            damage = damage or error
+    else:
+        assert damage is not None
+        journal.append([Paused(at=at, reason=str(damage))])
+        raise damage
+    if damage is not None:
+        withdrawn = Withdrawn(at=at, round=round_id, reason=str(damage))
+        logger.error(
+            "run=%s %s; it goes on with the model of round %d, what came after is done again",
+            folder.name, damage, round_id,
+        )  # fmt: skip
+        journal.append([withdrawn])
+        history.apply(withdrawn)
+        folder.put_back(history)

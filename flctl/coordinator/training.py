@@ -43,8 +43,6 @@ class Training:
         self._has_gathered = False
         """Once the fleet was given time to come, rounds go on with whoever is there."""
         self._round: RoundInProgress | None = None
-        self._has_committed = False
-        """A round, in this process."""
         self._unsettled: happened.Round | None = None
         self.ended = False
 
@@ -94,6 +92,7 @@ class Training:
         )
         try:
             if history.rounds:
+                context.folder.tidy(history)
                 context.folder.settle(history.rounds[-1], history, context.settings.keep_rounds)
             if history.opened is not None:
                 self._reopen(history.opened)
@@ -156,9 +155,7 @@ class Training:
         )
         # Not synced: if it is lost in a crash, the round opens again, as good as new.
         context.record([opened], sync=False)
-        self._round = RoundInProgress(
-            context, opened, self._on_done, from_disk=not self._has_committed
-        )
+        self._round = RoundInProgress(context, opened, self._on_done)
         self._round.begin()
         self._settle()
 
@@ -179,7 +176,7 @@ class Training:
         context.folder.room_for(context.model_size, len(opened.invited) - len(accepted))
         names = ", ".join(sorted(accepted)) or "nobody yet"
         logger.info("run=%s round=%d goes on with updates of %s", self.run, opened.round, names)
-        self._round = RoundInProgress(context, opened, self._on_done, resumed=True, from_disk=True)
+        self._round = RoundInProgress(context, opened, self._on_done, resumed=True)
         self._round.begin()
 
     def _on_done(self, event: happened.Round | None, reason: str) -> None:
@@ -191,7 +188,6 @@ class Training:
             self._pause(reason)
             return
         context = self._context
-        self._has_committed = True
         context.note([event])
         for agent, member in context.fleet.roster.members.items():
             if agent in event.participants:

@@ -139,6 +139,13 @@ class Round(Event, frozen=True):
         return f"round={self.round} committed agents={len(self.participants)} {took}{figures}"
 
 
+class Withdrawn(Event, frozen=True):
+    """The rounds after `round` do not count any more: what they made is damaged."""
+
+    round: RoundId
+    reason: str
+
+
 class Paused(Event, frozen=True):
     reason: str
 
@@ -166,12 +173,21 @@ AnyEvent: TypeAlias = (
     | Rejected
     | Attempt
     | Round
+    | Withdrawn
     | Paused
     | Resumed
     | Finished
     | Failed
     | Stopped
 )
+
+
+_ENDED: dict[type[Event], State] = {
+    Paused: "paused",
+    Finished: "finished",
+    Failed: "failed",
+    Stopped: "stopped",
+}
 
 
 class History:
@@ -186,7 +202,8 @@ class History:
         self.accepted: dict[str, Update] = {}
         self.positions: dict[str, int] = {}
         """Batches each agent has consumed in committed rounds."""
-        self.exhausted: set[str] = set()
+        self._exhausted: dict[str, int] = {}
+        """Agents that have seen all of their data, and the round in which they had."""
         self.last_rejected: dict[str, str] = {}
         self.reproducible = True
         self.updated_at = 0.0
@@ -208,6 +225,11 @@ class History:
         if self.started is None:
             raise StateError("the journal of the run does not begin with its start")
         return self.started.model
+
+    @property
+    def exhausted(self) -> set[str]:
+        """Agents that have seen all of their data."""
+        return set(self._exhausted)
 
     @property
     def best(self) -> Round | None:
@@ -241,17 +263,14 @@ class History:
             case Round():
                 self._expect(event.round == self.round + 1, event)
                 self._commit(event)
-            case Paused():
-                self.state, self.reason = "paused", event.reason
+            case Withdrawn():
+                self._expect(event.round < self.round, event)
+                self._withdraw(event.round)
             case Resumed():
                 self.state, self.reason = "running", ""
                 self.reproducible = self.reproducible and event.reproducible
-            case Finished():
-                self.state, self.reason = "finished", event.reason
-            case Failed():
-                self.state, self.reason = "failed", event.reason
-            case Stopped():
-                self.state, self.reason = "stopped", event.reason
+            case Paused() | Finished() | Failed() | Stopped():
+                self.state, self.reason = _ENDED[type(event)], event.reason
             case Attempt():
                 pass
 
@@ -261,7 +280,16 @@ class History:
             self.positions[agent] = self.positions.get(agent, 0) + part.batches
             update = self.accepted.get(agent)
             if update is not None and update.exhausted:
-                self.exhausted.add(agent)
+                self._exhausted.setdefault(agent, event.round)
+        self.opened = None
+        self.accepted = {}
+
+    def _withdraw(self, last: int) -> None:
+        for event in self.rounds[last:]:
+            for agent, part in event.participants.items():
+                self.positions[agent] -= part.batches
+        del self.rounds[last:]
+        self._exhausted = {agent: r for agent, r in self._exhausted.items() if r <= last}
         self.opened = None
         self.accepted = {}
 

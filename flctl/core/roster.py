@@ -130,6 +130,8 @@ class Roster:
     def __init__(self, heartbeat_s: float = 5.0) -> None:
         self.lost_after_s = max(LOST_AFTER_S, LOST_BEATS * heartbeat_s)
         self.members: dict[str, Member] = {}
+        self.cordoned: set[str] = set()
+        """Agents that an operator holds back: they end what they do, and are not asked again."""
         self._by_peer: dict[bytes, str] = {}
 
     def member(self, name: str) -> Member:
@@ -212,6 +214,11 @@ class Roster:
         member = self.members.pop(name, None)
         if member is not None and member.peer is not None:
             self._by_peer.pop(member.peer, None)
+
+    def is_free(self, name: str) -> bool:
+        """The agent is ready, and nobody holds it back: it can be invited."""
+        member = self.members.get(name)
+        return member is not None and member.ready and name not in self.cordoned
 
     def connected(self) -> list[Member]:
         return [m for m in self.members.values() if m.connected]

@@ -12,12 +12,14 @@ import msgspec
 
 from flctl import __version__
 from flctl.errors import (
+    NOT_DECODED,
     AccessError,
     CoordinatorAway,
     FlctlError,
     MalformedMessage,
     ProtocolMismatch,
     UsageError,
+    one_line,
 )
 from flctl.files import explained, holder_of, is_locked, new_file
 from flctl.fleet.context import Context, load_context
@@ -28,6 +30,7 @@ from flctl.transport.zeromq import ControlLink, ZeroMqLink, control_address
 from flctl.wire import framing
 from flctl.wire.messages import (
     Answer,
+    AnswerPart,
     Ask,
     BlobGone,
     Chunk,
@@ -82,6 +85,12 @@ class Console:
 
     def revoke(self, name: str) -> None:
         self._ask("key-revoke", name=name)
+
+    def cordon(self, agent: str) -> None:
+        self._ask("cordon", name=agent)
+
+    def uncordon(self, agent: str) -> None:
+        self._ask("uncordon", name=agent)
 
     def token(self, ttl_s: float, uses: int, deal: Deal | None = None) -> str:
         dealt = {} if deal is None else {"deal": msgspec.to_builtins(deal)}
@@ -142,11 +151,17 @@ class Console:
     def _ask(self, what: Any, within_s: float = ANSWER_S, **args: Any) -> Any:
         question = self._send(Ask(id=next(self._ids), what=what, args=args))
         until = time.monotonic() + within_s
+        parts = bytearray()
         while (left := until - time.monotonic()) > 0:
-            for message, _ in self._messages(min(left, 0.5)):
+            for message, payload in self._messages(min(left, 0.5)):
                 match message:
                     case Answer(id=question.id, body=body):
                         return body
+                    case AnswerPart(id=question.id, last=last) if payload is not None:
+                        parts += payload
+                        until = max(until, time.monotonic() + ANSWER_S)
+                        if last:
+                            return _whole(parts, self.where)
                     case Trouble(id=question.id):
                         raise _as_error(message)
         raise self._silent(within_s)
@@ -248,6 +263,13 @@ def remote_console(context: Context) -> Console:
 
 def _start(state: Path) -> str:
     return f"flctl coordinator --state {shlex.quote(str(state))}"
+
+
+def _whole(parts: bytearray, where: str) -> Any:
+    try:
+        return msgspec.msgpack.decode(parts)
+    except NOT_DECODED as error:
+        raise MalformedMessage(f"the answer of {where} is damaged: {one_line(error)}") from error
 
 
 def _as_error(trouble: Trouble) -> FlctlError:

@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from flctl.errors import StateError, UsageError
+from flctl.errors import NOT_DECODED, StateError, UsageError
 from flctl.files import explained, make_folder, replace
 from flctl.transport.keys import KeyPair
 
@@ -17,6 +17,8 @@ class Context(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     server_key: str
     public_key: str
     secret_key: str
+    emulated: bool = False
+    """Made by `flctl emulate up`, and removed by `down`."""
 
     def keys(self) -> KeyPair:
         return KeyPair(public=self.public_key, secret=self.secret_key)
@@ -30,6 +32,13 @@ def save_context(state: Path, context: Context, name: str = "default") -> Path:
     path = make_folder(state / "contexts") / f"{_checked(name)}.json"
     replace(path, msgspec.json.format(msgspec.json.encode(context), indent=2) + b"\n")
     return path
+
+
+def forget_context(state: Path, name: str) -> None:
+    """Raises StateError when it cannot be removed."""
+    path = state / "contexts" / f"{_checked(name)}.json"
+    with explained(path, "remove the context"):
+        path.unlink(missing_ok=True)
 
 
 def load_context(state: Path, name: str | None = None) -> Context | None:
@@ -49,7 +58,7 @@ def load_context(state: Path, name: str | None = None) -> Context | None:
         data = path.read_bytes()
     try:
         return msgspec.json.decode(data, type=Context)
-    except msgspec.DecodeError as error:
+    except NOT_DECODED as error:
         raise StateError(f"{path}: damaged; run 'flctl connect HOST:PORT' again") from error
 
 

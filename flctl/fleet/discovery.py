@@ -9,7 +9,7 @@ from flctl.fleet.inventory import Expected
 
 State = Literal[
     "ready", "starting", "no data", "missing", "lost", "stopped", "waiting key",
-    "too old", "too new", "conflict", "extra",
+    "too old", "too new", "conflict", "cordoned", "extra",
 ]  # fmt: skip
 WORKING = ("ready", "training", "evaluating", "offering")
 """What an agent says of itself that is ready for discovery."""
@@ -45,7 +45,7 @@ def compare(expected: Sequence[Expected], status: Mapping[str, Any], again: str 
     waiting = [str(w["public_key"]) for w in status["waiting"]]
     strangers = [e.name for e in expected if e.name not in there]
     rows = [
-        _known(e.name, e.host, there[e.name])
+        _known(e.name, e.host, there[e.name], again)
         if e.name in there
         else _stranger(e, strangers, waiting, again)
         for e in expected
@@ -69,8 +69,10 @@ def all_ready(rows: Iterable[Row]) -> bool:
     return {"ready"} <= {row.state for row in rows} <= {"ready", "extra"}
 
 
-def _known(name: str, host: str, agent: Mapping[str, Any]) -> Row:
+def _known(name: str, host: str, agent: Mapping[str, Any], again: str) -> Row:
     state, advice = _judge(agent)
+    if state == "ready" and agent.get("cordoned"):
+        state, advice = "cordoned", f"held back: flctl uncordon {name}{again}"
     return Row(name, host, state, agent["version"], advice)
 
 

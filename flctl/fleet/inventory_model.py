@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from string import ascii_letters
 
-from flctl.errors import UsageError
+from flctl.errors import UsageError, printable
 
 ENTRIES = 100_000
 """Hosts and keys that one inventory may expand to, ranges and YAML aliases included."""
@@ -62,6 +62,7 @@ class Inventory:
 
 
 def fault(file: Path, line: int | None, what: str) -> UsageError:
+    what = printable(what, kept="")
     return UsageError(f"{file}, line {line}: {what}" if line else f"{file}: {what}")
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flctl.errors import TaskError, one_line
+from flctl.errors import NOT_DECODED, TaskError, one_line
 from flctl.learning import device as devices
 from flctl.learning.examples import Examples
 from flctl.learning.state import save_state
@@ -73,7 +73,7 @@ def elsewhere(ref: str, path: Path | None) -> Fingerprint:
     )
     try:
         return msgspec.json.decode(done.stdout.strip().rpartition("\n")[2], type=Fingerprint)
-    except msgspec.DecodeError as error:
+    except NOT_DECODED as error:
         last = done.stderr.strip().rpartition("\n")[2] or f"it ended with {done.returncode}"
         raise TaskError(f"task '{ref}' fails in a process of its own: {one_line(last)}") from error
 

@@ -12,7 +12,7 @@ from typing import Annotated, Literal, NamedTuple
 import msgspec
 from msgspec import Meta, Struct
 
-from flctl.errors import DataError, UsageError, one_line
+from flctl.errors import NOT_DECODED, DataError, UsageError, one_line
 from flctl.files import sync_folder
 from flctl.settings import AgentName, Partition
 from flctl.wire.messages import Digest
@@ -92,7 +92,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
     try:
         manifest = msgspec.json.decode(data, type=Manifest)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except NOT_DECODED as error:
         raise DataError(f"{path}: not a manifest of shares: {one_line(error)}") from error
     for name, share in manifest.shares.items():
         for file in share.files:

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import msgspec
 from msgspec import Struct, structs
 
-from flctl.errors import AccessError, StateError, UsageError
+from flctl.errors import NOT_DECODED, AccessError, StateError, UsageError, one_line
 from flctl.files import explained, replace
 from flctl.settings import AgentName
 from flctl.transport.tokens import KEEP_S, Token
@@ -106,8 +106,8 @@ def read(path: Path) -> AllowList:
         data = path.read_bytes()
     try:
         allowed = msgspec.json.decode(data, type=AllowList)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise StateError(f"{path}: the list of keys is damaged: {error}") from error
+    except NOT_DECODED as error:
+        raise StateError(f"{path}: the list of keys is damaged: {one_line(error)}") from error
     if allowed.schema != SCHEMA:
         raise StateError(f"{path}: schema {allowed.schema}, this version reads {SCHEMA}")
     names = {entry.name for entry in allowed.keys}

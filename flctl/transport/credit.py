@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Container, Hashable
 from typing import Generic, NamedTuple, TypeVar
 
 from msgspec import Struct
@@ -116,11 +116,11 @@ class ServeQueue(Generic[Peer]):
         transfer.asked += 1
         self._settle(peer, transfer)
 
-    def next(self) -> Turn[Peer] | None:
-        """Whose chunk goes out now; it counts as sent. None: nobody's."""
+    def next(self, but: Container[Peer] = ()) -> Turn[Peer] | None:
+        """Whose chunk goes out now, of all `but` these; it counts as sent. None: nobody's."""
         self._lapse()
         for peer in self._waiting:
-            if self._credit.may_send(peer):
+            if peer not in but and self._credit.may_send(peer):
                 return self._take_turn(peer)
         return None
 

@@ -1,9 +1,12 @@
 """Pulling one blob in chunks: a window of requests, resumable, checked at the end."""
 
+import contextlib
 import hashlib
 import os
+from pathlib import Path
 
-from flctl.errors import MalformedMessage, StateError
+from flctl.errors import MalformedMessage
+from flctl.files import failure
 from flctl.transport.channel import Frame
 from flctl.transport.credit import CLOSING_OFFSET, closing, receipt
 from flctl.wire.messages import CHUNK_BYTES, Digest, Fetch
@@ -171,4 +174,7 @@ class Download:
                 written = os.pwrite(self._sink, view, offset)
                 view, offset = view[written:], offset + written
         except OSError as error:
-            raise StateError(f"blob {self.blob[:12]}: cannot store it: {error.strerror}") from error
+            sink = Path(f"/proc/self/fd/{self._sink}")
+            with contextlib.suppress(OSError):
+                sink = sink.readlink()
+            raise failure(error, sink, f"store blob {self.blob[:12]}") from error

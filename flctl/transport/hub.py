@@ -14,7 +14,14 @@ from flctl.errors import StateError
 from flctl.transport.addresses import control_address, parse_address, to_bind
 from flctl.transport.channel import LOCAL, Frame, Incoming, Sent
 from flctl.transport.keypair import KeyPair
-from flctl.transport.sockets import MESSAGE_FRAMES, contents, receive, set_common
+from flctl.transport.sockets import (
+    FLEET_QUEUE_MESSAGES,
+    MESSAGE_FRAMES,
+    QUEUE_MESSAGES,
+    contents,
+    receive,
+    set_common,
+)
 from flctl.transport.zap import DOMAIN, Authorise, Gatekeeper
 
 BACKLOG = 1_024
@@ -132,7 +139,7 @@ class ZeroMqHub:
 
     def _open_fleet(self, bind: str, keys: KeyPair) -> None:
         address = to_bind(parse_address(bind, lowest_port=0))
-        sock = self._router(_FLEET)
+        sock = self._router(_FLEET, FLEET_QUEUE_MESSAGES)
         sock.setsockopt(zmq.CURVE_SERVER, 1)
         sock.setsockopt(zmq.CURVE_SECRETKEY, keys.secret.encode())
         # Both, or whoever knows the server's public key gets in.
@@ -155,7 +162,7 @@ class ZeroMqHub:
         self.endpoint = str(bound)
 
     def _open_control(self, address: str) -> None:
-        sock = self._router(_CONTROL)
+        sock = self._router(_CONTROL, QUEUE_MESSAGES)
         path = Path(address.removeprefix("ipc://"))
         before = os.umask(0o177)
         try:
@@ -167,10 +174,10 @@ class ZeroMqHub:
         finally:
             os.umask(before)
 
-    def _router(self, mark: bytes) -> "zmq.Socket[bytes]":
+    def _router(self, mark: bytes, queue: int) -> "zmq.Socket[bytes]":
         sock = self._context.socket(zmq.ROUTER)
         self._sockets[mark] = sock
-        set_common(sock)
+        set_common(sock, queue)
         sock.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self._monitors.append(sock.get_monitor_socket(zmq.EVENT_DISCONNECTED))
         return sock

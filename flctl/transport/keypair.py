@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import os
-import tempfile
+import struct
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import zmq
 from zmq.utils import z85
 
 from flctl.errors import StateError, UsageError
-from flctl.files import explained, make_folder, replace, sync_folder
+from flctl.files import explained, make_folder, replace, sync_folder, temporary_for
 
 logger = logging.getLogger(__name__)
 
@@ -94,23 +94,18 @@ def _is_z85_key(text: str) -> bool:
         return False
     try:
         return len(z85.decode(text.encode())) == 32
-    except (KeyError, ValueError, OverflowError):
+    except (KeyError, ValueError, OverflowError, struct.error):  # the last: five of it too large
         return False
 
 
 def _write_once(path: Path, text: str) -> None:
     """Durably and only for this user; whoever comes first wins, both then read the same."""
     with explained(path, "write the secret key"):
-        fd, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(fd, "w", encoding="ascii") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
+        with temporary_for(path) as (fd, temporary):
+            os.write(fd, text.encode("ascii"))
+            os.fsync(fd)
             with contextlib.suppress(FileExistsError):
-                path.hardlink_to(name)
-        finally:
-            Path(name).unlink()
+                path.hardlink_to(temporary)
         sync_folder(path.parent)
 
 

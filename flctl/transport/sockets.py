@@ -16,9 +16,12 @@ MESSAGE_FRAMES = 3
 _READABLE = int(zmq.POLLIN)
 QUEUE_MESSAGES = 1_000
 """Per peer and direction."""
+FLEET_QUEUE_MESSAGES = 32
+"""The same on the coordinator's fleet socket. A peer that asks for chunks and reads nothing has
+so many kept for it, 8 MiB; an honest one has a window of 8 and a few words on the way."""
 
 
-def set_common(sock: "zmq.Socket[bytes]") -> None:
+def set_common(sock: "zmq.Socket[bytes]", queue: int = QUEUE_MESSAGES) -> None:
     """Heartbeats, limits, and nothing that lingers."""
     sock.setsockopt(zmq.LINGER, 0)
     sock.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
@@ -26,8 +29,8 @@ def set_common(sock: "zmq.Socket[bytes]") -> None:
     sock.setsockopt(zmq.HEARTBEAT_TTL, HEARTBEAT_TIMEOUT_MS)
     sock.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
     sock.setsockopt(zmq.MAXMSGSIZE, FRAME_BYTES)
-    sock.setsockopt(zmq.SNDHWM, QUEUE_MESSAGES)
-    sock.setsockopt(zmq.RCVHWM, QUEUE_MESSAGES)
+    sock.setsockopt(zmq.SNDHWM, queue)
+    sock.setsockopt(zmq.RCVHWM, queue)
 
 
 def receive(sock: "zmq.Socket[bytes]", most: int) -> list[zmq.Frame] | None:

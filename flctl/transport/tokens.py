@@ -3,8 +3,9 @@
 import hashlib
 import hmac
 import secrets
+from typing import Annotated
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from flctl.errors import AccessError
 from flctl.wire.messages import Deal
@@ -18,8 +19,8 @@ KEEP_S = 7 * 86400.0
 class Token(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """What the key file knows about one token; times are seconds since 1970."""
 
-    salt: str
-    hash: str
+    salt: Annotated[str, Meta(pattern=r"^([0-9a-f]{2})*\Z")]
+    hash: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
     opened: float
     expires: float
     uses_left: int

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import msgspec
 
-from flctl.errors import MalformedMessage, ProtocolMismatch, one_line
+from flctl.errors import NOT_DECODED, MalformedMessage, ProtocolMismatch, one_line
 from flctl.wire.messages import (
     CHUNK_BYTES,
     Message,
@@ -69,7 +69,7 @@ class Decoder:
             raise MalformedMessage(f"a payload of {len(payload)} bytes, {CHUNK_BYTES} at most")
         try:
             message = self._decoder.decode(header)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except NOT_DECODED as error:
             why = one_line(error)
             raise MalformedMessage(f"not a message of this protocol: {why}") from error
         return protocol, message, payload
@@ -111,5 +111,5 @@ def read_notice(frames: Sequence[Frame]) -> Notice:
     """Raises MalformedMessage."""
     try:
         return _notice.decode(frames[1])
-    except (IndexError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (IndexError, *NOT_DECODED) as error:
         raise MalformedMessage("not a notice of the spoken protocols") from error

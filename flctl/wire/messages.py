@@ -328,7 +328,9 @@ class BlobGone(Message, frozen=True):
 # From an operator --------------------------------------------------------------------
 
 ReadQuestion = Literal["status", "discover", "runs", "run", "watch", "checkpoint", "keys"]
-AdminQuestion = Literal["start", "stop", "resume", "key-add", "key-revoke", "token"]
+AdminQuestion = Literal[
+    "start", "stop", "resume", "key-add", "key-revoke", "token", "cordon", "uncordon"
+]
 
 
 class Ask(Message, frozen=True):
@@ -342,6 +344,14 @@ class Ask(Message, frozen=True):
 class Answer(Message, frozen=True):
     id: Natural
     body: Any
+
+
+class AnswerPart(Message, frozen=True):
+    """The payload frame is the next part of an answer too large for one message: its body,
+    encoded, whole with the `last` one."""
+
+    id: Natural
+    last: bool
 
 
 class Trouble(Message, frozen=True):
@@ -391,4 +401,4 @@ ToAgent: TypeAlias = (
     | Chunk
     | BlobGone
 )
-ToOperator: TypeAlias = Answer | Trouble | RunEvent | Chunk | BlobGone
+ToOperator: TypeAlias = Answer | AnswerPart | Trouble | RunEvent | Chunk | BlobGone

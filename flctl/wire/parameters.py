@@ -19,7 +19,7 @@ import numpy as np
 from msgspec import Meta, Struct
 from numpy.typing import NDArray
 
-from flctl.errors import ParametersError, one_line
+from flctl.errors import NOT_DECODED, ParametersError, one_line
 
 Array = NDArray[Any]
 
@@ -132,7 +132,7 @@ class ParameterFile:
             raw = _header.decode(header)
             metadata = _metadata.decode(raw.pop("__metadata__", msgspec.Raw(b"{}")))
             entries = {name: _entry.decode(value) for name, value in raw.items()}
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except NOT_DECODED as error:
             why = one_line(error)
             raise ParametersError(f"{self.where}: not a safetensors file: {why}") from error
         if len(entries) > TENSORS_LIMIT:
@@ -160,7 +160,7 @@ class ParameterFile:
     def _own_metadata(self, metadata: dict[str, str]) -> dict[str, Any]:
         try:
             return msgspec.json.decode(metadata.get("flctl", "{}"), type=dict[str, Any])
-        except (msgspec.DecodeError, RecursionError) as error:
+        except NOT_DECODED as error:
             raise ParametersError(f"{self.where}: its metadata are damaged") from error
 
 

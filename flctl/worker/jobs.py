@@ -128,6 +128,15 @@ class JobFailed(Event, frozen=True):
     kind: Literal["worker died", "out of memory", "data", "task", "model", "usage", "error"]
     message: str
 
+    @property
+    def is_death(self) -> bool:
+        """Whether the worker went down, so that another one may succeed."""
+        return self.kind in ("worker died", "out of memory")
+
+
+TRIES = 3
+"""How often a worker may die over one job before it is given up."""
+
 
 AnyJob: TypeAlias = Describe | Initialise | TrainJob | EvaluateJob
 AnyEvent: TypeAlias = Described | Initialised | Stepped | Trained | Scored | JobFailed

@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from flctl.errors import MalformedMessage, WorkerError
+from flctl.errors import NOT_DECODED, MalformedMessage, WorkerError, one_line
 
 MESSAGE_BYTES = 64 * 1024
 """The most that a message takes: it fits into an empty socket buffer, so a send to a
@@ -53,7 +53,10 @@ class Unpacker(Generic[M]):
                 break
             body = bytes(self._bytes[_HEADER.size : end])
             del self._bytes[:end]
-            complete.append((self._decode(body), self._fds.popleft() if with_fd else None))
+            message = self._decode(body)
+            if with_fd and not self._fds:
+                raise MalformedMessage("a worker message without the file that goes with it")
+            complete.append((message, self._fds.popleft() if with_fd else None))
         return complete
 
     def close(self) -> None:
@@ -64,8 +67,9 @@ class Unpacker(Generic[M]):
     def _decode(self, body: bytes) -> M:
         try:
             return self._decoder.decode(body)
-        except msgspec.DecodeError as error:
-            raise MalformedMessage(f"a worker message does not decode: {error}") from error
+        except NOT_DECODED as error:
+            why = one_line(error)
+            raise MalformedMessage(f"a worker message does not decode: {why}") from error
 
 
 class Pipe(Generic[M]):

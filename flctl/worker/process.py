@@ -19,6 +19,7 @@ from flctl.errors import WorkerError
 from flctl.worker.death import explain, oom_kills
 from flctl.worker.jobs import AnyEvent, AnyJob, JobFailed, Stepped
 from flctl.worker.pipe import Pipe
+from flctl.worker.watch import HANGS_S, Watch
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +59,7 @@ class WorkerProcess:
         self._busy = False
         self._idle_since: float | None = None
         self._oom_kills = 0
+        self._watch: Watch | None = None
 
     @property
     def busy(self) -> bool:
@@ -88,6 +90,8 @@ class WorkerProcess:
         self._busy, self._idle_since = True, None
         try:
             pipe = self._pipe or self._start()
+            assert self._process is not None
+            self._watch = Watch(self._process.pid)
             # A process that dies just now is told of by `events`, as any other death.
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 pipe.send(job, fd)
@@ -99,9 +103,9 @@ class WorkerProcess:
         """What the worker has told since the last call, without waiting.
 
         The descriptors (an update, a first model) are the caller's to close. The death of
-        the process in the middle of a job is a JobFailed.
+        the process in the middle of a job is a JobFailed; one that hangs is killed.
         """
-        process, pipe = self._process, self._pipe
+        process, pipe, watch = self._process, self._pipe, self._watch
         if process is None or pipe is None:
             return []
         # First the status: what was written before the end is read after it.
@@ -116,6 +120,12 @@ class WorkerProcess:
                 events.append((failure, None))
             else:
                 logger.warning("%s, between two jobs", failure.message)
+        elif events and watch is not None:
+            watch.told()
+        elif self._busy and watch is not None and watch.hangs(self._clock()):
+            self.stop()
+            text = f"the worker hangs: no step and no processor time for {HANGS_S:.0f} s"
+            events.append((JobFailed(kind="worker died", message=text), None))
         return events
 
     def cancel(self) -> None:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import psutil
 import pytest
 
 from flctl.agent.telemetry import Machine
@@ -45,34 +46,6 @@ def test_a_container_on_a_pi_5(tmp_path: Path) -> None:
     machine = Machine(tmp_path, tmp_path)
     assert machine.device().kind == "Raspberry Pi 5 Model B Rev 1.0"
     assert machine.throttled() == ("frequency capped", "throttled", "soft temperature limit")
-
-
-@pytest.mark.parametrize(
-    "files",
-    [
-        {
-            "memory.max": "1000000\n",
-            "memory.current": "600000\n",
-            "memory.stat": "anon 1\ninactive_file 200000\n",
-        },
-        {
-            "memory/memory.limit_in_bytes": "1000000\n",
-            "memory/memory.usage_in_bytes": "600000\n",
-            "memory/memory.stat": "cache 1\ninactive_file 200000\n",
-        },
-    ],
-)
-def test_the_memory_is_that_of_the_container(tmp_path: Path, files: dict[str, str]) -> None:
-    """In use is what cannot be given back."""
-    write(tmp_path, {f"sys/fs/cgroup/{name}": text for name, text in files.items()})
-    assert Machine(tmp_path, tmp_path).memory() == (400_000, 1_000_000)
-
-
-@pytest.mark.parametrize("limit", ["max\n", "9223372036854771712\n", "rubbish\n"])
-def test_without_a_limit_it_is_that_of_the_machine(tmp_path: Path, limit: str) -> None:
-    write(tmp_path, {"sys/fs/cgroup/memory.max": limit, "sys/fs/cgroup/memory.current": "5\n"})
-    used, total = Machine(tmp_path, tmp_path).memory()
-    assert 5 < used < total
 
 
 @pytest.mark.parametrize(
@@ -130,3 +103,39 @@ def test_an_ordinary_computer(tmp_path: Path) -> None:
 def test_a_worker_that_is_gone_does_not_matter(tmp_path: Path) -> None:
     """Its pid may be stale when the heartbeat is made."""
     assert Machine(tmp_path).read(1.0, worker=2**22 - 1).written_bytes >= 0
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {
+            "sys/fs/cgroup/memory.max": "1048576\n",
+            "sys/fs/cgroup/memory.current": "700000\n",
+            "sys/fs/cgroup/memory.stat": "anon 1\ninactive_file 200000\n",
+        },
+        {
+            "sys/fs/cgroup/memory/memory.limit_in_bytes": "1048576\n",
+            "sys/fs/cgroup/memory/memory.usage_in_bytes": "700000\n",
+            "sys/fs/cgroup/memory/memory.stat": "cache 1\ntotal_inactive_file 200000\n",
+        },
+    ],
+    ids=["cgroup 2", "cgroup 1"],
+)
+def test_the_memory_of_a_container_with_a_limit(tmp_path: Path, files: dict[str, str]) -> None:
+    """Its own, for that is what ends it; without the files that it has read."""
+    write(tmp_path, files)
+    machine = Machine(tmp_path, tmp_path)
+    assert machine.memory_bytes() == (500_000, 1_048_576)
+    assert machine.device().memory_bytes == 1_048_576
+    assert machine.read(1.0).memory_total_bytes == 1_048_576
+
+
+@pytest.mark.parametrize("limit", ["max", "9223372036854771712", ""])
+def test_the_memory_of_a_container_without_a_limit(tmp_path: Path, limit: str) -> None:
+    """That of the computer."""
+    write(
+        tmp_path,
+        {"sys/fs/cgroup/memory.max": f"{limit}\n", "sys/fs/cgroup/memory.current": "700000\n"},
+    )
+    machine = Machine(tmp_path, tmp_path)
+    assert machine.memory_bytes()[1] == psutil.virtual_memory().total

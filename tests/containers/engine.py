@@ -45,9 +45,8 @@ def docker(*arguments: object, **more: Any) -> str:
 def build(what: str, within_s: float = 1800) -> str:
     """Build an image, or find it built; the line that says how large it is."""
     environment = {**os.environ, "TAG": TAG}
-    return run(
-        ROOT / "scripts" / "image" / "build", what, within_s=within_s, env=environment
-    ).stdout
+    script = ROOT / "scripts" / "image" / "build"
+    return run(script, what, within_s=within_s, env=environment).stdout
 
 
 def until(

@@ -307,7 +307,7 @@ class MemoryFleet:
             self.clock,
             lambda: self.wall,
         )
-        self.control = Control(self.coordinator, self.coordinator.send, "memory:1", self.clock)
+        self.control = Control(self.coordinator, "memory:1", self.clock)
         self.coordinator.on_ask = self.control.on_ask
         self.coordinator.watch(self.events.append)
         self.coordinator.runs.resume_interrupted()
@@ -369,7 +369,8 @@ class MemoryFleet:
         from flctl.coordinator.control import agent_status
 
         assert self.coordinator is not None
-        return agent_status(self.coordinator.roster.members[name], self.now)
+        roster = self.coordinator.roster
+        return agent_status(roster.members[name], self.now, name in roster.cordoned)
 
     def close(self) -> None:
         for agent in self.agents.values():

@@ -12,7 +12,7 @@ import pytest
 from memory_fleet import MemoryFleet
 
 from flctl.coordinator.journal import Journal
-from flctl.coordinator.runs import RunFolder, all_runs
+from flctl.coordinator.runs import RunFolder, all_runs, has_digest
 
 
 def models(state: Path) -> list[str]:
@@ -183,35 +183,59 @@ def test_an_update_that_vanished_from_the_spool_is_fetched_again(fleet: MemoryFl
     assert sorted(history.rounds[0].participants) == ["pi-01", "pi-02", "pi-03"]
 
 
-def test_a_damaged_model_is_found_and_named(fleet: MemoryFleet):
-    """A flipped bit in the model of the last round: the run pauses and names the file."""
+def flip(path: Path) -> None:
+    """One bit. The file keeps its length and its name."""
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", "fedyogi"])
+@pytest.mark.parametrize("what", ["model", "state"])
+def test_of_a_damaged_checkpoint_the_one_before_is_used(
+    make_fleet: Callable[..., MemoryFleet],
+    strategy: str,
+    what: str,
+    caplog: pytest.LogCaptureFixture,
+):
+    """A flipped bit, also in the strategy's state: said aloud, and the round is done again."""
+    whole, fleet = make_fleet(3), make_fleet(3)
+    for each in (whole, fleet):
+        run = each.start_run(rounds=4, strategy=strategy)
+    whole.finish()
+    fleet.until(lambda: len(fleet.named("round")) == 3)
+    fleet.kill_coordinator()
+    folder = RunFolder.find(fleet.state, run)
+    round_id = folder.history().round
+    damaged = folder.model_path(round_id)
+    if what == "state" and strategy == "fedyogi":
+        damaged = folder.round_path(round_id) / "server.variance.safetensors"
+    flip(damaged)
+    fleet.start_coordinator()
+    assert has_digest(folder.path / "last.safetensors", folder.history().base)
+    history = fleet.finish()
+    assert history.state == "finished"
+    assert models(fleet.state) == models(whole.state)
+    assert f"{damaged}: damaged" in caplog.text
+    assert f"it goes on with the model of round {round_id - 1}" in caplog.text
+    for name, expected in (("best", history.best), ("last", history.rounds[-1])):
+        assert expected is not None
+        assert has_digest(folder.path / f"{name}.safetensors", expected.model)
+
+
+def test_with_no_whole_checkpoint_the_run_pauses_and_names_the_newest(fleet: MemoryFleet):
     run = fleet.start_run(rounds=3)
     fleet.until(lambda: len(fleet.named("round")) == 1)
     fleet.kill_coordinator()
     folder = RunFolder.find(fleet.state, run)
-    path = folder.model_path(folder.history().round)
-    data = bytearray(path.read_bytes())
-    data[-5] ^= 1
-    path.write_bytes(data)
+    newest = folder.model_path(folder.history().round)
+    for path in {path.stat().st_ino: path for path in folder.path.rglob("model.*")}.values():
+        flip(path)
     fleet.start_coordinator()
-    history = fleet.finish()
+    assert fleet.coordinator.training is None
+    history = folder.history()
     assert history.state == "paused"
-    assert "damaged" in history.reason and str(path) in history.reason
-
-
-def test_a_damaged_state_of_the_strategy_is_found_and_named(fleet: MemoryFleet):
-    """It is compared with the journal like the model."""
-    run = fleet.start_run(rounds=3, strategy="fedyogi")
-    fleet.until(lambda: len(fleet.named("round")) == 2)
-    fleet.kill_coordinator()
-    folder = RunFolder.find(fleet.state, run)
-    assert not list(folder.round_path(1).glob("server.*")), "what is not needed is removed"
-    path = folder.round_path(2) / "server.variance.safetensors"
-    path.write_bytes(path.read_bytes()[:-1] + b"?")
-    fleet.start_coordinator()
-    history = fleet.finish()
-    assert history.state == "paused"
-    assert "damaged" in history.reason and str(path) in history.reason
+    assert "damaged" in history.reason and str(newest) in history.reason
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -10,6 +10,7 @@ import pytest
 from flctl.coordinator import runs
 from flctl.coordinator.journal import Journal
 from flctl.coordinator.runs import RunFolder, all_runs, summary
+from flctl.coordinator.starting import remove_unstarted
 from flctl.core import history as happened
 from flctl.core.history import Participant, Score
 from flctl.errors import CheckpointError, FlctlError, StateError, UsageError
@@ -294,3 +295,21 @@ def test_the_summary_of_a_run_is_plain_json(tmp_path):
     assert told["accepted"] == ["pi-02"] and told["metrics"]["loss"] == 0.5
     assert told["checkpoint"] == str(folder.path / "last.safetensors")
     assert (told["started"], told["updated"]) == (1.0, 6.0)
+
+
+def test_what_was_left_of_a_run_that_never_began_is_removed(tmp_path):
+    """By whoever comes next; not one that is just being made, has begun, or is damaged."""
+    begun, damaged = begin(tmp_path, "begun"), begin(tmp_path, "damaged")
+    damaged.journal_path.write_bytes(b"no event\n" * 2)
+    left, torn, making, young = (
+        RunFolder.create(tmp_path, RunSettings(task=task))
+        for task in ("left", "torn", "making", "young")
+    )
+    torn.journal_path.write_bytes(b'{"event":"sta')
+    lock = making.lock()
+    for folder in (begun, damaged, left, torn, making):
+        os.utime(folder.path, (1000, 1000))
+    remove_unstarted(tmp_path)
+    lock.release()
+    kept = {begun.name, damaged.name, making.name, young.name}
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == kept

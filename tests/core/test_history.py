@@ -206,6 +206,7 @@ def test_every_event_survives_json():
         happened.Rejected(at=1.0, round=1, agent="x", reason="NaN"),
         happened.Attempt(at=1.0, round=1, attempt=1, reason="quorum"),
         committed(),
+        happened.Withdrawn(at=1.0, round=0, reason="r"),
         happened.Paused(at=1.0, reason="r"),
         happened.Resumed(at=1.0, reproducible=False),
         happened.Finished(at=1.0),
@@ -223,3 +224,18 @@ def test_a_number_that_json_does_not_have_would_not_be_read_back():
     line = msgspec.json.encode(committed(loss=math.nan))
     with pytest.raises(msgspec.ValidationError, match="got `null`"):
         msgspec.json.decode(line, type=happened.AnyEvent)
+
+
+def test_withdrawn_rounds_are_as_if_they_had_never_been():
+    """Positions, exhausted data and what was accepted since are taken back with them."""
+    once, twice = History(), History()
+    for made in (once, twice):
+        for event in (started(), opened(), update(), committed()):
+            made.apply(event)
+    for event in (opened(2, B), update(round_id=2, exhausted=True), committed(2, C), opened(3, C)):
+        twice.apply(event)
+    twice.apply(happened.Withdrawn(at=9.0, round=1, reason="damaged"))
+    assert (twice.round, twice.base, twice.positions) == (once.round, once.base, once.positions)
+    assert twice.exhausted == once.exhausted and not twice.accepted and twice.opened is None
+    with pytest.raises(StateError):
+        twice.apply(happened.Withdrawn(at=9.0, round=1, reason="damaged"))

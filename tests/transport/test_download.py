@@ -238,7 +238,7 @@ def test_a_disk_that_fails_is_one_clear_line():
         data, digest = blob_of(CHUNK)
         download = Download(digest, CHUNK, fd, chunk=CHUNK)
         download.requests()
-        with pytest.raises(StateError, match="No space left"):
+        with pytest.raises(StateError, match="the disk is full; make room"):
             download.on_chunk(0, data)
     finally:
         os.close(fd)

@@ -403,3 +403,9 @@ def test_a_revoked_key_that_knocks_does_not_wait_to_be_let_in(tmp_path):
     assert not keyring.authorise(stolen) and not keyring.authorise(strange)
     assert [waiting.key for waiting in keyring.waiting()] == [strange]
     assert [entry.name for entry in keyring.revoked()] == ["pi-01"]
+
+
+def test_forty_characters_that_are_too_large_a_number_are_no_key():
+    """By the fuzzer: each five stand for 32 bits, and these do not fit."""
+    with pytest.raises(UsageError, match="not a public key"):
+        public_key("#####" * 8, "KEY")

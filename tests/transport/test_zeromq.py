@@ -414,3 +414,17 @@ def test_no_secret_is_logged_or_shown(sockets, caplog):
         assert pair.secret not in caplog.text
         assert pair.secret not in repr(pair)
         assert pair.secret not in f"{pair}"
+
+
+def test_what_is_kept_for_a_peer_that_reads_nothing_is_bounded(sockets):
+    """Then it is SLOW, long before its chunks are much memory; the others are served."""
+    hub = sockets.open_hub()
+    mute, other = sockets.connect("mute"), sockets.connect("pi-01")
+    peer, others = sockets.peer_of(mute), sockets.peer_of(other)
+    sockets.links.remove(mute)
+    # Its own queue takes in a thousand, the kernel a few MB; the rest is what the hub keeps.
+    sent = sum(hub.send(peer, [b"pre", b"x" * 60_000]) is Sent.OK for _ in range(3_000))
+    assert sent < 1_500
+    assert hub.send(others, [b"pre", b"for you"]) is Sent.OK
+    sockets.pump(lambda: bool(sockets.got[id(other)]))
+    mute.close()

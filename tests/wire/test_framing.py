@@ -88,6 +88,7 @@ EXAMPLES = [
     m.BlobGone(blob=SHA),
     m.Ask(id=1, what="status", args={"a": [1, {"b": None}]}),
     m.Answer(id=1, body={"agents": [1, 2.5, "x", None, True]}),
+    m.AnswerPart(id=1, last=True),
     m.Trouble(id=1, message="no such run", exit_code=2),
     m.RunEvent(id=1, event={"event": "round", "round": 7}),
 ]

@@ -105,3 +105,18 @@ def test_oom_kills_are_counted_in_both_kinds_of_control_groups(tmp_path: Path) -
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     assert oom_kills(tmp_path) == 111
+
+
+def test_a_promised_file_that_does_not_come_is_told():
+    """By the fuzzer: a message that says a file goes with it, and none does."""
+    body = msgspec.msgpack.encode(Stepped(step=1, steps=2, loss=0.5))
+    with pytest.raises(MalformedMessage, match="without the file"):
+        Unpacker(AnyEvent).feed(len(body).to_bytes(4, "big") + b"\1" + body, [])
+
+
+def test_what_is_quoted_of_a_damaged_message_is_printable():
+    """By the fuzzer, too."""
+    body = msgspec.msgpack.encode({"type": "step\x10\n"})
+    with pytest.raises(MalformedMessage) as told:
+        Unpacker(AnyEvent).feed(len(body).to_bytes(4, "big") + b"\0" + body, [])
+    assert str(told.value).isprintable()

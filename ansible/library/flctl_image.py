@@ -1,0 +1,209 @@
+"""Runs on the Pi: which images it keeps, and under which tags.
+
+NAME:current runs, NAME:previous is what a rollback goes back to, NAME:next was loaded and
+waits. There are no others: an SD card is small.
+"""
+
+import json
+import subprocess
+
+from ansible.module_utils.basic import AnsibleModule
+
+DOCUMENTATION = """
+module: flctl_image
+short_description: Load, promote and roll back the image of a flctl container
+description:
+  - Keeps at most two images, under the tags current and previous, and one more while it waits.
+  - An image is told by its label io.flctl.source-digest, never by its id, which differs between
+    the engines that made it and those that loaded it.
+options:
+  name: {type: str, required: true, description: "The image's name without a tag."}
+  state:
+    type: str
+    choices: [looked, loaded, pulled, promoted, swapped, absent]
+    default: looked
+    description:
+      - V(looked) only says what is here. V(loaded) takes in O(archive), V(pulled) O(reference).
+      - V(promoted) makes the image O(id) the current one, V(swapped) the previous one.
+      - V(absent) removes all.
+  digest: {type: str, description: "Which image is wanted."}
+  archive: {type: path, description: "A file of C(docker save)."}
+  reference: {type: str, description: "HOST/PATH/NAME:TAG of a registry."}
+  id: {type: str, description: "Of the image that is to run."}
+author: flctl
+"""
+RETURN = """
+current: {type: dict, returned: always, description: "id, digest, version, layers, or empty."}
+previous: {type: dict, returned: always, description: "The same."}
+wanted: {type: dict, returned: always, description: "The image with the digest, if it is here."}
+"""
+
+TAGS = ("current", "previous", "next")
+DIGEST = "io.flctl.source-digest"
+VERSION = "org.opencontainers.image.version"
+NONE = {"id": "", "digest": "", "version": "", "layers": []}
+
+
+class Unusable(Exception):
+    pass
+
+
+def docker(*args):
+    try:
+        done = subprocess.run(["docker", *args], capture_output=True, check=False, text=True)
+    except FileNotFoundError:
+        raise Unusable("Docker is not installed here: run the playbook provision first") from None
+    if done.returncode:
+        raise Unusable(f"docker {' '.join(args[:2])}: {done.stderr.strip() or done.stdout.strip()}")
+    return done.stdout
+
+
+class Images:
+    def __init__(self, name, change):
+        self.name, self.change = name, change
+        self.changed = False
+        self.by_tag = {tag: self.inspect(f"{name}:{tag}") for tag in TAGS}
+
+    @staticmethod
+    def inspect(reference):
+        try:
+            (found,) = json.loads(docker("image", "inspect", reference))
+        except Unusable as error:
+            if "o such image" in str(error):
+                return dict(NONE)
+            raise
+        labels = found["Config"].get("Labels") or {}
+        return {
+            "id": found["Id"],
+            "digest": labels.get(DIGEST, ""),
+            "version": labels.get(VERSION, ""),
+            "layers": found["RootFS"].get("Layers") or [],
+        }
+
+    def with_digest(self, digest):
+        for tag in TAGS:
+            if digest and self.by_tag[tag]["digest"] == digest:
+                return self.by_tag[tag]
+        return dict(NONE)
+
+    def load(self, archive, digest):
+        if self.with_digest(digest)["id"]:
+            return
+        self.changed = True
+        if not self.change:
+            return
+        lines = docker("load", "--input", archive).splitlines()
+        loaded = [line.split(": ", 1)[1] for line in lines if line.startswith("Loaded image")]
+        if len(loaded) != 1:
+            raise Unusable(f"{archive}: not one image but {len(loaded)}")
+        self.take_in(loaded[0], digest)
+
+    def pull(self, reference):
+        """The digest of what was pulled."""
+        if not self.change:
+            return self.by_tag["current"]["digest"]
+        docker("pull", "--quiet", reference)
+        found = self.inspect(reference)
+        if not self.with_digest(found["digest"])["id"]:
+            self.changed = True
+            self.take_in(reference, found["digest"])
+        return found["digest"]
+
+    def take_in(self, reference, digest):
+        """Known as next from now on, and no more by the name it came with."""
+        found = self.inspect(reference)
+        if found["digest"] != digest:
+            raise Unusable(f"{reference}: not the image that was announced, {digest[:12]}")
+        old = self.by_tag["next"]
+        self.tag(found, "next")
+        if not reference.startswith("sha256:"):
+            docker("image", "rm", reference)
+        self.forget(old)
+
+    def promote(self, image_id):
+        current, previous = self.by_tag["current"], self.by_tag["previous"]
+        if current["id"] != image_id:
+            if current["id"]:
+                self.tag(current, "previous")
+            self.tag(self.inspect(image_id), "current")
+            self.forget(previous)
+        if self.by_tag["next"]["id"] == image_id:
+            self.untag("next")
+
+    def swap(self):
+        current, previous = self.by_tag["current"], self.by_tag["previous"]
+        if not previous["id"]:
+            raise Unusable(f"there is no {self.name}:previous to go back to")
+        self.tag(previous, "current")
+        self.tag(current, "previous")
+
+    def remove(self):
+        for tag in TAGS:
+            if self.by_tag[tag]["id"]:
+                self.untag(tag)
+
+    def tag(self, image, tag):
+        self.changed = True
+        self.by_tag[tag] = image
+        if self.change:
+            docker("image", "tag", image["id"], f"{self.name}:{tag}")
+
+    def untag(self, tag):
+        self.changed = True
+        self.by_tag[tag] = dict(NONE)
+        if self.change:
+            docker("image", "rm", f"{self.name}:{tag}")
+
+    def forget(self, image):
+        """Free its room, unless it has another tag still."""
+        if self.change and image["id"] and image not in self.by_tag.values():
+            docker("image", "rm", image["id"])
+
+
+def act(module):
+    wish = module.params
+    images = Images(wish["name"], change=not module.check_mode)
+    digest = wish["digest"]
+    if wish["state"] == "loaded":
+        images.load(wish["archive"], digest)
+    elif wish["state"] == "pulled":
+        digest = images.pull(wish["reference"])
+    elif wish["state"] == "promoted":
+        images.promote(wish["id"])
+    elif wish["state"] == "swapped":
+        images.swap()
+    elif wish["state"] == "absent":
+        images.remove()
+    tags = {tag: images.by_tag[tag] for tag in TAGS}
+    return {"changed": images.changed, "wanted": images.with_digest(digest), **tags}
+
+
+def main():
+    module = AnsibleModule(
+        argument_spec={
+            "name": {"type": "str", "required": True},
+            "state": {
+                "type": "str",
+                "choices": ["looked", "loaded", "pulled", "promoted", "swapped", "absent"],
+                "default": "looked",
+            },
+            "digest": {"type": "str"},
+            "archive": {"type": "path"},
+            "reference": {"type": "str"},
+            "id": {"type": "str"},
+        },
+        required_if=[
+            ("state", "loaded", ["archive", "digest"]),
+            ("state", "pulled", ["reference"]),
+            ("state", "promoted", ["id"]),
+        ],
+        supports_check_mode=True,
+    )
+    try:
+        module.exit_json(**act(module))
+    except Unusable as error:
+        module.fail_json(msg=str(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,214 @@
+"""Runs on the controller: the file with an image that a Pi can load, and what is in it.
+
+The layers that a Pi has already are left out: Docker looks for a layer before it reads it.
+PyTorch fills most of an image and changes seldom, so a new version costs a mobile connection
+some megabytes instead of some hundred.
+"""
+
+import contextlib
+import fcntl
+import io
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import tarfile
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+
+DOCUMENTATION = """
+module: flctl_image_archive
+short_description: Make the archive of a container image for one computer
+description:
+  - Names a file that C(docker load) takes there, made of an archive that is given, or of an
+    image in the controller's own Docker engine.
+  - Runs on the controller (C(delegate_to=localhost)). Nothing is changed but the cache.
+options:
+  archive: {type: path, description: "A file of C(docker save), plain or compressed."}
+  image: {type: str, description: "NAME:TAG in the controller's engine; NAME:TAG-arm64 goes first."}
+  architecture: {type: str, required: true, description: "As uname -m says on the Pi."}
+  layers: {type: list, elements: list, default: [], description: "Of the images that the Pi has."}
+  digest: {type: str, description: "What the Pi has: no file is made when it is the same."}
+  compress: {type: bool, default: true, description: "Whether the file is compressed."}
+  cache: {type: path, required: true, description: "Folder for what is made."}
+author: flctl
+"""
+RETURN = """
+path: {type: str, returned: always, description: "The file on the controller; empty: not needed."}
+digest: {type: str, returned: always, description: "What the image is made of."}
+version: {type: str, returned: always, description: "The flctl in it."}
+layers: {type: int, returned: always, description: "How many layers were left out."}
+"""
+
+ARCHITECTURES = {"aarch64": "arm64", "x86_64": "amd64"}
+DIGEST = "io.flctl.source-digest"
+VERSION = "org.opencontainers.image.version"
+LARGEST_RECORD = 16 << 20
+
+
+class Unusable(Exception):
+    pass
+
+
+class Archive:
+    """What `docker save` has made: a list of files, the image's own record, its layers."""
+
+    def __init__(self, path):
+        self.path = path
+        try:
+            with tarfile.open(path) as tar:
+                (self.manifest,) = json.loads(self.read(tar, "manifest.json"))
+                self.record = json.loads(self.read(tar, self.manifest["Config"]))
+                self.layers = self.record["rootfs"]["diff_ids"]
+        except (OSError, tarfile.TarError, EOFError, ValueError, KeyError, TypeError) as error:
+            raise Unusable(
+                f"{path}: not an archive with one image, as `docker save` makes it "
+                f"({str(error).partition(chr(10))[0]})"
+            ) from error
+
+    @staticmethod
+    def read(tar, name):
+        file = tar.extractfile(name)
+        if file is None:
+            raise ValueError(f"{name} is no file")
+        return file.read(LARGEST_RECORD)
+
+    def write_without(self, known, path, compress):
+        """All but the first `known` layers."""
+        options = {"mode": "w:gz", "compresslevel": 1} if compress else {"mode": "w"}
+        with tarfile.open(self.path) as tar, tarfile.open(path, **options) as new:
+            names = ["manifest.json", self.manifest["Config"], *self.manifest["Layers"][known:]]
+            for name in dict.fromkeys(names):
+                file = tar.extractfile(name)  # follows a link from one layer to its equal
+                member = tarfile.TarInfo(name)
+                member.size = file.seek(0, io.SEEK_END)
+                file.seek(0)
+                new.addfile(member, file)
+
+
+def docker(*args):
+    try:
+        done = subprocess.run(["docker", *args], capture_output=True, check=False, text=True)
+    except FileNotFoundError:
+        return None
+    return done.stdout if done.returncode == 0 else None
+
+
+def engine_image(image, wanted):
+    """The reference of the image in the controller's engine, and its record there."""
+    for reference in (f"{image}-arm64", image) if wanted == "arm64" else (image,):
+        found = docker("image", "inspect", reference)
+        if found is not None:
+            described = json.loads(found)[0]
+            if described["Architecture"] == wanted:
+                return reference, described
+    raise Unusable(
+        f"the Docker engine of this machine has no {image} for {wanted}: make it (make images, "
+        "make image-arm64), or name an archive of it"
+    )
+
+
+def saved(reference, described, cache):
+    """The archive of an image of the engine, saved unless that was done before."""
+    name = reference.replace("/", "_").replace(":", "-")
+    path = cache / f"{name}-{described['Id'].removeprefix('sha256:')[:12]}.tar"
+    if not path.exists():
+        for old in cache.glob(f"{name}-*"):
+            old.unlink()
+        with made(path) as new:
+            if docker("save", "--output", str(new), reference) is None:
+                raise Unusable(f"docker save {reference} failed: is there room in {cache}?")
+    return path
+
+
+@contextlib.contextmanager
+def made(path):
+    """The file under another name, until it is whole."""
+    new = path.with_name(path.name + ".new")
+    try:
+        yield new
+        new.rename(path)
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def in_common(layers, others):
+    """How many layers from the first on are also those of one of the others."""
+
+    def shared(other):
+        pairs = zip(layers, other, strict=False)
+        return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+    return max(map(shared, others), default=0)
+
+
+def label(described, name):
+    config = described.get("config") or described.get("Config") or {}
+    return (config.get("Labels") or {}).get(name)
+
+
+def look(module):
+    given, cache = module.params["archive"], Path(module.params["cache"]).expanduser()
+    wanted = ARCHITECTURES.get(module.params["architecture"])
+    if wanted is None:
+        raise Unusable(f"there are no images for {module.params['architecture']}")
+    if given:
+        if not Path(given).is_file():
+            raise Unusable(f"there is no archive {given}")
+        described = Archive(given).record
+        if described.get("architecture") != wanted:
+            raise Unusable(
+                f"{given}: this image is for {described.get('architecture')}, not for {wanted}"
+            )
+    else:
+        reference, described = engine_image(module.params["image"], wanted)
+    digest = label(described, DIGEST)
+    if not digest:
+        raise Unusable(
+            f"{given or reference}: the image has no label {DIGEST}, by which a Pi knows whether "
+            "it has it already: make it with make images, or give your own Dockerfile such a LABEL"
+        )
+    found = {"digest": digest, "version": label(described, VERSION) or "unknown"}
+    if digest == module.params["digest"]:
+        return {**found, "path": "", "layers": 0}
+    if shutil.which("rsync") is None:
+        raise Unusable("rsync is not installed on this machine: apt install rsync")
+    cache.mkdir(parents=True, exist_ok=True)
+    # Once, though it is asked for every Pi, several at a time.
+    with (cache / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        archive = Archive(Path(given) if given else saved(reference, described, cache))
+        known = in_common(archive.layers, module.params["layers"])
+        name = f"{archive.path.name.removesuffix('.tar')}-{digest[:12]}-without-{known}.tar"
+        path = cache / name
+        if not path.exists():
+            with made(path) as new:
+                archive.write_without(known, new, module.params["compress"])
+    return {**found, "path": str(path), "layers": known}
+
+
+def main():
+    module = AnsibleModule(
+        argument_spec={
+            "archive": {"type": "path"},
+            "image": {"type": "str"},
+            "architecture": {"type": "str", "required": True},
+            "layers": {"type": "list", "elements": "list", "default": []},
+            "digest": {"type": "str"},
+            "compress": {"type": "bool", "default": True},
+            "cache": {"type": "path", "required": True},
+        },
+        required_one_of=[["archive", "image"]],
+        supports_check_mode=True,
+    )
+    os.umask(0o022)
+    try:
+        module.exit_json(changed=False, **look(module))
+    except Unusable as error:
+        module.fail_json(msg=str(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""Takes away what an emulated fleet is made of: all of it, a part, or what was begun in vain."""
+
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flctl.errors import FlctlError
+from flctl.fleet.context import forget_context, load_context
+from flctl.fleet.emulation.members import OLD, at_once, labelled, members
+from flctl.fleet.emulation.plan import MEMBER, container_name
+
+if TYPE_CHECKING:
+    from docker import DockerClient
+    from docker.models.containers import Container
+
+
+def take_down(client: "DockerClient", fleet: str, state: Path) -> int:
+    """Remove everything of that fleet: how many containers, volumes and networks there were."""
+    containers = _containers(client, fleet)
+    at_once(_remove, containers)
+    volumes: list[Any] = client.volumes.list(filters=labelled(fleet))
+    networks = client.networks.list(filters=labelled(fleet))
+    for thing in (*volumes, *networks):
+        thing.remove()
+    with contextlib.suppress(FlctlError):  # damaged, or never there
+        context = load_context(state, fleet)
+        if context is not None and context.emulated:
+            forget_context(state, fleet)
+    return len(containers) + len(volumes) + len(networks)
+
+
+def remove_member(client: "DockerClient", fleet: str, name: str) -> None:
+    """Its container, what has made it slow, and its volume."""
+    from docker.errors import NotFound
+
+    for called in (container_name(fleet, name), container_name(fleet, f"{name}-slow")):
+        with contextlib.suppress(NotFound):
+            client.containers.get(called).remove(force=True, v=True)
+    with contextlib.suppress(NotFound):
+        client.volumes.get(container_name(fleet, name)).remove()
+
+
+def settle(client: "DockerClient", fleet: str) -> None:
+    """After an `up` that was killed: what it had replaced is dropped, or takes its place again."""
+    there = members(client, fleet)
+    for old in _containers(client, fleet):
+        name = str(old.name)
+        if name.endswith(OLD):
+            if old.labels[MEMBER] in there:
+                _remove(old)
+            else:
+                old.rename(name.removesuffix(OLD))
+
+
+class Before:
+    """What there was of a fleet at one moment."""
+
+    def __init__(self, client: "DockerClient", fleet: str) -> None:
+        self._client, self._fleet = client, fleet
+        self._running = {
+            c.id: c.status in ("running", "paused", "restarting")
+            for c in _containers(client, fleet)
+        }
+        self._others = {thing.id for thing in self._volumes_and_networks()}
+
+    def restore(self) -> None:
+        """Remove what has come since, and put back what was replaced."""
+        containers = _containers(self._client, self._fleet)
+        at_once(_remove, [c for c in containers if c.id not in self._running])
+        for container in containers:
+            name = str(container.name)
+            if container.id in self._running and name.endswith(OLD):
+                container.rename(name.removesuffix(OLD))
+                if self._running[container.id]:
+                    container.start()
+        for thing in self._volumes_and_networks():
+            if thing.id not in self._others:
+                thing.remove()
+
+    def _volumes_and_networks(self) -> list[Any]:
+        filters = labelled(self._fleet)
+        volumes: list[Any] = self._client.volumes.list(filters=filters)
+        return [*volumes, *self._client.networks.list(filters=filters)]
+
+
+def _containers(client: "DockerClient", fleet: str) -> "list[Container]":
+    return client.containers.list(all=True, filters=labelled(fleet), ignore_removed=True)
+
+
+def _remove(container: "Container") -> None:
+    from docker.errors import NotFound
+
+    with contextlib.suppress(NotFound):
+        container.remove(force=True, v=True)

@@ -1,0 +1,79 @@
+"""The playbooks of ansible/, which travel with the package, and Ansible's own program to run them.
+
+flctl adds nothing to what they do: `ansible-playbook ansible/deploy.yml -i …` is the same.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from flctl.errors import FlctlError, UsageError
+
+PROGRAM = "ansible-playbook"
+
+
+def playbook(name: str) -> Path:
+    """Raises UsageError when the playbooks were left out of this installation (an image)."""
+    package = Path(__file__).parents[1]
+    for folder in (package / "ansible", package.parent / "ansible"):
+        path = folder / f"{name}.yml"
+        if path.is_file():
+            return path
+    raise UsageError(
+        f"this installation of flctl came without the playbook {name}: install it from its wheel"
+    )
+
+
+def program() -> str:
+    """Raises UsageError when Ansible is not installed."""
+    beside = Path(sys.executable).with_name(PROGRAM)
+    found = str(beside) if beside.is_file() else shutil.which(PROGRAM)
+    if found is None:
+        raise UsageError("Ansible is not installed: pip install 'flctl[ansible]'")
+    return found
+
+
+def run_playbook(
+    name: str, inventory: Path, variables: Mapping[str, str], options: Sequence[str] = ()
+) -> None:
+    """Returns when it has ended well; what Ansible says goes to the standard streams.
+
+    Raises FlctlError when something has failed, KeyboardInterrupt when it was ended with Ctrl-C.
+    """
+    if not inventory.exists():
+        raise UsageError(f"--inventory {inventory}: there is no such file or folder")
+    path = playbook(name)
+    command = [program(), str(path), "--inventory", str(inventory), *options]
+    for key, value in variables.items():
+        command += ["--extra-vars", f"{key}={_quoted(value)}"]
+    code = _run(command, _environment(path))
+    if code:
+        raise FlctlError(
+            f"{name} did not end well (ansible-playbook: {code}); what failed, and on which host, "
+            "stands above in the lines with 'fatal' or 'unreachable'"
+        )
+
+
+def _run(command: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Ctrl-C reaches Ansible too: it is given the time to end its own work."""
+    with subprocess.Popen(command, env=environment) as process:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            process.wait()
+            raise
+
+
+def _environment(path: Path) -> dict[str, str]:
+    """A configuration of the user's own goes first."""
+    own = Path("ansible.cfg").exists() or Path("~/.ansible.cfg").expanduser().exists()
+    given = {} if own else {"ANSIBLE_CONFIG": str(path.with_name("ansible.cfg"))}
+    return {**given, **os.environ}
+
+
+def _quoted(value: str) -> str:
+    """As Ansible reads key=value: a value may hold spaces, and ends at its quote."""
+    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"

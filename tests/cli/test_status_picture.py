@@ -1,0 +1,55 @@
+"""What `flctl status` shows of an agent that is silent or away."""
+
+import pytest
+from rich.console import Console
+
+from flctl.cli.status import picture
+from flctl.coordinator.control import agent_status
+from flctl.core.roster import Member
+
+
+def shown(state, last_seen_s):
+    """The row of one agent, as text, of a coordinator that loses agents after 30 s."""
+    live = {
+        "rtt_ms": 3.5, "temperature_c": 50.0, "memory_used_bytes": 2**20,
+        "memory_total_bytes": 2**30, "load_1m": 0.75, "throttled": ["under-voltage"],
+    }  # fmt: skip
+    agent = {**agent_status(Member("pi-01"), 0.0), **live, "state": state, "version": "0.1.0"}
+    head = {"endpoint": "e", "version": "0", "uptime_s": 1.0, "run": None, "lost_after_s": 30.0}
+    found = {
+        "coordinator": head,
+        "agents": [{**agent, "last_seen_s": last_seen_s}],
+        "waiting": [],
+    }
+    console = Console(width=200)
+    with console.capture() as capture:
+        console.print(picture(found))
+    return capture.get().splitlines()[-1]
+
+
+def test_an_agent_that_speaks():
+    """Its live figures, and not a word of silence."""
+    row = shown("ready", 4.0)
+    assert "3.5 ms" in row
+    assert "silent" not in row
+
+
+def test_an_agent_that_has_not_spoken_for_two_heartbeats():
+    """It still counts as ready, and one sees for how long."""
+    assert "silent for 14 s, lost after 30 s" in shown("ready", 14.0)
+
+
+@pytest.mark.parametrize("state", ["lost", "stopped"])
+def test_an_agent_that_is_away(state):
+    """No figure of the past is shown as if it were now."""
+    row = shown(state, 95.0)
+    assert "last seen 1:35 ago" in row
+    for old in ("3.5 ms", "50 °C", "1.0 GiB", "0.75", "under-voltage"):
+        assert old not in row
+
+
+def test_an_agent_that_was_not_there_since_the_coordinator_has_been_started():
+    """Nobody says that it was never seen: the coordinator does not remember."""
+    row = shown("lost", None)
+    assert "not seen" in row
+    assert "not since the coordinator's start" in row

@@ -1,0 +1,93 @@
+"""What operators see of a large fleet, and what watching for a long time costs."""
+
+from typing import Any
+
+import pytest
+from memory_fleet import MemoryFleet
+
+from flctl.coordinator.outgoing import KEPT_BYTES, Outgoing
+from flctl.errors import RunError
+from flctl.fleet.console import Console
+from flctl.transport.channel import LOCAL, Sent
+from flctl.transport.keys import KeyPair
+from flctl.wire.messages import AnswerPart, Message, RunEvent
+
+
+def console(fleet: MemoryFleet) -> Console:
+    link = fleet.network.link(LOCAL)
+    list(link.events())  # that it is connected; nobody else asks
+    link.on_idle = lambda _: fleet.step()
+    return Console(link, "the test")
+
+
+def test_the_status_of_hundreds_of_agents_arrives(fleet: MemoryFleet):
+    """It is larger than one message may be."""
+    for number in range(400):
+        fleet.keyring.add(f"far-{number:03}", KeyPair.make().public, "agent")
+    with console(fleet) as operator:
+        names = [agent["name"] for agent in operator.status()["agents"]]
+        assert len(names) == 403
+        assert operator.status()["agents"][5]["name"] == names[5]
+
+
+def test_who_watches_anew_is_told_once(fleet: MemoryFleet):
+    """An operator asks again whenever it was quiet for long: in a week, thirty thousand times."""
+    run = fleet.start_run(rounds=1)
+    assert fleet.coordinator is not None
+    before = len(fleet.coordinator._watchers)
+    with console(fleet) as operator:
+        for _ in range(50):
+            next(operator.watch(run))
+        assert len(fleet.coordinator._watchers) == before + 1
+        fleet.finish()
+        told = [event for event in seen(operator) if event["event"] == "round"]
+        assert len(told) == 1
+    fleet.coordinator.publish({"event": "any"})
+    assert len(fleet.coordinator._watchers) == before, "the one that has left is forgotten"
+
+
+def seen(operator: Console) -> list[dict[str, Any]]:
+    return [m.event for m, _ in operator._messages(0) if isinstance(m, RunEvent)]
+
+
+class Slow:
+    """An operator whose connection has room for `room` messages."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+        self.got: list[tuple[Message, bytes | None]] = []
+
+    def send(self, peer: bytes, message: Message, payload: bytes | None) -> Sent:
+        if self.room == 0:
+            return Sent.SLOW
+        self.room -= 1
+        self.got.append((message, payload))
+        return Sent.OK
+
+
+def test_a_slow_operator_gets_everything_in_order():
+    """What there is no room for comes later; nothing is left out."""
+    slow = Slow(room=2)
+    outgoing = Outgoing(slow.send)
+    outgoing.answer(b"p", 1, "x" * 1_000_000)
+    for number in range(5):
+        outgoing.put(b"p", RunEvent(id=2, event={"n": number}))
+    while slow.room == 0:
+        slow.room = 1
+        outgoing.pump()
+    parts = [m for m, _ in slow.got if isinstance(m, AnswerPart)]
+    assert [part.last for part in parts] == [False, False, False, True]
+    assert [m.event["n"] for m, _ in slow.got if isinstance(m, RunEvent)] == [0, 1, 2, 3, 4]
+
+
+def test_an_operator_that_reads_nothing_is_given_up():
+    """Not kept for: memory is bounded; and what no connection could take is an error in words."""
+    slow = Slow(room=0)
+    outgoing = Outgoing(slow.send)
+    payload = bytes(1 << 20)
+    kept = 0
+    while outgoing.put(b"p", AnswerPart(id=1, last=False), payload):
+        kept += 1
+    assert kept * len(payload) <= KEPT_BYTES
+    with pytest.raises(RunError, match="the answer has 76 MB"):
+        outgoing.answer(b"q", 1, "x" * 80_000_000)

@@ -1,0 +1,35 @@
+"""Models go to whoever reads them; who does not read holds up nobody and costs little."""
+
+import hashlib
+from pathlib import Path
+
+from flctl.coordinator.serving import Serving
+from flctl.transport.channel import Sent
+from flctl.wire.messages import CHUNK_BYTES, Chunk, Fetch, Message
+
+BYTES = 40 * CHUNK_BYTES
+
+
+def test_peers_that_read_nothing_do_not_hold_up_the_others(tmp_path: Path):
+    """Ten queues are full; in one step the eleventh peer has all that it asked for."""
+    path = tmp_path / "model"
+    path.write_bytes(bytes(BYTES))
+    digest = hashlib.sha256(bytes(BYTES)).hexdigest()
+    mute = {f"mute-{n}".encode() for n in range(10)}
+    got: list[int] = []
+
+    def send(peer: bytes, message: Message, payload: bytes | None) -> Sent:
+        if peer in mute:
+            return Sent.SLOW
+        assert isinstance(message, Chunk) and payload is not None
+        got.append(message.offset)
+        return Sent.OK
+
+    serving = Serving(send)
+    serving.put(digest, path)
+    for peer in (*sorted(mute), b"honest"):
+        for number in range(8):
+            fetch = Fetch(blob=digest, offset=number * CHUNK_BYTES, length=CHUNK_BYTES)
+            serving.on_fetch(peer, fetch)
+    assert got == [number * CHUNK_BYTES for number in range(8)]
+    serving.close()

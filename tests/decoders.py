@@ -1,0 +1,350 @@
+"""Everything that decodes bytes from a network or a file, in one table: a good example of each,
+and how it is read. The tests damage the examples (`test_decoders.py`), `make fuzz` looks for
+damage that nobody thought of.
+
+A reader raises FlctlError of one line, or returns.
+"""
+
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+
+from flctl.agent.state import saved_tasks
+from flctl.coordinator.journal import Journal, as_json, replay
+from flctl.core import history as happened
+from flctl.fleet.context import load_context
+from flctl.fleet.inventory import read_inventory
+from flctl.learning.manifest import read_manifest
+from flctl.settings import LocalTraining, from_toml, parse, read_toml, to_toml
+from flctl.transport import allowlist
+from flctl.transport.allowlist import AllowList, Entry
+from flctl.transport.keypair import KeyPair, load_or_make, read_public
+from flctl.transport.tokens import find_open, new_token
+from flctl.wire import framing
+from flctl.wire import messages as m
+from flctl.wire.compression import check_update, compression_metadata, packed_specs
+from flctl.wire.parameters import STORAGE, ParameterFile, canonical, check, dump
+from flctl.worker.jobs import AnyEvent, Stepped
+from flctl.worker.pipe import Unpacker
+
+SHA = "a" * 64
+MODEL = {
+    "weight": ("F32", np.arange(12, dtype=np.float32).reshape(3, 4)),
+    "half": ("BF16", np.full(3, 0x3F80, np.uint16)),
+    "steps": ("I64", np.zeros((), np.int64)),
+    "flag": ("BOOL", np.array([True, False])),
+}
+
+
+class Decodes(NamedTuple):
+    name: str
+    good: Callable[[], bytes]
+    read: Callable[[bytes], Any]
+    slow: bool = False
+
+
+# From the network ------------------------------------------------------------------------
+
+
+def _message() -> bytes:
+    key = m.RoundKey(run="ecg-1", round=3, base=SHA)
+    ready = m.UpdateReady(
+        key=key, blob=SHA, size=10, examples=5, batches=2, loss=0.5, last_loss=0.25, seconds=1.5
+    )
+    return bytes(framing.encode(ready)[1])
+
+
+def _order() -> bytes:
+    return bytes(
+        framing.encode(
+            m.Train(
+                key=m.RoundKey(run="ecg-1", round=3, base=SHA), size=10, task="ecg",
+                dataset="default", training=_settings().local_training(1), seed=1, position=4,
+            )
+        )[1]
+    )  # fmt: skip
+
+
+def _answer() -> bytes:
+    return bytes(framing.encode(m.Answer(id=1, body={"agents": [1, 2.5, "x", None]}))[1])
+
+
+def _frames(decoder: framing.Decoder) -> Callable[[bytes], Any]:
+    prefix = framing.MAGIC + bytes([framing.PROTOCOL])
+    return lambda data: decoder([prefix, data])
+
+
+def _notice() -> bytes:
+    return bytes(framing.notice("1.0")[1])
+
+
+def _pipe() -> bytes:
+    body = msgspec.msgpack.encode(Stepped(step=1, steps=2, loss=0.5))
+    return len(body).to_bytes(4, "big") + b"\0" + body
+
+
+# Models ------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _in_memory(data: bytes) -> Iterator[int]:
+    fd = os.memfd_create("decodes")
+    try:
+        os.write(fd, data)
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@cache
+def _model() -> bytes:
+    with _in_memory(b"") as fd:
+        dump(fd, MODEL, {"task": "ecg"})
+        return os.pread(fd, 1 << 20, 0)
+
+
+def _read_model(data: bytes) -> None:
+    with _in_memory(data) as fd:
+        file = ParameterFile(fd, "the model")
+        check(file, file.specs)
+
+
+def _asked(kind: str) -> LocalTraining:
+    return _settings(compression=kind).local_training(1)
+
+
+def _packed(kind: str) -> Callable[[], bytes]:
+    def packed() -> bytes:
+        with _in_memory(_model()) as base, _in_memory(b"") as fd:
+            specs = packed_specs(ParameterFile(base, "base").specs, _asked(kind))
+            tensors = {
+                spec.name: (spec.dtype, np.zeros(spec.shape, STORAGE[spec.dtype]))
+                for spec in canonical(specs)
+            }
+            for name in ("indices",):
+                if name in tensors:
+                    length = tensors[name][1].shape[0]
+                    tensors[name] = ("I32", np.arange(length, dtype=np.int32))
+            dump(fd, tensors, compression_metadata(_asked(kind).compression))
+            return os.pread(fd, 1 << 20, 0)
+
+    return cache(packed)
+
+
+def _read_packed(kind: str) -> Callable[[bytes], None]:
+    def read(data: bytes) -> None:
+        with _in_memory(_model()) as base, _in_memory(data) as fd:
+            update = ParameterFile(fd, "update of pi-01")
+            check_update(update, ParameterFile(base, "the model"), _asked(kind))
+
+    return read
+
+
+# Files -------------------------------------------------------------------------------------
+
+
+def _file(name: str, read: Callable[[Path], Any], **beside: bytes) -> Callable[[bytes], Any]:
+    """`read` gets the path of a file of this name; others may lie beside it."""
+
+    def through(data: bytes) -> Any:
+        with tempfile.TemporaryDirectory(prefix="flctl-decodes-") as folder:
+            path = Path(folder) / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+            for other, content in beside.items():
+                (Path(folder) / f"{path.stem}.{other}").write_bytes(content)
+            return read(path)
+
+    return through
+
+
+@cache
+def _settings(**given: Any) -> Any:
+    return parse({"task": "ecg", "partition": "iid", "epochs": 1, "batch_size": 8, "lr": 0.1,
+                  "optimizer": "sgd", "test_batch_size": 8, **given}, "here")  # fmt: skip
+
+
+@cache
+def _journal() -> bytes:
+    update = happened.Update(
+        at=3.0, round=1, agent="pi-01", blob=SHA, size=10, examples=5, batches=2, loss=0.5,
+        last_loss=0.25, exhausted=False, seconds=1.5,
+    )  # fmt: skip
+    events = [
+        happened.Started(
+            at=1.0, schema=1, run="ecg-1", kind="fleet", task_digest=SHA, model=SHA, size=10,
+            version="0.1", machine="x86_64",
+        ),
+        happened.Opened(
+            at=2.0, round=1, attempt=1, base=SHA, invited=("pi-01",), need=1
+        ),
+        update,
+        happened.Round(
+            at=4.0, round=1, attempt=1, model="b" * 64, size=10, seconds=2.0,
+            participants={"pi-01": happened.Participant.of(update)}, missing=(), metrics=None,
+        ),
+        happened.Finished(at=5.0),
+    ]  # fmt: skip
+    return b"".join(msgspec.json.encode(as_json(event)) + b"\n" for event in events)
+
+
+def _open_journal(path: Path) -> None:
+    """Read, and opened to go on in: that cuts a torn end off."""
+    replay(path)
+    Journal(path).close()
+    replay(path)
+
+
+@cache
+def _keys() -> bytes:
+    pair = KeyPair.make()
+    allowed = AllowList(keys=[Entry(name="pi-01", key=pair.public, role="agent", added=1.0)])
+    allowed.tokens.append(new_token(60, 1, 0.0, None)[1])
+    return msgspec.json.encode(allowed)
+
+
+def _redeem(path: Path) -> None:
+    allowed = allowlist.read(path)
+    allowed.free_name()
+    find_open(allowed.tokens, "flt_guess", 0.0)
+
+
+@cache
+def _secret() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        load_or_make(Path(folder) / "key")
+        return (Path(folder) / "key").read_bytes()
+
+
+@cache
+def _public() -> bytes:
+    return KeyPair.make().public.encode() + b"\n"
+
+
+@cache
+def _context() -> bytes:
+    pair = KeyPair.make()
+    return msgspec.json.encode(
+        {"coordinator": "pc:7700", "server_key": pair.public, "public_key": pair.public,
+         "secret_key": pair.secret}
+    )  # fmt: skip
+
+
+@cache
+def _manifest() -> bytes:
+    counts = {"examples": 2, "classes": {"N": 2}, "records": {"100": {"N": 2}}}
+    return msgspec.json.encode(
+        {
+            "schema": 1, "command": "flctl data split", "flctl": "0.1", "task": "ecg",
+            "classes": ["N"], "partition": "iid", "alpha": 0.5, "seed": 1, "agents": 1,
+            "shares": {"pi-01": {"parts": {"train": counts},
+                                 "files": {"b.npz": {"size": 3, "sha256": SHA}}}},
+        }
+    )  # fmt: skip
+
+
+def _whole_manifest(path: Path) -> None:
+    from flctl.learning.manifest import check as check_shares
+
+    list(check_shares(path.parent, read_manifest(path.parent)))
+
+
+INI = b"[pis]\npi-[01:03].example ansible_user=pi flctl_name=pi-01\n[pis:vars]\nx=1\n"
+YAML = b"all:\n  children:\n    pis:\n      hosts:\n        pi-01:\n          flctl_name: pi-02\n"
+
+
+@cache
+def _npz() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "b.npz"
+        y = np.zeros(3, np.int8)
+        np.savez(path, X=np.ones((3, 187), np.int16), y=y, record=np.arange(3), split=y)
+        return path.read_bytes()
+
+
+@cache
+def _csv() -> bytes:
+    return b"".join(b",".join([b"0.5"] * 187 + [b"1"]) + b"\n" for _ in range(2))
+
+
+@cache
+def _record() -> dict[str, bytes]:
+    from wfdb_records import write_record
+
+    with tempfile.TemporaryDirectory() as folder:
+        header = write_record(Path(folder) / "r")
+        return {s: header.with_suffix(f".{s}").read_bytes() for s in ("hea", "dat", "atr")}
+
+
+def _read_beats(path: Path) -> None:
+    from flctl.learning.beat_files import READERS
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        READERS[path.suffix](path, labelled=False)
+
+
+def _part_of_a_record(part: str) -> Callable[[bytes], Any]:
+    def read(data: bytes) -> None:
+        others = {name: content for name, content in _record().items() if name != part}
+        through = _file(f"r1.{part}", lambda p: _read_beats(p.with_suffix(".hea")), **others)
+        through(data)
+
+    return read
+
+
+def _idx() -> bytes:
+    return bytes([0, 0, 8, 3]) + b"".join(n.to_bytes(4, "big") for n in (2, 4, 4)) + bytes(32)
+
+
+def _read_idx(path: Path) -> None:
+    from flctl.learning.idx import read_images
+
+    read_images(path)
+
+
+def _settings_file() -> bytes:
+    return to_toml(_settings()).encode()
+
+
+def _by_hand(path: Path) -> None:
+    parse(read_toml(path), str(path))
+
+
+TABLE = (
+    Decodes("message to a coordinator", _message, _frames(framing.to_coordinator())),
+    Decodes("message to an agent", _order, _frames(framing.to_agent())),
+    Decodes("message to an operator", _answer, _frames(framing.to_operator())),
+    Decodes("notice", _notice, lambda data: framing.read_notice([b"", data])),
+    Decodes("worker pipe", _pipe, lambda data: Unpacker[Any](AnyEvent).feed(data, [])),
+    Decodes("model", _model, _read_model),
+    *(Decodes(f"{k} update", _packed(k), _read_packed(k)) for k in ("fp16", "int8", "topk")),
+    Decodes("journal", _journal, _file("journal.jsonl", _open_journal)),
+    Decodes("run.toml", _settings_file, _file("run.toml", from_toml)),
+    Decodes("settings by hand", _settings_file, _file("run.toml", _by_hand)),
+    Decodes("allowed.json", _keys, _file("allowed.json", _redeem)),
+    Decodes("secret key", _secret, _file("agent.key", load_or_make)),
+    Decodes("public key", _public, _file("agent.pub", read_public)),
+    Decodes(
+        "context", _context, _file("contexts/default.json", lambda p: load_context(p.parents[1]))
+    ),
+    Decodes("tasks.json", lambda: b'{"ecg":"%s"}' % SHA.encode(),
+            _file("tasks.json", lambda path: saved_tasks(path.parent))),
+    Decodes("manifest", _manifest, _file("manifest.json", _whole_manifest)),
+    Decodes("inventory, INI", lambda: INI, _file("hosts", read_inventory)),
+    Decodes("inventory, YAML", lambda: YAML, _file("hosts.yml", read_inventory)),
+    Decodes("beats, npz", _npz, _file("b.npz", _read_beats)),
+    Decodes("beats, CSV", _csv, _file("b.csv", _read_beats)),
+    Decodes("record, header", lambda: _record()["hea"], _part_of_a_record("hea"), slow=True),
+    Decodes("record, signal", lambda: _record()["dat"], _part_of_a_record("dat"), slow=True),
+    Decodes("record, annotations", lambda: _record()["atr"], _part_of_a_record("atr"), slow=True),
+    Decodes("IDX images", _idx, _file("images", _read_idx)),
+)  # fmt: skip

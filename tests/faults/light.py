@@ -1,0 +1,170 @@
+"""Many light agents in one process: real supervisors over real links, with a trainer that costs
+next to nothing.
+
+    python light.py SETTINGS     # JSON: coordinator, server_key, token, task, digest, folder, names
+
+The state of each is FOLDER/NAME. It ends with its standard input.
+"""
+
+import json
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from flctl.agent.config import AgentConfig
+from flctl.agent.state import AgentState
+from flctl.agent.supervisor import Supervisor
+from flctl.core.metrics import from_confusion
+from flctl.transport.blobs import BlobStore
+from flctl.transport.keypair import load_or_make
+from flctl.transport.zeromq import ZeroMqLink
+from flctl.wire.messages import DatasetInfo, Device, Telemetry
+from flctl.wire.parameters import ParameterFile, dump
+from flctl.worker.jobs import (
+    AnyEvent,
+    AnyJob,
+    Describe,
+    Described,
+    JobFailed,
+    Scored,
+    Trained,
+    TrainJob,
+)
+
+EXAMPLES = 10
+
+
+class LightWorker:
+    """Answers a job in the same step. An update is the model with one number moved."""
+
+    def __init__(self, task: str) -> None:
+        self.pid: int | None = None
+        self.idle_since: float | None = None
+        self._task = task
+        self._ended: list[tuple[AnyEvent, int | None]] = []
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._ended)
+
+    def submit(self, job: AnyJob, fd: int | None = None) -> None:
+        match job:
+            case Describe():
+                info = DatasetInfo(name="default", task=self._task, examples=EXAMPLES)
+                told: tuple[AnyEvent, int | None] = (
+                    Described(datasets=(info,), torch="2", cuda=False),
+                    None,
+                )
+            case TrainJob() if fd is not None:
+                told = train(job, fd)
+            case _:
+                told = Scored(parts={"held out": from_confusion(0.5, [[1, 0], [0, 1]])}), None
+        self._ended.append(told)
+
+    def events(self) -> list[tuple[AnyEvent, int | None]]:
+        ended, self._ended = self._ended, []
+        return ended
+
+    def fileno(self) -> int | None:
+        return None
+
+    def cancel(self) -> None:
+        for _, fd in self.events():
+            if fd is not None:
+                os.close(fd)
+
+    def stop(self) -> None:
+        self.cancel()
+
+
+def train(job: TrainJob, fd: int) -> tuple[AnyEvent, int | None]:
+    file = ParameterFile(fd, "the model")
+    tensors = {spec.name: (spec.dtype, file.read(spec).reshape(spec.shape)) for spec in file.specs}
+    first = next(array for dtype, array in tensors.values() if dtype == "F32" and array.size)
+    first.reshape(-1)[0] += sum(job.agent.encode()) % 97
+    out = os.memfd_create("update")
+    try:
+        blob, size = dump(out, tensors, file.metadata)
+    except OSError as error:
+        os.close(out)
+        return JobFailed(kind="error", message=str(error)), None
+    trained = Trained(
+        blob=blob, size=size, examples=EXAMPLES, batches=1, loss=0.5, last_loss=0.5,
+        exhausted=False, seconds=0.01,
+    )  # fmt: skip
+    return trained, out
+
+
+class LightMachine:
+    def device(self, torch: str | None = None, cuda: bool = False) -> Device:
+        return Device(kind="light", arch="any", cores=1, memory_bytes=1, torch=torch, cuda=cuda)
+
+    def read(self, uptime_s: float, worker: int | None = None) -> Telemetry:
+        return Telemetry(uptime_s=uptime_s)
+
+
+class Ended:
+    """All agents end when one pipe does."""
+
+    def __init__(self) -> None:
+        read, self._write = os.pipe()
+        self.fds = [read]
+        self._asked = False
+
+    def ask(self) -> None:
+        self._asked = True
+        os.write(self._write, b"e")
+
+    def asked(self) -> bool:
+        return self._asked
+
+
+def supervisor(given: dict[str, Any], name: str) -> Supervisor:
+    folder = Path(given["folder"]) / name
+    state, keys = AgentState(folder), load_or_make(folder / "agent.key")
+    config = AgentConfig(
+        coordinator=given["coordinator"],
+        server_key=given["server_key"],
+        state=folder,
+        name=name,
+        join_token=given["token"],
+    )
+    return Supervisor(
+        config=config,
+        link=ZeroMqLink(config.coordinator, keys, config.server_key),
+        worker=LightWorker(given["task"]),
+        store=BlobStore(64 << 20, state.blobs),
+        machine=LightMachine(),
+        state=state,
+        public_key=keys.public,
+        tasks={given["task"]: given["digest"]},
+        clock=time.monotonic,
+    )
+
+
+def run(agent: Supervisor, ended: Ended) -> None:
+    try:
+        agent.run(ended)
+    finally:
+        agent.close()
+
+
+def main() -> None:
+    given = json.loads(sys.argv[1])
+    ended = Ended()
+    agents = [supervisor(given, name) for name in given["names"]]
+    threads = [threading.Thread(target=run, args=(agent, ended)) for agent in agents]
+    for thread in threads:
+        thread.start()
+    print("light agents are there", flush=True)
+    sys.stdin.buffer.read()
+    ended.ask()
+    for thread in threads:
+        thread.join()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+"""The rig, once for the whole story: `make test-hosts`."""
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "containers")]
+
+import engine  # noqa: E402
+from fleet import Fleet  # noqa: E402
+from rig import Rig  # noqa: E402
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        item.add_marker(pytest.mark.timeout(2400))
+
+
+@pytest.fixture(scope="session")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    """A server and three Pis, as they come out of their boxes; images of this checkout."""
+    if engine.run("docker", "version", check=False).returncode:
+        pytest.skip("no Docker engine answers")
+    folder = tmp_path_factory.mktemp("hosts")
+    rig = Rig(f"flctl-hosts-{os.getpid()}", ("server", "pi-01", "pi-02", "pi-03"), folder / "rig")
+    rig.build()
+    for what in ("agent", "coordinator"):
+        sys.stderr.write(engine.build(what))
+    try:
+        rig.up()
+        yield Fleet(rig, folder)
+    finally:
+        rig.down()

@@ -1,0 +1,64 @@
+"""What the controller sends to a Pi: the image without the layers that are there already."""
+
+import io
+import json
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "ansible" / "library"))
+
+from flctl_image_archive import Archive, Unusable, in_common
+
+LAYERS = ["sha256:a", "sha256:b", "sha256:c"]
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    """As `docker save` makes it: the record, the layers, and a link in place of a twin."""
+    record = {"architecture": "arm64", "rootfs": {"diff_ids": LAYERS}, "config": {"Labels": {}}}
+    manifest = [{"Config": "record.json", "Layers": ["a.tar", "b.tar", "c.tar"]}]
+    path = tmp_path / "image.tar"
+    with tarfile.open(path, "w") as tar:
+        for name, data in (
+            ("manifest.json", json.dumps(manifest).encode()),
+            ("record.json", json.dumps(record).encode()),
+            ("a.tar", b"a" * 1000),
+            ("b.tar", b"b" * 1000),
+        ):
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+        link = tarfile.TarInfo("c.tar")
+        link.type, link.linkname = tarfile.SYMTYPE, "a.tar"
+        tar.addfile(link)
+    return path
+
+
+@pytest.mark.parametrize("compress", [False, True])
+def test_layers_that_are_there_are_left_out(saved: Path, tmp_path: Path, compress: bool):
+    """The rest is complete by itself: a link to what was left out has become its content."""
+    thin = tmp_path / "thin.tar"
+    Archive(saved).write_without(2, thin, compress)
+    with tarfile.open(thin) as tar:
+        assert tar.getnames() == ["manifest.json", "record.json", "c.tar"]
+        assert tar.extractfile("c.tar").read() == b"a" * 1000
+
+
+def test_only_a_common_beginning_counts():
+    """Docker stacks layers: one that lies upon others is another one."""
+    assert in_common(LAYERS, []) == 0
+    assert in_common(LAYERS, [["sha256:b", "sha256:c"], ["sha256:a", "sha256:x"], []]) == 1
+    assert in_common(LAYERS, [LAYERS]) == 3
+
+
+def test_what_is_no_archive_is_said_in_one_line(tmp_path: Path):
+    """A picture, half a file, an empty one."""
+    for content in (b"", b"not a tar", b"\x1f\x8b\x08"):
+        path = tmp_path / "image.tar"
+        path.write_bytes(content)
+        with pytest.raises(Unusable, match="not an archive with one image") as caught:
+            Archive(path)
+        assert "\n" not in str(caught.value)

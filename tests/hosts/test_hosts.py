@@ -1,0 +1,137 @@
+"""From bare hosts to a training fleet and away again: one story, each test a chapter of it."""
+
+import time
+
+import pytest
+from fleet import Fleet
+from rig import docker
+
+PIS = ("pi-01", "pi-02", "pi-03")
+began = time.monotonic()
+
+
+def test_two_playbooks_and_one_command_train_a_model(fleet: Fleet):
+    """Fresh hosts, provisioned and deployed, then the first round: with the shares they own."""
+    fleet.flctl("data", "split", "--task", "ecg", "--out", fleet.folder / "shares", "--agents", 3)
+    start = time.monotonic()
+    fleet.play("provision")
+    fleet.play("push-data", "--source", fleet.folder / "shares")
+    fleet.play("deploy")
+    fleet.connect()
+    agents = fleet.status()
+    assert {name: agent["ready"] for name, agent in agents.items()} == dict.fromkeys(PIS, True)
+    fleet.train()
+    assert time.monotonic() - start < 1500
+    assert {agent["last_round"] for agent in fleet.status().values()} == {1}
+    assert fleet.rig.ssh("pi-02", "hostname") == "pi-02"
+    assert "cgroup_enable=memory" in fleet.rig.ssh("pi-02", "cat", "/boot/firmware/cmdline.txt")
+
+
+def test_nothing_of_value_is_on_the_way(fleet: Fleet):
+    """The secret half stays on its Pi, for the agent alone; the container may do nothing."""
+    listed = fleet.rig.ssh(
+        "pi-01", "sudo", "stat", "-c", "'%a %u %n'", "/var/lib/flctl-agent/agent.key"
+    )
+    assert listed == "600 7700 /var/lib/flctl-agent/agent.key"
+    form = "'{{with .HostConfig}}{{.ReadonlyRootfs}} {{.CapDrop}} {{.RestartPolicy.Name}}{{end}}'"
+    assert fleet.rig.ssh("pi-01", "sudo", "docker", "inspect", "-f", form, "flctl-agent") == (
+        "true [ALL] unless-stopped"
+    )
+
+
+def test_the_inventory_and_the_fleet_agree(fleet: Fleet):
+    """`flctl discover` reads the same file as the playbooks."""
+    said = fleet.flctl("discover", "--inventory", fleet.inventory, "--check")
+    assert said.count("ready") == 3
+
+
+@pytest.mark.parametrize("name", ["provision", "deploy"])
+def test_a_second_run_changes_nothing(fleet: Fleet, name: str):
+    """Neither does it for real nor would it."""
+    play = fleet.play(name)
+    assert (play.changed, play.failed) == (0, set()), play.said
+    play = fleet.play(name, "--check")
+    assert (play.changed, play.failed) == (0, set()), play.said
+
+
+def test_an_upgrade_goes_through_the_fleet_while_it_trains(fleet: Fleet):
+    """All end with the new version; the run goes on, and no round of it had to be repeated."""
+    coordinator = fleet.another_version("coordinator", "0.1.1")
+    agent = fleet.another_version("agent", "0.1.1")
+    with fleet.training() as run:
+        fleet.play(
+            "upgrade", "--set", f"flctl_coordinator_archive={coordinator}",
+            "--set", f"flctl_agent_archive={agent}",
+        )  # fmt: skip
+        shown = fleet.status()
+        events = [event["event"] for event in fleet.events(run)]
+    assert {agent["version"] for agent in shown.values()} == {"0.1.1"}
+    assert not any(agent["cordoned"] for agent in shown.values())
+    assert "round" in events
+    assert not {"attempt", "paused", "failed"} & set(events)
+
+
+def test_a_broken_version_stops_at_the_canary(fleet: Fleet):
+    """It is rolled back, in words; nobody else was touched, and the fleet still trains."""
+    broken = fleet.another_version(
+        "agent", "0.1.2", ("wire/framing.py", "^PROTOCOL = .*", "PROTOCOL = 99")
+    )
+    before = {pi: fleet.images(pi) for pi in PIS}
+    play = fleet.play(
+        "upgrade", "--limit", "flctl_agents", "--set", f"flctl_agent_archive={broken}",
+        "--set", "flctl_agent_ready_s=30", code=1,
+    )  # fmt: skip
+    assert play.failed == {"pi-01"}
+    assert "pi-01: pi-01 does not work with flctl 0.1.2" in play.said
+    assert {pi: fleet.images(pi) for pi in PIS[1:]} == {pi: before[pi] for pi in PIS[1:]}
+    assert {agent["version"] for agent in fleet.status().values()} == {"0.1.1"}
+    fleet.train()
+
+
+def test_a_host_that_is_off_is_passed_over_and_listed(fleet: Fleet):
+    """The others get the new version; the exit code says that it is not all of them."""
+    agent = fleet.another_version("agent", "0.1.3")
+    docker("stop", "--time", "30", fleet.rig.container("pi-02"))
+    play = fleet.play("upgrade", "--set", f"flctl_agent_archive={agent}", code=1)
+    assert "not upgraded, because they cannot be reached: pi-02" in play.said
+    versions = {name: agent["version"] for name, agent in fleet.status().items()}
+    assert versions == {"pi-01": "0.1.3", "pi-02": "0.1.1", "pi-03": "0.1.3"}
+
+
+def test_an_agent_comes_back_by_itself_when_its_host_boots(fleet: Fleet):
+    """Nobody starts it; it has the version that it had, and takes part again."""
+    docker("start", fleet.rig.container("pi-02"))
+    fleet.rig.wait_for_ssh("pi-02")
+    fleet.until(lambda agents: agents["pi-02"]["ready"], "pi-02 is ready again")
+    fleet.rig.inventory(fleet.inventory)  # it may have got another address
+    fleet.train()
+
+
+def test_a_rollback_goes_to_the_image_before(fleet: Fleet):
+    """Two images are kept; those that were not upgraded go back one further."""
+    fleet.play("rollback", "--limit", "pi-03")
+    assert fleet.status()["pi-03"]["version"] == "0.1.1"
+
+
+def test_new_keys_shut_out_the_old_ones(fleet: Fleet):
+    """The agent comes back with another key; what the card held before is of no use."""
+    old = fleet.rig.ssh("pi-01", "sudo", "cat", "/var/lib/flctl-agent/agent.pub")
+    fleet.play("rotate-keys", "--limit", "pi-01")
+    new = fleet.rig.ssh("pi-01", "sudo", "cat", "/var/lib/flctl-agent/agent.pub")
+    assert new != old
+    listed = fleet.flctl("keys", "list", "--json")
+    assert new in listed
+    assert old not in listed
+    fleet.train()
+
+
+def test_what_is_removed_leaves_nothing_behind(fleet: Fleet):
+    """No container, no image, no file, no key."""
+    fleet.play("remove", "--yes", "--set", "flctl_coordinator_remove_runs=true")
+    for host in ("server", *PIS):
+        assert fleet.rig.ssh(host, "sudo", "docker", "ps", "--all", "--quiet") == ""
+        assert fleet.rig.ssh(host, "sudo", "docker", "images", "--quiet") == ""
+        found = fleet.rig.ssh(
+            host, "sudo", "find", "/etc", "/opt", "/var", "/home", "-name", "'*flctl*'"
+        )
+        assert set(found.splitlines()) <= {"/etc/systemd/journald.conf.d/flctl.conf"}
