@@ -60,7 +60,7 @@ def test_a_round_of_a_mixed_fleet(fleet):
     print(f"\nthree agents are ready after {time.monotonic() - began:.0f} s")
     status = fleet.status()
     assert {status[name]["arch"] for name in PIS} == {"aarch64"}
-    assert {status[name]["torch"] for name in PIS} == {"2.9.1"}
+    assert {status[name]["torch"].partition("+")[0] for name in PIS} == {"2.9.1"}
     if platform.machine() == "x86_64":
         assert "x86_64" in {agent["arch"] for agent in status.values()}
     done = fleet.cli(
