@@ -26,7 +26,8 @@ LICENCES = re.compile(
     re.IGNORECASE,
 )
 PROGRAMS = {"ansible", "ansible-core", "ansible-lint", "yamllint"}
-"""Under the GPL, which is theirs: flctl runs them as programs of their own; what its modules import of them is under the BSD licence."""
+"""Under the GPL, which is theirs: flctl runs them as programs of their own, and what
+its modules for Ansible import of it is under the BSD licence."""
 TEXT_CHARACTERS = 2000
 """Some put the text of their licence where its name belongs."""
 
