@@ -3,9 +3,11 @@ checkout, one torch thread, no skips in CI."""
 
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from threading import current_thread, main_thread
 from typing import NamedTuple
 
 import pytest
@@ -13,6 +15,11 @@ import pytest
 # Read by torch when it is first imported, here and in every worker that a test starts:
 # two threads on a busy two-core machine are many times slower than one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Whoever starts the tests in the background of a script has them ignore Ctrl-C, and with them
+# every process that they start to try it on.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and current_thread() is main_thread():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 IN_CI = os.environ.get("CI", "").lower() in ("1", "true")
