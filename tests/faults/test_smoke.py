@@ -1,8 +1,8 @@
-"""One fault of each kind on one fleet, so that `make test` sees the rig at work."""
+"""One fault of each kind on one fleet, the quickest of `make test-faults`."""
 
 import pytest
 
-pytestmark = [pytest.mark.smoke, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(240)]
 
 
 def test_a_coordinator_that_dies_between_two_rounds_goes_on(bed, row, unbroken):
