@@ -15,6 +15,9 @@ from typing import Any, Literal
 Way = Literal["up", "down"]
 """Up: towards the coordinator."""
 PIECE = 16 * 1024
+SEND_BUFFER = 64 * 1024
+"""Small, so that what counts as moved has arrived: a reset throws away what the kernel still holds,
+megabytes if it may, and no network between two hosts ever saw those."""
 
 
 class Proxy:
@@ -124,6 +127,7 @@ class Proxy:
         near.setblocking(False)
         for sock in (near, far):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         connection = _Connection(near, far)
         self._connections.add(connection)
         if self.taken is not None:
