@@ -6,7 +6,6 @@ run of `flctl train --local` are the same class.
 
 import logging
 import time
-from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, assert_never
@@ -14,10 +13,12 @@ from typing import Any, assert_never
 from flctl import __version__
 from flctl.coordinator.background import Background
 from flctl.coordinator.cordons import load_cordons, save_cordons
+from flctl.coordinator.door import Door
 from flctl.coordinator.evaluator import Evaluator
 from flctl.coordinator.invitation import Invitation
 from flctl.coordinator.keeper import RunKeeper
 from flctl.coordinator.outgoing import Outgoing
+from flctl.coordinator.peers import Peers
 from flctl.coordinator.probing import Probing
 from flctl.coordinator.runs import RunFolder
 from flctl.coordinator.serving import Serving
@@ -33,7 +34,6 @@ from flctl.errors import (
 from flctl.transport.channel import LOCAL, Frame, Hub, Incoming, Sent
 from flctl.transport.health import HealthPort
 from flctl.transport.keys import Keyring
-from flctl.wire import framing
 from flctl.wire.messages import (
     Ask,
     BlobGone,
@@ -49,7 +49,6 @@ from flctl.wire.messages import (
     Hello,
     HelloAgain,
     Join,
-    Joined,
     Message,
     Ping,
     Pong,
@@ -65,9 +64,6 @@ HEARTBEAT_S = 5.0
 TICK_S = 0.25
 REST_S = 30.0
 """How often the evaluator is asked whether it has been idle for long."""
-OLDER_PEERS = 10_000
-REPEAT_S = 10.0
-"""The same complaint about the same peer is logged at most so often."""
 
 
 class Coordinator:
@@ -96,22 +92,18 @@ class Coordinator:
         self._clock = clock
         self._heartbeat_s = heartbeat_s
         self._health = health
-        self._decode = framing.to_coordinator()
-        self._older_peers: dict[bytes, int] = {}
-        """Protocols of those that do not speak the newest; they are answered in it."""
-        self._serving = Serving(self.send)
-        self.operators = Outgoing(self.send)
+        self.peers = Peers(hub, self.roster, clock)
+        self._serving = Serving(self.peers.send)
+        self._door = Door(self.peers, keyring, self._serving, self._ask)
+        self.operators = Outgoing(self.peers.send)
         self._ping_sequence = 0
         self._probing = Probing(self._probe_all)
         self._next_tick = clock()
         self._next_rest = clock() + REST_S
-        self._complaints: dict[tuple[str, str], float] = {}
         self._watchers: list[Callable[[dict[str, Any]], None]] = []
         self.on_ask: Callable[[Incoming, Ask, str], None] = lambda *_: None
         self.invitation: Invitation | None = None
         """Kept open while it runs, if there is one."""
-        self.refused: dict[str, int] = defaultdict(int)
-        """Messages refused, by the name of their sender."""
 
     @property
     def training(self) -> Training | None:
@@ -196,28 +188,26 @@ class Coordinator:
         role = "admin" if incoming.key == LOCAL else self.keyring.role_of(incoming.key)
         name = self.keyring.name_of(incoming.key) or incoming.key[:10]
         try:
-            protocol, message, payload = self._decode(incoming.frames)
+            protocol, message, payload = self.peers.read(incoming)
         except ProtocolMismatch as error:
-            self._on_other_protocol(incoming, role, name, error)
+            if role == "agent":
+                self._on_other_protocol(name, error)
             return
         except MalformedMessage as error:
-            self._complain(name, str(error))
+            self.peers.complain(name, str(error))
             return
-        if protocol != framing.PROTOCOL:
-            self._older_peers[incoming.peer] = protocol
-            while len(self._older_peers) > OLDER_PEERS:
-                self._older_peers.pop(next(iter(self._older_peers)))
         match role:
             case "agent":
                 self._from_agent(incoming, name, protocol, message, payload)
             case "guest":
-                self._from_guest(incoming, message)
+                self._door.on_guest(incoming, message)
             case "read" | "admin":
-                self._from_operator(incoming, role, name, message)
+                self._door.on_operator(incoming, role, name, message)
             case None:
-                revoked = self.keyring.is_revoked(incoming.key)
-                text = "this key was revoked" if revoked else "this key is not enrolled"
-                self.send(incoming.peer, Refused(reason="revoked", message=text, retry_s=30.0))
+                self._door.on_unlisted(incoming)
+
+    def _ask(self, incoming: Incoming, question: Ask, role: str) -> None:
+        self.on_ask(incoming, question, role)
 
     def _from_agent(
         self, incoming: Incoming, name: str, protocol: int, message: Message, payload: Frame | None
@@ -227,15 +217,15 @@ class Coordinator:
             self._apply(self.roster.on_hello(name, peer, message, protocol, now))
             return
         if isinstance(message, Join):
-            self._on_join(incoming, message, None)  # it has its name
+            self._door.on_join(incoming, message, None)  # it has its name
             return
         if isinstance(message, Ask):
-            self.on_ask(incoming, message, "agent")
-            self._complain(name, "an agent may not send Ask")
+            self._ask(incoming, message, "agent")
+            self.peers.complain(name, "an agent may not send Ask")
             return
         member = self.roster.on_heard(peer, now)
         if member is None:
-            self.send(peer, HelloAgain())
+            self.peers.send(peer, HelloAgain())
             return
         match message:
             case Heartbeat():
@@ -272,7 +262,7 @@ class Coordinator:
                 member.error = f"{message.kind}: {message.message}"
                 training.on_failed(member.name, message)
             case _:
-                self._complain(member.name, f"an agent may not send {type(message).__name__}")
+                self.peers.complain(member.name, f"an agent may not send {type(message).__name__}")
 
     def _on_stray_offer(self, peer: bytes, offer: UpdateReady) -> None:
         """An update of a run that is not in progress: kept by the agent if it can still count."""
@@ -281,67 +271,23 @@ class Coordinator:
         except FlctlError:
             state = "failed"
         if state in ("finished", "failed"):
-            self.send(peer, Discarded(key=offer.key, reason="its run is over"))
+            self.peers.send(peer, Discarded(key=offer.key, reason="its run is over"))
 
     def _on_heartbeat(self, member: Member, peer: bytes, beat: Heartbeat) -> None:
         was_ready = member.ready
         member.on_heartbeat(beat)
-        self.send(peer, HeartbeatAck(sequence=beat.sequence))
+        self.peers.send(peer, HeartbeatAck(sequence=beat.sequence))
         if member.ready and not was_ready and self.training is not None:
             self.training.on_here(member.name)
 
-    def _from_guest(self, incoming: Incoming, message: Message) -> None:
-        if not isinstance(message, Join):
-            self.keyring.note_unknown(incoming.key)
-            text = (
-                "this key is not enrolled: on the coordinator run  "
-                f"flctl keys add NAME '{incoming.key}'  (or let it join with a token)"
-            )
-            self.send(incoming.peer, Refused(reason="guest", message=text, retry_s=30.0))
-            return
-        self._on_join(incoming, message, message.name)
-
-    def _on_join(self, incoming: Incoming, join: Join, name: str | None) -> None:
-        """A guest that wants in, or an agent that asks again for what it was dealt."""
-        try:
-            entry = self.keyring.redeem(join.token, incoming.key, name, join.shard)
-        except FlctlError as error:
-            logger.warning("join refused name=%s: %s", join.name, error)
-            self.send(incoming.peer, Refused(reason="token", message=str(error), retry_s=30.0))
-            return
-        shard = entry.shard if join.shard else None
-        logger.info("agent=%s joined shard=%s", entry.name, shard)
-        self.send(incoming.peer, Joined(name=entry.name, shard=shard))
-
-    def _from_operator(self, incoming: Incoming, role: str, name: str, message: Message) -> None:
-        match message:
-            case Ask():
-                self.on_ask(incoming, message, role)
-            case Fetch():
-                self._serving.on_fetch(incoming.peer, message)
-            case Hello() | Join():
-                text = (
-                    f"this key is enrolled as {role}, not as an agent: give the agent a key of its "
-                    f"own (another --state), or on the coordinator run  flctl keys revoke {name}  "
-                    f"and then  flctl keys add {name} '{incoming.key}'"
-                )
-                self.send(incoming.peer, Refused(reason="role", message=text, retry_s=30.0))
-            case _:
-                self._complain(role, f"an operator may not send {type(message).__name__}")
-
-    def _on_other_protocol(
-        self, incoming: Incoming, role: str | None, name: str, error: ProtocolMismatch
-    ) -> None:
-        decode = self._decode
-        self._hub.send(incoming.peer, framing.notice(__version__, decode.oldest, decode.newest))
-        if role == "agent":
-            what = "agent" if error.age == "too old" else "coordinator"
-            note = (
-                f"speaks protocol {error.theirs}, the coordinator {error.oldest} to "
-                f"{error.newest}: upgrade the {what}"
-            )
-            self._apply(self.roster.on_wrong_protocol(name, error.age, note, self._clock()))
-            self._complain(name, f"{error.age}: {note}")
+    def _on_other_protocol(self, name: str, error: ProtocolMismatch) -> None:
+        what = "agent" if error.age == "too old" else "coordinator"
+        note = (
+            f"speaks protocol {error.theirs}, the coordinator {error.oldest} to "
+            f"{error.newest}: upgrade the {what}"
+        )
+        self._apply(self.roster.on_wrong_protocol(name, error.age, note, self._clock()))
+        self.peers.complain(name, f"{error.age}: {note}")
 
     # What the roster decides -------------------------------------------------------------
 
@@ -355,8 +301,8 @@ class Coordinator:
                 case alive.Conflict(name, peer):
                     text = f"two machines use the key of {name}: stop one, or give it its own"
                     retry = alive.CONFLICT_RETRY_S
-                    self.send(peer, Refused(reason="conflict", message=text, retry_s=retry))
-                    self._complain(name, text)
+                    self.peers.send(peer, Refused(reason="conflict", message=text, retry_s=retry))
+                    self.peers.complain(name, text)
                     self._gone(name)
                 case alive.Lost(name, why):
                     logger.warning("agent=%s lost: %s", name, why)
@@ -367,7 +313,9 @@ class Coordinator:
 
     def _welcome(self, name: str, peer: bytes, new: bool) -> None:
         member = self.roster.member(name)
-        self.send(peer, Welcome(name=name, version=__version__, heartbeat_s=self._heartbeat_s))
+        self.peers.send(
+            peer, Welcome(name=name, version=__version__, heartbeat_s=self._heartbeat_s)
+        )
         if new:
             logger.info(
                 "agent=%s is here, version=%s", name, member.hello.version if member.hello else ""
@@ -382,9 +330,9 @@ class Coordinator:
 
     def _probe(self, peer: bytes) -> None:
         self._ping_sequence += 1
-        if self.send(peer, Ping(sequence=self._ping_sequence)) is Sent.GONE:
+        if self.peers.send(peer, Ping(sequence=self._ping_sequence)) is Sent.GONE:
             self._serving.on_gone(peer)
-            self._older_peers.pop(peer, None)
+            self.peers.on_gone(peer)
             self._apply(self.roster.on_unreachable(peer, self._clock()))
 
     def _probe_all(self) -> None:
@@ -407,7 +355,9 @@ class Coordinator:
                 logger.warning("agent=%s revoked", member.name)
                 if member.peer is not None:
                     text = "this key was revoked"
-                    self.send(member.peer, Refused(reason="revoked", message=text, retry_s=60.0))
+                    self.peers.send(
+                        member.peer, Refused(reason="revoked", message=text, retry_s=60.0)
+                    )
                     self._serving.on_gone(member.peer)
                 self.roster.remove(member.name)
                 self._gone(member.name)
@@ -419,7 +369,7 @@ class Coordinator:
         peer = member.peer if member is not None else None
         if peer is None:
             return False
-        sent = self.send(peer, message)
+        sent = self.peers.send(peer, message)
         if sent is Sent.OK and member is not None:
             member.on_told(message)
         if sent is Sent.GONE:
@@ -454,22 +404,3 @@ class Coordinator:
     def unwatch(self, watcher: Callable[[dict[str, Any]], None]) -> None:
         if watcher in self._watchers:
             self._watchers.remove(watcher)
-
-    # Small parts ---------------------------------------------------------------------------
-
-    def send(self, peer: bytes, message: Message, payload: Frame | None = None) -> Sent:
-        protocol = self._older_peers.get(peer, framing.PROTOCOL)
-        return self._hub.send(peer, framing.encode(message, payload, protocol))
-
-    def _complain(self, name: str, text: str) -> None:
-        """Log what a peer did wrong, and show it in its status; not more often than needed."""
-        self.refused[name] += 1
-        member = self.roster.members.get(name)
-        if member is not None:
-            member.note = text[:500]
-        now = self._clock()
-        if now - self._complaints.get((name, text), float("-inf")) >= REPEAT_S:
-            if len(self._complaints) > 1000:
-                self._complaints.clear()
-            self._complaints[name, text] = now
-            logger.warning("agent=%s refused: %s", name, text)

@@ -247,7 +247,7 @@ def test_messages_of_an_operator_from_an_agent_are_refused(fleet: MemoryFleet):
     fleet.until(lambda: bool(fleet.named("opened")))
     raw(fleet, "pi-01", *framing.encode(Ask(id=1, what="stop", args={"run": "x"})))
     assert fleet.finish().state == "finished"
-    assert fleet.coordinator.refused["pi-01"] == 1
+    assert "an agent may not send Ask" in fleet.coordinator.roster.members["pi-01"].note
 
 
 @pytest.mark.parametrize("role", ["read", "admin"])
@@ -268,7 +268,7 @@ def test_an_agent_with_an_operators_key_is_told(fleet: MemoryFleet, role: Any, c
 def test_an_older_agent_is_shown_as_too_old_and_told(fleet: MemoryFleet):
     """Protocol 0 … of a stranger's past: the status says what to upgrade, the agent hears it."""
     agent = fleet.agents["pi-01"]
-    fleet.coordinator._decode.oldest, fleet.coordinator._decode.newest = 2, 3
+    fleet.coordinator.peers.decode.oldest, fleet.coordinator.peers.decode.newest = 2, 3
     for _ in range(5):
         fleet.step()
     status = fleet.status("pi-01")
@@ -288,8 +288,8 @@ def test_a_newer_agent_is_shown_as_too_new(fleet: MemoryFleet):
 
 def test_the_protocol_before_is_spoken(fleet: MemoryFleet):
     """A coordinator of protocol N+1 works with agents of N, and answers in N."""
-    fleet.coordinator._decode.oldest = framing.PROTOCOL
-    fleet.coordinator._decode.newest = framing.PROTOCOL + 1
+    fleet.coordinator.peers.decode.oldest = framing.PROTOCOL
+    fleet.coordinator.peers.decode.newest = framing.PROTOCOL + 1
     fleet.start_run(rounds=2)
     assert fleet.finish().state == "finished"
     assert fleet.status("pi-01")["protocol"] == framing.PROTOCOL

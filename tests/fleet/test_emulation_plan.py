@@ -1,6 +1,9 @@
 """What an emulated fleet is planned to be, without Docker."""
 
+from pathlib import Path
+
 import pytest
+import yaml
 from docker.errors import DockerException
 from requests.exceptions import ConnectionError as NoConnection
 from urllib3.exceptions import ProtocolError
@@ -26,6 +29,16 @@ def test_each_agent_has_its_shard_and_its_name():
     specs = [plan().agent(name, KEY, 8) for name in plan().names]
     assert [value_of(spec.command, "--name") for spec in specs] == ["pi-01", "pi-02", "pi-03"]
     assert [value_of(spec.command, "--shard") for spec in specs] == ["1/3", "2/3", "3/3"]
+
+
+def test_a_profile_is_that_of_compose_yaml():
+    """The same Pi has the same limits, whichever way its fleet was made."""
+    text = (Path(__file__).parents[2] / "compose.yaml").read_text()
+    services = yaml.safe_load(text)["services"]
+    for profile in PROFILES.values():
+        service = services[profile.name]
+        assert service["cpus"] == profile.cores
+        assert service["mem_limit"] == f"{profile.memory_mb // 1024}g"
 
 
 def test_nothing_secret_is_in_a_command_line():

@@ -1,0 +1,79 @@
+"""Those whose key is no agent's: guests who want in, operators, and the revoked."""
+
+import logging
+from collections.abc import Callable
+from typing import Literal
+
+from flctl.coordinator.peers import Peers
+from flctl.coordinator.serving import Serving
+from flctl.errors import FlctlError
+from flctl.transport.channel import Incoming
+from flctl.transport.keys import Keyring
+from flctl.wire.messages import Ask, Fetch, Hello, Join, Joined, Message, Refused
+
+logger = logging.getLogger(__name__)
+
+RETRY_S = 30.0
+
+
+class Door:
+    def __init__(
+        self,
+        peers: Peers,
+        keyring: Keyring,
+        serving: Serving,
+        on_ask: Callable[[Incoming, Ask, str], None],
+    ) -> None:
+        self._peers, self._keyring, self._serving = peers, keyring, serving
+        self._on_ask = on_ask
+
+    def on_guest(self, incoming: Incoming, message: Message) -> None:
+        """A key that nobody has listed may ask to join, with a token, and nothing else."""
+        if isinstance(message, Join):
+            self.on_join(incoming, message, message.name)
+            return
+        self._keyring.note_unknown(incoming.key)
+        text = (
+            "this key is not enrolled: on the coordinator run  "
+            f"flctl keys add NAME '{incoming.key}'  (or let it join with a token)"
+        )
+        self._refuse(incoming, "guest", text)
+
+    def on_join(self, incoming: Incoming, join: Join, name: str | None) -> None:
+        """A guest that wants in, or an agent that asks again for what it was dealt."""
+        try:
+            entry = self._keyring.redeem(join.token, incoming.key, name, join.shard)
+        except FlctlError as error:
+            logger.warning("join refused name=%s: %s", join.name, error)
+            self._refuse(incoming, "token", str(error))
+            return
+        shard = entry.shard if join.shard else None
+        logger.info("agent=%s joined shard=%s", entry.name, shard)
+        self._peers.send(incoming.peer, Joined(name=entry.name, shard=shard))
+
+    def on_operator(self, incoming: Incoming, role: str, name: str, message: Message) -> None:
+        match message:
+            case Ask():
+                self._on_ask(incoming, message, role)
+            case Fetch():
+                self._serving.on_fetch(incoming.peer, message)
+            case Hello() | Join():
+                text = (
+                    f"this key is enrolled as {role}, not as an agent: give the agent a key of its "
+                    f"own (another --state), or on the coordinator run  flctl keys revoke {name}  "
+                    f"and then  flctl keys add {name} '{incoming.key}'"
+                )
+                self._refuse(incoming, "role", text)
+            case _:
+                self._peers.complain(role, f"an operator may not send {type(message).__name__}")
+
+    def on_unlisted(self, incoming: Incoming) -> None:
+        """A key that was let in, and is not listed any more."""
+        revoked = self._keyring.is_revoked(incoming.key)
+        text = "this key was revoked" if revoked else "this key is not enrolled"
+        self._refuse(incoming, "revoked", text)
+
+    def _refuse(
+        self, incoming: Incoming, reason: Literal["guest", "token", "role", "revoked"], text: str
+    ) -> None:
+        self._peers.send(incoming.peer, Refused(reason=reason, message=text, retry_s=RETRY_S))

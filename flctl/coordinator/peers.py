@@ -1,0 +1,64 @@
+"""Messages to and from every peer: each in its protocol, and a note of what one does wrong."""
+
+import logging
+from collections.abc import Callable
+
+from flctl import __version__
+from flctl.core.roster import Roster
+from flctl.errors import ProtocolMismatch
+from flctl.transport.channel import Frame, Hub, Incoming, Sent
+from flctl.wire import framing
+from flctl.wire.messages import Message
+
+logger = logging.getLogger(__name__)
+
+OLDER_PEERS = 10_000
+REPEAT_S = 10.0
+"""The same complaint about the same peer is logged at most so often."""
+COMPLAINTS = 1_000
+"""So many different ones are remembered."""
+
+
+class Peers:
+    def __init__(self, hub: Hub, roster: Roster, clock: Callable[[], float]) -> None:
+        self._hub, self._roster, self._clock = hub, roster, clock
+        self.decode = framing.to_coordinator()
+        self._older: dict[bytes, int] = {}
+        """Protocols of those that do not speak the newest; they are answered in it."""
+        self._complaints: dict[tuple[str, str], float] = {}
+
+    def read(self, incoming: Incoming) -> tuple[int, Message, Frame | None]:
+        """The protocol, the message and its payload.
+
+        Raises MalformedMessage; ProtocolMismatch once the peer was told which are spoken here.
+        """
+        try:
+            protocol, message, payload = self.decode(incoming.frames)
+        except ProtocolMismatch:
+            oldest, newest = self.decode.oldest, self.decode.newest
+            self._hub.send(incoming.peer, framing.notice(__version__, oldest, newest))
+            raise
+        if protocol != framing.PROTOCOL:
+            self._older[incoming.peer] = protocol
+            while len(self._older) > OLDER_PEERS:
+                self._older.pop(next(iter(self._older)))
+        return protocol, message, payload
+
+    def send(self, peer: bytes, message: Message, payload: Frame | None = None) -> Sent:
+        protocol = self._older.get(peer, framing.PROTOCOL)
+        return self._hub.send(peer, framing.encode(message, payload, protocol))
+
+    def on_gone(self, peer: bytes) -> None:
+        self._older.pop(peer, None)
+
+    def complain(self, name: str, text: str) -> None:
+        """Log what a peer did wrong, and show it in its status; not more often than needed."""
+        member = self._roster.members.get(name)
+        if member is not None:
+            member.note = text[:500]
+        now = self._clock()
+        if now - self._complaints.get((name, text), float("-inf")) >= REPEAT_S:
+            if len(self._complaints) >= COMPLAINTS:
+                self._complaints.clear()
+            self._complaints[name, text] = now
+            logger.warning("agent=%s refused: %s", name, text)
