@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from flctl.cli.finding import coordinator
 from flctl.cli.options import Context, State, state_folder
 from flctl.cli.values import seconds
 from flctl.errors import FlctlError
@@ -32,10 +33,8 @@ def cordon(
     Each finishes the round that it is in, then it is free to be upgraded, moved or switched
     off. It stays cordoned, whatever is restarted, until flctl uncordon.
     """
-    from flctl.fleet.console import open_console
-
     wait_s = None if wait is None else seconds(wait, "--wait")
-    with open_console(state_folder(state), context) as console:
+    with coordinator(state_folder(state), context) as console:
         for name in names:
             console.cordon(name)
         if wait_s is not None:
@@ -44,9 +43,7 @@ def cordon(
 
 def uncordon(names: Names, state: State = None, context: Context = None) -> None:
     """Invite these agents again."""
-    from flctl.fleet.console import open_console
-
-    with open_console(state_folder(state), context) as console:
+    with coordinator(state_folder(state), context) as console:
         for name in names:
             console.uncordon(name)
 

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from flctl.cli.finding import coordinator
 from flctl.cli.options import Context, Json, State, again, state_folder
 
 STYLES = {
@@ -38,12 +39,11 @@ def discover(
     from rich.text import Text
 
     from flctl.cli import output
-    from flctl.fleet.console import open_console
     from flctl.fleet.discovery import all_ready, compare, enrolled
     from flctl.fleet.inventory import read_inventory
 
     expected = None if inventory is None else read_inventory(inventory)
-    with open_console(state_folder(state), context) as console:
+    with coordinator(state_folder(state), context) as console:
         status = console.status()
     options = again(state, context)
     rows = compare(enrolled(status) if expected is None else expected, status, options)

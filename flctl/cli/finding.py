@@ -7,11 +7,22 @@ from typing import TYPE_CHECKING, Any
 
 from flctl.cli.errors import warn
 from flctl.cli.options import state_folder
+from flctl.cli.patience import waiting
 from flctl.errors import FlctlError, StateError
 
 if TYPE_CHECKING:
     from flctl.fleet.console import Console
     from flctl.records.recorded import RecordedRun
+
+
+@contextmanager
+def coordinator(state: Path, context: str | None) -> Iterator["Console"]:
+    """The one to ask; at a terminal a person sees that its answer is awaited."""
+    from flctl.fleet.console import open_console
+
+    with open_console(state, context) as console:
+        console.patience = lambda: waiting(f"waiting for the coordinator at {console.where}", 1.0)
+        yield console
 
 
 @contextmanager
@@ -31,7 +42,6 @@ def recorded(run: str, state: Path | None, context: str | None) -> "Iterator[Rec
 @contextmanager
 def far(state: Path, context: str | None) -> Iterator["Console | None"]:
     """The coordinator to ask; None when the runs' folders are here and nobody need be asked."""
-    from flctl.fleet.console import open_console
     from flctl.fleet.context import load_context
     from flctl.transport.zeromq import control_is_there
 
@@ -39,7 +49,7 @@ def far(state: Path, context: str | None) -> Iterator["Console | None"]:
     if context is None and not far and not control_is_there(state):
         yield None
         return
-    with open_console(state, context) as console:
+    with coordinator(state, context) as console:
         yield console
 
 

@@ -1,11 +1,12 @@
 """`flctl keys`: who may connect, and as what."""
 
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 
+from flctl.cli.finding import coordinator
 from flctl.cli.options import HELP, Context, Grouped, Json, State, state_folder
 from flctl.cli.shards import Alpha, Partition, Seed, Shards, deal
 from flctl.cli.values import seconds
@@ -172,14 +173,13 @@ def _book(
     state: Path | None, context: str | None, make: bool = True
 ) -> AbstractContextManager[Book]:
     """`make`: whether a folder without keys gets some."""
-    from flctl.fleet.console import open_console
     from flctl.fleet.context import load_context
     from flctl.transport.zeromq import control_is_there
 
     folder = state_folder(state)
     far = load_context(folder, context) is not None and not (folder / "keys").exists()
     if context is not None or far or control_is_there(folder):
-        return closing(open_console(folder, context))
+        return coordinator(folder, context)
     if not make and not (folder / "keys").exists():
         raise UsageError(f"{folder}: no coordinator has kept keys there; name its --state")
     return nullcontext(_Folder(folder))

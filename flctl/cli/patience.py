@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -29,13 +30,23 @@ def reading(what: object) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def waiting(text: str) -> Iterator[None]:
-    """While something takes long, say what, at a terminal."""
+def waiting(text: str, after_s: float = 0.0) -> Iterator[None]:
+    """While something takes long, say what, at a terminal; not before `after_s`."""
     from flctl.cli.output import terminal
 
     console = terminal(stderr=True)
-    with console.status(f"{text} …") if console.is_terminal else contextlib.nullcontext():
+    if not console.is_terminal:
         yield
+        return
+    status = console.status(f"{text} …")
+    timer = threading.Timer(after_s, status.start)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
+        status.stop()
 
 
 class _Told(logging.Handler):

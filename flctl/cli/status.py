@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flctl.cli.finding import coordinator
 from flctl.cli.options import Context, Json, State, again, state_folder
 
 if TYPE_CHECKING:
@@ -51,17 +52,19 @@ def status(
 ) -> None:
     """Show every agent: state, device, link, last round, last error."""
     from flctl.cli import output
+
+    options, folder = again(state, context), state_folder(state)
+    if not watch:
+        with coordinator(folder, context) as console:
+            found = console.status()
+        if json:
+            output.print_json(found["agents"])
+        else:
+            output.terminal().print(picture(found, wide, options))
+        return
     from flctl.fleet.console import open_console
 
-    options = again(state, context)
-    with open_console(state_folder(state), context) as console:
-        if not watch:
-            found = console.status()
-            if json:
-                output.print_json(found["agents"])
-            else:
-                output.terminal().print(picture(found, wide, options))
-            return
+    with open_console(folder, context) as console:
         try:
             if json:
                 while True:

@@ -4,7 +4,8 @@ import itertools
 import os
 import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,8 @@ class Console:
         self._link = link
         self.where = where
         self._key, self._state = key, state
+        self.patience: Callable[[], AbstractContextManager[object]] = nullcontext
+        """Entered while an answer is awaited."""
         self._ids = itertools.count(1)
         self._decode = framing.to_operator()
 
@@ -149,6 +152,10 @@ class Console:
         self.close()
 
     def _ask(self, what: Any, within_s: float = ANSWER_S, **args: Any) -> Any:
+        with self.patience():
+            return self._answer_to(what, within_s, args)
+
+    def _answer_to(self, what: Any, within_s: float, args: dict[str, Any]) -> Any:
         question = self._send(Ask(id=next(self._ids), what=what, args=args))
         until = time.monotonic() + within_s
         parts = bytearray()
