@@ -11,6 +11,7 @@ from flctl.learning.beats import Beats
 from flctl.learning.beats_csv import read_csv
 from flctl.learning.beats_npz import read_npz
 from flctl.learning.beats_wfdb import read_record
+from flctl.learning.manifest import MANIFEST
 
 logger = logging.getLogger(__name__)
 
@@ -58,23 +59,26 @@ def _read(
         if clock() - told >= TOLD_EVERY_S:
             logger.info("reading %s: %d of %d files", path, at, len(files))
             told = clock()
-        yield READERS[file.suffix](file, labelled)
+        yield READERS[file.suffix.lower()](file, labelled)
 
 
 def _files(path: Path) -> list[Path]:
     """Of records their headers. Raises DataError when there is nothing to read."""
     if path.is_dir():
         there = sorted(file for file in path.iterdir() if file.is_file())
-        files = [file for file in there if file.suffix in READERS]
+        files = [file for file in there if file.suffix.lower() in READERS]
         _check_signals(there)
         if not files:
+            if (path / MANIFEST).exists():
+                raise DataError(f"{path}: holds the shares of all agents; name one, such as "
+                                f"{path / 'pi-01'}")  # fmt: skip
             raise OtherData(f"{path}: no heartbeat files in this folder ({_known_types()})")
         return files
     if not path.exists():
         raise DataError(f"{path}: there is no such file or folder")
     if path.suffix in PARTS_OF_A_RECORD:
         return [path.with_suffix(".hea")]
-    if path.suffix not in READERS:
+    if path.suffix.lower() not in READERS:
         raise OtherData(f"{path}: heartbeats are not read from such a file ({_known_types()})")
     return [path]
 

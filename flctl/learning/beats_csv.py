@@ -32,7 +32,7 @@ def read_csv(path: Path, labelled: bool = True) -> Beats:
             f"{path}: Kaggle's ptbdb files say only whether a beat is normal, not which of the "
             "five classes it is of; leave them out"
         )
-    table = _table(path)
+    table, first_row = _table(path)
     if table.shape == (WINDOW, 1):
         table = table.T
     if table.shape[1] not in (WINDOW, WINDOW + 1):
@@ -46,8 +46,8 @@ def read_csv(path: Path, labelled: bool = True) -> Beats:
         y = np.nan_to_num(labels, nan=-1, posinf=-1, neginf=-1).astype(np.int64)
         if not np.array_equal(y, labels):
             at = int(np.flatnonzero(y != labels)[0])
-            raise DataError(f"{path}: beat {at} has the class {labels[at]:g}, which is no number "
-                            "of a class")  # fmt: skip
+            raise DataError(f"{path}: row {at + first_row} has the class {labels[at]:g}, which is "
+                            "no number of a class")  # fmt: skip
     elif labelled:
         raise DataError(f"{path}: {WINDOW} columns; the one for the class of each beat is missing")
     moved = _begin_at_r(x)
@@ -86,8 +86,9 @@ def _moved(x: Array) -> Array:
 _ROW = re.compile(r"row (\d+), column")
 
 
-def _table(path: Path) -> Array:
-    """float32, shape (rows, columns), at least one of each."""
+def _table(path: Path) -> tuple[Array, int]:
+    """float32, shape (rows, columns), at least one of each; and the number of its first row."""
+    names = False
     try:
         if path.stat().st_size > LIMIT_BYTES:
             raise DataError(f"{path}: larger than {LIMIT_BYTES >> 30} GiB; cut it into several")
@@ -107,12 +108,12 @@ def _table(path: Path) -> Array:
         raise DataError(f"{path}: not a CSV file: it is not text") from error
     except (ValueError, MemoryError) as error:
         reason = one_line(error, 100).split(";")[0].rstrip(".")
-        # NumPy counts these rows from 0, and others from 1.
-        reason = _ROW.sub(lambda found: f"row {int(found[1]) + 1}, column", reason)
+        # NumPy counts these rows from 0, others from 1, and none that it passes over.
+        reason = _ROW.sub(lambda found: f"row {int(found[1]) + 1 + names}, column", reason)
         raise DataError(f"{path}: not a CSV file of numbers: {reason}") from error
     if not table.size:
         raise DataError(f"{path}: no examples")
-    return table
+    return table, 1 + names
 
 
 def _is_header(line: str) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from msgspec import Struct
 
-from flctl.errors import DataError, FlctlError, TaskError, UsageError
+from flctl.errors import DataError, FlctlError, OtherData, TaskError, UsageError
 from flctl.learning.examples import Examples
 from flctl.learning.manifest import TEST, Counts, Share, list_files
 from flctl.learning.registry import known_tasks
@@ -79,14 +79,19 @@ def find_task(path: Path) -> tuple[str, DataSet]:
     Raises DataError when none does, UsageError when several do.
     """
     found: dict[str, DataSet] = {}
-    errors: list[str] = []
+    errors: dict[str, FlctlError] = {}
     for name in known_tasks():
         try:
             found[name] = read_data(load_task(name), path)
         except FlctlError as error:
-            errors.append(f"{name}: {str(error).removeprefix(f'{path}: ')}")
+            errors[name] = error
     if not found:
-        raise DataError(f"{path}: no installed task reads this: {'; '.join(errors)}")
+        # A task that knows such files has more to say than one that does not.
+        told = {name: e for name, e in errors.items() if not isinstance(e, OtherData)} or errors
+        if len(told) == 1:
+            raise next(iter(told.values()))
+        said = [f"{name}: {str(e).removeprefix(f'{path}: ')}" for name, e in told.items()]
+        raise DataError(f"{path}: no installed task reads this: {'; '.join(said)}")
     if len(found) > 1:
         raise UsageError(f"{path}: {' and '.join(found)} read this; say which with --task")
     ((name, data),) = found.items()

@@ -121,7 +121,8 @@ def list_files(folder: Path) -> dict[str, File]:
 
 
 def check(folder: Path, manifest: Manifest, names: Collection[str] = ()) -> Iterator[Checked]:
-    """Each file of the shares `names` (none: all) against the manifest, and files beside them.
+    """Each file of the shares `names` against the manifest, and files beside them; of all shares
+    if there are no names, and then of folders that look like one.
 
     Raises UsageError for a share that the manifest does not have.
     """
@@ -137,6 +138,10 @@ def check(folder: Path, manifest: Manifest, names: Collection[str] = ()) -> Iter
             file = path.relative_to(folder / name).as_posix()
             if file not in expected and not path.is_dir():
                 yield Checked(f"{name}/{file}", "is not in the manifest")
+    if not names:
+        for path in sorted(folder.iterdir()):
+            if path.is_dir() and path.name not in manifest.shares and path.name[0] != ".":
+                yield Checked(path.name, "is not in the manifest")
 
 
 def check_place(out: Path, force: bool) -> None:
@@ -147,6 +152,11 @@ def check_place(out: Path, force: bool) -> None:
         return
     if not out.is_dir():
         raise UsageError(f"--out {out}: is not a folder")
+    if out.is_mount():
+        raise UsageError(
+            f"--out {out}: is a whole file system, and shares appear all at once by a rename; "
+            f"name a new folder in it: {out / 'shares'}"
+        )
     if Path.cwd().is_relative_to(out):
         raise UsageError(f"--out {out}: you are in this folder; name a new one")
     there = {path.name for path in out.iterdir()}

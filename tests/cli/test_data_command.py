@@ -214,8 +214,12 @@ def test_a_file_that_cannot_be_written_whole_is_one_line_and_leaves_nothing(beat
             lambda file: file.with_name("more.npz").write_bytes(b""),
             "pi-02/more.npz is not in the manifest",
         ),
+        (
+            lambda file: shutil.copytree(file.parent, file.parents[1] / "pi-03"),
+            "pi-03 is not in the manifest",
+        ),
     ],
-    ids=["short", "changed", "gone", "folder gone", "more"],
+    ids=["short", "changed", "gone", "folder gone", "more", "another agent"],
 )
 def test_verify_finds_every_file_that_is_not_as_it_was(flctl, shares, damage, said):
     """Names it, and says what is wrong; the other shares may be checked alone."""
@@ -228,6 +232,18 @@ def test_verify_finds_every_file_that_is_not_as_it_was(flctl, shares, damage, sa
     problem = json.loads(told.out.splitlines()[0])["problems"][0]
     assert f"{problem['file']} {problem['problem']}".startswith(said)
     assert flctl("data", "verify", shares, "pi-01", "test").code == 0
+
+
+def test_shares_are_not_written_over_a_whole_file_system(flctl):
+    """It could not be replaced by a rename, which would be found out only after the work."""
+    done = flctl("data", "split", "--task", "ecg", "--agents", 2, "--out", "/proc", "--force")
+    assert (done.code, "/proc: is a whole file system" in done.complaint) == (2, True), done.err
+
+
+def test_nobody_trains_on_the_parent_of_all_shares(flctl, shares):
+    """Whoever names it is told which folders are."""
+    done = flctl("train", "--task", "ecg", "--virtual", 2, "--data", shares)
+    assert f"holds the shares of all agents; name one, such as {shares}/pi-01" in done.complaint
 
 
 def test_a_manifest_is_believed_only_when_it_is_one(flctl, shares):

@@ -90,6 +90,7 @@ def test_what_is_held_out_is_of_all_classes(tmp_path):
 
 
 ROW = ",".join(["1"] * 187)
+NAMES = ",".join(["sample"] * 188)
 
 
 @pytest.mark.parametrize(
@@ -102,8 +103,10 @@ ROW = ",".join(["1"] * 187)
         ("a,b\nhello,world", "not a CSV file of numbers: could not convert string 'hello'"),
         (f"{ROW},0\n{ROW},x", "could not convert string 'x' to float32 at row 2, column 188"),
         (ROW.replace(",", ";"), "the columns are not separated by commas"),
-        (f"{ROW},2.5", "beat 0 has the class 2.5"),
-        (f"{ROW},nan", "beat 0 has the class nan"),
+        (f"{ROW},2.5", "row 1 has the class 2.5"),
+        (f"{ROW},nan", "row 1 has the class nan"),
+        (f"{NAMES}\n{ROW},0\n{ROW},2.5", "row 3 has the class 2.5"),
+        (f"{NAMES}\n{ROW},0\n{ROW},x", "to float32 at row 3, column 188"),
         (f"{ROW},9", "example 0 has label 9, not in 0 to 4"),
         (f"{ROW},0\n{ROW.replace('1', 'nan')},0", "example 1 holds NaN"),
         (b"\xff\xfe\x00", "it is not text"),

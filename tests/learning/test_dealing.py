@@ -149,6 +149,10 @@ def test_the_task_of_some_data_is_found(beats, digits, tmp_path):
     assert find_task(digits)[0] == "mnist"
     with pytest.raises(DataError, match=r"no installed task reads this: ecg: .*; mnist: "):
         find_task(tmp_path)
+    broken = tmp_path / "broken.csv"
+    broken.write_text("1,2,3\n")
+    with pytest.raises(DataError, match=r"^\S*broken.csv: 3 columns; a beat has 187"):
+        find_task(broken)
 
 
 def test_data_that_two_tasks_read_need_a_name(beats, monkeypatch):
