@@ -1,8 +1,10 @@
 """The command `flctl`, also as `python -m flctl`."""
 
+import contextlib
 import os
 import signal
 import sys
+import threading
 
 
 def main() -> None:
@@ -22,7 +24,17 @@ def main() -> None:
     except KeyboardInterrupt:
         code = 130
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is over: nothing is left to interrupt
-    sys.exit(code if ending is None or ending.signal is None else 128 + ending.signal)
+    _leave(code if ending is None or ending.signal is None else 128 + ending.signal)
+
+
+def _leave(code: int) -> None:
+    """A thread that a user's task has left behind must not keep the command from ending."""
+    if all(thread.daemon for thread in threading.enumerate() if thread.name != "MainThread"):
+        sys.exit(code)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 def _health() -> int:

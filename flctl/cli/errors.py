@@ -42,12 +42,14 @@ def _call(app: typer.Typer, args: Sequence[str]) -> int:
         return code if isinstance(code, int) else 0
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
-    except Exception as error:
+    except (SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:  # a user's task may raise anything
         if isinstance(error.__cause__, KeyboardInterrupt):  # it came in the midst of an import
             return INTERRUPTED
         if isinstance(error, OSError) and error.filename is None and error.errno in OF_STDOUT:
             raise
-        return _tell(error, args)
+        return _tell(app, error, args)
 
 
 def say(text: str, stream: TextIO) -> None:
@@ -77,31 +79,44 @@ def give_up_stdout(error: OSError) -> bool:
     return True
 
 
-def _tell(error: Exception, args: Sequence[str]) -> int:
+def _tell(app: typer.Typer, error: BaseException, args: Sequence[str]) -> int:
     """On stderr; where JSON is asked for, there too."""
     if type(error).__name__ == "NoArgsIsHelpError":  # a group that was called without a command
         sys.stdout.write(f"{error.ctx.get_help()}\n")  # type: ignore[attr-defined]
         sys.stdout.flush()
         return 0
-    text, code = _in_words(error, any(arg in ("-v", "--verbose") for arg in args))
+    text, code = _in_words(app, error, args)
     say(text, sys.stderr)
     if "--json" in args:
         print_json({"event": "error", "message": text, "exit_code": code}, indent=False)
     return code
 
 
-def _in_words(error: Any, verbose: bool) -> tuple[str, int]:
+def _in_words(app: typer.Typer, error: Any, args: Sequence[str]) -> tuple[str, int]:
     """The line and the exit code."""
+    verbose = any(arg in ("-v", "--verbose") for arg in args)
     if isinstance(error, FlctlError):
         if verbose and isinstance(error, TaskError) and error.__cause__ is not None:
             traceback.print_exception(error.__cause__)  # of the user's own code
         return str(error), error.exit_code
     if isinstance(getattr(error, "exit_code", None), int) and hasattr(error, "format_message"):
         # What Typer itself found wrong.
-        command = error.ctx.command_path if error.ctx is not None else "flctl"
+        command = error.ctx.command_path if error.ctx is not None else _command(app, args)
         return f"{error.format_message().rstrip('.')} (see: {command} --help)", error.exit_code
     text = f"{type(error).__name__}: {error}".rstrip(": ")
     if verbose:
         traceback.print_exception(error)
         return text, 1
     return f"{text} (run again with --verbose for details)", 1
+
+
+def _command(app: typer.Typer, args: Sequence[str]) -> str:
+    """The command that these words call."""
+    words, command = ["flctl"], typer.main.get_command(app)
+    for arg in args:
+        found = getattr(command, "commands", {}).get(arg)
+        if found is None:
+            break
+        words.append(arg)
+        command = found
+    return " ".join(words)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 import typer
 
 from flctl.cli.options import HELP, Grouped, Json, State, Verbose, path, state_folder
+from flctl.cli.patience import waiting
 from flctl.cli.status import DIGEST_SHOWN
 from flctl.errors import FlctlError, UsageError
 
@@ -98,7 +99,12 @@ def check(
         raise UsageError(f"--data {data}: there is no such file or folder")
     found: list[Finding] = []
     with _stdout_kept() as out:
-        for finding in check_task(task, None if data is None else data.absolute()):
+        findings = check_task(task, None if data is None else data.absolute())
+        while True:
+            with waiting(f"trying out '{task}'", after_s=2.0):
+                finding = next(findings, None)
+            if finding is None:
+                break
             found.append(finding)
             if not json:
                 with contextlib.redirect_stdout(out):
