@@ -135,3 +135,5 @@ if __name__ == "__main__":
         main(sys.argv[1:])
     except Exception as error:
         sys.exit(f"{type(error).__name__}: {error}")
+    sys.stdout.flush()
+    os._exit(0)  # whatever threads the task has left behind

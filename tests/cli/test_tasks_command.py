@@ -273,3 +273,27 @@ def test_status_shows_the_digests_of_tasks(capsys):
     assert ["pi-01", "ecg", "eeeeeeeeeeee", "none", "-", "-"] in wide
     assert ["machines", "aaaaaaaaaaaa", "icu", "75", "25"] in wide
     assert ["pi-02", "machines", "bbbbbbbbbbbb", "icu", "75", "25"] in wide
+
+
+def test_a_thread_that_a_task_leaves_behind_does_not_keep_the_command_from_ending(own, tmp_path):
+    """The verdict is there, and with it the end."""
+    ref = own(
+        "def collate(self, items):\n"
+        "        import threading, time\n"
+        "        threading.Thread(target=time.sleep, args=(10_000,)).start()\n"
+        "        return super().collate(items)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "flctl", "tasks", "check", ref],
+        capture_output=True, text=True, timeout=240, cwd=tmp_path, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith(f"task '{ref}' is fit for a fleet\n")
+
+
+@pytest.mark.parametrize("words", [("train", "--tensorboard"), ("runs", "export", "x", "--format")])
+def test_an_option_without_its_argument_names_the_help_to_read(flctl, words):
+    """That of the command, though the parser does not know which it is."""
+    command = " ".join(word for word in words[:-1] if word != "x")
+    done = flctl(*words)
+    assert (done.code, f"(see: flctl {command} --help)" in done.complaint) == (2, True), done.err
