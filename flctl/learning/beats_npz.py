@@ -68,7 +68,10 @@ def _inputs(x: Array, path: Path) -> Array:
         raise DataError(f"{path}: no examples")
     if x.dtype.kind == "f":
         with np.errstate(over="ignore"):
-            return x.astype(np.float32)
+            inputs = x.astype(np.float32)
+        if beyond := np.flatnonzero((np.isfinite(x) & ~np.isfinite(inputs)).any(axis=1)).tolist():
+            raise DataError(f"{path}: example {beyond[0]} has numbers too large for float32")
+        return inputs
     limits = np.iinfo(np.int16)
     if int(x.min()) < limits.min or int(x.max()) > limits.max:
         raise DataError(f"{path}: X has whole numbers beyond {limits.max}; as float they may be")

@@ -103,6 +103,7 @@ def test_whole_numbers_of_any_type_are_the_same_beats(tmp_path, dtype):
         ({"X": X[0]}, r"X has shape \[187\]"),
         ({"X": X.astype(np.complex64)}, "X is of type complex64"),
         ({"X": X.astype(np.int32) + 40_000}, "X has whole numbers beyond 32767"),
+        ({"X": X.astype(float) * 1e300}, "example 0 has numbers too large for float32"),
         ({"X": X.astype(object)}, "Object arrays cannot be loaded"),
         ({"X": NAN}, "example 7 holds NaN"),
         ({"X": X[:19]}, r"19 beats in X but y has shape \[20\]"),
