@@ -59,7 +59,8 @@ def summaries(state: Path) -> list[dict[str, Any]]:
 
     found, runs = [], state / "runs"
     with explained(runs, "list the runs"):
-        entries = list(runs.iterdir()) if runs.exists() or state.is_file() else []
+        there = list(runs.iterdir()) if runs.exists() or state.is_file() else []
+    entries = [path for path in there if not path.name.startswith(".")]  # of runs in the making
     for path in entries:
         if not (path / "journal.jsonl").exists():
             warn(f"{path}: not a run, or a damaged one: there is no journal.jsonl in it")

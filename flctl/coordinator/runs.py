@@ -26,29 +26,40 @@ from flctl.files import Lock, explained, is_locked, make_folder, replace, sync_f
 from flctl.settings import RunSettings, from_toml, to_toml
 from flctl.wire.messages import Digest
 
+UNFINISHED = ".tmp"
+"""The end of the folder's name, behind a dot at its beginning, until `appear`."""
+
 
 class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.name = path.name
+        self.name = path.name.removeprefix(".").removesuffix(UNFINISHED)
         self.journal_path = path / "journal.jsonl"
         self.rounds_path = path / "rounds"
 
     @classmethod
     def create(cls, state: Path, settings: RunSettings) -> "RunFolder":
-        """A new folder with its run.toml. Raises StateError."""
+        """A new folder with its run.toml, that nobody sees until `appear`. Raises StateError."""
         runs = make_folder(state / "runs")
         task = settings.task.partition(":")[2] or settings.task
         plain = "".join(c if c.isascii() and c.isalnum() else "-" for c in task.lower())
         stem = plain.strip("-")[:24] or "run"
         name = f"{stem}-{time.strftime('%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-        folder = cls(runs / name)
+        folder = cls(runs / f".{name}{UNFINISHED}")
         with folder.removed_unless_made():
             with explained(folder.path, "make the run's folder"):
                 folder.path.mkdir(mode=0o700)
                 folder.rounds_path.mkdir()
             replace(folder.path / "run.toml", to_toml(settings).encode())
         return folder
+
+    def appear(self) -> "RunFolder":
+        """Everything is written and synced: now it is a run, or never was. Raises StateError."""
+        made = RunFolder(self.path.with_name(self.name))
+        with explained(made.path, "start the run"):
+            self.path.rename(made.path)
+            sync_folder(made.path.parent)
+        return made
 
     @contextlib.contextmanager
     def removed_unless_made(self) -> Iterator[None]:
@@ -178,10 +189,12 @@ class RunFolder:
                 else:
                     (self.path / name).unlink(missing_ok=True)
 
-    def sync(self) -> None:
-        """Make the names `settle` has given durable. Raises StateError."""
+    def sync(self, history: History) -> None:
+        """Make durable which names `settle` has given, and removed. Raises StateError."""
         with explained(self.path, "sync the run's folder"):
             sync_folder(self.path)
+            if history.rounds:
+                sync_folder(self.round_path(history.round))
 
     def checkpoint(self, history: History) -> Path:
         """The newest model as a file."""
@@ -237,7 +250,7 @@ def has_digest(path: Path, digest: Digest) -> bool:
 
 def all_runs(state: Path) -> Iterator[RunFolder]:
     """Folders of runs that have started, oldest first."""
-    folders = [p for p in (state / "runs").glob("*") if (p / "journal.jsonl").exists()]
+    folders = [p for p in (state / "runs").glob("[!.]*") if (p / "journal.jsonl").exists()]
     yield from map(RunFolder, sorted(folders, key=_age))
 
 

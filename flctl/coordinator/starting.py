@@ -1,30 +1,28 @@
 """How the folder of a run comes to be, and how a run is taken up again."""
 
 import contextlib
+import fcntl
 import hashlib
 import logging
 import os
 import platform
 import shlex
 import shutil
-import time
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
 from flctl import __version__
 from flctl.coordinator.evaluator import FirstModel
-from flctl.coordinator.journal import Journal, read_events
-from flctl.coordinator.runs import RunFolder
+from flctl.coordinator.journal import Journal
+from flctl.coordinator.runs import UNFINISHED, RunFolder
 from flctl.core.history import History, Kind, Paused, Resumed, Started, Withdrawn
-from flctl.errors import CheckpointError, FlctlError, StateError, UsageError
-from flctl.files import explained, new_file, sync_folder
+from flctl.errors import CheckpointError, StateError, UsageError
+from flctl.files import explained, make_folder, new_file, sync_folder
 from flctl.settings import SCHEMA
 from flctl.wire.messages import Digest
 
 logger = logging.getLogger(__name__)
-
-YOUNG_S = 1.0
-"""A folder that was changed so short a time ago may be a run that is just being made."""
 
 
 def machine() -> str:
@@ -38,38 +36,41 @@ def start_run(state: Path, first: FirstModel, kind: Kind, at: float) -> RunFolde
     `at` is the time in seconds since 1970. Raises StateError, and then nothing is left of it.
     """
     remove_unstarted(state)
-    folder = RunFolder.create(state, first.settings)
-    with folder.removed_unless_made():
-        lock = folder.lock()
-        try:
+    with _locked(make_folder(state / "runs"), fcntl.LOCK_SH):
+        folder = RunFolder.create(state, first.settings)
+        with folder.removed_unless_made():
             _fill(folder, first, kind, at)
-        finally:
-            lock.release()
-    return folder
+            return folder.appear()
 
 
 def remove_unstarted(state: Path) -> None:
-    """What kill -9 or a power cut has left of runs that were never begun: nobody knows of them.
+    """What kill -9 or a power cut has left of runs that were just being made: nobody knows of them.
 
-    Whoever is just making one holds its lock, or has made its folder a moment ago.
+    Not while some process makes one: then the next start does it.
     """
-    for path in (state / "runs").glob("*/"):
-        folder = RunFolder(path)
-        with contextlib.suppress(FlctlError, OSError):
-            if time.time() - path.stat().st_mtime < YOUNG_S or _has_begun(folder):
-                continue
-            lock = folder.lock()
-            try:
-                if not _has_begun(folder):
-                    logger.info("run=%s was never begun; it is removed", folder.name)
-                    shutil.rmtree(path)
-            finally:
-                lock.release()
+    runs = state / "runs"
+    if not runs.is_dir():
+        return
+    with _locked(runs, fcntl.LOCK_EX | fcntl.LOCK_NB) as alone:
+        for path in runs.glob(f".*{UNFINISHED}") if alone else ():
+            logger.info("run=%s was never begun; it is removed", RunFolder(path).name)
+            shutil.rmtree(path, ignore_errors=True)
 
 
-def _has_begun(folder: RunFolder) -> bool:
-    """Raises StateError when its journal is damaged."""
-    return folder.journal_path.exists() and bool(read_events(folder.journal_path))
+@contextlib.contextmanager
+def _locked(folder: Path, how: int) -> Iterator[bool]:
+    """Whether the folder's lock could be had; it ends with the process."""
+    with explained(folder, "lock the folder"):
+        fd = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(fd, how)
+        except OSError:  # another process has it, or a file system without locks
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(fd)
 
 
 def _fill(folder: RunFolder, first: FirstModel, kind: Kind, at: float) -> None:
@@ -96,7 +97,7 @@ def _fill(folder: RunFolder, first: FirstModel, kind: Kind, at: float) -> None:
     journal.append([started])
     journal.close()
     with explained(folder.path, "start the run"):
-        for path in (folder.rounds_path, folder.path, folder.path.parent):
+        for path in (folder.rounds_path, folder.path):
             sync_folder(path)
 
 

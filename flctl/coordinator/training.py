@@ -245,7 +245,8 @@ class Training:
             context.fleet.publish(as_json(event))
 
         def end() -> None:
-            context.folder.sync()  # best and last, which nobody makes again after the end
+            # Best and last, which nobody makes again after the end.
+            context.folder.sync(context.history)
             if isinstance(event, happened.Finished):
                 context.folder.forget_residuals()
             context.journal.append([event])

@@ -115,7 +115,7 @@ class VirtualRun:
 
     def _end(self, event: happened.AnyEvent) -> None:
         with contextlib.suppress(StateError):  # a full disk must not hide the reason
-            self.folder.sync()
+            self.folder.sync(self.history)
             self._journal.append([event])
         if isinstance(event, happened.Finished):
             self.folder.forget_residuals()

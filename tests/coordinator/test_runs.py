@@ -1,5 +1,7 @@
 """The folder of a run."""
 
+import contextlib
+import fcntl
 import json
 import os
 from types import SimpleNamespace
@@ -24,7 +26,7 @@ def digest(round_id: int) -> str:
 
 def begin(state, task="ecg", kind="fleet", **settings) -> RunFolder:
     """A run that has started, with an empty spool."""
-    folder = RunFolder.create(state, RunSettings(task=task, **settings))
+    folder = RunFolder.create(state, RunSettings(task=task, **settings)).appear()
     folder.round_path(0).mkdir()
     folder.model_path(0).write_bytes(b"model 0")
     record(
@@ -123,7 +125,8 @@ def test_runs_are_listed_oldest_first(tmp_path):
     folders = [begin(tmp_path, task) for task in ("c", "a", "b")]
     for age, folder in enumerate(folders):
         os.utime(folder.path / "run.toml", (1000 + age, 1000 + age))
-    RunFolder.create(tmp_path, RunSettings(task="never"))
+    half = RunFolder.create(tmp_path, RunSettings(task="never"))
+    half.journal_path.touch()
     (tmp_path / "runs" / "a file").touch()
     assert [f.name for f in all_runs(tmp_path)] == [f.name for f in folders]
     (folders[2].path / "run.toml").unlink()
@@ -298,18 +301,21 @@ def test_the_summary_of_a_run_is_plain_json(tmp_path):
 
 
 def test_what_was_left_of_a_run_that_never_began_is_removed(tmp_path):
-    """By whoever comes next; not one that is just being made, has begun, or is damaged."""
-    begun, damaged = begin(tmp_path, "begun"), begin(tmp_path, "damaged")
-    damaged.journal_path.write_bytes(b"no event\n" * 2)
-    left, torn, making, young = (
-        RunFolder.create(tmp_path, RunSettings(task=task))
-        for task in ("left", "torn", "making", "young")
-    )
-    torn.journal_path.write_bytes(b'{"event":"sta')
-    lock = making.lock()
-    for folder in (begun, damaged, left, torn, making):
-        os.utime(folder.path, (1000, 1000))
+    """By whoever comes next, unless some process is just making one."""
+    begun = begin(tmp_path, "begun")
+    half = RunFolder.create(tmp_path, RunSettings(task="half"))
+    half.journal_path.write_bytes(b'{"event":"sta')
+    with _held(tmp_path / "runs"):
+        remove_unstarted(tmp_path)
+        assert half.path.exists()
     remove_unstarted(tmp_path)
-    lock.release()
-    kept = {begun.name, damaged.name, making.name, young.name}
-    assert {path.name for path in (tmp_path / "runs").iterdir()} == kept
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == [begun.name]
+
+
+@contextlib.contextmanager
+def _held(folder):
+    """As by a process that makes a run."""
+    fd = os.open(folder, os.O_RDONLY)
+    fcntl.flock(fd, fcntl.LOCK_SH)
+    yield
+    os.close(fd)

@@ -237,7 +237,7 @@ class Bed:
 
     def runs(self) -> list[str]:
         """Names of the runs, oldest first."""
-        folders = (self.state / "runs").glob("*/run.toml")
+        folders = (self.state / "runs").glob("[!.]*/run.toml")
         return [path.parent.name for path in sorted(folders, key=lambda p: p.stat().st_mtime_ns)]
 
     def journal(self, run: str) -> list[dict[str, Any]]:
