@@ -47,6 +47,9 @@ class AgentState:
             f"{folder}: another agent works on this state folder; "
             "stop it, or give this one a folder of its own with --state",
         )
+        for left in folder.glob("residuals/*/.*.tmp"):  # by a worker that lost power
+            with suppress(OSError):
+                left.unlink()
         self.name = self._read_name()
         """Under which this agent was enrolled by a token, if it was."""
 

@@ -253,3 +253,13 @@ def test_one_agent_on_a_state_folder(tmp_path: Path) -> None:
         AgentState(tmp_path / "state")
     first.close()
     AgentState(tmp_path / "state").close()
+
+
+def test_what_a_power_cut_has_left_half_written_goes_at_the_next_start(tmp_path):
+    """Beside what top-k has not sent, which stays."""
+    run = tmp_path / "residuals" / "ecg-1"
+    run.mkdir(parents=True)
+    for name in ("000000000004.safetensors", ".000000000008.safetensors.tmp"):
+        (run / name).touch()
+    AgentState(tmp_path).close()
+    assert [path.name for path in run.iterdir()] == ["000000000004.safetensors"]

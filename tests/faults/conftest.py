@@ -15,6 +15,7 @@ from table import Result, as_text, results_of
 SEED = int(os.environ.get("FAULTS_SEED", "1"))
 """Of the faults that come at random."""
 ROW = pytest.StashKey[Result]()
+FAILED = pytest.StashKey[bool]()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -29,6 +30,8 @@ def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
+    if call.when == "call":
+        item.stash[FAILED] = report.failed
     if call.when == "call" and ROW in item.stash:
         report.user_properties.append(("fault", item.stash[ROW].plain()))
     return report
@@ -54,8 +57,9 @@ def chance(request: pytest.FixtureRequest) -> random.Random:
 
 
 @pytest.fixture
-def make_bed(tmp_path: Path) -> Iterator[Callable[..., Bed]]:
-    """Beds that are gone after the test, whatever happens in it."""
+def make_bed(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callable[..., Bed]]:
+    """Beds that are gone after the test, whatever happens in it. Of a failed one its logs' ends
+    are in the report."""
     beds: list[Bed] = []
 
     def make(*agents: str) -> Bed:
@@ -66,6 +70,11 @@ def make_bed(tmp_path: Path) -> Iterator[Callable[..., Bed]]:
 
     yield make
     for bed in beds:
+        if request.node.stash.get(FAILED, False):
+            for log in sorted(bed.folder.glob("*.log")):
+                print(
+                    f"--- {log.name}", *log.read_text(errors="replace").splitlines()[-25:], sep="\n"
+                )
         bed.destroy()
 
 

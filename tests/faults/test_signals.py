@@ -242,7 +242,7 @@ def test_docker_stop(
     bed.pace("pi-01", 0.3)
     run = bed.begin(4, epochs=4)
     bed.until_round(run, 1)
-    row.noticed_s = stop_container(bed, inside, "pi-02")
+    row.noticed_s = stop_container(bed, inside)
     subprocess.run(["docker", "start", inside], check=True, capture_output=True)
     bed.until_round(run, 2)
     bed.kill("coordinator", SIGTERM)
@@ -257,8 +257,11 @@ def test_docker_stop(
     unbroken(bed, run, own_faults={"pi-02": 1})
 
 
-def stop_container(bed: Bed, name: str, log: str) -> float:
-    """Seconds until it had ended, by itself: 137 would be the kill after the grace."""
+def stop_container(bed: Bed, name: str, log: str | None = None) -> float:
+    """Seconds until it had ended, by itself: 137 would be the kill after the grace.
+
+    `log`: whose log all that it has ever said is added to; so once for each container.
+    """
     began = time.monotonic()
     subprocess.run(["docker", "stop", "--time", "30", name], check=True, capture_output=True)
     took = time.monotonic() - began
@@ -266,6 +269,8 @@ def stop_container(bed: Bed, name: str, log: str) -> float:
     code = subprocess.run(shown, check=True, capture_output=True, text=True).stdout.strip()
     assert code in ("0", "143"), code
     said = subprocess.run(["docker", "logs", name], check=True, capture_output=True, text=True)
-    bed.log_path(log).open("a").write(said.stdout + said.stderr)
+    if log is not None:
+        with bed.log_path(log).open("a") as file:
+            file.write(said.stdout + said.stderr)
     assert "Traceback" not in said.stderr
     return took
