@@ -2,7 +2,7 @@
 
 import pytest
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.smoke, pytest.mark.timeout(600)]
 
 
 def test_a_coordinator_that_dies_between_two_rounds_goes_on(bed, row, unbroken):

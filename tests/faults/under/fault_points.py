@@ -113,10 +113,10 @@ def stack():
     names = []
     frame = sys._getframe(2)
     while frame is not None and len(names) < 5:
-        file = frame.f_code.co_filename
-        if "/flctl/" in file:
-            module = file.rpartition("/flctl/")[2].removesuffix(".py")
-            names.append(f"{module}.{frame.f_code.co_name}")
+        # Not by the file: a checkout's folder may have the package's name, too.
+        package, _, module = frame.f_globals.get("__name__", "").partition(".")
+        if package == "flctl" and module:
+            names.append(f"{module.replace('.', '/')}.{frame.f_code.co_name}")
         frame = frame.f_back
     return "<".join(names)
 
