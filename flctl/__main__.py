@@ -29,7 +29,8 @@ def main() -> None:
 
 def _leave(code: int) -> None:
     """A thread that a user's task has left behind must not keep the command from ending."""
-    if all(thread.daemon for thread in threading.enumerate() if thread.name != "MainThread"):
+    others = [each for each in threading.enumerate() if each is not threading.main_thread()]
+    if all(thread.daemon for thread in others):
         sys.exit(code)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):

@@ -42,7 +42,7 @@ def _call(app: typer.Typer, args: Sequence[str]) -> int:
         return code if isinstance(code, int) else 0
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
-    except (SystemExit, GeneratorExit):
+    except SystemExit:
         raise
     except BaseException as error:  # a user's task may raise anything
         if isinstance(error.__cause__, KeyboardInterrupt):  # it came in the midst of an import

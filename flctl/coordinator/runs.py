@@ -67,7 +67,9 @@ class RunFolder:
         try:
             yield
         except BaseException:
-            shutil.rmtree(self.path, ignore_errors=True)
+            # Under its name, too: it may be that only the folder around it could not be synced.
+            for path in (self.path, self.path.with_name(self.name)):
+                shutil.rmtree(path, ignore_errors=True)
             raise
 
     @classmethod

@@ -69,8 +69,10 @@ def _inputs(x: Array, path: Path) -> Array:
     if x.dtype.kind == "f":
         with np.errstate(over="ignore"):
             inputs = x.astype(np.float32)
-        if beyond := np.flatnonzero((np.isfinite(x) & ~np.isfinite(inputs)).any(axis=1)).tolist():
-            raise DataError(f"{path}: example {beyond[0]} has numbers too large for float32")
+        if x.dtype.itemsize > inputs.dtype.itemsize:
+            beyond = np.flatnonzero((np.isfinite(x) & ~np.isfinite(inputs)).any(axis=1))
+            if beyond.size:
+                raise DataError(f"{path}: example {beyond[0]} has numbers too large for float32")
         return inputs
     limits = np.iinfo(np.int16)
     if int(x.min()) < limits.min or int(x.max()) > limits.max:

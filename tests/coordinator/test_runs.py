@@ -1,6 +1,7 @@
 """The folder of a run."""
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -310,6 +311,19 @@ def test_what_was_left_of_a_run_that_never_began_is_removed(tmp_path):
         assert half.path.exists()
     remove_unstarted(tmp_path)
     assert [path.name for path in (tmp_path / "runs").iterdir()] == [begun.name]
+
+
+def test_a_run_that_cannot_be_made_durable_does_not_appear(tmp_path, monkeypatch):
+    """Whoever is told that it failed does not find it afterwards."""
+    folder = RunFolder.create(tmp_path, RunSettings(task="ecg"))
+
+    def fail(path):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(runs, "sync_folder", fail)
+    with pytest.raises(StateError, match="cannot start the run"), folder.removed_unless_made():
+        folder.appear()
+    assert list((tmp_path / "runs").iterdir()) == []
 
 
 @contextlib.contextmanager
