@@ -270,7 +270,7 @@ def _kind(state: Path, given: dict[str, Any], resume: str | None) -> str:
     folder = _found(state, resume)
     if folder is None:
         return "fleet"
-    started = folder.history().started
+    started = folder.history(lean=True).started
     assert started is not None
     return started.kind
 

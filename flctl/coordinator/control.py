@@ -8,7 +8,7 @@ from typing import Any, get_args
 import msgspec
 
 from flctl import __version__
-from flctl.coordinator.journal import as_json, read_events
+from flctl.coordinator.journal import as_json, last_events, read_events
 from flctl.coordinator.runs import RunFolder, all_runs, summary
 from flctl.coordinator.service import Coordinator
 from flctl.core.roster import Member
@@ -131,10 +131,9 @@ class Control:
         """The events of a run so far, then every new one, as RunEvents."""
         folder = self._find(ask.args)
         self._operators.answer(incoming.peer, ask.id, summary(folder))
-        past = [as_json(event) for event in read_events(folder.journal_path)]
         if ask.args.get("past", True):
-            for event in past[-WATCH_LIMIT:]:
-                self._operators.put(incoming.peer, RunEvent(id=ask.id, event=event))
+            for event in last_events(folder.journal_path, WATCH_LIMIT):
+                self._operators.put(incoming.peer, RunEvent(id=ask.id, event=as_json(event)))
         self._unwatch(incoming.peer)
 
         def watcher(event: dict[str, Any]) -> None:
@@ -153,7 +152,7 @@ class Control:
     def _checkpoint(self, _: Incoming, ask: Ask) -> Any:
         """The newest model of a run, or that of a round; its blob can be fetched afterwards."""
         folder = self._find(ask.args)
-        history = folder.history()
+        history = folder.history(lean=True)
         round_id = int(ask.args.get("round", history.round))
         path = folder.kept_model(round_id, history)
         digest = history.model_of(round_id)
@@ -199,7 +198,7 @@ class Control:
 
     def _resume(self, _: Incoming, ask: Ask) -> Any:
         folder = self._find(ask.args)
-        started = folder.history().started
+        started = folder.history(lean=True).started
         if started is not None and started.kind != "fleet":
             raise UsageError(
                 f"run {folder.name} had {started.kind} agents: resume it where it was started"

@@ -2,7 +2,8 @@
 
 import os
 import threading
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -29,28 +30,18 @@ def read_events(path: Path) -> list[AnyEvent]:
 
     Raises StateError with the line of any other damage, or when a newer flctl wrote it.
     """
-    with explained(path, "read the journal"):
-        data = path.read_bytes()
-    lines = data.split(b"\n")
-    torn = lines.pop()  # empty, or a line that was not finished
-    events: list[AnyEvent] = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            if number == 1 and _schema.decode(line).schema != SCHEMA:  # type: ignore[attr-defined]
-                raise StateError(f"{path}: written by another version of flctl")
-            events.append(_decode(line))
-        except NOT_DECODED as error:
-            if number == len(lines) and not torn:
-                break  # the disk kept the length but not the bytes
-            why = one_line(error)
-            raise StateError(f"{path}, line {number}: not an event: {why}") from error
-    return events
+    return [event for _, event in _events(path)]
 
 
-def replay(path: Path) -> History:
-    """The state of the run whose journal this is. Raises StateError."""
-    history = History()
-    for number, event in enumerate(read_events(path), start=1):
+def last_events(path: Path, count: int) -> list[AnyEvent]:
+    """The same, without all of a long run in memory."""
+    return list(deque((event for _, event in _events(path)), maxlen=count))
+
+
+def replay(path: Path, lean: bool = False) -> History:
+    """The state of the run whose journal this is; `lean`: see History. Raises StateError."""
+    history = History(lean)
+    for number, (_, event) in enumerate(_events(path), start=1):
         try:
             history.apply(event)
         except StateError as error:
@@ -58,6 +49,24 @@ def replay(path: Path) -> History:
     if history.started is None:
         raise StateError(f"{path}: the run never started")
     return history
+
+
+def _events(path: Path) -> Iterator[tuple[int, AnyEvent]]:
+    """Each with the length of its line, in bytes."""
+    with explained(path, "read the journal"), path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n"):
+                return  # torn
+            try:
+                if number == 1 and _schema.decode(line).schema != SCHEMA:  # type: ignore[attr-defined]
+                    raise StateError(f"{path}: written by another version of flctl")
+                event = _decode(line)
+            except NOT_DECODED as error:
+                if not file.readline():
+                    return  # the last one: the disk kept the length but not the bytes
+                why = one_line(error)
+                raise StateError(f"{path}, line {number}: not an event: {why}") from error
+            yield len(line), event
 
 
 class Journal:
@@ -111,9 +120,7 @@ class Journal:
 
 def _whole_lines(path: Path) -> int:
     """The length of the journal without a torn last line."""
-    events = read_events(path)
-    lines = path.read_bytes().split(b"\n")
-    return sum(len(line) + 1 for line in lines[: len(events)])
+    return sum(length for length, _ in _events(path))
 
 
 def _write_all(fd: int, data: bytes) -> None:

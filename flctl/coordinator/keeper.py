@@ -77,7 +77,7 @@ class RunKeeper:
         remove_unstarted(self._state)
         for folder in reversed(list(all_runs(self._state))):
             try:
-                history = folder.history()
+                history = folder.history(lean=True)
             except FlctlError as error:
                 logger.error("run=%s cannot be read: %s", folder.name, error)
                 continue
@@ -107,7 +107,7 @@ class RunKeeper:
     def _begin(self, folder: RunFolder) -> None:
         lock = folder.lock()
         try:
-            history = folder.history()
+            history = folder.history(lean=True)
             journal = Journal(folder.journal_path)
             context = RunContext(
                 folder,

@@ -87,8 +87,8 @@ class RunFolder:
     def settings(self) -> RunSettings:
         return from_toml(self.path / "run.toml")
 
-    def history(self) -> History:
-        return replay(self.journal_path)
+    def history(self, lean: bool = False) -> History:
+        return replay(self.journal_path, lean)
 
     def lock(self) -> Lock:
         """Raises StateError when another process drives this run."""
@@ -266,7 +266,7 @@ def _age(path: Path) -> tuple[int, str]:
 
 def summary(folder: RunFolder) -> dict[str, Any]:
     """One run as `flctl runs list --json` shows it. Raises StateError."""
-    history = folder.history()
+    history = folder.history(lean=True)
     settings = folder.settings()
     assert history.started is not None
     state, reason = history.state, history.reason

@@ -267,7 +267,7 @@ class Coordinator:
     def _on_stray_offer(self, peer: bytes, offer: UpdateReady) -> None:
         """An update of a run that is not in progress: kept by the agent if it can still count."""
         try:
-            state = RunFolder.find(self.state, offer.key.run).history().state
+            state = RunFolder.find(self.state, offer.key.run).history(lean=True).state
         except FlctlError:
             state = "failed"
         if state in ("finished", "failed"):

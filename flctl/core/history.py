@@ -6,6 +6,7 @@ restarted coordinator knows where it was.
 
 from typing import Annotated, Any, Literal, TypeAlias
 
+import msgspec
 from msgspec import Meta, Struct
 
 from flctl.errors import StateError
@@ -191,9 +192,14 @@ _ENDED: dict[type[Event], State] = {
 
 
 class History:
-    """The state of a run, from its events in order."""
+    """The state of a run, from its events in order.
 
-    def __init__(self) -> None:
+    A `lean` one keeps of the rounds before the last only what going on needs: with 300 agents
+    a round is 100 kB, of which 5 stay.
+    """
+
+    def __init__(self, lean: bool = False) -> None:
+        self._lean = lean
         self.started: Started | None = None
         self.state: State = "running"
         self.reason = ""
@@ -202,6 +208,8 @@ class History:
         self.accepted: dict[str, Update] = {}
         self.positions: dict[str, int] = {}
         """Batches each agent has consumed in committed rounds."""
+        self._consumed: list[bytes] = []
+        """For each of `rounds`, as JSON, the batches of each of its participants."""
         self._exhausted: dict[str, int] = {}
         """Agents that have seen all of their data, and the round in which they had."""
         self.last_rejected: dict[str, str] = {}
@@ -275,7 +283,11 @@ class History:
                 pass
 
     def _commit(self, event: Round) -> None:
+        if self._lean and self.rounds:
+            self.rounds[-1] = _lean(self.rounds[-1])
         self.rounds.append(event)
+        batches = {agent: part.batches for agent, part in event.participants.items()}
+        self._consumed.append(msgspec.json.encode(batches))
         for agent, part in event.participants.items():
             self.positions[agent] = self.positions.get(agent, 0) + part.batches
             update = self.accepted.get(agent)
@@ -285,10 +297,10 @@ class History:
         self.accepted = {}
 
     def _withdraw(self, last: int) -> None:
-        for event in self.rounds[last:]:
-            for agent, part in event.participants.items():
-                self.positions[agent] -= part.batches
-        del self.rounds[last:]
+        for consumed in self._consumed[last:]:
+            for agent, batches in msgspec.json.decode(consumed, type=dict[str, int]).items():
+                self.positions[agent] -= batches
+        del self.rounds[last:], self._consumed[last:]
         self._exhausted = {agent: r for agent, r in self._exhausted.items() if r <= last}
         self.opened = None
         self.accepted = {}
@@ -299,3 +311,11 @@ class History:
                 f"the journal says '{type(event).__name__.lower()}' of round {event.round} "
                 f"after round {self.round}: it is damaged or from another run"
             )
+
+
+def _lean(event: Round) -> Round:
+    """Without its participants and the details of its score."""
+    score = event.metrics
+    if score is not None:
+        score = msgspec.structs.replace(score, confusion=(), beside={})
+    return msgspec.structs.replace(event, participants={}, missing=(), metrics=score)

@@ -225,7 +225,7 @@ def _once(events: Iterator[dict[str, Any] | None]) -> Iterator[dict[str, Any]]:
 
 def _resumable(state: Path, run: str, kind: str) -> RunFolder:
     folder = RunFolder.find(state, run)
-    started = folder.history().started
+    started = folder.history(lean=True).started
     assert started is not None
     if started.kind != kind:
         raise UsageError(f"run {folder.name} is a {started.kind} one, not a {kind} one")

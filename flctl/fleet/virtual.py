@@ -50,7 +50,7 @@ class VirtualRun:
     ) -> None:
         self.folder, self._publish, self._between = folder, publish, between
         self.settings = folder.settings()
-        self.history: History = folder.history()
+        self.history: History = folder.history(lean=True)
         self._lock = folder.lock()
         self._journal = Journal(folder.journal_path)
         self._device = devices.set_up(self.settings.device, self.settings.threads)

@@ -1,6 +1,7 @@
 """What the events of a run add up to."""
 
 import math
+import tracemalloc
 
 import msgspec
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from flctl.core import history as happened
 from flctl.core.history import History, Participant, Score
 from flctl.errors import StateError
+from flctl.wire.messages import Metrics
 
 A, B, C = ("a" * 64, "b" * 64, "c" * 64)
 
@@ -226,9 +228,10 @@ def test_a_number_that_json_does_not_have_would_not_be_read_back():
         msgspec.json.decode(line, type=happened.AnyEvent)
 
 
-def test_withdrawn_rounds_are_as_if_they_had_never_been():
+@pytest.mark.parametrize("lean", [False, True])
+def test_withdrawn_rounds_are_as_if_they_had_never_been(lean):
     """Positions, exhausted data and what was accepted since are taken back with them."""
-    once, twice = History(), History()
+    once, twice = History(lean), History(lean)
     for made in (once, twice):
         for event in (started(), opened(), update(), committed()):
             made.apply(event)
@@ -239,3 +242,25 @@ def test_withdrawn_rounds_are_as_if_they_had_never_been():
     assert twice.exhausted == once.exhausted and not twice.accepted and twice.opened is None
     with pytest.raises(StateError):
         twice.apply(happened.Withdrawn(at=9.0, round=1, reason="damaged"))
+
+
+def test_a_lean_history_of_a_large_fleet_stays_small():
+    """A round of 300 agents, of whom each was evaluated: of those before the last 10 kB stay."""
+    names = [f"pi-{number:03}" for number in range(300)]
+    beside = {name: Metrics(0.5, 0.5, 0.5, 9) for name in names}
+    score = Score(0.5, 0.5, 0.5, 9, "agents", confusion=((5,) * 5,) * 5, beside=beside)
+    whole = msgspec.structs.replace(committed(agents=names), metrics=score)
+    events = [started(), *(msgspec.structs.replace(whole, round=n) for n in range(1, 101))]
+    lean, full = History(lean=True), History()
+    tracemalloc.start()
+    for event in events:
+        line = msgspec.json.encode(event)  # objects of its own, as a journal's
+        lean.apply(msgspec.json.decode(line, type=happened.AnyEvent))
+    grown = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert grown < 100 * 10_000
+    for event in events:
+        full.apply(event)
+    assert lean.rounds[-1] == full.rounds[-1] and lean.positions == full.positions
+    assert lean.best is not None and full.best is not None
+    assert (lean.best.round, lean.best.model) == (full.best.round, full.best.model)
