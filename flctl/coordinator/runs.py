@@ -10,6 +10,7 @@ runs/<run>/run.toml            the settings, complete and frozen
 
 import contextlib
 import hashlib
+import logging
 import secrets
 import shutil
 import time
@@ -26,6 +27,9 @@ from flctl.files import Lock, explained, is_locked, make_folder, replace, sync_f
 from flctl.settings import RunSettings, from_toml, to_toml
 from flctl.wire.messages import Digest
 
+logger = logging.getLogger(__name__)
+
+BEST, LAST = LINKS = ("best.safetensors", "last.safetensors")
 UNFINISHED = ".tmp"
 """The end of the folder's name, behind a dot at its beginning, until `appear`."""
 
@@ -144,7 +148,7 @@ class RunFolder:
         kept = {r: self.model_path(r) for r in range(history.round + 1)}
         kept = {r: path for r, path in kept.items() if path.exists()}
         if history.best is not None:  # it stays when its round's own file goes
-            kept.setdefault(history.best.round, self.path / "best.safetensors")
+            kept.setdefault(history.best.round, self.path / BEST)
         if round_id not in kept:
             there = ", ".join(map(str, sorted(kept))) or "no round"
             raise UsageError(
@@ -163,33 +167,41 @@ class RunFolder:
             (self.round_path(event.round) / "metrics.json").write_bytes(metrics + b"\n")
             best = history.best
             if best is not None and best.round == event.round:
-                self._link(event.round, "best.safetensors")
-            self._link(event.round, "last.safetensors")
+                self._link(event.round, BEST)
+            self._link(event.round, LAST)
             shutil.rmtree(self.spool_path(event.round), ignore_errors=True)
             # That of the round before stays: a round whose model is damaged is done again.
             for path in self.round_path(event.round - 2).glob(state_name("*")):
                 path.unlink()
-            if keep and (old := event.round - keep) >= 0:
-                with contextlib.suppress(FileNotFoundError):
-                    self.model_path(old).unlink()
+            old = self.model_path(max(event.round - keep, 0))
+            if 0 < keep <= event.round and old.exists():
+                sync_folder(self.path)  # it may be the best one: first its other name
+                old.unlink()
 
-    def tidy(self, history: History) -> None:
-        """What `settle` has removed and a power cut may have brought back."""
+    def mend(self, history: History, keep: int) -> None:
+        """What `settle` had not done when the power went, or the disk has forgotten, and what
+        rounds have left that were withdrawn since."""
+        with explained(self.path, "mend the run's folder"):
+            for name in LINKS:
+                self._temporary(name).unlink(missing_ok=True)
         for spool in self.rounds_path.glob("*/updates"):
             if spool.parent.name.isdigit() and int(spool.parent.name) <= history.round:
                 shutil.rmtree(spool, ignore_errors=True)
-
-    def put_back(self, history: History) -> None:
-        """After rounds were withdrawn: best and last are what counts now, or are not there."""
+        if history.rounds:
+            self.settle(history.rounds[-1], history, keep)
         best = history.best.round if history.best is not None else 0
-        for name, round_id in (("best.safetensors", best), ("last.safetensors", history.round)):
+        for name, round_id in zip(LINKS, (best, history.round), strict=True):
             with explained(self.path, f"put back {name}"):
-                if not round_id or has_digest(self.path / name, history.model_of(round_id)):
+                if round_id and has_digest(self.path / name, history.model_of(round_id)):
                     continue
-                if self.model_path(round_id).exists():
+                if round_id and self.model_path(round_id).exists():
                     self._link(round_id, name)
-                else:
-                    (self.path / name).unlink(missing_ok=True)
+                elif (self.path / name).exists():
+                    logger.warning(
+                        "run=%s %s is not the model that the journal names, "
+                        "which is not kept any more: removed", self.name, name,
+                    )  # fmt: skip
+                    (self.path / name).unlink()
 
     def sync(self, history: History) -> None:
         """Make durable which names `settle` has given, and removed. Raises StateError."""
@@ -200,7 +212,7 @@ class RunFolder:
 
     def checkpoint(self, history: History) -> Path:
         """The newest model as a file."""
-        last = self.path / "last.safetensors"
+        last = self.path / LAST
         return last if history.rounds and last.exists() else self.model_path(history.round)
 
     def room_for(self, size: int, updates: int) -> None:
@@ -214,7 +226,7 @@ class RunFolder:
             )
 
     def _link(self, round_id: int, name: str) -> None:
-        temporary = self.path / f".{name}.tmp"
+        temporary = self._temporary(name)
         temporary.unlink(missing_ok=True)
         try:
             temporary.hardlink_to(self.model_path(round_id))
@@ -223,6 +235,9 @@ class RunFolder:
         temporary.replace(self.path / name)
         # Renaming one name of a file to another name of it does nothing at all.
         temporary.unlink(missing_ok=True)
+
+    def _temporary(self, name: str) -> Path:
+        return self.path / f".{name}.tmp"
 
 
 def state_name(name: str) -> str:

@@ -161,4 +161,3 @@ def _withdraw_damaged(folder: RunFolder, history: History, journal: Journal, at:
         )  # fmt: skip
         journal.append([withdrawn])
         history.apply(withdrawn)
-        folder.put_back(history)

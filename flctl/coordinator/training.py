@@ -91,9 +91,7 @@ class Training:
             }
         )
         try:
-            if history.rounds:
-                context.folder.tidy(history)
-                context.folder.settle(history.rounds[-1], history, context.settings.keep_rounds)
+            context.folder.mend(history, context.settings.keep_rounds)
             if history.opened is not None:
                 self._reopen(history.opened)
             else:

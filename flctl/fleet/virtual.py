@@ -103,6 +103,7 @@ class VirtualRun:
             }
         )
         try:
+            self.folder.mend(self.history, self.settings.keep_rounds)
             for round_id in range(self.history.round + 1, self.settings.rounds + 1):
                 if self.settings.on_exhausted == "stop" and self.history.exhausted:
                     return happened.Finished(at=_now(), reason=self.history.data_used)

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import fcntl
+import hashlib
 import json
 import os
 from types import SimpleNamespace
@@ -22,7 +23,7 @@ from flctl.wire.messages import RunId
 
 
 def digest(round_id: int) -> str:
-    return f"{round_id:064x}"
+    return hashlib.sha256(b"model %d" % round_id).hexdigest()
 
 
 def begin(state, task="ecg", kind="fleet", **settings) -> RunFolder:
@@ -190,6 +191,60 @@ def test_settling_again_changes_nothing(tmp_path):
     before = sorted(str(p) for p in folder.path.rglob("*"))
     folder.settle(event, folder.history(), 2)
     assert sorted(str(p) for p in folder.path.rglob("*")) == before
+
+
+def names_of(folder: RunFolder) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in folder.path.iterdir() if "safetensors" in p.name}
+
+
+def test_what_a_power_cut_has_undone_is_done_again(tmp_path):
+    """The names that were not on the disk yet, of a round before the last too; and what was
+    removed and is back."""
+    folder = begin(tmp_path)
+    for round_id, loss in ((1, 0.9), (2, 0.1), (3, 0.5), (4, 0.6)):
+        commit(folder, round_id, loss, keep=3)
+    whole = names_of(folder)
+    assert whole == {"best.safetensors": b"model 2", "last.safetensors": b"model 4"}
+    for name in whole:
+        (folder.path / f".{name}.tmp").hardlink_to(folder.model_path(3))
+        (folder.path / name).unlink()
+    (folder.path / "best.safetensors").write_bytes(b"model 1")
+    (folder.make_spool(2) / "pi-01.safetensors").write_bytes(b"x")
+    folder.mend(folder.history(lean=True), 3)
+    assert names_of(folder) == whole and not list(folder.rounds_path.glob("*/updates"))
+
+
+def test_what_withdrawn_rounds_have_left_is_not_best_nor_last(tmp_path, caplog):
+    """Where the best model is not kept any more, that is said aloud; before the first round
+    there is no such model."""
+    folder = begin(tmp_path)
+    for round_id, loss in ((1, 0.5), (2, 0.6), (3, 0.1)):
+        commit(folder, round_id, loss, keep=2)
+    record(folder, happened.Withdrawn(at=9.0, round=2, reason="damaged"))
+    folder.mend(folder.history(lean=True), 2)
+    assert names_of(folder) == {"last.safetensors": b"model 2"}
+    assert "best.safetensors is not the model that the journal names" in caplog.text
+    record(folder, happened.Withdrawn(at=9.0, round=0, reason="damaged"))
+    folder.mend(folder.history(lean=True), 2)
+    assert names_of(folder) == {}
+
+
+def test_the_best_model_is_never_without_a_name_on_the_disk(tmp_path, monkeypatch):
+    """Its round's own file goes when that of `best` is durable."""
+    folder = begin(tmp_path)
+    commit(folder, 1, 0.1, keep=1)
+    done = []
+    monkeypatch.setattr(runs, "sync_folder", lambda path: done.append(path.name))
+    real = runs.Path.unlink
+
+    def unlink(self, missing_ok=False):
+        done.extend([self.parent.name] if self.name == "model.safetensors" else [])
+        real(self, missing_ok)
+
+    monkeypatch.setattr(runs.Path, "unlink", unlink)
+    commit(folder, 2, 0.5, keep=1)
+    assert done == [folder.name, "0001"]
+    assert names_of(folder)["best.safetensors"] == b"model 1"
 
 
 def test_a_link_that_was_left_half_made_harms_no_model(tmp_path):

@@ -1,0 +1,40 @@
+"""A virtual run whose process was killed right after its last commit."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from flctl.coordinator.runs import RunFolder, has_digest
+from flctl.fleet.virtual import VirtualRun
+
+pytestmark = pytest.mark.timeout(240)
+
+
+def test_its_last_model_is_last_after_all(tmp_path: Path):
+    """And the best one best, though there is no round left to do."""
+    rng = np.random.default_rng(1)
+    data = tmp_path / "beats.npz"
+    np.savez(data, X=rng.integers(-300, 300, (48, 187)).astype(np.int16), y=np.arange(48) % 3,
+             split=np.tile([0, 0, 0, 1], 12))  # fmt: skip
+    given = {"task": "ecg", "virtual": 2, "rounds": 2, "epochs": 1, "data": str(data),
+             "partition": "iid"}  # fmt: skip
+    killed = tmp_path / "killed" / "runs"
+
+    def watch(event: dict[str, Any]) -> None:
+        if event["event"] == "round" and event["round"] == 2:  # the journal has it already
+            shutil.copytree(made.folder.path.parent, killed)
+
+    made = VirtualRun.start(tmp_path / "state", given, "the test", watch)
+    made.run()
+    folder = RunFolder(killed / made.folder.name)
+    for name in ("best.safetensors", "last.safetensors"):
+        (folder.path / name).unlink()
+    VirtualRun(folder).run()
+    history = folder.history()
+    assert history.state == "finished" and history.best is not None
+    assert has_digest(folder.path / "last.safetensors", history.base)
+    assert has_digest(folder.path / "best.safetensors", history.best.model)
+    assert not list(folder.rounds_path.glob("*/updates"))
