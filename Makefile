@@ -15,10 +15,10 @@ BENCH_ARGS ?= --agents 3 --model-mb 1.72
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-containers test-hosts test-arm test-faults check lint-playbooks audit fuzz format bench images image-arm64 clean
+.PHONY: help install demo test test-containers test-hosts test-arm test-faults check lint-playbooks audit fuzz format bench images image-arm64 coordinator-arm64 clean
 
 help: ## Print this list
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(VENV)/.installed ## Make .venv with flctl and everything that developing it needs
 
@@ -76,6 +76,9 @@ images: ## Build the images of the agent and the coordinator for this machine (n
 
 image-arm64: ## Build the agent's image for a Raspberry Pi, through qemu where this is no ARM
 	scripts/image/build agent-arm64
+
+coordinator-arm64: ## The same for the coordinator, where it runs on a Pi too
+	scripts/image/build coordinator-arm64
 
 clean: ## Remove .venv, caches and the demo's output
 	rm -rf $(VENV) demo dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

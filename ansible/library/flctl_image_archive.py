@@ -106,7 +106,7 @@ def engine_image(image, wanted):
                 return reference, described
     raise Unusable(
         f"the Docker engine of this machine has no {image} for {wanted}: make it (make images, "
-        "make image-arm64), or name an archive of it"
+        "make image-arm64, make coordinator-arm64), or name an archive of it"
     )
 
 
