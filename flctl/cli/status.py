@@ -131,9 +131,10 @@ def _run_line(run: Mapping[str, Any] | None) -> Any:
     if run is None:
         return Text("no run is in progress", style="dim")
     line = f"{run['run']}  round {run['round'] + 1}/{run['rounds']}, {run['phase']}"
-    waiting = run["waiting_for"]
+    told = ": " if run["phase"].startswith("waiting") else ", waiting for "
+    waiting = run.get("waiting_for", ())  # an older coordinator leaves it out between rounds
     if waiting:
-        line += f", waiting for {', '.join(waiting[:5])}" + (" …" if len(waiting) > 5 else "")
+        line += f"{told}{', '.join(waiting[:5])}" + (" …" if len(waiting) > 5 else "")
     return Text.assemble(("run ", "bold"), line)
 
 

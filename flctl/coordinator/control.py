@@ -134,6 +134,9 @@ class Control:
         if ask.args.get("past", True):
             for event in last_events(folder.journal_path, WATCH_LIMIT):
                 self._operators.put(incoming.peer, RunEvent(id=ask.id, event=as_json(event)))
+        training = self._coordinator.training
+        if training is not None and training.run == folder.name and (waits := training.waiting()):
+            self._operators.put(incoming.peer, RunEvent(id=ask.id, event=waits))
         self._unwatch(incoming.peer)
 
         def watcher(event: dict[str, Any]) -> None:

@@ -52,11 +52,14 @@ class Gathering:
         """Agents that are here and have data for this run, sorted; of those named, if any."""
         return sorted(m.name for m in self._wanted() if self._fits(m))
 
+    def missing(self) -> list[str]:
+        """Agents that could be in the run and are not ready, sorted; of those named, if any."""
+        ready = self.ready()
+        return [n for n in sorted(self._settings.agents or self._enrolled()) if n not in ready]
+
     def why_not(self) -> str:
         """Why those who are missing are, in words."""
-        names = self._settings.agents or self._enrolled()
-        ready = self.ready()
-        reasons = [f"{name}: {self._excuse(name)}" for name in names if name not in ready]
+        reasons = [f"{name}: {self._excuse(name)}" for name in self.missing()]
         return "; ".join(reasons[:6]) + (" …" if len(reasons) > 6 else "")
 
     def _named(self, ready: list[str], over: bool, hopeless: bool) -> list[str] | None:

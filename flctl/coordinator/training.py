@@ -63,15 +63,24 @@ class Training:
     def status(self) -> dict[str, Any]:
         """What a person asks first."""
         context = self._context
-        about_round = (
-            self._round.status() if self._round is not None else {"phase": "waiting for agents"}
-        )
+        about_round: dict[str, Any] = {"phase": "waiting for agents", "waiting_for": []}
+        if self._round is not None:
+            about_round = self._round.status()
+        elif self._gathering is not None:
+            about_round["waiting_for"] = self._gathering.missing()
         return {
             "run": self.run,
             "round": context.history.round,
             "rounds": context.settings.rounds,
             **about_round,
         }
+
+    def waiting(self) -> dict[str, Any] | None:
+        """The event that says for whom a round waits; None while none does."""
+        if self._gathering is None:
+            return None
+        ready, missing = self._gathering.ready(), self._gathering.why_not()
+        return {"event": "waiting", "ready": ready, "missing": missing}
 
     # From start to finish ------------------------------------------------------------------
 
@@ -133,9 +142,8 @@ class Training:
             self._pause(str(error))
             return
         self._settle()
-        if gathering.changed_at == context.clock():
-            waiting = {"ready": gathering.ready(), "missing": gathering.why_not()}
-            context.fleet.publish({"event": "waiting", **waiting})
+        if gathering.changed_at == context.clock() and (event := self.waiting()):
+            context.fleet.publish(event)
 
     def _open(self, agents: list[str]) -> None:
         context = self._context

@@ -10,6 +10,7 @@ from flctl.coordinator.main import make_coordinator
 from flctl.files import Lock
 from flctl.fleet import console
 from flctl.transport.addresses import LOCK
+from flctl.transport.keypair import KeyPair
 from flctl.transport.keys import Keyring, load_or_make
 
 
@@ -106,3 +107,17 @@ def test_a_coordinator_that_does_not_answer(flctl, tmp_path, monkeypatch):
     assert done.code == 1
     assert done.complaint.startswith(f"process {os.getpid()} holds {state} but has not answered")
     assert f"flctl coordinator --state {state}" in done.complaint
+
+
+def test_a_run_that_waits_for_its_agents(flctl, fleet, tmp_path):
+    """Both `status` and whoever begins to watch are told for whom."""
+    fleet[1].add("pi-01", KeyPair.make().public, "agent")
+    with console.open_console(tmp_path / "state") as operator:
+        run = operator.start({"task": "ecg", "wait_s": 60.0}, "the test")
+        done = flctl("status")
+        assert (done.code, done.err) == (0, "")
+        assert f"{run}  round 1/30, waiting for agents: pi-01" in done.out
+        events = (event for event in operator.watch(run) if event is not None)
+        told = next(event for event in events if event["event"] == "waiting")
+        assert told["missing"] == "pi-01: not connected"
+        operator.stop(run)
