@@ -58,14 +58,10 @@ class Control:
         }
 
     def on_ask(self, incoming: Incoming, ask: Ask, role: str) -> None:
+        if role == "agent":
+            self._refuse_agent(incoming, ask)
+            return
         try:
-            if role == "agent":
-                name = self._coordinator.keyring.name_of(incoming.key)
-                raise AccessError(
-                    f"this key is that of the agent {name}; asking and steering need one that is "
-                    "enrolled as read or admin: make it with  flctl keys new FILE  and enrol it, "
-                    "there, with  flctl keys add NAME KEY --role admin"
-                )
             if ask.what in ADMIN and role != "admin":
                 raise AccessError(f"'{ask.what}' needs an admin key, this one may only read")
             body = self._handlers[ask.what](incoming, ask)
@@ -77,6 +73,17 @@ class Control:
             self._trouble(incoming.peer, ask, UsageError(f"'{ask.what}': bad argument: {error}"))
         except OSError as error:
             self._trouble(incoming.peer, ask, failure(error, self._coordinator.state, ask.what))
+
+    def _refuse_agent(self, incoming: Incoming, ask: Ask) -> None:
+        """Nothing is kept for one that does not read it."""
+        name = self._coordinator.keyring.name_of(incoming.key)
+        text = (
+            f"this key is that of the agent {name}; asking and steering need one that is "
+            "enrolled as read or admin: make it with  flctl keys new FILE  and enrol it, "
+            "there, with  flctl keys add NAME KEY --role admin"
+        )
+        refusal = Trouble(id=ask.id, message=text, exit_code=AccessError.exit_code)
+        self._coordinator.peers.send(incoming.peer, refusal)
 
     def _trouble(self, peer: bytes, ask: Ask, error: BaseException) -> None:
         code = error.exit_code if isinstance(error, FlctlError) else 1

@@ -4,7 +4,8 @@ import logging
 from collections.abc import Callable
 from typing import Literal
 
-from flctl.coordinator.peers import Peers
+from flctl.coordinator.allowance import Allowance
+from flctl.coordinator.peers import STRANGER, Peers
 from flctl.coordinator.serving import Serving
 from flctl.errors import FlctlError
 from flctl.transport.channel import Incoming
@@ -14,6 +15,8 @@ from flctl.wire.messages import Ask, Fetch, Hello, Join, Joined, Message, Refuse
 logger = logging.getLogger(__name__)
 
 RETRY_S = 30.0
+JOINS = 20
+"""A minute, of one key: each reads the list of keys anew, and may write it."""
 
 
 class Door:
@@ -23,9 +26,11 @@ class Door:
         keyring: Keyring,
         serving: Serving,
         on_ask: Callable[[Incoming, Ask, str], None],
+        clock: Callable[[], float],
     ) -> None:
         self._peers, self._keyring, self._serving = peers, keyring, serving
         self._on_ask = on_ask
+        self._joins = Allowance(JOINS, clock)
 
     def on_guest(self, incoming: Incoming, message: Message) -> None:
         """A key that nobody has listed may ask to join, with a token, and nothing else."""
@@ -41,14 +46,21 @@ class Door:
 
     def on_join(self, incoming: Incoming, join: Join, name: str | None) -> None:
         """A guest that wants in, or an agent that asks again for what it was dealt."""
+        known = self._keyring.name_of(incoming.key)
+        if self._joins.spend(incoming.key) is None:
+            text = f"this key has asked to join {JOINS} times within a minute: it is to wait"
+            self._refuse(incoming, "token", text)
+            return
         try:
             entry = self._keyring.redeem(join.token, incoming.key, name, join.shard)
         except FlctlError as error:
-            logger.warning("join refused name=%s: %s", join.name, error)
+            if self._peers.may_log(known or STRANGER):
+                logger.warning("join refused name=%s: %s", known or join.name, error)
             self._refuse(incoming, "token", str(error))
             return
         shard = entry.shard if join.shard else None
-        logger.info("agent=%s joined shard=%s", entry.name, shard)
+        if self._peers.may_log(entry.name):
+            logger.info("agent=%s joined shard=%s", entry.name, shard)
         self._peers.send(incoming.peer, Joined(name=entry.name, shard=shard))
 
     def on_operator(self, incoming: Incoming, role: str, name: str, message: Message) -> None:

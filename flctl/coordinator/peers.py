@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable
 
 from flctl import __version__
+from flctl.coordinator.allowance import Allowance
 from flctl.core.roster import Roster
 from flctl.errors import ProtocolMismatch
 from flctl.transport.channel import Frame, Hub, Incoming, Sent
@@ -13,10 +14,10 @@ from flctl.wire.messages import Message
 logger = logging.getLogger(__name__)
 
 OLDER_PEERS = 10_000
-REPEAT_S = 10.0
-"""The same complaint about the same peer is logged at most so often."""
-COMPLAINTS = 1_000
-"""So many different ones are remembered."""
+LINES = 10
+"""So many lines a minute may be written about one peer; strangers count as one."""
+STRANGER = "stranger"
+"""Whoever has no name here."""
 
 
 class Peers:
@@ -25,7 +26,7 @@ class Peers:
         self.decode = framing.to_coordinator()
         self._older: dict[bytes, int] = {}
         """Protocols of those that do not speak the newest; they are answered in it."""
-        self._complaints: dict[tuple[str, str], float] = {}
+        self._lines = Allowance(LINES, clock)
 
     def read(self, incoming: Incoming) -> tuple[int, Message, Frame | None]:
         """The protocol, the message and its payload.
@@ -52,13 +53,16 @@ class Peers:
         self._older.pop(peer, None)
 
     def complain(self, name: str, text: str) -> None:
-        """Log what a peer did wrong, and show it in its status; not more often than needed."""
+        """Log what a peer did wrong, and show it in its status."""
         member = self._roster.members.get(name)
         if member is not None:
             member.note = text[:500]
-        now = self._clock()
-        if now - self._complaints.get((name, text), float("-inf")) >= REPEAT_S:
-            if len(self._complaints) >= COMPLAINTS:
-                self._complaints.clear()
-            self._complaints[name, text] = now
+        if self.may_log(name):
             logger.warning("agent=%s refused: %s", name, text)
+
+    def may_log(self, name: str) -> bool:
+        """Whether another line about a peer may be written: it decides how often it errs."""
+        over = self._lines.spend(name)
+        if over:
+            logger.warning("agent=%s %d more lines about it were left out", name, over)
+        return over is not None

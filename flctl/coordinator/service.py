@@ -18,7 +18,7 @@ from flctl.coordinator.evaluator import Evaluator
 from flctl.coordinator.invitation import Invitation
 from flctl.coordinator.keeper import RunKeeper
 from flctl.coordinator.outgoing import Outgoing
-from flctl.coordinator.peers import Peers
+from flctl.coordinator.peers import STRANGER, Peers
 from flctl.coordinator.probing import Probing
 from flctl.coordinator.runs import RunFolder
 from flctl.coordinator.serving import Serving
@@ -30,6 +30,7 @@ from flctl.errors import (
     MalformedMessage,
     ProtocolMismatch,
     StateError,
+    one_line,
 )
 from flctl.transport.channel import LOCAL, Frame, Hub, Incoming, Sent
 from flctl.transport.health import HealthPort
@@ -94,7 +95,7 @@ class Coordinator:
         self._health = health
         self.peers = Peers(hub, self.roster, clock)
         self._serving = Serving(self.peers.send)
-        self._door = Door(self.peers, keyring, self._serving, self._ask)
+        self._door = Door(self.peers, keyring, self._serving, self._ask, clock)
         self.operators = Outgoing(self.peers.send)
         self._ping_sequence = 0
         self._probing = Probing(self._probe_all)
@@ -186,7 +187,7 @@ class Coordinator:
 
     def _receive(self, incoming: Incoming) -> None:
         role = "admin" if incoming.key == LOCAL else self.keyring.role_of(incoming.key)
-        name = self.keyring.name_of(incoming.key) or incoming.key[:10]
+        name = self.keyring.name_of(incoming.key) or STRANGER
         try:
             protocol, message, payload = self.peers.read(incoming)
         except ProtocolMismatch as error:
@@ -259,8 +260,8 @@ class Coordinator:
                 member.state = "ready"
                 training.on_evaluated(member.name, message)
             case Failed():
-                member.error = f"{message.kind}: {message.message}"
-                training.on_failed(member.name, message)
+                member.error = one_line(f"{message.kind}: {message.message}")
+                training.on_failed(member.name, message, self.peers.may_log(member.name))
             case _:
                 self.peers.complain(member.name, f"an agent may not send {type(message).__name__}")
 
@@ -317,9 +318,9 @@ class Coordinator:
             peer, Welcome(name=name, version=__version__, heartbeat_s=self._heartbeat_s)
         )
         if new:
-            logger.info(
-                "agent=%s is here, version=%s", name, member.hello.version if member.hello else ""
-            )
+            version = member.hello.version if member.hello else ""
+            if self.peers.may_log(name):
+                logger.info("agent=%s is here, version=%s", name, version)
             self.publish({"event": "agent-here", "agent": name})
         if member.ready and self.training is not None:
             self.training.on_here(name)

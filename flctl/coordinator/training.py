@@ -20,7 +20,7 @@ from flctl.coordinator.runs import has_digest
 from flctl.core import history as happened
 from flctl.core.randomness import sample
 from flctl.core.roster import Member
-from flctl.errors import FlctlError
+from flctl.errors import FlctlError, one_line
 from flctl.transport.channel import Frame
 from flctl.wire.messages import (
     Cancel,
@@ -293,27 +293,32 @@ class Training:
                 }
             )
 
-    def on_failed(self, agent: str, failed: Failed) -> None:
-        """The agent could not do what it was asked for; it may be trying again."""
-        logger.warning(
-            "round=%d agent=%s %s failed: %s: %s%s",
-            failed.key.round,
-            agent,
-            failed.what,
-            failed.kind,
-            failed.message,
-            "; it tries again" if failed.retrying else "",
-        )
-        self._context.fleet.publish(
-            {
-                "event": "agent-failed",
-                "round": failed.key.round,
-                "agent": agent,
-                "kind": failed.kind,
-                "message": failed.message,
-                "retrying": failed.retrying,
-            }
-        )
+    def on_failed(self, agent: str, failed: Failed, told: bool) -> None:
+        """The agent could not do what it was asked for; it may be trying again.
+
+        Unless `told`, nobody else hears of it: it has said so too often.
+        """
+        message = one_line(failed.message)
+        if told:
+            logger.warning(
+                "round=%d agent=%s %s failed: %s: %s%s",
+                failed.key.round,
+                agent,
+                failed.what,
+                failed.kind,
+                message,
+                "; it tries again" if failed.retrying else "",
+            )
+            self._context.fleet.publish(
+                {
+                    "event": "agent-failed",
+                    "round": failed.key.round,
+                    "agent": agent,
+                    "kind": failed.kind,
+                    "message": message,
+                    "retrying": failed.retrying,
+                }
+            )
         if not failed.retrying:
             self._in_round(lambda now: now.on_failed(agent, failed))
 
