@@ -37,7 +37,10 @@ class Book(Protocol):
 @app.command(cls=Grouped)
 def new(
     path: Annotated[
-        Path, typer.Argument(metavar="FILE", help="For the secret half; FILE.pub gets the other.")
+        Path,
+        typer.Argument(
+            metavar="FILE", help="For the secret half: me.key; the other one goes to me.pub."
+        ),
     ],
 ) -> None:
     """Make a key pair, for an operator or for an agent."""

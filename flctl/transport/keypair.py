@@ -50,10 +50,10 @@ def public_key(text: str, where: str) -> str:
 
 def read_public(path: Path) -> str:
     """The public key in a file. Raises UsageError for the file of a secret one, StateError."""
-    if path.suffix != PUBLIC and (path.with_suffix(PUBLIC).exists() or _is_private(path)):
+    if path.suffix != PUBLIC and (_public_half(path).exists() or _is_private(path)):
         raise UsageError(
             f"{path}: this looks like the secret half, which must not leave its machine; "
-            f"name {path.with_suffix(PUBLIC)}"
+            f"name {_public_half(path)}"
         )
     with explained(path, "read the public key"):
         return public_key(path.read_text(encoding="ascii", errors="replace"), str(path))
@@ -67,26 +67,45 @@ def _is_private(path: Path) -> bool:
 def load_or_make(path: Path) -> KeyPair:
     """The pair whose secret half is in the file `path`, made at the first call.
 
-    The public half stands beside it in `path` with the suffix `.pub`. Raises StateError.
+    The public half stands beside it: `me.pub` of `me.key`, `me.pub` of `me`. A pair of which
+    only that half is left is not made anew: somebody knows the old one. Raises StateError.
     """
     if path.suffix == PUBLIC:
         raise UsageError(f"{path}: this is the public half; name the file of the secret one")
+    public = _public_half(path)
+    once = public.exists()  # looked at first: another process may be making the pair
     if not path.exists():
+        if once:
+            raise StateError(
+                f"{public} is there, but not {path}, whose public half it should be: put that back "
+                f"from a backup; to make a new pair, move {public.name} away"
+            )
         make_folder(path.parent)
         _write_once(path, KeyPair.make().secret + "\n")
     with explained(path, "read the secret key"):
-        _mend_mode(path)
         text = path.read_text(encoding="ascii", errors="replace").strip()
+        _mend_mode(path)
     try:
         pair = KeyPair.from_secret(text)
     except ValueError as error:
         raise StateError(
-            f"{path}: not a secret key; remove the file to make a new pair, and enrol that"
+            f"{path}: not a secret key: put it back from a backup; to make a new pair, which "
+            f"everybody who knows the old one must be told, move it and {public.name} away"
         ) from error
-    public = path.with_suffix(PUBLIC)
-    if not public.exists() or public.read_text(errors="replace").strip() != pair.public:
+    known = ""
+    with explained(public, "write the public key"), contextlib.suppress(FileNotFoundError):
+        known = public.read_text(encoding="ascii", errors="replace").strip()
+    if known and not _is_z85_key(known):
+        raise StateError(f"{public}: not a public key: flctl writes one there; move it away")
+    if known != pair.public:
         replace(public, f"{pair.public}\n".encode(), mode=0o644)
     return pair
+
+
+def _public_half(path: Path) -> Path:
+    """me.key → me.pub, me → me.pub, a.b → a.b.pub: no two keys share one."""
+    stem = path.with_suffix("") if path.suffix == ".key" else path
+    return stem.with_name(stem.name + PUBLIC)
 
 
 def _is_z85_key(text: str) -> bool:

@@ -71,7 +71,10 @@ class Keyring:
         self._lock = threading.RLock()
         self._waiting: OrderedDict[str, Waiting] = OrderedDict()
         self._next_look = 0.0
+        once = (self.path.parent / f"server{PUBLIC}").exists()
         if not self.path.exists():
+            if once:
+                raise _lost(self.path)
             allowlist.make(self.path)
         self._load()
 
@@ -255,6 +258,14 @@ class Keyring:
         except OSError:
             return (0, 0, 0)
         return (status.st_mtime_ns, status.st_ino, status.st_size)
+
+
+def _lost(path: Path) -> StateError:
+    """Who was revoked is not to come in again because a file is lost."""
+    return StateError(
+        f"{path} is missing, the list of those who are let in and of those who are not any more: "
+        f"put it back from a backup; to begin with an empty one, move server{PUBLIC} away"
+    )
 
 
 def _with_shard(

@@ -94,6 +94,58 @@ def test_a_damaged_secret_names_its_file(tmp_path, text):
     assert path.read_text() == text
 
 
+def test_a_lost_secret_is_not_replaced_in_silence(tmp_path):
+    """Somebody knows the public half that is still there."""
+    path = tmp_path / "server.key"
+    pair = load_or_make(path)
+    path.unlink()
+    with pytest.raises(StateError, match=r"server\.pub is there, but not .*server\.key"):
+        load_or_make(path)
+    assert path.with_suffix(".pub").read_text().strip() == pair.public and not path.exists()
+
+
+@pytest.mark.parametrize("name", ["id", "id.key"])
+def test_a_file_of_somebody_else_is_not_overwritten(tmp_path, name):
+    """As ssh's id.pub, whether the secret half is there or not."""
+    other = tmp_path / "id.pub"
+    other.write_text("ssh-ed25519 AAAA me\n")
+    for secret in (None, KeyPair.make().secret):
+        if secret is not None:
+            (tmp_path / name).write_text(secret)
+        with pytest.raises(StateError, match=r"id\.pub"):
+            load_or_make(tmp_path / name)
+    assert other.read_text() == "ssh-ed25519 AAAA me\n"
+
+
+def test_no_two_pairs_share_a_file(tmp_path):
+    """Only the suffix of a key's own kind is replaced."""
+    for name in ("b.x", "b.y", "b.key"):
+        load_or_make(tmp_path / name)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "b.key", "b.pub", "b.x", "b.x.pub", "b.y", "b.y.pub",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("half", ["agent.key", "agent.pub"])
+def test_a_folder_in_place_of_a_key_is_named(tmp_path, half, caplog):
+    """And nothing is said of its mode."""
+    load_or_make(tmp_path / "agent.key")
+    (tmp_path / half).unlink()
+    (tmp_path / half).mkdir(mode=0o755)
+    with pytest.raises(StateError, match=half):
+        load_or_make(tmp_path / "agent.key")
+    assert not caplog.text and (tmp_path / half).stat().st_mode & 0o777 == 0o755
+
+
+def test_a_lost_list_of_keys_is_not_replaced_in_silence(keyring):
+    """Else a revoked key could come in again with the next token."""
+    assert keyring.server
+    keyring.path.unlink()
+    with pytest.raises(StateError, match=r"allowed\.json is missing.*from a backup"):
+        Keyring(keyring.path.parent)
+    assert not keyring.path.exists()
+
+
 def test_a_public_key_is_checked_where_it_is_typed():
     """White space around it is fine, anything else names the place."""
     key = KeyPair.make().public
