@@ -43,6 +43,8 @@ from flctl.wire.messages import (
 )
 
 ANSWER_S = 20.0
+LOOKING = ("status", "runs", "run", "checkpoint", "keys")
+"""Questions that change nothing: they are asked again when the connection is lost."""
 """How long an answer may take before the coordinator counts as away."""
 START_S = 180.0
 """The same for what imports torch and reads data first."""
@@ -59,6 +61,8 @@ class Console:
         self._key, self._state = key, state
         self.patience: Callable[[], AbstractContextManager[object]] = nullcontext
         """Entered while an answer is awaited."""
+        self._is_right = False
+        """It has been connected: whoever is there has the server key that was given."""
         self._ids = itertools.count(1)
         self._decode = framing.to_operator()
 
@@ -171,6 +175,14 @@ class Console:
                             return _whole(parts, self.where)
                     case Trouble(id=question.id):
                         raise _as_error(message)
+            if self._was_cut():
+                if what not in LOOKING:
+                    raise CoordinatorAway(
+                        f"the coordinator at {self.where} went away before it answered; whether "
+                        "it has done it, flctl status and flctl runs list show"
+                    )
+                parts.clear()
+                self._send(question)
         raise self._silent(within_s)
 
     def _send(self, message: Ask) -> Ask:
@@ -179,8 +191,9 @@ class Console:
         while not self._link.send(frames):
             if time.monotonic() > until:
                 raise self._silent(ANSWER_S)
-            self._watch_link()
+            self._was_cut()
             self._link.wait(0.2)
+        self._was_cut()
         return message
 
     def _messages(self, timeout_s: float) -> Iterator[tuple[Message, Frame | None]]:
@@ -196,14 +209,23 @@ class Console:
                 continue
             yield message, payload
 
-    def _watch_link(self) -> None:
+    def _was_cut(self) -> bool:
+        """Whether the connection has ended since this was asked last. Raises AccessError."""
+        cut = False
         for event in self._link.events():
-            if event is LinkEvent.KEY_REFUSED:
-                raise self._refused("it was never enrolled there, or was revoked")
-            if event is LinkEvent.SERVER_KEY_WRONG:
-                raise AccessError(
-                    f"whoever answers at {self.where} does not have the server key that was given"
-                )
+            match event:
+                case LinkEvent.CONNECTED:
+                    self._is_right = True
+                case LinkEvent.DISCONNECTED:
+                    cut = True
+                case LinkEvent.KEY_REFUSED:
+                    raise self._refused("it was never enrolled there, or was revoked")
+                case LinkEvent.SERVER_KEY_WRONG if not self._is_right:  # else it only starts anew
+                    raise AccessError(
+                        f"whoever answers at {self.where} hangs up: it does not have the server "
+                        "key that was given, or is no coordinator"
+                    )
+        return cut
 
     def _silent(self, waited_s: float) -> CoordinatorAway:
         text = f"no answer from the coordinator at {self.where} in {waited_s:.0f} s"

@@ -21,6 +21,9 @@ logger = logging.getLogger(__name__)
 
 RECONNECT_MS = (200, 1_000)
 WRONG_KEY_RETRY_S = 10.0
+HUNG_UP_S = 5.0
+"""Whoever hangs up for so long has another server key. Before, it may be a coordinator that
+stops, or that starts behind something which accepts its connections already, as Docker does."""
 BATCH = 256
 _HUNG_UP = (errno.EPIPE, errno.ECONNRESET)
 """The other side has ended the handshake. A slow one that ran out of time says EAGAIN."""
@@ -41,7 +44,6 @@ class _Dealer:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._told: deque[LinkEvent] = deque()
         self._connected = False
-        self._broken_handshakes = 0
         self._retry_at: float | None = None
         self._open()
 
@@ -98,7 +100,7 @@ class _Dealer:
 
     def _open(self) -> None:
         self._retry_at = None
-        self._broken_handshakes = 0
+        self._hung_up_since: float | None = None
         self._socket = self._context.socket(zmq.DEALER)
         self._set_options(self._socket)
         self._monitor = self._socket.get_monitor_socket(_WATCHED)
@@ -122,7 +124,7 @@ class _Dealer:
         match event:
             case zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 self._connected = True
-                self._broken_handshakes = 0
+                self._hung_up_since = None
                 self._told.append(LinkEvent.CONNECTED)
             case zmq.EVENT_DISCONNECTED if self._connected:
                 self._connected = False
@@ -130,9 +132,10 @@ class _Dealer:
             case zmq.EVENT_HANDSHAKE_FAILED_AUTH:
                 self._told.append(LinkEvent.KEY_REFUSED)
             case zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL if value in _HUNG_UP:
-                self._broken_handshakes += 1
-                # One can be a coordinator that is just stopping.
-                if self._broken_handshakes == 2:
+                now = time.monotonic()
+                if self._hung_up_since is None:
+                    self._hung_up_since = now
+                elif now - self._hung_up_since >= HUNG_UP_S:
                     self._on_wrong_key()
             case zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
                 self._on_wrong_key()

@@ -110,8 +110,9 @@ def test_a_plain_client_is_refused(sockets):
         plain.close()
 
 
-def test_a_wrong_server_key_is_told(sockets):
+def test_a_wrong_server_key_is_told(sockets, monkeypatch):
     """The link says SERVER_KEY_WRONG; the key check is not even asked."""
+    monkeypatch.setattr(link, "HUNG_UP_S", 0.3)
     sockets.open_hub()
     sockets.allowed.add(sockets.key("pi-01"))
     wrong = ZeroMqLink(
@@ -123,30 +124,53 @@ def test_a_wrong_server_key_is_told(sockets):
     assert sockets.asked == []
 
 
-def test_whoever_hangs_up_twice_is_left_alone(sockets):
+class HangsUp:
+    """Accepts connections and closes them, as what stands before a service that is not up."""
+
+    def __init__(self, sockets):
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.listener.setblocking(False)
+        sockets.endpoint = f"127.0.0.1:{self.listener.getsockname()[1]}"
+        self.dialled = 0
+
+    def __call__(self):
+        try:
+            self.listener.accept()[0].close()
+        except BlockingIOError:
+            return
+        self.dialled += 1
+
+
+def test_whoever_hangs_up_is_left_alone_after_a_while(sockets, monkeypatch):
     """libzmq would dial again several times a second; the link pauses."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        listener.setblocking(False)
-        sockets.endpoint = f"127.0.0.1:{listener.getsockname()[1]}"
-        lost = sockets.link("pi-01")
-        dialled = []
+    monkeypatch.setattr(link, "HUNG_UP_S", 0.5)
+    hangs_up = HangsUp(sockets)
+    lost = sockets.link("pi-01")
+    sockets.pump(lambda: hangs_up() or sockets.events[id(lost)] != [])
+    before = hangs_up.dialled
+    stop = time.monotonic() + 0.8
+    sockets.pump(lambda: hangs_up() or time.monotonic() > stop)
+    hangs_up.listener.close()
+    assert sockets.events[id(lost)] == [LinkEvent.SERVER_KEY_WRONG]
+    assert hangs_up.dialled == before >= 2
 
-        def hang_up():
-            try:
-                dialled.append(listener.accept()[0].close())
-            except BlockingIOError:
-                return
 
-        sockets.pump(lambda: hang_up() or sockets.events[id(lost)] != [])
-        stop = time.monotonic() + 0.8
-        sockets.pump(lambda: hang_up() or time.monotonic() > stop)
-        assert sockets.events[id(lost)] == [LinkEvent.SERVER_KEY_WRONG]
-        assert len(dialled) == 2
+def test_a_coordinator_that_only_starts_has_no_wrong_key(sockets):
+    """Before it listens, Docker's proxy accepts connections in its place, and closes them."""
+    hangs_up = HangsUp(sockets)
+    early = sockets.link("pi-01")
+    sockets.pump(lambda: hangs_up() or hangs_up.dialled >= 3)
+    hangs_up.listener.close()
+    sockets.allowed.add(sockets.key("pi-01"))
+    sockets.open_hub()
+    sockets.pump(lambda: sockets.events[id(early)] != [])
+    assert sockets.events[id(early)] == [LinkEvent.CONNECTED]
 
 
 def test_a_wrong_server_key_is_tried_again_after_a_while(sockets, monkeypatch):
     """By itself, without `reopen`; the pause is ten seconds outside of tests."""
     monkeypatch.setattr(link, "WRONG_KEY_RETRY_S", 0.1)
+    monkeypatch.setattr(link, "HUNG_UP_S", 0.3)
     sockets.open_hub()
     wrong = ZeroMqLink(
         sockets.endpoint, KeyPair.make(), KeyPair.make().public, lambda low, high: low
