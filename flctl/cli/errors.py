@@ -20,6 +20,8 @@ from flctl.cli.output import drop, print_json
 from flctl.errors import FlctlError, TaskError, printable
 
 INTERRUPTED = 130
+DETAILS = "FLCTL_DETAILS"
+"""Set: tracebacks, also of commands that have no --verbose."""
 OF_STDOUT = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EPIPE, errno.EBADF)
 """Errors of writing; where anything else is written, that is told as a StateError."""
 RED, PLAIN = "\x1b[31m", "\x1b[0m"
@@ -94,24 +96,27 @@ def _tell(app: typer.Typer, error: BaseException, args: Sequence[str]) -> int:
 
 def _in_words(app: typer.Typer, error: Any, args: Sequence[str]) -> tuple[str, int]:
     """The line and the exit code."""
-    verbose = any(arg in ("-v", "--verbose") for arg in args)
+    verbose = any(arg in ("-v", "--verbose") for arg in args) or DETAILS in os.environ
     if isinstance(error, FlctlError):
         if verbose and isinstance(error, TaskError) and error.__cause__ is not None:
             traceback.print_exception(error.__cause__)  # of the user's own code
         return str(error), error.exit_code
     if isinstance(getattr(error, "exit_code", None), int) and hasattr(error, "format_message"):
         # What Typer itself found wrong.
-        command = error.ctx.command_path if error.ctx is not None else _command(app, args)
+        command = error.ctx.command_path if error.ctx is not None else _command(app, args)[0]
         return f"{error.format_message().rstrip('.')} (see: {command} --help)", error.exit_code
     text = f"{type(error).__name__}: {error}".rstrip(": ")
     if verbose:
         traceback.print_exception(error)
         return text, 1
-    return f"{text} (run again with --verbose for details)", 1
+    _, command = _command(app, args)
+    knows = any("--verbose" in option.opts for option in getattr(command, "params", ()))
+    how = "run again with --verbose" if knows else f"run again with {DETAILS}=1 before it,"
+    return f"{text} ({how} for details)", 1
 
 
-def _command(app: typer.Typer, args: Sequence[str]) -> str:
-    """The command that these words call."""
+def _command(app: typer.Typer, args: Sequence[str]) -> tuple[str, Any]:
+    """What these words call: its name, and the parser's command."""
     words, command = ["flctl"], typer.main.get_command(app)
     for arg in args:
         found = getattr(command, "commands", {}).get(arg)
@@ -119,4 +124,4 @@ def _command(app: typer.Typer, args: Sequence[str]) -> str:
             break
         words.append(arg)
         command = found
-    return " ".join(words)
+    return " ".join(words), command

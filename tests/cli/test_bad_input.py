@@ -271,7 +271,7 @@ def test_ctrl_c_in_the_midst_of_an_import(flctl, monkeypatch):
 
 
 def test_a_fault_of_our_own_is_one_line_too(flctl, monkeypatch, capsys):
-    """An exception that nobody foresaw is named with its type; --verbose adds the traceback."""
+    """An exception that nobody foresaw is named with its type; the traceback is to be had."""
     from flctl.coordinator import runs
 
     def broken(*_):
@@ -281,5 +281,8 @@ def test_a_fault_of_our_own_is_one_line_too(flctl, monkeypatch, capsys):
     done = flctl("runs", "list")
     assert done.code == 1
     assert done.complaint == (
-        "ZeroDivisionError: of one's own (run again with --verbose for details)"
+        "ZeroDivisionError: of one's own (run again with FLCTL_DETAILS=1 before it, for details)"
     )
+    monkeypatch.setenv("FLCTL_DETAILS", "1")
+    assert "Traceback" in flctl("runs", "list").err
+    monkeypatch.delenv("FLCTL_DETAILS")

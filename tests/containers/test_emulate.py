@@ -178,6 +178,7 @@ def test_kill_and_restart(fleet):
     assert f"pi-01 is off; first: flctl emulate restart pi-01 --fleet {NAME}" in fleet.refused(
         "pause", "pi-01"
     )
+    assert "pi-01 is off; first:" in fleet.refused("unpause", "pi-01")
     fleet.emulate("restart", "pi-01")
     fleet.until_row("pi-01", " ready ")
 
@@ -256,6 +257,8 @@ def test_slow_is_slow_in_both_directions(fleet):
     fleet.emulate("heal", "pi-02")  # its network has another name now
     fleet.emulate("slow", "pi-02", "--rate", "1mbit")
     assert fleet.ps()["pi-02"]["state"] == "running, slow 1 Mbit/s"
+    mounts = fleet.container("pi-02-slow").attrs["Mounts"]
+    assert [mount for mount in mounts if mount["Type"] == "volume"] == [], "it would stay"
     up, down = seconds_each_way(fleet, "pi-02", 250_000)
     assert 1.6 < up < 8
     assert 1.6 < down < 8

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from flctl.errors import EngineError, one_line
 from flctl.fleet.emulation.engine import explained
 from flctl.fleet.emulation.members import ENDPOINT, RATE, SLOW, Member
-from flctl.fleet.emulation.plan import COORDINATOR, FLEET, container_name, of_fleet
+from flctl.fleet.emulation.plan import COORDINATOR, FLEET, STATE, container_name, of_fleet
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -53,7 +53,8 @@ def pause(client: "DockerClient", fleet: str, member: Member) -> Done:
     return Done("hangs", "unpause")
 
 
-def unpause(client: "DockerClient", _: str, member: Member) -> Done:
+def unpause(client: "DockerClient", fleet: str, member: Member) -> Done:
+    _must_be_up(fleet, member)
     if member.power == "paused":
         _container(client, member).unpause()
     return Done("goes on")
@@ -150,6 +151,7 @@ def _help(
             cap_add=["NET_ADMIN"],
             security_opt=["no-new-privileges"],
             read_only=True,
+            tmpfs={STATE: "size=1m"},  # else the image's volume is made, and stays
             remove=labels is None,
             healthcheck={"test": ["NONE"]},
         )

@@ -177,7 +177,8 @@ class _Raising:
         name = container.labels[MEMBER]
         had = self._there.get(name)
         if had is not None and had.container == container.id:
-            faults.unpause(self._client, self._fleet, had)
+            if had.power == "paused":
+                faults.unpause(self._client, self._fleet, had)
             faults.heal(self._client, self._fleet, had)
         try:
             container.start()
