@@ -260,6 +260,13 @@ def _drive_fleet(
                 console.save_checkpoint(result.run, target)
     except KeyboardInterrupt:
         raise typer.Exit(0) from None
+    except CoordinatorAway as error:
+        run = watching.story.run
+        if not run:
+            raise
+        raise CoordinatorAway(
+            f"{error}; the run goes on when it is back: watch it with: {watching.resume(run)}"
+        ) from error
     return result
 
 

@@ -103,6 +103,20 @@ def test_kill_9_of_the_coordinator_in_the_middle_of_a_round(fleet: RealFleet):
     assert replayed.returncode == 0, replayed.stdout + replayed.stderr
 
 
+def test_a_coordinator_that_stays_away_ends_the_watching_not_the_run(fleet: RealFleet):
+    """After 20 s, with the command that watches again when it is back."""
+    fleet.start_training("--rounds", 2, "--agents", "pi-01,pi-09", "--wait", "5m")
+    wait_for(lambda: fleet.named("waiting"), "the run waits")
+    run = fleet.named("begun")[0]["run"]
+    fleet.kill("coordinator")
+    assert fleet.processes["train"].wait(60) == 1
+    said = fleet.events()[-1]["message"]
+    assert "the run goes on when it is back" in said
+    assert f"train --resume {run} --state {fleet.state}" in said
+    fleet.start_coordinator()
+    assert flctl("runs", "stop", run, "--state", fleet.state).returncode == 0
+
+
 def test_kill_9_of_a_worker_is_told_at_once_and_tried_again(fleet: RealFleet):
     """The agent reports it, starts another worker, and the round has its update."""
     fleet.start_training(*settings(fleet, 1, "--epochs", 3000, "--deadline", 120))
