@@ -17,7 +17,8 @@ from rig import Rig  # noqa: E402
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        item.add_marker(pytest.mark.timeout(2400))
+        if not any(mark.name == "timeout" for mark in item.iter_markers()):
+            item.add_marker(pytest.mark.timeout(2400))
 
 
 @pytest.fixture(scope="session")

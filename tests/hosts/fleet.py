@@ -21,8 +21,9 @@ RECAP = re.compile(r"^(\S+)\s+: ok=(\d+)\s+changed=(\d+)\s+unreachable=(\d+)\s+f
 
 
 class Fleet:
-    def __init__(self, rig: Rig, folder: Path) -> None:
-        self.rig, self.folder = rig, folder
+    def __init__(self, rig: Rig, folder: Path, within_s: float = 1800) -> None:
+        """`within_s`: the most that any command may take."""
+        self.rig, self.folder, self._within_s = rig, folder, within_s
         self.state = folder / "state"
         self.inventory = rig.inventory(folder / "inventory.yml")
         self.key = folder / "me.key"
@@ -38,12 +39,15 @@ class Fleet:
 
     def flctl(self, *args: object, code: int = 0) -> str:
         """What it says, on both streams. It must end with `code`."""
-        done = subprocess.run(
-            [FLCTL, *map(str, args)],
-            capture_output=True, text=True, timeout=1800, check=False,
-            env={**os.environ, "FLCTL_STATE": str(self.state), "ANSIBLE_NOCOLOR": "1"},
-        )  # fmt: skip
-        said = done.stdout + done.stderr
+        log = self.folder / f"{args[0]}.log"  # to be read while it works
+        with log.open("w+") as out:
+            done = subprocess.run(
+                [FLCTL, *map(str, args)],
+                stdout=out, stderr=subprocess.STDOUT, timeout=self._within_s, check=False,
+                env={**os.environ, "FLCTL_STATE": str(self.state), "ANSIBLE_NOCOLOR": "1"},
+            )  # fmt: skip
+            out.seek(0)
+            said = out.read()
         assert done.returncode == code, (
             f"flctl {' '.join(map(str, args))}: {done.returncode}\n{said}"
         )

@@ -14,6 +14,8 @@ from fleet import Fleet
 from rig import Rig
 
 TOOL = Path(__file__).resolve().parents[3] / "shared" / "tools" / "pi-vm"
+WITHIN_S = 3 * 3600
+pytestmark = pytest.mark.timeout(2 * WITHIN_S)
 SSH = "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null"
 
 
@@ -40,7 +42,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     try:
         rig.up()
         pi("up", 1)
-        fleet = Fleet(rig, folder)
+        fleet = Fleet(rig, folder, WITHIN_S)
         host = dict(part.split("=", 1) for part in pi("inventory").split()[2:7])
         with fleet.inventory.open("a") as file:
             file.write(
