@@ -188,6 +188,10 @@ class LineWatcher(Watcher):
         if result.reason:
             print_line(f"finished after round {result.rounds}: {result.reason}")
         model = _checkpoint(result, saved)
+        if model is not None and not Path(model).exists():
+            fetch = f"{program()} runs export {result.run} --format safetensors{self.again}"
+            print_line(f"model with the coordinator, in {model}; have it here with: {fetch}")
+            return
         task = shlex.quote(self.story.task)
         try_next = f"{program()} evaluate {shlex.quote(str(model))} --task {task}"
         print_line(f"model in {model}" + (f"; try: {try_next}" if self.story.task else ""))

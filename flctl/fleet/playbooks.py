@@ -11,8 +11,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from flctl.errors import FlctlError, UsageError
+from flctl.fleet.inventory import AGENTS, COORDINATOR, read_inventory
 
 PROGRAM = "ansible-playbook"
+LISTING = "ansible-inventory"
 
 
 def playbook(name: str) -> Path:
@@ -46,6 +48,7 @@ def run_playbook(
     if not inventory.exists():
         raise UsageError(f"--inventory {inventory}: there is no such file or folder")
     path = playbook(name)
+    _expect_hosts(inventory, _environment(path))
     command = [program(), str(path), "--inventory", str(inventory), *options]
     for key, value in variables.items():
         command += ["--extra-vars", f"{key}={_quoted(value)}"]
@@ -53,8 +56,36 @@ def run_playbook(
     if code:
         raise FlctlError(
             f"{name} did not end well (ansible-playbook: {code}); what failed, and on which host, "
-            "stands above in the lines with 'fatal' or 'unreachable'"
+            "stands above in the lines with 'fatal', 'unreachable' or 'ERROR'"
         )
+
+
+def _expect_hosts(inventory: Path, environment: Mapping[str, str]) -> None:
+    """That Ansible finds a host of ours: a playbook without one ends well. Raises UsageError."""
+    command = [str(Path(program()).with_name(LISTING)), "--inventory", str(inventory), "--graph"]
+    listed = subprocess.run(command, env=environment, capture_output=True, check=False)
+    tree = listed.stdout.decode(errors="replace")
+    if listed.returncode or any(_hosts_below(tree, group) for group in (COORDINATOR, AGENTS)):
+        return  # what goes wrong, the playbook says itself
+    read_inventory(inventory)  # most often it can say what is wrong, and where
+    raise UsageError(
+        f"--inventory {inventory}: there is no host in the groups {COORDINATOR} and {AGENTS}"
+    )
+
+
+def _hosts_below(tree: str, group: str) -> bool:
+    """Whether the tree that `ansible-inventory --graph` draws has hosts in the group."""
+    depth = -1
+    for line in tree.splitlines():
+        name = line.lstrip("| -")
+        at = len(line) - len(name)
+        if name == f"@{group}:":
+            depth = at
+        elif at <= depth:
+            depth = -1
+        elif depth >= 0 and not name.startswith("@"):
+            return True
+    return False
 
 
 def _run(command: Sequence[str], environment: Mapping[str, str]) -> int:

@@ -14,6 +14,9 @@ from flctl.fleet import playbooks
 ROOT = Path(__file__).resolve().parents[2]
 
 
+TREE = "@all:\\n  |--@ungrouped:\\n  |--@flctl_agents:\\n  |  |--@ward:\\n  |  |  |--pi-01\\n"
+
+
 @pytest.fixture
 def ansible(tmp_path, monkeypatch) -> Path:
     """A stand-in for ansible-playbook that writes down what it was called with."""
@@ -25,7 +28,11 @@ def ansible(tmp_path, monkeypatch) -> Path:
         f"json.dump([sys.argv[1:], os.environ.get('ANSIBLE_CONFIG')], open({str(told)!r}, 'w'))\n"
         "sys.exit(int(os.environ.get('CODE', '0')))\n"
     )
-    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    listing = program.with_name("ansible-inventory")
+    listing.write_text('#!/bin/sh\nprintf "$TREE"\n')
+    monkeypatch.setenv("TREE", TREE)
+    for made in (program, listing):
+        made.chmod(made.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setattr(playbooks.sys, "executable", str(program.with_name("python")))
     monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -90,3 +97,41 @@ def test_the_wheel_carries_the_playbooks(tmp_path: Path):
     }
     assert here <= inside
     assert "flctl/ansible/upgrade.yml" in here
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        (
+            "all:\n  hosts:\n    pi-01:\n",
+            "no host in the groups flctl_coordinator and flctl_agents",
+        ),
+        ("flctl_agents:\n\thosts:\n", "line 2: not YAML"),
+        ("flctl-agents:\n  hosts:\n    pi-01:\n", "no host in the groups"),
+        (
+            "flctl_agents:\n  hosts:\n    - pi-01\n",
+            "line 3: hosts of flctl_agents must be a mapping",
+        ),
+        ("", "names no agent"),
+    ],
+)
+def test_an_inventory_without_hosts_of_ours_is_no_success(
+    ansible: Path, tmp_path, text, complaint, monkeypatch
+):
+    """Ansible's own playbook would end well, with nothing done."""
+    monkeypatch.setenv("TREE", "@all:\\n  |--@ungrouped:\\n  |  |--pi-01\\n")
+    inventory = tmp_path / "inventory.yml"
+    inventory.write_text(text)
+    with pytest.raises(UsageError, match=complaint):
+        playbooks.run_playbook("deploy", inventory, {})
+    assert not ansible.exists()
+
+
+def test_hosts_in_groups_of_groups_are_found():
+    """As the tree shows them; what stands beside the group does not count."""
+    tree = TREE.replace("\\n", "\n")
+    assert playbooks._hosts_below(tree, "flctl_agents")
+    assert not playbooks._hosts_below(tree, "flctl_coordinator")
+    assert not playbooks._hosts_below(
+        "@all:\n  |--@flctl_agents:\n  |--@x:\n  |  |--y\n", "flctl_agents"
+    )

@@ -1,5 +1,6 @@
 """From bare hosts to a training fleet and away again: one story, each test a chapter of it."""
 
+import shutil
 import time
 
 import pytest
@@ -43,6 +44,28 @@ def test_the_inventory_and_the_fleet_agree(fleet: Fleet):
     """`flctl discover` reads the same file as the playbooks."""
     said = fleet.flctl("discover", "--inventory", fleet.inventory, "--check")
     assert said.count("ready") == 3
+
+
+def test_damaged_data_do_not_reach_a_host(fleet: Fleet):
+    """What is good there stays, and the agent is invited as before."""
+    digest = ["sudo", "sha256sum", "/var/lib/flctl-data/default/beats.npz"]
+    before = fleet.rig.ssh("pi-01", *digest)
+    shutil.copytree(fleet.folder / "shares", fleet.folder / "damaged")
+    share = fleet.folder / "damaged" / "pi-01" / "beats.npz"
+    data = bytearray(share.read_bytes())
+    data[1000] ^= 1
+    share.write_bytes(data)
+    play = fleet.play("push-data", "--source", fleet.folder / "damaged", "--limit", "pi-01", code=1)
+    assert "pi-01: beats.npz of " in play.said and "so nothing was sent" in play.said
+    assert fleet.rig.ssh("pi-01", *digest) == before
+    assert not fleet.status()["pi-01"]["cordoned"]
+
+
+def test_without_an_image_from_before_there_is_no_way_back(fleet: Fleet):
+    """And nothing is changed: the agent takes part in the next round."""
+    play = fleet.play("rollback", "--limit", "pi-01", code=1)
+    assert "pi-01: there is no image from before" in play.said
+    assert (play.changed, fleet.status()["pi-01"]["cordoned"]) == (0, False)
 
 
 @pytest.mark.parametrize("name", ["provision", "deploy"])
