@@ -1,6 +1,8 @@
 """Takes away what an emulated fleet is made of: all of it, a part, or what was begun in vain."""
 
 import contextlib
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,19 +16,26 @@ if TYPE_CHECKING:
     from docker.models.containers import Container
 
 
+CONFLICT = 409
+TRIES, PAUSE_S = 40, 0.5
+"""How often, and how far apart, what is still in use is tried again."""
+
+
 def take_down(client: "DockerClient", fleet: str, state: Path) -> int:
     """Remove everything of that fleet: how many containers, volumes and networks there were."""
-    containers = _containers(client, fleet)
-    at_once(_remove, containers)
-    volumes: list[Any] = client.volumes.list(filters=labelled(fleet))
-    networks = client.networks.list(filters=labelled(fleet))
-    for thing in (*volumes, *networks):
-        thing.remove()
+    count = len(_containers(client, fleet)) + len(_volumes_and_networks(client, fleet))
+
+    def remove() -> None:
+        at_once(_remove, _containers(client, fleet))
+        for thing in _volumes_and_networks(client, fleet):
+            thing.remove()
+
+    _again_while_in_use(remove)
     with contextlib.suppress(FlctlError):  # damaged, or never there
         context = load_context(state, fleet)
         if context is not None and context.emulated:
             forget_context(state, fleet)
-    return len(containers) + len(volumes) + len(networks)
+    return count
 
 
 def remove_member(client: "DockerClient", fleet: str, name: str) -> None:
@@ -61,10 +70,13 @@ class Before:
             c.id: c.status in ("running", "paused", "restarting")
             for c in _containers(client, fleet)
         }
-        self._others = {thing.id for thing in self._volumes_and_networks()}
+        self._others = {thing.id for thing in _volumes_and_networks(client, fleet)}
 
     def restore(self) -> None:
         """Remove what has come since, and put back what was replaced."""
+        _again_while_in_use(self._restore)
+
+    def _restore(self) -> None:
         containers = _containers(self._client, self._fleet)
         at_once(_remove, [c for c in containers if c.id not in self._running])
         for container in containers:
@@ -73,14 +85,29 @@ class Before:
                 container.rename(name.removesuffix(OLD))
                 if self._running[container.id]:
                     container.start()
-        for thing in self._volumes_and_networks():
+        for thing in _volumes_and_networks(self._client, self._fleet):
             if thing.id not in self._others:
                 thing.remove()
 
-    def _volumes_and_networks(self) -> list[Any]:
-        filters = labelled(self._fleet)
-        volumes: list[Any] = self._client.volumes.list(filters=filters)
-        return [*volumes, *self._client.networks.list(filters=filters)]
+
+def _again_while_in_use(remove: Callable[[], None]) -> None:
+    """The engine goes on with a request that was broken off: what it makes comes a moment later,
+    and holds its volume and its network."""
+    from docker.errors import APIError
+
+    for left in reversed(range(TRIES)):
+        try:
+            remove()
+            return
+        except APIError as error:
+            if error.status_code != CONFLICT or not left:
+                raise
+            time.sleep(PAUSE_S)
+
+
+def _volumes_and_networks(client: "DockerClient", fleet: str) -> list[Any]:
+    volumes: list[Any] = client.volumes.list(filters=labelled(fleet))
+    return [*volumes, *client.networks.list(filters=labelled(fleet))]
 
 
 def _containers(client: "DockerClient", fleet: str) -> "list[Container]":
