@@ -76,7 +76,16 @@ def table(*columns: str) -> "Table":
     """An empty table in the house's style; a column whose name begins with > is for numbers."""
     from rich.table import Table
 
-    made = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    class Rows(Table):
+        """What an agent says of itself is no row of its own."""
+
+        def add_row(self, *cells: Any, **options: Any) -> None:
+            super().add_row(
+                *(printable(cell, kept="") if isinstance(cell, str) else cell for cell in cells),
+                **options,
+            )
+
+    made = Rows(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
     for name in columns:
         justify: Literal["right", "left"] = "right" if name.startswith(">") else "left"
         made.add_column(name.removeprefix(">"), justify=justify, no_wrap=True)

@@ -1,6 +1,7 @@
 """Follows a run for the person or program that started it: live, in lines, or as JSON."""
 
 import contextlib
+import os
 import shlex
 import sys
 import threading
@@ -188,7 +189,7 @@ class LineWatcher(Watcher):
         if result.reason:
             print_line(f"finished after round {result.rounds}: {result.reason}")
         model = _checkpoint(result, saved)
-        if model is not None and not Path(model).exists():
+        if model is not None and not os.access(model, os.R_OK):
             fetch = f"{program()} runs export {result.run} --format safetensors{self.again}"
             print_line(f"model with the coordinator, in {model}; have it here with: {fetch}")
             return

@@ -18,7 +18,7 @@ from flctl.core import history as happened
 from flctl.core import round as rounds
 from flctl.core.history import Participant, Score
 from flctl.core.roster import Member
-from flctl.errors import FlctlError, one_line
+from flctl.errors import FlctlError
 from flctl.transport.channel import Frame
 from flctl.wire.messages import (
     Accepted,
@@ -141,7 +141,7 @@ class RoundInProgress:
 
     def on_failed(self, agent: str, failed: Failed) -> None:
         if failed.what == "train" and failed.key == self.key:
-            self._act(self._round.on_failed(agent, one_line(f"{failed.kind}: {failed.message}")))
+            self._act(self._round.on_failed(agent, f"{failed.kind}: {failed.message}"))
         elif failed.what == "evaluate" and self._evaluating is not None:
             self._evaluating.on_gone(agent)
 

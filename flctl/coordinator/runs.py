@@ -29,7 +29,7 @@ from flctl.wire.messages import Digest
 
 logger = logging.getLogger(__name__)
 
-BEST, LAST = LINKS = ("best.safetensors", "last.safetensors")
+BEST, LAST = "best.safetensors", "last.safetensors"
 UNFINISHED = ".tmp"
 """The end of the folder's name, behind a dot at its beginning, until `appear`."""
 
@@ -182,26 +182,34 @@ class RunFolder:
         """What `settle` had not done when the power went, or the disk has forgotten, and what
         rounds have left that were withdrawn since."""
         with explained(self.path, "mend the run's folder"):
-            for name in LINKS:
+            for name in (BEST, LAST):
                 self._temporary(name).unlink(missing_ok=True)
         for spool in self.rounds_path.glob("*/updates"):
             if spool.parent.name.isdigit() and int(spool.parent.name) <= history.round:
                 shutil.rmtree(spool, ignore_errors=True)
         if history.rounds:
             self.settle(history.rounds[-1], history, keep)
-        best = history.best.round if history.best is not None else 0
-        for name, round_id in zip(LINKS, (best, history.round), strict=True):
-            with explained(self.path, f"put back {name}"):
-                if round_id and has_digest(self.path / name, history.model_of(round_id)):
-                    continue
-                if round_id and self.model_path(round_id).exists():
-                    self._link(round_id, name)
-                elif (self.path / name).exists():
-                    logger.warning(
-                        "run=%s %s is not the model that the journal names, "
-                        "which is not kept any more: removed", self.name, name,
-                    )  # fmt: skip
-                    (self.path / name).unlink()
+        else:
+            (self.path / LAST).unlink(missing_ok=True)
+        if history.best is None or history.best.round != history.round:
+            with explained(self.path, f"put back {BEST}"):
+                self._put_back(history.best)
+
+    def _put_back(self, best: Round | None) -> None:
+        """Of a round before the last, or none."""
+        path = self.path / BEST
+        if best is None:
+            path.unlink(missing_ok=True)
+        elif has_digest(path, best.model):
+            return
+        elif self.model_path(best.round).exists():
+            self._link(best.round, BEST)
+        elif path.exists():
+            logger.warning(
+                "run=%s %s is not the model that the journal names, which is not kept any more: "
+                "removed", self.name, BEST,
+            )  # fmt: skip
+            path.unlink()
 
     def sync(self, history: History) -> None:
         """Make durable which names `settle` has given, and removed. Raises StateError."""

@@ -30,7 +30,6 @@ from flctl.errors import (
     MalformedMessage,
     ProtocolMismatch,
     StateError,
-    one_line,
 )
 from flctl.transport.channel import LOCAL, Frame, Hub, Incoming, Sent
 from flctl.transport.health import HealthPort
@@ -260,7 +259,7 @@ class Coordinator:
                 member.state = "ready"
                 training.on_evaluated(member.name, message)
             case Failed():
-                member.error = one_line(f"{message.kind}: {message.message}")
+                member.error = f"{message.kind}: {message.message}"
                 training.on_failed(member.name, message, self.peers.may_log(member.name))
             case _:
                 self.peers.complain(member.name, f"an agent may not send {type(message).__name__}")

@@ -20,7 +20,7 @@ from flctl.coordinator.runs import has_digest
 from flctl.core import history as happened
 from flctl.core.randomness import sample
 from flctl.core.roster import Member
-from flctl.errors import FlctlError, one_line
+from flctl.errors import FlctlError
 from flctl.transport.channel import Frame
 from flctl.wire.messages import (
     Cancel,
@@ -298,7 +298,6 @@ class Training:
 
         Unless `told`, nobody else hears of it: it has said so too often.
         """
-        message = one_line(failed.message)
         if told:
             logger.warning(
                 "round=%d agent=%s %s failed: %s: %s%s",
@@ -306,7 +305,7 @@ class Training:
                 agent,
                 failed.what,
                 failed.kind,
-                message,
+                failed.message,
                 "; it tries again" if failed.retrying else "",
             )
             self._context.fleet.publish(
@@ -315,7 +314,7 @@ class Training:
                     "round": failed.key.round,
                     "agent": agent,
                     "kind": failed.kind,
-                    "message": message,
+                    "message": failed.message,
                     "retrying": failed.retrying,
                 }
             )

@@ -103,7 +103,7 @@ def load_or_make(path: Path) -> KeyPair:
 
 
 def _public_half(path: Path) -> Path:
-    """me.key → me.pub, me → me.pub, a.b → a.b.pub: no two keys share one."""
+    """me.key → me.pub, me → me.pub, a.b → a.b.pub."""
     stem = path.with_suffix("") if path.suffix == ".key" else path
     return stem.with_name(stem.name + PUBLIC)
 

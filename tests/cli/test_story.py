@@ -8,6 +8,8 @@ from flctl.cli import lines
 from flctl.cli.live import Dashboard, sparkline
 from flctl.cli.output import figure, span
 from flctl.cli.story import Story
+from flctl.cli.watching import LineWatcher
+from flctl.fleet.driving import RunResult
 
 ALL = ("pi-01", "pi-02", "pi-03")
 
@@ -165,3 +167,18 @@ def test_lengths_of_time():
 def test_the_loss_of_a_model_that_has_diverged_is_short():
     shown = [figure(x, 4) for x in (None, 0.5, 2e5, 1.8e307)]
     assert shown == ["-", "0.5000", "200000.0000", "1.8e+307"]
+
+
+def test_a_model_that_is_elsewhere_is_not_offered_as_if_it_were_here(capsys, tmp_path):
+    """Of a coordinator far away, or of another user: there is a command that brings it."""
+    here = tmp_path / "last.safetensors"
+    here.touch()
+    for checkpoint in (here, tmp_path / "far" / "last.safetensors"):
+        watcher = LineWatcher()
+        watcher.embedded, watcher.again = False, " --context ward"
+        watcher.expect({"task": "ecg", "rounds": 1})
+        watcher.finish(RunResult("ecg-1", "finished", "", 1, checkpoint, None), None)
+    first, second = capsys.readouterr().out.splitlines()
+    assert f"evaluate {here} --task ecg" in first
+    assert "runs export ecg-1 --format safetensors --context ward" in second
+    assert "evaluate" not in second

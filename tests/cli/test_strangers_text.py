@@ -20,7 +20,9 @@ def harmless(text: str) -> bool:
 def test_tables_and_lines_hold_no_control_characters(capsys: pytest.CaptureFixture[str]):
     """They show as what they are."""
     made = table("agent", "device")
-    made.add_row("pi-01", EVIL)
+    made.add_row("pi-01", f"{EVIL}\npi-02  ready")
+    show(made)
+    assert len(capsys.readouterr().out.splitlines()) == 2, "the head and one row"
     show(made)
     print_line(f"note: {EVIL}")
     out = capsys.readouterr().out

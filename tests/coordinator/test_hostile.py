@@ -13,7 +13,6 @@ from flctl.transport.keys import KeyPair
 from flctl.wire import framing
 from flctl.wire.messages import (
     Ask,
-    Failed,
     Fetch,
     Goodbye,
     Heartbeat,
@@ -374,70 +373,3 @@ def test_a_guest_may_only_join(fleet: MemoryFleet, message: Any):
     _, answer, _ = framing.to_agent()(next(iter(link.receive())))
     assert type(answer).__name__ == "Refused"
     assert sorted(fleet.coordinator.enrolled()) == ["pi-01", "pi-02", "pi-03"]
-
-
-def failure(fleet: MemoryFleet, number: int) -> Failed:
-    return Failed(
-        key=fleet.coordinator.training.key,
-        what="train",
-        kind="error",
-        message=f"{number}\nINFO a line of its own" + "M" * 1900,
-        retrying=True,
-    )
-
-
-@pytest.mark.parametrize("said", ["failed", "malformed", "join"])
-def test_an_agent_that_complains_without_end_does_not_fill_the_log(
-    fleet: MemoryFleet, said: str, caplog: Any
-):
-    """A minute has ten lines for each; how many more there were is said with the next one."""
-    for agent in fleet.agents.values():
-        agent.ticks = 30
-    fleet.start_run(rounds=1)
-    fleet.until(lambda: fleet.coordinator.training.key is not None)
-    pair, link = KeyPair.make(), fleet.agents["pi-01"].link
-    if said == "join":  # a supervisor would end with the answer
-        fleet.keyring.add("pi-09", pair.public, "agent")
-        link = fleet.network.link(pair.public)
-        for _ in range(3):
-            fleet.step()
-    caplog.set_level("INFO", "flctl.coordinator")
-    caplog.clear()
-    events = len(fleet.events)
-    for number in range(400):
-        if said == "failed":
-            frames = framing.encode(failure(fleet, number))
-        elif said == "malformed":
-            frames = [b"flc\x01", msgspec.msgpack.encode({"type": f"launch-{number}"})]
-        else:
-            frames = framing.encode(Join(token=f"flt_{number}", name=f"pi-{number}", shard=True))
-        link.send(list(frames))
-    fleet.step()
-    about = [r for r in caplog.records if r.name.startswith("flctl.coordinator")]
-    assert 1 <= len(about) <= 10 and all("\n" not in r.getMessage() for r in about)
-    assert len(fleet.events) - events <= 20
-    fleet.now += 60
-    link.send([b"flc\x01", msgspec.msgpack.encode({"type": "launch"})])
-    fleet.step()
-    assert "more lines about it were left out" in caplog.text
-    assert fleet.finish().state == "finished"
-
-
-def test_strangers_share_what_may_be_written_about_them(fleet: MemoryFleet, caplog: Any):
-    """A key is made in no time: forty of them are no reason for forty lines."""
-    fleet.keyring.new_token(600, 1)
-    for _ in range(40):
-        link = fleet.network.link(KeyPair.make().public)
-        for _ in range(3):
-            fleet.step()
-        link.send(framing.encode(Join(token="flt_wrong", name="pi-01")))
-        link.send([b"flc\x01", os.urandom(40)])
-        fleet.step()
-    assert caplog.text.count("flt_wrong") == 0 and len(caplog.records) <= 20
-
-
-def test_for_an_agent_that_asks_and_does_not_read_nothing_is_kept(fleet: MemoryFleet):
-    """Its key may not ask: the refusals go out, or are dropped."""
-    for number in range(200):
-        raw(fleet, "pi-01", *framing.encode(Ask(id=number, what="status")))
-    assert not fleet.coordinator.operators._waiting
