@@ -76,6 +76,12 @@ def test_strangers_share_what_may_be_written_about_them(fleet: MemoryFleet, capl
 
 def test_for_an_agent_that_asks_and_does_not_read_nothing_is_kept(fleet: MemoryFleet):
     """Its key may not ask: the refusals go out, or are dropped."""
+    pair = KeyPair.make()
+    fleet.keyring.add("pi-09", pair.public, "agent")
+    link = fleet.network.link(pair.public)
+    fleet.network.queue = 50
     for number in range(200):
-        fleet.agents["pi-01"].link.send(framing.encode(Ask(id=number, what="status")))
+        link.send(framing.encode(Ask(id=number, what="status")))
+        fleet.step()
+    assert len(link.inbox) == 50
     assert not fleet.coordinator.operators._waiting
