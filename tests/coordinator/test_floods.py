@@ -10,7 +10,7 @@ from memory_fleet import MemoryFleet
 from flctl.cli.logs import FORMAT, _OneLine
 from flctl.transport.keys import KeyPair
 from flctl.wire import framing
-from flctl.wire.messages import Ask, Failed, Join
+from flctl.wire.messages import Ask, Failed, Join, Joined, Message, Refused
 
 
 def failure(fleet: MemoryFleet, number: int) -> Failed:
@@ -72,6 +72,24 @@ def test_strangers_share_what_may_be_written_about_them(fleet: MemoryFleet, capl
         link.send([b"flc\x01", os.urandom(40)])
         fleet.step()
     assert caplog.text.count("flt_wrong") == 0 and len(caplog.records) <= 20
+
+
+def test_a_key_that_asks_to_join_without_end_is_to_wait(fleet: MemoryFleet):
+    """Each time reads the list of keys anew; after a minute the right token still lets it in."""
+    token = fleet.keyring.new_token(600, 1)
+    link = fleet.network.link(KeyPair.make().public)
+
+    def answers(token: str, times: int) -> list[Message]:
+        for _ in range(times):
+            link.send(framing.encode(Join(token=token, name="pi-09")))
+            fleet.step()
+        return [framing.to_agent()(frames)[1] for frames in link.receive()]
+
+    refused = [said.message for said in answers("flt_wrong", 25) if isinstance(said, Refused)]
+    assert sum("it is to wait" in text for text in refused) == 5
+    assert isinstance(answers(token, 1)[0], Refused)
+    fleet.now += 60
+    assert isinstance(answers(token, 1)[0], Joined)
 
 
 def test_for_an_agent_that_asks_and_does_not_read_nothing_is_kept(fleet: MemoryFleet):
