@@ -212,6 +212,9 @@ def test_what_a_power_cut_has_undone_is_done_again(tmp_path):
     (folder.make_spool(2) / "pi-01.safetensors").write_bytes(b"x")
     folder.mend(folder.history(lean=True), 3)
     assert names_of(folder) == whole and not list(folder.rounds_path.glob("*/updates"))
+    (folder.path / ".best.safetensors.tmp").hardlink_to(folder.path / "best.safetensors")
+    folder.mend(folder.history(lean=True), 3)
+    assert names_of(folder) == whole, "half a link beside a whole one"
 
 
 def test_what_withdrawn_rounds_have_left_is_not_best_nor_last(tmp_path, caplog):
