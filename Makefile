@@ -51,7 +51,7 @@ check: install lint-playbooks ## What CI runs: lint, format, types, import rule,
 # The collections of the ansible bundle are what the playbooks are checked against: no network.
 lint-playbooks: $(VENV)/.installed-lint
 	cd ansible && for play in *.yml; do \
-		../$(BIN)/ansible-playbook --syntax-check -i example/inventory.yml $$play >/dev/null || exit 1; done
+		ANSIBLE_HOST_PATTERN_MISMATCH=ignore ../$(BIN)/ansible-playbook --syntax-check -i example/inventory.yml $$play >/dev/null || exit 1; done
 	PATH="$(abspath $(BIN)):$$PATH" ANSIBLE_LIBRARY=ansible/library $(BIN)/ansible-lint --offline --profile production -q ansible
 
 audit: install ## Ask the advisory database about every installed package (needs the network)

@@ -46,6 +46,24 @@ def test_the_inventory_and_the_fleet_agree(fleet: Fleet):
     assert said.count("ready") == 3
 
 
+def test_who_cannot_be_reached_is_listed_with_what_to_do(fleet: Fleet):
+    """A Pi that is off, and one whose name is wrong; nothing is done, and the exit code says so."""
+    inventory = fleet.folder / "more.yml"
+    inventory.write_text(
+        f"{fleet.inventory.read_text()}"
+        "    pi-04: {ansible_host: 127.0.0.1, ansible_port: 1}\n"
+        "    pi-05: {ansible_host: nowhere.invalid}\n"
+    )
+    said = fleet.flctl("deploy", "-i", inventory, "--limit", "pi-04,pi-05", code=1)
+    for_both = ". Then run again with --limit pi-04,pi-05"
+    assert "127.0.0.1 port 1: Connection refused); switch it on" in " ".join(said.split())
+    assert "pi-05: nothing was done, it cannot be reached (ssh: Could not resolve" in said
+    assert (
+        f"nobody knows that name: set ansible_host to its address in the inventory{for_both}"
+        in (" ".join(said.split()))
+    )
+
+
 def test_damaged_data_do_not_reach_a_host(fleet: Fleet):
     """What is good there stays, and the agent is invited as before."""
     digest = ["sudo", "sha256sum", "/var/lib/flctl-data/default/beats.npz"]
@@ -116,7 +134,8 @@ def test_a_host_that_is_off_is_passed_over_and_listed(fleet: Fleet):
     agent = fleet.another_version("agent", "0.1.3")
     docker("stop", "--time", "30", fleet.rig.container("pi-02"))
     play = fleet.play("upgrade", "--set", f"flctl_agent_archive={agent}", code=1)
-    assert "not upgraded, because they cannot be reached: pi-02" in play.said
+    assert "pi-02: nothing was done, it cannot be reached" in play.said
+    assert (play.failed, "--limit pi-02" in play.said) == ({"pi-02"}, True)
     agents = fleet.status()
     assert agents["pi-02"]["state"] in ("lost", "stopped")
     assert {agents[pi]["version"] for pi in ("pi-01", "pi-03")} == {"0.1.3"}
