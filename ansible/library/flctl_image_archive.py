@@ -111,11 +111,14 @@ def engine_image(image, wanted):
 
 
 def saved(reference, described, cache):
-    """The archive of an image of the engine, saved unless that was done before."""
+    """The archive of an image of the engine, saved unless that was done before.
+
+    What was made of older images with this name goes; NAME-arm64 is another name than NAME.
+    """
     name = reference.replace("/", "_").replace(":", "-")
-    path = cache / f"{name}-{described['Id'].removeprefix('sha256:')[:12]}.tar"
+    path = cache / f"{name}@{described['Id'].removeprefix('sha256:')[:12]}.tar"
     if not path.exists():
-        for old in cache.glob(f"{name}-*"):
+        for old in cache.glob(f"{name}@*"):
             old.unlink()
         with made(path) as new:
             if docker("save", "--output", str(new), reference) is None:
@@ -181,8 +184,8 @@ def look(module):
         fcntl.flock(lock, fcntl.LOCK_EX)
         archive = Archive(Path(given) if given else saved(reference, described, cache))
         known = in_common(archive.layers, module.params["layers"])
-        name = f"{archive.path.name.removesuffix('.tar')}-{digest[:12]}-without-{known}.tar"
-        path = cache / name
+        made_of = f"{archive.path.name.removesuffix('.tar')}-{wanted}-{digest[:12]}"
+        path = cache / f"{made_of}-without-{known}.tar"
         if not path.exists():
             with made(path) as new:
                 archive.write_without(known, new, module.params["compress"])

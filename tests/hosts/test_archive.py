@@ -5,12 +5,15 @@ import json
 import sys
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "ansible" / "library"))
 
+import flctl_image_archive
 from flctl_image_archive import Archive, Unusable, in_common
+from flctl_image_archive import saved as saved_by_engine
 
 LAYERS = ["sha256:a", "sha256:b", "sha256:c"]
 
@@ -45,6 +48,25 @@ def test_layers_that_are_there_are_left_out(saved: Path, tmp_path: Path, compres
     with tarfile.open(thin) as tar:
         assert tar.getnames() == ["manifest.json", "record.json", "c.tar"]
         assert tar.extractfile("c.tar").read() == b"a" * 1000
+
+
+def test_an_older_image_gives_its_room_back_and_no_other_one(tmp_path: Path, monkeypatch: Any):
+    """The image for the Pis and that for the servers differ in the end of their names only."""
+
+    def save(_save: str, _output: str, path: str, _reference: str) -> str:
+        Path(path).write_text("saved")
+        return ""
+
+    monkeypatch.setattr(flctl_image_archive, "docker", save)
+    old, new = {"Id": "sha256:aaaa"}, {"Id": "sha256:bbbb"}
+    for reference in ("agent:0.1.0-arm64", "agent:0.1.0"):
+        path = saved_by_engine(reference, old, tmp_path)
+        path.with_name(path.name + "-without-0").touch()
+    newest = saved_by_engine("agent:0.1.0", new, tmp_path)
+    assert saved_by_engine("agent:0.1.0", new, tmp_path) == newest
+    names = sorted(path.name for path in tmp_path.iterdir())
+    arm = "agent-0.1.0-arm64@aaaa.tar"
+    assert names == [arm, f"{arm}-without-0", "agent-0.1.0@bbbb.tar"]
 
 
 def test_only_a_common_beginning_counts():
