@@ -1,5 +1,6 @@
 """`flctl provision`, `deploy`, `upgrade` and the like: the playbooks, from wherever flctl is."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -167,6 +168,8 @@ def remove(
     --set flctl_coordinator_remove_runs=true.
     """
     if not (yes or check):
+        if not sys.stdin.isatty():
+            raise UsageError("remove asks first, and here is nobody to answer: add --yes")
         typer.confirm(f"Remove flctl from {limit or f'all hosts of {inventory}'}?", abort=True)
     given = [*(set_ or []), "flctl_remove_confirmed=true"]
     _run("remove", inventory, limit, check, ask_become_pass, given, more)

@@ -59,6 +59,13 @@ def test_train(flctl, tmp_path, case):
     assert not (tmp_path / "state").exists()
 
 
+def test_nothing_is_removed_where_nobody_can_be_asked(flctl, tmp_path):
+    """In a script, or with its input from a file."""
+    done = flctl("remove", "-i", tmp_path / "inventory.yml")
+    assert (done.code, done.out) == (2, "")
+    assert done.complaint.endswith("add --yes")
+
+
 @pytest.mark.parametrize(
     ("how", "fault"),
     [
