@@ -1,5 +1,6 @@
 """Bad input: one clear line on stderr, exit code 1 or 2, nothing written."""
 
+import io
 import socket
 
 import numpy as np
@@ -59,8 +60,9 @@ def test_train(flctl, tmp_path, case):
     assert not (tmp_path / "state").exists()
 
 
-def test_nothing_is_removed_where_nobody_can_be_asked(flctl, tmp_path):
+def test_nothing_is_removed_where_nobody_can_be_asked(flctl, tmp_path, monkeypatch):
     """In a script, or with its input from a file."""
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
     done = flctl("remove", "-i", tmp_path / "inventory.yml")
     assert (done.code, done.out) == (2, "")
     assert done.complaint.endswith("add --yes")
