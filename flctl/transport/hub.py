@@ -16,6 +16,7 @@ from flctl.transport.channel import LOCAL, Frame, Incoming, Sent
 from flctl.transport.keypair import KeyPair
 from flctl.transport.sockets import (
     FLEET_QUEUE_MESSAGES,
+    FLEET_WAITING_MESSAGES,
     MESSAGE_FRAMES,
     QUEUE_MESSAGES,
     contents,
@@ -140,6 +141,7 @@ class ZeroMqHub:
     def _open_fleet(self, bind: str, keys: KeyPair) -> None:
         address = to_bind(parse_address(bind, lowest_port=0))
         sock = self._router(_FLEET, FLEET_QUEUE_MESSAGES)
+        sock.setsockopt(zmq.RCVHWM, FLEET_WAITING_MESSAGES)
         sock.setsockopt(zmq.CURVE_SERVER, 1)
         sock.setsockopt(zmq.CURVE_SECRETKEY, keys.secret.encode())
         # Both, or whoever knows the server's public key gets in.

@@ -17,8 +17,13 @@ _READABLE = int(zmq.POLLIN)
 QUEUE_MESSAGES = 1_000
 """Per peer and direction."""
 FLEET_QUEUE_MESSAGES = 32
-"""The same on the coordinator's fleet socket. A peer that asks for chunks and reads nothing has
+"""To each peer of the coordinator's fleet socket. One that asks for chunks and reads nothing has
 so many kept for it, 8 MiB; an honest one has a window of 8 and a few words on the way."""
+FLEET_WAITING_MESSAGES = 256
+"""From each of them. When it is full, and the connection breaks, and a heartbeat is behind what
+did not fit in, libzmq 4.3.5 ends the process (issues 3937 and 4364 of zeromq/libzmq). An honest
+peer says three words a second at most until it hangs up on a coordinator that is frozen, after
+25 s; half of the queue is sure to be free for it."""
 
 
 def set_common(sock: "zmq.Socket[bytes]", queue: int = QUEUE_MESSAGES) -> None:

@@ -10,6 +10,8 @@ from power import Disk
 from real_fleet import wait_for
 from table import Result
 
+from flctl.errors import CoordinatorAway
+
 SETTINGS: dict[str, Any] = {
     "task": "boulder", "batch_size": 4, "lr": 0.01, "quorum": 1.0, "deadline_s": 120.0,
     "strategy": "fedadam", "evaluate": "agents",
@@ -60,7 +62,7 @@ class Dying:
         try:
             with self.bed.console() as console:
                 return console.start(given, "the test")
-        except Died:
+        except (Died, CoordinatorAway):
             return None
 
     def all_ready(self) -> bool:

@@ -124,7 +124,8 @@ def told_to_end(
     )
     wait_for(lambda: catches(process), f"the start of {name}", WITHIN_S)
     time.sleep(chance.uniform(0.0, 6.0 if name.startswith(("train", "demo", "agent")) else 1.5))
-    process.send_signal(number)
+    if catches(process):  # else it is as good as over: Python lets go of signals at its end
+        process.send_signal(number)
     began = time.monotonic()
     try:
         _, errors = process.communicate(timeout=LONGEST_S)
