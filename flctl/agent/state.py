@@ -47,9 +47,7 @@ class AgentState:
             f"{folder}: another agent works on this state folder; "
             "stop it, or give this one a folder of its own with --state",
         )
-        for left in folder.glob("residuals/*/.*.tmp"):  # by a worker that lost power
-            with suppress(OSError):
-                left.unlink()
+        self._sweep()
         self.name = self._read_name()
         """Under which this agent was enrolled by a token, if it was."""
 
@@ -73,7 +71,15 @@ class AgentState:
             files.replace(self.folder / _TASKS_FILE, msgspec.json.encode(tasks) + b"\n")
 
     def close(self) -> None:
+        """When the worker has ended."""
+        self._sweep()
         self._lock.release()
+
+    def _sweep(self) -> None:
+        """Half files of a worker that was killed, or lost power."""
+        for left in self.folder.glob("residuals/*/.*.tmp"):
+            with suppress(OSError):
+                left.unlink()
 
     def _read_name(self) -> str | None:
         # What is damaged only costs asking again.

@@ -255,11 +255,16 @@ def test_one_agent_on_a_state_folder(tmp_path: Path) -> None:
     AgentState(tmp_path / "state").close()
 
 
-def test_what_a_power_cut_has_left_half_written_goes_at_the_next_start(tmp_path):
-    """Beside what top-k has not sent, which stays."""
+def test_what_a_killed_worker_has_left_half_written_goes(tmp_path):
+    """At the next start, after a power cut; at the end, when a job was given up. Beside it is
+    what top-k has not sent, which stays."""
     run = tmp_path / "residuals" / "ecg-1"
     run.mkdir(parents=True)
-    for name in ("000000000004.safetensors", ".000000000008.safetensors.tmp"):
-        (run / name).touch()
-    AgentState(tmp_path).close()
-    assert [path.name for path in run.iterdir()] == ["000000000004.safetensors"]
+    whole, half = run / "000000000004.safetensors", run / ".000000000008.safetensors.tmp"
+    whole.touch()
+    half.touch()
+    state = AgentState(tmp_path)
+    assert list(run.iterdir()) == [whole]
+    half.touch()
+    state.close()
+    assert list(run.iterdir()) == [whole]
