@@ -23,6 +23,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if here in item.path.parents and item.get_closest_marker("smoke") is None:
             item.add_marker(pytest.mark.faults)
+    # The longest first, so that no process has one left when the others are done.
+    items.sort(key=lambda item: "crash_points" not in item.path.name)
 
 
 @pytest.hookimpl(wrapper=True)
