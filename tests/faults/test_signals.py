@@ -124,7 +124,8 @@ def told_to_end(
     )
     wait_for(lambda: catches(process), f"the start of {name}", WITHIN_S)
     time.sleep(chance.uniform(0.0, 6.0 if name.startswith(("train", "demo", "agent")) else 1.5))
-    if catches(process):  # else it is as good as over: Python lets go of signals at its end
+    # Python lets go of signals at its end: then it is as good as over.
+    if process.poll() is None and catches(process):
         process.send_signal(number)
     began = time.monotonic()
     try:
