@@ -87,7 +87,7 @@ class Collection:
         """All bytes are here; waiting for the disk."""
         self._storing: dict[str, _Pull] = {}
         self._credit: Credit[str] = Credit(BUDGET, WINDOW)
-        self._remove_parts()
+        _remove_parts(self._spool)
 
     @property
     def storing(self) -> bool:
@@ -162,9 +162,8 @@ class Collection:
         for agent in list(self._pulls):
             self._drop(agent)
         for pull in self._whole.values():
-            os.close(pull.fd)
+            _throw_away(pull)
         self._whole.clear()
-        self._remove_parts()
 
     def _pump(self) -> None:
         """Ask for chunks, fairly, as far as the credit reaches."""
@@ -237,7 +236,10 @@ class Collection:
 
     def _stored(self, outcome: Outcome | None, error: BaseException | None) -> None:
         for pull in self._storing.values():
-            os.close(pull.fd)
+            if error is None:
+                os.close(pull.fd)
+            else:
+                _throw_away(pull)
         self._storing = {}
         self._report(outcome if outcome is not None else Outcome(error=error))
         self._store_next()
@@ -266,11 +268,17 @@ class Collection:
         pull = self._pulls.pop(agent, None)
         self._credit.forget(agent)
         if pull is not None:
-            os.close(pull.fd)
-            with contextlib.suppress(OSError):
-                pull.path.unlink()
+            _throw_away(pull)
 
-    def _remove_parts(self) -> None:
-        for path in self._spool.glob(".*.part"):
-            with contextlib.suppress(OSError):
-                path.unlink()
+
+def _throw_away(pull: _Pull) -> None:
+    os.close(pull.fd)
+    with contextlib.suppress(OSError):  # it goes with the spool, then
+        pull.path.unlink(missing_ok=True)
+
+
+def _remove_parts(spool: Path) -> None:
+    """Of a coordinator that was killed."""
+    with contextlib.suppress(OSError):
+        for path in spool.glob(".*.part"):
+            path.unlink()

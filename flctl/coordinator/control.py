@@ -87,7 +87,7 @@ class Control:
 
     def _trouble(self, peer: bytes, ask: Ask, error: BaseException) -> None:
         code = error.exit_code if isinstance(error, FlctlError) else 1
-        text = str(error) if isinstance(error, FlctlError) else f"unexpected: {error!r}"
+        text = str(error) if isinstance(error, FlctlError | OSError) else f"unexpected: {error!r}"
         self._operators.put(peer, Trouble(id=ask.id, message=text[:2000], exit_code=code))
 
     # Looking --------------------------------------------------------------------------

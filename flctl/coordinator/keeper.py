@@ -57,7 +57,7 @@ class RunKeeper:
                 self._expect_no_run()
                 self._expect_quorum(first.settings)
                 self._begin(start_run(self._state, first, kind, self._now()))
-            except FlctlError as broken:
+            except (FlctlError, OSError) as broken:
                 done(None, broken)
                 return
             finally:
@@ -86,7 +86,7 @@ class RunKeeper:
                 logger.info("run=%s was interrupted in round %d", folder.name, history.round + 1)
                 try:
                     self._begin(folder)
-                except FlctlError as error:
+                except (FlctlError, OSError) as error:
                     logger.error("run=%s cannot go on: %s", folder.name, error)
                 return
 
@@ -131,6 +131,13 @@ class RunKeeper:
 
     def _now(self) -> float:
         return round(self._wall_clock(), 3)
+
+    def give_up(self, error: Exception) -> None:
+        """Of what was done in the background for the run."""
+        if self.training is not None:
+            self.training.give_up(error)
+        else:
+            logger.error("%s", error)
 
     def release_ended(self) -> None:
         """Let a run go that has ended."""

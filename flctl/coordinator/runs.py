@@ -78,7 +78,10 @@ class RunFolder:
 
     @classmethod
     def find(cls, state: Path, run: str) -> "RunFolder":
-        """The run named `run`, or the only one whose name begins so. Raises UsageError."""
+        """The run named `run`, or the only one whose name begins so.
+
+        Raises UsageError when there is none, StateError when the disk fails.
+        """
         matches = [f for f in all_runs(state) if f.name.startswith(run)]
         exact = [f for f in matches if f.name == run]
         if len(exact or matches) == 1:
@@ -274,8 +277,10 @@ def has_digest(path: Path, digest: Digest) -> bool:
 
 
 def all_runs(state: Path) -> Iterator[RunFolder]:
-    """Folders of runs that have started, oldest first."""
-    folders = [p for p in (state / "runs").glob("[!.]*") if (p / "journal.jsonl").exists()]
+    """Folders of runs that have started, oldest first. Raises StateError."""
+    runs = state / "runs"
+    with explained(runs, "list the runs"):
+        folders = [p for p in runs.glob("[!.]*") if (p / "journal.jsonl").exists()]
     yield from map(RunFolder, sorted(folders, key=_age))
 
 

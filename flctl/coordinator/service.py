@@ -30,6 +30,7 @@ from flctl.errors import (
     MalformedMessage,
     ProtocolMismatch,
     StateError,
+    UsageError,
 )
 from flctl.transport.channel import LOCAL, Frame, Hub, Incoming, Sent
 from flctl.transport.health import HealthPort
@@ -126,10 +127,15 @@ class Coordinator:
         for incoming in self._hub.receive():
             try:
                 self._receive(incoming)
+            except OSError as error:
+                logger.error("key=%s could not be served: %s", incoming.key, error)
             except Exception:  # whatever one peer sends must not end it for the others
                 logger.exception("key=%s a message could not be dealt with", incoming.key)
-        self._disk.finish()
-        self._thinking.finish()
+        for background in (self._disk, self._thinking):
+            try:
+                background.finish()
+            except (FlctlError, OSError) as error:
+                self.runs.give_up(error)
         now = self._clock()
         if self._hub.lost_connections():
             self._probing.on_lost(now)
@@ -237,7 +243,7 @@ class Coordinator:
             case Fetch():
                 self._serving.on_fetch(peer, message)
             case UpdateReady() if self.training is None or message.key.run != self.training.run:
-                self._on_stray_offer(peer, message)
+                self._on_stray_offer(name, peer, message)
             case _ if self.training is not None:
                 self._about_training(self.training, member, message, payload)
 
@@ -264,12 +270,16 @@ class Coordinator:
             case _:
                 self.peers.complain(member.name, f"an agent may not send {type(message).__name__}")
 
-    def _on_stray_offer(self, peer: bytes, offer: UpdateReady) -> None:
+    def _on_stray_offer(self, name: str, peer: bytes, offer: UpdateReady) -> None:
         """An update of a run that is not in progress: kept by the agent if it can still count."""
         try:
             state = RunFolder.find(self.state, offer.key.run).history(lean=True).state
-        except FlctlError:
+        except UsageError:
             state = "failed"
+        except FlctlError as error:
+            if self.peers.may_log(name):
+                logger.error("agent=%s its update stays with it: %s", name, error)
+            return
         if state in ("finished", "failed"):
             self.peers.send(peer, Discarded(key=offer.key, reason="its run is over"))
 

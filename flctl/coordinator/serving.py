@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from flctl.files import explained
 from flctl.transport.blobs import Credit, ServeQueue
 from flctl.transport.channel import Sent
 from flctl.transport.credit import CLOSING_OFFSET
@@ -31,11 +32,15 @@ class Serving:
         self._queue: ServeQueue[bytes] = ServeQueue(Credit(BUDGET, WINDOW))
 
     def put(self, digest: Digest, path: Path) -> None:
-        """Serve `digest` from this file; it may be renamed or removed meanwhile."""
+        """Serve `digest` from this file; it may be renamed or removed meanwhile.
+
+        Raises StateError when it cannot be opened.
+        """
         if digest in self._files:
             self._files[digest] = self._files.pop(digest)
             return
-        self._files[digest] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        with explained(path, "read the model"):
+            self._files[digest] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         while len(self._files) > SHELF:
             os.close(self._files.pop(next(iter(self._files))))
 
@@ -60,7 +65,13 @@ class Serving:
             if fd is None:
                 self._send(peer, BlobGone(blob=fetch.blob), None)
                 continue
-            payload = self._read(fd, fetch)
+            try:
+                payload = self._read(fd, fetch)
+            except OSError as error:
+                logger.error("a model that is to be sent cannot be read: %s", error)
+                os.close(self._files.pop(fetch.blob))
+                self._send(peer, BlobGone(blob=fetch.blob), None)
+                continue
             sent = self._send(peer, Chunk(blob=fetch.blob, offset=fetch.offset), payload)
             if sent is Sent.GONE:
                 self._queue.forget(peer)

@@ -44,6 +44,7 @@ class Training:
         """Once the fleet was given time to come, rounds go on with whoever is there."""
         self._round: RoundInProgress | None = None
         self._unsettled: happened.Round | None = None
+        self._ending = False
         self.ended = False
 
     @property
@@ -187,12 +188,10 @@ class Training:
 
     def _on_done(self, event: happened.Round | None, reason: str) -> None:
         """The round is committed, or cannot go on."""
-        if self._round is not None:
-            self._round.close()
-            self._round = None
         if event is None:
             self._pause(reason)
             return
+        self._leave_round()
         context = self._context
         context.note([event])
         for agent, member in context.fleet.roster.members.items():
@@ -221,7 +220,7 @@ class Training:
 
     def stop(self, reason: str) -> None:
         """End the run on an operator's word; it can be resumed."""
-        if not self.ended:
+        if not self._ending:
             for member in self._context.fleet.roster.connected():
                 self._context.fleet.tell(member.name, Cancel(run=self.run))
             self._end(happened.Stopped(at=self._context.now(), reason=reason))
@@ -232,12 +231,22 @@ class Training:
         self.ended = True
         self._context.journal.close()
 
+    def give_up(self, error: Exception) -> None:
+        """What has come back from the background cannot be gone on with, for want of a disk."""
+        if self._ending:
+            logger.error("run=%s %s", self.run, error)
+        else:
+            self._pause(f"round {self._context.history.round + 1}: {error}")
+
     def _pause(self, reason: str) -> None:
         """Agents keep what they have: it is wanted when the run is resumed."""
         logger.error("run=%s paused: %s", self.run, reason)
         self._end(happened.Paused(at=self._context.now(), reason=reason))
 
     def _end(self, event: happened.AnyEvent) -> None:
+        if self._ending:
+            return
+        self._ending = True
         self._leave_round()
         self._settle()
         context = self._context
@@ -261,9 +270,9 @@ class Training:
 
     def _leave_round(self) -> None:
         self._gathering = None
-        if self._round is not None:
-            self._round.close()
-            self._round = None
+        left, self._round = self._round, None
+        if left is not None:
+            left.close()
 
     # What comes in -----------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ coordinator sees a change within half a second.
 """
 
 import contextlib
+import functools
 import logging
 import threading
 import time
@@ -78,7 +79,7 @@ class Keyring:
             allowlist.make(self.path)
         self._load()
 
-    @property
+    @functools.cached_property
     def server(self) -> KeyPair:
         """The coordinator's own pair, made at the first use."""
         return load_or_make(self.path.parent / "server.key")

@@ -17,10 +17,15 @@ from dying import SETTINGS
 from real_fleet import wait_for
 from table import Result
 
+from flctl.errors import FlctlError
+
 pytestmark = pytest.mark.timeout(900)
 
 MIB = 2**20
-OF_A_DISK = ("write ", "open ", "mkdir ", "rename ", "link ", "fsync ", "fdatasync ")
+OF_READING = ("look ", "read ", "list ")
+OF_A_DISK = (
+    "write ", "open ", "mkdir ", "rename ", "link ", "fsync ", "fdatasync ", *OF_READING,
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -102,45 +107,82 @@ def test_the_disk_fails_once_at_every_point_of_a_round(
 ):
     """Spool, journal, checkpoint: the run goes on or pauses with the reason, and then goes on.
 
-    Each point has one of the two errors, with another seed the other one.
+    Each point of writing has one of the two errors, with another seed the other one.
     """
     row.fault, row.times = f"disk fails ({what}) at each point of a round", 0
     names = bed.folder / "points"
-    faults = {"count": str(names), "role": "coordinator"}
-    bed.start_coordinator(faults)
+    coordinators = {"role": "coordinator", "disk": str(bed.state)}
+    bed.start_coordinator({**coordinators, "count": str(names)})
     for name in bed.agents:
         bed.start_agent(name)
     bed.until_ready()
-    # So slow that every round is the best one yet: what a new best one writes is reached too.
-    run = bed.begin(100_000, **SETTINGS, strategy_args={"server_lr": 1e-4})
+    run = bed.begin(100_000, **SETTINGS)
     bed.until_round(run, 4)
     bed.kill("coordinator", signal.SIGTERM)
     passed = dict.fromkeys(names.read_text().splitlines())
     points = [p for p in passed if p.startswith(OF_A_DISK) and " runs/" not in p and in_round(p)]
-    share = [p for p in points if (chance.random() < 0.5) == (what == "EIO")]
+    reading = [p for p in points if p.startswith(OF_READING)] if what == "EIO" else []
+    writing = [p for p in points if not p.startswith(OF_READING)]
+    share = [p for p in writing if (chance.random() < 0.5) == (what == "EIO")]
     pauses = 0
-    for point in share:
+    for point in share + reading:
         once = bed.folder / "once"
         once.unlink(missing_ok=True)
         number = getattr(errno, what)
-        bed.start_coordinator(
-            {"fail": point, "errno": number, "once": str(once), "role": "coordinator"}
-        )
-        begun = bed.committed(run)
-        wait_for(lambda a=begun: bed.committed(run) >= a + 3 or over(bed, run), point, 240)
-        assert once.exists(), f"never reached: {point}"
+        bed.start_coordinator({**coordinators, "fail": point, "errno": number, "once": str(once)})
+        begun = until_more(bed, run)
+        if not once.exists() and not over(bed, run):  # as a new best model, which a new run has
+            bed.stop(run)
+            run = bed.begin(100_000, **SETTINGS)
+            begun = until_more(bed, run)
         row.times += 1
         if over(bed, run):
             pauses += 1
             assert what == "EIO" or "full" in bed.log("coordinator")
             bed.resume(run)
             bed.until_round(run, begun + 1)
-        bed.kill("coordinator", signal.SIGTERM)
+        assert bed.kill("coordinator", signal.SIGTERM) == 0, point
+        assert once.exists(), f"never reached: {point}"
     bed.start_coordinator()
     bed.until_round(run, bed.committed(run) + 1)
     bed.stop(run)
     row.note(f"{pauses} of {row.times} times the run paused")
     unbroken(bed, run, end="stopped")
+
+
+def test_the_disk_is_dead_for_a_while(
+    bed: Bed, row: Result, chance: Random, unbroken: Callable[..., None]
+):
+    """Nothing can be read or written: the run pauses, the coordinator answers; then it goes on."""
+    row.fault, row.times = "disk dead (EIO from everything)", 8
+    dead = bed.folder / "dead"
+    bed.start_coordinator({"role": "coordinator", "disk": str(bed.state), "dead": str(dead)})
+    for name in bed.agents:
+        bed.start_agent(name)
+    bed.until_ready()
+    run = bed.begin(100_000, **SETTINGS)
+    for _ in range(row.times):
+        begun = bed.committed(run)
+        bed.until_round(run, begun + 1)
+        time.sleep(chance.random() / 2)  # somewhere in a round
+        dead.touch()
+        began = time.monotonic()
+        wait_for(lambda: over(bed, run), "a pause", 60)
+        row.noticed_s = max(row.noticed_s or 0.0, time.monotonic() - began)
+        with bed.console() as console, pytest.raises(FlctlError, match="Input/output error"):
+            console.resume(run)
+        dead.unlink()
+        bed.resume(run)
+    bed.until_round(run, bed.committed(run) + 1)
+    bed.stop(run)
+    unbroken(bed, run, end="stopped")
+
+
+def until_more(bed: Bed, run: str) -> int:
+    """Three rounds more, or the end of the run; how many there were before."""
+    begun = bed.committed(run)
+    wait_for(lambda: bed.committed(run) >= begun + 3 or over(bed, run), f"{run} goes on", 240)
+    return begun
 
 
 def in_round(point: str) -> bool:

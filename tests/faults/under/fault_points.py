@@ -8,6 +8,8 @@ known by what is done, to which file, and the functions of flctl that do it. The
     {"die": NAME, "nth": 1}       SIGKILL to this process before the n-th time
     {"die": NAME, "torn": true}   the same, with half of the bytes of a write done
     {"fail": NAME, "errno": N}    an OSError instead, as from a disk that is full
+    {"disk": DIR}                 to read or list what is below DIR is a point, too
+    {"dead": FILE}                while it is there: EIO from everything below the disk's DIR
     {"clock": FILE}               the wall clock is wrong by the seconds in FILE
     {"once": FILE}                only if this file is not there; it is made
     {"record": FILE, "root": DIR} append each change of what is below DIR: see `power`
@@ -17,6 +19,7 @@ flctl itself knows nothing of this: os, io, socket and zmq are wrapped.
 """
 
 import base64
+import errno
 import functools
 import io
 import json
@@ -32,7 +35,8 @@ _real = {
     name: getattr(os, name)
     for name in (
         "open", "write", "pwrite", "fsync", "fdatasync", "ftruncate", "truncate", "rename",
-        "replace", "link", "symlink", "unlink", "remove", "mkdir", "rmdir",
+        "replace", "link", "symlink", "unlink", "remove", "mkdir", "rmdir", "scandir", "listdir",
+        "pread", "preadv",
     )
 }  # fmt: skip
 _lock = threading.RLock()
@@ -59,10 +63,14 @@ class Points:
         if "record" in settings:
             self.log = _real["open"](settings["record"], append, 0o600)
         self.root = os.path.realpath(settings["root"]) if "root" in settings else None
+        self.disk = os.path.realpath(settings["disk"]) if "disk" in settings else None
+        self.dead = settings.get("dead")
 
-    def reach(self, what, where):
+    def reach(self, what, where, depth=5):
         """Whether half of the write is to be done before the end."""
-        name = f"{what} {plain(where)} {stack()}"
+        if self.dead is not None and self.on_disk(where) and os.path.exists(self.dead):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), where)
+        name = f"{what} {plain(where)} {stack(depth)}"
         with _lock:
             self.passed[name] += 1
             if self.out >= 0:
@@ -74,6 +82,13 @@ class Points:
             if name == self.fail and self.passed[name] == self.nth and self._first():
                 raise OSError(self.errno, os.strerror(self.errno), str(where))
         return False
+
+    def read(self, what, where):
+        if self.on_disk(where):
+            self.reach(what, where, depth=3)
+
+    def on_disk(self, where):
+        return self.disk is not None and f"{where}/".startswith(f"{self.disk}/")
 
     def _first(self):
         if self.once is None:
@@ -108,11 +123,11 @@ def plain(path):
     return re.sub(r"\d+", "N", text)
 
 
-def stack():
+def stack(depth):
     """The innermost functions of flctl that led here."""
     names = []
     frame = sys._getframe(2)
-    while frame is not None and len(names) < 5:
+    while frame is not None and len(names) < depth:
         # Not by the file: a checkout's folder may have the package's name, too.
         package, _, module = frame.f_globals.get("__name__", "").partition(".")
         if package == "flctl" and module:
@@ -172,6 +187,7 @@ def _wrap_files(points):
     def opened(path, flags, mode=0o777, *, dir_fd=None):
         where = full(path, dir_fd)
         if not flags & os.O_CREAT:
+            points.read("look", where)
             return _real["open"](path, flags, mode, dir_fd=dir_fd)
         points.reach("open", where)
         with _lock:
@@ -199,6 +215,20 @@ def _wrap_files(points):
         if torn:
             die()
         return done
+
+    def listed(how):
+        def entries(path="."):
+            points.read("list", at_fd(path) if isinstance(path, int) else full(path))
+            return _real[how](path)
+
+        return entries
+
+    def got(how):
+        def read(fd, *args):
+            points.read("read", at_fd(fd))
+            return _real[how](fd, *args)
+
+        return read
 
     def synced(how):
         def sync(fd):
@@ -229,11 +259,15 @@ def _wrap_files(points):
     _wrapped("open", opened)
     _wrapped("write", put)
     _wrapped("pwrite", put)
+    for name in ("scandir", "listdir"):
+        _wrapped(name, listed(name))
+    for name in ("pread", "preadv"):
+        _wrapped(name, got(name))
     for name in ("fsync", "fdatasync"):
         _wrapped(name, synced(name))
     for name in ("ftruncate", "truncate"):
         _wrapped(name, cut(name))
-    _wrap_open()
+    _wrap_open(points)
 
 
 def _place(fd):
@@ -244,7 +278,7 @@ def _place(fd):
     return os.lseek(fd, 0, os.SEEK_CUR)
 
 
-def _wrap_open():
+def _wrap_open(points):
     """Files that Python writes to by itself: through os.open and os.write, as above."""
     plain_open = io.open
 
@@ -260,6 +294,8 @@ def _wrap_open():
     def opened(file, mode="r", buffering=-1, encoding=None, errors=None, newline=None,
                closefd=True, opener=None):  # fmt: skip
         if not set(mode) & set("wax+"):
+            if not isinstance(file, int) and not getattr(_inside, "on", False):
+                points.read("look", full(file))
             return plain_open(file, mode, buffering, encoding, errors, newline, closefd, opener)
         raw = Raw(
             file, mode.replace("b", "").replace("t", ""), closefd,
