@@ -50,7 +50,10 @@ def test_an_agent_dies_at_every_point(
             missed.append(point)
         killed += victims.bury()
         pending.extend(victims.new_deaths())
+    welcomes = bed.log(VICTIM).count(" welcome ")
     victims.live(None)
+    # Else its life before may have done all for the round, and it is ended while it starts.
+    wait_for(lambda: bed.log(VICTIM).count(" welcome ") > welcomes, "its last life", WITHIN_S)
     bed.until_round(run, bed.committed(run) + 1)
     bed.stop(run)
     row.note(f"{len(missed)} points did not come again: {'; '.join(missed)}")
