@@ -18,13 +18,16 @@ ROW = pytest.StashKey[Result]()
 FAILED = pytest.StashKey[bool]()
 
 
+LONGEST = ("test_agent_crash_points.py", "test_crash_points.py", "test_network.py")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
     for item in items:
         if here in item.path.parents and item.get_closest_marker("smoke") is None:
             item.add_marker(pytest.mark.faults)
     # The longest first, so that no process has one left when the others are done.
-    items.sort(key=lambda item: "crash_points" not in item.path.name)
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 @pytest.hookimpl(wrapper=True)

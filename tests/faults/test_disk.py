@@ -178,6 +178,33 @@ def test_the_disk_is_dead_for_a_while(
     unbroken(bed, run, end="stopped")
 
 
+def test_the_card_of_an_agent_is_dead_for_a_while(
+    bed: Bed, row: Result, unbroken: Callable[..., None]
+):
+    """It says so and stays; rounds go on without it, and with it again afterwards."""
+    row.fault = "an agent's card dead (EIO from everything)"
+    dead = bed.folder / "dead"
+    bed.start_coordinator()
+    bed.start_agent("pi-01", {"disk": str(bed.folder / "pi-01"), "dead": str(dead)})
+    bed.start_agent("pi-02")
+    bed.until_ready()
+    run = bed.begin(100_000, **{**SETTINGS, "quorum": 0.5}, compression="topk")
+    bed.until_round(run, 2)
+    dead.touch()
+    began = time.monotonic()
+    wait_for(lambda: bed.events(run, "round")[-1]["missing"] == ["pi-01"], "a round without it", 60)
+    row.noticed_s = time.monotonic() - began
+    until_more(bed, run)
+    assert "Input/output error" in bed.log("pi-01")
+    began = time.monotonic()
+    dead.unlink()
+    wait_for(lambda: not bed.events(run, "round")[-1]["missing"], "a round with it", 60)
+    row.recovered_s = time.monotonic() - began
+    assert "Traceback" not in bed.log("pi-01")
+    bed.stop(run)
+    unbroken(bed, run, end="stopped")
+
+
 def until_more(bed: Bed, run: str) -> int:
     """Three rounds more, or the end of the run; how many there were before."""
     begun = bed.committed(run)
