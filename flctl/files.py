@@ -72,11 +72,17 @@ class Syncing:
 
     def __init__(self, fds: Sequence[int], folder: Path, top: Path | None = None) -> None:
         self._folder = folder
-        own = [os.dup(fd) for fd in fds]
-        for path in (folder, *folder.parents):
-            own.append(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
-            if path == (top or folder):
-                break
+        own: list[int] = []
+        try:
+            own.extend(os.dup(fd) for fd in fds)
+            for path in (folder, *folder.parents):
+                own.append(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+                if path == (top or folder):
+                    break
+        except OSError:
+            for fd in own:
+                os.close(fd)
+            raise
         self._done = [_syncing.submit(_sync_and_close, fd) for fd in own]
 
     def wait(self) -> None:
@@ -199,12 +205,15 @@ class Lock:
         with explained(path, "take the lock"):
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            _take(self._fd)
-        except BlockingIOError as error:
+            with explained(path, "take the lock"):
+                _take(self._fd)
+                os.truncate(self._fd, 0)
+                os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+        except BaseException as error:
             os.close(self._fd)
-            raise StateError(f"{busy} (process {holder_of(path)})") from error
-        os.truncate(self._fd, 0)
-        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+            if isinstance(error.__cause__, BlockingIOError):
+                raise StateError(f"{busy} (process {holder_of(path)})") from error
+            raise
 
     def release(self) -> None:
         os.close(self._fd)

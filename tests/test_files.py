@@ -180,6 +180,20 @@ def held_elsewhere(path: Path) -> subprocess.Popen:
     return holder
 
 
+def test_a_lock_that_cannot_be_written_is_not_kept(tmp_path, monkeypatch):
+    """It says why, and can be taken once there is room."""
+    path = tmp_path / "lock"
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, "pwrite", full)
+        with pytest.raises(StateError, match="lock: cannot take the lock: the disk is full"):
+            files.Lock(path, "busy")
+    files.Lock(path, "busy").release()
+
+
 def test_a_lock_is_exclusive_until_its_process_is_killed(tmp_path):
     """kill -9 releases it, and the error names the process that holds it."""
     path = tmp_path / "lock"

@@ -170,8 +170,11 @@ class Collection:
         asked = True
         while asked:
             asked = False
-            for agent, pull in self._pulls.items():
-                if not pull.active or not self._credit.may_send(agent):
+            for agent, pull in list(self._pulls.items()):
+                # To tell somebody may find out that he is gone, and even that the round is over.
+                if self._pulls.get(agent) is not pull or not pull.active:
+                    continue
+                if not self._credit.may_send(agent):
                     continue
                 request = pull.download.peek()
                 if request is not None and self._fleet.tell(agent, request):

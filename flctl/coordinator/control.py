@@ -166,7 +166,7 @@ class Control:
         round_id = int(ask.args.get("round", history.round))
         path = folder.kept_model(round_id, history)
         digest = history.model_of(round_id)
-        self._coordinator.serve(digest, path)
+        self._coordinator.serve_asked(digest, path)
         return {"blob": digest, "size": path.stat().st_size, "round": round_id}
 
     def _keys(self, _: Incoming, __: Ask) -> Any:

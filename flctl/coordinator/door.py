@@ -2,12 +2,12 @@
 
 import logging
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from flctl.coordinator.allowance import Allowance
 from flctl.coordinator.peers import STRANGER, Peers
 from flctl.coordinator.serving import Serving
-from flctl.errors import FlctlError
+from flctl.errors import FlctlError, StateError
 from flctl.transport.channel import Incoming
 from flctl.transport.keys import Keyring
 from flctl.wire.messages import Ask, Fetch, Hello, Join, Joined, Message, Refused
@@ -15,6 +15,7 @@ from flctl.wire.messages import Ask, Fetch, Hello, Join, Joined, Message, Refuse
 logger = logging.getLogger(__name__)
 
 RETRY_S = 30.0
+Reason: TypeAlias = Literal["guest", "token", "role", "revoked"]
 JOINS = 20
 """A minute, of one key: each reads the list of keys anew, and may write it."""
 
@@ -56,7 +57,9 @@ class Door:
         except FlctlError as error:
             if self._peers.may_log(known or STRANGER):
                 logger.warning("join refused name=%s: %s", known or join.name, error)
-            self._refuse(incoming, "token", str(error))
+            # A disk that fails here is no fault of the token: it is tried again.
+            reason: Reason = "guest" if isinstance(error, StateError) else "token"
+            self._refuse(incoming, reason, str(error))
             return
         shard = entry.shard if join.shard else None
         if self._peers.may_log(entry.name):
@@ -85,7 +88,5 @@ class Door:
         text = "this key was revoked" if revoked else "this key is not enrolled"
         self._refuse(incoming, "revoked", text)
 
-    def _refuse(
-        self, incoming: Incoming, reason: Literal["guest", "token", "role", "revoked"], text: str
-    ) -> None:
+    def _refuse(self, incoming: Incoming, reason: Reason, text: str) -> None:
         self._peers.send(incoming.peer, Refused(reason=reason, message=text, retry_s=RETRY_S))

@@ -62,14 +62,18 @@ class Evaluating:
 
     def _ask_agents(self) -> None:
         self._context.fleet.serve(self._key.base, self._made.path)
-        self._survey = Survey(
+        agents = {agent: self._held_out(agent) for agent in self._testers() or self._owners()}
+        survey = self._survey = Survey(
             self._key,
             self._made.size,
             self._context.settings,
-            {agent: self._held_out(agent) for agent in self._testers() or self._owners()},
+            agents,
             self._context.fleet.tell,
             self._context.clock(),
         )
+        for agent in agents:
+            if not self._context.is_here(agent):  # to ask it has shown that it is gone
+                survey.on_gone(agent)
         self.on_time()
 
     def _finish(self, over: bool) -> None:
@@ -80,7 +84,7 @@ class Evaluating:
     def _conclude(self, score: Callable[[], Score | None]) -> None:
         try:
             found = score()
-        except FlctlError as error:
+        except (FlctlError, ArithmeticError, ValueError) as error:
             self._done(None, error)
         else:
             self._done(found, None)

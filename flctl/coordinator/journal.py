@@ -79,6 +79,8 @@ class Journal:
             whole = _whole_lines(path) if path.exists() else 0
             self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
             os.ftruncate(self._fd, whole)
+        self._whole = whole
+        """Bytes up to the end of the last good line."""
 
     def append(self, events: Sequence[AnyEvent], sync: bool = True) -> None:
         """Write `events`; with `sync` they are on disk on return.
@@ -88,14 +90,17 @@ class Journal:
         """
         data = b"".join(self._line(event) for event in events)
         with self._lock, explained(self.path, "write the journal"):
-            size = os.fstat(self._fd).st_size
+            # Half a line that could not be taken back, either: never for the next one to follow.
+            if os.fstat(self._fd).st_size != self._whole:
+                os.ftruncate(self._fd, self._whole)
             try:
                 _write_all(self._fd, data)
                 if sync:
                     os.fdatasync(self._fd)
             except OSError:
-                os.ftruncate(self._fd, size)  # never half a line for the next one to follow
+                os.ftruncate(self._fd, self._whole)
                 raise
+            self._whole += len(data)
 
     def sync(self) -> None:
         """Make all that was appended durable. Raises StateError."""

@@ -1,5 +1,6 @@
 """Keeps one run going: starts it, takes it up again after a pause or a crash, lets it go."""
 
+import contextlib
 import logging
 import os
 from collections.abc import Callable
@@ -105,10 +106,12 @@ class RunKeeper:
             )
 
     def _begin(self, folder: RunFolder) -> None:
-        lock = folder.lock()
-        try:
+        with contextlib.ExitStack() as undo:
+            lock = folder.lock()
+            undo.callback(lock.release)
             history = folder.history(lean=True)
             journal = Journal(folder.journal_path)
+            undo.callback(journal.close)
             context = RunContext(
                 folder,
                 folder.settings(),
@@ -122,9 +125,7 @@ class RunKeeper:
                 self._wall_clock,
             )
             take_up(folder, history, journal, self._now())
-        except BaseException:
-            lock.release()
-            raise
+            undo.pop_all()
         self._lock = lock
         self.training = Training(context)
         self.training.begin()

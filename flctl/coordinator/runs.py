@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 BEST, LAST = "best.safetensors", "last.safetensors"
 UNFINISHED = ".tmp"
 """The end of the folder's name, behind a dot at its beginning, until `appear`."""
+RUNS_KEPT = 16
+"""Runs whose end is remembered."""
 
 
 class RunFolder:
@@ -282,6 +284,44 @@ def all_runs(state: Path) -> Iterator[RunFolder]:
     with explained(runs, "list the runs"):
         folders = [p for p in runs.glob("[!.]*") if (p / "journal.jsonl").exists()]
     yield from map(RunFolder, sorted(folders, key=_age))
+
+
+class RunsOver:
+    """Which runs are over; a journal is read again only when it has changed."""
+
+    def __init__(self, state: Path) -> None:
+        self._runs = state / "runs"
+        self._known: dict[str, tuple[tuple[int, int], bool]] = {}
+
+    def is_over(self, run: str) -> bool:
+        """Whether nobody waits for an update of `run`; nobody does if there is no such run.
+
+        Raises StateError when the disk fails.
+        """
+        folder = RunFolder(self._runs / run)
+        try:
+            with explained(folder.journal_path, "read the journal"):
+                status = folder.journal_path.stat()
+        except StateError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                return True
+            raise
+        stamp = (status.st_mtime_ns, status.st_size)
+        if run not in self._known or self._known[run][0] != stamp:
+            self._known[run] = stamp, _is_over(folder)
+            if len(self._known) > RUNS_KEPT:
+                del self._known[next(iter(self._known))]
+        return self._known[run][1]
+
+
+def _is_over(folder: RunFolder) -> bool:
+    try:
+        return folder.history(lean=True).state in ("finished", "failed")
+    except StateError as error:
+        if isinstance(error.__cause__, OSError):
+            raise
+        logger.error("run=%s %s", folder.name, error)
+        return False  # a person may mend its journal
 
 
 def _age(path: Path) -> tuple[int, str]:

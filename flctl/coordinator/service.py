@@ -20,7 +20,7 @@ from flctl.coordinator.keeper import RunKeeper
 from flctl.coordinator.outgoing import Outgoing
 from flctl.coordinator.peers import STRANGER, Peers
 from flctl.coordinator.probing import Probing
-from flctl.coordinator.runs import RunFolder
+from flctl.coordinator.runs import RunsOver
 from flctl.coordinator.serving import Serving
 from flctl.coordinator.training import Training
 from flctl.core import roster as alive
@@ -30,7 +30,6 @@ from flctl.errors import (
     MalformedMessage,
     ProtocolMismatch,
     StateError,
-    UsageError,
 )
 from flctl.transport.channel import LOCAL, Frame, Hub, Incoming, Sent
 from flctl.transport.health import HealthPort
@@ -86,6 +85,7 @@ class Coordinator:
         self.roster.cordoned = load_cordons(state)
         self.keyring = keyring
         self.stopping = False
+        self._runs_over = RunsOver(state)
         self.runs = RunKeeper(state, self, evaluator, disk, thinking, clock, wall_clock)
         self._hub = hub
         self._evaluator = evaluator
@@ -273,14 +273,12 @@ class Coordinator:
     def _on_stray_offer(self, name: str, peer: bytes, offer: UpdateReady) -> None:
         """An update of a run that is not in progress: kept by the agent if it can still count."""
         try:
-            state = RunFolder.find(self.state, offer.key.run).history(lean=True).state
-        except UsageError:
-            state = "failed"
+            over = self._runs_over.is_over(offer.key.run)
         except FlctlError as error:
             if self.peers.may_log(name):
                 logger.error("agent=%s its update stays with it: %s", name, error)
             return
-        if state in ("finished", "failed"):
+        if over:
             self.peers.send(peer, Discarded(key=offer.key, reason="its run is over"))
 
     def _on_heartbeat(self, member: Member, peer: bytes, beat: Heartbeat) -> None:
@@ -403,6 +401,10 @@ class Coordinator:
 
     def serve(self, digest: Digest, path: Path) -> None:
         self._serving.put(digest, path)
+
+    def serve_asked(self, digest: Digest, path: Path) -> None:
+        """For an operator. Raises StateError."""
+        self._serving.put(digest, path, asked=True)
 
     def publish(self, event: dict[str, Any]) -> None:
         for watcher in list(self._watchers):

@@ -19,7 +19,7 @@ BUDGET = 32
 CACHE = 16
 """Chunks that are kept in memory, 4 MiB: agents that are invited together want the same."""
 SHELF = 8
-"""Blobs that can be fetched: the newest ones."""
+"""Blobs that can be fetched: the newest of the run, and the newest that operators asked for."""
 
 Send = Callable[[bytes, Message, bytes | None], Sent]
 
@@ -27,25 +27,39 @@ Send = Callable[[bytes, Message, bytes | None], Sent]
 class Serving:
     def __init__(self, send: Send) -> None:
         self._send = send
-        self._files: dict[Digest, int] = {}
+        self._of_run: dict[Digest, int] = {}
+        self._asked: dict[Digest, int] = {}
+        """A shelf of their own: nobody who only looks takes a round's model away."""
         self._cache: dict[tuple[Digest, int, int], bytes] = {}
         self._queue: ServeQueue[bytes] = ServeQueue(Credit(BUDGET, WINDOW))
 
-    def put(self, digest: Digest, path: Path) -> None:
+    def put(self, digest: Digest, path: Path, *, asked: bool = False) -> None:
         """Serve `digest` from this file; it may be renamed or removed meanwhile.
 
-        Raises StateError when it cannot be opened.
+        `asked`: by an operator, not for a round. What was served under this digest before is
+        forgotten: it may have been damaged. Raises StateError when the file cannot be opened.
         """
-        if digest in self._files:
-            self._files[digest] = self._files.pop(digest)
-            return
+        shelf = self._asked if asked else self._of_run
         with explained(path, "read the model"):
-            self._files[digest] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        while len(self._files) > SHELF:
-            os.close(self._files.pop(next(iter(self._files))))
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._take_off(shelf, digest)
+        shelf[digest] = fd
+        while len(shelf) > SHELF:
+            self._take_off(shelf, next(iter(shelf)))
+
+    def _take_off(self, shelf: dict[Digest, int], digest: Digest) -> None:
+        if digest not in shelf:
+            return
+        os.close(shelf.pop(digest))
+        for wanted in [wanted for wanted in self._cache if wanted[0] == digest]:
+            del self._cache[wanted]
+
+    def _shelf_of(self, digest: Digest) -> dict[Digest, int] | None:
+        """A round's own file is preferred to the same one that somebody asked for."""
+        return next((shelf for shelf in (self._of_run, self._asked) if digest in shelf), None)
 
     def on_fetch(self, peer: bytes, fetch: Fetch) -> None:
-        if fetch.blob not in self._files and fetch.offset != CLOSING_OFFSET:
+        if self._shelf_of(fetch.blob) is None and fetch.offset != CLOSING_OFFSET:
             self._send(peer, BlobGone(blob=fetch.blob), None)
             return
         self._queue.add(peer, fetch)
@@ -61,15 +75,15 @@ class Serving:
         """Their queues are full: again at the next tick, and meanwhile it is the others' turn."""
         while (turn := self._queue.next(but=slow)) is not None:
             peer, fetch = turn
-            fd = self._files.get(fetch.blob)
-            if fd is None:
+            shelf = self._shelf_of(fetch.blob)
+            if shelf is None:
                 self._send(peer, BlobGone(blob=fetch.blob), None)
                 continue
             try:
-                payload = self._read(fd, fetch)
+                payload = self._read(shelf[fetch.blob], fetch)
             except OSError as error:
                 logger.error("a model that is to be sent cannot be read: %s", error)
-                os.close(self._files.pop(fetch.blob))
+                self._take_off(shelf, fetch.blob)
                 self._send(peer, BlobGone(blob=fetch.blob), None)
                 continue
             sent = self._send(peer, Chunk(blob=fetch.blob, offset=fetch.offset), payload)
@@ -88,6 +102,6 @@ class Serving:
         return self._cache[wanted]
 
     def close(self) -> None:
-        for fd in self._files.values():
-            os.close(fd)
-        self._files.clear()
+        for shelf in (self._of_run, self._asked):
+            for digest in list(shelf):
+                self._take_off(shelf, digest)

@@ -131,8 +131,9 @@ class Training:
 
     def _look_for_agents(self, gathering: Gathering) -> None:
         context = self._context
+        now = context.clock()
         try:
-            agents = gathering.look(context.clock())
+            agents = gathering.look(now)
             if agents is not None:
                 self._gathering = None
                 self._has_gathered = True
@@ -143,7 +144,7 @@ class Training:
             self._pause(str(error))
             return
         self._settle()
-        if gathering.changed_at == context.clock() and (event := self.waiting()):
+        if gathering.changed_at == now and (event := self.waiting()):
             context.fleet.publish(event)
 
     def _open(self, agents: list[str]) -> None:

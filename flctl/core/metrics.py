@@ -7,6 +7,9 @@ import numpy as np
 
 from flctl.wire.messages import Metrics
 
+MOST_LOSS = 1e300
+"""Of one agent: sums over a fleet stay finite."""
+
 
 def from_confusion(loss: float, confusion: Sequence[Sequence[int]]) -> Metrics:
     """Metrics of one part of the data; `loss` is its mean, `confusion[target][prediction]`.
@@ -40,8 +43,8 @@ def verified(claimed: Metrics, most: int) -> Metrics:
         raise ValueError(f"{claimed.examples} examples, {most} were declared")
     if claimed.examples < 1 or sum(map(sum, claimed.confusion)) != claimed.examples:
         raise ValueError("the confusion matrix does not add up to the examples")
-    if not math.isfinite(claimed.loss):
-        raise ValueError("the loss is not a finite number")
+    if not abs(claimed.loss) <= MOST_LOSS:
+        raise ValueError(f"the loss is not a finite number below {MOST_LOSS:g}")
     return from_confusion(claimed.loss, claimed.confusion)
 
 

@@ -134,7 +134,8 @@ class ZeroMqHub:
         self._sockets, self._monitors = {}, []
         self._context.term()
         if self._control is not None:
-            self._control.unlink(missing_ok=True)  # libzmq leaves it behind
+            with contextlib.suppress(OSError):  # a disk that may only be read
+                self._control.unlink()  # libzmq leaves it behind
         self._woken.close()
         self._waker.close()
 

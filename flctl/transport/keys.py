@@ -51,6 +51,10 @@ LONGEST_TTL_S = 365 * 86_400
 MOST_USES = 100_000
 
 
+UNREAD = (-1, -1, -1)
+"""No file has this stamp."""
+
+
 class Waiting(Struct, frozen=True):
     """An unknown key that has knocked; times are seconds since 1970."""
 
@@ -72,6 +76,8 @@ class Keyring:
         self._lock = threading.RLock()
         self._waiting: OrderedDict[str, Waiting] = OrderedDict()
         self._next_look = 0.0
+        self._trouble = ""
+        """With the file, as it was logged."""
         once = (self.path.parent / f"server{PUBLIC}").exists()
         if not self.path.exists():
             if once:
@@ -152,8 +158,11 @@ class Keyring:
             try:
                 self._load()
             except StateError as error:
-                logger.error("%s; the keys stay as they were", error)
+                if str(error) != self._trouble:
+                    logger.error("%s; the keys stay as they were", error)
+                self._trouble = str(error)
                 return False
+            self._trouble = ""
             return True
 
     # Changing -------------------------------------------------------------------------
@@ -247,7 +256,12 @@ class Keyring:
     def _load(self) -> None:
         # The stamp is taken first: a change in between is then seen at the next look.
         self._stamp = self._stamp_now()
-        self._allowed = allowlist.read(self.path)
+        try:
+            self._allowed = allowlist.read(self.path)
+        except StateError as error:
+            if isinstance(error.__cause__, OSError):
+                self._stamp = UNREAD  # it says nothing about the file: read again at the next look
+            raise
         self._by_key = {entry.key: entry for entry in self._allowed.keys}
         known = self._by_key.keys() | {entry.key for entry in self._allowed.revoked}
         for key in known & self._waiting.keys():

@@ -84,7 +84,10 @@ class Runner:
             if fd is not None:
                 os.close(fd)
         event, result_fd = outcome
-        self._pipe.send(event, result_fd)
+        try:
+            self._pipe.send(event, result_fd)
+        except FlctlError as error:
+            self._pipe.send(failure_of(error))
         if result_fd is not None:
             os.close(result_fd)
 

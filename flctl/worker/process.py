@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from flctl.errors import WorkerError
+from flctl.errors import FlctlError, WorkerError
 from flctl.worker.death import explain, oom_kills
 from flctl.worker.jobs import AnyEvent, AnyJob, JobFailed, Stepped
 from flctl.worker.pipe import Pipe
@@ -110,7 +110,12 @@ class WorkerProcess:
             return []
         # First the status: what was written before the end is read after it.
         dead = process.poll() is not None
-        events = pipe.receive_now()
+        try:
+            events = pipe.receive_now()
+        except (FlctlError, OSError) as error:
+            self.stop()
+            text = f"what the worker has told cannot be read: {error}"
+            return [(JobFailed(kind="worker died", message=text), None)]
         if any(not isinstance(event, Stepped) for event, _ in events):
             self._busy, self._idle_since = False, self._clock()
         if dead or pipe.ended:
@@ -183,9 +188,10 @@ class WorkerProcess:
 
 
 def _discard(pipe: Pipe[AnyEvent]) -> None:
-    for _, fd in pipe.receive_now():
-        if fd is not None:
-            os.close(fd)
+    with contextlib.suppress(FlctlError, OSError):
+        for _, fd in pipe.receive_now():
+            if fd is not None:
+                os.close(fd)
     pipe.close()
 
 

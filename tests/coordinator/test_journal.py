@@ -177,6 +177,30 @@ def test_a_disk_that_fills_up_leaves_no_half_line(path, monkeypatch):
     assert read_events(path) == [*EVENTS, rejected("later")]
 
 
+def test_half_a_line_that_could_not_be_taken_back_goes_before_the_next_one(path, monkeypatch):
+    """Two faults at once: the write, and what was to undo it."""
+    write(path)
+    journal = Journal(path)
+    real = os.write
+
+    def fails(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    def write_some(fd, data):
+        real(fd, data[:10])
+        fails()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(journals.os, "write", write_some)
+        patch.setattr(journals.os, "ftruncate", fails)
+        for _ in range(2):
+            with pytest.raises(StateError, match="Input/output error"):
+                journal.append([opened()])
+    journal.append([rejected("later")])
+    journal.close()
+    assert read_events(path) == [*EVENTS, rejected("later")]
+
+
 def test_what_could_not_be_synced_is_not_in_the_journal(path, monkeypatch):
     """Whoever is told that it failed finds it undone after a restart, too."""
     before = write(path)

@@ -33,3 +33,24 @@ def test_peers_that_read_nothing_do_not_hold_up_the_others(tmp_path: Path):
             serving.on_fetch(peer, fetch)
     assert got == [number * CHUNK_BYTES for number in range(8)]
     serving.close()
+
+
+def test_a_file_that_is_put_again_is_read_again(tmp_path: Path):
+    """The first one was damaged while it was served; the second has the same digest."""
+    good, bad = bytes(CHUNK_BYTES), bytes([1]) * CHUNK_BYTES
+    digest = hashlib.sha256(good).hexdigest()
+    path = tmp_path / "model"
+    got: list[bytes | None] = []
+
+    def send(_: bytes, __: Message, payload: bytes | None) -> Sent:
+        got.append(payload)
+        return Sent.OK
+
+    serving = Serving(send)
+    for content in (bad, good):
+        path.unlink(missing_ok=True)
+        path.write_bytes(content)
+        serving.put(digest, path)
+        serving.on_fetch(b"peer", Fetch(blob=digest, offset=0, length=CHUNK_BYTES))
+    assert got == [bad, good]
+    serving.close()

@@ -80,6 +80,7 @@ def test_only_the_same_classes_can_be_merged(parts):
     [
         ({"loss": math.nan}, "finite"),
         ({"loss": math.inf}, "finite"),
+        ({"loss": 1.7e308}, "finite"),  # three of them have no sum
         ({"examples": 999}, "add up"),
         ({"examples": 0, "confusion": ()}, "add up"),
         ({"confusion": ((10, 0),)}, "not square"),

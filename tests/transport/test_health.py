@@ -32,6 +32,14 @@ def asked(folder: Path, port: HealthPort) -> dict[str, object]:
     return found
 
 
+def test_a_socket_that_cannot_be_removed_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    """As on a disk that may only be read by now."""
+    port = HealthPort(tmp_path, "coordinator")
+    (tmp_path / "coordinator.sock").unlink()
+    (tmp_path / "coordinator.sock").mkdir()
+    port.close()
+
+
 def test_whoever_asks_is_told_by_the_loop(tmp_path: Path, port: HealthPort) -> None:
     found = asked(tmp_path, port)
     assert found == {"agent": {"text": "agent pi-01: ready"}}

@@ -1,5 +1,6 @@
 """Keys, the allow-list and join tokens."""
 
+import errno
 import json
 import logging
 import multiprocessing
@@ -8,6 +9,7 @@ import threading
 
 import pytest
 
+from flctl import files
 from flctl.errors import AccessError, StateError, UsageError
 from flctl.transport.keypair import KeyPair, public_key
 from flctl.transport.keys import WAITING, Keyring
@@ -153,6 +155,25 @@ def test_a_damaged_list_is_an_error_and_not_an_empty_list(keyring, pool, damage,
     with pytest.raises(StateError, match=r"allowed\.json"):
         keyring.add("pi-02", pool[1], "agent")
     assert keyring.path.read_bytes() == damage
+
+
+def test_a_list_that_could_not_be_read_once_is_read_again(keyring, pool, caplog, monkeypatch):
+    """Who was revoked meanwhile is shut out at the next look, and it was said once."""
+    keyring.add("pi-01", pool[0], "agent")
+    Keyring(keyring.path.parent).revoke("pi-01")
+
+    def fails(path):
+        with files.explained(path, "read the keys"):
+            raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("flctl.transport.keys.allowlist.read", fails)
+        assert not keyring.refresh(now=1.0)
+        assert not keyring.refresh(now=2.0)
+    assert caplog.text.count("Too many open files") == 1
+    assert keyring.role_of(pool[0]) == "agent"
+    assert keyring.refresh(now=3.0)
+    assert keyring.role_of(pool[0]) is None
 
 
 def test_a_list_that_vanishes_is_not_an_empty_list(keyring, pool, caplog):

@@ -10,8 +10,19 @@ import msgspec
 import pytest
 
 from flctl.errors import MalformedMessage, WorkerError
+from flctl.wire.messages import Metrics
 from flctl.worker.death import explain, oom_kills
-from flctl.worker.jobs import AnyEvent, AnyJob, Initialise, JobFailed, Stepped
+from flctl.worker.jobs import (
+    AnyEvent,
+    AnyJob,
+    DataSource,
+    EvaluateJob,
+    Initialise,
+    JobFailed,
+    Scored,
+    Stepped,
+)
+from flctl.worker.main import Runner
 from flctl.worker.pipe import MESSAGE_BYTES, Pipe, Unpacker, nameless_file
 
 
@@ -120,3 +131,18 @@ def test_what_is_quoted_of_a_damaged_message_is_printable():
     with pytest.raises(MalformedMessage) as told:
         Unpacker(AnyEvent).feed(len(body).to_bytes(4, "big") + b"\0" + body, [])
     assert str(told.value).isprintable()
+
+
+def test_an_outcome_that_is_too_large_is_a_failed_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a confusion matrix of three hundred classes: the process goes on."""
+    left, right = socket.socketpair()
+    ours: Pipe[AnyEvent] = Pipe(left, AnyEvent)
+    theirs: Pipe[AnyJob] = Pipe(right, AnyJob)
+    confusion = tuple(tuple(range(1000, 1300)) for _ in range(300))
+    metrics = Metrics(loss=1.0, accuracy=1.0, macro_f1=1.0, examples=1, confusion=confusion)
+    monkeypatch.setattr(Runner, "_outcome", lambda *_: (Scored(parts={"all": metrics}), None))
+    Runner(theirs).run(EvaluateJob(task="x", source=DataSource(), side="agent", threads=1), None)
+    ((event, _),) = ours.receive()
+    assert isinstance(event, JobFailed) and "bytes" in event.message
+    ours.close()
+    theirs.close()

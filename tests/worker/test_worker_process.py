@@ -14,7 +14,7 @@ import psutil
 import pytest
 import torch
 
-from flctl.errors import WorkerError
+from flctl.errors import MalformedMessage, WorkerError
 from flctl.settings import LocalTraining, parse
 from flctl.wire.compression import check_update
 from flctl.wire.messages import DatasetInfo, Shard
@@ -34,7 +34,7 @@ from flctl.worker.jobs import (
     Trained,
     TrainJob,
 )
-from flctl.worker.pipe import nameless_file
+from flctl.worker.pipe import Pipe, nameless_file
 from flctl.worker.process import WorkerProcess
 
 SHARD = DataSource(shard=Shard(index=0, of=16, partition="record"))
@@ -251,6 +251,25 @@ def test_a_killed_worker_is_reported_within_two_seconds(worker: WorkerProcess, m
     assert not worker.busy and worker.pid is None and not psutil.pid_exists(before)
     event, fd = run(worker, training(), model)
     assert isinstance(event, Trained) and fd is not None and worker.pid != before
+    os.close(fd)
+
+
+def test_an_answer_that_cannot_be_read_is_a_failed_job(
+    worker: WorkerProcess, model: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its file was dropped for want of descriptors; the next job finds a new process."""
+    worker.submit(training(), model)
+
+    def fails(_: object) -> None:
+        raise MalformedMessage("a worker message without the file that goes with it")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Pipe, "receive_now", fails)
+        ((event, _),) = worker.events()
+    assert isinstance(event, JobFailed) and "without the file" in event.message
+    assert not worker.busy and worker.events() == []
+    _, fd = run(worker, training(), model)
+    assert fd is not None
     os.close(fd)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from flctl.errors import FlctlError
 from flctl.fleet.context import forget_context, load_context
 from flctl.fleet.emulation.members import OLD, at_once, labelled, members
-from flctl.fleet.emulation.plan import MEMBER, container_name
+from flctl.fleet.emulation.plan import COORDINATOR, MEMBER, container_name
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -72,6 +72,12 @@ class Before:
         }
         self._others = {thing.id for thing in _volumes_and_networks(client, fleet)}
 
+    def remove_newcomers(self) -> None:
+        """Agents' containers that have come since: they could still join."""
+        there = _containers(self._client, self._fleet)
+        new = [c for c in there if c.id not in self._running and c.labels[MEMBER] != COORDINATOR]
+        _again_while_in_use(lambda: at_once(_remove, new))
+
     def restore(self) -> None:
         """Remove what has come since, and put back what was replaced."""
         _again_while_in_use(self._restore)
@@ -90,7 +96,7 @@ class Before:
                 thing.remove()
 
 
-def _again_while_in_use(remove: Callable[[], None]) -> None:
+def _again_while_in_use(remove: Callable[[], object]) -> None:
     """The engine goes on with a request that was broken off: what it makes comes a moment later,
     and holds its volume and its network."""
     from docker.errors import APIError

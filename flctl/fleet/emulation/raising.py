@@ -67,6 +67,7 @@ def raise_fleet(
         done = raising.run(port, state, known)
     except BaseException:
         tell("putting everything back as it was")
+        before.remove_newcomers()
         raising.close(failed=True)
         before.restore()
         raise
