@@ -16,7 +16,7 @@ from flctl.errors import AccessError, FlctlError, RunError, UsageError
 from flctl.files import failure
 from flctl.transport.channel import Incoming
 from flctl.transport.keys import Entry, Waiting
-from flctl.wire.messages import AdminQuestion, Ask, Deal, RunEvent, Trouble
+from flctl.wire.messages import AdminQuestion, Ask, Deal, Trouble
 
 logger = logging.getLogger(__name__)
 
@@ -140,14 +140,14 @@ class Control:
         self._operators.answer(incoming.peer, ask.id, summary(folder))
         if ask.args.get("past", True):
             for event in last_events(folder.journal_path, WATCH_LIMIT):
-                self._operators.put(incoming.peer, RunEvent(id=ask.id, event=as_json(event)))
+                self._operators.event(incoming.peer, ask.id, as_json(event))
         training = self._coordinator.training
         if training is not None and training.run == folder.name and (waits := training.waiting()):
-            self._operators.put(incoming.peer, RunEvent(id=ask.id, event=waits))
+            self._operators.event(incoming.peer, ask.id, waits)
         self._unwatch(incoming.peer)
 
         def watcher(event: dict[str, Any]) -> None:
-            if not self._operators.put(incoming.peer, RunEvent(id=ask.id, event=event)):
+            if not self._operators.event(incoming.peer, ask.id, event):
                 self._unwatch(incoming.peer)
 
         self._watching[incoming.peer] = watcher

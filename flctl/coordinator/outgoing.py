@@ -14,7 +14,7 @@ from msgspec import Struct, field
 from flctl.errors import RunError
 from flctl.transport.channel import Sent
 from flctl.wire.framing import HEADER_BYTES
-from flctl.wire.messages import CHUNK_BYTES, Answer, AnswerPart, Message
+from flctl.wire.messages import CHUNK_BYTES, Answer, AnswerPart, Message, RunEvent
 
 KEPT_BYTES = 128 * 1024 * 1024
 """Of one operator that does not read; beyond it everything is dropped, and it asks anew."""
@@ -46,10 +46,24 @@ class Outgoing:
                 f"the answer has {len(data) >> 20} MB; read the files of the run instead, "
                 "in the coordinator's state folder"
             )
+        self._put_in_parts(peer, question, data)
+
+    def event(self, peer: bytes, question: int, event: dict[str, Any]) -> bool:
+        """To whoever watches; a round of hundreds of agents is larger than one message.
+
+        False as `put` says it.
+        """
+        data = msgspec.msgpack.encode(event)
+        if len(data) <= HEADER_BYTES - MESSAGE_BYTES:
+            return self.put(peer, RunEvent(id=question, event=event))
+        return self._put_in_parts(peer, question, data)
+
+    def _put_in_parts(self, peer: bytes, question: int, data: bytes) -> bool:
         for start in range(0, len(data), CHUNK_BYTES):
             part = AnswerPart(id=question, last=start + CHUNK_BYTES >= len(data))
             if not self.put(peer, part, data[start : start + CHUNK_BYTES]):
-                return
+                return False
+        return True
 
     def put(self, peer: bytes, message: Message, payload: bytes | None = None) -> bool:
         """False when the peer is gone, or reads so little that it is given up."""

@@ -113,18 +113,27 @@ class Console:
             Ask(id=next(self._ids), what="watch", args={"run": run, "past": past})
         )
         heard = time.monotonic()
+        parts = bytearray()
         while True:
-            for message, _ in self._messages(0.5):
+            for message, payload in self._messages(0.5):
                 heard = time.monotonic()
                 match message:
                     case RunEvent(id=question.id, event=event):
                         yield event
+                    case AnswerPart(id=question.id, last=last) if payload is not None:
+                        parts += payload
+                        if last:
+                            whole = _whole(parts, self.where)
+                            parts.clear()
+                            if "event" in whole:
+                                yield whole
                     case Trouble(id=question.id):
                         raise _as_error(message)
             events = list(self._link.events())
             again = LinkEvent.CONNECTED in events
             if again or time.monotonic() - heard > ANSWER_S:
                 # The coordinator was restarted, or may have been: ask anew.
+                parts.clear()
                 question = self._send(
                     Ask(id=next(self._ids), what="watch", args={"run": run, "past": True})
                 )

@@ -347,8 +347,8 @@ class Answer(Message, frozen=True):
 
 
 class AnswerPart(Message, frozen=True):
-    """The payload frame is the next part of an answer too large for one message: its body,
-    encoded, whole with the `last` one."""
+    """The payload frame is the next part of an answer too large for one message, or of an event
+    of a run that is watched: its body, encoded, whole with the `last` one."""
 
     id: Natural
     last: bool

@@ -50,6 +50,18 @@ def seen(operator: Console) -> list[dict[str, Any]]:
     return [m.event for m, _ in operator._messages(0) if isinstance(m, RunEvent)]
 
 
+def test_an_event_larger_than_one_message_arrives(fleet: MemoryFleet):
+    """As a round of hundreds of agents is; to whoever watches already, and again in the past."""
+    run = fleet.start_run(rounds=1)
+    assert fleet.coordinator is not None
+    large = {"event": "round", "participants": {f"pi-{n:03}": "x" * 300 for n in range(700)}}
+    with console(fleet) as operator:
+        told = operator.watch(run)
+        next(told)
+        fleet.coordinator.publish(large)
+        assert large in [next(told) for _ in range(40)]
+
+
 class Slow:
     """An operator whose connection has room for `room` messages."""
 
