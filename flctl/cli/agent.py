@@ -213,6 +213,8 @@ def _read(file: str, flag: str) -> str:
 def _datasets(data: list[str], shard: Any) -> dict[str, Any]:
     paths = named_paths(data, "--data") if data else {"default": None}
     for text, path in zip(data, paths.values(), strict=False):
+        if any("\ud800" <= character <= "\udfff" for character in text):  # as Python shows bytes
+            raise UsageError(f"--data {text}: its name is not UTF-8: rename it")
         if path is not None and not Path(path).exists():
             name, equals, _ = text.partition("=")
             also = f", and '{name}' cannot name a data set: no / in names" if equals else ""

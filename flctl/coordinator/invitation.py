@@ -68,8 +68,9 @@ class Invitation:
         fresh = known is not None and known.deal == self._deal and known.uses_left > USES // 2
         if known is None or not fresh or known.expires - now < TTL_S / 2:
             # The old one stays good for those who have just read it.
-            self._token = self._keyring.new_token(TTL_S, USES, self._deal)
-            replace(self.path, f"{self._token}\n".encode())
+            token = self._keyring.new_token(TTL_S, USES, self._deal)
+            replace(self.path, f"{token}\n".encode())
+            self._token = token  # what the file says: else it is tried again
         self._next_look = now + TTL_S / 60
 
     def _left_behind(self) -> str:

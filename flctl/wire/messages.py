@@ -177,7 +177,7 @@ class UpdateReady(Message, frozen=True):
     size: Offset
     examples: Annotated[int, Meta(ge=1, le=2**53)]
     """Distinct examples that were trained on: the weight."""
-    batches: Annotated[int, Meta(ge=1, le=2**53)]
+    batches: Annotated[int, Meta(ge=1, le=2**31)]
     loss: float
     """Mean over the batches of this round."""
     last_loss: float

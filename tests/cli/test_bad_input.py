@@ -246,6 +246,10 @@ def test_coordinator_that_cannot_start(flctl, tmp_path):
             ("--coordinator", "h:1", "--server-key", "0" * 40, "--data", "x=/none"),
             "--data x=/none: there is no such file or folder",
         ),
+        (
+            ("--coordinator", "h:1", "--server-key", "0" * 40, "--data", "/tmp/\udce9.npz"),
+            "its name is not UTF-8: rename it",
+        ),
         (("--coordinator", "h:1", "--server-key", "0" * 40, "--threads", 0), "--threads"),
         (("--coordinator", "h:1", "--server-key", "0" * 40, "--threads", 10**6), "--threads"),
         (("--coordinator", "h:1", "--server-key", "0" * 40, "--join-token-file", "/no"), "/no"),

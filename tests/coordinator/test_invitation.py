@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from flctl.coordinator.invitation import TTL_S, Invitation
+from flctl.errors import StateError
 from flctl.transport.keypair import KeyPair
 from flctl.transport.keys import Keyring
 from flctl.wire.messages import Deal
@@ -72,6 +73,24 @@ def test_a_coordinator_that_was_killed_goes_on_with_its_token(tmp_path, keyring,
     Invitation(tmp_path, keyring, deal, clock)
     assert read(tmp_path / "token") == first
     Invitation(tmp_path, keyring, Deal(of=8, partition="record"), clock)
+    assert read(tmp_path / "token") != first
+
+
+def test_a_token_that_could_not_be_written_is_made_anew(tmp_path, keyring, clock, monkeypatch):
+    """The one in the file had gone on counting as fresh."""
+    invitation = Invitation(tmp_path, keyring, None, clock)
+    first = read(tmp_path / "token")
+
+    def fails(*_):
+        raise StateError("the disk is full")
+
+    clock.now += TTL_S * 0.6
+    with monkeypatch.context() as patch:
+        patch.setattr("flctl.coordinator.invitation.replace", fails)
+        invitation.keep()
+    assert read(tmp_path / "token") == first
+    clock.now += TTL_S / 30
+    invitation.keep()
     assert read(tmp_path / "token") != first
 
 
