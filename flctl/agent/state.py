@@ -77,8 +77,8 @@ class AgentState:
 
     def _sweep(self) -> None:
         """Half files of a worker that was killed, or lost power."""
-        for left in self.folder.glob("residuals/*/.*.tmp"):
-            with suppress(OSError):
+        with suppress(OSError):
+            for left in self.folder.glob("residuals/*/.*.tmp"):
                 left.unlink()
 
     def _read_name(self) -> str | None:

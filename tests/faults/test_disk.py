@@ -200,7 +200,11 @@ def test_the_card_of_an_agent_is_dead_for_a_while(
     dead.unlink()
     wait_for(lambda: not bed.events(run, "round")[-1]["missing"], "a round with it", 60)
     row.recovered_s = time.monotonic() - began
+    dead.touch()
+    assert bed.kill("pi-01", signal.SIGTERM) == 0
+    dead.unlink()
     assert "Traceback" not in bed.log("pi-01")
+    (bed.folder / "pi-01" / "agent.sock").unlink()  # it could not
     bed.stop(run)
     unbroken(bed, run, end="stopped")
 
