@@ -35,6 +35,9 @@ from flctl.wire.messages import (
 
 logger = logging.getLogger(__name__)
 
+WAITING_S = 5.0
+"""Whom a round waits for is told at most so often: hundreds may come one after the other."""
+
 
 class Training:
     def __init__(self, context: RunContext) -> None:
@@ -45,6 +48,7 @@ class Training:
         self._round: RoundInProgress | None = None
         self._unsettled: happened.Round | None = None
         self._ending = False
+        self._waiting_told = -math.inf
         self.ended = False
 
     @property
@@ -144,7 +148,9 @@ class Training:
             self._pause(str(error))
             return
         self._settle()
-        if gathering.changed_at == now and (event := self.waiting()):
+        told = self._waiting_told
+        if gathering.changed_at > told and now >= told + WAITING_S and (event := self.waiting()):
+            self._waiting_told = now
             context.fleet.publish(event)
 
     def _open(self, agents: list[str]) -> None:

@@ -74,7 +74,8 @@ def drive_local(
     with agents_folder() as temporary:
         keyring = Keyring(temporary / "keys")
         coordinator, endpoint = make_coordinator(state, keyring, "127.0.0.1:0")
-        coordinator.watch(on_event)
+        # That its own agents have yet to start is no news.
+        coordinator.watch(lambda event: None if event["event"] == "waiting" else on_event(event))
         embedded = _Embedded(coordinator, keyring, temporary, endpoint, names, verbose)
         try:
             if folder is None:

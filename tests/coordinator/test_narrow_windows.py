@@ -89,13 +89,18 @@ def test_a_round_that_ends_while_its_updates_are_asked_for(make_fleet):
     assert fleet.named("round")[0]["missing"] == ("pi-01",)
 
 
-def test_for_whom_a_round_waits_is_told_at_once():
+def test_for_whom_a_round_waits_is_told_at_once_and_not_at_each_arrival():
     """To those who watch already, too."""
-    fleet = Ticking(1)
+    fleet = Ticking(0)
     try:
-        fleet.start_run(rounds=1, agents=("pi-01", "pi-02"), wait=30)
-        fleet.step()
-        assert fleet.named("waiting")
+        names = [f"pi-{n:02}" for n in range(1, 21)]
+        fleet.start_run(rounds=1, agents=(*names, "pi-99"), quorum=1, wait=30)
+        assert len(fleet.named("waiting")) == 1
+        for name in names:
+            fleet.add(name)
+            fleet.until(lambda name=name: fleet.coordinator.roster.is_free(name))
+        fleet.until(lambda: fleet.named("waiting")[-1]["missing"].startswith("pi-99"), 20)
+        assert len(fleet.named("waiting")) <= 8
     finally:
         fleet.close()
 
