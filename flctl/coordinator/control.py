@@ -198,13 +198,21 @@ class Control:
         self._coordinator.runs.start(dict(given), where, "fleet", done)
         return None
 
-    def _stop(self, _: Incoming, ask: Ask) -> Any:
+    def _stop(self, incoming: Incoming, ask: Ask) -> Any:
+        """Answered when it has ended: whoever is told may begin another run."""
         training = self._coordinator.training
         folder = self._find(ask.args)
         if training is None or training.run != folder.name:
             raise UsageError(f"run {folder.name} is not in progress")
+
+        def on_event(_: dict[str, Any]) -> None:
+            if training.ended:
+                self._coordinator.unwatch(on_event)
+                self._operators.answer(incoming.peer, ask.id, {"run": folder.name})
+
+        self._coordinator.watch(on_event)
         training.stop("stopped by an operator")
-        return {"run": folder.name}
+        return None
 
     def _resume(self, _: Incoming, ask: Ask) -> Any:
         folder = self._find(ask.args)

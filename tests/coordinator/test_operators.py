@@ -50,6 +50,23 @@ def seen(operator: Console) -> list[dict[str, Any]]:
     return [m.event for m, _ in operator._messages(0) if isinstance(m, RunEvent)]
 
 
+def test_a_run_can_begin_as_soon_as_another_one_is_stopped(
+    fleet: MemoryFleet, monkeypatch: pytest.MonkeyPatch
+):
+    """As in a script: the answer comes when the run has ended, and nobody waits for more."""
+    run = fleet.start_run(rounds=100)
+    fleet.until(lambda: bool(fleet.named("round")))
+    assert fleet.coordinator is not None
+    watchers = len(fleet.coordinator._watchers)
+    disk, steps = fleet.coordinator._disk, iter(range(1000))
+    finish = disk.finish
+    monkeypatch.setattr(disk, "finish", lambda: finish() if next(steps) > 9 else None)
+    with console(fleet) as operator:
+        assert operator.stop(run) == run
+        operator.start({"task": "toy", "rounds": 1}, "the test")
+    assert len(fleet.coordinator._watchers) == watchers
+
+
 def test_an_event_larger_than_one_message_arrives(fleet: MemoryFleet):
     """As a round of hundreds of agents is; to whoever watches already, and again in the past."""
     run = fleet.start_run(rounds=1)
