@@ -204,16 +204,16 @@ class Lock:
     def __init__(self, path: Path, busy: str) -> None:
         with explained(path, "take the lock"):
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
+        with contextlib.ExitStack() as undo:
+            undo.callback(os.close, self._fd)
             with explained(path, "take the lock"):
-                _take(self._fd)
+                try:
+                    _take(self._fd)
+                except BlockingIOError as error:
+                    raise StateError(f"{busy} (process {holder_of(path)})") from error
                 os.truncate(self._fd, 0)
                 os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
-        except BaseException as error:
-            os.close(self._fd)
-            if isinstance(error.__cause__, BlockingIOError):
-                raise StateError(f"{busy} (process {holder_of(path)})") from error
-            raise
+            undo.pop_all()
 
     def release(self) -> None:
         os.close(self._fd)

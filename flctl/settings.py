@@ -261,12 +261,16 @@ def _check_schema(table: dict[str, Any], path: Path) -> None:
         raise SettingsError(f"{path}: schema {schema}, this version reads {SCHEMA}")
 
 
+def is_utf8(text: str) -> bool:
+    """An argument that is not comes with surrogates in place of its bytes."""
+    return not any("\ud800" <= char <= "\udfff" for char in text)
+
+
 def _check_together(settings: RunSettings, where: str) -> None:
     if settings.local is not None and settings.virtual is not None:
         raise SettingsError(f"{where}: local and virtual exclude each other; choose one")
     for name in ("task", "data", "dataset", "test_data", "optimizer"):
-        # An argument that is not UTF-8 comes with surrogates in place of its bytes.
-        if any("\ud800" <= char <= "\udfff" for char in getattr(settings, name) or ""):
+        if not is_utf8(getattr(settings, name) or ""):
             raise SettingsError(f"{where}: {name} is not UTF-8 text")
     for number in ("lr", "quorum", "deadline_s", "wait_s", "alpha", "proximal_mu", "clip_norm"):
         if not math.isfinite(getattr(settings, number) or 0):

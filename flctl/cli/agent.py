@@ -211,9 +211,11 @@ def _read(file: str, flag: str) -> str:
 
 
 def _datasets(data: list[str], shard: Any) -> dict[str, Any]:
+    from flctl.settings import is_utf8
+
     paths = named_paths(data, "--data") if data else {"default": None}
     for text, path in zip(data, paths.values(), strict=False):
-        if any("\ud800" <= character <= "\udfff" for character in text):  # as Python shows bytes
+        if not is_utf8(text):
             raise UsageError(f"--data {text}: its name is not UTF-8: rename it")
         if path is not None and not Path(path).exists():
             name, equals, _ = text.partition("=")

@@ -67,12 +67,10 @@ class Control:
             body = self._handlers[ask.what](incoming, ask)
             if body is not None:
                 self._operators.answer(incoming.peer, ask.id, body)
-        except FlctlError as error:
+        except (FlctlError, OSError) as error:
             self._trouble(incoming.peer, ask, error)
         except (KeyError, TypeError, ValueError) as error:
             self._trouble(incoming.peer, ask, UsageError(f"'{ask.what}': bad argument: {error}"))
-        except OSError as error:
-            self._trouble(incoming.peer, ask, failure(error, self._coordinator.state, ask.what))
 
     def _refuse_agent(self, incoming: Incoming, ask: Ask) -> None:
         """Nothing is kept for one that does not read it."""
@@ -86,8 +84,10 @@ class Control:
         self._coordinator.peers.send(incoming.peer, refusal)
 
     def _trouble(self, peer: bytes, ask: Ask, error: BaseException) -> None:
+        if isinstance(error, OSError):
+            error = failure(error, self._coordinator.state, ask.what)
         code = error.exit_code if isinstance(error, FlctlError) else 1
-        text = str(error) if isinstance(error, FlctlError | OSError) else f"unexpected: {error!r}"
+        text = str(error) if isinstance(error, FlctlError) else f"unexpected: {error!r}"
         self._operators.put(peer, Trouble(id=ask.id, message=text[:2000], exit_code=code))
 
     # Looking --------------------------------------------------------------------------

@@ -299,13 +299,10 @@ class RunsOver:
         Raises StateError when the disk fails.
         """
         folder = RunFolder(self._runs / run)
-        try:
-            with explained(folder.journal_path, "read the journal"):
-                status = folder.journal_path.stat()
-        except StateError as error:
-            if isinstance(error.__cause__, FileNotFoundError):
+        with explained(folder.journal_path, "read the journal"):
+            if not folder.journal_path.exists():
                 return True
-            raise
+            status = folder.journal_path.stat()
         stamp = (status.st_mtime_ns, status.st_size)
         if run not in self._known or self._known[run][0] != stamp:
             self._known[run] = stamp, _is_over(folder)

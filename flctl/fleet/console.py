@@ -125,7 +125,7 @@ class Console:
                         if last:
                             whole = _whole(parts, self.where)
                             parts.clear()
-                            if "event" in whole:
+                            if isinstance(whole, dict) and "event" in whole:
                                 yield whole
                     case Trouble(id=question.id):
                         raise _as_error(message)
