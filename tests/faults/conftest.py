@@ -14,11 +14,10 @@ from table import Result, as_text, results_of
 
 SEED = int(os.environ.get("FAULTS_SEED", "1"))
 """Of the faults that come at random."""
+LONGEST = ("test_agent_crash_points.py", "test_crash_points.py", "test_network.py")
+"""These files are dealt first, so that no process has one left when the others are done."""
 ROW = pytest.StashKey[Result]()
 FAILED = pytest.StashKey[bool]()
-
-
-LONGEST = ("test_agent_crash_points.py", "test_crash_points.py", "test_network.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -26,7 +25,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if here in item.path.parents and item.get_closest_marker("smoke") is None:
             item.add_marker(pytest.mark.faults)
-    # The longest first, so that no process has one left when the others are done.
     items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
