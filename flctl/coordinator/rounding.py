@@ -154,6 +154,8 @@ class RoundInProgress:
     def on_here(self, agent: str) -> None:
         if not self._context.is_here(agent):
             return  # cordoned: an update that it has finished is welcome, no more is asked of it
+        if self._collection is not None:
+            self._collection.suspend(agent)  # it offers anew what it still has
         self._act(self._round.on_back(agent))
         if self._evaluating is not None:
             self._evaluating.on_here(agent)

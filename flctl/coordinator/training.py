@@ -107,6 +107,8 @@ class Training:
         try:
             context.folder.mend(history, context.settings.keep_rounds)
             if history.opened is not None:
+                self._look_at_spool(history.opened)
+            if history.opened is not None and not self._shut_out(history.opened):
                 self._reopen(history.opened)
             else:
                 self._gather()
@@ -156,9 +158,11 @@ class Training:
     def _open(self, agents: list[str]) -> None:
         context = self._context
         round_id = context.history.round + 1
+        accepted = context.history.accepted  # of an open round whose agents are drawn anew
         count = context.settings.invited_of(len(agents))
-        invited = sample(context.settings.seed, round_id, agents, count)
-        context.folder.room_for(context.model_size, len(invited))
+        drawn = sample(context.settings.seed, round_id, agents, count)
+        invited = sorted({*drawn, *accepted})
+        context.folder.room_for(context.model_size, len(invited) - len(accepted))
         opened = happened.Opened(
             at=context.now(),
             round=round_id,
@@ -173,11 +177,20 @@ class Training:
         self._round.begin()
         self._settle()
 
-    def _reopen(self, opened: happened.Opened) -> None:
-        """Go on in the round that was open when the coordinator stopped."""
-        context = self._context
-        accepted = context.history.accepted
-        spool = context.folder.make_spool(opened.round)
+    def _shut_out(self, opened: happened.Opened) -> bool:
+        """Whether the open round asks agents whose key was revoked since: a Pi that is gone for
+        good. Others are drawn then, beside those whose update is here."""
+        enrolled, accepted = self._context.fleet.enrolled(), self._context.history.accepted
+        gone = [a for a in opened.invited if a not in enrolled and a not in accepted]
+        if gone:
+            names = ", ".join(gone)
+            logger.warning("round=%d no longer asks %s: not enrolled", opened.round, names)
+        return bool(gone)
+
+    def _look_at_spool(self, opened: happened.Opened) -> None:
+        """What is damaged there was never accepted."""
+        spool = self._context.folder.make_spool(opened.round)
+        accepted = self._context.history.accepted
         for agent, update in list(accepted.items()):
             if not has_digest(spool / f"{agent}.safetensors", update.blob):
                 logger.warning(
@@ -187,6 +200,10 @@ class Training:
                     agent,
                 )
                 del accepted[agent]
+
+    def _reopen(self, opened: happened.Opened) -> None:
+        """Go on in the round that was open when the coordinator stopped."""
+        context, accepted = self._context, self._context.history.accepted
         context.folder.room_for(context.model_size, len(opened.invited) - len(accepted))
         names = ", ".join(sorted(accepted)) or "nobody yet"
         logger.info("run=%s round=%d goes on with updates of %s", self.run, opened.round, names)

@@ -184,8 +184,9 @@ class Round:
         return self._close_if_complete()
 
     def on_back(self, agent: str) -> list[Action]:
-        """The agent is connected (again)."""
+        """The agent is connected (again): what it offered before, it offers anew."""
         self.gone.discard(agent)
+        self.offered.discard(agent)
         owes = agent in self.invited and agent not in self.arrived and agent not in self.failed
         return [Invite(agent)] if owes and self.phase is Phase.OPEN else []
 

@@ -140,6 +140,55 @@ def test_a_broken_connection_does_not_cost_a_training(fleet: MemoryFleet):
     assert agent.trained == [(1, 0)]
 
 
+def lose_for_good(fleet: MemoryFleet) -> str:
+    """pi-03 burns in round 2, after the other two have delivered; the paused run."""
+    run = fleet.start_run(rounds=3, deadline=60.0, attempts=1)
+    fleet.until(lambda: len(fleet.named("opened")) == 2)
+    fleet.agents.pop("pi-03").kill()
+    assert fleet.finish().state == "paused"
+    return run
+
+
+def test_a_pi_that_is_gone_for_good_is_shut_out_and_the_run_goes_on_without_it(fleet: MemoryFleet):
+    """The two updates of its round that were accepted count, and nobody trains twice."""
+    run = lose_for_good(fleet)
+    fleet.coordinator.runs.resume(RunFolder.find(fleet.state, run))
+    assert fleet.finish().state == "paused"  # as long as it may come back
+    fleet.keyring.revoke("pi-03")
+    fleet.coordinator.runs.resume(RunFolder.find(fleet.state, run))
+    history = fleet.finish()
+    assert (history.state, history.round) == ("finished", 3)
+    assert [sorted(r.participants) for r in history.rounds[1:]] == [["pi-01", "pi-02"]] * 2
+    for name in ("pi-01", "pi-02"):
+        assert [r for r, _ in fleet.agents[name].trained] == [1, 2, 3]
+
+
+def test_a_pi_under_another_name_takes_the_place_of_one_that_is_gone(fleet: MemoryFleet):
+    run = lose_for_good(fleet)
+    fleet.keyring.revoke("pi-03")
+    fleet.add("pi-04")
+    fleet.coordinator.runs.resume(RunFolder.find(fleet.state, run))
+    history = fleet.finish()
+    assert (history.state, history.round) == ("finished", 3)
+    assert sorted(history.rounds[1].participants) == ["pi-01", "pi-02", "pi-04"]
+
+
+def test_an_accepted_update_of_a_pi_that_is_gone_for_good_still_counts(fleet: MemoryFleet):
+    """pi-03 had delivered before it burnt; it was pi-02 that kept the round open."""
+    fleet.agents["pi-02"].ticks = 10**6
+    run = fleet.start_run(rounds=2, deadline=60.0, attempts=1)
+    fleet.until(lambda: len(fleet.named("update")) == 2)
+    for name in ("pi-02", "pi-03"):
+        fleet.agents.pop(name).kill()
+        fleet.keyring.revoke(name)
+    fleet.finish()
+    fleet.coordinator.runs.resume(RunFolder.find(fleet.state, run))
+    history = fleet.finish()
+    assert (history.state, history.round) == ("finished", 2)
+    assert sorted(history.rounds[0].participants) == ["pi-01", "pi-03"]
+    assert sorted(history.rounds[1].participants) == ["pi-01"]
+
+
 def test_below_the_quorum_the_run_pauses_with_the_reason_and_can_be_resumed(fleet: MemoryFleet):
     """Three attempts, then a pause; the updates that were accepted are kept."""
     agent = fleet.agents["pi-03"]

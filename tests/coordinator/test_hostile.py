@@ -327,6 +327,30 @@ def test_a_key_revoked_in_the_middle_of_a_round_counts_no_more(fleet: MemoryFlee
     assert "pi-03" not in fleet.coordinator.roster.members
 
 
+def test_a_reboot_behind_a_hanging_connection_in_mid_upload_costs_no_attempt(fleet: MemoryFleet):
+    """Its card has lost the update, too: what is asked of it is the new one."""
+    fleet.start_run(rounds=1, deadline=300.0)
+    agent = fleet.agents["pi-01"]
+    agent.ticks = 60
+
+    def pulled() -> Any:
+        open_round = fleet.coordinator.training and fleet.coordinator.training._round
+        return open_round._collection._pulls if open_round and open_round._collection else {}
+
+    fleet.until(lambda: "pi-01" in pulled())
+    inbox = fleet.coordinator._hub.inbox
+    for incoming in [incoming for incoming in inbox if incoming.peer == agent.link.peer]:
+        inbox.remove(incoming)
+    agent.alive = False
+    agent.state.close()
+    agent.folder = agent.folder.with_name("pi-01-new-card")
+    agent.ticks = 200  # longer than a stalled transfer is waited for
+    agent.start()
+    history = fleet.finish()
+    assert sorted(history.rounds[0].participants) == ["pi-01", "pi-02", "pi-03"]
+    assert not fleet.named("attempt")
+
+
 def test_an_unlisted_key_waits_until_it_is_enrolled(fleet: MemoryFleet):
     """It is refused and shown as waiting; after keys add it gets in by itself."""
     pair = KeyPair.make()

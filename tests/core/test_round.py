@@ -140,6 +140,14 @@ def test_an_agent_that_comes_back_offers_and_is_fetched_again():
     assert round_.on_offer("a", 7, BASE) == [Pull("a")]
 
 
+def test_an_agent_that_reboots_behind_its_old_connection_is_fetched_again():
+    """It was never seen to go; what it offered in its life before is gone with it."""
+    round_ = opened()
+    assert round_.on_offer("a", 7, BASE) == [Pull("a")]
+    assert round_.on_back("a") == [Invite("a")]
+    assert round_.on_offer("a", 7, BASE) == [Pull("a")]
+
+
 def test_a_rejected_update_puts_its_agent_out_of_this_attempt_only():
     """NaN now may be a number after a restart of the worker: the next attempt asks again."""
     round_ = opened(need=3)
