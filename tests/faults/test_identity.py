@@ -144,6 +144,33 @@ def test_revoked_in_a_round(bed: Bed, row: Result, unbroken: Unbroken):
     unbroken(bed, run)
 
 
+def test_gone_for_good(bed: Bed, row: Result, unbroken: Unbroken):
+    """A Pi burns in a round that cannot do without it; another one takes its place."""
+    row.fault = "a Pi gone for good, and another one"
+    bed.start_all()
+    bed.pace("pi-02", 3)
+    run = bed.begin(2, agents=[], attempts=1, deadline_s=30.0)
+    bed.until_training("pi-02")
+    bed.kill("pi-02")
+    shutil.rmtree(bed.folder / "pi-02")
+    assert bed.until_over(run) == "paused"
+    bed.agents = ("pi-01", "pi-03")
+    bed.enrol("pi-03")
+    bed.data("pi-03").write_text("1.0\n2.0\n3.0\n")
+    bed.start_agent("pi-03")
+    bed.until_ready()
+    with open_console(bed.state) as console:
+        console.revoke("pi-02")
+    began = time.monotonic()
+    bed.resume(run)
+    bed.until_round(run, 1)
+    row.recovered_s = time.monotonic() - began
+    assert bed.until_over(run) == "finished"
+    took_part = [sorted(line["participants"]) for line in bed.events(run, "round")]
+    assert took_part == [["pi-01", "pi-03"]] * 2
+    unbroken(bed, run)
+
+
 def test_wrong_server_key(bed: Bed, proxy: Proxy, row: Result, unbroken: Unbroken):
     """The agent says so in one line, and does not hammer; nobody else notices."""
     row.fault = "wrong server key"
