@@ -15,7 +15,8 @@ known by what is done, to which file, and the functions of flctl that do it. The
     {"record": FILE, "root": DIR} append each change of what is below DIR: see `power`
     {"role": "worker"}            for such processes only: coordinator, agent or worker
 
-flctl itself knows nothing of this: os, io, socket and zmq are wrapped.
+flctl itself knows nothing of this: os, io, socket and zmq are wrapped, and so is time
+(`wrong_clock`).
 """
 
 import base64
@@ -30,6 +31,8 @@ import socket
 import sys
 import threading
 from collections import Counter
+
+import wrong_clock
 
 _real = {
     name: getattr(os, name)
@@ -156,7 +159,7 @@ def install(text):
     if settings.get("role", role()) != role():
         return
     if "clock" in settings:
-        _wrap_clock(settings["clock"])
+        wrong_clock.install(settings["clock"])
     if settings.keys() <= {"clock", "role"}:
         return
     points = Points(settings)
@@ -387,42 +390,6 @@ def _wrap_sockets(points):
 
     for name in ("sendall", "sendmsg"):
         sent(name)
-
-
-def _wrap_clock(path):
-    """What Python calls the time of day; what counts seconds since the boot is right."""
-    import time
-
-    real = time.time
-
-    def off():
-        try:
-            fd = _real["open"](path, os.O_RDONLY)
-        except FileNotFoundError:
-            return 0.0
-        try:
-            return float(os.read(fd, 64) or 0)
-        finally:
-            os.close(fd)
-
-    time.time = lambda: real() + off()
-    time.time_ns = lambda: int(time.time() * 1e9)
-    for name in ("gmtime", "localtime"):
-        setattr(time, name, Then(getattr(time, name)))
-    plain_strftime = time.strftime
-    time.strftime = lambda form, *when: plain_strftime(form, *(when or (time.localtime(),)))
-
-
-class Then:
-    """No plain function: `logging` keeps one as an attribute of a class, like a method."""
-
-    def __init__(self, plain):
-        self._plain = plain
-
-    def __call__(self, seconds=None):
-        import time
-
-        return self._plain(time.time() if seconds is None else seconds)
 
 
 class _Zmq:
