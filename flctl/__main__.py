@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import signal
 import sys
 import threading
 
@@ -23,7 +22,8 @@ def main() -> None:
         code = run(app, sys.argv[1:])
     except KeyboardInterrupt:
         code = 130
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is over: nothing is left to interrupt
+    if ending is not None:
+        ending.over()
     _leave(code if ending is None or ending.signal is None else 128 + ending.signal)
 
 

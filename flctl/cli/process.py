@@ -3,8 +3,13 @@
 import os
 import signal
 import sys
+import time
 from types import FrameType
-from typing import NoReturn
+
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+AGAIN_S = 0.002
+PATIENCE_S = 20.0
+"""An import that takes longer is interrupted: it may never end."""
 
 
 def open_streams() -> None:
@@ -27,26 +32,74 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Ending:
-    """SIGTERM and SIGHUP end a command as Ctrl-C does, unless it deals with them itself."""
+    """SIGTERM and SIGHUP end a command as Ctrl-C does, unless it deals with them itself.
+
+    What comes in the midst of an import waits for its end: compiled parts of torch abort the
+    process when an exception comes out of Python there. What was lost comes again: Python
+    swallows what is raised while it tidies up an object.
+    """
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
-        """The one that has ended it."""
+        """The one that has ended it, if it was not Ctrl-C."""
+        self._due: signal.Signals | None = None
+        """Came too early, or was lost."""
+        self._patience = 0.0
+        self._unraisable = sys.unraisablehook
+        sys.unraisablehook = self._on_lost
+        signal.signal(signal.SIGALRM, self._again)
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-            signal.signal(signal.SIGINT, _interrupt)
+            signal.signal(signal.SIGINT, self._end)
         for number in (signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) is signal.SIG_DFL:  # nohup is respected
                 signal.signal(number, self._end)
 
-    def _end(self, number: int, _: FrameType | None) -> NoReturn:
+    def over(self) -> None:
+        """The command is done: nothing is left to interrupt."""
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number in ENDING:
+            signal.signal(number, signal.SIG_IGN)
+
+    def _end(self, number: int, frame: FrameType | None) -> None:
+        if self._due is None and _is_importing(frame):
+            self._later(signal.Signals(number))
+            return
+        self._due = None
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        if number == signal.SIGINT:
+            raise Interrupted
         self.signal = signal.Signals(number)
         for other in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(other, _pass)  # one is enough: what it has begun is not disturbed
         raise Interrupted(f"ended by {self.signal.name}")
 
+    def _later(self, number: signal.Signals) -> None:
+        self._due, self._patience = number, time.monotonic() + PATIENCE_S
+        signal.setitimer(signal.ITIMER_REAL, AGAIN_S, AGAIN_S)
 
-def _interrupt(_: int, __: FrameType | None) -> NoReturn:
-    raise Interrupted
+    def _again(self, _: int, frame: FrameType | None) -> None:
+        due = self._due
+        if due is None or (_is_importing(frame) and time.monotonic() < self._patience):
+            return
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        if self.signal is None:
+            signal.raise_signal(due)  # whoever deals with it by now
+        else:
+            raise Interrupted(f"ended by {self.signal.name}")
+
+    def _on_lost(self, lost: "sys.UnraisableHookArgs") -> None:
+        if isinstance(lost.exc_value, Interrupted):
+            self._later(self.signal or signal.SIGINT)
+        else:
+            self._unraisable(lost)
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _pass(number: int, frame: FrameType | None) -> None:
