@@ -152,7 +152,7 @@ class _Folder:
         self._keyring = Keyring(state / "keys")
 
     def keys(self) -> dict[str, Any]:
-        from flctl.coordinator.control import shown_key
+        from flctl.coordinator.views import shown_key
 
         entries = [shown_key(entry) for entry in self._keyring.entries()]
         return {

@@ -327,18 +327,14 @@ class BlobGone(Message, frozen=True):
 
 # From an operator --------------------------------------------------------------------
 
-ReadQuestion = Literal["status", "discover", "runs", "run", "watch", "checkpoint", "keys"]
-AdminQuestion = Literal[
-    "start", "stop", "resume", "key-add", "key-revoke", "token", "cordon", "uncordon"
-]
-
 
 class Ask(Message, frozen=True):
     """A question or an order; the role of the key decides which are answered."""
 
     id: Natural
-    what: ReadQuestion | AdminQuestion
+    what: Short
     args: dict[str, Any] = {}
+    """Of `what`, as `flctl.wire.questions` types them."""
 
 
 class Answer(Message, frozen=True):

@@ -366,7 +366,7 @@ class MemoryFleet:
         return [found for found in self.events if found["event"] == event]
 
     def status(self, name: str) -> dict[str, Any]:
-        from flctl.coordinator.control import agent_status
+        from flctl.coordinator.views import agent_status
 
         assert self.coordinator is not None
         roster = self.coordinator.roster

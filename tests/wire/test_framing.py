@@ -207,7 +207,7 @@ def test_a_nested_question_is_refused_and_not_followed():
         m.Refused(reason="guest", message="", retry_s=float("inf")),
         m.Refused(reason="guest", message="", retry_s=float("nan")),
         m.Join(token="t" * 201),
-        m.Ask(id=1, what="reboot"),
+        m.Ask(id=1, what="x" * 201),
         m.UpdateReady(
             key=KEY, blob=SHA, size=1, examples=0, batches=1, loss=0, last_loss=0, seconds=1
         ),

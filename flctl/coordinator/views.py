@@ -1,0 +1,70 @@
+"""Agents and keys as `--json` shows them."""
+
+from typing import Any
+
+import msgspec
+
+from flctl.core.roster import Member
+from flctl.transport.keys import Entry, Waiting
+
+
+def shown_key(entry: Entry) -> dict[str, Any]:
+    """A key that is let in, as `flctl keys list --json` shows it."""
+    return {
+        "name": entry.name,
+        "role": entry.role,
+        "public_key": entry.key,
+        "added": entry.added,
+        "shard": None if entry.shard is None else str(entry.shard),
+    }
+
+
+def shown_waiting(waiting: Waiting) -> dict[str, Any]:
+    """An unknown key that has knocked."""
+    return {
+        "public_key": waiting.key,
+        "first_seen": waiting.first_seen,
+        "last_seen": waiting.last_seen,
+        "count": waiting.count,
+    }
+
+
+def agent_status(member: Member, now: float, cordoned: bool = False) -> dict[str, Any]:
+    """One agent as `flctl status --json` shows it."""
+    hello, telemetry = member.hello, member.telemetry
+    shown: dict[str, Any] = {
+        "name": member.name,
+        "state": member.state,
+        "ready": member.ready,
+        "cordoned": cordoned,
+        "version": hello.version if hello else None,
+        "protocol": member.protocol or None,
+        "role": hello.role if hello else None,
+        "kind": hello.device.kind if hello else None,
+        "arch": hello.device.arch if hello else None,
+        "cores": hello.device.cores if hello else None,
+        "torch": hello.device.torch if hello else None,
+        "cuda": hello.device.cuda if hello else None,
+        "tasks": dict(hello.tasks) if hello else {},
+        "datasets": msgspec.to_builtins(hello.datasets) if hello else [],
+        "examples": max((d.examples for d in hello.datasets), default=0) if hello else 0,
+        "rtt_ms": member.rtt_ms,
+        "last_seen_s": round(now - member.heard_at, 1) if member.heard_at > 0 else None,
+        "last_round": member.last_round,
+        "progress": list(member.progress) if member.progress else None,
+        "last_error": member.error,
+        "note": member.note,
+    }
+    for name in (
+        "temperature_c",
+        "throttled",
+        "memory_used_bytes",
+        "memory_total_bytes",
+        "cpu_percent",
+        "load_1m",
+        "disk_free_bytes",
+        "written_bytes",
+        "uptime_s",
+    ):
+        shown[name] = getattr(telemetry, name) if telemetry else None
+    return shown

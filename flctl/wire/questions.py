@@ -1,0 +1,147 @@
+"""Questions and orders of an operator: one frozen struct each, in `Ask` as `what` and `args`.
+
+To add one: a class here, under `Question` (every operator's key) or `Order` (an admin's only),
+with the word that travels as its tag; the class in `AnyQuestion`; a method in `Control._answers`; a
+method of `fleet/console.py`. Bounds stand in the types. A field that a
+later version adds has a default, and consoles leave it out when it has it: an older coordinator
+refuses a field that it does not know.
+"""
+
+from typing import Annotated, Any, Literal, TypeAlias, get_args
+
+import msgspec
+from msgspec import Meta, Struct
+
+from flctl import __version__
+from flctl.errors import NOT_DECODED, UsageError, one_line
+from flctl.wire.messages import Ask, Deal, Natural, Short, Text
+
+RoundNumber = Annotated[int, Meta(ge=0, le=10**9)]
+
+
+class Question(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Changes nothing; a read key may ask it."""
+
+
+class Order(Question, frozen=True):
+    """Changes something; only an admin key may give it."""
+
+
+class Status(Question, frozen=True, tag="status"):
+    """Every agent, and the coordinator itself."""
+
+
+class Runs(Question, frozen=True, tag="runs"):
+    """All runs, one summary each."""
+
+
+class OfRun(Question, frozen=True):
+    run: Short
+    """The run's name, or a beginning that only one run has."""
+
+
+class Run(OfRun, frozen=True, tag="run"):
+    """Settings and events of a run."""
+
+
+class Watch(OfRun, frozen=True, tag="watch"):
+    """A run's events, for as long as the connection lasts."""
+
+    past: bool = True
+    """Those so far come first."""
+
+
+class Checkpoint(OfRun, frozen=True, tag="checkpoint"):
+    """The model of a round as a blob to fetch."""
+
+    round: RoundNumber | None = None
+    """None: the newest."""
+
+
+class Keys(Question, frozen=True, tag="keys"):
+    """Who is enrolled, revoked, and waits."""
+
+
+class Start(Order, frozen=True, tag="start"):
+    """Begin a run."""
+
+    given: dict[str, Any]
+    """Settings as `flctl.settings.parse` takes them, which checks them."""
+    where: Text = "the settings"
+    """The file or flags that they come from, for messages."""
+
+
+class RunOrder(Order, frozen=True):
+    run: Short
+
+
+class Stop(RunOrder, frozen=True, tag="stop"):
+    """End the run in progress."""
+
+
+class Resume(RunOrder, frozen=True, tag="resume"):
+    """Go on with a run that has stopped or paused."""
+
+
+class AddKey(Order, frozen=True, tag="key-add"):
+    name: Short
+    key: Short
+    role: Literal["agent", "read", "admin"]
+
+
+class RevokeKey(Order, frozen=True, tag="key-revoke"):
+    name: Short
+
+
+class NewToken(Order, frozen=True, tag="token"):
+    ttl_s: float
+    uses: Natural
+    deal: Deal | None = None
+
+
+class Cordon(Order, frozen=True, tag="cordon"):
+    name: Short
+
+
+class Uncordon(Order, frozen=True, tag="uncordon"):
+    name: Short
+
+
+AnyQuestion: TypeAlias = (
+    Status
+    | Runs
+    | Run
+    | Watch
+    | Checkpoint
+    | Keys
+    | Start
+    | Stop
+    | Resume
+    | AddKey
+    | RevokeKey
+    | NewToken
+    | Cordon
+    | Uncordon
+)
+KINDS: dict[str, type[AnyQuestion]] = {
+    str(kind.__struct_config__.tag): kind for kind in get_args(AnyQuestion)
+}
+"""By the word that travels."""
+
+
+def is_order(ask: Ask) -> bool:
+    return issubclass(KINDS.get(ask.what, Question), Order)
+
+
+def read_question(ask: Ask) -> AnyQuestion:
+    """Raises UsageError, in one line, for an unknown question or arguments that are not its own."""
+    kind = KINDS.get(ask.what)
+    if kind is None:
+        raise UsageError(
+            f"the coordinator (flctl {__version__}) does not know the question "
+            f"'{one_line(ask.what, 50)}'; it knows {', '.join(KINDS)}"
+        )
+    try:
+        return msgspec.convert(ask.args, kind)
+    except NOT_DECODED as error:
+        raise UsageError(f"'{ask.what}': {one_line(error)}") from error
