@@ -14,7 +14,7 @@ from flctl.wire.messages import Digest
 class Listed(Struct, frozen=True):
     task: Installed
     file: Path | None
-    """What the digest is of; None when there is no such file."""
+    """That of the module; None when there is no such file."""
     digest: Digest | None
     problem: str | None
     """Why it cannot be used."""

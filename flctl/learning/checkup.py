@@ -6,6 +6,7 @@ Each check takes a `Subject`, says what it has found, and raises FlctlError for 
 
 import difflib
 import inspect
+import sys
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from flctl.errors import DataError, FlctlError, TaskError
 from flctl.learning.examples import Examples
 from flctl.learning.fingerprint import SEED, digest_of_data, local_training
 from flctl.learning.partition import partition
+from flctl.learning.registry import covered
 from flctl.learning.state import load_state, save_state, specs_of
 from flctl.learning.task import Task, initial_model
 from flctl.settings import Partition
@@ -101,11 +103,18 @@ def check_model(subject: Subject) -> Said:
     text = f"{type(model).__name__}, {total:,} parameters"
     text += f", {trained:,} of them trained" if trained < total else ""
     figures = {"parameters": total, "trained": trained}
-    module, own = type(model).__module__, type(subject.task).__module__
-    if module != own and module.partition(".")[0] not in ("torch", "flctl"):
+    module = type(model).__module__
+    if module.partition(".")[0] not in ("torch", "flctl") and not _is_covered(module, subject.ref):
         text += f"; it is defined in {module}, which the task's digest does not cover"
         return Said(text, figures, "note")
     return Said(text, figures)
+
+
+def _is_covered(module: str, ref: str) -> bool:
+    """Whether the task's digest changes with the code of `module`."""
+    file = getattr(sys.modules.get(module), "__file__", None)
+    root = covered(ref)
+    return file is not None and (Path(file) == root or Path(file).is_relative_to(root))
 
 
 def check_state(subject: Subject) -> Said:

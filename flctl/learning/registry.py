@@ -5,7 +5,6 @@ virtual runs, as `module:Class`.
 """
 
 import difflib
-import hashlib
 import importlib
 import importlib.util
 import sys
@@ -16,8 +15,11 @@ from pathlib import Path
 from msgspec import Struct
 
 from flctl.errors import TaskError, UnknownTask, one_line
+from flctl.learning.package_files import file_digest, folder_digest
 
 GROUP = "flctl.tasks"
+OWN = ["flctl", "learning"]
+"""The package of the tasks that ship with flctl."""
 
 
 class Installed(Struct, frozen=True):
@@ -55,16 +57,38 @@ def check_ref(ref: str) -> None:
 
 
 def task_digest(ref: str) -> str:
-    """sha256 of the source of the module that holds the task, in hexadecimal.
+    """sha256 of the code and the files that the task comes with, in hexadecimal.
 
-    Raises UnknownTask, or TaskError when the module has no source file.
+    Of a module in a package it covers the whole package (`covered`), of a single module that
+    file. Raises UnknownTask, or TaskError when the module has no source file.
     """
-    file = source_file(ref)
+    root = covered(ref)
     try:
-        source = file.read_bytes()
+        return folder_digest(root) if root.is_dir() else file_digest(root)
     except OSError as error:
-        raise TaskError(f"task '{ref}': cannot read {file}: {error.strerror}") from error
-    return hashlib.sha256(source).hexdigest()
+        raise TaskError(
+            f"task '{ref}': cannot read {error.filename or root}: {error.strerror}"
+        ) from error
+
+
+def covered(ref: str) -> Path:
+    """What the digest is of: the folder of the outermost package that the task lies in, or the
+    file of a module without one. Of flctl's own tasks it is `flctl/learning`: an agent may be
+    of another version than the coordinator as long as both train in the same way.
+
+    Raises UnknownTask, TaskError.
+    """
+    file, (module, _) = source_file(ref), locate(ref)
+    parts = module.split(".") if file.name == "__init__.py" else module.split(".")[:-1]
+    root, folder = file, file.parent
+    for name in reversed(parts):
+        # A folder without __init__.py is a namespace, which other distributions share.
+        if folder.name != name or not (folder / "__init__.py").exists():
+            break
+        root, folder = folder, folder.parent
+        if parts[:2] == OWN and name == OWN[-1]:
+            break
+    return root
 
 
 def source_file(ref: str) -> Path:

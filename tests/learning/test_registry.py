@@ -1,12 +1,15 @@
 import hashlib
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from flctl.errors import TaskError, UnknownTask
 from flctl.learning import ecg
-from flctl.learning.registry import check_ref, known_tasks, task_digest
+from flctl.learning.package_files import folder_digest
+from flctl.learning.registry import check_ref, covered, known_tasks, task_digest
 from flctl.learning.task import load_task
 
 OWN = '''
@@ -58,6 +61,63 @@ def test_the_digest_is_that_of_the_modules_source(own):
     assert "own_task_listed" not in sys.modules
     own.write_text(OWN + "# changed\n")
     assert task_digest("own_task_listed:Own") != digest
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A package of two modules, a nested one and a file of data, importable."""
+    folder = tmp_path / "own_task_package"
+    (folder / "nested").mkdir(parents=True)
+    (folder / "__init__.py").touch()
+    (folder / "nested" / "__init__.py").touch()
+    (folder / "nested" / "task.py").write_text(OWN)
+    (folder / "helper.py").write_text("WIDTH = 2\n")
+    (folder / "labels.json").write_text("[1]")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield folder
+    for name in [name for name in sys.modules if name.startswith("own_task_package")]:
+        del sys.modules[name]
+
+
+@pytest.mark.parametrize("name", ["helper.py", "labels.json", "nested/__init__.py", "new.py"])
+def test_the_digest_covers_the_whole_package(package, name):
+    """A helper module that was changed is other code than the coordinator's."""
+    ref = "own_task_package.nested.task:Own"
+    before = task_digest(ref)
+    assert before == task_digest(ref)
+    assert covered(ref) == package
+    with (package / name).open("a") as file:
+        file.write("\n")
+    assert task_digest(ref) != before
+
+
+@pytest.mark.parametrize("name", ["helper.cpython-313.pyc", "fast.so", ".hidden", "__pycache__/a"])
+def test_what_differs_between_two_computers_is_not_covered(package, name):
+    """Compiled files of a Pi are not those of the coordinator's computer."""
+    ref = "own_task_package.nested.task:Own"
+    before = task_digest(ref)
+    (package / name).parent.mkdir(exist_ok=True)
+    (package / name).write_text("x")
+    assert task_digest(ref) == before
+
+
+def test_a_package_has_the_same_digest_wherever_it_lies(package, tmp_path):
+    """And with whatever times its files have."""
+    before = folder_digest(package)
+    shutil.copytree(package, tmp_path / "elsewhere", copy_function=shutil.copy)
+    assert folder_digest(tmp_path / "elsewhere") == before
+
+
+def test_a_namespace_is_not_part_of_a_package(package):
+    """Other distributions may add to it."""
+    (package / "__init__.py").unlink()
+    ref = "own_task_package.nested.task:Own"
+    assert covered(ref) == package / "nested"
+
+
+def test_flctls_own_tasks_are_covered_by_what_trains():
+    """Another version of the command line is no other task."""
+    assert covered("ecg") == Path(ecg.__file__).parent
 
 
 def test_names_and_digests_are_found_without_torch():

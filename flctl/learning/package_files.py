@@ -1,0 +1,59 @@
+"""The digest of a package: all of its files, whatever computer it is installed on."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+COMPILED = frozenset({".pyc", ".pyo", ".so", ".pyd", ".dylib", ".dll"})
+"""Made from the sources: they differ between a Pi and the coordinator's computer."""
+KEPT = 64
+_digests: dict[Path, tuple[tuple[object, ...], str]] = {}
+"""By folder: what its files looked like, and their digest."""
+
+
+def folder_digest(folder: Path) -> str:
+    """sha256 over the names and contents of all files of `folder` and below, in order of names.
+
+    Compiled and hidden files do not count. The files are read again only when the time, the
+    size or the inode of one has changed. Raises OSError.
+    """
+    files = list(_files(folder))
+    stamp = tuple(
+        (name, status.st_mtime_ns, status.st_size, status.st_ino)
+        for name, status in ((name, (folder / name).stat()) for name in files)
+    )
+    known = _digests.get(folder)
+    if known is not None and known[0] == stamp:
+        return known[1]
+    total = hashlib.sha256()
+    for name in files:
+        # The digest of each file has a fixed length: no two sets of files give the same bytes.
+        total.update(f"{file_digest(folder / name)} {len(name.encode())} {name}\n".encode())
+    found = total.hexdigest()
+    while len(_digests) >= KEPT:
+        del _digests[next(iter(_digests))]
+    _digests[folder] = stamp, found
+    return found
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of its bytes. Raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _files(folder: Path) -> Iterator[str]:
+    """Relative, with "/", in order. Raises OSError for a folder that cannot be read."""
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    found = []
+    for at, folders, names in os.walk(folder, onerror=fail):
+        folders[:] = [name for name in folders if name != "__pycache__" and name[0] != "."]
+        for name in names:
+            path = Path(at, name)
+            if name[0] != "." and path.suffix not in COMPILED and path.is_file():
+                found.append(path.relative_to(folder).as_posix())
+    yield from sorted(found, key=os.fsencode)
