@@ -17,7 +17,9 @@ logger = logging.getLogger(__name__)
 RETRY_S = 30.0
 Reason: TypeAlias = Literal["guest", "token", "role", "revoked"]
 JOINS = 20
-"""A minute, of one key: each reads the list of keys anew, and may write it."""
+"""A minute, of one agent's key: each that changes something reads and writes the list of keys."""
+GUEST_JOINS = 240
+"""The same of all guests together: a key is made in no time."""
 
 
 class Door:
@@ -32,6 +34,7 @@ class Door:
         self._peers, self._keyring, self._serving = peers, keyring, serving
         self._on_ask = on_ask
         self._joins = Allowance(JOINS, clock)
+        self._guest_joins = Allowance(GUEST_JOINS, clock)
 
     def on_guest(self, incoming: Incoming, message: Message) -> None:
         """A key that nobody has listed may ask to join, with a token, and nothing else."""
@@ -47,13 +50,15 @@ class Door:
 
     def on_join(self, incoming: Incoming, join: Join, name: str | None) -> None:
         """A guest that wants in, or an agent that asks again for what it was dealt."""
-        known = self._keyring.name_of(incoming.key)
-        if self._joins.spend(incoming.key) is None:
-            text = f"this key has asked to join {JOINS} times within a minute: it is to wait"
-            self._refuse(incoming, "token", text)
-            return
+        key, known = incoming.key, self._keyring.name_of(incoming.key)
         try:
-            entry = self._keyring.redeem(join.token, incoming.key, name, join.shard)
+            entry = self._keyring.joined_already(join.token, key, name, join.shard)
+            if entry is None:
+                if not self._may_change(known):
+                    text = "too many agents ask to join at once; this one joins at its next try"
+                    self._refuse(incoming, "guest", text)  # the token may be right: it waits
+                    return
+                entry = self._keyring.redeem(join.token, key, name, join.shard)
         except FlctlError as error:
             if self._peers.may_log(known or STRANGER):
                 logger.warning("join refused name=%s: %s", known or join.name, error)
@@ -65,6 +70,11 @@ class Door:
         if self._peers.may_log(entry.name):
             logger.info("agent=%s joined shard=%s", entry.name, shard)
         self._peers.send(incoming.peer, Joined(name=entry.name, shard=shard))
+
+    def _may_change(self, known: str | None) -> bool:
+        if known is not None:
+            return self._joins.spend(known) is not None
+        return self._guest_joins.spend(STRANGER) is not None
 
     def on_operator(self, incoming: Incoming, role: str, name: str, message: Message) -> None:
         match message:

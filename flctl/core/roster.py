@@ -30,6 +30,8 @@ CHALLENGE_S = 3.0
 """How long an old session has to prove that it lives."""
 CONFLICT_RETRY_S = 10.0
 CONFLICT_MEMORY_S = 25.0
+RIVALS = 8
+"""Sessions of a conflict that are remembered, the newest: one key can invent any number."""
 
 
 class Welcome(Struct, frozen=True):
@@ -87,7 +89,7 @@ class Member:
         self.progress: tuple[int, int] | None = None
         self.challenger: Challenger | None = None
         self.rivals: dict[str, float] = {}
-        """Sessions in conflict and when each was heard."""
+        """Sessions in conflict and when each was heard, in that order."""
 
     @property
     def connected(self) -> bool:
@@ -248,9 +250,12 @@ class Roster:
     def _in_conflict(
         self, member: Member, peer: bytes, hello: Hello, protocol: int, now: float
     ) -> list[Action]:
-        member.rivals[hello.session] = now
-        member.rivals = {s: at for s, at in member.rivals.items() if now - at <= CONFLICT_MEMORY_S}
-        if len(member.rivals) > 1:
+        rivals = member.rivals
+        rivals.pop(hello.session, None)
+        rivals[hello.session] = now
+        while len(rivals) > RIVALS or now - next(iter(rivals.values())) > CONFLICT_MEMORY_S:
+            del rivals[next(iter(rivals))]
+        if len(rivals) > 1:
             return [Conflict(member.name, peer)]
         member.rivals = {}
         return self._admit(member, peer, hello, protocol, now)

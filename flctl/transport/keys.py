@@ -153,17 +153,7 @@ class Keyring:
             if now < self._next_look:
                 return False
             self._next_look = now + REFRESH_S
-            if self._stamp_now() == self._stamp:
-                return False
-            try:
-                self._load()
-            except StateError as error:
-                if str(error) != self._trouble:
-                    logger.error("%s; the keys stay as they were", error)
-                self._trouble = str(error)
-                return False
-            self._trouble = ""
-            return True
+            return self._reread()
 
     # Changing -------------------------------------------------------------------------
 
@@ -216,6 +206,30 @@ class Keyring:
         with self._changing() as allowed:
             allowed.tokens = [token for token in allowed.tokens if not token.matches(text)]
 
+    def joined_already(self, token: str, key: str, name: str | None, shard: bool) -> Entry | None:
+        """What `redeem` would return without a change; None: it has something to write.
+
+        Answered from memory, but for one look at the file's date. Raises AccessError for a join
+        that is refused whatever the file says: most of all for a token that is wrong.
+        """
+        with self._lock:
+            self._reread()
+            now, known = self._clock(), self._by_key.get(key)
+            if known is not None and name in (None, known.name):
+                if not shard:
+                    return known
+                open_one = self.open_token(token)
+                deal = open_one.deal if open_one is not None else None
+                if deal is not None and (known.shard is None or known.shard.deal != deal):
+                    return None
+                return _with_shard(self._allowed, known, token, now)
+            if self.is_revoked(key):
+                raise AccessError("this key was revoked; flctl keys add lets it in again")
+            find_open(self._allowed.tokens, token, now)
+            if name is not None and self._allowed.find(name) is not None:
+                raise AccessError(f"the name {name} is taken by another key")
+            return None
+
     def redeem(self, token: str, key: str, name: str | None, shard: bool = False) -> Entry:
         """Enrol `key` as an agent: under `name`, the next free `pi-NN` for None; with a part of
         the data if it wants a `shard`.
@@ -252,6 +266,20 @@ class Keyring:
                     yield allowed
             finally:
                 self._load()
+
+    def _reread(self) -> bool:
+        """Whether the file has changed and could be read."""
+        if self._stamp_now() == self._stamp:
+            return False
+        try:
+            self._load()
+        except StateError as error:
+            if str(error) != self._trouble:
+                logger.error("%s; the keys stay as they were", error)
+            self._trouble = str(error)
+            return False
+        self._trouble = ""
+        return True
 
     def _load(self) -> None:
         # The stamp is taken first: a change in between is then seen at the next look.

@@ -8,9 +8,11 @@ import pytest
 from memory_fleet import MemoryFleet
 
 from flctl.cli.logs import FORMAT, _OneLine
-from flctl.transport.keys import KeyPair
+from flctl.coordinator.door import GUEST_JOINS
+from flctl.transport import allowlist
+from flctl.transport.keys import KeyPair, Keyring
 from flctl.wire import framing
-from flctl.wire.messages import Ask, Failed, Join, Joined, Message, Refused
+from flctl.wire.messages import Ask, Deal, Failed, Join, Joined, Message, Refused
 
 
 def failure(fleet: MemoryFleet, number: int) -> Failed:
@@ -74,22 +76,58 @@ def test_strangers_share_what_may_be_written_about_them(fleet: MemoryFleet, capl
     assert caplog.text.count("flt_wrong") == 0 and len(caplog.records) <= 20
 
 
-def test_a_key_that_asks_to_join_without_end_is_to_wait(fleet: MemoryFleet):
-    """Each time reads the list of keys anew; after a minute the right token still lets it in."""
+def joins(fleet: MemoryFleet, key: str, *asked: Join) -> list[Message]:
+    link = fleet.network.link(key)
+    for join in asked:
+        link.send(framing.encode(join))
+        fleet.step()
+    return [framing.to_agent()(frames)[1] for frames in link.receive()]
+
+
+def test_a_wrong_token_is_refused_without_a_look_into_the_file(
+    fleet: MemoryFleet, monkeypatch: pytest.MonkeyPatch
+):
+    """Any number of them costs hashes in memory, and keeps nobody out who has the right one."""
     token = fleet.keyring.new_token(600, 1)
-    link = fleet.network.link(KeyPair.make().public)
+    changed: list[int] = []
+    changing = allowlist.changing
+    monkeypatch.setattr(allowlist, "changing", lambda *a: changed.append(1) or changing(*a))
+    key = KeyPair.make().public
+    said = joins(fleet, key, *(Join(token=f"flt_{n}", name="pi-09") for n in range(300)))
+    taken = joins(fleet, key, Join(token=token, name="pi-01"))
+    assert all(isinstance(m, Refused) and m.reason == "token" for m in (*said, *taken))
+    assert len(said) == 300 and not changed
+    assert isinstance(joins(fleet, key, Join(token=token, name="pi-09"))[0], Joined) and changed
+    del changed[:]
+    again = joins(fleet, key, *[Join(token="", name="pi-09")] * 50)
+    assert all(isinstance(m, Joined) for m in again) and len(again) == 50 and not changed
 
-    def answers(token: str, times: int) -> list[Message]:
-        for _ in range(times):
-            link.send(framing.encode(Join(token=token, name="pi-09")))
-            fleet.step()
-        return [framing.to_agent()(frames)[1] for frames in link.receive()]
 
-    refused = [said.message for said in answers("flt_wrong", 25) if isinstance(said, Refused)]
-    assert sum("it is to wait" in text for text in refused) == 5
-    assert isinstance(answers(token, 1)[0], Refused)
-    fleet.now += 60
-    assert isinstance(answers(token, 1)[0], Joined)
+def test_a_token_that_was_just_opened_is_known_at_once(fleet: MemoryFleet):
+    """Another process has written it into the file within the last half second."""
+    fleet.keyring.new_token(600, 1)
+    fleet.step()
+    token = Keyring(fleet.state / "keys", lambda: fleet.wall).new_token(600, 1)
+    said = joins(fleet, KeyPair.make().public, Join(token=token))
+    assert isinstance(said[0], Joined)
+
+
+def test_all_guests_together_have_one_allowance_and_wait_for_the_next_minute(fleet: MemoryFleet):
+    """Each has a key of its own and the right token; the one that is late is no wrong one, and
+    its agent tries again by itself."""
+    deal = Deal(of=2, partition="iid")
+    token = fleet.keyring.new_token(6000, GUEST_JOINS + 9, deal)
+    for _ in range(2):
+        said = joins(fleet, KeyPair.make().public, Join(token=token, shard=True))
+        assert isinstance(said[0], Joined)
+    for _ in range(GUEST_JOINS - 2):  # all shards are dealt: each looks into the file, in vain
+        said = joins(fleet, KeyPair.make().public, Join(token=token, shard=True))
+        fleet.now -= 0.1
+        assert isinstance(said[0], Refused) and "shards are dealt" in said[0].message
+    said = joins(fleet, KeyPair.make().public, Join(token=token))
+    assert isinstance(said[0], Refused) and said[0].reason == "guest" and said[0].retry_s > 0
+    late = fleet.add("pi-09", enrol=False, token=token)
+    fleet.until(lambda: late.supervisor.session.welcomed, within_s=200)
 
 
 def test_for_an_agent_that_asks_and_does_not_read_nothing_is_kept(fleet: MemoryFleet):

@@ -5,7 +5,7 @@ import tracemalloc
 
 import msgspec
 
-from flctl.core.roster import Conflict, Lost, Probe, Roster, Welcome
+from flctl.core.roster import RIVALS, Conflict, Lost, Probe, Roster, Welcome
 from flctl.wire.messages import DatasetInfo, Device, Heartbeat, Hello, Telemetry
 
 DEVICE = Device(kind="Raspberry Pi 4", arch="aarch64", cores=4, memory_bytes=2**31)
@@ -114,6 +114,19 @@ def test_a_conflict_ends_when_one_machine_is_left():
     assert roster.on_hello("pi-01", b"2", hello(2), 1, 40.0) == [Welcome("pi-01", b"2", True)]
     member = roster.member("pi-01")
     assert member.ready and member.note is None
+
+
+def test_a_conflict_of_any_number_of_sessions_costs_no_more_than_one_of_two():
+    """One key can invent them without end; the newest are remembered, and it stays a conflict."""
+    roster = roster_with()
+    roster.on_hello("pi-01", b"2", hello(2), 1, 10.0)
+    roster.on_pong(b"1", 10.0)
+    for session in range(3, 20_000):
+        said = roster.on_hello("pi-01", b"2", hello(session), 1, 10.0 + session / 10_000)
+        assert said == [Conflict("pi-01", b"2")]
+    assert len(roster.member("pi-01").rivals) == RIVALS
+    last = hello(19_999)
+    assert roster.on_hello("pi-01", b"2", last, 1, 40.0) == [Welcome("pi-01", b"2", True)]
 
 
 def test_a_pong_that_nobody_waits_for_is_only_a_sign_of_life():
