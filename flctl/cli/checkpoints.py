@@ -9,21 +9,35 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from flctl.coordinator.runs import RunFolder
     from flctl.learning.task import Task
 
 
 def task_of(checkpoint: Path, given: str | None) -> "tuple[str, Task]":
-    """The task that is `given`, else the one that the file names, and its name.
+    """The task that is `given`, else the installed one that the file names, and its name.
 
     Raises CheckpointError for what is no checkpoint, UsageError when neither names a task.
     """
+    from flctl.learning.registry import task_to_load
     from flctl.learning.task import load_task
 
     named = _named(checkpoint)
-    chosen = given or named
-    if chosen is None:
+    if not given and named is None:
         raise UsageError(f"{checkpoint} does not say of which task it is; say --task NAME")
-    return chosen, load_task(chosen)
+    name = task_to_load(given or None, named or "", str(checkpoint))
+    return name, load_task(name)
+
+
+def expect_task(folder: "RunFolder", given: str | None) -> None:
+    """That the code of a run's task may be imported: it is installed, or `given`.
+
+    Raises UsageError.
+    """
+    from flctl.learning.registry import task_to_load
+
+    task = folder.settings().task
+    if task_to_load(given, task, f"run {folder.name}") != task:
+        raise UsageError(f"--task {given}: run {folder.name} is of task '{task}'")
 
 
 def load_model(task: "Task", checkpoint: Path, device: str) -> "tuple[nn.Module, torch.device]":

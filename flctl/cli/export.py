@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flctl.cli.flags import OWN_DATA
-from flctl.cli.options import Context, Json, Run, State, path
+from flctl.cli.options import Context, Json, OfTask, Run, State, path
 from flctl.errors import UsageError
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ def export(
             show_default=False,
         ),
     ] = None,
+    task: OfTask = None,
     state: State = None,
     context: Context = None,
     json: Json = False,
@@ -72,13 +73,15 @@ def export(
     from flctl.cli.output import print_json, print_line, shown, size
 
     _check(format, which, per_agent, data, out)
+    if task is not None and format != "onnx":
+        raise UsageError("--task is for --format onnx")
     told: dict[str, Any] = {}
     target: Path | None
     with recorded(run, state, context) as found:
         if format in MODELS:
             round_id = found.round_of(which or "last")
             stem = f"{found.name}-{which}" if which not in (None, "last") else found.name
-            target = _model(found, format, round_id, out or Path(f"{stem}.{format}"), data)
+            target = _model(found, format, round_id, out or Path(f"{stem}.{format}"), data, task)
             told["round"] = round_id
         else:
             target = _figures(found, format, out, per_agent)
@@ -141,7 +144,14 @@ def _figures(found: "RecordedRun", format_: str, out: Path | None, per_agent: bo
     return target
 
 
-def _model(found: "RecordedRun", format_: str, round_id: int, out: Path, data: Path | None) -> Path:
+def _model(
+    found: "RecordedRun",
+    format_: str,
+    round_id: int,
+    out: Path,
+    data: Path | None,
+    given: str | None,
+) -> Path:
     from flctl.cli.models import writable
     from flctl.records import models
 
@@ -155,9 +165,10 @@ def _model(found: "RecordedRun", format_: str, round_id: int, out: Path, data: P
                 models.save_pt(checkpoint, target)
             case _:
                 from flctl.cli.patience import reading, waiting
+                from flctl.learning.registry import task_to_load
                 from flctl.learning.task import load_task
 
-                task = load_task(found.task)
+                task = load_task(task_to_load(given, found.task, f"run {found.name}"))
                 where = data or next(_data_of(found), None)
                 with reading(where):
                     example = models.example_input(task, where)

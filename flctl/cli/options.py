@@ -46,6 +46,15 @@ Verbose = Annotated[
 Run = Annotated[
     str, typer.Argument(metavar="RUN", help="Its name, or as much of it as makes it unique.")
 ]
+OfTask = Annotated[
+    str | None,
+    typer.Option(
+        "--task",
+        metavar="module:Class",
+        help="The run's task, where it is not an installed one.",
+        show_default=False,
+    ),
+]
 
 
 def state_folder(given: Path | None) -> Path:
@@ -65,6 +74,11 @@ def again(state: Path | None, context: str | None = None) -> str:
     if context is not None and os.environ.get("FLCTL_CONTEXT") != context:
         options += f" --context {shlex.quote(context)}"
     return options
+
+
+def task_option(task: str) -> str:
+    """What follows a suggested command, so that it takes a task that is not an installed one."""
+    return f" --task {shlex.quote(task)}" if ":" in task else ""
 
 
 class Grouped(typer.core.TyperCommand):

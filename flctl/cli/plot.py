@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flctl.cli.options import Context, Json, Run, State, path
+from flctl.cli.options import Context, Json, OfTask, Run, State, path
 from flctl.errors import FlctlError
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ def plot(
         bool,
         typer.Option("--per-agent", help="Each agent's loss, seconds and examples too."),
     ] = False,
+    task: OfTask = None,
     state: State = None,
     context: Context = None,
     json: Json = False,
@@ -46,22 +47,23 @@ def plot(
     needs_matplotlib()
     with recorded(run, state, context) as found:
         target = picture_path(out or Path(f"{found.name}.png"), "--out")
-        draw(target, found, _classes(found), per_agent)
+        draw(target, found, _classes(found, task), per_agent)
     if json:
         print_json({"run": found.name, "path": str(target), "rounds": found.history.round})
         return
     print_line(f"the picture of run {found.name} is in {shown(target)}")
 
 
-def _classes(found: "RecordedRun") -> tuple[str, ...]:
-    """Their names where the task is installed here, else their numbers."""
+def _classes(found: "RecordedRun", given: str | None) -> tuple[str, ...]:
+    """Their names where the task is `given` or installed here, else their numbers."""
     score = found.rounds[-1].metrics
     count = len(score.confusion) if score is not None else 0
     if count:
+        from flctl.learning.registry import task_to_load
         from flctl.learning.task import load_task
 
         with contextlib.suppress(FlctlError):
-            names = tuple(load_task(found.task).classes)
+            names = tuple(load_task(task_to_load(given, found.task, found.name)).classes)
             if len(names) == count:
                 return names
     return tuple(map(str, range(count)))

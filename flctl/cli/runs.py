@@ -9,7 +9,18 @@ import typer
 from flctl.cli.errors import warn
 from flctl.cli.export import export
 from flctl.cli.finding import details, far, summaries
-from flctl.cli.options import HELP, Context, Grouped, Json, Run, State, again, state_folder
+from flctl.cli.options import (
+    HELP,
+    Context,
+    Grouped,
+    Json,
+    OfTask,
+    Run,
+    State,
+    again,
+    state_folder,
+    task_option,
+)
 from flctl.cli.plot import plot
 from flctl.cli.values import named_paths
 from flctl.errors import FlctlError, UsageError
@@ -77,7 +88,8 @@ def show(run: Run, state: State = None, context: Context = None, json: Json = Fa
         output.print_line(f"{'compression':<11} {compression}")
     at_fault = "begin a new run" in (found["reason"] or "")
     if can_go_on and found["state"] in ("paused", "stopped") and not at_fault:
-        resume = f"{output.program()} train --resume {found['run']}{again(state, context)}"
+        options = task_option(found["task"]) + again(state, context)
+        resume = f"{output.program()} train --resume {found['run']}{options}"
         output.print_line(f"{'go on with':<11} {resume}")
     saved = () if compression == "none" else (">up", ">fewer", ">error")
     made = output.table(
@@ -109,11 +121,13 @@ def replay(
             help="A copy of the data of this agent; needed for agents of their own.",
         ),
     ] = None,
+    task: OfTask = None,
     state: State = None,
     json: Json = False,
 ) -> None:
     """Compute a run again and compare its models, byte for byte."""
     from flctl.cli import output
+    from flctl.cli.checkpoints import expect_task
     from flctl.coordinator.runs import RunFolder
     from flctl.fleet.replay import Row, other_machine
     from flctl.fleet.replay import replay as replayed
@@ -126,6 +140,7 @@ def replay(
             verdict = "same" if row.same else f"DIFFERENT {row.why}".rstrip()
             output.print_line(f"round {row.round:4d}  {row.journal[:16]}  {verdict}")
 
+    expect_task(folder, task)
     rows = replayed(folder, sources, told)
     same, elsewhere = rows[-1].same, other_machine(folder.history())
     if json:

@@ -63,7 +63,8 @@ def train(
         str | None,
         typer.Option(
             metavar="RUN",
-            help="Go on with a run that paused or was stopped, with the settings it has.",
+            help="Go on with a run that paused or was stopped, with the settings it has. Where "
+            "its task is not an installed one, name that again with --task.",
             rich_help_panel=WHAT,
         ),
     ] = None,
@@ -81,7 +82,8 @@ def train(
     """
     from flctl.cli.watching import watcher
 
-    given, where = _collect(file, typed(settings), resume)
+    flags = typed(settings)
+    given, where = _collect(file, flags, resume)
     in_file = {key: Path(given.pop(key)) for key in BESIDE if key in given}
     save_model = save_model or in_file.get(SAVE_MODEL)
     tensorboard = tensorboard or in_file.get(TENSORBOARD)
@@ -98,7 +100,9 @@ def train(
     watching.again = again(state, context)
     watching.target = target
     with _following(tensorboard, watching):
-        result = _drive(folder, context, given, where, resume, watching, verbose, target)
+        result = _drive(
+            folder, context, given, where, resume, watching, verbose, target, flags.get("task")
+        )
     if not watching.finish(result, target):
         raise typer.Exit(1)
 
@@ -110,7 +114,7 @@ def _collect(
     if resume is not None:
         if not resume:
             raise UsageError("--resume '': name a run; 'flctl runs list' shows what there is")
-        if file is not None or flags:
+        if file is not None or flags.keys() - {"task"}:
             raise UsageError("--resume goes on with the run's own settings; leave the others out")
         return {}, COMMAND_LINE
     if file is None:
@@ -119,6 +123,10 @@ def _collect(
         return flags, COMMAND_LINE
     in_file = read_toml(file, beside=BESIDE)
     beside = {key: _path_in(file, key, in_file.pop(key)) for key in BESIDE if key in in_file}
+    if isinstance(in_file.get("task"), str):
+        from flctl.learning.registry import task_to_load
+
+        task_to_load(flags.get("task"), in_file["task"], str(file))
     in_file = written(in_file, file)
     task = {"task": flags.get("task", in_file.get("task", "?"))}
     parse({**in_file, **task}, str(file))  # so that a fault is told of where it stands
@@ -207,17 +215,22 @@ def _drive(
     watching: "Watcher",
     verbose: bool,
     target: Path | None,
+    task: str | None,
 ) -> "RunResult":
     kind = _kind(state, given, resume)
     if kind == "fleet":
+        if resume is not None and task is not None:
+            raise UsageError("--resume with --task is for a run of agents on this machine")
         return _drive_fleet(state, context, given, where, resume, watching, target)
+    from flctl.cli.checkpoints import expect_task
     from flctl.coordinator.journal import as_json, read_events
     from flctl.coordinator.runs import RunFolder
     from flctl.fleet.driving import drive_local, drive_virtual
 
     if resume is not None:
-        journal = RunFolder.find(state, resume).journal_path
-        watching.recall(as_json(event) for event in read_events(journal))
+        folder = RunFolder.find(state, resume)
+        expect_task(folder, task)
+        watching.recall(as_json(event) for event in read_events(folder.journal_path))
     with watching:
         if kind == "virtual":
             result = drive_virtual(state, given, where, watching.on_event, resume)

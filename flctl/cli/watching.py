@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from flctl.cli import lines
 from flctl.cli.errors import give_up_stdout, say, warn
+from flctl.cli.options import task_option
 from flctl.cli.output import print_json, print_line, program
 from flctl.cli.story import Story
 from flctl.errors import FlctlError
@@ -101,7 +102,8 @@ class Watcher:
     def resume(self, run: str) -> str:
         """The command that goes on with it, or goes on watching it."""
         copy = f" --save-model {shlex.quote(str(self.target))}" if self.target else ""
-        return f"{program()} train --resume {run}{self.again}{copy}"
+        own = task_option(self.story.task) if self.embedded else ""
+        return f"{program()} train --resume {run}{own}{self.again}{copy}"
 
     def _tell(self, event: dict[str, Any]) -> None:
         try:

@@ -7,6 +7,7 @@ virtual runs, as `module:Class`.
 import difflib
 import importlib
 import importlib.util
+import shlex
 import sys
 from importlib.machinery import ModuleSpec
 from importlib.metadata import entry_points
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from flctl.errors import TaskError, UnknownTask, one_line
+from flctl.errors import TaskError, UnknownTask, UsageError, one_line
 from flctl.learning.package_files import file_digest, folder_digest
 
 GROUP = "flctl.tasks"
@@ -49,6 +50,22 @@ def installed_tasks() -> list[Installed]:
 def known_tasks() -> dict[str, str]:
     """Name → "module:Class" of every installed task, in order of the names."""
     return {task.name: task.ref for task in installed_tasks()}
+
+
+def task_to_load(given: str | None, named: str, whence: str) -> str:
+    """The task to load: `given` on the command line, else the one that `whence` names.
+
+    A file or a coordinator that names `module:Class` would choose code to run, so that from
+    there only the names of installed tasks are taken. Raises UsageError.
+    """
+    if given is not None:
+        return given
+    if ":" in named:
+        raise UsageError(
+            f"{whence} names code to import, the task '{one_line(named)}'; only installed tasks "
+            f"are taken from there: if you trust it, say --task {shlex.quote(one_line(named))}"
+        )
+    return named
 
 
 def check_ref(ref: str) -> None:
