@@ -14,6 +14,8 @@ from typing import IO
 
 from flctl.errors import StateError, UsageError
 
+PAGE_BYTES = 256 * 1024
+
 _syncing = ThreadPoolExecutor(max_workers=16, thread_name_prefix="sync")
 
 
@@ -167,6 +169,13 @@ def _is_still(path: Path, fd: int) -> bool:
     except FileNotFoundError:
         return False
     return os.path.samestat(there, os.fstat(fd))
+
+
+def page(path: Path, offset: int) -> bytes:
+    """Up to PAGE_BYTES of the file from `offset` on; nothing at its end. Raises StateError."""
+    with explained(path, "read"), path.open("rb") as file:
+        file.seek(offset)
+        return file.read(PAGE_BYTES)
 
 
 @contextlib.contextmanager

@@ -78,10 +78,11 @@ def details(state: Path, run: str) -> dict[str, Any]:
     """What a coordinator would answer."""
     import msgspec
 
-    from flctl.coordinator.journal import as_json, read_events
+    from flctl.coordinator.journal import as_json, chain_of, read_events
     from flctl.coordinator.runs import RunFolder, summary
 
     folder = RunFolder.find(state, run)
     events = [as_json(event) for event in read_events(folder.journal_path)]
     settings = msgspec.to_builtins(folder.settings())
-    return {**summary(folder), "settings": settings, "events": events}
+    chain = chain_of(folder.journal_path)
+    return {**summary(folder), "settings": settings, "chain": chain, "events": events}

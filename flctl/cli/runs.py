@@ -1,11 +1,13 @@
 """`flctl runs`: what has been trained, and how it went."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from flctl.cli import chains
 from flctl.cli.errors import warn
 from flctl.cli.export import export
 from flctl.cli.finding import details, far, summaries
@@ -86,6 +88,8 @@ def show(run: Run, state: State = None, context: Context = None, json: Json = Fa
             output.print_line(f"{name:<11} {found[name]}")
     if compression != "none":
         output.print_line(f"{'compression':<11} {compression}")
+    if said := chains.shown(found.get("chain")):
+        output.print_line(f"{'journal':<11} {said}")
     at_fault = "begin a new run" in (found["reason"] or "")
     if can_go_on and found["state"] in ("paused", "stopped") and not at_fault:
         options = task_option(found["task"]) + again(state, context)
@@ -128,12 +132,16 @@ def replay(
     """Compute a run again and compare its models, byte for byte."""
     from flctl.cli import output
     from flctl.cli.checkpoints import expect_task
+    from flctl.coordinator.journal import chain_of
     from flctl.coordinator.runs import RunFolder
     from flctl.fleet.replay import Row, other_machine
     from flctl.fleet.replay import replay as replayed
 
     sources = {name: Path(path) for name, path in named_paths(data or [], "--data", None).items()}
     folder = RunFolder.find(state_folder(state), run)
+    chain = chain_of(folder.journal_path)
+    if said := chains.wrong(chain):
+        warn(f"{folder.journal_path}: {said}")
 
     def told(row: Row) -> None:
         if not json:
@@ -150,7 +158,13 @@ def replay(
             for r in rows
         ]  # fmt: skip
         output.print_json(
-            {"run": folder.name, "same": same, "other_machine": elsewhere, "rounds": told_rows}
+            {
+                "run": folder.name,
+                "same": same,
+                "other_machine": elsewhere,
+                "chain": chain,
+                "rounds": told_rows,
+            }
         )
     elif same:
         output.print_line(
@@ -164,6 +178,41 @@ def replay(
             warn(different)
             raise typer.Exit(1)
         raise FlctlError(different)
+
+
+@app.command(cls=Grouped)
+def verify(
+    run: Run,
+    head: chains.Head = None,
+    state: State = None,
+    context: Context = None,
+    json: Json = False,
+) -> None:
+    """Check that no line of a run's journal was changed, removed or added since.
+
+    The chain of the lines finds a change. A chain that was computed again, and lines cut off
+    at the end, are found by a head from another place: one from the coordinator's log, or the
+    one that flctl train has kept here while it watched the run.
+    """
+    from flctl.coordinator.runs import RunFolder
+    from flctl.fleet import heads
+
+    kept = chains.given(head)
+    folder = state_folder(state)
+    with far(folder, context) as console:
+        if console is None:
+            found = RunFolder.find(folder, run)
+            name, where, page = (
+                found.name,
+                str(found.journal_path),
+                chains.local(found.journal_path),
+            )
+        else:
+            name = str(console.run(run)["run"])
+            where, page = f"the journal of run {name}", partial(console.journal, name)
+        seen = heads.kept(folder, name) if kept is None else None
+        verdict = chains.verify(page, where, kept or (seen.head if seen else None))
+    chains.tell(verdict, f"run {name}", where, kept, seen, json)
 
 
 @app.command(cls=Grouped)

@@ -1,7 +1,7 @@
 """`flctl train`: one run, wherever its agents are."""
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -223,14 +223,16 @@ def _drive(
             raise UsageError("--resume with --task is for a run of agents on this machine")
         return _drive_fleet(state, context, given, where, resume, watching, target)
     from flctl.cli.checkpoints import expect_task
-    from flctl.coordinator.journal import as_json, read_events
+    from flctl.coordinator.journal import as_json, chain_of, read_events
     from flctl.coordinator.runs import RunFolder
     from flctl.fleet.driving import drive_local, drive_virtual
 
     if resume is not None:
         folder = RunFolder.find(state, resume)
         expect_task(folder, task)
-        watching.recall(as_json(event) for event in read_events(folder.journal_path))
+        journal = folder.journal_path
+        _warn_of_chain(str(journal), chain_of(journal))
+        watching.recall(as_json(event) for event in read_events(journal))
     with watching:
         if kind == "virtual":
             result = drive_virtual(state, given, where, watching.on_event, resume)
@@ -253,6 +255,7 @@ def _drive_fleet(
     from flctl.coordinator.runs import RunFolder
     from flctl.fleet.console import open_console
     from flctl.fleet.driving import drive_remote
+    from flctl.fleet.heads import Heads
 
     try:
         console = open_console(state, context)
@@ -267,8 +270,16 @@ def _drive_fleet(
     try:
         with console, watching:
             if resume is not None:
-                watching.recall(console.run(resume)["events"])
-            result = drive_remote(console, given, where, watching.on_event, resume)
+                found = console.run(resume)
+                _warn_of_chain(f"the journal of run {found['run']}", found.get("chain") or {})
+                watching.recall(found["events"])
+            heads = Heads(state)
+
+            def on_event(event: dict[str, Any]) -> None:
+                heads.on_event(event)
+                watching.on_event(event)
+
+            result = drive_remote(console, given, where, on_event, resume)
             if target is not None and result.state == "finished":
                 console.save_checkpoint(result.run, target)
     except KeyboardInterrupt:
@@ -281,6 +292,12 @@ def _drive_fleet(
             f"{error}; the run goes on when it is back: watch it with: {watching.resume(run)}"
         ) from error
     return result
+
+
+def _warn_of_chain(journal: str, chain: Mapping[str, Any]) -> None:
+    """A run that is resumed goes on after a break, which is not passed over in silence."""
+    if chain.get("fault"):
+        warn(f"{journal}: {chain['fault']}; the run goes on after its last line")
 
 
 def _kind(state: Path, given: dict[str, Any], resume: str | None) -> str:

@@ -80,8 +80,8 @@ class RunContext:
         self.journal.append(events, sync)
         self.note(events)
 
-    def note(self, events: Sequence[AnyEvent]) -> None:
-        """What is in the journal already."""
+    def note(self, events: Sequence[AnyEvent], head: str = "") -> None:
+        """What is in the journal already; `head` is its head after them, if it is one to keep."""
         for event in events:
             self.history.apply(event)
-            self.fleet.publish(as_json(event))
+            self.fleet.publish(as_json(event, head))

@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 import msgspec
 
 from flctl import __version__
-from flctl.coordinator.journal import as_json, last_events, read_events
+from flctl.coordinator.journal import as_json, chain_of, last_events, read_events
 from flctl.coordinator.runs import RunFolder, all_runs, summary
 from flctl.coordinator.service import Coordinator
 from flctl.coordinator.views import agent_status, shown_key, shown_waiting
 from flctl.core.roster import Member
 from flctl.errors import AccessError, FlctlError, RunError, UsageError
-from flctl.files import failure
+from flctl.files import failure, page
 from flctl.transport.channel import Incoming
 from flctl.wire import questions as q
 from flctl.wire.messages import Ask, Trouble
@@ -57,6 +57,7 @@ class Control:
             q.Status: self._status,
             q.Runs: self._runs,
             q.Run: self._run,
+            q.Journal: self._journal,
             q.Watch: self._watch,
             q.Checkpoint: self._checkpoint,
             q.Keys: self._keys,
@@ -146,8 +147,13 @@ class Control:
         return {
             **summary(folder),
             "settings": msgspec.to_builtins(folder.settings()),
+            "chain": chain_of(folder.journal_path),
             "events": [as_json(event) for event in read_events(folder.journal_path)],
         }
+
+    def _journal(self, _: Asked, question: q.Journal) -> Any:
+        folder = self._find(question.run)
+        return {"data": page(folder.journal_path, question.offset)}
 
     def _watch(self, asked: Asked, question: q.Watch) -> Any:
         """The events of a run so far, then every new one, as RunEvents."""
@@ -155,7 +161,7 @@ class Control:
         self._operators.answer(asked.peer, asked.id, summary(folder))
         if question.past:
             for event in last_events(folder.journal_path, WATCH_LIMIT):
-                self._operators.event(asked.peer, asked.id, as_json(event))
+                self._operators.event(asked.peer, asked.id, event)
         training = self._coordinator.training
         if training is not None and training.run == folder.name and (waits := training.waiting()):
             self._operators.event(asked.peer, asked.id, waits)

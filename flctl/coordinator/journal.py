@@ -1,5 +1,9 @@
-"""The journal of a run: one JSON object a line, appended and synced, never rewritten."""
+"""The journal of a run: one JSON object a line, appended and synced, never rewritten.
 
+Each line seals the lines before it (flctl.core.chain); readers of events do not see that.
+"""
+
+import logging
 import os
 import threading
 from collections import deque
@@ -8,10 +12,18 @@ from pathlib import Path
 
 import msgspec
 
-from flctl.core.history import AnyEvent, History
+from flctl.core.chain import Chain, Verdict, verify
+from flctl.core.history import AnyEvent, Failed, Finished, History, Paused, Round, Stopped
 from flctl.errors import NOT_DECODED, StateError, one_line
 from flctl.files import explained
 from flctl.settings import SCHEMA
+
+logger = logging.getLogger(__name__)
+
+HEAD = "head"
+"""Beside the fields of an event that is shown: the chain up to its line."""
+DURABLE = (Round, Paused, Finished, Failed, Stopped)
+"""Events that are synced before they are told: no power cut takes their line back."""
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(AnyEvent).decode
@@ -19,9 +31,11 @@ _Marked = msgspec.defstruct("_Marked", [("schema", int, SCHEMA)])
 _schema = msgspec.json.Decoder(_Marked)
 
 
-def as_json(event: AnyEvent) -> dict[str, object]:
-    """The event as the journal has it."""
+def as_json(event: AnyEvent, head: str = "") -> dict[str, object]:
+    """The event as the journal has it; with the `head`, where it is one to keep."""
     built: dict[str, object] = msgspec.to_builtins(event)
+    if head and isinstance(event, DURABLE):
+        built[HEAD] = head
     return built
 
 
@@ -33,9 +47,24 @@ def read_events(path: Path) -> list[AnyEvent]:
     return [event for _, event in _events(path)]
 
 
-def last_events(path: Path, count: int) -> list[AnyEvent]:
-    """The same, without all of a long run in memory."""
-    return list(deque((event for _, event in _events(path)), maxlen=count))
+def last_events(path: Path, count: int) -> list[dict[str, object]]:
+    """The same as JSON, with their heads, and without all of a long run in memory."""
+    return list(deque(_told(path), maxlen=count))
+
+
+def _told(path: Path) -> Iterator[dict[str, object]]:
+    chain = Chain()
+    for line, event in _events(path):
+        chain.follow(line)
+        yield as_json(event, chain.head)
+
+
+def verdict(path: Path, kept: str | None = None) -> Verdict:
+    """Whether the journal's lines follow from each other; `kept`: see flctl.core.chain.
+
+    A torn last line is no fault. Raises StateError as `read_events` does.
+    """
+    return verify((line for line, _ in _events(path)), kept)
 
 
 def replay(path: Path, lean: bool = False) -> History:
@@ -51,8 +80,14 @@ def replay(path: Path, lean: bool = False) -> History:
     return history
 
 
-def _events(path: Path) -> Iterator[tuple[int, AnyEvent]]:
-    """Each with the length of its line, in bytes."""
+def chain_of(path: Path) -> dict[str, object]:
+    """The verdict as `flctl runs show --json` has it. Raises StateError."""
+    found = verdict(path)
+    return {**msgspec.to_builtins(found), "chained": found.chained, "fault": found.fault}
+
+
+def _events(path: Path) -> Iterator[tuple[bytes, AnyEvent]]:
+    """Each with its line."""
     with explained(path, "read the journal"), path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if not line.endswith(b"\n"):
@@ -66,7 +101,7 @@ def _events(path: Path) -> Iterator[tuple[int, AnyEvent]]:
                     return  # the last one: the disk kept the length but not the bytes
                 why = one_line(error)
                 raise StateError(f"{path}, line {number}: not an event: {why}") from error
-            yield len(line), event
+            yield line, event
 
 
 class Journal:
@@ -76,11 +111,15 @@ class Journal:
         self.path = path
         self._lock = threading.Lock()
         with explained(path, "open the journal"):
-            whole = _whole_lines(path) if path.exists() else 0
+            whole, self._chain = _whole_lines(path) if path.exists() else (0, Chain())
             self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
             os.ftruncate(self._fd, whole)
         self._whole = whole
         """Bytes up to the end of the last good line."""
+        self.head = self._chain.head
+        """The chain up to the last line that no power cut takes back."""
+        if fault := self._chain.verdict().fault:
+            logger.error("%s: %s; it goes on after its last line", path, fault)
 
     def append(self, events: Sequence[AnyEvent], sync: bool = True) -> None:
         """Write `events`; with `sync` they are on disk on return.
@@ -88,8 +127,10 @@ class Journal:
         Without it they become durable with the next synced append, in order. Raises
         StateError, and then the journal is as it was.
         """
-        data = b"".join(self._line(event) for event in events)
+        lines = [self._line(event) for event in events]
         with self._lock, explained(self.path, "write the journal"):
+            chain = Chain.from_head(self._chain.head)
+            data = b"".join(chain.seal(line) + b"\n" for line in lines)
             # Half a line that could not be taken back, either: never for the next one to follow.
             if os.fstat(self._fd).st_size != self._whole:
                 os.ftruncate(self._fd, self._whole)
@@ -101,11 +142,15 @@ class Journal:
                 os.ftruncate(self._fd, self._whole)
                 raise
             self._whole += len(data)
+            self._chain = chain
+            if sync:
+                self.head = chain.head
 
     def sync(self) -> None:
         """Make all that was appended durable. Raises StateError."""
         with self._lock, explained(self.path, "write the journal"):
             os.fdatasync(self._fd)
+            self.head = self._chain.head
 
     def close(self) -> None:
         with self._lock:
@@ -120,12 +165,16 @@ class Journal:
             _decode(line)
         except (msgspec.DecodeError, UnicodeError) as error:
             raise StateError(f"{self.path}: an event that cannot be kept: {error}") from error
-        return line + b"\n"
+        return line
 
 
-def _whole_lines(path: Path) -> int:
-    """The length of the journal without a torn last line."""
-    return sum(length for length, _ in _events(path))
+def _whole_lines(path: Path) -> tuple[int, Chain]:
+    """The length of the journal without a torn last line, and its chain."""
+    whole, chain = 0, Chain()
+    for line, _ in _events(path):
+        chain.follow(line)
+        whole += len(line)
+    return whole, chain
 
 
 def _write_all(fd: int, data: bytes) -> None:

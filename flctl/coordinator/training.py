@@ -217,11 +217,12 @@ class Training:
             return
         self._leave_round()
         context = self._context
-        context.note([event])
+        head = context.journal.head
+        context.note([event], head)
         for agent, member in context.fleet.roster.members.items():
             if agent in event.participants:
                 member.last_round = event.round
-        logger.info("%s", event.for_log())
+        logger.info("%s head=%s", event.for_log(), head)
         self._unsettled = event
         self._gather()
 
@@ -278,10 +279,17 @@ class Training:
         def done(_: object, error: BaseException | None) -> None:
             if error is not None:
                 logger.error("run=%s its end could not be written: %s", self.run, error)
+            else:
+                logger.info(
+                    "run=%s %s head=%s",
+                    self.run,
+                    type(event).__name__.lower(),
+                    context.journal.head,
+                )
             context.history.apply(event)
             self.ended = True
             context.journal.close()
-            context.fleet.publish(as_json(event))
+            context.fleet.publish(as_json(event, context.journal.head))
 
         def end() -> None:
             # Best and last, which nobody makes again after the end.

@@ -121,7 +121,7 @@ class VirtualRun:
         if isinstance(event, happened.Finished):
             self.folder.forget_residuals()
         self.history.apply(event)
-        self._publish(as_json(event))
+        self._publish(as_json(event, self._journal.head))
 
     def _round(self, round_id: int) -> None:
         """Invite, train, aggregate, evaluate, commit."""
@@ -149,7 +149,7 @@ class VirtualRun:
             server_state=made.server_state,
         )
         self._record(committed)
-        logger.info("%s", committed.for_log())
+        logger.info("%s head=%s", committed.for_log(), self._journal.head)
         self.folder.settle(committed, self.history, self.settings.keep_rounds)
 
     def _open(self, round_id: int) -> happened.Opened:
@@ -248,7 +248,7 @@ class VirtualRun:
     def _record(self, event: happened.AnyEvent) -> None:
         self._journal.append([event], sync=isinstance(event, happened.Round))
         self.history.apply(event)
-        self._publish(as_json(event))
+        self._publish(as_json(event, self._journal.head))
 
 
 def _now() -> float:

@@ -14,7 +14,7 @@ from msgspec import Meta, Struct
 
 from flctl import __version__
 from flctl.errors import NOT_DECODED, UsageError, one_line
-from flctl.wire.messages import Ask, Deal, Natural, Short, Text
+from flctl.wire.messages import Ask, Deal, Natural, Offset, Short, Text
 
 RoundNumber = Annotated[int, Meta(ge=0, le=10**9)]
 
@@ -42,6 +42,12 @@ class OfRun(Question, frozen=True):
 
 class Run(OfRun, frozen=True, tag="run"):
     """Settings and events of a run."""
+
+
+class Journal(OfRun, frozen=True, tag="journal"):
+    """The bytes of a run's journal from an offset on: who asks checks its chain for itself."""
+
+    offset: Offset = 0
 
 
 class Watch(OfRun, frozen=True, tag="watch"):
@@ -111,6 +117,7 @@ AnyQuestion: TypeAlias = (
     Status
     | Runs
     | Run
+    | Journal
     | Watch
     | Checkpoint
     | Keys

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from flctl.coordinator import journal as journals
-from flctl.coordinator.journal import Journal, as_json, read_events, replay
+from flctl.coordinator.journal import Journal, as_json, read_events, replay, verdict
 from flctl.core import history as happened
 from flctl.errors import StateError
 
@@ -58,9 +58,9 @@ def test_what_is_written_is_read_back(path):
     """One JSON object a line, which a person can read; only the owner may."""
     data = write(path)
     assert read_events(path) == EVENTS
-    assert [json.loads(line) for line in data.splitlines()] == json.loads(
-        json.dumps([as_json(e) for e in EVENTS])
-    )
+    lines = [json.loads(line) for line in data.splitlines()]
+    assert all(len(line.pop("chain")) == 64 for line in lines)
+    assert lines == json.loads(json.dumps([as_json(e) for e in EVENTS]))
     assert json.loads(data.splitlines()[0])["event"] == "started"
     assert path.stat().st_mode & 0o777 == 0o600
 
@@ -265,3 +265,80 @@ def test_a_closed_journal_is_never_written_to(path):
     ):
         journal.append([opened()])
     assert path.read_bytes() == before and path.with_name("other").read_bytes() == b""
+
+
+def test_a_number_that_was_changed_breaks_the_chain_at_its_line(path, caplog):
+    """It is a whole event still; going on with the journal says so, and leaves the break there."""
+    data = write(path)
+    assert verdict(path).fault is None and verdict(path).chained
+    path.write_bytes(data.replace(b'"need":1', b'"need":2'))
+    assert verdict(path).broken_at == 2
+    journal = Journal(path)
+    journal.append([rejected("later")])
+    journal.close()
+    assert "the chain breaks at line 2" in caplog.text and "it goes on" in caplog.text
+    found = verdict(path)
+    assert (found.broken_at, found.breaks, found.lines) == (2, 1, 5)
+
+
+def test_a_torn_tail_is_no_break(path, caplog):
+    """Power was cut at any byte of the last line: the chain goes on after the one before."""
+    data = write(path)
+    start = data[:-1].rindex(b"\n") + 1
+    for end in range(start, len(data)):
+        path.write_bytes(data[:end])
+        assert verdict(path).fault is None
+        journal = Journal(path)
+        journal.append([opened()])
+        journal.close()
+        assert verdict(path).fault is None and verdict(path).lines == 4
+    assert "chain" not in caplog.text
+
+
+def test_a_journal_of_an_older_version_goes_on_chained(path, caplog):
+    """What it has is vouched for from then on; before, it is called what it is."""
+    lines = [json.loads(line) for line in write(path).splitlines()]
+    for line in lines:
+        del line["chain"]
+    old = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+    path.write_bytes(old)
+    assert read_events(path) == EVENTS
+    assert (verdict(path).fault, verdict(path).chained) == (None, False)
+    journal = Journal(path)
+    journal.append([rejected("later")])
+    journal.close()
+    found = verdict(path)
+    assert (found.fault, found.chained, found.unchained) == (None, True, 4)
+    assert caplog.text == ""
+    path.write_bytes(path.read_bytes().replace(b"NaN", b"Nan"))
+    assert verdict(path).broken_at == 5  # the first line that vouches for it
+
+
+def test_only_what_no_power_cut_takes_back_is_the_head(path):
+    """A head that is kept elsewhere must still be in the journal after one."""
+    journal = Journal(path)
+    journal.append([started()])
+    first = journal.head
+    assert first == json.loads(path.read_bytes())["chain"]
+    journal.append([opened()], sync=False)
+    assert journal.head == first
+    journal.sync()
+    assert journal.head == verdict(path).head != first
+    journal.close()
+
+
+def test_what_could_not_be_written_is_not_in_the_chain(path, monkeypatch):
+    """The line that follows it seals what is there."""
+    write(path)
+    journal = Journal(path)
+    with monkeypatch.context() as patch:
+
+        def fail(fd):
+            raise OSError(errno.EIO, "Input/output error")
+
+        patch.setattr(journals.os, "fdatasync", fail)
+        with pytest.raises(StateError):
+            journal.append([opened()])
+    journal.append([rejected("later")])
+    assert verdict(path).fault is None and journal.head == verdict(path).head
+    journal.close()

@@ -30,6 +30,8 @@ class Evidence:
     journal: list[dict[str, Any]]
     torn: bool = False
     """The journal does not end with a whole line."""
+    unsealed: list[int] = field(default_factory=list)
+    """Lines of the journal that do not carry the hash of themselves and all before them."""
     models: dict[int, str] = field(default_factory=dict)
     """Round to sha256 of its checkpoint, of those that are there."""
     last: str | None = None
@@ -53,6 +55,7 @@ def evidence(bed: Bed, run: str, replay: bool = True, over: bool = True) -> Evid
         run=run,
         journal=journal,
         torn=torn,
+        unsealed=unsealed((folder / "journal.jsonl").read_bytes()),
         models={
             int(path.parent.name): digest(path)
             for path in folder.glob("rounds/*/model.safetensors")
@@ -80,6 +83,18 @@ def read_journal(path: Path) -> tuple[list[dict[str, Any]], bool]:
     except ValueError:
         return events, True
     return events, not text.endswith(b"\n")
+
+
+def unsealed(text: bytes) -> list[int]:
+    """Numbers of the whole lines whose chain is not the sha256 of what it says it is."""
+    chain, wrong = b"", []
+    *whole, _ = text.split(b"\n")
+    for number, line in enumerate(whole, start=1):
+        body, _, sealed = line.rpartition(b',"chain":"')
+        chain = hashlib.sha256(chain + body + b"}").hexdigest().encode()
+        if sealed != chain + b'"}':
+            wrong.append(number)
+    return wrong
 
 
 def read_log(found: Evidence, text: str) -> None:
@@ -140,6 +155,8 @@ def _order(found: Evidence, end: str | None) -> Iterable[str]:
     lines = found.journal
     if found.torn and end is not None:
         yield "the journal ends with half a line"
+    if found.unsealed and found.unsealed[0] <= len(lines):  # else it is the torn one
+        yield f"the chain of the journal breaks at line {found.unsealed[0]}"
     if not lines or lines[0]["event"] != "started":
         yield "the journal does not begin with the start of the run"
         return

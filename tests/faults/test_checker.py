@@ -2,6 +2,7 @@
 
 import copy
 import fcntl
+import hashlib
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 from bed import MARK, Bed
-from checker import Evidence, broken, digest, left_over, read_log, spools
+from checker import Evidence, broken, digest, left_over, read_log, spools, unsealed
 
 pytestmark = pytest.mark.smoke
 
@@ -75,6 +76,10 @@ def unfinished(found: Evidence) -> None:
 
 def torn(found: Evidence) -> None:
     found.torn = True
+
+
+def unchained(found: Evidence) -> None:
+    found.unsealed = [3]
 
 
 def counted_unaccepted(found: Evidence) -> None:
@@ -147,6 +152,7 @@ def left(found: Evidence) -> None:
         (twice, "committed in the order [1, 1, 2]"),
         (unfinished, "the run ended with"),
         (torn, "half a line"),
+        (unchained, "the chain of the journal breaks at line 3"),
         (counted_unaccepted, "round 1 counts an update of pi-01 that was never accepted"),
         (accepted_lost, "round 1 lost the accepted update of pi-01"),
         (told_and_lost, "pi-01 was told that its update of round 1 is safe; it is not there"),
@@ -212,3 +218,14 @@ def test_what_is_left_over_is_found(tmp_path: Path):
     finally:
         sleeper.kill()
         sleeper.wait()
+
+
+def test_the_chain_is_checked_line_by_line():
+    """With sha256 alone; a torn last line does not count."""
+    lines, chain = [], ""
+    for body in (b'{"n":1}', b'{"n":2}', b'{"n":3}'):
+        chain = hashlib.sha256(chain.encode() + body).hexdigest()
+        lines.append(body[:-1] + f',"chain":"{chain}"}}'.encode())
+    whole = b"\n".join(lines) + b"\n"
+    assert unsealed(whole) == [] == unsealed(whole[:-1]) == unsealed(whole + b"half")
+    assert unsealed(whole.replace(b'"n":2', b'"n":7'))[0] == 2

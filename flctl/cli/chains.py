@@ -1,0 +1,140 @@
+"""What `runs verify` and `audit --verify` have in common: read a file, follow its chain, tell."""
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flctl.cli.errors import warn
+from flctl.errors import FlctlError, StateError, UsageError
+
+if TYPE_CHECKING:
+    from flctl.core.chain import Verdict
+    from flctl.fleet.heads import Seen
+
+Page = Callable[[int], bytes]
+"""The bytes of a file from an offset on, as many as fit into one answer; none at its end."""
+
+LINE_BYTES = 64 * 2**20
+"""No line of a file is so long."""
+
+Head = Annotated[
+    str | None,
+    typer.Option(
+        "--head",
+        metavar="HASH",
+        help="A head that was kept elsewhere: everything up to it must be as it was then.",
+    ),
+]
+
+
+def given(head: str | None) -> str | None:
+    """Raises UsageError for what cannot be a head."""
+    from flctl.core.chain import is_head
+
+    if head is not None and not is_head(head):
+        raise UsageError(f"--head '{head}': a head is 64 digits of 0-9 a-f")
+    return head
+
+
+def local(path: Path) -> Page:
+    from flctl.files import page
+
+    return lambda offset: page(path, offset)
+
+
+def lines(page: Page, where: str) -> Iterator[bytes]:
+    """Whole lines. Raises StateError with the number of a damaged one."""
+    from flctl.core.chain import whole_lines
+
+    try:
+        yield from whole_lines(_split(page, where))
+    except ValueError as error:
+        raise StateError(f"{where}, {error}") from error
+
+
+def _split(page: Page, where: str) -> Iterator[bytes]:
+    rest, offset = b"", 0
+    while data := page(offset):
+        offset += len(data)
+        *whole, rest = (rest + data).split(b"\n")
+        yield from (line + b"\n" for line in whole)
+        if len(rest) > LINE_BYTES:
+            raise StateError(f"{where}: a line of more than {LINE_BYTES >> 20} MB: damaged")
+    if rest:
+        yield rest
+
+
+def verify(page: Page, where: str, kept: str | None) -> "Verdict":
+    from flctl.core import chain
+
+    return chain.verify(lines(page, where), kept)
+
+
+def shown(chain: Mapping[str, Any] | None) -> str | None:
+    """For `runs show`; None when a coordinator of an older version says nothing about it."""
+    if not chain:
+        return None
+    return wrong(chain) or f"{chain['lines']} chained lines, head {chain['head']}"
+
+
+def wrong(chain: Mapping[str, Any]) -> str | None:
+    """Why the lines do not vouch for each other; None when they do."""
+    if chain["fault"]:
+        return str(chain["fault"])
+    return None if chain["chained"] else "not chained: an older flctl wrote it"
+
+
+def tell(
+    verdict: "Verdict",
+    what: str,
+    where: str,
+    given: str | None,
+    seen: "Seen | None",
+    json: bool,
+) -> None:
+    """Print the verdict; exit code 1 unless all lines are as they were written.
+
+    `given` is the head of the command line, `seen` the one that was kept here.
+    """
+    from msgspec import to_builtins
+
+    from flctl.cli import output
+
+    head = given or (seen.head if seen else None)
+    fault = verdict.fault
+    if fault is None and head is not None and verdict.kept_at is None:
+        origin = f"kept here ({seen.what})" if seen else "given"
+        fault = (
+            f"the head that was {origin}, {head}, is not in it: it was written again from the "
+            "beginning, or lines were cut off at its end"
+        )
+    if fault is None and head is None and not verdict.chained:
+        fault = "not chained: an older flctl wrote it, and no head is known that could vouch for it"
+    if json:
+        output.print_json(
+            {
+                "what": what,
+                **to_builtins(verdict),
+                "chained": verdict.chained,
+                "checked_head": head,
+                "fault": fault,
+            }
+        )
+    elif fault is None:
+        output.print_line(f"{what}: {output.counted(verdict.lines, 'line')} as written")
+        if head is not None:
+            origin = f"kept here ({seen.what})" if seen else "given"
+            output.print_line(f"line {verdict.kept_at} has the head that was {origin}")
+        output.print_line(f"head {verdict.head}")
+        if verdict.unchained:
+            output.hint(
+                f"lines 1 to {verdict.unchained} are of an older flctl, without a chain of their "
+                "own; what follows vouches for them since it was written"
+            )
+    if fault is not None:
+        if json:
+            warn(f"{where}: {fault}")
+            raise typer.Exit(1)
+        raise FlctlError(f"{where}: {fault}")

@@ -1,0 +1,148 @@
+"""Lines that seal the lines before them: a changed, missing or added line is found.
+
+Each line is a JSON object whose last field is `chain`: the sha256 of the chain up to the line
+before, followed by the line without this field. The chain of the last line is the head.
+
+Anyone who can write the file can compute the whole chain again. A head that was kept in another
+place finds that, and it finds lines that were cut off at the end.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator
+
+import msgspec
+from msgspec import Struct
+
+from flctl.errors import NOT_DECODED, one_line
+
+_FIELD, _END = b',"chain":"', b'"}'
+_DIGITS = 64
+_SUFFIX = len(_FIELD) + _DIGITS + len(_END)
+_HEAD = re.compile(rb"[0-9a-f]{64}")
+
+
+class Verdict(Struct, frozen=True):
+    """What the lines of a file say about themselves."""
+
+    lines: int
+    head: str
+    """Chain of the last line; empty when there is no line."""
+    unchained: int = 0
+    """Lines at the beginning that have no chain: an older flctl wrote them."""
+    broken_at: int | None = None
+    """The first line that does not follow from the lines before it, counted from 1."""
+    breaks: int = 0
+    kept_at: int | None = None
+    """The line whose chain is the head that was kept elsewhere."""
+
+    @property
+    def chained(self) -> bool:
+        return self.unchained < self.lines
+
+    @property
+    def fault(self) -> str | None:
+        """What is wrong, in words; None for a whole chain, and for a file without any."""
+        if self.broken_at is None:
+            return None
+        more = f" (and {self.breaks - 1} more)" if self.breaks > 1 else ""
+        return (
+            f"the chain breaks at line {self.broken_at}{more}: that line, or one beside it, was "
+            "changed, removed or added since, or an older flctl wrote it"
+        )
+
+
+class Chain:
+    """The chain of one file, line after line; to write it or to check it."""
+
+    def __init__(self) -> None:
+        self.head = ""
+        self.lines = self.unchained = self.breaks = 0
+        self.broken_at: int | None = None
+
+    @classmethod
+    def from_head(cls, head: str) -> "Chain":
+        """To go on after a line whose chain is known; it counts from there."""
+        chain = cls()
+        chain.head = head
+        return chain
+
+    def seal(self, line: bytes) -> bytes:
+        """`line`, a JSON object without line end, with its chain."""
+        self.head = _link(self.head, line)
+        self.lines += 1
+        return line[:-1] + _FIELD + self.head.encode() + _END
+
+    def follow(self, line: bytes) -> None:
+        """A line that was read, with or without line end.
+
+        After a break the chain goes on from what the line itself says: one changed line is one
+        break.
+        """
+        line = line.removesuffix(b"\n")
+        self.lines += 1
+        bare, carried = split(line)
+        computed = _link(self.head, bare)
+        if carried is None and self.unchained == self.lines - 1:
+            self.unchained += 1
+        elif carried != computed:
+            self.breaks += 1
+            self.broken_at = self.broken_at or self.lines
+        self.head = carried or computed
+
+    def verdict(self, kept_at: int | None = None) -> Verdict:
+        return Verdict(
+            lines=self.lines,
+            head=self.head,
+            unchained=self.unchained,
+            broken_at=self.broken_at,
+            breaks=self.breaks,
+            kept_at=kept_at,
+        )
+
+
+def verify(lines: Iterable[bytes], kept: str | None = None) -> Verdict:
+    """The verdict about a file's whole lines; `kept` is a head that was kept elsewhere."""
+    chain, kept_at = Chain(), None
+    for line in lines:
+        chain.follow(line)
+        if chain.head == kept:
+            kept_at = chain.lines
+    return chain.verdict(kept_at)
+
+
+def split(line: bytes) -> tuple[bytes, str | None]:
+    """A line without its chain, and the chain; None when it has none."""
+    field, rest = line[-_SUFFIX:][: len(_FIELD)], line[-_SUFFIX:][len(_FIELD) :]
+    digits = rest[:_DIGITS]
+    if field != _FIELD or rest[_DIGITS:] != _END or not _HEAD.fullmatch(digits):
+        return line, None
+    return line[:-_SUFFIX] + b"}", digits.decode()
+
+
+def whole_lines(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """Without a last line that a power cut has torn or left as zeros.
+
+    Raises ValueError with the number of any other line that is not JSON.
+    """
+    torn: tuple[int, str] | None = None
+    for number, line in enumerate(lines, start=1):
+        if torn is not None:
+            raise ValueError(f"line {torn[0]}: {torn[1]}")
+        if not line.endswith(b"\n"):
+            return
+        try:
+            msgspec.json.decode(line)
+        except NOT_DECODED as error:
+            torn = number, one_line(error)
+            continue
+        yield line
+
+
+def is_head(text: str) -> bool:
+    """Whether `text` can be a head at all."""
+    return _HEAD.fullmatch(text.encode(errors="replace")) is not None
+
+
+def _link(head: str, line: bytes) -> str:
+    return hashlib.sha256(head.encode() + line).hexdigest()

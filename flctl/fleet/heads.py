@@ -1,0 +1,81 @@
+"""The heads of journals and of the audit file that were seen last: kept on the operator's side.
+
+The coordinator's machine can compute a chain again after a change; it cannot change what is
+kept here. One small file each in STATE/heads, for this user only.
+"""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Struct
+
+from flctl.coordinator.journal import HEAD
+from flctl.core.chain import is_head
+from flctl.errors import NOT_DECODED, FlctlError, StateError, one_line
+from flctl.files import explained, make_folder, replace
+from flctl.wire.messages import RunId
+
+logger = logging.getLogger(__name__)
+
+MOST_BYTES = 4096
+
+
+class Seen(Struct, frozen=True, forbid_unknown_fields=True):
+    head: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+    what: str
+    """Of what, in words: "round 7"."""
+    at: float
+    """When the coordinator wrote it, in seconds since 1970 by its clock."""
+
+
+class Heads:
+    """Keeps the heads that one coordinator's runs tell, event by event."""
+
+    def __init__(self, state: Path) -> None:
+        self._state = state
+        self._run = ""
+
+    def on_event(self, event: Mapping[str, Any]) -> None:
+        """What cannot be kept is logged: the run goes on."""
+        if event.get("event") == "begun":
+            self._run = str(event.get("run", ""))
+        head = event.get(HEAD)
+        if not self._run or not isinstance(head, str) or not is_head(head):
+            return
+        what = f"round {event['round']}" if "round" in event else str(event["event"])
+        try:
+            keep(self._state, self._run, Seen(head, what[:100], float(event.get("at", 0.0))))
+        except FlctlError as error:
+            logger.warning("run=%s its head is not kept: %s", self._run, error)
+
+
+def keep(state: Path, name: str, seen: Seen) -> None:
+    """Remember the newest head of `name`. Raises StateError."""
+    path = _path(state, name)
+    make_folder(path.parent)
+    replace(path, msgspec.json.encode(seen) + b"\n")
+
+
+def kept(state: Path, name: str) -> Seen | None:
+    """What was kept last under `name`. Raises StateError when the file is damaged."""
+    path = _path(state, name)
+    if not path.exists():
+        return None
+    with explained(path, "read the head that was kept"), path.open("rb") as file:
+        data = file.read(MOST_BYTES)
+    try:
+        return msgspec.json.decode(data, type=Seen)
+    except NOT_DECODED as error:
+        raise StateError(f"{path}: damaged ({one_line(error)}); remove it") from error
+
+
+def _path(state: Path, name: str) -> Path:
+    """A coordinator chooses the names of its runs: no other file than one of these."""
+    try:
+        msgspec.convert(name, RunId)
+    except msgspec.ValidationError as error:
+        raise StateError(f"{one_line(name)!r} is not the name of a run") from error
+    return state / "heads" / f"{name}.json"
