@@ -24,6 +24,7 @@ from flctl.files import Syncing, explained
 from flctl.settings import LocalTraining
 from flctl.transport.blobs import Credit, Download
 from flctl.transport.channel import Frame
+from flctl.transport.gate import Gate
 from flctl.wire.compression import check_update
 from flctl.wire.messages import Chunk, Message, UpdateReady
 from flctl.wire.parameters import ParameterFile
@@ -39,6 +40,9 @@ STALL_S = 15.0
 
 
 class Teller(Protocol):
+    @property
+    def gate(self) -> Gate: ...
+
     def tell(self, agent: str, message: Message) -> bool: ...
 
 
@@ -152,7 +156,8 @@ class Collection:
     def on_time(self, now: float) -> None:
         for agent, pull in self._pulls.items():
             if pull.active and pull.download.stalled(now, STALL_S):
-                logger.info("round=%d agent=%s transfer stalled; asking again", self._round, agent)
+                text = "round=%d agent=%s transfer stalled; asking again"
+                self._fleet.gate.info(logger, agent, text, self._round, agent)
                 pull.download.restart(now)
                 self._credit.forget(agent)
         self._pump()

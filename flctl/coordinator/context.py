@@ -14,6 +14,7 @@ from flctl.core.history import AnyEvent, History, Started
 from flctl.core.roster import Roster
 from flctl.errors import StateError
 from flctl.settings import RunSettings
+from flctl.transport.gate import Gate
 from flctl.wire.messages import Digest, Message
 
 
@@ -22,6 +23,10 @@ class Fleet(Protocol):
 
     @property
     def roster(self) -> Roster: ...
+
+    @property
+    def gate(self) -> Gate:
+        """For every line in the log that an agent can cause."""
 
     def tell(self, agent: str, message: Message) -> bool:
         """Send to an agent; False when it is not connected."""

@@ -38,6 +38,8 @@ class Asked(NamedTuple):
     peer: bytes
     id: int
     what: str
+    source: str
+    """Of lines in the log: the operator's name, LOCAL for the control socket."""
 
 
 class Control:
@@ -76,7 +78,7 @@ class Control:
         if role == "agent":
             self._refuse_agent(incoming, ask)
             return
-        asked = Asked(incoming.peer, ask.id, ask.what)
+        asked = Asked(incoming.peer, ask.id, ask.what, self._coordinator.source_of(incoming))
         try:
             if q.is_order(ask) and role != "admin":
                 raise AccessError(f"'{ask.what}' needs an admin key, this one may only read")
@@ -133,13 +135,14 @@ class Control:
             "waiting": [shown_waiting(waiting) for waiting in coordinator.keyring.waiting()],
         }
 
-    def _runs(self, _: Asked, __: q.Runs) -> Any:
+    def _runs(self, asked: Asked, _: q.Runs) -> Any:
         found = []
         for folder in all_runs(self._coordinator.state):
             try:
                 found.append(summary(folder))
             except FlctlError as error:
-                logger.warning("run=%s cannot be read: %s", folder.name, error)
+                text = "run=%s cannot be read: %s"
+                self._coordinator.gate.warning(logger, asked.source, text, folder.name, error)
         return found
 
     def _run(self, _: Asked, question: q.Run) -> Any:

@@ -4,11 +4,12 @@ import logging
 from collections.abc import Callable
 from typing import Literal, TypeAlias
 
-from flctl.coordinator.allowance import Allowance
-from flctl.coordinator.peers import STRANGER, Peers
+from flctl.coordinator.peers import Peers
 from flctl.coordinator.serving import Serving
 from flctl.errors import FlctlError, StateError
+from flctl.transport.allowance import Allowance
 from flctl.transport.channel import Incoming
+from flctl.transport.gate import STRANGER, Gate
 from flctl.transport.keys import Keyring
 from flctl.wire.messages import Ask, Fetch, Hello, Join, Joined, Message, Refused
 
@@ -29,10 +30,11 @@ class Door:
         keyring: Keyring,
         serving: Serving,
         on_ask: Callable[[Incoming, Ask, str], None],
+        gate: Gate,
         clock: Callable[[], float],
     ) -> None:
         self._peers, self._keyring, self._serving = peers, keyring, serving
-        self._on_ask = on_ask
+        self._on_ask, self._gate = on_ask, gate
         self._joins = Allowance(JOINS, clock)
         self._guest_joins = Allowance(GUEST_JOINS, clock)
 
@@ -60,15 +62,16 @@ class Door:
                     return
                 entry = self._keyring.redeem(join.token, key, name, join.shard)
         except FlctlError as error:
-            if self._peers.may_log(known or STRANGER):
-                logger.warning("join refused name=%s: %s", known or join.name, error)
+            self._gate.warning(
+                logger, known or STRANGER, "join refused name=%s: %s", known or join.name, error
+            )
             # A disk that fails here is no fault of the token: it is tried again.
             reason: Reason = "guest" if isinstance(error, StateError) else "token"
             self._refuse(incoming, reason, str(error))
             return
         shard = entry.shard if join.shard else None
-        if self._peers.may_log(entry.name):
-            logger.info("agent=%s joined shard=%s", entry.name, shard)
+        source = entry.name if known else STRANGER
+        self._gate.info(logger, source, "agent=%s joined shard=%s", entry.name, shard)
         self._peers.send(incoming.peer, Joined(name=entry.name, shard=shard))
 
     def _may_change(self, known: str | None) -> bool:
@@ -90,7 +93,7 @@ class Door:
                 )
                 self._refuse(incoming, "role", text)
             case _:
-                self._peers.complain(role, f"an operator may not send {type(message).__name__}")
+                self._peers.complain(name, f"an operator may not send {type(message).__name__}")
 
     def on_unlisted(self, incoming: Incoming) -> None:
         """A key that was let in, and is not listed any more."""

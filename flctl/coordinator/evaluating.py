@@ -70,6 +70,7 @@ class Evaluating:
             agents,
             self._context.fleet.tell,
             self._context.clock(),
+            self._context.fleet.gate,
         )
         for agent in agents:
             if not self._context.is_here(agent):  # to ask it has shown that it is gone

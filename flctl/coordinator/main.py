@@ -16,6 +16,7 @@ from flctl.coordinator.invitation import Invitation
 from flctl.coordinator.service import HEARTBEAT_S, Coordinator
 from flctl.files import Lock, make_folder
 from flctl.transport.addresses import LOCK
+from flctl.transport.gate import Gate
 from flctl.transport.health import HealthPort
 from flctl.transport.keys import Keyring
 from flctl.transport.zeromq import ZeroMqHub
@@ -38,7 +39,8 @@ def make_coordinator(
     Raises StateError when the address is taken.
     """
     allow_many_connections()
-    hub = ZeroMqHub(bind, keyring.server, keyring.authorise, control)
+    gate = Gate()
+    hub = ZeroMqHub(bind, keyring.server, keyring.authorise, control, gate=gate)
     evaluator = WorkerEvaluator()
     coordinator = Coordinator(
         state,
@@ -49,6 +51,7 @@ def make_coordinator(
         thinking=ThreadBackground("thinking", hub.wake),
         heartbeat_s=heartbeat_s,
         health=HealthPort(control, "coordinator") if control is not None else None,
+        gate=gate,
     )
     assert hub.endpoint is not None
     endpoint = hub.endpoint

@@ -1,32 +1,26 @@
 """Messages to and from every peer: each in its protocol, and a note of what one does wrong."""
 
 import logging
-from collections.abc import Callable
 
 from flctl import __version__
-from flctl.coordinator.allowance import Allowance
 from flctl.core.roster import Roster
 from flctl.errors import ProtocolMismatch
 from flctl.transport.channel import Frame, Hub, Incoming, Sent
+from flctl.transport.gate import Gate
 from flctl.wire import framing
 from flctl.wire.messages import Message
 
 logger = logging.getLogger(__name__)
 
 OLDER_PEERS = 10_000
-LINES = 10
-"""So many lines a minute may be written about one peer; strangers count as one."""
-STRANGER = "stranger"
-"""Whoever has no name here."""
 
 
 class Peers:
-    def __init__(self, hub: Hub, roster: Roster, clock: Callable[[], float]) -> None:
-        self._hub, self._roster, self._clock = hub, roster, clock
+    def __init__(self, hub: Hub, roster: Roster, gate: Gate) -> None:
+        self._hub, self._roster, self._gate = hub, roster, gate
         self.decode = framing.to_coordinator()
         self._older: dict[bytes, int] = {}
         """Protocols of those that do not speak the newest; they are answered in it."""
-        self._lines = Allowance(LINES, clock)
 
     def read(self, incoming: Incoming) -> tuple[int, Message, Frame | None]:
         """The protocol, the message and its payload.
@@ -57,12 +51,4 @@ class Peers:
         member = self._roster.members.get(name)
         if member is not None:
             member.note = text[:500]
-        if self.may_log(name):
-            logger.warning("agent=%s refused: %s", name, text)
-
-    def may_log(self, name: str) -> bool:
-        """Whether another line about a peer may be written: it decides how often it errs."""
-        over = self._lines.spend(name)
-        if over:
-            logger.warning("agent=%s %d more lines about it were left out", name, over)
-        return over is not None
+        self._gate.warning(logger, name, "agent=%s refused: %s", name, text)

@@ -350,7 +350,9 @@ class RoundInProgress:
 
     def _reject(self, agent: str, reason: str) -> None:
         context = self._context
-        logger.warning("round=%d agent=%s update rejected: %s", self.key.round, agent, reason)
+        context.fleet.gate.warning(
+            logger, agent, "round=%d agent=%s update rejected: %s", self.key.round, agent, reason
+        )
         context.fleet.roster.member(agent).note = f"round {self.key.round}: {reason}"
         event = happened.Rejected(
             at=context.now(), round=self.key.round, agent=agent, reason=reason

@@ -25,6 +25,7 @@ from flctl.core.history import History, Round
 from flctl.errors import CheckpointError, StateError, UsageError
 from flctl.files import Lock, explained, is_locked, make_folder, replace, sync_folder
 from flctl.settings import RunSettings, from_toml, to_toml
+from flctl.transport.gate import Gate
 from flctl.wire.messages import Digest
 
 logger = logging.getLogger(__name__)
@@ -289,12 +290,12 @@ def all_runs(state: Path) -> Iterator[RunFolder]:
 class RunsOver:
     """Which runs are over; a journal is read again only when it has changed."""
 
-    def __init__(self, state: Path) -> None:
-        self._runs = state / "runs"
+    def __init__(self, state: Path, gate: Gate) -> None:
+        self._runs, self._gate = state / "runs", gate
         self._known: dict[str, tuple[tuple[int, int], bool]] = {}
 
-    def is_over(self, run: str) -> bool:
-        """Whether nobody waits for an update of `run`; nobody does if there is no such run.
+    def is_over(self, run: str, agent: str) -> bool:
+        """Whether an update of `run` that `agent` offers is waited for no more, or never was.
 
         Raises StateError when the disk fails.
         """
@@ -305,20 +306,19 @@ class RunsOver:
             status = folder.journal_path.stat()
         stamp = (status.st_mtime_ns, status.st_size)
         if run not in self._known or self._known[run][0] != stamp:
-            self._known[run] = stamp, _is_over(folder)
+            self._known[run] = stamp, self._read(folder, agent)
             if len(self._known) > RUNS_KEPT:
                 del self._known[next(iter(self._known))]
         return self._known[run][1]
 
-
-def _is_over(folder: RunFolder) -> bool:
-    try:
-        return folder.history(lean=True).state in ("finished", "failed")
-    except StateError as error:
-        if isinstance(error.__cause__, OSError):
-            raise
-        logger.error("run=%s %s", folder.name, error)
-        return False  # a person may mend its journal
+    def _read(self, folder: RunFolder, agent: str) -> bool:
+        try:
+            return folder.history(lean=True).state in ("finished", "failed")
+        except StateError as error:
+            if isinstance(error.__cause__, OSError):
+                raise
+            self._gate.error(logger, agent, "run=%s %s", folder.name, error)
+            return False  # a person may mend its journal
 
 
 def _age(path: Path) -> tuple[int, str]:

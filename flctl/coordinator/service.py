@@ -18,7 +18,7 @@ from flctl.coordinator.evaluator import Evaluator
 from flctl.coordinator.invitation import Invitation
 from flctl.coordinator.keeper import RunKeeper
 from flctl.coordinator.outgoing import Outgoing
-from flctl.coordinator.peers import STRANGER, Peers
+from flctl.coordinator.peers import Peers
 from flctl.coordinator.probing import Probing
 from flctl.coordinator.runs import RunsOver
 from flctl.coordinator.serving import Serving
@@ -32,6 +32,7 @@ from flctl.errors import (
     StateError,
 )
 from flctl.transport.channel import LOCAL, Frame, Hub, Incoming, Sent
+from flctl.transport.gate import STRANGER, Gate
 from flctl.transport.health import HealthPort
 from flctl.transport.keys import Keyring
 from flctl.wire.messages import (
@@ -79,13 +80,15 @@ class Coordinator:
         wall_clock: Callable[[], float] = time.time,
         heartbeat_s: float = HEARTBEAT_S,
         health: HealthPort | None = None,
+        gate: Gate | None = None,
     ) -> None:
         self.state = state
         self.roster = Roster(heartbeat_s)
         self.roster.cordoned = load_cordons(state)
         self.keyring = keyring
         self.stopping = False
-        self._runs_over = RunsOver(state)
+        self.gate = gate or Gate(clock)
+        self._runs_over = RunsOver(state, self.gate)
         self.runs = RunKeeper(state, self, evaluator, disk, thinking, clock, wall_clock)
         self._hub = hub
         self._evaluator = evaluator
@@ -93,9 +96,9 @@ class Coordinator:
         self._clock = clock
         self._heartbeat_s = heartbeat_s
         self._health = health
-        self.peers = Peers(hub, self.roster, clock)
+        self.peers = Peers(hub, self.roster, self.gate)
         self._serving = Serving(self.peers.send)
-        self._door = Door(self.peers, keyring, self._serving, self._ask, clock)
+        self._door = Door(self.peers, keyring, self._serving, self._ask, self.gate, clock)
         self.operators = Outgoing(self.peers.send)
         self._ping_sequence = 0
         self._probing = Probing(self._probe_all)
@@ -128,9 +131,11 @@ class Coordinator:
             try:
                 self._receive(incoming)
             except OSError as error:
-                logger.error("key=%s could not be served: %s", incoming.key, error)
-            except Exception:  # whatever one peer sends must not end it for the others
-                logger.exception("key=%s a message could not be dealt with", incoming.key)
+                source, key = self.source_of(incoming), incoming.key
+                self.gate.error(logger, source, "key=%s could not be served: %s", key, error)
+            except Exception as error:  # whatever one peer sends must not end it for the others
+                what = f"key={incoming.key} a message could not be dealt with"
+                self.gate.bug(logger, self.source_of(incoming), error, what)
         for background in (self._disk, self._thinking):
             try:
                 background.finish()
@@ -192,7 +197,7 @@ class Coordinator:
 
     def _receive(self, incoming: Incoming) -> None:
         role = "admin" if incoming.key == LOCAL else self.keyring.role_of(incoming.key)
-        name = self.keyring.name_of(incoming.key) or STRANGER
+        name = self.source_of(incoming)
         try:
             protocol, message, payload = self.peers.read(incoming)
         except ProtocolMismatch as error:
@@ -211,6 +216,12 @@ class Coordinator:
                 self._door.on_operator(incoming, role, name, message)
             case None:
                 self._door.on_unlisted(incoming)
+
+    def source_of(self, incoming: Incoming) -> str:
+        """What the log knows the peer as; no name of an agent."""
+        if incoming.key == LOCAL:
+            return f"({LOCAL})"
+        return self.keyring.name_of(incoming.key) or STRANGER
 
     def _ask(self, incoming: Incoming, question: Ask, role: str) -> None:
         self.on_ask(incoming, question, role)
@@ -266,17 +277,16 @@ class Coordinator:
                 training.on_evaluated(member.name, message)
             case Failed():
                 member.error = f"{message.kind}: {message.message}"
-                training.on_failed(member.name, message, self.peers.may_log(member.name))
+                training.on_failed(member.name, message, self.gate.passes(member.name))
             case _:
                 self.peers.complain(member.name, f"an agent may not send {type(message).__name__}")
 
     def _on_stray_offer(self, name: str, peer: bytes, offer: UpdateReady) -> None:
         """An update of a run that is not in progress: kept by the agent if it can still count."""
         try:
-            over = self._runs_over.is_over(offer.key.run)
+            over = self._runs_over.is_over(offer.key.run, name)
         except FlctlError as error:
-            if self.peers.may_log(name):
-                logger.error("agent=%s its update stays with it: %s", name, error)
+            self.gate.error(logger, name, "agent=%s its update stays with it: %s", name, error)
             return
         if over:
             self.peers.send(peer, Discarded(key=offer.key, reason="its run is over"))
@@ -313,7 +323,7 @@ class Coordinator:
                     self.peers.complain(name, text)
                     self._gone(name)
                 case alive.Lost(name, why):
-                    logger.warning("agent=%s lost: %s", name, why)
+                    self.gate.warning(logger, name, "agent=%s lost: %s", name, why)
                     self.publish({"event": "agent-lost", "agent": name, "reason": why})
                     self._gone(name)
                 case _:
@@ -326,8 +336,7 @@ class Coordinator:
         )
         if new:
             version = member.hello.version if member.hello else ""
-            if self.peers.may_log(name):
-                logger.info("agent=%s is here, version=%s", name, version)
+            self.gate.info(logger, name, "agent=%s is here, version=%s", name, version)
             self.publish({"event": "agent-here", "agent": name})
         if member.ready and self.training is not None:
             self.training.on_here(name)
@@ -360,7 +369,7 @@ class Coordinator:
         enrolled = set(self.enrolled())
         for member in list(self.roster.members.values()):
             if member.name not in enrolled:
-                logger.warning("agent=%s revoked", member.name)
+                self.gate.warning(logger, member.name, "agent=%s revoked", member.name)
                 if member.peer is not None:
                     text = "this key was revoked"
                     self.peers.send(
@@ -395,7 +404,8 @@ class Coordinator:
             return
         save_cordons(self.state, agents)
         self.roster.cordoned = agents
-        logger.info("agent=%s %s", name, "cordoned" if held else "no longer cordoned")
+        what = "cordoned" if held else "no longer cordoned"
+        self.gate.info(logger, name, "agent=%s %s", name, what)
         if not held and self.roster.is_free(name) and self.training is not None:
             self.training.on_here(name)
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 
 from flctl.core.metrics import verified
 from flctl.settings import RunSettings
+from flctl.transport.gate import Gate
 from flctl.wire.messages import Evaluate, Evaluated, Message, Metrics, RoundKey
 
 logger = logging.getLogger(__name__)
@@ -24,13 +25,14 @@ class Survey:
         agents: Mapping[str, int],
         tell: Callable[[str, Message], bool],
         now: float,
+        gate: Gate,
     ) -> None:
         self.key = key
         self.answers: dict[str, Metrics] = {}
         self._declared = dict(agents)
         self._waiting = set(agents)
         self._deadline = now + settings.deadline_s
-        self._tell = tell
+        self._tell, self._gate = tell, gate
         self._question = Evaluate(
             key=key,
             size=size,
@@ -50,9 +52,8 @@ class Survey:
             try:
                 self.answers[agent] = verified(answer.metrics, self._declared[agent])
             except ValueError as error:
-                logger.warning(
-                    "round=%d agent=%s sent impossible metrics: %s", self.key.round, agent, error
-                )
+                text = "round=%d agent=%s sent impossible metrics: %s"
+                self._gate.warning(logger, agent, text, self.key.round, agent, error)
             self._waiting.discard(agent)
         return not self._waiting
 

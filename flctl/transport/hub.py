@@ -13,6 +13,7 @@ import zmq
 from flctl.errors import StateError
 from flctl.transport.addresses import control_address, parse_address, to_bind
 from flctl.transport.channel import LOCAL, Frame, Incoming, Sent
+from flctl.transport.gate import Gate
 from flctl.transport.keypair import KeyPair
 from flctl.transport.sockets import (
     FLEET_QUEUE_MESSAGES,
@@ -47,6 +48,7 @@ class ZeroMqHub:
         server_keys: KeyPair | None,
         authorise: Authorise,
         control: Path | None = None,
+        gate: Gate | None = None,
     ) -> None:
         if bind is not None and server_keys is None:
             raise ValueError("the fleet socket needs the server's key pair")
@@ -63,7 +65,7 @@ class ZeroMqHub:
         """HOST:PORT of the fleet socket, with the port that it got."""
         try:
             if bind is not None and server_keys is not None:
-                self._gatekeeper = Gatekeeper(self._context, authorise)
+                self._gatekeeper = Gatekeeper(self._context, authorise, gate)
                 self._open_fleet(bind, server_keys)
             if control is not None:
                 self._open_control(control_address(control))

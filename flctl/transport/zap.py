@@ -11,6 +11,8 @@ from collections.abc import Callable
 import zmq
 from zmq.utils import z85
 
+from flctl.transport.gate import STRANGER, Gate
+
 logger = logging.getLogger(__name__)
 
 DOMAIN = b"flctl"
@@ -26,8 +28,13 @@ class Gatekeeper:
     Whatever goes wrong, the connection is refused and the next one is judged.
     """
 
-    def __init__(self, context: "zmq.Context[zmq.Socket[bytes]]", authorise: Authorise) -> None:
-        self._authorise = authorise
+    def __init__(
+        self,
+        context: "zmq.Context[zmq.Socket[bytes]]",
+        authorise: Authorise,
+        gate: Gate | None = None,
+    ) -> None:
+        self._authorise, self._gate = authorise, gate or Gate()
         self._requests = context.socket(zmq.REP)
         self._requests.setsockopt(zmq.LINGER, 0)
         self._requests.bind(ENDPOINT)
@@ -52,8 +59,9 @@ class Gatekeeper:
             request = self._requests.recv_multipart()
             try:
                 reply = self._judge(request)
-            except Exception:
-                logger.exception("a connection was refused: its key could not be checked")
+            except Exception as error:
+                what = "a connection was refused: its key could not be checked"
+                self._gate.bug(logger, STRANGER, error, what)
                 reply = [b"500", b"Internal error", b""]
             self._requests.send_multipart([b"1.0", *request[1:2], *reply, b""])
         self._requests.close()
@@ -66,6 +74,7 @@ class Gatekeeper:
             return [b"400", b"Refused", b""]
         key = z85.encode(credentials[0])
         if not self._authorise(key.decode()):
-            logger.info("key=%s address=%s refused", key.decode(), address.decode(errors="replace"))
+            text, where = "key=%s address=%s refused", address.decode(errors="replace")
+            self._gate.info(logger, STRANGER, text, key.decode(), where)
             return [b"400", b"Refused", b""]
         return [b"200", b"OK", key]

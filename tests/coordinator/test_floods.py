@@ -10,9 +10,10 @@ from memory_fleet import MemoryFleet
 from flctl.cli.logs import FORMAT, _OneLine
 from flctl.coordinator.door import GUEST_JOINS
 from flctl.transport import allowlist
+from flctl.transport.gate import LINES
 from flctl.transport.keys import KeyPair, Keyring
 from flctl.wire import framing
-from flctl.wire.messages import Ask, Deal, Failed, Join, Joined, Message, Refused
+from flctl.wire.messages import Ask, Deal, Failed, Goodbye, Join, Joined, Message, Refused
 
 
 def failure(fleet: MemoryFleet, number: int) -> Failed:
@@ -63,6 +64,47 @@ def test_an_agent_that_complains_without_end_does_not_fill_the_log(
     assert fleet.finish().state == "finished"
 
 
+def test_who_comes_and_goes_without_end_does_not_fill_the_log(fleet: MemoryFleet, caplog: Any):
+    """Three thousand times within a second: twenty lines about it, and the others go on."""
+    pair = KeyPair.make()
+    fleet.keyring.add("pi-09", pair.public, "agent")
+    link = fleet.network.link(pair.public)
+    for _ in range(3):
+        fleet.step()
+    caplog.set_level("INFO", "flctl")
+    caplog.clear()
+    hello = msgspec.structs.replace(
+        fleet.coordinator.roster.member("pi-01").hello, session="9" * 32
+    )
+    for _ in range(3000):
+        link.send(framing.encode(hello))
+        link.send(framing.encode(Goodbye()))
+        fleet.coordinator.step()
+        link.inbox.clear()
+    about = [r.getMessage() for r in caplog.records if "pi-09" in r.getMessage()]
+    assert any("is here" in line for line in about) and any("lost" in line for line in about)
+    assert len(about) <= LINES
+
+
+def test_questions_without_end_do_not_fill_the_log(fleet: MemoryFleet, caplog: Any):
+    """Each finds a run that cannot be read; so does a read key that says what it may not."""
+    run = fleet.start_run(rounds=1)
+    fleet.finish()
+    (fleet.state / "runs" / run / "journal.jsonl").write_text("damaged\n")
+    reader = KeyPair.make().public
+    fleet.keyring.add("ana", reader, "read")
+    fleet.keyring.add("ben", KeyPair.make().public, "read")
+    link = fleet.network.link(reader)
+    caplog.clear()
+    for number in range(300):
+        link.send(framing.encode(Ask(id=number, what="runs")))
+        link.send(framing.encode(Goodbye()))
+        link.send([b"flc\x01", msgspec.msgpack.encode({"type": f"launch-{number}"})])
+        fleet.step(0.01)
+        link.inbox.clear()
+    assert 1 <= len(caplog.records) <= LINES
+
+
 def test_strangers_share_what_may_be_written_about_them(fleet: MemoryFleet, caplog: Any):
     """A key is made in no time: forty of them are no reason for forty lines."""
     fleet.keyring.new_token(600, 1)
@@ -73,7 +115,7 @@ def test_strangers_share_what_may_be_written_about_them(fleet: MemoryFleet, capl
         link.send(framing.encode(Join(token="flt_wrong", name="pi-01")))
         link.send([b"flc\x01", os.urandom(40)])
         fleet.step()
-    assert caplog.text.count("flt_wrong") == 0 and len(caplog.records) <= 20
+    assert caplog.text.count("flt_wrong") == 0 and len(caplog.records) <= LINES
 
 
 def joins(fleet: MemoryFleet, key: str, *asked: Join) -> list[Message]:

@@ -5,6 +5,7 @@ from memory_fleet import MemoryFleet
 from flctl.coordinator.runs import RunFolder, RunsOver
 from flctl.errors import StateError
 from flctl.transport.channel import Sent
+from flctl.transport.gate import Gate
 from flctl.transport.keys import KeyPair
 from flctl.wire import framing
 from flctl.wire.messages import Ask, Join, Joined, Refused
@@ -112,12 +113,13 @@ def test_a_journal_is_read_again_only_when_it_has_changed(fleet, monkeypatch):
     reads = []
     plain = RunFolder.history
     monkeypatch.setattr(RunFolder, "history", lambda *a, **k: (reads.append(1), plain(*a, **k))[1])
-    over = RunsOver(fleet.state)
-    assert [over.is_over(run) for _ in range(5)] == [False] * 5
+    over = RunsOver(fleet.state, Gate())
+    assert [over.is_over(run, "pi-01") for _ in range(5)] == [False] * 5
     assert len(reads) == 1
     fleet.finish()
     reads.clear()
-    assert all(over.is_over(run) for _ in range(5)) and over.is_over("ecg-nobody-knows")
+    assert all(over.is_over(run, "pi-01") for _ in range(5))
+    assert over.is_over("ecg-nobody-knows", "pi-01")
     assert len(reads) == 1
 
 
@@ -125,10 +127,10 @@ def test_a_damaged_journal_does_not_take_an_update_from_its_agent(fleet, caplog)
     """A person may mend it."""
     run = fleet.start_run(rounds=1)
     fleet.finish()
-    over = RunsOver(fleet.state)
+    over = RunsOver(fleet.state, Gate())
     journal = fleet.state / "runs" / run / "journal.jsonl"
     journal.write_bytes(b"x\n" + journal.read_bytes())
-    assert [over.is_over(run) for _ in range(3)] == [False] * 3
+    assert [over.is_over(run, "pi-01") for _ in range(3)] == [False] * 3
     assert caplog.text.count("not an event") == 1
 
 

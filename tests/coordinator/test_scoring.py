@@ -13,6 +13,7 @@ from flctl.core.history import Score
 from flctl.core.metrics import from_confusion
 from flctl.errors import RunError
 from flctl.settings import RunSettings
+from flctl.transport.gate import Gate
 from flctl.wire.messages import Evaluate, Evaluated, Metrics, RoundKey
 
 GOOD = from_confusion(0.5, [[8, 2], [1, 9]])
@@ -79,7 +80,7 @@ class Told(list):
 def survey(agents="ab", deadline_s=30.0) -> tuple[Survey, Told]:
     told = Told()
     settings = RunSettings(task="ecg", deadline_s=deadline_s)
-    return Survey(KEY, 100, settings, dict.fromkeys(agents, 100), told, 1000.0), told
+    return Survey(KEY, 100, settings, dict.fromkeys(agents, 100), told, 1000.0, Gate()), told
 
 
 def test_a_survey_asks_everybody_and_ends_with_the_last_answer():
