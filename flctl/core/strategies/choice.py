@@ -35,6 +35,11 @@ class Strategy(Struct, frozen=True):
     clip_norm: float | None = None
     server: ServerOptimizer | None = None
 
+    @property
+    def defends(self) -> bool:
+        """Whether it is to hold against hostile updates."""
+        return not self.streams or self.selection is not None or self.clip_norm is not None
+
 
 class _TrimmedMean(Struct, forbid_unknown_fields=True):
     trim: Annotated[float, Meta(ge=0, lt=0.5)] = 0.2

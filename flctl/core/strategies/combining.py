@@ -8,18 +8,18 @@ was first.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import MappingProxyType
-from typing import Protocol
 
 import numpy as np
-from msgspec import Struct
 
-from flctl.core.strategies import krum
+from flctl.core.strategies import krum, robust
 from flctl.core.strategies.choice import Strategy
-from flctl.core.strategies.fedavg import Floats, Weights
+from flctl.core.strategies.distances import squared_distances
+from flctl.core.strategies.fedavg import Floats, Weights, mean
 from flctl.core.strategies.fedopt import ServerOptimizer, State
+from flctl.core.strategies.slices import Slice, Tensors, slices
 from flctl.errors import StrategyError
 from flctl.wire.parameters import (
     FLOATS,
@@ -31,24 +31,6 @@ from flctl.wire.parameters import (
     from_float64,
     to_float,
 )
-
-
-class Tensors(Protocol):
-    """What is read of a model, an update or a server's state: flat parts of tensors."""
-
-    def read(self, spec: TensorSpec, start: int = 0, count: int | None = None) -> Array: ...
-
-
-class Slice(Struct, frozen=True):
-    """Some elements of one tensor."""
-
-    spec: TensorSpec
-    start: int
-    count: int
-
-    def of(self, tensors: Tensors) -> Array:
-        """As numbers, if they are stored as such; BF16 as float32."""
-        return to_float(tensors.read(self.spec, self.start, self.count), self.spec.dtype)
 
 
 def combine(
@@ -66,28 +48,41 @@ def combine(
     """Write the model that follows `base` to `out`.
 
     `updates` have the tensors of `base`, and finite numbers. `buffers` names the tensors
-    that are statistics, not weights: the server's optimiser leaves them alone. `state` is
-    what the last round wrote to `state_out`, one file for each name in the optimiser's
-    `initial`, None before the first round. Raises StrategyError.
+    that are statistics, not weights: clipping, distances and the server's optimiser leave
+    them alone. `state` is what the last round wrote to `state_out`, one file for each name in
+    the optimiser's `initial`, None before the first round. Raises StrategyError.
     """
-    tensors = [spec for spec in out.specs if spec.dtype in FLOATS]
+    learned = [s for s in out.specs if s.dtype in FLOATS and s.name not in buffers]
     of_state = state_specs(out.specs)
     scales = np.ones(len(updates))
     if strategy.clip_norm is not None:
-        scales = _clip(strategy.clip_norm, base, updates, tensors)
+        scales = _clip(strategy.clip_norm, base, updates, learned)
     views = [
-        update if scale == 1 else Clipped(base, update, scale)
+        update if scale == 1 else Clipped(base, update, scale, frozenset(learned))
         for update, scale in zip(updates, scales, strict=True)
     ]
+    votes = votes_of(weights, strategy)
     if strategy.selection is not None:
         selection = strategy.selection
-        chosen = krum.select(_distances(views, tensors), selection.byzantine, selection.keep)
+        apart = squared_distances(base, views, learned)
+        chosen = krum.select(apart, selection.byzantine, selection.keep)
         views, weights = [views[i] for i in chosen], np.full(len(chosen), 1 / len(chosen))
+
+    # Neither norms nor distances see the statistics: where they are the defence, statistics
+    # and integers are the median of all updates, which no single one can move far.
+    statistics = robust.median if strategy.defends and strategy.streams else strategy.rule
+
+    def length(spec: TensorSpec) -> int:
+        rule = statistics if spec.name in buffers else strategy.rule
+        return SLICE if spec.dtype in FLOATS and rule is mean else max(1, SLICE // len(updates))
 
     def combined(part: Slice) -> tuple[Array, State]:
         if part.spec.dtype not in FLOATS:
-            return median_of_integers(part, views, weights), {}
-        after = strategy.rule((part.of(view) for view in views), weights)
+            return median_of_integers(part, updates, votes), {}
+        if part.spec.name in buffers and statistics is not strategy.rule:
+            after = statistics((part.of(update) for update in updates), votes)
+        else:
+            after = strategy.rule((part.of(view) for view in views), weights)
         if strategy.server is None:
             return from_float64(after, part.spec.dtype), {}
         kept = _state_at(part, strategy.server, state, of_state)
@@ -108,7 +103,7 @@ def combine(
     # One slice is combined while the one before is hashed and written.
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="combine") as pool:
         ahead: deque[Future[tuple[Array, State]]] = deque()
-        for part in _slices(out.specs, len(views), strategy.streams):
+        for part in slices(out.specs, length):
             ahead.append(pool.submit(combined, part))
             if len(ahead) > 1:
                 write(ahead.popleft().result())
@@ -153,14 +148,17 @@ def state_specs(specs: Sequence[TensorSpec]) -> dict[TensorSpec, TensorSpec]:
 
 
 class Clipped:
-    """An update whose difference from the base is scaled down; only its float tensors."""
+    """An update whose difference from the base is scaled down in the tensors `learned`."""
 
-    def __init__(self, base: Tensors, update: Tensors, scale: float) -> None:
+    def __init__(
+        self, base: Tensors, update: Tensors, scale: float, learned: frozenset[TensorSpec]
+    ) -> None:
         self._base, self._update, self._scale = base, update, scale
+        self._learned = learned
 
     def read(self, spec: TensorSpec, start: int = 0, count: int | None = None) -> Array:
         after = self._update.read(spec, start, count)
-        if spec.dtype not in FLOATS:
+        if spec not in self._learned:
             return after
         before = to_float(self._base.read(spec, start, count), spec.dtype).astype(np.float64)
         return from_float64(
@@ -173,7 +171,7 @@ def _clip(
 ) -> Floats:
     """Sun et al. 2019, "Can You Really Backdoor Federated Learning?": Δ ← Δ · min(1, C/‖Δ‖₂)."""
     squares = np.zeros(len(updates))
-    for part in _slices(tensors, len(updates), streams=True):
+    for part in slices(tensors, lambda _: SLICE):
         before = part.of(base).astype(np.float64)
         for index, update in enumerate(updates):
             squares[index] += np.square(part.of(update) - before).sum()
@@ -181,23 +179,14 @@ def _clip(
         return np.asarray(np.minimum(1.0, norm / np.sqrt(squares)))
 
 
-def _distances(updates: Sequence[Tensors], tensors: Sequence[TensorSpec]) -> Floats:
-    """Squared L2 distances between all updates, [K, K]."""
-    distances = np.zeros((len(updates), len(updates)))
-    for part in _slices(tensors, len(updates), streams=False):
-        values = [part.of(update).astype(np.float64) for update in updates]
-        for i, one in enumerate(values):
-            for j in range(i):
-                distances[i, j] += np.square(one - values[j]).sum()
-    return np.asarray(distances + distances.T)
+def votes_of(weights: Weights, strategy: Strategy) -> Weights:
+    """How much each update counts where one of the numbers sent is chosen.
 
-
-def _slices(specs: Sequence[TensorSpec], updates: int, streams: bool) -> Iterator[Slice]:
-    """All elements of all tensors in order."""
-    for spec in specs:
-        step = SLICE if streams and spec.dtype in FLOATS else max(1, SLICE // updates)
-        for start in range(0, spec.count, step):
-            yield Slice(spec, start, min(step, spec.count - start))
+    As much as it weighs; but all the same where the strategy defends against hostile updates,
+    or where one of three or more weighs half of all: a claim of examples must not decide alone.
+    """
+    alone = len(weights) > 2 and weights.max() >= 0.5 - 1e-9
+    return np.full(len(weights), 1 / len(weights)) if strategy.defends or alone else weights
 
 
 def median_of_integers(part: Slice, updates: Sequence[Tensors], weights: Weights) -> Array:

@@ -1,0 +1,34 @@
+"""Tensors read slice by slice, so that memory does not grow with their size."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+from msgspec import Struct
+
+from flctl.wire.parameters import Array, TensorSpec, to_float
+
+
+class Tensors(Protocol):
+    """What is read of a model, an update or a server's state: flat parts of tensors."""
+
+    def read(self, spec: TensorSpec, start: int = 0, count: int | None = None) -> Array: ...
+
+
+class Slice(Struct, frozen=True):
+    """Some elements of one tensor."""
+
+    spec: TensorSpec
+    start: int
+    count: int
+
+    def of(self, tensors: Tensors) -> Array:
+        """As numbers, if they are stored as such; BF16 as float32."""
+        return to_float(tensors.read(self.spec, self.start, self.count), self.spec.dtype)
+
+
+def slices(specs: Sequence[TensorSpec], length: Callable[[TensorSpec], int]) -> Iterator[Slice]:
+    """All elements of all tensors in order; `length` is that of a tensor's slices."""
+    for spec in specs:
+        step = length(spec)
+        for start in range(0, spec.count, step):
+            yield Slice(spec, start, min(step, spec.count - start))
