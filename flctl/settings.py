@@ -40,6 +40,8 @@ Strategy = Literal[
 Compression = Literal["none", "fp16", "int8", "topk"]
 OptimizerArgs = dict[str, float | int | bool | str | list[float]]
 
+RANKED = ("median", "trimmed-mean")
+"""Strategies that sort what the agents sent at each place."""
 FEDPROX_MU = 0.01
 
 SCHEMA = 1
@@ -162,9 +164,10 @@ def agent_names(count: int) -> tuple[str, ...]:
     return tuple(f"pi-{number:0{width}d}" for number in range(1, count + 1))
 
 
-def parse(given: Mapping[str, Any], where: str) -> RunSettings:
+def parse(given: Mapping[str, Any], where: str, *, stored: bool = False) -> RunSettings:
     """Check `given` (key → value) and fill the rest with defaults.
 
+    `stored` are those of a run that exists: what no new run may ask for is still read.
     Raises SettingsError that names the key, the nearest known one, and `where`.
     """
     plain = normalised(given, where)
@@ -177,6 +180,8 @@ def parse(given: Mapping[str, Any], where: str) -> RunSettings:
     if settings.strategy == "fedprox" and "proximal_mu" not in plain:
         settings = msgspec.structs.replace(settings, proximal_mu=FEDPROX_MU)
     _check_together(settings, where)
+    if not stored:
+        _check_sparse(settings, where)
     return settings
 
 
@@ -252,7 +257,7 @@ def from_toml(path: Path) -> RunSettings:
         reason = error.strerror if isinstance(error, OSError) else error
         raise SettingsError(f"{path}: the settings of the run cannot be read: {reason}") from error
     _check_schema(table, path)
-    return parse(table, str(path))
+    return parse(table, str(path), stored=True)
 
 
 def _check_schema(table: dict[str, Any], path: Path) -> None:
@@ -296,6 +301,16 @@ def _check_together(settings: RunSettings, where: str) -> None:
         )
     if len(set(settings.agents)) != len(settings.agents):
         raise SettingsError(f"{where}: an agent is named twice")
+
+
+def _check_sparse(settings: RunSettings, where: str) -> None:
+    """That sparse updates are not combined by ranks: where less than half of the agents send a
+    number, the middle of all is "no change", and what was sent is lost (docs/compression.md)."""
+    if settings.compression == "topk" and settings.strategy in RANKED:
+        raise SettingsError(
+            f"{where}: compression topk does not go with strategy {settings.strategy}, which drops "
+            "what only a few agents send; choose compression int8, or strategy multi-krum"
+        )
 
 
 def _check_own_agents(settings: RunSettings, count: int, where: str) -> None:

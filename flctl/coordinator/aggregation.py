@@ -73,7 +73,7 @@ def aggregate(
                 updates,
                 weights,
                 model.writer,
-                buffers=frozenset(base.metadata.get("buffers", ())),
+                buffers=base.buffers,
                 state=state or None,
                 state_out={name: new.writer for name, new in state_out.items()},
             )

@@ -13,7 +13,7 @@ from flctl.files import explained
 from flctl.learning.compression import save_update
 from flctl.learning.examples import Examples
 from flctl.learning.source import held_out_examples, shards, training_examples
-from flctl.learning.state import arrays_of, checkpoint_metadata, load_state
+from flctl.learning.state import arrays_of, buffers_in, checkpoint_metadata, load_state
 from flctl.learning.task import Task
 from flctl.learning.training import OnStep, train_locally
 from flctl.settings import RunSettings, agent_names, parse
@@ -22,10 +22,12 @@ from flctl.worker.execution import Executor
 from flctl.worker.jobs import DataSource, Initialise
 
 
-def first_model(given: dict[str, Any], where: str) -> FirstModel:
-    """Complete the settings and make the first model in this process. Raises FlctlError."""
-    made, fd = Executor().initialise(Initialise(given=given, where=where))
-    return FirstModel(parse(made.settings, where), made.task_digest, made.blob, made.size, fd)
+def first_model(given: dict[str, Any], where: str, *, stored: bool = False) -> FirstModel:
+    """Complete the settings and make the first model in this process; `stored` is for those of
+    a run that exists. Raises FlctlError."""
+    made, fd = Executor().initialise(Initialise(given=given, where=where, stored=stored))
+    settings = parse(made.settings, where, stored=stored)
+    return FirstModel(settings, made.task_digest, made.blob, made.size, fd)
 
 
 class Clients:
@@ -78,6 +80,7 @@ def train_client(
     model = folder.verify_model(round_id - 1, base)
     with model.open("rb") as file:
         start = load_state(file.fileno(), str(model))
+        buffers = buffers_in(file.fileno(), str(model))
     result = train_locally(
         task,
         start,
@@ -104,6 +107,7 @@ def train_client(
             position=position,
             batches=result.batches,
             residuals=folder.residuals_path(agent),
+            buffers=buffers,
         )
     return Update(
         at=round(clock(), 3),

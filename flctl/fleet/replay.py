@@ -99,7 +99,7 @@ class _Again:
         assert history.started is not None
         # As run.toml has it: complete, so that later defaults of a task do not matter.
         given = {k: v for k, v in to_builtins(self._settings).items() if v is not None}
-        made = first_model(given, "run.toml")
+        made = first_model(given, "run.toml", stored=True)
         path = self._folder.model_path(0)
         path.parent.mkdir()
         with os.fdopen(made.fd, "rb") as model:

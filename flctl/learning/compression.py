@@ -14,7 +14,7 @@ Without torch, and all of it a function of the arguments and the kept residual a
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from flctl.core.randomness import derive
 from flctl.errors import TaskError
 from flctl.learning.residuals import Residuals
 from flctl.settings import LocalTraining
-from flctl.wire.compression import compression_metadata, kept_of
+from flctl.wire.compression import VERSION, compression_metadata, kept_of, weights_of
 from flctl.wire.messages import Digest
 from flctl.wire.parameters import FLOATS, Array, TensorSpec, canonical, dump, to_float
 
@@ -59,9 +59,11 @@ def save_update(
     position: int,
     batches: int,
     residuals: Path,
+    buffers: Collection[str],
 ) -> Saved:
     """Write what has become of the model `before` to `fd`, as `training.compression` says.
 
+    `buffers` are those that the file of `before` names; they are sent as they are.
     `position` is the number of batches consumed in the rounds before, `batches` that of this
     one; `residuals` is the folder for what top-k has not sent, durable when this returns.
     Raises TaskError for numbers that cannot be sent, StateError when the disk fails.
@@ -70,12 +72,12 @@ def save_update(
     if kind == "none":
         return Saved(*dump(fd, after, metadata))
     specs = canonical(TensorSpec(name, dtype, a.shape) for name, (dtype, a) in after.items())
-    floats = [spec for spec in specs if spec.dtype in FLOATS]
-    bounds = list(accumulate((spec.count for spec in floats), initial=0))
+    weights, others = weights_of(specs, buffers)
+    bounds = list(accumulate((spec.count for spec in weights), initial=0))
     left = np.zeros(bounds[-1], np.float32)
     if kind == "topk":
         left = Residuals(residuals).read(position, len(left))
-    for spec, (begin, end) in zip(floats, pairwise(bounds), strict=True):
+    for spec, (begin, end) in zip(weights, pairwise(bounds), strict=True):
         _add_change(left[begin:end], before[spec.name], after[spec.name])
         if not np.isfinite(left[begin:end]).all():
             raise TaskError(
@@ -92,10 +94,11 @@ def save_update(
         case "topk":
             packed = largest(left, bounds, kept_of(len(left), training))
             Residuals(residuals).keep(position + batches, left, before=position)
-    exact = b"".join(after[s.name][1].tobytes() for s in specs if s.dtype not in FLOATS)
+    exact = b"".join(after[s.name][1].tobytes() for s in others)
     packed["exact"] = "U8", np.frombuffer(exact, np.uint8)
     error = _norm(left, bounds) / norm if norm else 0.0
-    return Saved(*dump(fd, packed, {**metadata, **compression_metadata(kind)}), error)
+    version = VERSION if any(spec.dtype in FLOATS for spec in others) else 1
+    return Saved(*dump(fd, packed, {**metadata, **compression_metadata(kind, version)}), error)
 
 
 Packed = dict[str, tuple[str, Array]]

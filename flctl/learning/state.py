@@ -34,7 +34,8 @@ def checkpoint_metadata(task: str) -> dict[str, Any]:
 
 
 def model_metadata(task: str, model: nn.Module) -> dict[str, Any]:
-    """The same, with the names of the buffers: statistics, which no optimiser may step."""
+    """The same, with the names of the buffers: statistics, which are no weights. Both ends of a
+    run go by it, without torch on the coordinator; an update's own metadata are not asked."""
     kept = model.state_dict().keys()
     buffers = sorted(name for name, _ in model.named_buffers() if name in kept)
     return checkpoint_metadata(task) | ({"buffers": buffers} if buffers else {})
@@ -67,6 +68,11 @@ def load_state(fd: int, where: str) -> dict[str, Tensor]:
     """All tensors of a blob, on the CPU. Raises ParametersError; `where` names the file."""
     file = ParameterFile(fd, where)
     return {spec.name: _to_tensor(file, spec) for spec in file.specs}
+
+
+def buffers_in(fd: int, where: str) -> frozenset[str]:
+    """The tensors that a blob names as buffers. Raises ParametersError."""
+    return ParameterFile(fd, where).buffers
 
 
 def load_into(model: nn.Module, fd: int, where: str) -> None:

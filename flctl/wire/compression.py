@@ -2,17 +2,20 @@
 
 A file of a few tensors, so that the header costs little even beside a small model:
 
-    values   fp16 and int8: the change of all float tensors, one after another in canonical
-             order; topk: its largest entries, as fp16
+    values   fp16 and int8: the change of all weights, one after another in canonical order;
+             topk: its largest entries, as fp16
     indices  topk: where in that order they stand, ascending
-    scales   one number for each float tensor: change = scale · value
+    scales   one number for each tensor of weights: change = scale · value
     exact    the bytes of all other tensors
 
-Which of them there are, their types and lengths follow from the run's settings and the
-model alone, so whatever else arrives is refused.
+Weights are the float tensors that the model's file does not name as buffers: statistics are of
+another size than weights, and become useless (a variance below 0) when they are rounded like
+them. Which tensors there are, their types and lengths follow from the run's settings and the
+model that training began with, so whatever else arrives is refused.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from itertools import accumulate
 from math import ceil
 from typing import Any
 
@@ -35,13 +38,14 @@ from flctl.wire.parameters import (
     to_float,
 )
 
-VERSION = 1
-"""Of this form, in the file's metadata."""
+VERSION = 2
+"""Of this form, in the file's metadata. The first one took statistics for weights; where a model
+has none the two are the same, and it is still called by the first number."""
 LONGEST = 2**31 - 1
 """Numbers of a model that an index can name."""
 
 
-def open_update(file: ParameterFile, base: Readable, asked: LocalTraining) -> Readable:
+def open_update(file: ParameterFile, base: ParameterFile, asked: LocalTraining) -> Readable:
     """The model that `file` stands for: itself, or a change of `base`.
 
     Raises ParametersError unless it has the form that was asked for and the tensors of `base`.
@@ -53,14 +57,17 @@ def open_update(file: ParameterFile, base: Readable, asked: LocalTraining) -> Re
     if asked.compression == "none":
         check_specs(file, base.specs)
         return file
-    if version != VERSION:
+    buffers = base.buffers
+    if version == 1:
+        buffers = frozenset()
+    elif version != VERSION:
         raise ParametersError(
-            f"{file.where}: compression of version {version!r:.40}, not {VERSION}"
+            f"{file.where}: compression of version {version!r:.40}, not {VERSION} or 1"
         )
-    return CompressedUpdate(file, base, asked)
+    return CompressedUpdate(file, base, asked, buffers)
 
 
-def check_update(file: ParameterFile, base: Readable, asked: LocalTraining) -> None:
+def check_update(file: ParameterFile, base: ParameterFile, asked: LocalTraining) -> None:
     """That it is an update as was asked for, and all its numbers are finite. ParametersError."""
     update = open_update(file, base, asked)
     if update is not file:
@@ -68,16 +75,26 @@ def check_update(file: ParameterFile, base: Readable, asked: LocalTraining) -> N
     check(update, base.specs)  # base + change may be too large for the tensor's type
 
 
-def compression_metadata(compression: Compression) -> dict[str, Any]:
-    return {} if compression == "none" else {"compression": compression, "version": VERSION}
+def compression_metadata(compression: Compression, version: int = VERSION) -> dict[str, Any]:
+    return {} if compression == "none" else {"compression": compression, "version": version}
 
 
-def packed_specs(specs: Sequence[TensorSpec], asked: LocalTraining) -> tuple[TensorSpec, ...]:
+def weights_of(
+    specs: Sequence[TensorSpec], buffers: Collection[str]
+) -> tuple[list[TensorSpec], list[TensorSpec]]:
+    """The tensors of which the change is compressed, and those that are sent as they are."""
+    weights = [s for s in specs if s.dtype in FLOATS and s.name not in buffers]
+    return weights, [s for s in specs if s.dtype not in FLOATS or s.name in buffers]
+
+
+def packed_specs(
+    specs: Sequence[TensorSpec], asked: LocalTraining, buffers: Collection[str] = ()
+) -> tuple[TensorSpec, ...]:
     """The tensors of a compressed update of a model that has `specs`. Raises ParametersError."""
-    floats = [spec for spec in specs if spec.dtype in FLOATS]
-    numbers = sum(spec.count for spec in floats)
-    rest = sum(spec.nbytes for spec in specs if spec.dtype not in FLOATS)
-    packed = [TensorSpec("scales", "F32", (len(floats),)), TensorSpec("exact", "U8", (rest,))]
+    weights, others = weights_of(specs, buffers)
+    numbers = sum(spec.count for spec in weights)
+    rest = sum(spec.nbytes for spec in others)
+    packed = [TensorSpec("scales", "F32", (len(weights),)), TensorSpec("exact", "U8", (rest,))]
     if asked.compression == "topk":
         if numbers > LONGEST:
             raise ParametersError(f"topk is for models of up to {LONGEST} numbers; choose int8")
@@ -100,19 +117,21 @@ class CompressedUpdate:
     Memory is that of a part. Raises ParametersError for another form than was asked for.
     """
 
-    def __init__(self, file: ParameterFile, base: Readable, asked: LocalTraining) -> None:
-        expected = packed_specs(base.specs, asked)
+    def __init__(
+        self, file: ParameterFile, base: Readable, asked: LocalTraining, buffers: Collection[str]
+    ) -> None:
+        expected = packed_specs(base.specs, asked, buffers)
         check_specs(file, expected, f"this model's {asked.compression} update")
         self.where, self.specs = file.where, base.specs
         self._file, self._base = file, base
         packed = {spec.name: spec for spec in expected}
         self._exact = packed["exact"]
-        self._scales = self._read_scales(packed["scales"])
-        self._starts = starts(base.specs)
+        weights, others = weights_of(base.specs, buffers)
+        self._scales = self._read_scales(packed["scales"], weights)
+        self._starts = starts(weights, others)
         self._values: _Dense | _Sparse
         if asked.compression == "topk":
-            length = sum(spec.count for spec in base.specs if spec.dtype in FLOATS)
-            self._values = _Sparse(file, packed, length)
+            self._values = _Sparse(file, packed, sum(spec.count for spec in weights))
         else:
             self._values = _Dense(file, packed)
 
@@ -120,7 +139,7 @@ class CompressedUpdate:
         """Elements `start` … `start + count` of a tensor, flat, in its storage type."""
         count = spec.count - start if count is None else count
         first = self._starts[spec.name]
-        if spec.dtype not in FLOATS:
+        if spec.name not in self._scales:
             width = STORAGE[spec.dtype].itemsize
             return self._file.read(self._exact, first + start * width, count * width).view(
                 STORAGE[spec.dtype]
@@ -134,24 +153,22 @@ class CompressedUpdate:
         model[places] = from_float64(changed, spec.dtype)
         return model
 
-    def _read_scales(self, spec: TensorSpec) -> dict[str, float]:
+    def _read_scales(self, spec: TensorSpec, weights: Sequence[TensorSpec]) -> dict[str, float]:
         scales = self._file.read(spec)
         if not np.isfinite(scales).all() or (scales < 0).any():
             raise ParametersError(f"{self.where}: a scale is not a finite number, or below 0")
-        floats = (spec for spec in self.specs if spec.dtype in FLOATS)
-        return {s.name: float(scale) for s, scale in zip(floats, scales, strict=True)}
+        return {s.name: float(scale) for s, scale in zip(weights, scales, strict=True)}
 
 
-def starts(specs: Sequence[TensorSpec]) -> Mapping[str, int]:
+def starts(weights: Sequence[TensorSpec], others: Sequence[TensorSpec]) -> Mapping[str, int]:
     """Where each tensor begins: among all numbers, or among the exact bytes."""
-    begins: dict[str, int] = {}
-    number = byte = 0
-    for spec in specs:
-        if spec.dtype in FLOATS:
-            begins[spec.name], number = number, number + spec.count
-        else:
-            begins[spec.name], byte = byte, byte + spec.nbytes
-    return begins
+    numbers = accumulate((spec.count for spec in weights), initial=0)
+    exact = accumulate((spec.nbytes for spec in others), initial=0)
+    return {
+        spec.name: begin
+        for specs, begins in ((weights, numbers), (others, exact))
+        for spec, begin in zip(specs, begins, strict=False)
+    }
 
 
 class _Dense:

@@ -106,6 +106,15 @@ class ParameterFile:
         self._offsets: dict[str, int] = {}
         self.specs = self._parse(header_bytes)
 
+    @property
+    def buffers(self) -> frozenset[str]:
+        """The tensors that the file says are statistics, not weights; none in one that does not
+        say. Raises ParametersError."""
+        try:
+            return msgspec.convert(self.metadata.get("buffers", ()), frozenset[str])
+        except msgspec.ValidationError as error:
+            raise ParametersError(f"{self.where}: its list of buffers is damaged") from error
+
     def read(self, spec: TensorSpec, start: int = 0, count: int | None = None) -> Array:
         """Elements `start` … `start + count` of a tensor, flat, in its storage type."""
         dtype = STORAGE[spec.dtype]

@@ -24,6 +24,7 @@ from flctl.learning.source import (
 )
 from flctl.learning.state import (
     arrays_of,
+    buffers_in,
     checkpoint_metadata,
     load_into,
     load_state,
@@ -130,14 +131,14 @@ class Executor:
 
         What can be known to fail later fails here: the optimiser, the device, the data.
         """
-        first = parse(job.given, job.where)
+        first = parse(job.given, job.where, stored=job.stored)
         strategy_of(first)
         task = load_task(first.task)
         defaults = normalised(task.defaults, f"the defaults of task '{first.task}'")
         given = normalised(job.given, job.where)
         if "optimizer" in given:  # the arguments of another one are not its own
             defaults.pop("optimizer_args", None)
-        settings = parse({**defaults, **given}, job.where)
+        settings = parse({**defaults, **given}, job.where, stored=job.stored)
         devices.pick(settings.device)
         _check_paths(settings, job.where)
         _check_data(task, settings)
@@ -184,6 +185,7 @@ class Executor:
             position=job.position,
             batches=result.batches,
             residuals=Path(job.residuals),
+            buffers=buffers_in(model_fd, f"the model of round {job.round}"),
         )
         done = Trained(
             blob=saved.blob,

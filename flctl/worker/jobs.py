@@ -40,6 +40,8 @@ class Initialise(Job, frozen=True):
 
     given: dict[str, Any]
     where: str
+    stored: bool = False
+    """They are those of a run that exists, which is computed again."""
 
 
 class TrainJob(Job, frozen=True):

@@ -238,7 +238,7 @@ class ToyAgent:
         saved = save_update(
             fd, before, tensors, job.training, {"task": "toy"}, agent=job.agent,
             round_id=job.round, seed=job.seed, position=job.position, batches=BATCHES,
-            residuals=Path(job.residuals),
+            residuals=Path(job.residuals), buffers=(),
         )  # fmt: skip
         return self.delivered(fd, saved.blob, saved.size, compression_error=saved.error)
 

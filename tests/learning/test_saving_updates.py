@@ -43,7 +43,7 @@ def flat(tensors: dict) -> np.ndarray:
 
 
 def send(
-    after: dict, kind: str, folder: Path, before=BASE, position: int = 0, **more
+    after: dict, kind: str, folder: Path, before=BASE, position: int = 0, buffers=(), **more
 ) -> tuple[dict, float]:
     """The model that the coordinator reads, and the error that the agent tells."""
     training = LocalTraining(compression=kind, topk_share=0.05)
@@ -51,9 +51,9 @@ def send(
     with TemporaryFile() as out, TemporaryFile() as old:
         saved = save_update(
             out.fileno(), before, after, training, {"task": "toy"}, position=position,
-            residuals=folder, **at,
+            residuals=folder, buffers=buffers, **at,
         )  # fmt: skip
-        dump(old.fileno(), before)
+        dump(old.fileno(), before, {"buffers": list(buffers)} if buffers else None)
         base, file = ParameterFile(old.fileno(), "base"), ParameterFile(out.fileno(), "update")
         assert saved.size == file.size
         check_update(file, base, training)
@@ -75,6 +75,17 @@ def test_the_error_that_is_told_is_the_error(tmp_path: Path, kind: str, least, m
     assert least <= error < most
     for name in ("steps", "mask"):
         np.testing.assert_array_equal(read[name][1], after[name][1])
+
+
+@pytest.mark.parametrize("kind", ["fp16", "int8", "topk"])
+def test_buffers_are_sent_as_they_are(tmp_path: Path, kind: str):
+    """A large change of statistics counts neither in the error nor among the largest."""
+    plain, error = send(trained_as := trained(), kind, tmp_path / "plain", buffers=["bias"])
+    after = trained_as | {"bias": ("F32", trained_as["bias"][1] + np.float32(1e6))}
+    read, same = send(after, kind, tmp_path / "large", buffers=["bias"])
+    np.testing.assert_array_equal(read["bias"][1], after["bias"][1])
+    np.testing.assert_array_equal(read["conv"][1], plain["conv"][1])
+    assert same == error
 
 
 def test_int8_is_never_off_by_more_than_a_level_and_right_in_the_mean():

@@ -97,6 +97,59 @@ def test_it_reads_as_the_base_and_the_change(kind: str):
     check_update(stored(tensors, compression_metadata(kind)), BASE, asked(kind))
 
 
+NAMED = stored(MODEL, {"buffers": ["b", "steps", "gone"]}, "a model that names its buffers")
+LEARNED = ("d", "w", "h")
+
+
+@KINDS
+@pytest.mark.parametrize("claimed", [{}, {"buffers": []}, {"buffers": ["w", "d", "h", "b"]}])
+def test_what_the_model_names_as_buffers_is_exact(kind: str, claimed: dict):
+    """Whatever the update itself says of them."""
+    tensors, n = packed(kind), sum(MODEL[name][1].size for name in LEARNED)
+    halves = RNG.integers(0x3F00, 0x4000, 40).astype(np.uint16)
+    bits = np.frombuffer(np.array([7, 8, -9]).tobytes() + halves.tobytes() + b"\x00\x01", np.uint8)
+    tensors |= {"scales": ("F32", SCALES[:3]), "exact": ("U8", bits)}
+    tensors["values"] = (tensors["values"][0], tensors["values"][1][:n])
+    if kind == "topk":
+        kept = -(-n // 100)
+        tensors["values"] = ("F16", tensors["values"][1][:kept])
+        tensors["indices"] = ("I32", np.arange(kept, dtype=np.int32))
+    file = stored(tensors, claimed | compression_metadata(kind))
+    check_update(file, NAMED, asked(kind))
+    update = open_update(file, NAMED, asked(kind))
+    found = {spec.name: update.read(spec) for spec in update.specs}
+    assert found["b"].tolist() == halves.tolist()
+    assert found["steps"].tolist() == [7, 8, -9] and found["mask"].tolist() == [False, True]
+    assert not np.array_equal(found["d"], MODEL["d"][1])
+
+
+@KINDS
+def test_an_update_of_the_first_form_has_statistics_among_its_weights(kind: str):
+    """As an agent of version 0.1 sends it; where a model names no buffers both are the same."""
+    tensors = packed(kind)
+    old = open_update(stored(tensors, compression_metadata(kind, 1)), NAMED, asked(kind))
+    new = open_update(stored(tensors, compression_metadata(kind)), BASE, asked(kind))
+    for spec in BASE.specs:
+        np.testing.assert_array_equal(old.read(spec), new.read(spec))
+
+
+def test_buffers_that_are_not_numbers_are_refused():
+    """They travel as bytes, and are looked at as what they are."""
+    tensors = packed("int8")
+    bits = EXACT[:24].tobytes() + np.full(40, 0x7FC0, np.uint16).tobytes() + EXACT[24:].tobytes()
+    tensors |= {"scales": ("F32", SCALES[:3]), "exact": ("U8", np.frombuffer(bits, np.uint8))}
+    tensors["values"] = ("I8", tensors["values"][1][:-40])
+    with pytest.raises(ParametersError, match="tensor b holds NaN or infinite numbers"):
+        check_update(stored(tensors, compression_metadata("int8")), NAMED, asked("int8"))
+
+
+@pytest.mark.parametrize("damaged", ["b", 3, [1], {"b": 1}])
+def test_a_damaged_list_of_buffers_is_one_line(damaged: Any):
+    base = stored(MODEL, {"buffers": damaged}, "the model")
+    with pytest.raises(ParametersError, match="the model: its list of buffers is damaged"):
+        check_update(stored(packed("int8"), compression_metadata("int8")), base, asked("int8"))
+
+
 WHOLE = {kind: opened(kind, packed(kind)) for kind in ("fp16", "int8", "topk")}
 CONTENT = {
     kind: {spec: update.read(spec) for spec in update.specs} for kind, update in WHOLE.items()
@@ -188,8 +241,8 @@ def test_what_a_compressed_update_must_not_be(kind: str, change, says: str):
         ({"compression": "none"}, "topk", "is compressed as 'none', the run asks for topk"),
         ({"compression": "int8", "version": 1}, "none", "as 'int8', the run asks for none"),
         ({"compression": "int8", "version": 1}, "fp16", "as 'int8', the run asks for fp16"),
-        ({"compression": "int8", "version": 2}, "int8", "compression of version 2, not 1"),
-        ({"compression": "int8"}, "int8", "compression of version None, not 1"),
+        ({"compression": "int8", "version": 3}, "int8", "compression of version 3, not 2 or 1"),
+        ({"compression": "int8"}, "int8", "compression of version None, not 2 or 1"),
         ({"compression": ["int8\n"] * 999}, "int8", "is compressed as ['int8\\n', "),
     ],
 )
