@@ -160,7 +160,7 @@ def rounds(lines: Sequence[RoundLine], width: int = 2) -> RenderableType:
 
 
 def trend(story: Story, width: int) -> RenderableType:
-    """The accuracy of all rounds as a sparkline, and the best one."""
+    """The accuracy of all rounds as a sparkline, and that of the best one."""
     values = story.accuracies
     best = story.best
     if best is None or best.metrics is None or len(values) < 2:
@@ -168,7 +168,7 @@ def trend(story: Story, width: int) -> RenderableType:
     return Text.assemble(
         ("accuracy  ", "dim"),
         (sparkline(values, max(width - 50, 10)), "cyan"),
-        ("  best ", "dim"),
+        ("  best (least loss) ", "dim"),
         f"{best.metrics['accuracy']:.4f}",
         (f" in round {best.round}", "dim"),
     )

@@ -1,9 +1,8 @@
 """`flctl runs`: what has been trained, and how it went."""
 
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -27,12 +26,17 @@ from flctl.cli.plot import plot
 from flctl.cli.values import named_paths
 from flctl.errors import FlctlError, UsageError
 
+if TYPE_CHECKING:
+    from flctl.core.history import Round, Score
+    from flctl.wire.messages import Metrics
+
 app = typer.Typer(
     help="What has been trained, and how it went.",
     no_args_is_help=True,
     rich_markup_mode=None,
     context_settings=HELP,
 )
+FIGURES = ("loss", "accuracy", "macro_f1")
 STYLES = {"running": "cyan", "finished": "green", "paused": "yellow", "stopped": "yellow"}
 
 
@@ -63,7 +67,7 @@ def list_(state: State = None, context: Context = None, json: Json = False) -> N
             run["run"],
             Text(run["state"], style=STYLES.get(run["state"], "red")),
             f"{run['round']}/{run['rounds']}",
-            *_figures(run["metrics"]),
+            *(output.figure((run["metrics"] or {}).get(name), 4) for name in FIGURES),
             _when(run["started"]),
             Text(run["reason"], style="dim"),
         )
@@ -74,6 +78,7 @@ def list_(state: State = None, context: Context = None, json: Json = False) -> N
 def show(run: Run, state: State = None, context: Context = None, json: Json = False) -> None:
     """Show a run: its rounds, their figures, who took part."""
     from flctl.cli import output
+    from flctl.records.recorded import history_of
 
     folder = state_folder(state)
     with far(folder, context) as console:
@@ -99,15 +104,15 @@ def show(run: Run, state: State = None, context: Context = None, json: Json = Fa
     made = output.table(
         ">round", ">loss", ">accuracy", ">macro-F1", ">took", *saved, ">agents", "missing"
     )
-    rounds = [event for event in found["events"] if event["event"] == "round"]
+    rounds = history_of(found["events"]).rounds
     for event in rounds:
         made.add_row(
-            str(event["round"]),
-            *_figures(event.get("metrics")),
-            output.span(event["seconds"]),
+            str(event.round),
+            *_figures(event.metrics),
+            output.span(event.seconds),
             *(_saved(event) if saved else ()),
-            str(len(event["participants"])),
-            ", ".join(event.get("missing") or ()),
+            str(len(event.participants)),
+            ", ".join(event.missing),
         )
     if rounds:
         output.print_line("")
@@ -239,51 +244,48 @@ for command in (export, plot):
     app.command(cls=Grouped)(command)
 
 
-def _saved(event: Mapping[str, Any]) -> tuple[str, str, str]:
+def _saved(event: "Round") -> tuple[str, str, str]:
     """Bytes of a round's updates, how many times fewer they are, and the mean relative error."""
     from flctl.cli.output import figure, size
 
-    parts = event["participants"].values()
-    up = sum(part.get("bytes_up", 0) for part in parts)
-    error = sum(part.get("compression_error", 0) for part in parts) / max(1, len(parts))
-    return size(up), f"{event['size'] * len(parts) / up:.1f} ×" if up else "-", figure(error)
+    parts = event.participants.values()
+    up = sum(part.bytes_up for part in parts)
+    error = sum(part.compression_error for part in parts) / max(1, len(parts))
+    return size(up), f"{event.size * len(parts) / up:.1f} ×" if up else "-", figure(error)
 
 
-def _show_last(event: Mapping[str, Any]) -> None:
+def _show_last(event: "Round") -> None:
     """Who did what in the last round, and the figures beside the main ones."""
     from flctl.cli import output
 
     made = output.table(
-        f"round {event['round']}", ">examples", ">batches", ">loss", ">took", ">bytes up"
+        f"round {event.round}", ">examples", ">batches", ">loss", ">took", ">bytes up"
     )
-    for agent, part in event["participants"].items():
+    for agent, part in event.participants.items():
         made.add_row(
             agent,
-            str(part["examples"]),
-            str(part["batches"]),
-            output.figure(part["loss"], 4),
-            output.span(part["seconds"]),
-            output.size(part.get("bytes_up") or None),
+            str(part.examples),
+            str(part.batches),
+            output.figure(part.loss, 4),
+            output.span(part.seconds),
+            output.size(part.bytes_up or None),
         )
     output.print_line("")
     output.show(made)
-    metrics = event.get("metrics") or {}
-    for name, part in (metrics.get("beside") or {}).items():
-        loss, accuracy, f1 = _figures(part)
+    beside = event.metrics.beside if event.metrics is not None else {}
+    for name, score in beside.items():
+        loss, accuracy, f1 = _figures(score)
         output.print_line(
-            f"{name} ({part['examples']} examples): loss {loss}, accuracy {accuracy}, macro-F1 {f1}"
+            f"{name} ({score.examples} examples): loss {loss}, accuracy {accuracy}, macro-F1 {f1}"
         )
 
 
-def _figures(metrics: Mapping[str, Any] | None) -> tuple[str, str, str]:
+def _figures(found: "Score | Metrics | None") -> tuple[str, str, str]:
     from flctl.cli.output import figure
 
-    found = metrics or {}
-    return (
-        figure(found.get("loss"), 4),
-        figure(found.get("accuracy"), 4),
-        figure(found.get("macro_f1"), 4),
-    )
+    if found is None:
+        return figure(None, 4), figure(None, 4), figure(None, 4)
+    return figure(found.loss, 4), figure(found.accuracy, 4), figure(found.macro_f1, 4)
 
 
 def _when(seconds: float) -> str:

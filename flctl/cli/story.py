@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from flctl.core.history import best_round
+
 RECENT = 5
 """Rounds whose mean length the estimate of the time left rests on."""
 
@@ -95,9 +97,10 @@ class Story:
 
     @property
     def best(self) -> RoundLine | None:
-        """The round with the highest accuracy, the earliest of equals."""
-        scored = [line for line in self.done if line.metrics]
-        return max(scored, key=lambda line: (_accuracy(line), -line.round), default=None)
+        """Of those that were evaluated."""
+        losses = {line.round: float(line.metrics["loss"]) for line in self.done if line.metrics}
+        best = best_round(losses)
+        return next((line for line in self.done if line.round == best), None)
 
     @property
     def accuracies(self) -> list[float]:

@@ -77,7 +77,21 @@ def replay(path: Path, lean: bool = False) -> History:
             raise StateError(f"{path}, line {number}: {error}") from error
     if history.started is None:
         raise StateError(f"{path}: the run never started")
+    complete(path, history)
     return history
+
+
+def complete(path: Path, history: History) -> None:
+    """Give a lean history its last round whole, which it is not after rounds were withdrawn.
+
+    Raises StateError.
+    """
+    if not history.incomplete:
+        return
+    rounds = (event for _, event in _events(path) if isinstance(event, Round))
+    # Of several the last one: those before it were withdrawn.
+    last = deque((event for event in rounds if event.round == history.round), maxlen=1)
+    history.complete(last[0])
 
 
 def chain_of(path: Path) -> dict[str, object]:

@@ -124,11 +124,11 @@ class RunKeeper:
                 self._clock,
                 self._wall_clock,
             )
-            take_up(folder, history, journal, self._now())
+            noted = take_up(folder, history, journal, self._now())
             undo.pop_all()
         self._lock = lock
         self.training = Training(context)
-        self.training.begin()
+        self.training.begin(noted)
 
     def _now(self) -> float:
         return round(self._wall_clock(), 3)

@@ -8,15 +8,15 @@ import os
 import platform
 import shlex
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 from flctl import __version__
 from flctl.coordinator.evaluator import FirstModel
-from flctl.coordinator.journal import Journal
+from flctl.coordinator.journal import Journal, complete
 from flctl.coordinator.runs import UNFINISHED, RunFolder
-from flctl.core.history import History, Kind, Paused, Resumed, Started, Withdrawn
+from flctl.core.history import AnyEvent, History, Kind, Paused, Resumed, Started, Withdrawn
 from flctl.errors import CheckpointError, StateError, UsageError
 from flctl.files import explained, make_folder, new_file, sync_folder
 from flctl.settings import SCHEMA
@@ -118,26 +118,30 @@ def _digest(folder: RunFolder) -> Digest:
         return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def take_up(folder: RunFolder, history: History, journal: Journal, at: float) -> None:
+def take_up(folder: RunFolder, history: History, journal: Journal, at: float) -> Sequence[AnyEvent]:
     """Note in the journal that the run goes on, unless it is only just beginning.
 
-    Raises UsageError when there is nothing left to do, StateError when it cannot go on.
+    Returns what was noted, for those who follow the run. Raises UsageError when there is
+    nothing left to do, StateError when it cannot go on.
     """
     if history.state in ("finished", "failed"):
         raise UsageError(f"run {folder.name} is {history.state}; there is nothing to resume")
     expect_unchanged(folder, history)
-    _withdraw_damaged(folder, history, journal, at)
+    noted: list[AnyEvent] = _withdraw_damaged(folder, history, journal, at)
     started = history.started
     if started is None or (
         history.state == "running" and not history.opened and not history.rounds
     ):
-        return
+        return noted
     resumed = Resumed(at=at, reproducible=started.machine == machine())
     journal.append([resumed])
     history.apply(resumed)
+    return [*noted, resumed]
 
 
-def _withdraw_damaged(folder: RunFolder, history: History, journal: Journal, at: float) -> None:
+def _withdraw_damaged(
+    folder: RunFolder, history: History, journal: Journal, at: float
+) -> list[AnyEvent]:
     """Go back to the newest round whose model is what the journal says; the rounds after it
     are done again. Raises CheckpointError when there is none: then the run is paused."""
     damage: CheckpointError | None = None
@@ -153,11 +157,14 @@ def _withdraw_damaged(folder: RunFolder, history: History, journal: Journal, at:
         assert damage is not None
         journal.append([Paused(at=at, reason=str(damage))])
         raise damage
-    if damage is not None:
-        withdrawn = Withdrawn(at=at, round=round_id, reason=str(damage))
-        logger.error(
-            "run=%s %s; it goes on with the model of round %d, what came after is done again",
-            folder.name, damage, round_id,
-        )  # fmt: skip
-        journal.append([withdrawn])
-        history.apply(withdrawn)
+    if damage is None:
+        return []
+    withdrawn = Withdrawn(at=at, round=round_id, reason=str(damage))
+    logger.error(
+        "run=%s %s; it goes on with the model of round %d, what came after is done again",
+        folder.name, damage, round_id,
+    )  # fmt: skip
+    journal.append([withdrawn])
+    history.apply(withdrawn)
+    complete(folder.journal_path, history)
+    return [withdrawn]

@@ -9,7 +9,7 @@ Nothing here blocks: messages, the time, and outcomes of background work come in
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from flctl.coordinator.context import RunContext
@@ -89,8 +89,8 @@ class Training:
 
     # From start to finish ------------------------------------------------------------------
 
-    def begin(self) -> None:
-        """Start, or go on where the journal ends."""
+    def begin(self, noted: Sequence[happened.AnyEvent] = ()) -> None:
+        """Start, or go on where the journal ends; `noted` is what was written there for that."""
         context = self._context
         history = context.history
         logger.info("run=%s begins at round %d", self.run, history.round + 1)
@@ -104,6 +104,8 @@ class Training:
                 "agents": list(context.settings.agents),
             }
         )
+        for event in noted:
+            context.fleet.publish(as_json(event))
         try:
             context.folder.mend(history, context.settings.keep_rounds)
             if history.opened is not None:

@@ -4,6 +4,7 @@ The journal is the only truth about a run. `History.apply` is the whole rule of 
 restarted coordinator knows where it was.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
@@ -191,6 +192,14 @@ _ENDED: dict[type[Event], State] = {
 }
 
 
+def best_round(losses: Mapping[int, float]) -> int | None:
+    """The best of the rounds whose losses these are: the least loss, the earlier of two equals.
+
+    The only rule: for the model that is kept, exported, drawn and shown. None without any.
+    """
+    return min(losses, key=lambda round_id: (losses[round_id], round_id), default=None)
+
+
 class History:
     """The state of a run, from its events in order.
 
@@ -200,6 +209,9 @@ class History:
 
     def __init__(self, lean: bool = False) -> None:
         self._lean = lean
+        self.incomplete = False
+        """The last round lacks what a lean history leaves out of rounds before the last, because
+        those after it were withdrawn; `complete` puts it back."""
         self.started: Started | None = None
         self.state: State = "running"
         self.reason = ""
@@ -241,11 +253,9 @@ class History:
 
     @property
     def best(self) -> Round | None:
-        """The committed round with the smallest loss; the earlier one of two equals."""
-        scored = [r for r in self.rounds if r.metrics is not None]
-        return min(
-            scored, key=lambda r: (r.metrics.loss if r.metrics else 0, r.round), default=None
-        )
+        """The best of the committed rounds that were evaluated."""
+        best = best_round({r.round: r.metrics.loss for r in self.rounds if r.metrics is not None})
+        return None if best is None else self.rounds[best - 1]
 
     @property
     def data_used(self) -> str:
@@ -282,10 +292,16 @@ class History:
             case Attempt():
                 pass
 
+    def complete(self, event: Round) -> None:
+        """`event` is the last round, whole."""
+        self.rounds[-1] = event
+        self.incomplete = False
+
     def _commit(self, event: Round) -> None:
         if self._lean and self.rounds:
             self.rounds[-1] = _lean(self.rounds[-1])
         self.rounds.append(event)
+        self.incomplete = False
         batches = {agent: part.batches for agent, part in event.participants.items()}
         self._consumed.append(msgspec.json.encode(batches))
         for agent, part in event.participants.items():
@@ -301,6 +317,7 @@ class History:
             for agent, batches in msgspec.json.decode(consumed, type=dict[str, int]).items():
                 self.positions[agent] -= batches
         del self.rounds[last:], self._consumed[last:]
+        self.incomplete = self._lean and bool(self.rounds)
         self._exhausted = {agent: r for agent, r in self._exhausted.items() if r <= last}
         self.opened = None
         self.accepted = {}

@@ -8,7 +8,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,17 +80,17 @@ class VirtualRun:
         with contextlib.ExitStack() as stack:
             stack.callback(self._lock.release)
             stack.callback(self._journal.close)
-            take_up(self.folder, self.history, self._journal, _now())
+            noted = take_up(self.folder, self.history, self._journal, _now())
             try:
-                self._end(self._rounds())
+                self._end(self._rounds(noted))
             except KeyboardInterrupt as error:
                 reason = str(error) or "stopped by the user"
                 self._end(happened.Stopped(at=_now(), reason=reason))
                 raise
         return self.history
 
-    def _rounds(self) -> happened.AnyEvent:
-        """One after another; how the run ends."""
+    def _rounds(self, noted: Sequence[happened.AnyEvent]) -> happened.AnyEvent:
+        """One after another; how the run ends. `noted`: what `take_up` has written."""
         logger.info("run=%s begins at round %d", self.folder.name, self.history.round + 1)
         self._publish(
             {
@@ -102,6 +102,8 @@ class VirtualRun:
                 "agents": list(self._clients.names),
             }
         )
+        for event in noted:
+            self._publish(as_json(event))
         try:
             self.folder.mend(self.history, self.settings.keep_rounds)
             for round_id in range(self.history.round + 1, self.settings.rounds + 1):

@@ -1,17 +1,18 @@
 """A run that is going on or over: its rounds and its models, here or with a coordinator."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, get_args
 
 import msgspec
 
 from flctl.coordinator.runs import RunFolder
-from flctl.core.history import History, Round, Started
+from flctl.core.history import AnyEvent, History, Round
 from flctl.errors import RunError, StateError, UsageError
 from flctl.fleet.console import Console
 
-E = TypeVar("E", Started, Round)
+KNOWN = frozenset(str(kind.__struct_config__.tag) for kind in get_args(AnyEvent))
+"""How the journal calls what it holds."""
 
 
 class RecordedRun:
@@ -24,12 +25,7 @@ class RecordedRun:
         self.kind: str = about["kind"]
         self.state: str = about["state"]
         self.settings: Mapping[str, Any] = about["settings"]
-        self.history = History()
-        for event in about["events"]:
-            if event.get("event") == "started":
-                self.history.apply(_convert(event, Started))
-            elif event.get("event") == "round":
-                self.history.apply(as_round(event))
+        self.history = history_of(about["events"])
 
     @property
     def rounds(self) -> list[Round]:
@@ -64,13 +60,28 @@ class RecordedRun:
         return self._models.save_checkpoint(self.name, folder / "model.safetensors", round_id)
 
 
-def as_round(event: Mapping[str, Any]) -> Round:
-    """A round's event as the journal and a coordinator tell it. Raises StateError."""
-    return _convert(event, Round)
+def history_of(events: Iterable[Mapping[str, Any]]) -> History:
+    """What they add up to. A newer coordinator may tell of more: that is passed over.
+
+    Raises StateError.
+    """
+    history = History()
+    for event in events:
+        known = as_event(event)
+        if known is not None:
+            history.apply(known)
+    return history
 
 
-def _convert(event: Mapping[str, Any], kind: type[E]) -> E:
+def as_event(event: Mapping[str, Any]) -> AnyEvent | None:
+    """An event as the journal and a coordinator tell it; None for one that journals do not have.
+
+    Raises StateError.
+    """
+    if event.get("event") not in KNOWN:
+        return None
     try:
-        return msgspec.convert(event, kind)
+        known: AnyEvent = msgspec.convert(event, AnyEvent)
     except msgspec.ValidationError as error:
         raise StateError(f"an event that this version of flctl cannot read: {error}") from error
+    return known

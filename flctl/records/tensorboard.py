@@ -16,10 +16,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from flctl.core.history import Round
+from flctl.core.history import Round, Started, Withdrawn
 from flctl.errors import StateError, UsageError
 from flctl.files import explained, new_folder
-from flctl.records.recorded import as_round
+from flctl.records.recorded import as_event
 from flctl.records.tables import by_agents, training_loss
 
 PREFIX = "events.out.tfevents."
@@ -77,24 +77,37 @@ class Events:
         if event.round in self._written:
             return
         values = [Summary.Value(tag=t, simple_value=v) for t, v in points(event).items()]
-        self._write(
-            Event(wall_time=event.at, step=event.round, summary=Summary(value=values)),
-            Event(wall_time=event.at, file_version="brain.Event:2"),
-        )
+        self._write(Event(wall_time=event.at, step=event.round, summary=Summary(value=values)))
         self._written.add(event.round)
+
+    def withdraw(self, event: Withdrawn) -> None:
+        """What was written of the rounds after `event.round` counts no longer. Raises StateError.
+
+        TensorBoard takes it as the start of a program that goes on behind that step.
+        """
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+
+        kept = {round_id for round_id in self._written if round_id <= event.round}
+        if kept == self._written:
+            return
+        start = SessionLog(status=SessionLog.START)
+        self._write(Event(wall_time=event.at, step=event.round + 1, session_log=start))
+        self._written = kept
 
     def close(self) -> None:
         # All was flushed; what could not be has been told, and a file tries it again here.
         with contextlib.suppress(OSError):
             self._stack.close()
 
-    def _write(self, record: Any, first: Any) -> None:
+    def _write(self, record: Any) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.summary.writer.record_writer import RecordWriter
 
         with explained(self.folder, "write TensorBoard events", self._option):
             if self._file is None:  # a run that only ends leaves no empty file
                 name = f"{PREFIX}{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
                 self._file = self._stack.enter_context((self.folder / name).open("xb"))
+                first = Event(wall_time=record.wall_time, file_version="brain.Event:2")
                 RecordWriter(self._file).write(first.SerializeToString())
             RecordWriter(self._file).write(record.SerializeToString())
             self._file.flush()
@@ -117,11 +130,19 @@ class Follower:
 
     def on_event(self, event: Mapping[str, Any]) -> None:
         """Any event of a run, from its beginning on. Raises StateError."""
-        match event.get("event"):
-            case "begun" | "started" if self._events is None:
-                self._events = Events(self._folder / event["run"])
-            case "round" if self._events is not None:
-                self._events.add(as_round(event))
+        if event.get("event") == "begun":
+            self._open(event["run"])
+        match as_event(event):
+            case Started(run=run):
+                self._open(run)
+            case Round() as committed if self._events is not None:
+                self._events.add(committed)
+            case Withdrawn() as withdrawn if self._events is not None:
+                self._events.withdraw(withdrawn)
+
+    def _open(self, run: str) -> None:
+        if self._events is None:
+            self._events = Events(self._folder / run)
 
     def close(self) -> None:
         if self._events is not None:
@@ -181,9 +202,11 @@ def _steps(folder: Path) -> set[int]:
     """Rounds that are there already. What was torn when its writer was killed is passed over."""
     from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 
-    return {
-        int(event.step)
-        for path in sorted(folder.glob(f"{PREFIX}*"))
-        for event in LegacyEventFileLoader(str(path)).Load()
-        if event.HasField("summary")
-    }
+    found: set[int] = set()
+    for path in sorted(folder.glob(f"{PREFIX}*")):
+        for event in LegacyEventFileLoader(str(path)).Load():
+            if event.HasField("session_log"):
+                found = {step for step in found if step < event.step}
+            elif event.HasField("summary"):
+                found.add(int(event.step))
+    return found

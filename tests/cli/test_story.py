@@ -112,7 +112,7 @@ def test_the_picture_tells_it_all():
     story = told(BEGUN, committed(1), committed(2, 0.75), opened(3), update("pi-02", 3))
     picture = "\n".join(drawn(story))
     for words in ("ecg-1", "round 3/10", "about 15 s left", "pi-02  done", "0.7500", "▁█",
-                  "best 0.7500 in round 2"):  # fmt: skip
+                  "best (least loss) 0.7500 in round 2"):  # fmt: skip
         assert words in picture
 
 
