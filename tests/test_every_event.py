@@ -19,7 +19,6 @@ from typing import Any, NamedTuple, get_args
 import msgspec
 import numpy as np
 import pytest
-from conftest import Flctl
 
 import flctl as package
 from flctl.cli.live import Dashboard
@@ -61,7 +60,7 @@ class Case(NamedTuple):
 
     folder: RunFolder
     events: list[AnyEvent]
-    flctl: Flctl
+    flctl: Callable[..., Any]
     tmp_path: Path
 
     @property
@@ -180,7 +179,11 @@ def ends_with(kind: type[Event], real: list[AnyEvent]) -> list[AnyEvent]:
 
 @pytest.fixture
 def case(
-    kind: type[Event], trained: RunFolder, flctl: Flctl, tmp_path: Path, monkeypatch: Any
+    kind: type[Event],
+    trained: RunFolder,
+    flctl: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: Any,
 ) -> Case:
     monkeypatch.chdir(tmp_path)
     folder = RunFolder(tmp_path / "state" / "runs" / trained.name)
