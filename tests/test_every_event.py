@@ -23,7 +23,7 @@ import pytest
 import flctl as package
 from flctl.cli.live import Dashboard
 from flctl.cli.watching import JsonWatcher, LineWatcher
-from flctl.coordinator.journal import Journal, as_json, complete, read_events
+from flctl.coordinator.journal import DURABLE, Journal, as_json, complete, last_events, read_events
 from flctl.coordinator.runs import RunFolder, RunsOver, summary
 from flctl.core.history import (
     AnyEvent,
@@ -42,6 +42,7 @@ from flctl.core.history import (
     Withdrawn,
 )
 from flctl.fleet.driving import _once
+from flctl.fleet.heads import Heads, kept
 from flctl.fleet.replay import replay
 from flctl.fleet.virtual import VirtualRun
 from flctl.records.recorded import history_of
@@ -336,6 +337,18 @@ def runs_replay(case: Case) -> None:
     assert all(row.same for row in rows)
 
 
+@reader
+def runs_verify(case: Case) -> None:
+    """Against the head that `train` has kept, where some event told one."""
+    state = case.folder.path.parents[1]
+    heads = Heads(state)
+    for event in [case.told[0], *last_events(case.folder.journal_path, len(case.events))]:
+        heads.on_event(event)
+    seen = kept(state, case.folder.name)
+    assert (seen is not None) is any(isinstance(event, DURABLE) for event in case.events)
+    assert case.flctl("runs", "verify", case.folder.name).code == 0
+
+
 def watched(case: Case, watcher: LineWatcher | JsonWatcher) -> str:
     """What it prints when the connection is lost at the end, and all comes again."""
     out = io.StringIO()
@@ -402,7 +415,7 @@ READ_BY: dict[str, tuple[Reader, ...]] = {
     "cli/lines.py": (train_in_lines, train_json),
     "cli/plot.py": (runs_plot,),
     "cli/run_picture.py": (runs_plot,),
-    "cli/runs.py": (runs_list, runs_show, runs_replay),
+    "cli/runs.py": (runs_list, runs_show, runs_replay, runs_verify),
     "cli/story.py": (train_in_lines, train_live),
     "cli/train.py": (train_tensorboard,),  # what it recalls
     "cli/watching.py": (train_in_lines, train_json),
@@ -420,6 +433,7 @@ READ_BY: dict[str, tuple[Reader, ...]] = {
     "core/history.py": (history, lean_history),
     "fleet/clients.py": WRITES,
     "fleet/driving.py": (train_in_lines, train_json),
+    "fleet/heads.py": (runs_verify,),
     "fleet/replay.py": (runs_replay,),
     "fleet/virtual.py": (lean_history,),
     "records/recorded.py": (history, runs_export_csv),
