@@ -9,6 +9,7 @@
     ├── TaskError                 a task is unknown, broken or not enabled here
     ├── StateError                the state folder: in use, read-only, full, damaged
     ├── AccessError               a key or token is unknown, refused, expired or revoked
+    ├── OwnerRefuses              the owner of a device does not allow what is asked of it
     ├── WireError                 bytes from the network or a file that are not what they claim
     │   ├── MalformedMessage      a frame that does not decode
     │   ├── ProtocolMismatch      a peer that speaks another protocol
@@ -98,6 +99,10 @@ class StateError(FlctlError):
 
 
 class AccessError(FlctlError):
+    pass
+
+
+class OwnerRefuses(FlctlError):
     pass
 
 

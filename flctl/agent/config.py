@@ -7,7 +7,7 @@ from typing import Annotated
 from msgspec import Meta, Struct, field
 
 from flctl.settings import AgentName, Count, Device, Threads
-from flctl.wire.messages import Role
+from flctl.wire.messages import Limits, Role
 from flctl.worker.jobs import DataSource
 
 Positive = Annotated[float, Meta(gt=0)]
@@ -30,7 +30,11 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     shard_from_coordinator: bool = False
     """Of each data set only the part that the coordinator deals this agent when it joins."""
     tasks: tuple[str, ...] = ()
-    """Those that the coordinator may ask for; none named: all that are installed."""
+    """Those that are enabled; none named: all that are installed."""
+    allow_tasks: tuple[str, ...] = ()
+    """Of the enabled ones those that the coordinator may ask for; none named: all."""
+    limits: Limits = Limits()
+    """What the owner allows the coordinator to ask for."""
     device: Device = "auto"
     threads: Threads = max(1, (os.cpu_count() or 1) // 2)
     """Of torch. Half of the cores: more threads than idle cores are many times slower, and a

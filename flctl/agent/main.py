@@ -13,7 +13,7 @@ from flctl.agent.config import AgentConfig
 from flctl.agent.state import AgentState
 from flctl.agent.supervisor import Supervisor
 from flctl.agent.telemetry import Machine
-from flctl.errors import TaskError
+from flctl.errors import TaskError, UsageError
 from flctl.learning.registry import known_tasks, task_digest
 from flctl.transport.blobs import BlobStore
 from flctl.transport.health import HealthPort
@@ -31,7 +31,7 @@ def run_agent(config: AgentConfig, exit_with_parent: bool = False) -> None:
     Raises UsageError, StateError, UnknownTask before anything is started, and AccessError
     when a join is refused for good.
     """
-    tasks = enabled_tasks(config.tasks)
+    tasks = enabled_tasks(config.tasks, config.allow_tasks)
     with ExitStack() as stack:
         state = AgentState(config.state)
         stack.callback(state.close)
@@ -63,13 +63,17 @@ def run_agent(config: AgentConfig, exit_with_parent: bool = False) -> None:
         logger.info("agent=%s stops", supervisor.session.name)
 
 
-def enabled_tasks(names: Sequence[str]) -> dict[str, Digest]:
-    """Digest of each of these tasks, or of all that are installed and whole when none is named.
+def enabled_tasks(names: Sequence[str], allowed: Sequence[str] = ()) -> dict[str, Digest]:
+    """Digest of each of these tasks, or of all that are installed and whole when none is named;
+    of these only the `allowed`, if any are named.
 
-    Raises UnknownTask or TaskError for a named one.
+    Raises UnknownTask or TaskError for a named one, UsageError for an allowed one that is not
+    enabled.
     """
-    if names:
-        return {name: task_digest(name) for name in names}
+    if unknown := [name for name in allowed if names and name not in names]:
+        raise UsageError(f"--allow-task {unknown[0]}: is not among --task {', '.join(names)}")
+    if allowed or names:
+        return {name: task_digest(name) for name in allowed or names}
     found: dict[str, Digest] = {}
     for name in known_tasks():
         try:

@@ -6,11 +6,12 @@ from typing import Literal, TypeAlias
 from msgspec import Struct
 
 from flctl.agent.config import AgentConfig
+from flctl.agent.limits import below_floor, too_large
 from flctl.agent.state import residuals_of
-from flctl.wire.messages import Digest, Evaluate, RoundKey, Train
+from flctl.wire.messages import Digest, Evaluate, Limits, RoundKey, Train
 from flctl.worker.jobs import AnyJob, DataSource, EvaluateJob, TrainJob
 
-Kind: TypeAlias = Literal["worker died", "out of memory", "data", "task", "model", "error"]
+Kind: TypeAlias = Literal["worker died", "out of memory", "data", "task", "model", "owner", "error"]
 
 
 class Order(Struct, eq=False):
@@ -42,28 +43,61 @@ class Order(Struct, eq=False):
         return same_model and type(self.message) is not type(later)
 
 
+class Refusal(Struct, frozen=True):
+    """An order that is not carried out."""
+
+    kind: Kind
+    text: str
+    again_s: float | None = None
+    """It may be given again after so long; None: not on this device as it is."""
+
+
 def refusal(
     order: Order,
     config: AgentConfig,
     tasks: Collection[str],
     datasets: Collection[tuple[str, str]],
-) -> tuple[Kind, str] | None:
+    wait_s: float,
+) -> "Refusal | None":
     """Why the owner of this agent does not let it be done, if so.
 
-    `tasks` are those enabled, `datasets` the pairs (name, task) that can be used.
+    `tasks` are those enabled, `datasets` the pairs (name, task) that can be used; `wait_s` is
+    how long the owner's limit of rounds an hour makes it wait.
     """
     message = order.message
+    if config.allow_tasks and message.task not in config.allow_tasks:
+        allowed = ", ".join(config.allow_tasks)
+        return Refusal("owner", f"task '{message.task}' is not among --allow-task {allowed}")
     if message.task not in tasks:
         have = ", ".join(tasks) or "none"
-        return "task", f"task '{message.task}' is not enabled on this agent (enabled: {have})"
+        text = f"task '{message.task}' is not enabled on this agent (enabled: {have})"
+        return Refusal("task", text)
     if isinstance(message, Train) and config.role == "evaluate":
-        return "task", "this agent only evaluates (its role is evaluate)"
+        return Refusal("task", "this agent only evaluates (its role is evaluate)")
     if (message.dataset, message.task) not in datasets:
         have = ", ".join(sorted(name for name, task in datasets if task == message.task))
-        return "data", (
+        text = (
             f"no data set '{message.dataset}' for task '{message.task}' on this agent "
             f"(there are: {have or 'none'})"
         )
+        return Refusal("data", text)
+    return _beyond_limits(order, config.limits, wait_s)
+
+
+def _beyond_limits(order: Order, limits: Limits, wait_s: float) -> Refusal | None:
+    message = order.message
+    why = too_large(message.size, limits)
+    if why is None and isinstance(message, Train):
+        why = below_floor(message, limits)
+    if why is not None:
+        return Refusal("owner", why)
+    if wait_s > 0:
+        noun = "rounds" if order.what == "train" else "evaluations"
+        text = (
+            f"{limits.max_rounds_per_hour} {noun} were begun within an hour, as many as "
+            f"--max-rounds-per-hour allows; the next one in {wait_s:.0f} s"
+        )
+        return Refusal("owner", text, wait_s)
     return None
 
 
@@ -79,6 +113,7 @@ def job_of(
             source=source,
             side="agent",
             batch_size=message.batch_size,
+            limits=config.limits,
             device=config.device,
             threads=config.threads,
             code=code,
@@ -92,6 +127,7 @@ def job_of(
         seed=message.seed,
         position=message.position,
         residuals=str(residuals_of(config.state, message.key.run)),
+        limits=config.limits,
         device=config.device,
         threads=config.threads,
         code=code,

@@ -14,8 +14,22 @@ from flctl.wire.messages import Digest, RunId
 
 _NAME_FILE = "name"
 _TASKS_FILE = "tasks.json"
+_PACE_FILE = "pace.json"
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 RUNS_KEPT = 2
 """Runs whose unsent rest stays: this one, and one that may be resumed after it."""
+
+
+class _Pace(msgspec.Struct, frozen=True):
+    boot: str
+    begun: dict[str, list[float]]
+
+
+def _boot_id() -> str:
+    """A number of this start of the machine; "" where there is none."""
+    with suppress(OSError, UnicodeDecodeError):
+        return _BOOT_ID.read_text(encoding="ascii").strip()
+    return ""
 
 
 def residuals_of(folder: Path, run: RunId) -> Path:
@@ -69,6 +83,20 @@ class AgentState:
         """Note what the owner has enabled, for `flctl tasks list`. Raises StateError."""
         if saved_tasks(self.folder) != tasks:  # SD cards wear out
             files.replace(self.folder / _TASKS_FILE, msgspec.json.encode(tasks) + b"\n")
+
+    def save_pace(self, begun: Mapping[str, list[float]]) -> None:
+        """Note at the end when rounds were begun, by the monotonic clock of this boot: another
+        start does not begin to count at 0. Raises StateError."""
+        pace = _Pace(boot=_boot_id(), begun=dict(begun))
+        files.replace(self.folder / _PACE_FILE, msgspec.json.encode(pace) + b"\n")
+
+    def saved_pace(self) -> dict[str, list[float]]:
+        """What `save_pace` has noted since this machine was started; empty when nothing."""
+        with suppress(OSError, *NOT_DECODED):
+            pace = msgspec.json.decode((self.folder / _PACE_FILE).read_bytes(), type=_Pace)
+            if pace.boot and pace.boot == _boot_id():
+                return pace.begun
+        return {}
 
     def close(self) -> None:
         """When the worker has ended."""

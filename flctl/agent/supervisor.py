@@ -12,13 +12,14 @@ from typing import Any, Literal, Protocol
 
 from flctl import __version__
 from flctl.agent.config import AgentConfig
+from flctl.agent.limits import Pace
 from flctl.agent.models import Models
 from flctl.agent.pulse import Pulse
 from flctl.agent.session import Session
 from flctl.agent.state import AgentState
 from flctl.agent.updates import Updates
 from flctl.agent.work import Work
-from flctl.errors import MalformedMessage, ProtocolMismatch
+from flctl.errors import MalformedMessage, ProtocolMismatch, StateError
 from flctl.transport.blobs import BlobStore
 from flctl.transport.channel import Frame, Link, LinkEvent
 from flctl.transport.health import HealthPort
@@ -96,7 +97,7 @@ class Supervisor:
         health: HealthPort | None = None,
     ) -> None:
         self._config, self._link, self._worker = config, link, worker
-        self._machine, self._clock = machine, clock
+        self._machine, self._clock, self._state = machine, clock, state
         self._tasks = tasks
         self._health = health
         self._nonce = os.urandom(16).hex()
@@ -108,6 +109,8 @@ class Supervisor:
         self._pulse = Pulse(config.heartbeat_s, self._heartbeat)
         self._models = Models(store, self._tell)
         self._updates = Updates(self._tell, config.offer_s)
+        most = config.limits.max_rounds_per_hour
+        self._pace = Pace(most, state.saved_pace(), clock())
         self.work = Work(
             config=config,
             tasks=tasks,
@@ -115,6 +118,7 @@ class Supervisor:
             store=store,
             models=self._models,
             updates=self._updates,
+            pace=self._pace,
             post=self._outbox.append,
             tell=self._tell,
             described=self._on_described,
@@ -151,6 +155,11 @@ class Supervisor:
         if self._tell(Goodbye()):
             self._link.wait(GOODBYE_S)
         self.work.close()
+        if self._pace.begun:
+            try:
+                self._state.save_pace(self._pace.begun)
+            except StateError as error:
+                logger.warning("%s: the next start counts rounds from 0", error)
         if self._health is not None:
             self._health.close()
         self._link.close()
@@ -271,6 +280,7 @@ class Supervisor:
             tasks=self._tasks,
             datasets=found.datasets if found is not None else (),
             error=found.error if found is not None else None,
+            limits=self._config.limits,
         )
 
     def _heartbeat(self, sequence: int, rtt_ms: float | None) -> Heartbeat:

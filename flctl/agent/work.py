@@ -11,6 +11,7 @@ from typing import Literal
 
 from flctl.agent.config import AgentConfig
 from flctl.agent.datasets import Datasets
+from flctl.agent.limits import Pace
 from flctl.agent.models import ModelDamaged, Models
 from flctl.agent.orders import Kind, Order, job_of, refusal
 from flctl.agent.updates import Updates
@@ -61,13 +62,14 @@ class Work:
         store: BlobStore,
         models: Models,
         updates: Updates,
+        pace: Pace,
         post: Callable[[Message], None],
         tell: Callable[[Message], bool],
         described: Callable[[], None],
     ) -> None:
         self._config, self._tasks = config, tasks
         self._worker, self._store = worker, store
-        self._models, self._updates = models, updates
+        self._models, self._updates, self._pace = models, updates, pace
         self._post, self._tell, self._on_described = post, tell, described
         self.data = Datasets(config, tuple(tasks))
         self._orders: list[Order] = []
@@ -152,7 +154,7 @@ class Work:
                 return  # nor is there work: a coordinator that asks for it has dealt
             self._submit(self.data.look(), None)
         elif self._orders:
-            self._advance(self._orders[0])
+            self._advance(self._orders[0], now)
         else:
             self._rest(now)
 
@@ -199,11 +201,13 @@ class Work:
             self.error = self.data.found.error
             self._on_described()
 
-    def _advance(self, order: Order) -> None:
+    def _advance(self, order: Order, now: float) -> None:
         """Fetch the model of an order, or begin it."""
-        refused = refusal(order, self._config, self._tasks, self.data.usable)
+        # A worker that has died begins the same round once more.
+        wait_s = self._pace.wait_s(order.what, now) if order.tries == 0 else 0.0
+        refused = refusal(order, self._config, self._tasks, self.data.usable, wait_s)
         if refused is not None:
-            self._fail(order, *refused)
+            self._fail(order, refused.kind, refused.text, again_s=refused.again_s)
             return
         model = self._models.get(order.key.base)
         if model is None:
@@ -212,6 +216,8 @@ class Work:
             except StateError as error:
                 self._fail(order, "error", str(error))
             return
+        if order.tries == 0:
+            self._pace.begins(order.what, now)
         order.tries += 1
         self._running = order
         logger.info("%s %s begins", self._labels(order.key), order.what)
@@ -247,6 +253,7 @@ class Work:
             exhausted=event.exhausted,
             seconds=event.seconds,
             compression_error=event.compression_error,
+            left_out=event.left_out,
         )
         self._updates.hold(offer, blob, now)
         logger.info(
@@ -278,7 +285,14 @@ class Work:
             self.data.on_failed(event)
             self._have_looked()
 
-    def _fail(self, order: Order, kind: Kind, text: str, retrying: bool = False) -> None:
+    def _fail(
+        self,
+        order: Order,
+        kind: Kind,
+        text: str,
+        retrying: bool = False,
+        again_s: float | None = None,
+    ) -> None:
         self.error = f"{kind}: {text}"[:2000]
         logger.error(
             "%s %s failed kind=%s: %s%s",
@@ -292,7 +306,12 @@ class Work:
             self._forget(order)
         self._post(
             Failed(
-                key=order.key, what=order.what, kind=kind, message=text[:2000], retrying=retrying
+                key=order.key,
+                what=order.what,
+                kind=kind,
+                message=text[:2000],
+                retrying=retrying,
+                again_s=again_s,
             )
         )
 

@@ -13,8 +13,11 @@ from flctl.cli.options import State, Verbose, state_folder
 from flctl.cli.shards import Alpha, Partition, Seed
 from flctl.cli.values import named_paths
 from flctl.errors import AccessError, UsageError
+from flctl.wire.messages import Limits
 
 COORDINATOR, IDENTITY, WORK = "Coordinator", "Identity", "Data and work"
+LIMITS = Limits()
+OWNER = "What its owner allows (docs/security.md)"
 
 
 def agent(
@@ -88,7 +91,7 @@ def agent(
         typer.Option(
             metavar="NAME",
             envvar="FLCTL_TASK",
-            help="A task that the coordinator may ask for; several times.  "
+            help="A task that is enabled, and downloads its data if need be; several times.  "
             "[default: all that are installed]",
             rich_help_panel=WORK,
         ),
@@ -124,6 +127,71 @@ def agent(
             rich_help_panel=WORK,
         ),
     ] = None,
+    min_examples: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            min=1,
+            max=2**31,
+            envvar="FLCTL_MIN_EXAMPLES",
+            rich_help_panel=OWNER,
+            help="Fewest distinct examples that a round trains on, or an evaluation measures on.",
+        ),
+    ] = LIMITS.min_examples,
+    min_batch_size: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            min=1,
+            max=2**31,
+            envvar="FLCTL_MIN_BATCH_SIZE",
+            rich_help_panel=OWNER,
+            help="Fewest examples in a batch; the last of an epoch is left out if it is smaller.",
+        ),
+    ] = LIMITS.min_batch_size,
+    min_batches: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            min=1,
+            max=2**31,
+            envvar="FLCTL_MIN_BATCHES",
+            rich_help_panel=OWNER,
+            help="Fewest batches of a round.",
+        ),
+    ] = LIMITS.min_batches,
+    max_model_mb: Annotated[
+        int,
+        typer.Option(
+            metavar="MIB",
+            min=1,
+            max=2**15,
+            envvar="FLCTL_MAX_MODEL_MB",
+            rich_help_panel=OWNER,
+            help="Largest model that is fetched.",
+        ),
+    ] = LIMITS.max_model_mb,
+    max_rounds_per_hour: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            min=0,
+            max=10**6,
+            envvar="FLCTL_MAX_ROUNDS_PER_HOUR",
+            rich_help_panel=OWNER,
+            help="Most rounds within any hour, and as many evaluations; 0: no limit.",
+        ),
+    ] = LIMITS.max_rounds_per_hour,
+    allow_task: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            envvar="FLCTL_ALLOW_TASK",
+            rich_help_panel=OWNER,
+            help="Of the enabled tasks one that the coordinator may ask for; several times.  "
+            "[default: all that are enabled]",
+        ),
+    ] = None,
     state: State = None,
     verbose: Verbose = False,
     exit_with_parent: Annotated[bool, typer.Option(hidden=True)] = False,
@@ -145,6 +213,14 @@ def agent(
         "datasets": _datasets(data or [], shards.shard(shard, partition, alpha, shard_seed)),
         "shard_from_coordinator": shard == shards.AUTO,
         "tasks": tuple(task or ()),
+        "allow_tasks": tuple(allow_task or ()),
+        "limits": Limits(
+            min_examples=min_examples,
+            min_batch_size=min_batch_size,
+            min_batches=min_batches,
+            max_model_mb=max_model_mb,
+            max_rounds_per_hour=max_rounds_per_hour,
+        ),
         "device": device,
         "threads": threads,
     }

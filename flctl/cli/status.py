@@ -44,7 +44,10 @@ def status(
     every: Annotated[float, typer.Option(metavar="SECONDS", help="For --watch.", min=0.2)] = 2.0,
     wide: Annotated[
         bool,
-        typer.Option("--wide", help="Also each agent's tasks, with their digests, and data sets."),
+        typer.Option(
+            "--wide",
+            help="Also each agent's tasks with digests, its data sets and its owner's limits.",
+        ),
     ] = False,
     state: State = None,
     context: Context = None,
@@ -116,7 +119,7 @@ def picture(found: Mapping[str, Any], wide: bool = False, options: str = "") -> 
         made.add_row(*_row(agent, coordinator.get("lost_after_s", 30.0)))
     tables: list[RenderableType] = [made]
     if wide:
-        tables += [Text(), _abilities(found["agents"])]
+        tables += [Text(), _abilities(found["agents"]), Text(), _limits(found["agents"])]
     rest = [
         Text(f"an unknown key waits: flctl keys add NAME '{key}'{options}", style="yellow")
         for key in (waiting["public_key"] for waiting in found["waiting"])
@@ -207,6 +210,27 @@ def _abilities(agents: Sequence[Mapping[str, Any]]) -> Any:
                 name = ""
         if not agent["tasks"]:
             made.add_row(name, "none", "-", "-", "-", "-")
+    return made
+
+
+def _limits(agents: Sequence[Mapping[str, Any]]) -> Any:
+    """A row for each agent: what its owner allows."""
+    from flctl.cli.output import table
+
+    made = table(
+        "agent", ">min examples", ">min batch size", ">min batches", ">max model",
+        ">max rounds per hour",
+    )  # fmt: skip
+    for agent in agents:
+        limits = agent.get("limits")  # an older agent has none, an older coordinator cannot tell
+        if limits is None:
+            made.add_row(agent["name"], *("-" for _ in range(5)))
+            continue
+        made.add_row(
+            agent["name"], str(limits["min_examples"]), str(limits["min_batch_size"]),
+            str(limits["min_batches"]), f"{limits['max_model_mb']} MiB",
+            str(limits["max_rounds_per_hour"] or "no limit"),
+        )  # fmt: skip
     return made
 
 

@@ -266,6 +266,7 @@ class Collection:
             exhausted=offer.exhausted,
             seconds=offer.seconds,
             compression_error=offer.compression_error,
+            left_out=offer.left_out,
         )
 
     def _refuse(self, agent: str, reason: str) -> None:

@@ -65,6 +65,7 @@ class Update(Event, frozen=True):
     exhausted: bool
     seconds: float
     compression_error: float = 0.0
+    left_out: Natural = 0
 
 
 class Rejected(Event, frozen=True):
@@ -91,6 +92,9 @@ class Participant(Struct, frozen=True):
     journals do not say."""
     compression_error: float = 0.0
     """‖v − v̂‖/‖v‖ of the change that was compressed, as the agent says; 0: none was."""
+    left_out: Natural = 0
+    """Examples of each epoch that make a batch below the floor of the device's owner: not trained
+    on, as with `drop_last`."""
 
     @classmethod
     def of(cls, update: Update) -> "Participant":
@@ -101,6 +105,7 @@ class Participant(Struct, frozen=True):
             seconds=update.seconds,
             bytes_up=update.size,
             compression_error=update.compression_error,
+            left_out=update.left_out,
         )
 
 

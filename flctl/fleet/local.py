@@ -59,6 +59,14 @@ def _remove_left(base: Path) -> None:
                 shutil.rmtree(left, ignore_errors=True)
 
 
+OWN_DATA = (
+    "--min-examples", "1", "--min-batch-size", "1", "--min-batches", "1",
+    "--max-rounds-per-hour", "0",
+)  # fmt: skip
+"""No floors: the data are those of the operator, on his own machine. And a run with `--local`
+makes the same bytes as one with `--virtual`."""
+
+
 class _Process(Struct):
     popen: subprocess.Popen[bytes]
     began: float
@@ -152,6 +160,7 @@ class LocalFleet:
             "--shard-seed", str(settings.seed),
             "--device", settings.device,
             "--threads", str(settings.threads),
+            *OWN_DATA,
             "--exit-with-parent",
         ]  # fmt: skip
         if settings.data is not None:

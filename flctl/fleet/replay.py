@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from msgspec import Struct, to_builtins
+from msgspec.structs import replace
 
 from flctl.coordinator.aggregation import aggregate
 from flctl.coordinator.runs import RunFolder
@@ -112,10 +113,12 @@ class _Again:
 
     def round(self, event: Round) -> Row:
         for agent, part in sorted(event.participants.items()):
+            # What the floor of a device's owner left out there is left out here too.
+            settings = self._settings
             update = train_client(
                 self._folder,
                 self._task,
-                self._settings,
+                replace(settings, drop_last=True) if part.left_out else settings,
                 agent,
                 self._training[agent],
                 round_id=event.round,

@@ -12,11 +12,13 @@ from flctl.core.randomness import derive
 from flctl.errors import TaskError
 from flctl.learning.examples import Batch, Examples
 from flctl.learning.guard import blamed, forward
+from flctl.learning.limits import check_batches, within
 from flctl.learning.loader import BatchPlan, load
 from flctl.learning.optimizer import make_optimizer
 from flctl.learning.state import assign, snapshot
 from flctl.learning.task import Loss, Task
 from flctl.settings import LocalTraining
+from flctl.wire.messages import Limits
 
 OnStep = Callable[[int, int, float], None]
 """Is told the batches taken, those of the whole round, and the loss of the last one."""
@@ -36,6 +38,8 @@ class LocalResult:
     last_loss: float
     exhausted: bool
     """Whether all the data were seen at least once since the run began."""
+    left_out: int = 0
+    """Examples of each epoch that make a batch below the owner's floor: not trained on."""
 
 
 def train_locally(
@@ -50,24 +54,28 @@ def train_locally(
     position: int,
     device: torch.device | None = None,
     on_step: OnStep | None = None,
+    limits: Limits | None = None,
 ) -> LocalResult:
     """Train the model `start` on the agent's next batches, with a fresh optimiser.
 
     `position` is the number of batches that the agent has consumed in the rounds before.
-    The result is a function of the arguments alone. Raises SettingsError for an optimiser
+    `limits` are those of the device's owner. The result is a function of the arguments alone.
+    Raises OwnerRefuses before the first step, SettingsError for an optimiser
     that cannot be used, CheckpointError for another model's `start`, and TaskError when
     the loss is not finite.
     """
     device = device or torch.device("cpu")
+    training, left_out = within(training, len(examples), limits)
+    plan = BatchPlan(len(examples), training, seed=seed, agent=agent)
+    steps = plan.steps(training)
+    batches = [plan.batch(position + step) for step in range(steps)]
+    check_batches(batches, limits)
     model = task.model()
     assign(model, start)
     model.to(device).train()
     optimizer = make_optimizer(training, model.parameters())
     anchor = [p.detach().clone() for p in model.parameters()] if training.proximal_mu else None
     loss_of = task.training_loss(examples)
-    plan = BatchPlan(len(examples), training, seed=seed, agent=agent)
-    steps = plan.steps(training)
-    batches = [plan.batch(position + step) for step in range(steps)]
 
     torch.manual_seed(derive(seed, "train", agent, round_id))
     losses = []
@@ -91,6 +99,7 @@ def train_locally(
         loss=sum(losses) / steps,
         last_loss=losses[-1],
         exhausted=position + steps >= plan.per_epoch,
+        left_out=left_out,
     )
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,9 @@ from flctl.files import explained
 from flctl.transport.credit import Credit, ServeQueue
 from flctl.transport.download import WINDOW, Download
 from flctl.wire.messages import Digest
+
+RESERVE_BYTES = 64 * 1024 * 1024
+"""What a blob on the disk leaves free there, for everything else on the device."""
 
 __all__ = ["WINDOW", "Blob", "BlobStore", "Credit", "Download", "ServeQueue"]
 
@@ -64,7 +68,8 @@ class BlobStore:
     def new(self, size: int) -> int:
         """An empty file of its own for about `size` bytes: its descriptor, read and write.
 
-        It becomes a blob by `adopt`, or is given up by `drop`. Raises StateError.
+        It becomes a blob by `adopt`, or is given up by `drop`. Raises StateError, also where the
+        disk has no room for all of it.
         """
         fits = self.memory_bytes + size <= self.memory_limit_bytes
         if fits and hasattr(os, "memfd_create"):
@@ -74,6 +79,12 @@ class BlobStore:
             return fd
         with explained(self._spill, "store a blob"):
             self._spill.mkdir(mode=0o700, parents=True, exist_ok=True)
+            free = shutil.disk_usage(self._spill).free
+            if free < size + RESERVE_BYTES:
+                raise StateError(
+                    f"{self._spill}: a blob of {size >> 20} MiB does not fit: {free >> 20} MiB "
+                    f"are free, and {RESERVE_BYTES >> 20} stay free; make room"
+                )
             fd, name = tempfile.mkstemp(prefix=".blob-", dir=self._spill)
             Path(name).unlink()
         self._on_disk.add(fd)

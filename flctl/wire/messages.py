@@ -20,6 +20,9 @@ Natural = Annotated[int, Meta(ge=0, le=2**53)]
 Seconds = Annotated[float, Meta(ge=0, le=1e12)]
 Role = Literal["train", "evaluate"]
 Offset = Annotated[int, Meta(ge=0, le=2**40)]
+BlobSize = Annotated[int, Meta(ge=0, le=2**35)]
+"""Of a model that an agent fetches: 32 GiB are more than any device here trains."""
+Floor = Annotated[int, Meta(ge=1, le=2**31)]
 
 CHUNK_BYTES = 256 * 1024
 """The most that one Chunk carries."""
@@ -48,18 +51,18 @@ class Deal(Part, frozen=True):
     of: Annotated[int, Meta(ge=1, le=10**6)]
     """So many equal owners."""
     partition: Partition
-    alpha: Annotated[float, Meta(gt=0)] = 0.5
-    seed: int = 1
+    alpha: Annotated[float, Meta(gt=0, le=1e9)] = 0.5
+    seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] = 1
 
 
 class Shard(Part, frozen=True):
     """Part `index` (from 0) of `of` equal owners of one data set."""
 
-    index: Annotated[int, Meta(ge=0)]
-    of: Annotated[int, Meta(ge=1)]
+    index: Annotated[int, Meta(ge=0, lt=10**6)]
+    of: Annotated[int, Meta(ge=1, le=10**6)]
     partition: Partition
-    alpha: float = 0.5
-    seed: int = 1
+    alpha: Annotated[float, Meta(gt=0, le=1e9)] = 0.5
+    seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] = 1
 
     @classmethod
     def of_deal(cls, deal: Deal, index: int) -> "Shard":
@@ -84,6 +87,21 @@ class DatasetInfo(Part, frozen=True):
     """For training."""
     held_out: Natural = 0
     """For evaluation on the agent."""
+
+
+class Limits(Part, frozen=True):
+    """What the owner of a device allows; checked on the device."""
+
+    min_examples: Floor = 16
+    """Fewest distinct examples that a round trains on, or an evaluation measures on."""
+    min_batch_size: Floor = 8
+    """Fewest examples in any batch of a round."""
+    min_batches: Floor = 1
+    """Fewest batches of a round."""
+    max_model_mb: Annotated[int, Meta(ge=1, le=2**15)] = 1024
+    """Largest model that is fetched, in MiB."""
+    max_rounds_per_hour: Annotated[int, Meta(ge=0, le=10**6)] = 1000
+    """Most rounds that it begins within any hour, and as many evaluations; 0: no limit."""
 
 
 class Device(Part, frozen=True):
@@ -145,6 +163,8 @@ class Hello(Message, frozen=True):
     datasets: tuple[DatasetInfo, ...] = ()
     error: Text | None = None
     """Why there is no data, if so."""
+    limits: Limits | None = None
+    """What its owner allows; an older agent has no limits."""
 
 
 class Heartbeat(Message, frozen=True):
@@ -186,6 +206,8 @@ class UpdateReady(Message, frozen=True):
     """All data of the agent were seen at least once since the run began."""
     compression_error: float = 0.0
     """‖v − v̂‖/‖v‖ of what was compressed and what is sent for it; 0: sent as it is."""
+    left_out: Natural = 0
+    """Examples of each epoch in a last batch below the owner's floor: not trained on."""
 
 
 class Evaluated(Message, frozen=True):
@@ -200,10 +222,13 @@ class Failed(Message, frozen=True):
 
     key: RoundKey
     what: Literal["train", "evaluate"]
-    kind: Literal["worker died", "out of memory", "data", "task", "model", "error"]
+    kind: Literal["worker died", "out of memory", "data", "task", "model", "owner", "error"]
+    """"owner": the owner of the device does not allow it."""
     message: Text
     retrying: bool = False
     """The agent starts the work again by itself."""
+    again_s: Seconds | None = None
+    """Of kind "owner": seconds until it is allowed; None: never with these settings."""
 
 
 class Goodbye(Message, frozen=True):
@@ -230,7 +255,7 @@ class Join(Message, frozen=True, omit_defaults=True):
 class Welcome(Message, frozen=True):
     name: AgentName
     version: Short
-    heartbeat_s: Annotated[float, Meta(gt=0)]
+    heartbeat_s: Annotated[float, Meta(ge=0.1, le=3600)]
 
 
 class Refused(Message, frozen=True):
@@ -238,7 +263,7 @@ class Refused(Message, frozen=True):
 
     reason: Literal["conflict", "revoked", "token", "name", "guest", "task", "role"]
     message: Text
-    retry_s: Seconds
+    retry_s: Annotated[float, Meta(ge=0, le=86_400)]
 
 
 class Joined(Message, frozen=True, omit_defaults=True):
@@ -262,7 +287,7 @@ class Train(Message, frozen=True):
     """Train on `dataset` from the model `key.base`, and offer the outcome."""
 
     key: RoundKey
-    size: Offset
+    size: BlobSize
     """Of the blob `key.base`, in bytes."""
     task: Short
     dataset: Short
@@ -276,10 +301,10 @@ class Evaluate(Message, frozen=True):
     """Evaluate the model `key.base` on the held-out part of `dataset`."""
 
     key: RoundKey
-    size: Offset
+    size: BlobSize
     task: Short
     dataset: Short
-    batch_size: Annotated[int, Meta(ge=1)]
+    batch_size: Annotated[int, Meta(ge=1, le=10**9)]
 
 
 class Accepted(Message, frozen=True):

@@ -15,6 +15,7 @@ from flctl.learning import device as devices
 from flctl.learning.compression import save_update
 from flctl.learning.evaluation import evaluate
 from flctl.learning.examples import Examples
+from flctl.learning.limits import check_held_out
 from flctl.learning.optimizer import check_optimizer
 from flctl.learning.source import (
     evaluation_parts,
@@ -171,6 +172,7 @@ class Executor:
             position=job.position,
             device=device,
             on_step=_Limited(tell),
+            limits=job.limits,
         )
         fd = nameless_file("update")
         saved = save_update(
@@ -197,6 +199,7 @@ class Executor:
             exhausted=result.exhausted,
             seconds=time.monotonic() - started,
             compression_error=saved.error,
+            left_out=result.left_out,
         )
         return done, fd
 
@@ -208,6 +211,8 @@ class Executor:
         else:
             held_out = holding.held_out()
             parts = {} if held_out is None else {"held out": held_out}
+            if held_out is not None:
+                check_held_out(len(held_out), job.limits)
         if not parts:
             return Scored(parts={})
         model = holding.task.model()

@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias
 from msgspec import Struct
 
 from flctl.settings import Device, LocalTraining
-from flctl.wire.messages import DatasetInfo, Digest, Metrics, Shard
+from flctl.wire.messages import DatasetInfo, Digest, Limits, Metrics, Shard
 
 
 class DataSource(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -56,6 +56,8 @@ class TrainJob(Job, frozen=True):
     position: int
     residuals: str
     """Folder where an agent keeps what it has not sent of a run; made when needed."""
+    limits: Limits | None = None
+    """What the owner of the device allows; None: all."""
     device: Device = "auto"
     threads: int | None = None
     """None: what torch thinks right for this machine."""
@@ -71,6 +73,8 @@ class EvaluateJob(Job, frozen=True):
     side: Literal["coordinator", "agent"]
     """On the coordinator: the test parts of `source`; on an agent: its held-out part."""
     batch_size: int = 1000
+    limits: Limits | None = None
+    """What the owner of the device allows; None: all."""
     device: Device = "auto"
     threads: int | None = None
     code: Digest | None = None
@@ -119,6 +123,7 @@ class Trained(Event, frozen=True):
     exhausted: bool
     seconds: float
     compression_error: float = 0.0
+    left_out: int = 0
 
 
 class Scored(Event, frozen=True):
@@ -127,7 +132,9 @@ class Scored(Event, frozen=True):
 
 
 class JobFailed(Event, frozen=True):
-    kind: Literal["worker died", "out of memory", "data", "task", "model", "usage", "error"]
+    kind: Literal[
+        "worker died", "out of memory", "data", "task", "model", "owner", "usage", "error"
+    ]
     message: str
 
     @property

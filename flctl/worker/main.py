@@ -20,6 +20,7 @@ from flctl.errors import (
     CheckpointError,
     DataError,
     FlctlError,
+    OwnerRefuses,
     TaskError,
     UsageError,
     WireError,
@@ -43,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(filename)s(l:%(lineno)d) - %(message)s"
 
-Kind: TypeAlias = Literal["out of memory", "data", "task", "model", "usage", "error"]
+Kind: TypeAlias = Literal["out of memory", "data", "task", "model", "owner", "usage", "error"]
 Work: TypeAlias = tuple[AnyJob, int | None]
 
 
@@ -130,6 +131,7 @@ def _kind(error: FlctlError) -> Kind:
         (UsageError, "usage"),  # before TaskError: an unknown task is both
         (TaskError, "task"),
         (DataError, "data"),
+        (OwnerRefuses, "owner"),
         (CheckpointError, "model"),
         (WireError, "model"),
     )

@@ -6,6 +6,7 @@ from rich.console import Console
 from flctl.cli.status import picture
 from flctl.coordinator.views import agent_status
 from flctl.core.roster import Member
+from flctl.wire.messages import Device, Hello, Limits
 
 
 def shown(state, last_seen_s):
@@ -53,3 +54,22 @@ def test_an_agent_that_was_not_there_since_the_coordinator_has_been_started():
     row = shown("lost", None)
     assert "not seen" in row
     assert "not since the coordinator's start" in row
+
+
+def test_what_an_owner_allows_is_shown_wide():
+    """A row for each agent; an older agent has no limits, and says so."""
+    members = [Member("pi-01"), Member("pi-02"), Member("pi-03")]
+    for member, limits in zip(members, (Limits(min_examples=77, max_rounds_per_hour=0), None), strict=False):
+        member.hello = Hello(
+            session="a" * 32, version="1", role="train", tasks={}, limits=limits,
+            device=Device(kind="Pi", arch="a", cores=4, memory_bytes=1),
+        )  # fmt: skip
+    head = {"endpoint": "e", "version": "0", "uptime_s": 1.0, "run": None}
+    agents = [agent_status(member, 0.0) for member in members]
+    found = {"coordinator": head, "agents": agents, "waiting": []}
+    console = Console(width=200)
+    with console.capture() as capture:
+        console.print(picture(found, wide=True))
+    lines = capture.get().splitlines()[-3:]
+    assert lines[0].split() == ["pi-01", "77", "8", "1", "1024", "MiB", "no", "limit"]
+    assert [line.split() for line in lines[1:]] == [[n, *"-----"] for n in ("pi-02", "pi-03")]

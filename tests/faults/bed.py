@@ -29,6 +29,8 @@ MARK = "FLCTL_FAULTS_BED"
 FLCTL = (sys.executable, "-m", "flctl")
 OVER = ("finished", "paused", "failed", "stopped")
 WITHIN_S = 240.0
+NO_LIMITS = ("--min-examples", 1, "--min-batch-size", 1, "--max-rounds-per-hour", 0)
+"""The table trains on batches of four, and for hours."""
 """Nothing here takes so long; a machine that many use may be ten times as slow."""
 
 
@@ -138,7 +140,8 @@ class Bed:
         arguments = (
             "agent", "--coordinator", self.dialled, f"--server-key={self.server_key}",
             "--name", name, "--state", self.folder / name, "--data", self.data(name),
-            "--task", "specks", "--task", "boulder", "--task", "mountain", "--threads", 1, *options,
+            "--task", "specks", "--task", "boulder", "--task", "mountain", "--threads", 1,
+            *NO_LIMITS, *options,
         )  # fmt: skip
         pace = str(self.folder / f"{name}.pace")
         self.start(name, arguments, faults, FLCTL_FAULTS_PACE=pace, **more)

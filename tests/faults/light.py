@@ -21,7 +21,7 @@ from flctl.core.metrics import from_confusion
 from flctl.transport.blobs import BlobStore
 from flctl.transport.keypair import load_or_make
 from flctl.transport.zeromq import ZeroMqLink
-from flctl.wire.messages import DatasetInfo, Device, Telemetry
+from flctl.wire.messages import DatasetInfo, Device, Limits, Telemetry
 from flctl.wire.parameters import ParameterFile, dump
 from flctl.worker.jobs import (
     AnyEvent,
@@ -131,6 +131,7 @@ def supervisor(given: dict[str, Any], name: str) -> Supervisor:
         state=folder,
         name=name,
         join_token=given["token"],
+        limits=Limits(min_examples=1, min_batch_size=1, max_rounds_per_hour=0),
     )
     return Supervisor(
         config=config,

@@ -14,7 +14,7 @@ from random import Random
 from signal import SIGHUP, SIGINT, SIGTERM
 
 import pytest
-from bed import FLCTL, MARK, UNDER, WITHIN_S, Bed
+from bed import FLCTL, MARK, NO_LIMITS, UNDER, WITHIN_S, Bed
 from checker import left_over
 from real_fleet import wait_for
 from table import Result
@@ -238,6 +238,7 @@ def test_docker_stop(
     words: list[object] = [
         "agent", "--coordinator", bed.dialled, f"--server-key={bed.server_key}", "--name", "pi-02",
         "--state", bed.folder / "pi-02", "--data", bed.data("pi-02"), "--task", "specks",
+        *NO_LIMITS,
     ]  # fmt: skip
     inside = container(bed, "agent", words)
     bed.until_ready()

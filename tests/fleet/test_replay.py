@@ -1,5 +1,6 @@
 """A run computed again from its journal has the same bytes, or the difference is named."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -107,3 +108,19 @@ def test_a_run_without_rounds_cannot_be_replayed(run):
     run.journal_path.write_text(lines[0])
     with pytest.raises(RunError, match="no committed round"):
         replay(run, {})
+
+
+def test_what_a_floor_has_left_out_is_left_out_in_the_replay(tmp_path, beats):
+    """Of 18 examples in batches of eight the last two make a batch below the owner's floor."""
+    given = {"task": "ecg", "virtual": 4, "rounds": 2, "data": str(beats), "batch_size": 8,
+             "drop_last": True, "epochs": 1}  # fmt: skip
+    made = VirtualRun.start(tmp_path / "state", given, "the test")
+    made.run()
+    path, settings = made.folder.journal_path, made.folder.path / "run.toml"
+    settings.write_text(settings.read_text().replace("drop_last = true", "drop_last = false"))
+    text = re.sub(r'"settings":"[0-9a-f]{64}"', '"settings":null', path.read_text())
+    path.write_text(text)
+    assert "not its data" in replay(made.folder, {})[-1].why
+    path.write_text(text.replace('"left_out":0', '"left_out":2'))
+    rows = replay(made.folder, {})
+    assert len(rows) == 3 and all(row.same for row in rows)

@@ -1,11 +1,13 @@
 """Blobs at rest: in memory up to a limit, then on disk, and nothing left behind."""
 
 import os
+import shutil
+from types import SimpleNamespace
 
 import pytest
 
 from flctl.errors import StateError
-from flctl.transport.blobs import BlobStore, is_in_memory
+from flctl.transport.blobs import RESERVE_BYTES, BlobStore, is_in_memory
 
 DIGEST = "ab" * 32
 
@@ -39,6 +41,15 @@ def test_a_blob_on_disk_has_no_name(store, tmp_path):
     blob = filled(store, 5000)
     assert list((tmp_path / "spill").iterdir()) == []
     blob.close()
+
+
+def test_a_blob_that_would_fill_the_disk_is_refused(store, tmp_path, monkeypatch):
+    """Before a byte of it is fetched: a coordinator chooses the size of a model."""
+    free = RESERVE_BYTES + 4999
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    filled(store, 4999).close()
+    with pytest.raises(StateError, match="a blob of 0 MiB does not fit: 64 MiB are free"):
+        store.new(5000)
 
 
 def test_a_blob_is_read_in_pieces(store):
