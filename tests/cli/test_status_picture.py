@@ -59,7 +59,9 @@ def test_an_agent_that_was_not_there_since_the_coordinator_has_been_started():
 def test_what_an_owner_allows_is_shown_wide():
     """A row for each agent; an older agent has no limits, and says so."""
     members = [Member("pi-01"), Member("pi-02"), Member("pi-03")]
-    for member, limits in zip(members, (Limits(min_examples=77, max_rounds_per_hour=0), None), strict=False):
+    for member, limits in zip(
+        members, (Limits(min_examples=77, max_rounds_per_hour=0), None), strict=False
+    ):
         member.hello = Hello(
             session="a" * 32, version="1", role="train", tasks={}, limits=limits,
             device=Device(kind="Pi", arch="a", cores=4, memory_bytes=1),
