@@ -84,8 +84,9 @@ class RunSettings(LocalTraining, frozen=True, forbid_unknown_fields=True, kw_onl
     clip_norm: Annotated[float, Meta(gt=0)] | None = None
     """An update that changes the model by more than this L2 norm is scaled down to it."""
     weighting: Literal["examples", "uniform"] = "examples"
-    max_share: Annotated[float, Meta(gt=0, le=1)] = 1.0
-    """The most that one agent may weigh, as a share of the round's whole weight."""
+    max_share: Annotated[float, Meta(gt=0, le=1)] | None = None
+    """The most that one agent may weigh, as a share of the round's whole weight; None: a half
+    where three or more take part, so that no claim of examples outweighs all others together."""
     lr_decay: Annotated[float, Meta(gt=0, le=1)] = 1.0
     """The learning rate is multiplied by this after each round …"""
     lr_floor: Annotated[float, Meta(ge=0, le=1)] = 0.01

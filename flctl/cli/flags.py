@@ -64,7 +64,7 @@ FLAGS = (
     Flag("weighting", str, WHAT, "Weigh agents by their examples, or all alike.",
          "examples|uniform"),
     Flag("max_share", float, WHAT, "The most that one agent may weigh, as a share of all, "
-         "in (0, 1].", "SHARE"),
+         "in (0, 1]; 1 turns the bound off.", "SHARE", "a half, from three agents on"),
     Flag("local", int, FLEET, "Start N agents as processes on this machine, with real sockets "
          "and encryption.", "N", "none"),
     Flag("virtual", int, FLEET, "Simulate N agents in this process: no sockets, same result.",

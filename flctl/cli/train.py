@@ -176,9 +176,10 @@ def _warn_of_share(settings: RunSettings) -> None:
     """So few agents cannot all stay below --max-share."""
     agents = settings.local or settings.virtual or len(settings.agents)
     invited = settings.invited_of(agents) if agents else 0
-    if settings.weighting == "examples" and 0 < settings.max_share * invited < 1:
+    share = settings.max_share
+    if share is not None and settings.weighting == "examples" and 0 < share * invited < 1:
         warn(
-            f"max_share {settings.max_share:g} cannot be kept by {counted(invited, 'agent')} "
+            f"max_share {share:g} cannot be kept by {counted(invited, 'agent')} "
             "a round: all weigh the same"
         )
 

@@ -1,5 +1,6 @@
 """From the spool of a closed round to its model on disk; within bounded memory."""
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -14,6 +15,8 @@ from flctl.settings import RunSettings
 from flctl.wire.compression import open_update
 from flctl.wire.messages import Digest
 from flctl.wire.parameters import ParameterFile, ParameterWriter, TensorSpec, check_specs
+
+logger = logging.getLogger(__name__)
 
 
 class Aggregated(Struct, frozen=True):
@@ -39,6 +42,13 @@ def aggregate(
     strategy = strategy_of(settings)
     agents = sorted(examples)
     weights = weigh([examples[a] for a in agents], settings.weighting, settings.max_share)
+    for agent, share in zip(agents, weights, strict=True):
+        claimed, everybody = examples[agent], sum(examples.values())
+        if settings.weighting == "examples" and share < claimed / everybody * (1 - 1e-9):
+            logger.info(
+                "round=%d agent=%s has %d of %d examples, and weighs %.3f (max_share)",
+                round_id, agent, claimed, everybody, share,
+            )  # fmt: skip
     before, here = folder.round_path(round_id - 1), folder.round_path(round_id)
     kept = strategy.server.initial if strategy.server is not None else {}
     with ExitStack() as stack:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 from flctl.coordinator.accepting import Accepting
 from flctl.coordinator.aggregation import Aggregated, aggregate
+from flctl.coordinator.claims import jumps
 from flctl.coordinator.collection import Collection, Outcome
 from flctl.coordinator.context import RunContext
 from flctl.coordinator.evaluating import Evaluating
@@ -200,6 +201,12 @@ class RoundInProgress:
             context.fleet.tell(agent, Cancel(run=context.run))
         accepted = context.history.accepted
         examples = {agent: accepted[agent].examples for agent in action.participants}
+
+        for agent, why in jumps(examples, context.history).items():
+            context.fleet.gate.warning(
+                logger, agent, "round=%d agent=%s %s", self.key.round, agent, why
+            )
+            context.fleet.roster.member(agent).note = f"round {self.key.round}: {why}"
 
         def work() -> Aggregated:
             made = aggregate(context.folder, self.key.round, examples, context.settings)

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from flctl.coordinator.aggregation import aggregate
 from flctl.coordinator.runs import RunFolder
 from flctl.coordinator.starting import expect_unchanged, machine
-from flctl.core.history import History, Round
+from flctl.core.history import History, Round, Update
 from flctl.errors import RunError, UsageError
 from flctl.fleet.clients import Clients, first_model, train_client
 from flctl.learning import device as devices
@@ -126,7 +126,7 @@ class _Again:
                 position=self._positions.get(agent, 0),
                 device=self._device,
             )
-            if (update.examples, update.batches) != (part.examples, part.batches):
+            if update.batches != part.batches or not _counts(part.examples, update, self._settings):
                 why = (
                     f"{agent} trained on {part.examples} examples in {part.batches} batches, "
                     f"here on {update.examples} in {update.batches}: these are not its data"
@@ -139,6 +139,14 @@ class _Again:
         self._folder.model_path(event.round - 1).unlink()
         self._base = made.model
         return _row(event.round, event.model, made.model, "")
+
+
+def _counts(journal: int, update: Update, settings: RunSettings) -> bool:
+    """Whether the journal's count can be of these data; version 0.1 counted the examples of the
+    round's batches where those are limited now all that there are count."""
+    if settings.federate_after_n_batches is None:
+        return journal == update.examples
+    return journal <= update.examples
 
 
 def _row(round_id: int, journal: Digest, replayed: Digest, why: str) -> Row:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from flctl.core.randomness import derive
 from flctl.errors import TaskError
-from flctl.learning.examples import Batch, Examples
+from flctl.learning.examples import Batch, Examples, Indices
 from flctl.learning.guard import blamed, forward
 from flctl.learning.limits import check_batches, within
 from flctl.learning.loader import BatchPlan, load
@@ -31,7 +31,8 @@ class LocalResult:
     state: dict[str, Tensor]
     """The model's new state dict, on the CPU."""
     examples: int
-    """Distinct examples that were trained on: the weight."""
+    """The weight nₖ: distinct examples that were trained on in the round, or all that the agent
+    has where `federate_after_n_batches` ends its part early."""
     batches: int
     loss: float
     """Mean over the batches."""
@@ -94,13 +95,24 @@ def train_locally(
 
     return LocalResult(
         state=snapshot(model),
-        examples=len(np.unique(np.concatenate(batches))),
+        examples=_weight(examples, batches, training),
         batches=steps,
         loss=sum(losses) / steps,
         last_loss=losses[-1],
         exhausted=position + steps >= plan.per_epoch,
         left_out=left_out,
     )
+
+
+def _weight(examples: Examples, batches: Sequence[Indices], training: LocalTraining) -> int:
+    """nₖ of McMahan et al. 2017, with which Σ nₖ/n · Fₖ is the loss over everybody's examples.
+
+    Agents that stop after the same number of batches are at the same point of their way: what
+    they have touched so far says nothing of how much data they speak for.
+    """
+    if training.federate_after_n_batches is not None:
+        return len(examples)
+    return len(np.unique(np.concatenate(batches)))
 
 
 def _step(

@@ -196,7 +196,7 @@ class UpdateReady(Message, frozen=True):
     blob: Digest
     size: Offset
     examples: Annotated[int, Meta(ge=1, le=2**53)]
-    """Distinct examples that were trained on: the weight."""
+    """The weight: distinct examples of the round, or all where batches are limited."""
     batches: Annotated[int, Meta(ge=1, le=2**31)]
     loss: float
     """Mean over the batches of this round."""

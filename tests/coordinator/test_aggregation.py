@@ -13,7 +13,7 @@ from flctl.errors import ParametersError, StateError
 from flctl.settings import RunSettings
 from flctl.wire.parameters import ParameterFile, dump
 
-SETTINGS = RunSettings(task="ecg")
+SETTINGS = RunSettings(task="ecg", max_share=1.0)
 EXAMPLES = {"pi-01": 17, "pi-02": 300, "pi-03": 5}
 
 
@@ -95,9 +95,28 @@ def test_who_is_not_named_does_not_take_part(folder):
 def test_the_settings_say_how_updates_weigh(folder):
     """By examples, uniform, or capped: three different models."""
     spool(folder)
-    ways = [{}, {"weighting": "uniform"}, {"max_share": 0.5}]
+    ways = [{"max_share": 1.0}, {"weighting": "uniform"}, {"max_share": 0.5}]
     models = {aggregate(folder, 1, EXAMPLES, RunSettings(task="ecg", **w)).model for w in ways}
     assert len(models) == 3
+
+
+def test_one_claim_weighs_half_at_most(folder, caplog):
+    """From three agents on, unless the run says otherwise; where it does not bind, as before."""
+    spool(folder)
+
+    def model(examples, **given):
+        return aggregate(folder, 1, examples, RunSettings(task="ecg", **given)).model
+
+    caplog.set_level("INFO", "flctl.coordinator.aggregation")
+    claim = {**EXAMPLES, "pi-02": 2**53}
+    assert model(claim) == model(claim, max_share=0.5) != model(claim, max_share=1.0)
+    assert f"agent=pi-02 has {2**53} of {2**53 + 22} examples, and weighs 0.500" in caplog.text
+    caplog.clear()
+    fair = {"pi-01": 100, "pi-02": 300, "pi-03": 200}
+    assert model(fair) == model(fair, max_share=1.0)
+    two = {"pi-01": 1, "pi-02": 300}
+    assert model(two) == model(two, max_share=1.0)
+    assert not caplog.text
 
 
 @pytest.mark.parametrize(

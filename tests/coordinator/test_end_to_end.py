@@ -51,7 +51,7 @@ def test_a_run_is_the_average_that_numpy_computes(make_fleet: Callable[..., Memo
     fleet = make_fleet(0)
     for number, examples in enumerate((10, 20, 70), start=1):
         fleet.add(f"pi-{number:02d}", examples=examples)
-    fleet.start_run(seed=5)
+    fleet.start_run(seed=5, max_share=1.0)
     history = fleet.finish()
     assert history.state == "finished"
     assert [r.round for r in history.rounds] == [1, 2, 3]

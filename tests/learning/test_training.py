@@ -76,9 +76,12 @@ def test_full_batches_averaged_by_examples_are_the_central_step(blobs, start, po
 
 
 def test_the_weight_is_the_distinct_examples_of_the_round(blobs, start, points):
-    """Three batches of eight are 24 examples; two epochs of 20 are 20."""
-    short = train(blobs, start, points(100), federate_after_n_batches=3)
-    assert (short.examples, short.batches, short.exhausted) == (24, 3, False)
+    """Two epochs of 20 are 20; where batches are limited, all 60 and all 1,000 count."""
+    for n in (60, 1000):
+        short = train(blobs, start, points(n), federate_after_n_batches=3)
+        assert (short.examples, short.batches, short.exhausted) == (n, 3, False)
+    kept = train(blobs, start, points(20), drop_last=True)
+    assert (kept.examples, kept.batches) == (16, 2)
     long = train(blobs, start, points(20), epochs=2)
     assert (long.examples, long.batches, long.exhausted) == (20, 6, True)
 
