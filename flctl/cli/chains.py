@@ -1,23 +1,16 @@
 """What `runs verify` and `audit --verify` have in common: read a file, follow its chain, tell."""
 
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from flctl.cli.errors import warn
-from flctl.errors import FlctlError, StateError, UsageError
+from flctl.errors import FlctlError, UsageError
 
 if TYPE_CHECKING:
     from flctl.core.chain import Verdict
     from flctl.fleet.heads import Seen
-
-Page = Callable[[int], bytes]
-"""The bytes of a file from an offset on, as many as fit into one answer; none at its end."""
-
-LINE_BYTES = 64 * 2**20
-"""No line of a file is so long."""
 
 Head = Annotated[
     str | None,
@@ -36,40 +29,6 @@ def given(head: str | None) -> str | None:
     if head is not None and not is_head(head):
         raise UsageError(f"--head '{head}': a head is 64 digits of 0-9 a-f")
     return head
-
-
-def local(path: Path) -> Page:
-    from flctl.files import page
-
-    return lambda offset: page(path, offset)
-
-
-def lines(page: Page, where: str) -> Iterator[bytes]:
-    """Whole lines. Raises StateError with the number of a damaged one."""
-    from flctl.core.chain import whole_lines
-
-    try:
-        yield from whole_lines(_split(page, where))
-    except ValueError as error:
-        raise StateError(f"{where}, {error}") from error
-
-
-def _split(page: Page, where: str) -> Iterator[bytes]:
-    rest, offset = b"", 0
-    while data := page(offset):
-        offset += len(data)
-        *whole, rest = (rest + data).split(b"\n")
-        yield from (line + b"\n" for line in whole)
-        if len(rest) > LINE_BYTES:
-            raise StateError(f"{where}: a line of more than {LINE_BYTES >> 20} MB: damaged")
-    if rest:
-        yield rest
-
-
-def verify(page: Page, where: str, kept: str | None) -> "Verdict":
-    from flctl.core import chain
-
-    return chain.verify(lines(page, where), kept)
 
 
 def shown(chain: Mapping[str, Any] | None) -> str | None:

@@ -1,6 +1,6 @@
 """Finds runs: in the state folder, or with the coordinator that has them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ from flctl.cli.patience import waiting
 from flctl.errors import FlctlError, StateError
 
 if TYPE_CHECKING:
+    from flctl.core.chain import Chain
     from flctl.fleet.console import Console
     from flctl.records.recorded import RecordedRun
 
@@ -34,9 +35,21 @@ def recorded(run: str, state: Path | None, context: str | None) -> "Iterator[Rec
     folder = state_folder(state)
     with far(folder, context) as console:
         if console is None:
-            yield RecordedRun(details(folder, run), RunFolder.find(folder, run))
+            about = details(folder, run)
+            yield RecordedRun(about, about["events"], RunFolder.find(folder, run))
         else:
-            yield RecordedRun(console.run(run), console)
+            about = console.about(run)
+            yield RecordedRun(about, past(console, about), console)
+
+
+def past(
+    console: "Console", about: Mapping[str, Any], chain: "Chain | None" = None
+) -> Iterable[dict[str, Any]]:
+    """The events of the run that `about` is of, one after the other; `chain` follows them."""
+    if "events" in about:  # a coordinator of an older version sends all at once
+        found: list[dict[str, Any]] = about["events"]
+        return found
+    return console.events(about["run"], chain)
 
 
 @contextmanager

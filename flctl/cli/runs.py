@@ -200,7 +200,7 @@ def verify(
     one that flctl train has kept here while it watched the run.
     """
     from flctl.coordinator.runs import RunFolder
-    from flctl.fleet import heads
+    from flctl.fleet import heads, pages
 
     kept = chains.given(head)
     folder = state_folder(state)
@@ -210,13 +210,13 @@ def verify(
             name, where, page = (
                 found.name,
                 str(found.journal_path),
-                chains.local(found.journal_path),
+                pages.local(found.journal_path),
             )
         else:
-            name = str(console.run(run)["run"])
+            name = str(console.about(run)["run"])
             where, page = f"the journal of run {name}", partial(console.journal, name)
         seen = heads.kept(folder, name) if kept is None else None
-        verdict = chains.verify(page, where, kept or (seen.head if seen else None))
+        verdict = pages.verify(page, where, kept or (seen.head if seen else None))
     chains.tell(verdict, f"run {name}", where, kept, seen, json)
 
 

@@ -253,7 +253,10 @@ def _drive_fleet(
     watching: "Watcher",
     target: Path | None,
 ) -> "RunResult":
+    from flctl.cli.finding import past
+    from flctl.coordinator.journal import shown_chain
     from flctl.coordinator.runs import RunFolder
+    from flctl.core.chain import Chain
     from flctl.fleet.console import open_console
     from flctl.fleet.driving import drive_remote
     from flctl.fleet.heads import Heads
@@ -271,9 +274,9 @@ def _drive_fleet(
     try:
         with console, watching:
             if resume is not None:
-                found = console.run(resume)
-                _warn_of_chain(f"the journal of run {found['run']}", found.get("chain") or {})
-                watching.recall(found["events"])
+                about, chain = console.about(resume), Chain()
+                watching.recall(past(console, about, chain))
+                _warn_of_chain(f"the journal of run {about['run']}", shown_chain(chain.verdict()))
             heads = Heads(state)
 
             def on_event(event: dict[str, Any]) -> None:

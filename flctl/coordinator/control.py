@@ -147,9 +147,11 @@ class Control:
 
     def _run(self, _: Asked, question: q.Run) -> Any:
         folder = self._find(question.run)
+        about = {**summary(folder), "settings": msgspec.to_builtins(folder.settings())}
+        if not question.events:
+            return about
         return {
-            **summary(folder),
-            "settings": msgspec.to_builtins(folder.settings()),
+            **about,
             "chain": chain_of(folder.journal_path),
             "events": [as_json(event) for event in read_events(folder.journal_path)],
         }

@@ -96,7 +96,10 @@ def complete(path: Path, history: History) -> None:
 
 def chain_of(path: Path) -> dict[str, object]:
     """The verdict as `flctl runs show --json` has it. Raises StateError."""
-    found = verdict(path)
+    return shown_chain(verdict(path))
+
+
+def shown_chain(found: Verdict) -> dict[str, object]:
     return {**msgspec.to_builtins(found), "chained": found.chained, "fault": found.fault}
 
 

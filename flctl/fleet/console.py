@@ -6,12 +6,15 @@ import shlex
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from flctl import __version__
+from flctl.coordinator.journal import shown_chain
+from flctl.core.chain import Chain
 from flctl.errors import (
     NOT_DECODED,
     AccessError,
@@ -23,6 +26,7 @@ from flctl.errors import (
     one_line,
 )
 from flctl.files import explained, holder_of, is_locked, new_file
+from flctl.fleet import pages
 from flctl.fleet.context import Context, load_context
 from flctl.transport.addresses import LOCK
 from flctl.transport.blobs import Download
@@ -72,8 +76,27 @@ class Console:
     def runs(self) -> list[dict[str, Any]]:
         return list(self._ask("runs"))
 
+    def about(self, run: str) -> dict[str, Any]:
+        """Summary and settings of a run. A coordinator of an older version adds its events."""
+        return dict(self._ask("run", run=run, events=False))
+
     def run(self, run: str) -> dict[str, Any]:
-        return dict(self._ask("run", run=run))
+        """The same with all of its events; the whole of a long run takes memory here."""
+        about = self.about(run)
+        if "events" in about:
+            return about
+        chain = Chain()
+        events = list(self.events(about["run"], chain))
+        return {**about, "chain": shown_chain(chain.verdict()), "events": events}
+
+    def events(self, run: str, chain: Chain | None = None) -> Iterator[dict[str, Any]]:
+        """What the journal of a run holds, which comes in pages; `chain` follows its lines."""
+        for line in pages.lines(partial(self.journal, run), f"the journal of run {run}"):
+            if chain is not None:
+                chain.follow(line)
+            event = msgspec.json.decode(line, type=dict[str, Any])
+            event.pop("chain", None)
+            yield event
 
     def journal(self, run: str, offset: int) -> bytes:
         """The next bytes of a run's journal as it stands on the disk; none at its end."""

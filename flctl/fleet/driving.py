@@ -182,7 +182,7 @@ def drive_remote(
     """
     if resume is None:
         run = console.start(given, where)
-    elif console.run(resume)["state"] == "running":
+    elif console.about(resume)["state"] == "running":
         run = resume
     else:
         run = console.resume(resume)
@@ -191,13 +191,13 @@ def drive_remote(
 
 def watch_remote(console: Console, run: str, on_event: OnEvent) -> RunResult:
     """Watch a coordinator's run until it ends. Raises FlctlError."""
-    about = console.run(run)
+    about = console.about(run)
     begun = {key: about[key] for key in ("run", "round", "rounds", "task")}
     on_event({"event": "begun", **begun, "agents": list(about["settings"]["agents"])})
     for event in _once(console.watch(run)):
         on_event(event)
         if event["event"] in ("finished", "paused", "failed", "stopped"):
-            found = console.run(run)
+            found = console.about(run)
             if found["state"] != "running":  # else it is an old one of a resumed run
                 return RunResult(
                     run=found["run"],

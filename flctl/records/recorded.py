@@ -16,16 +16,22 @@ KNOWN = frozenset(str(kind.__struct_config__.tag) for kind in get_args(AnyEvent)
 
 
 class RecordedRun:
-    """`about` is what `flctl runs show --json` prints; the models come from `models`."""
+    """`about` is what `flctl runs show --json` prints, `events` those of its journal; the models
+    come from `models`."""
 
-    def __init__(self, about: Mapping[str, Any], models: RunFolder | Console) -> None:
+    def __init__(
+        self,
+        about: Mapping[str, Any],
+        events: Iterable[Mapping[str, Any]],
+        models: RunFolder | Console,
+    ) -> None:
         self._models = models
         self.name: str = about["run"]
         self.task: str = about["task"]
         self.kind: str = about["kind"]
         self.state: str = about["state"]
         self.settings: Mapping[str, Any] = about["settings"]
-        self.history = history_of(about["events"])
+        self.history = history_of(events)
 
     @property
     def rounds(self) -> list[Round]:

@@ -43,6 +43,9 @@ class OfRun(Question, frozen=True):
 class Run(OfRun, frozen=True, tag="run"):
     """Settings and events of a run."""
 
+    events: bool = True
+    """Without them the answer is small; the journal comes in pages."""
+
 
 class Journal(OfRun, frozen=True, tag="journal"):
     """The bytes of a run's journal from an offset on: who asks checks its chain for itself."""

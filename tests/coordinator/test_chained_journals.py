@@ -14,6 +14,7 @@ from flctl.cli import chains
 from flctl.coordinator.journal import verdict
 from flctl.core.chain import Chain, split
 from flctl.errors import FlctlError, StateError
+from flctl.fleet import pages
 from flctl.fleet.driving import watch_remote
 from flctl.fleet.heads import Heads, kept
 from flctl.fleet.virtual import VirtualRun
@@ -67,10 +68,10 @@ def test_the_operator_checks_the_lines_for_itself(fleet: MemoryFleet, tmp_path: 
     assert seen is not None
     with console(fleet) as operator:
         page = partial(operator.journal, run)
-        found = chains.verify(page, "it", seen.head)
+        found = pages.verify(page, "it", seen.head)
         assert (found.fault, found.kept_at) == (None, found.lines)
         recomputed(journal, b'"examples":', b'"examples":1')
-        found = chains.verify(page, "it", seen.head)
+        found = pages.verify(page, "it", seen.head)
         assert (found.fault, found.kept_at) == (None, None)
         with pytest.raises(FlctlError, match=r"kept here \(finished\).*is not in it"):
             chains.tell(found, "it", "it", None, seen, False)
@@ -82,10 +83,10 @@ def test_a_long_journal_comes_page_by_page(fleet: MemoryFleet, tmp_path: Path):
     _, journal = watched(fleet, tmp_path)
     whole = journal.read_bytes()
     for size in (1, 7, 1000, len(whole), len(whole) + 1):
-        lines = chains.lines(lambda at, size=size: whole[at : at + size], "it")
+        lines = pages.lines(lambda at, size=size: whole[at : at + size], "it")
         assert list(lines) == whole.splitlines(keepends=True)
     with pytest.raises(StateError, match=r"^it, line 2: "):
-        list(chains.lines(lambda at: (b"{}\nx\n{}\n" + whole)[at : at + 9], "it"))
+        list(pages.lines(lambda at: (b"{}\nx\n{}\n" + whole)[at : at + 9], "it"))
 
 
 @pytest.mark.parametrize("name", ["../../keys/server", "", "x" * 99, "a/b"])

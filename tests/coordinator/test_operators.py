@@ -1,13 +1,22 @@
 """What operators see of a large fleet, and what watching for a long time costs."""
 
+import contextlib
+from pathlib import Path
 from typing import Any
 
 import pytest
 from memory_fleet import MemoryFleet
 
+from flctl.cli.finding import past
+from flctl.coordinator import outgoing
+from flctl.coordinator.journal import Journal
 from flctl.coordinator.outgoing import KEPT_BYTES, Outgoing
-from flctl.errors import RunError
+from flctl.coordinator.runs import RunFolder
+from flctl.core.history import Rejected
+from flctl.errors import FlctlError, RunError
 from flctl.fleet.console import Console
+from flctl.fleet.driving import drive_remote
+from flctl.records.recorded import RecordedRun
 from flctl.transport.channel import LOCAL, Sent
 from flctl.transport.keys import KeyPair
 from flctl.wire.messages import AnswerPart, Message, RunEvent
@@ -79,6 +88,32 @@ def test_an_event_larger_than_one_message_arrives(fleet: MemoryFleet):
         assert large in [next(told) for _ in range(40)]
 
 
+def test_a_run_longer_than_any_answer_is_watched_to_its_end(
+    fleet: MemoryFleet, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    """As one of 300 agents after 650 rounds: its journal comes in pages, or is not asked for."""
+    run = fleet.start_run(rounds=2)
+    fleet.until(lambda: bool(fleet.named("round")))
+    folder = RunFolder.find(fleet.state, run)
+    with contextlib.closing(Journal(folder.journal_path)) as journal:
+        trouble = Rejected(at=1e9, round=1, agent="pi-01", reason="x" * 1000)
+        journal.append([trouble] * 3000)
+    monkeypatch.setattr(outgoing, "KEPT_BYTES", 4 * 2**20)
+    fleet.kill_coordinator()
+    fleet.start_coordinator()
+    with console(fleet) as operator:
+        with pytest.raises(FlctlError, match="the answer has"):
+            operator._ask("run", run=run)
+        result = drive_remote(operator, {}, "the test", lambda _: None, resume=run)
+        assert (result.state, result.rounds) == ("finished", 2)
+        assert operator.save_checkpoint(run, tmp_path / "model").stat().st_size > 0
+        about = operator.about(run)
+        assert "events" not in about
+        found = RecordedRun(about, past(operator, about), operator)
+        assert [event.round for event in found.rounds] == [1, 2]
+        assert len(operator.run(run)["events"]) > 3000
+
+
 class Slow:
     """An operator whose connection has room for `room` messages."""
 
@@ -97,13 +132,13 @@ class Slow:
 def test_a_slow_operator_gets_everything_in_order():
     """What there is no room for comes later; nothing is left out."""
     slow = Slow(room=2)
-    outgoing = Outgoing(slow.send)
-    outgoing.answer(b"p", 1, "x" * 1_000_000)
+    out = Outgoing(slow.send)
+    out.answer(b"p", 1, "x" * 1_000_000)
     for number in range(5):
-        outgoing.put(b"p", RunEvent(id=2, event={"n": number}))
+        out.put(b"p", RunEvent(id=2, event={"n": number}))
     while slow.room == 0:
         slow.room = 1
-        outgoing.pump()
+        out.pump()
     parts = [m for m, _ in slow.got if isinstance(m, AnswerPart)]
     assert [part.last for part in parts] == [False, False, False, True]
     assert [m.event["n"] for m, _ in slow.got if isinstance(m, RunEvent)] == [0, 1, 2, 3, 4]
@@ -112,11 +147,11 @@ def test_a_slow_operator_gets_everything_in_order():
 def test_an_operator_that_reads_nothing_is_given_up():
     """Not kept for: memory is bounded; and what no connection could take is an error in words."""
     slow = Slow(room=0)
-    outgoing = Outgoing(slow.send)
+    out = Outgoing(slow.send)
     payload = bytes(1 << 20)
     kept = 0
-    while outgoing.put(b"p", AnswerPart(id=1, last=False), payload):
+    while out.put(b"p", AnswerPart(id=1, last=False), payload):
         kept += 1
     assert kept * len(payload) <= KEPT_BYTES
     with pytest.raises(RunError, match="the answer has 76 MB"):
-        outgoing.answer(b"q", 1, "x" * 80_000_000)
+        out.answer(b"q", 1, "x" * 80_000_000)
