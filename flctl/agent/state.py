@@ -117,6 +117,11 @@ class AgentState:
         return None
 
 
+def has_joined(folder: Path) -> bool:
+    """Whether an agent of this folder was enrolled by a token before."""
+    return (folder / _NAME_FILE).exists()
+
+
 def saved_tasks(folder: Path) -> dict[str, Digest] | None:
     """Those that the agent of this folder had enabled at its last start, with their digests;
     None when no agent has been started there."""

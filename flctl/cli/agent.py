@@ -208,7 +208,7 @@ def agent(
         "server_key": _server_key(server_key, server_key_file),
         "state": state_folder(state),
         "name": _name(name),
-        "join_token": _join_token(join_token_file),
+        "join_token": _join_token(join_token_file, state_folder(state)),
         "role": role,
         "datasets": _datasets(data or [], shards.shard(shard, partition, alpha, shard_seed)),
         "shard_from_coordinator": shard == shards.AUTO,
@@ -268,10 +268,19 @@ def _name(name: str | None) -> str | None:
     return name
 
 
-def _join_token(file: str | None) -> str | None:
+def _join_token(file: str | None, state: Path) -> str | None:
     """Never an argument itself: those can be read in the list of processes."""
+    from flctl.agent.state import has_joined
+
     if file is None:
         return os.environ.get("FLCTL_JOIN_TOKEN") or None
+    if file != "-" and not Path(file).expanduser().exists():
+        if has_joined(state):
+            return None  # it is needed once
+        raise UsageError(
+            f"--join-token-file {file}: there is no such file; open the door on the coordinator "
+            "with: flctl keys token (with coordinator --invite: flctl keys invite)"
+        )
     token = sys.stdin.readline().strip() if file == "-" else _read(file, "--join-token-file")
     if not token:
         raise AccessError(f"--join-token-file {file}: is empty; flctl keys token makes a token")

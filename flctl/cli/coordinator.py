@@ -36,8 +36,9 @@ def coordinator(
             metavar="DIR",
             parser=path,
             envvar="FLCTL_INVITE",
-            help="Keep the server key and an open join token in this folder, as server.pub and "
-            "token, for agents that share it with this coordinator: in a compose file.",
+            help="Keep the server key in this folder, as server.pub, and for 15 minutes a join "
+            "token, at the first start and after 'flctl keys invite': for agents that share the "
+            "folder with this coordinator, as in a compose file.",
         ),
     ] = None,
     shards: Shards = None,

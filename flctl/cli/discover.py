@@ -39,6 +39,7 @@ def discover(
     from rich.text import Text
 
     from flctl.cli import output
+    from flctl.cli.keys import open_doors
     from flctl.fleet.discovery import all_ready, compare, enrolled
     from flctl.fleet.inventory import read_inventory
 
@@ -64,5 +65,7 @@ def discover(
                 row.name or "?", row.host or "-", shown, row.version or "-", Text(row.advice)
             )
         output.show(made)
+    if not json and (line := open_doors(status.get("tokens", ()), options)):
+        output.print_line(line)
     if check and not all_ready(rows):
         raise typer.Exit(1)

@@ -1,5 +1,7 @@
 """`flctl keys`: who may connect, and as what."""
 
+import time
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
@@ -10,7 +12,7 @@ from flctl.cli.finding import coordinator
 from flctl.cli.options import HELP, Context, Grouped, Json, State, state_folder
 from flctl.cli.shards import Alpha, Partition, Seed, Shards, deal
 from flctl.cli.values import seconds
-from flctl.errors import UsageError
+from flctl.errors import FlctlError, UsageError
 
 if TYPE_CHECKING:
     from flctl.wire.messages import Deal
@@ -30,8 +32,10 @@ class Book(Protocol):
 
     def keys(self) -> dict[str, Any]: ...
     def add_key(self, name: str, key: str, role: str) -> None: ...
-    def revoke(self, name: str) -> None: ...
+    def revoke(self, name: str) -> list[str]: ...
     def token(self, ttl_s: float, uses: int, deal: "Deal | None") -> str: ...
+    def close_tokens(self, ids: Sequence[str] | None) -> list[str]: ...
+    def invite(self, ttl_s: float) -> dict[str, Any]: ...
 
 
 @app.command(cls=Grouped)
@@ -84,6 +88,7 @@ def list_(state: State = None, context: Context = None, json: Json = False) -> N
     with _book(state, context, make=False) as book:
         found = book.keys()
     revoked = found.pop("revoked", [])
+    tokens = found.pop("tokens", [])
     if json:
         output.print_json(found)
         return
@@ -104,6 +109,8 @@ def list_(state: State = None, context: Context = None, json: Json = False) -> N
             f"waiting     {waiting['public_key']}  let it in with: "
             f"flctl keys add NAME '{waiting['public_key']}'"
         )
+    if line := open_doors(tokens):
+        output.print_line(line)
 
 
 @app.command(cls=Grouped)
@@ -137,10 +144,104 @@ def token(
 
 
 @app.command(cls=Grouped)
-def revoke(name: Name, state: State = None, context: Context = None) -> None:
-    """Shut a key out, at once; a token does not let it in again."""
+def tokens(
+    close: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ID", help="Nobody joins with this one any more; several times."),
+    ] = None,
+    close_all: Annotated[bool, typer.Option("--close-all", help="Close all of them.")] = False,
+    state: State = None,
+    context: Context = None,
+    json: Json = False,
+) -> None:
+    """Show the join tokens that are open, or close some.
+
+    While one is open, unknown keys may connect and ask to join. A token closes by itself when its
+    uses are spent or its time is over, and when an agent that joined with it is revoked.
+    """
+    from flctl.cli import output
+
+    if close and close_all:
+        raise UsageError("--close ID or --close-all, not both")
     with _book(state, context, make=False) as book:
-        book.revoke(name)
+        if close or close_all:
+            closed = book.close_tokens(None if close_all else close)
+            if json:
+                output.print_json({"closed": closed})
+            else:
+                output.print_line(f"closed: {', '.join(closed) or 'none was open'}")
+            return
+        found = book.keys()
+    if "tokens" not in found:
+        raise FlctlError("the coordinator is older than this flctl: it does not list its tokens")
+    if json:
+        output.print_json(found["tokens"])
+    elif not found["tokens"]:
+        output.print_line("no join token is open; open one with: flctl keys token")
+    else:
+        made = output.table("token", "closes in", ">uses left", "deals", "opened", "made by")
+        for token in found["tokens"]:
+            made.add_row(
+                token["id"],
+                output.span(token["closes_in_s"]),
+                str(token["uses_left"]),
+                _dealt(token["deal"]),
+                time.strftime("%Y-%m-%d %H:%M", time.localtime(token["opened"])),
+                token["by"] or "-",
+            )
+        output.show(made)
+
+
+def _dealt(deal: Mapping[str, Any] | None) -> str:
+    return "-" if deal is None else f"{deal['of']} shards, {deal['partition']}"
+
+
+def open_doors(tokens: Sequence[Mapping[str, Any]], options: str = "") -> str:
+    """A line that warns while a stranger could join, else "". `options` follow the command."""
+    from flctl.cli.output import counted, span
+
+    if not tokens:
+        return ""
+    uses = counted(sum(token["uses_left"] for token in tokens), "use")
+    last = span(max(token["closes_in_s"] for token in tokens))
+    number = counted(len(tokens), "join token")
+    return f"{number} open, {uses} left, closed in {last}: flctl keys tokens{options}"
+
+
+@app.command(cls=Grouped)
+def invite(
+    ttl: Annotated[str, typer.Option(metavar="TIME", help="For how long: 90s, 10m, 2h.")] = "15m",
+    state: State = None,
+    context: Context = None,
+) -> None:
+    """Let agents join that share a folder with the coordinator (coordinator --invite).
+
+    It puts a token into that folder, and takes it away when its time is over.
+    """
+    from flctl.cli.output import counted, print_line
+
+    lasts_s = seconds(ttl, "--ttl")
+    with _book(state, context, make=False) as book:
+        opened = book.invite(lasts_s)
+    uses = counted(opened["uses"], "agent")
+    print_line(f"token {opened['id']} lies in {opened['folder']}, for {uses} within {ttl}")
+
+
+@app.command(cls=Grouped)
+def revoke(name: Name, state: State = None, context: Context = None) -> None:
+    """Shut a key out, at once; a token does not let it in again.
+
+    An agent may still hold the token that it joined with: if that is open, it is closed too.
+    """
+    from flctl.cli.output import print_line
+
+    with _book(state, context, make=False) as book:
+        closed = book.revoke(name)
+    if closed:
+        print_line(
+            f"also closed: token {', '.join(closed)}, which {name} may hold; for other agents "
+            "open a new one: flctl keys token"
+        )
 
 
 class _Folder:
@@ -152,7 +253,7 @@ class _Folder:
         self._keyring = Keyring(state / "keys")
 
     def keys(self) -> dict[str, Any]:
-        from flctl.coordinator.views import shown_key
+        from flctl.coordinator.views import shown_key, shown_tokens
 
         entries = [shown_key(entry) for entry in self._keyring.entries()]
         return {
@@ -160,16 +261,25 @@ class _Folder:
             "keys": entries,
             "revoked": [shown_key(entry) for entry in self._keyring.revoked()],
             "waiting": [],
+            "tokens": shown_tokens(self._keyring),
         }
 
     def add_key(self, name: str, key: str, role: str) -> None:
         self._keyring.add(name, key, role)  # type: ignore[arg-type]  # checked there
 
-    def revoke(self, name: str) -> None:
-        self._keyring.revoke(name)
+    def revoke(self, name: str) -> list[str]:
+        return [token.id for token in self._keyring.revoke(name)]
 
     def token(self, ttl_s: float, uses: int, deal: "Deal | None") -> str:
-        return self._keyring.new_token(ttl_s, uses, deal)
+        from flctl.transport.channel import LOCAL
+
+        return self._keyring.new_token(ttl_s, uses, deal, LOCAL)
+
+    def close_tokens(self, ids: Sequence[str] | None) -> list[str]:
+        return [token.id for token in self._keyring.close_tokens(ids)]
+
+    def invite(self, ttl_s: float) -> dict[str, Any]:  # noqa: ARG002
+        raise UsageError("no coordinator runs here, and only one that runs keeps such a folder")
 
 
 def _book(

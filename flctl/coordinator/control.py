@@ -16,7 +16,7 @@ from flctl import __version__
 from flctl.coordinator.journal import as_json, chain_of, last_events, read_events
 from flctl.coordinator.runs import RunFolder, all_runs, summary
 from flctl.coordinator.service import Coordinator
-from flctl.coordinator.views import agent_status, shown_key, shown_waiting
+from flctl.coordinator.views import agent_status, shown_key, shown_tokens, shown_waiting
 from flctl.core.roster import Member
 from flctl.errors import AccessError, FlctlError, RunError, UsageError
 from flctl.files import failure, page
@@ -69,6 +69,8 @@ class Control:
             q.AddKey: self._add_key,
             q.RevokeKey: self._revoke,
             q.NewToken: self._new_token,
+            q.CloseTokens: self._close_tokens,
+            q.Invite: self._invite,
             q.Cordon: self._cordon,
             q.Uncordon: self._uncordon,
         }
@@ -133,6 +135,7 @@ class Control:
                 for name in sorted(names)
             ],
             "waiting": [shown_waiting(waiting) for waiting in coordinator.keyring.waiting()],
+            "tokens": shown_tokens(coordinator.keyring),
         }
 
     def _runs(self, asked: Asked, _: q.Runs) -> Any:
@@ -202,6 +205,7 @@ class Control:
             "keys": [shown_key(entry) for entry in keyring.entries()],
             "revoked": [shown_key(entry) for entry in keyring.revoked()],
             "waiting": [shown_waiting(waiting) for waiting in keyring.waiting()],
+            "tokens": shown_tokens(keyring),
         }
 
     # Steering -------------------------------------------------------------------------
@@ -252,12 +256,26 @@ class Control:
         return {"name": order.name}
 
     def _revoke(self, _: Asked, order: q.RevokeKey) -> Any:
-        self._coordinator.keyring.revoke(order.name)
-        return {"name": order.name}
+        closed = self._coordinator.keyring.revoke(order.name)
+        return {"name": order.name, "closed": [token.id for token in closed]}
 
-    def _new_token(self, _: Asked, order: q.NewToken) -> Any:
-        token = self._coordinator.keyring.new_token(order.ttl_s, order.uses, order.deal)
-        return {"token": token}
+    def _new_token(self, asked: Asked, order: q.NewToken) -> Any:
+        keyring = self._coordinator.keyring
+        return {"token": keyring.new_token(order.ttl_s, order.uses, order.deal, asked.source)}
+
+    def _close_tokens(self, _: Asked, order: q.CloseTokens) -> Any:
+        closed = self._coordinator.keyring.close_tokens(order.ids)
+        return {"closed": [token.id for token in closed]}
+
+    def _invite(self, _: Asked, order: q.Invite) -> Any:
+        invitation = self._coordinator.invitation
+        if invitation is None:
+            raise UsageError(
+                "this coordinator shares no folder with agents (flctl coordinator --invite DIR): "
+                "make a token with  flctl keys token"
+            )
+        token = invitation.open(order.ttl_s)
+        return {"id": token.id, "uses": token.uses_left, "folder": str(invitation.path.parent)}
 
     def _cordon(self, _: Asked, order: q.Cordon) -> Any:
         if order.name not in self._coordinator.enrolled():

@@ -70,8 +70,10 @@ class Door:
             self._refuse(incoming, reason, str(error))
             return
         shard = entry.shard if join.shard else None
-        source = entry.name if known else STRANGER
-        self._gate.info(logger, source, "agent=%s joined shard=%s", entry.name, shard)
+        source, token = entry.name if known else STRANGER, entry.token or "-"
+        self._gate.info(
+            logger, source, "agent=%s joined shard=%s token=%s", entry.name, shard, token
+        )
         self._peers.send(incoming.peer, Joined(name=entry.name, shard=shard))
 
     def _may_change(self, known: str | None) -> bool:

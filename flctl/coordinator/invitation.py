@@ -1,7 +1,8 @@
-"""An open door for agents that share a folder with the coordinator, as in Docker Compose.
+"""A door for agents that share a folder with the coordinator, as in Docker Compose.
 
-The folder gets `server.pub`, the key that they dial, and `token`, which is good for an hour
-and is replaced by a fresh one in time. It is closed when the coordinator stops.
+The folder gets `server.pub`, the key that they dial, and while the door is open `token`. Who can
+read the folder can enrol agents for so long; therefore it is opened by a person, for some minutes:
+at the first start of a coordinator, which has no agents yet, and by `flctl keys invite`.
 """
 
 import contextlib
@@ -13,13 +14,15 @@ from pathlib import Path
 from flctl.errors import FlctlError
 from flctl.files import explained, make_folder, replace
 from flctl.transport.keys import Keyring
+from flctl.transport.tokens import BY_INVITATION, MOST_USES, Token
 from flctl.wire.messages import Deal
 
 logger = logging.getLogger(__name__)
 
-TTL_S = 3600.0
-USES = 10_000
-RETRY_S = 30.0
+TTL_S = 900.0
+"""For containers to start, one after the other, on a busy machine."""
+USES = 100
+"""Where no shards are dealt; else as many as there are shards."""
 
 
 class Invitation:
@@ -36,42 +39,62 @@ class Invitation:
     ) -> None:
         self._folder = make_folder(folder, "--invite")
         self._keyring, self._deal, self._clock = keyring, deal, clock
+        self._uses = USES if deal is None else min(deal.of, MOST_USES)
         self._token = self._left_behind()
-        self._next_look = 0.0
         replace(folder / "server.pub", f"{keyring.server.public}\n".encode(), mode=0o644)
-        self._renew()
+        agents = [e for e in (*keyring.entries(), *keyring.revoked()) if e.role == "agent"]
+        known = self._known()
+        if not agents or (known is not None and known.deal != self._deal):
+            self.open()
+        elif known is None:
+            self._remove()
+            logger.info(
+                "invite=%s is shut, because agents are enrolled already: flctl keys invite lets "
+                "new ones in",
+                folder,
+            )
 
     @property
     def path(self) -> Path:
         """Of the token."""
         return self._folder / "token"
 
+    def open(self, ttl_s: float = TTL_S) -> Token:
+        """Let those in that read the folder within `ttl_s` seconds: the token for it.
+
+        One that lasts as long already stays. Raises FlctlError.
+        """
+        known = self._known()
+        fresh = known is not None and known.deal == self._deal and known.uses_left >= self._uses
+        if known is None or not fresh or known.expires < self._clock() + ttl_s:
+            # The old one stays good for those who have just read it.
+            text = self._keyring.new_token(ttl_s, self._uses, self._deal, BY_INVITATION)
+            replace(self.path, f"{text}\n".encode())
+            self._token = text
+            known = self._known()
+            assert known is not None
+        logger.info("invite=%s is open for %d s: token %s", self._folder, ttl_s, known.id)
+        return known
+
     def keep(self) -> None:
-        """Renew the token when it is time."""
-        now = self._clock()
-        if not self._next_look - TTL_S < now < self._next_look:  # clocks are also set back
-            try:
-                self._renew()
-            except FlctlError as error:
-                self._next_look = now + RETRY_S
-                logger.error("%s; new agents cannot join until then", error)
+        """Take the token away when nobody can join with it any more."""
+        if self._token and self._known() is None:
+            self._remove()
+            logger.info("invite=%s is shut: flctl keys invite opens it again", self._folder)
 
     def close(self) -> None:
-        with contextlib.suppress(FlctlError, OSError):
-            self._keyring.close_token(self._token)
-            self.path.unlink(missing_ok=True)
+        with contextlib.suppress(FlctlError):
+            if self._token:
+                self._keyring.close_token(self._token)
+        self._remove()
 
-    def _renew(self) -> None:
-        """Raises FlctlError."""
-        now = self._clock()
-        known = self._keyring.open_token(self._token)
-        fresh = known is not None and known.deal == self._deal and known.uses_left > USES // 2
-        if known is None or not fresh or known.expires - now < TTL_S / 2:
-            # The old one stays good for those who have just read it.
-            token = self._keyring.new_token(TTL_S, USES, self._deal)
-            replace(self.path, f"{token}\n".encode())
-            self._token = token  # what the file says: else it is tried again
-        self._next_look = now + TTL_S / 60
+    def _known(self) -> Token | None:
+        return self._keyring.open_token(self._token) if self._token else None
+
+    def _remove(self) -> None:
+        self._token = ""  # it lets nobody in: what is left of it does no harm
+        with contextlib.suppress(OSError):
+            self.path.unlink(missing_ok=True)
 
     def _left_behind(self) -> str:
         """The token of a coordinator that was killed."""

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 
 from flctl.core.roster import Member
-from flctl.transport.keys import Entry, Waiting
+from flctl.transport.keys import Entry, Keyring, Waiting
 
 
 def shown_key(entry: Entry) -> dict[str, Any]:
@@ -17,6 +17,23 @@ def shown_key(entry: Entry) -> dict[str, Any]:
         "added": entry.added,
         "shard": None if entry.shard is None else str(entry.shard),
     }
+
+
+def shown_tokens(keyring: Keyring) -> list[dict[str, Any]]:
+    """The open join tokens, as `flctl keys tokens --json` shows them; none can be joined with."""
+    now = keyring.now
+    return [
+        {
+            "id": token.id,
+            "opened": token.opened,
+            "expires": token.expires,
+            "closes_in_s": round(token.expires - now, 1),
+            "uses_left": token.uses_left,
+            "deal": None if token.deal is None else msgspec.to_builtins(token.deal),
+            "by": token.by or None,
+        }
+        for token in keyring.open_tokens()
+    ]
 
 
 def shown_waiting(waiting: Waiting) -> dict[str, Any]:

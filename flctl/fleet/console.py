@@ -4,7 +4,7 @@ import itertools
 import os
 import shlex
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -117,8 +117,9 @@ class Console:
     def add_key(self, name: str, key: str, role: str) -> None:
         self._ask("key-add", name=name, key=key, role=role)
 
-    def revoke(self, name: str) -> None:
-        self._ask("key-revoke", name=name)
+    def revoke(self, name: str) -> list[str]:
+        """The ids of the tokens that were closed with it."""
+        return list(self._ask("key-revoke", name=name).get("closed", ()))
 
     def cordon(self, agent: str) -> None:
         self._ask("cordon", name=agent)
@@ -129,6 +130,16 @@ class Console:
     def token(self, ttl_s: float, uses: int, deal: Deal | None = None) -> str:
         dealt = {} if deal is None else {"deal": msgspec.to_builtins(deal)}
         return str(self._ask("token", ttl_s=ttl_s, uses=uses, **dealt)["token"])
+
+    def close_tokens(self, ids: Sequence[str] | None) -> list[str]:
+        """Those of them that were open; all for None."""
+        if ids is None:
+            return list(self._ask("token-close")["closed"])
+        return list(self._ask("token-close", ids=list(ids))["closed"])
+
+    def invite(self, ttl_s: float) -> dict[str, Any]:
+        """Open the door of `coordinator --invite`."""
+        return dict(self._ask("invite", ttl_s=ttl_s))
 
     def watch(self, run: str, past: bool = True) -> Iterator[dict[str, Any] | None]:
         """The run's events from its beginning on, for ever; None now and then when it is quiet.

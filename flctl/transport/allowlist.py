@@ -3,7 +3,7 @@
 import contextlib
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -13,7 +13,7 @@ from msgspec import Struct, structs
 from flctl.errors import NOT_DECODED, AccessError, StateError, UsageError, one_line
 from flctl.files import explained, replace
 from flctl.settings import AgentName
-from flctl.transport.tokens import KEEP_S, Token
+from flctl.transport.tokens import BY_INVITATION, Token, remembered
 from flctl.wire.messages import Deal, Shard
 
 KeyRole = Literal["agent", "read", "admin"]
@@ -30,6 +30,8 @@ class Entry(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_
     """Seconds since 1970."""
     shard: Shard | None = None
     """Which part of the data it was dealt when it joined."""
+    token: str = ""
+    """The id of the token that it joined with, if it did."""
 
 
 class AllowList(Struct, forbid_unknown_fields=True, kw_only=True):
@@ -65,13 +67,31 @@ class AllowList(Struct, forbid_unknown_fields=True, kw_only=True):
         self.revoked = [entry for entry in self.revoked if entry.key != new.key]
         self.keys.append(new)
 
-    def revoke(self, name: str) -> None:
-        """Raises AccessError when there is no such name."""
+    def revoke(self, name: str, now: float) -> list[Token]:
+        """Shut `name` out, and close the open tokens that it may hold: that which it joined
+        with, and any that lies in a folder which agents share. Those that were closed.
+
+        Raises AccessError when there is no such name.
+        """
         entry = self.find(name)
         if entry is None:
             raise AccessError(f"no key is enrolled as {name}; see flctl keys list")
         self.keys.remove(entry)
         self.revoked.append(entry)
+        if entry.role != "agent":
+            return []
+        return self.close_tokens(
+            lambda token: token.id == entry.token or token.by == BY_INVITATION, now
+        )
+
+    def close_tokens(self, which: Callable[[Token], bool], now: float) -> list[Token]:
+        """Those that were open until now."""
+        found = [token for token in self.tokens if token.is_open(now) and which(token)]
+        self.tokens = [
+            structs.replace(token, closed=True) if token in found else token
+            for token in self.tokens
+        ]
+        return found
 
     def give_shard(self, key: str, deal: Deal) -> Entry:
         """Deal the owner of `key` the first part that nobody has.
@@ -129,7 +149,7 @@ def changing(path: Path, now: float) -> Iterator[AllowList]:
         allowed = read(path)
         before = _encode(allowed)
         yield allowed
-        allowed.tokens = [token for token in allowed.tokens if now < token.expires + KEEP_S]
+        allowed.tokens = remembered(allowed.tokens, now)
         after = _encode(allowed)
         if after != before:
             replace(path, after)

@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -28,7 +28,7 @@ from flctl.transport.keypair import (
     public_key,
     read_public,
 )
-from flctl.transport.tokens import Token, find_open, new_token
+from flctl.transport.tokens import MOST_OPEN, Token, find_open, new_token
 from flctl.wire.messages import Deal
 
 __all__ = [
@@ -47,9 +47,6 @@ logger = logging.getLogger(__name__)
 
 REFRESH_S = 0.5
 WAITING = 64
-LONGEST_TTL_S = 365 * 86_400
-MOST_USES = 100_000
-
 
 UNREAD = (-1, -1, -1)
 """No file has this stamp."""
@@ -89,6 +86,11 @@ class Keyring:
     def server(self) -> KeyPair:
         """The coordinator's own pair, made at the first use."""
         return load_or_make(self.path.parent / "server.key")
+
+    @property
+    def now(self) -> float:
+        """Seconds since 1970, by the clock that tokens go by."""
+        return self._clock()
 
     # Asking ---------------------------------------------------------------------------
 
@@ -170,28 +172,38 @@ class Keyring:
         with self._changing() as allowed:
             allowed.insert(Entry(name=name, key=key, role=role, added=self._clock()))
 
-    def revoke(self, name: str) -> None:
+    def revoke(self, name: str) -> list[Token]:
         """Shut the key of `name` out; a token does not let it in again, `add` does.
 
-        Raises AccessError when there is no such name.
+        Returns the open tokens that were closed with it: an agent may hold them, and could come
+        back with another key. Raises AccessError when there is no such name.
         """
         with self._changing() as allowed:
-            allowed.revoke(name)
+            return allowed.revoke(name, self._clock())
 
-    def new_token(self, ttl_s: float, uses: int, deal: Deal | None = None) -> str:
+    def new_token(self, ttl_s: float, uses: int, deal: Deal | None = None, by: str = "") -> str:
         """Open the door for `uses` joins within `ttl_s` seconds: the token, to be passed on.
 
-        With `deal`, each of them who asks for it gets a part of the data of its own.
+        With `deal`, each of them who asks for it gets a part of the data of its own. `by` is
+        who opens it. Raises UsageError for bounds that are too wide, AccessError when too many
+        are open.
         """
-        if not 0 < ttl_s <= LONGEST_TTL_S or not 1 <= uses <= MOST_USES:
-            raise UsageError(
-                f"a token lives for up to {LONGEST_TTL_S // 86_400} days and has 1 to "
-                f"{MOST_USES} uses"
-            )
-        text, token = new_token(ttl_s, uses, self._clock(), deal)
+        text, token = new_token(ttl_s, uses, self._clock(), deal, by)
         with self._changing() as allowed:
+            if sum(known.is_open(token.opened) for known in allowed.tokens) >= MOST_OPEN:
+                raise AccessError(
+                    f"{MOST_OPEN} tokens are open, which is the most: close some with "
+                    "flctl keys tokens --close ID"
+                )
             allowed.tokens.append(token)
         return text
+
+    def open_tokens(self) -> list[Token]:
+        """Those that let somebody in, the first to expire first."""
+        with self._lock:
+            now = self._clock()
+            found = [token for token in self._allowed.tokens if token.is_open(now)]
+            return sorted(found, key=lambda token: token.expires)
 
     def open_token(self, text: str) -> Token | None:
         """What is known about `text` if it is a token that lets somebody in."""
@@ -204,7 +216,20 @@ class Keyring:
     def close_token(self, text: str) -> None:
         """Nobody joins with this one any more."""
         with self._changing() as allowed:
-            allowed.tokens = [token for token in allowed.tokens if not token.matches(text)]
+            allowed.close_tokens(lambda token: token.matches(text), self._clock())
+
+    def close_tokens(self, ids: Sequence[str] | None) -> list[Token]:
+        """Close the open tokens of these ids, all for None; those that were open.
+
+        Raises AccessError, and closes none, when one of them is not open.
+        """
+        with self._changing() as allowed:
+            now = self._clock()
+            there = {token.id for token in allowed.tokens if token.is_open(now)}
+            for wanted in ids or ():
+                if wanted not in there:
+                    raise AccessError(f"no token {wanted} is open; see flctl keys tokens")
+            return allowed.close_tokens(lambda token: ids is None or token.id in ids, now)
 
     def joined_already(self, token: str, key: str, name: str | None, shard: bool) -> Entry | None:
         """What `redeem` would return without a change; None: it has something to write.
@@ -250,9 +275,9 @@ class Keyring:
                 raise AccessError("this key was revoked; flctl keys add lets it in again")
             index = find_open(allowed.tokens, token, now)
             chosen = name if name is not None else allowed.free_name()
-            entry = Entry(name=chosen, key=key, role="agent", added=now)
-            allowed.insert(entry)
             spent = allowed.tokens[index]
+            entry = Entry(name=chosen, key=key, role="agent", added=now, token=spent.id)
+            allowed.insert(entry)
             allowed.tokens[index] = structs.replace(spent, uses_left=spent.uses_left - 1)
             return _with_shard(allowed, entry, token, now, spent) if shard else entry
 

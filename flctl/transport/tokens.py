@@ -7,13 +7,24 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from flctl.errors import AccessError
+from flctl.errors import AccessError, UsageError
 from flctl.wire.messages import Deal
 
 PREFIX = "flt_"
+ID_CHARACTERS = 8
 _BYTES = 20
 KEEP_S = 7 * 86400.0
-"""So long a spent or expired token is remembered, to say what became of it."""
+"""So long a spent, closed or expired token is remembered, to say what became of it."""
+KEPT = 256
+"""The most of those."""
+LONGEST_TTL_S = 7 * 86_400.0
+"""Long enough to write the cards of a fleet and to install it. While a token is open, strangers
+may open connections and say Join."""
+MOST_USES = 1_000
+"""More agents than a coordinator was tried with; a larger fleet joins with a second token."""
+MOST_OPEN = 64
+BY_INVITATION = "--invite"
+"""Stands for an operator's name, and can be none."""
 
 
 class Token(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
@@ -26,19 +37,35 @@ class Token(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_
     uses_left: int
     deal: Deal | None = None
     """What is dealt to those who join with it and ask for a shard."""
+    by: Annotated[str, Meta(max_length=63)] = ""
+    """Name of the operator who made it, LOCAL for the coordinator's own user, BY_INVITATION, or
+    "" where an older version made it."""
+    closed: bool = False
+
+    @property
+    def id(self) -> str:
+        """To name it by: it opens nothing, and nobody gets from it to the token."""
+        return self.hash[:ID_CHARACTERS]
 
     def is_open(self, now: float) -> bool:
-        return self.uses_left > 0 and now < self.expires
+        return not self.closed and self.uses_left > 0 and now < self.expires
 
     def matches(self, text: str) -> bool:
         return hmac.compare_digest(self.hash, _hash(self.salt, text))
 
 
-def new_token(ttl_s: float, uses: int, now: float, deal: Deal | None) -> tuple[str, Token]:
-    """A token of 160 random bits as text, and what is to be kept of it.
+def new_token(
+    ttl_s: float, uses: int, now: float, deal: Deal | None, by: str = ""
+) -> tuple[str, Token]:
+    """A token of 160 random bits as text, and what is to be kept of it. Raises UsageError.
 
     The hash is a plain salted sha256: there is nothing to guess in 160 random bits.
     """
+    if not 0 < ttl_s <= LONGEST_TTL_S or not 1 <= uses <= MOST_USES:
+        raise UsageError(
+            f"a token lives for up to {LONGEST_TTL_S / 86_400:.0f} days and has 1 to {MOST_USES} "
+            "uses; a larger fleet joins with several tokens"
+        )
     text = PREFIX + secrets.token_hex(_BYTES)
     salt = secrets.token_hex(16)
     return text, Token(
@@ -48,6 +75,7 @@ def new_token(ttl_s: float, uses: int, now: float, deal: Deal | None) -> tuple[s
         expires=now + ttl_s,
         uses_left=uses,
         deal=deal,
+        by=by,
     )
 
 
@@ -58,11 +86,20 @@ def find_open(tokens: list[Token], text: str, now: float) -> int:
     if not found:
         raise AccessError("the token is wrong; get one with flctl keys token")
     token = tokens[found[0]]
+    if token.closed:
+        raise AccessError("the token was closed; open a new one with flctl keys token")
     if now >= token.expires:
         raise AccessError("the token has expired; open a new one with flctl keys token")
     if token.uses_left <= 0:
         raise AccessError("the token is used up; open a new one with flctl keys token")
     return found[0]
+
+
+def remembered(tokens: list[Token], now: float) -> list[Token]:
+    """The open ones, and the newest of those that were."""
+    over = [token for token in tokens if not token.is_open(now)]
+    kept = [token for token in over if now < token.expires + KEEP_S][-KEPT:]
+    return [token for token in tokens if token.is_open(now) or token in kept]
 
 
 def _hash(salt: str, text: str) -> str:

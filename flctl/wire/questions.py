@@ -108,6 +108,19 @@ class NewToken(Order, frozen=True, tag="token"):
     deal: Deal | None = None
 
 
+class CloseTokens(Order, frozen=True, tag="token-close"):
+    """Nobody joins with these any more."""
+
+    ids: Annotated[tuple[Short, ...], Meta(max_length=1000)] | None = None
+    """None: all that are open."""
+
+
+class Invite(Order, frozen=True, tag="invite"):
+    """Put a token into the folder of `coordinator --invite`."""
+
+    ttl_s: float
+
+
 class Cordon(Order, frozen=True, tag="cordon"):
     name: Short
 
@@ -130,6 +143,8 @@ AnyQuestion: TypeAlias = (
     | AddKey
     | RevokeKey
     | NewToken
+    | CloseTokens
+    | Invite
     | Cordon
     | Uncordon
 )

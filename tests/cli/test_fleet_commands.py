@@ -1,5 +1,6 @@
 """What an operator is told by a real coordinator that runs in this process."""
 
+import json
 import os
 import socket
 import threading
@@ -80,6 +81,31 @@ def test_a_key_that_was_revoked(connect, flctl, fleet, tmp_path):
     assert done.code == 1
     assert f"does not let in this key ('{key}'): it was never enrolled" in done.complaint
     assert "was revoked" in done.complaint
+
+
+def test_a_far_operator_lists_and_closes_tokens(connect, flctl, fleet, tmp_path):
+    """Its name stands there as that of who made it; discover warns."""
+    connect("admin")
+    far = ("--state", tmp_path / "far")
+    flctl("keys", "token", "--uses", "2", *far)
+    (token,) = json.loads(flctl("keys", "tokens", "--json", *far).out)
+    assert (token["by"], token["uses_left"]) == ("me", 2)
+    fleet[1].add("pi-01", "0" * 40, "agent")
+    assert "1 join token open, 2 uses left" in flctl("discover").out
+    assert "1 join token open, 2 uses left" in flctl("status", *far).out
+    done = flctl("keys", "invite", *far)
+    assert done.code == 2 and "this coordinator shares no folder with agents" in done.complaint
+    assert token["id"] in flctl("keys", "tokens", "--close", token["id"], *far).out
+    assert fleet[1].open_tokens() == []
+
+
+def test_a_read_key_lists_tokens_and_closes_none(connect, flctl, fleet, tmp_path):
+    connect("read")
+    far = ("--state", tmp_path / "far")
+    fleet[1].new_token(60.0, 1)
+    (token,) = json.loads(flctl("keys", "tokens", "--json", *far).out)
+    done = flctl("keys", "tokens", "--close", token["id"], *far)
+    assert done.code == 1 and "needs an admin key" in done.complaint
 
 
 def test_a_key_that_is_revoked_while_it_is_connected(fleet, connect, tmp_path):

@@ -108,3 +108,40 @@ def test_a_key_pair_is_never_overwritten(flctl, tmp_path):
     (tmp_path / "mine.key").write_text("precious")
     assert flctl("keys", "new", tmp_path / "mine.key").code == 2
     assert (tmp_path / "mine.key").read_text() == "precious"
+
+
+def test_tokens_are_shown_and_closed(flctl):
+    """By a short id; nothing shown lets anybody in."""
+    secret = flctl("keys", "token", "--ttl", "2h", "--uses", "3", "--shards", "8").out.strip()
+    flctl("keys", "token")
+    short, long = json.loads(flctl("keys", "tokens", "--json").out)
+    assert (long["uses_left"], long["deal"]["of"], long["by"]) == (3, 8, "local")
+    assert 7190 < long["closes_in_s"] <= 7200
+    shown = flctl("keys", "tokens").out
+    assert long["id"] in shown and "8 shards, iid" in shown
+    assert secret not in shown and long["id"] not in secret
+    assert "2 join tokens open, 4 uses left, closed in" in flctl("keys", "list").out
+    done = flctl("keys", "tokens", "--close", "nonsense")
+    assert done.code == 1 and "no token nonsense is open" in done.complaint
+    assert long["id"] in flctl("keys", "tokens", "--close", long["id"]).out
+    assert [t["id"] for t in json.loads(flctl("keys", "tokens", "--json").out)] == [short["id"]]
+    assert json.loads(flctl("keys", "tokens", "--close-all", "--json").out) == {
+        "closed": [short["id"]]
+    }
+    assert "no join token is open" in flctl("keys", "tokens").out
+    assert "none was open" in flctl("keys", "tokens", "--close-all").out
+
+
+def test_the_token_of_a_revoked_agent_is_closed_with_it(flctl, tmp_path):
+    token = flctl("keys", "token", "--uses", "5").out.strip()
+    (folder,) = tmp_path.rglob("allowed.json")
+    Keyring(folder.parent).redeem(token, "0" * 40, "pi-07")
+    done = flctl("keys", "revoke", "pi-07")
+    assert done.code == 0
+    assert "also closed: token" in done.out and "which pi-07 may hold" in done.out
+
+
+def test_an_invitation_needs_a_coordinator_that_runs(flctl):
+    flctl("keys", "token")
+    done = flctl("keys", "invite")
+    assert done.code == 2 and "no coordinator runs here" in done.complaint

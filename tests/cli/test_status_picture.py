@@ -75,3 +75,17 @@ def test_what_an_owner_allows_is_shown_wide():
     lines = capture.get().splitlines()[-3:]
     assert lines[0].split() == ["pi-01", "77", "8", "1", "1024", "MiB", "no", "limit"]
     assert [line.split() for line in lines[1:]] == [[n, *"-----"] for n in ("pi-02", "pi-03")]
+
+
+def test_an_open_token_is_a_warning():
+    """With or without agents, and what closes it."""
+    head = {"endpoint": "e", "version": "0", "uptime_s": 1.0, "run": None}
+    token = {"id": "12345678", "uses_left": 2, "closes_in_s": 2400.0}
+    found = {"coordinator": head, "agents": [], "waiting": [], "tokens": [token]}
+    console = Console(width=200)
+    with console.capture() as capture:
+        console.print(picture(found, options=" --context far"))
+    last = capture.get().splitlines()[-1]
+    assert last == (
+        "1 join token open, 2 uses left, closed in 40:00: flctl keys tokens --context far"
+    )

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from flctl.coordinator.invitation import TTL_S, Invitation
-from flctl.errors import StateError
+from flctl.errors import AccessError, StateError
 from flctl.transport.keypair import KeyPair
 from flctl.transport.keys import Keyring
+from flctl.transport.tokens import BY_INVITATION
 from flctl.wire.messages import Deal
 
 
@@ -45,31 +46,78 @@ def test_the_folder_has_what_an_agent_needs_to_join(tmp_path, keyring, clock):
     assert keyring.role_of(KeyPair.make().public) is None
 
 
-def test_the_token_is_renewed_before_it_ends(tmp_path, keyring, clock):
-    """And whoever has just read the old one can still join."""
+def join(keyring: Keyring, folder: Path) -> str:
+    """The name of an agent that has read the folder, with a new key."""
+    return keyring.redeem(read(folder / "token"), KeyPair.make().public, None).name
+
+
+def test_the_door_is_shut_after_a_while(tmp_path, keyring, clock):
+    """A container that was let in cannot read a good token for ever."""
     invitation = Invitation(tmp_path, keyring, None, clock)
     first = read(tmp_path / "token")
-    for _ in range(30):
-        clock.now += TTL_S / 60
-        invitation.keep()
+    join(keyring, tmp_path)
+    clock.now += TTL_S / 2
+    invitation.keep()
     assert read(tmp_path / "token") == first
-    for _ in range(3):
-        clock.now += TTL_S / 60
-        invitation.keep()
-    second = read(tmp_path / "token")
-    assert second != first
+    clock.now += TTL_S / 2
+    invitation.keep()
+    assert not (tmp_path / "token").exists()
+    assert keyring.role_of(KeyPair.make().public) is None
+
+
+def test_a_person_opens_it_again(tmp_path, keyring, clock):
+    """What those who have just read the old token hold stays good."""
+    invitation = Invitation(tmp_path, keyring, None, clock)
+    first = read(tmp_path / "token")
+    clock.now += TTL_S - 60
+    opened = invitation.open()
+    assert opened.by == BY_INVITATION and opened.expires == clock.now + TTL_S
+    assert read(tmp_path / "token") != first
     assert keyring.open_token(first) is not None
-    for _ in range(600):
-        clock.now += TTL_S / 60
-        invitation.keep()
-        assert keyring.open_token(read(tmp_path / "token")) is not None
-    assert keyring.open_token(first) is None
+    again = read(tmp_path / "token")
+    assert invitation.open(60).id == opened.id, "it lasts as long already"
+    assert read(tmp_path / "token") == again
+
+
+def test_it_is_shut_after_a_restart_once_there_are_agents(tmp_path, keyring, clock):
+    """A machine that reboots enrols nobody."""
+    Invitation(tmp_path, keyring, None, clock).close()
+    Invitation(tmp_path, keyring, None, clock)
+    assert join(keyring, tmp_path) == "pi-01"
+    Invitation(tmp_path, keyring, None, clock).close()
+    again = Invitation(tmp_path, keyring, None, clock)
+    assert not (tmp_path / "token").exists()
+    assert not keyring.open_tokens()
+    again.open()
+    assert join(keyring, tmp_path) == "pi-02"
+
+
+def test_a_revoked_agent_does_not_come_back_by_the_folder(tmp_path, keyring, clock):
+    """It may make a new key and read the folder again, but the door is shut with its revocation."""
+    invitation = Invitation(tmp_path, keyring, None, clock)
+    name = join(keyring, tmp_path)
+    stolen = read(tmp_path / "token")
+    (closed,) = keyring.revoke(name)
+    assert closed.matches(stolen)
+    with pytest.raises(AccessError, match="the token was closed"):
+        join(keyring, tmp_path)
+    invitation.keep()
+    assert not (tmp_path / "token").exists()
+
+
+def test_as_many_come_in_as_there_are_shards(tmp_path, keyring, clock):
+    invitation = Invitation(tmp_path, keyring, Deal(of=2, partition="iid"), clock)
+    for _ in range(2):
+        join(keyring, tmp_path)
+    invitation.keep()
+    assert not (tmp_path / "token").exists()
 
 
 def test_a_coordinator_that_was_killed_goes_on_with_its_token(tmp_path, keyring, clock):
     deal = Deal(of=4, partition="record")
     Invitation(tmp_path, keyring, deal, clock)
     first = read(tmp_path / "token")
+    join(keyring, tmp_path)
     Invitation(tmp_path, keyring, deal, clock)
     assert read(tmp_path / "token") == first
     Invitation(tmp_path, keyring, Deal(of=8, partition="record"), clock)
@@ -77,7 +125,7 @@ def test_a_coordinator_that_was_killed_goes_on_with_its_token(tmp_path, keyring,
 
 
 def test_a_token_that_could_not_be_written_is_made_anew(tmp_path, keyring, clock, monkeypatch):
-    """The one in the file had gone on counting as fresh."""
+    """The one in the file stays what is known."""
     invitation = Invitation(tmp_path, keyring, None, clock)
     first = read(tmp_path / "token")
 
@@ -87,17 +135,15 @@ def test_a_token_that_could_not_be_written_is_made_anew(tmp_path, keyring, clock
     clock.now += TTL_S * 0.6
     with monkeypatch.context() as patch:
         patch.setattr("flctl.coordinator.invitation.replace", fails)
-        invitation.keep()
+        with pytest.raises(StateError):
+            invitation.open()
     assert read(tmp_path / "token") == first
-    clock.now += TTL_S / 30
-    invitation.keep()
+    invitation.open()
     assert read(tmp_path / "token") != first
 
 
-def test_a_token_that_was_closed_by_hand_is_replaced(tmp_path, keyring, clock):
+def test_a_token_that_was_closed_by_hand_is_taken_away(tmp_path, keyring, clock):
     invitation = Invitation(tmp_path, keyring, None, clock)
-    first = read(tmp_path / "token")
-    keyring.close_token(first)
-    clock.now += TTL_S / 30
+    keyring.close_token(read(tmp_path / "token"))
     invitation.keep()
-    assert read(tmp_path / "token") != first
+    assert not (tmp_path / "token").exists()

@@ -13,7 +13,7 @@ from flctl import files
 from flctl.errors import AccessError, StateError, UsageError
 from flctl.transport.keypair import KeyPair, public_key
 from flctl.transport.keys import WAITING, Keyring
-from flctl.transport.tokens import KEEP_S
+from flctl.transport.tokens import KEEP_S, KEPT, MOST_OPEN
 
 HOUR = 3600.0
 
@@ -287,11 +287,75 @@ def test_a_token_is_kept_as_a_hash(keyring, caplog):
     assert token not in caplog.text
 
 
-@pytest.mark.parametrize(("ttl_s", "uses"), [(0, 1), (-1, 1), (HOUR, 0), (float("inf"), 1)])
+@pytest.mark.parametrize(
+    ("ttl_s", "uses"),
+    [(0, 1), (-1, 1), (HOUR, 0), (float("inf"), 1), (8 * 86_400, 1), (HOUR, 1_001)],
+)
 def test_a_token_needs_an_end(keyring, ttl_s, uses):
-    """No token is open for ever or of no use."""
-    with pytest.raises(UsageError, match="a token lives for up to 365 days and has 1 to"):
+    """No token is open for ever, for a whole crowd, or of no use."""
+    with pytest.raises(UsageError, match="a token lives for up to 7 days and has 1 to 1000 uses"):
         keyring.new_token(ttl_s, uses)
+
+
+def test_open_tokens_are_listed_and_closed_by_their_ids(keyring, pool, clock):
+    """The id opens nothing; who held the token is told that it was closed."""
+    first = keyring.new_token(2 * HOUR, 3, by="ada")
+    second = keyring.new_token(HOUR, 1)
+    late, early = keyring.open_tokens()[1], keyring.open_tokens()[0]
+    assert (late.uses_left, late.by, early.by) == (3, "ada", "")
+    assert early.expires < late.expires
+    assert late.matches(first) and late.id not in first
+    with pytest.raises(AccessError, match="the token is wrong"):
+        keyring.redeem(f"flt_{late.id}", pool[0], None)
+    with pytest.raises(AccessError, match="no token 12345678 is open"):
+        keyring.close_tokens([late.id, "12345678"])
+    assert [token.id for token in keyring.close_tokens([late.id])] == [late.id]
+    assert keyring.open_tokens() == [early]
+    with pytest.raises(AccessError, match="the token was closed"):
+        keyring.redeem(first, pool[0], None)
+    assert keyring.role_of(pool[0]) == "guest"
+    assert keyring.close_tokens(None) == [early]
+    assert keyring.role_of(pool[0]) is None
+    assert keyring.open_token(second) is None
+    assert Keyring(keyring.path.parent, clock).open_tokens() == []
+
+
+def test_a_revoked_agent_cannot_come_back_with_its_token(keyring, pool):
+    """Under a new key and name: it still has the file. Tokens of others stay open."""
+    token, other = keyring.new_token(HOUR, 20), keyring.new_token(HOUR, 1)
+    name = keyring.redeem(token, pool[0], None).name
+    keyring.redeem(token, pool[1], None)
+    assert [t.uses_left for t in keyring.revoke(name)] == [18]
+    with pytest.raises(AccessError, match="the token was closed"):
+        keyring.redeem(token, pool[2], None)
+    assert keyring.redeem(other, pool[2], None).name == "pi-01"
+    assert keyring.revoke("pi-02") == [], "it was closed already"
+
+
+def test_only_so_many_tokens_are_open_at_a_time(keyring, pool, clock):
+    """And of those that are over the newest are remembered: the file has a bound."""
+    for _ in range(MOST_OPEN):
+        keyring.new_token(HOUR, 1)
+    with pytest.raises(AccessError, match="64 tokens are open, which is the most"):
+        keyring.new_token(HOUR, 1)
+    for _ in range(5):
+        clock.now += HOUR
+        for _ in range(MOST_OPEN):
+            keyring.new_token(HOUR, 1)
+    assert len(json.loads(keyring.path.read_text())["tokens"]) == MOST_OPEN + KEPT
+
+
+def test_the_list_of_an_older_version_is_read(keyring, pool, clock):
+    """Its tokens have neither maker nor id in the file."""
+    token = keyring.new_token(HOUR, 2)
+    keyring.redeem(token, pool[0], None)
+    old = json.loads(keyring.path.read_text())
+    del old["keys"][0]["token"]
+    assert set(old["tokens"][0]) == {"salt", "hash", "opened", "expires", "uses_left"}
+    keyring.path.write_text(json.dumps(old))
+    again = Keyring(keyring.path.parent, clock)
+    assert [(t.uses_left, len(t.id)) for t in again.open_tokens()] == [(1, 8)]
+    assert again.redeem(token, pool[1], None).name == "pi-02"
 
 
 def test_old_tokens_are_forgotten(keyring, pool, clock):

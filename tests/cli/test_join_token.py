@@ -1,0 +1,17 @@
+"""The token of `flctl agent --join-token-file`, which is needed once."""
+
+import pytest
+
+from flctl.cli.agent import _join_token
+from flctl.errors import UsageError
+
+
+def test_an_agent_that_has_joined_starts_without_its_token(tmp_path):
+    """The file is gone from a folder that is shared with the coordinator; its key is enough."""
+    (tmp_path / "name").write_text("pi-01\n")
+    assert _join_token(str(tmp_path / "token"), tmp_path) is None
+
+
+def test_a_new_agent_is_told_how_the_door_is_opened(tmp_path):
+    with pytest.raises(UsageError, match="no such file; open the door on the coordinator"):
+        _join_token(str(tmp_path / "token"), tmp_path)
