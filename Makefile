@@ -15,7 +15,7 @@ BENCH_ARGS ?= --agents 3 --model-mb 1.72
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-containers test-hosts test-arm test-faults check lint-playbooks audit fuzz format bench images image-arm64 coordinator-arm64 clean
+.PHONY: help install demo test test-containers test-hosts test-arm test-faults check lint-playbooks audit lock fuzz format bench images image-arm64 coordinator-arm64 clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,12 +52,16 @@ check: install lint-playbooks ## What CI runs: lint, format, types, import rule,
 lint-playbooks: $(VENV)/.installed-lint
 	cd ansible && for play in *.yml; do \
 		ANSIBLE_HOST_PATTERN_MISMATCH=ignore ../$(BIN)/ansible-playbook --syntax-check -i example/inventory.yml $$play >/dev/null || exit 1; done
-	PATH="$(abspath $(BIN)):$$PATH" ANSIBLE_LIBRARY=ansible/library $(BIN)/ansible-lint --offline --profile production -q ansible
+	PATH="$(abspath $(BIN)):$$PATH" ANSIBLE_LIBRARY=ansible/library ANSIBLE_MODULE_UTILS=ansible/module_utils $(BIN)/ansible-lint --offline --profile production -q ansible
 
-audit: install ## Ask the advisory database about every installed package (needs the network)
+audit: install ## Ask the advisory database about every package, installed or in the images (needs the network)
 	$(PIP) install --quiet -e '.[audit]'
-	$(BIN)/pip-audit --skip-editable --progress-spinner off || \
+	scripts/advisories $(BIN) || \
 		{ echo "make audit: findings above, or no way to the advisory database; make check does what needs no network"; exit 1; }
+
+lock: install ## Renew the versions and hashes of what the images hold, scripts/image/lock.txt (needs the network)
+	$(PIP) install --quiet -e '.[audit]'
+	$(BIN)/python scripts/image/lock.py
 
 fuzz: install ## Search for bytes that no decoder expects, FUZZ_S seconds on each; keeps what is new
 	$(PIP) install --quiet -e '.[fuzz]'

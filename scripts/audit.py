@@ -1,10 +1,12 @@
-"""What flctl brings along, looked at without a network: `make check` runs it.
+"""What flctl and its images bring along, looked at without a network: `make check` runs it.
 
     python scripts/audit.py
 
 Everything that flctl and its extras ask for, directly or not, is installed here in a version
 that fits (`pip check` says so), under a licence of LICENCES, and in none of the versions of
-known-bad.toml. What it cannot know is what was published since: `make audit` asks for that.
+known-bad.toml. The same of the versions that the images hold, each of which has a hash; their
+base is named by its digest. What it cannot know is what was published since: `make audit` asks
+for that.
 """
 
 import re
@@ -25,6 +27,11 @@ LICENCES = re.compile(
     r"|OSI Approved :: BSD|^DFSG approved$",
     re.IGNORECASE,
 )
+ROOT = KNOWN_BAD.parents[1]
+PIN = re.compile(
+    r"^([a-z0-9.-]+)==([^ ;]+)(.*(?:\n    --hash=sha256:[0-9a-f]{64}.*)*)", re.MULTILINE
+)
+BASE = re.compile(r"^ARG BASE_IMAGE=\S+@sha256:[0-9a-f]{64}$", re.MULTILINE)
 PROGRAMS = {"ansible", "ansible-core", "ansible-lint", "yamllint"}
 """Under the GPL, which is theirs: flctl runs them as programs of their own, and what
 its modules for Ansible import of it is under the BSD licence."""
@@ -67,14 +74,29 @@ def licence_of(package: Distribution) -> str:
     )
 
 
+def known_bad(name: str, version: str) -> Iterator[str]:
+    for versions, why in tomllib.loads(KNOWN_BAD.read_text()).get(name, {}).items():
+        if SpecifierSet(versions).contains(version, prereleases=True):
+            yield f"{name} {version}: {why}"
+
+
+def image_faults() -> Iterator[str]:
+    """What the images are made of: every version has a hash, and every base a digest."""
+    for path in (ROOT / "scripts/image/lock.txt", ROOT / "scripts/image/torch.txt"):
+        for name, version, hashes in PIN.findall(path.read_text()):
+            if "--hash=sha256:" not in hashes:
+                yield f"{path.name}: {name} {version} has no hash: run make lock"
+            yield from (f"{path.name}: {fault}" for fault in known_bad(name, version))
+    for path in sorted(ROOT.glob("Dockerfile.*")):
+        if not BASE.search(path.read_text()):
+            yield f"{path.name}: its BASE_IMAGE has no digest"
+
+
 def faults(packages: dict[str, Distribution]) -> Iterator[str]:
-    bad = tomllib.loads(KNOWN_BAD.read_text())
     for name, package in sorted(packages.items()):
         if name not in PROGRAMS and not LICENCES.search(licence_of(package)):
             yield f"{name} {package.version}: licence {licence_of(package)[:60]!r} is not accepted"
-        for versions, why in bad.get(name, {}).items():
-            if SpecifierSet(versions).contains(package.version, prereleases=True):
-                yield f"{name} {package.version}: {why}"
+        yield from known_bad(name, package.version)
     for text in distribution("flctl").requires or ():
         needed = Requirement(text)
         if not needed.specifier and not needed.name.startswith(("types-", "flctl")):
@@ -83,7 +105,7 @@ def faults(packages: dict[str, Distribution]) -> Iterator[str]:
 
 def main() -> int:
     packages = closure("flctl")
-    found = list(faults(packages))
+    found = [*faults(packages), *image_faults()]
     checked = subprocess.run(
         [sys.executable, "-m", "pip", "check", "--disable-pip-version-check"],
         capture_output=True,

@@ -8,14 +8,15 @@ import json
 import subprocess
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.flctl_identity import of_inspected
 
 DOCUMENTATION = """
 module: flctl_image
 short_description: Load, promote and roll back the image of a flctl container
 description:
   - Keeps at most two images, under the tags current and previous, and one more while it waits.
-  - An image is told by its label io.flctl.source-digest, never by its id, which differs between
-    the engines that made it and those that loaded it.
+  - An image is told by its layers and its configuration, never by its id, which differs between
+    the engines that made it and those that loaded it, nor by a label.
 options:
   name: {type: str, required: true, description: "The image's name without a tag."}
   state:
@@ -26,7 +27,7 @@ options:
       - V(looked) only says what is here. V(loaded) takes in O(archive), V(pulled) O(reference).
       - V(promoted) makes the image O(id) the current one, V(swapped) the previous one.
       - V(absent) removes all.
-  digest: {type: str, description: "Which image is wanted."}
+  digest: {type: str, description: "Of the image that is wanted: its layers and configuration."}
   archive: {type: path, description: "A file of C(docker save)."}
   reference: {type: str, description: "HOST/PATH/NAME:TAG of a registry."}
   id: {type: str, description: "Of the image that is to run."}
@@ -39,8 +40,6 @@ wanted: {type: dict, returned: always, description: "The image with the digest, 
 """
 
 TAGS = ("current", "previous", "next")
-DIGEST = "io.flctl.source-digest"
-VERSION = "org.opencontainers.image.version"
 NONE = {"id": "", "digest": "", "version": "", "layers": []}
 
 
@@ -72,13 +71,9 @@ class Images:
             if "o such image" in str(error):
                 return dict(NONE)
             raise
-        labels = found["Config"].get("Labels") or {}
-        return {
-            "id": found["Id"],
-            "digest": labels.get(DIGEST, ""),
-            "version": labels.get(VERSION, ""),
-            "layers": found["RootFS"].get("Layers") or [],
-        }
+        digest, version = of_inspected(found)
+        layers = found["RootFS"].get("Layers") or []
+        return {"id": found["Id"], "digest": digest, "version": version, "layers": layers}
 
     def with_digest(self, digest):
         for tag in TAGS:

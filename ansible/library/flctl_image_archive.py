@@ -17,6 +17,7 @@ import tarfile
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.flctl_identity import of_inspected, of_record
 
 DOCUMENTATION = """
 module: flctl_image_archive
@@ -37,14 +38,12 @@ author: flctl
 """
 RETURN = """
 path: {type: str, returned: always, description: "The file on the controller; empty: not needed."}
-digest: {type: str, returned: always, description: "What the image is made of."}
+digest: {type: str, returned: always, description: "Of its layers and configuration."}
 version: {type: str, returned: always, description: "The flctl in it."}
 layers: {type: int, returned: always, description: "How many layers were left out."}
 """
 
 ARCHITECTURES = {"aarch64": "arm64", "x86_64": "amd64"}
-DIGEST = "io.flctl.source-digest"
-VERSION = "org.opencontainers.image.version"
 LARGEST_RECORD = 16 << 20
 
 
@@ -147,11 +146,6 @@ def in_common(layers, others):
     return max(map(shared, others), default=0)
 
 
-def label(described, name):
-    config = described.get("config") or described.get("Config") or {}
-    return (config.get("Labels") or {}).get(name)
-
-
 def look(module):
     given, cache = module.params["archive"], Path(module.params["cache"]).expanduser()
     wanted = ARCHITECTURES.get(module.params["architecture"])
@@ -160,20 +154,16 @@ def look(module):
     if given:
         if not Path(given).is_file():
             raise Unusable(f"there is no archive {given}")
-        described = Archive(given).record
-        if described.get("architecture") != wanted:
+        record = Archive(given).record
+        if record.get("architecture") != wanted:
             raise Unusable(
-                f"{given}: this image is for {described.get('architecture')}, not for {wanted}"
+                f"{given}: this image is for {record.get('architecture')}, not for {wanted}"
             )
+        digest, version = of_record(record)
     else:
         reference, described = engine_image(module.params["image"], wanted)
-    digest = label(described, DIGEST)
-    if not digest:
-        raise Unusable(
-            f"{given or reference}: the image has no label {DIGEST}, by which a Pi knows whether "
-            "it has it already: make it with make images, or give your own Dockerfile such a LABEL"
-        )
-    found = {"digest": digest, "version": label(described, VERSION) or "unknown"}
+        digest, version = of_inspected(described)
+    found = {"digest": digest, "version": version or "unknown"}
     if digest == module.params["digest"]:
         return {**found, "path": "", "layers": 0}
     if shutil.which("rsync") is None:

@@ -5,10 +5,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import ansible.module_utils
 import pytest
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "containers")]
+# Where Ansible itself would find what its modules share.
+ansible.module_utils.__path__.append(str(HERE.parents[1] / "ansible" / "module_utils"))
 
 import engine  # noqa: E402
 from fleet import Fleet  # noqa: E402

@@ -1,6 +1,5 @@
 """What a person does with a fleet: flctl's own commands, with an inventory."""
 
-import hashlib
 import json
 import os
 import re
@@ -28,11 +27,13 @@ class Fleet:
         self.inventory = rig.inventory(folder / "inventory.yml")
         self.key = folder / "me.key"
         self.flctl("keys", "new", self.key)
+        self.flctl("keys", "new", folder / "server.key")
         (folder / "group_vars").mkdir()
         (folder / "group_vars" / "all.yml").write_text(
             f"flctl_version: {engine.TAG}\n"
             f"flctl_image_cache: {folder}/cache\n"
             "flctl_image_compress: false\n"
+            f"flctl_coordinator_secret_key: \"{{{{ lookup('file', '{folder}/server.key') }}}}\"\n"
             "flctl_coordinator_operators:\n"
             f"  - {{name: me, key: \"{{{{ lookup('file', '{folder}/me.pub') }}}}\"}}\n"
         )
@@ -130,11 +131,9 @@ class Fleet:
         (file in the package, what stands there, what shall)."""
         run = [edit("__init__.py", '__version__ = ".*"', f'__version__ = "{version}"')]
         run += [edit(*each) for each in edits]
-        digest = hashlib.sha256(repr((what, version, edits)).encode()).hexdigest()
         dockerfile = (
             f"FROM flctl-{what}:{engine.TAG}\nUSER root\nRUN {' && '.join(run)}\nUSER 7700:7700\n"
-            f"LABEL org.opencontainers.image.version={version} "
-            f"io.flctl.source-digest={digest}\n"
+            f"LABEL org.opencontainers.image.version={version}\n"
         )
         context = self.folder / f"{what}-{version}"
         context.mkdir()

@@ -11,7 +11,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "ansible" / "library"))
 
+import flctl_image
 import flctl_image_archive
+from ansible.module_utils.flctl_identity import of_inspected, of_record
 from flctl_image_archive import Archive, Unusable, in_common
 from flctl_image_archive import saved as saved_by_engine
 
@@ -84,3 +86,70 @@ def test_what_is_no_archive_is_said_in_one_line(tmp_path: Path):
         with pytest.raises(Unusable, match="not an archive with one image") as caught:
             Archive(path)
         assert "\n" not in str(caught.value)
+
+
+CONFIG = {
+    "Env": ["PATH=/opt/flctl/bin"],
+    "Entrypoint": ["flctl"],
+    "Cmd": ["agent"],
+    "User": "7700:7700",
+    "Healthcheck": {"Test": ["CMD", "flctl", "health"], "Interval": 30_000_000_000},
+    "Labels": {"org.opencontainers.image.version": "0.1.0", "io.flctl.source-digest": "unknown"},
+}
+
+
+def inspected(layers: list[str], config: dict[str, Any], image_id: str = "sha256:1") -> dict:
+    return {
+        "Id": image_id, "Architecture": "arm64", "Config": config, "RootFS": {"Layers": layers},
+    }  # fmt: skip
+
+
+def test_an_image_is_told_by_its_layers_and_its_configuration():
+    """A rebuilt base makes another image though every label is the same; so does another Cmd."""
+    same, _ = of_inspected(inspected(LAYERS, CONFIG))
+    patched, _ = of_inspected(inspected(["sha256:patched", *LAYERS[1:]], CONFIG))
+    other, _ = of_inspected(inspected(LAYERS, {**CONFIG, "Cmd": ["agent", "--verbose"]}))
+    assert len({same, patched, other}) == 3
+
+
+def test_an_image_is_the_same_in_every_store_and_in_an_archive():
+    """Stores give it other ids, and differ in the empty values that they write down."""
+    written = {**CONFIG, "WorkingDir": "/", "OnBuild": None, "ExposedPorts": {}, "Hostname": ""}
+    record = {"architecture": "arm64", "rootfs": {"diff_ids": LAYERS}, "config": CONFIG}
+    assert of_record(record) == of_inspected(inspected(LAYERS, written, "sha256:2"))
+    assert of_record(record)[1] == "0.1.0"
+
+
+def test_a_label_alone_makes_no_other_image():
+    """Of the commit that it was built from, say: nothing would run differently."""
+    relabelled = {**CONFIG, "Labels": {"org.opencontainers.image.revision": "f" * 40}}
+    known, other = inspected(LAYERS, CONFIG), inspected(LAYERS, relabelled)
+    assert of_inspected(known)[0] == of_inspected(other)[0]
+
+
+def test_a_pi_takes_an_image_with_an_equal_label_for_another_one(monkeypatch: Any):
+    """Two plain builds, both labelled `unknown`: the second one is loaded all the same."""
+    old, new = inspected(LAYERS, CONFIG), inspected([*LAYERS[:2], "sha256:new"], CONFIG, "sha256:2")
+    engine = {"flctl-agent:current": old, "flctl-agent:0.1.0": new}
+
+    def docker(*args: str) -> str:
+        if args[0] == "load":
+            return "Loaded image: flctl-agent:0.1.0\n"
+        if args[:2] == ("image", "tag"):
+            engine[args[3]] = next(i for i in engine.values() if i["Id"] == args[2])
+        elif args[:2] == ("image", "inspect"):
+            if args[2] not in engine:
+                raise flctl_image.Unusable("Error: No such image")
+            return json.dumps([engine[args[2]]])
+        return ""
+
+    monkeypatch.setattr(flctl_image, "docker", docker)
+    images = flctl_image.Images("flctl-agent", change=True)
+    images.load("image.tar", of_inspected(new)[0])
+    assert images.changed
+    assert engine["flctl-agent:next"] is new
+    again = flctl_image.Images("flctl-agent", change=True)
+    again.load("image.tar", of_inspected(new)[0])
+    assert not again.changed
+    with pytest.raises(flctl_image.Unusable, match="not the image that was announced"):
+        again.load("image.tar", "0" * 64)

@@ -1,5 +1,6 @@
 """From bare hosts to a training fleet and away again: one story, each test a chapter of it."""
 
+import json
 import shutil
 import time
 
@@ -38,6 +39,23 @@ def test_nothing_of_value_is_on_the_way(fleet: Fleet):
     assert fleet.rig.ssh("pi-01", "sudo", "docker", "inspect", "-f", form, "flctl-agent") == (
         "true [ALL] unless-stopped"
     )
+
+
+def test_data_are_for_the_agent_alone(fleet: Fleet):
+    """Not for the other users of the Pi that owns them."""
+    found = fleet.rig.ssh(
+        "pi-01", "sudo", "find", "/var/lib/flctl-data", "-printf", "'%m %U %P\\n'"
+    )
+    assert found.splitlines() == ["700 0 ", "700 7700 default", "600 7700 default/beats.npz"]
+
+
+def test_the_secret_key_that_was_given_is_the_coordinators(fleet: Fleet):
+    """So a new server with it is the old one to all agents."""
+    mine = (fleet.folder / "server.pub").read_text().strip()
+    assert json.loads(fleet.flctl("keys", "list", "--json"))["server_key"] == mine
+    folder = "/var/lib/flctl-coordinator/keys"
+    form = ("sudo", "stat", "-c", "'%a %u %F'", folder, f"{folder}/server.key")
+    assert fleet.rig.ssh("server", *form) == "700 7700 directory\n600 7700 regular file"
 
 
 def test_the_inventory_and_the_fleet_agree(fleet: Fleet):
@@ -158,11 +176,17 @@ def test_a_rollback_goes_to_the_image_before(fleet: Fleet):
 
 
 def test_new_keys_shut_out_the_old_ones(fleet: Fleet):
-    """The agent comes back with another key; what the card held before is of no use."""
+    """The agent comes back with another key; what the card held before is of no use. A link that
+    its container has planted leads root nowhere."""
     old = fleet.rig.ssh("pi-01", "sudo", "cat", "/var/lib/flctl-agent/agent.pub")
+    plant = "mkdir /root/trap && ln -sfn /root/trap /var/lib/flctl-agent/agent.pub"
+    fleet.rig.ssh("pi-01", "sudo", "sh", "-c", f"'{plant}'")
     fleet.play("rotate-keys", "--limit", "pi-01")
     new = fleet.rig.ssh("pi-01", "sudo", "cat", "/var/lib/flctl-agent/agent.pub")
     assert new != old
+    assert fleet.rig.ssh("pi-01", "sudo", "ls", "-A", "/root/trap") == ""
+    kind = fleet.rig.ssh("pi-01", "sudo", "stat", "-c", "%F", "/var/lib/flctl-agent/agent.pub")
+    assert kind == "regular file"
     listed = fleet.flctl("keys", "list", "--json")
     assert new in listed
     assert old not in listed
