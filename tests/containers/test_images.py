@@ -4,7 +4,9 @@ import json
 import re
 
 import pytest
-from engine import AGENT, CONTAINED, COORDINATOR, docker, run
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
+from engine import AGENT, CONTAINED, COORDINATOR, ROOT, docker, run
 
 from flctl import __version__
 
@@ -22,11 +24,29 @@ def test_an_image_says_what_it_is(image):
     labels = config["Labels"]
     assert labels["org.opencontainers.image.version"] == __version__
     assert re.fullmatch(r"[0-9a-f]{40}|unknown", labels["org.opencontainers.image.revision"])
-    assert re.fullmatch(r"[0-9a-f]{64}", labels["io.flctl.source-digest"])
     assert config["User"] == "7700:7700"
     assert config["Entrypoint"] == ["flctl"]
     assert config["Healthcheck"]["Test"] == ["CMD", "flctl", "health"]
     assert list(config["Volumes"]) == ["/var/lib/flctl"]
+
+
+@both
+def test_beside_an_image_lies_what_is_in_it(image):
+    """CycloneDX, by its own schema: Debian's packages, Python's, and the layers that it is of."""
+    name, tag = image.split(":")
+    text = (ROOT / "dist" / f"{name}-{tag}.cdx.json").read_text()
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
+    bill = json.loads(text)
+    purls = {each["purl"].partition("@")[0] for each in bill["components"]}
+    assert {"pkg:deb/debian/libc6", "pkg:pypi/torch", "pkg:pypi/pyzmq", "pkg:pypi/flctl"} <= purls
+    layers = [each["value"] for each in bill["metadata"]["component"]["properties"]]
+    assert layers == inspect(image)["RootFS"]["Layers"]
+
+
+def test_both_images_share_the_layer_with_torch():
+    """Base, Python, torch: the largest part of both lies on a card once."""
+    agent, coordinator = (inspect(image)["RootFS"]["Layers"] for image in (AGENT, COORDINATOR))
+    assert agent[:3] == coordinator[:3]
 
 
 @both
