@@ -9,8 +9,8 @@ SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 sys.path.insert(0, str(SCRIPTS / "image"))
 
-import audit
-import wanted
+import audit  # noqa: E402
+import wanted  # noqa: E402
 
 HASH = "    --hash=sha256:" + "0" * 64
 
