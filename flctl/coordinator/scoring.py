@@ -8,14 +8,14 @@ from collections import Counter
 import msgspec
 
 from flctl.core.history import Score
-from flctl.core.metrics import merge
+from flctl.core.metrics import classes_of, merge, without_counts
 from flctl.errors import RunError
 from flctl.wire.messages import Metrics
 
 logger = logging.getLogger(__name__)
 
 CLASSES = 20
-"""With more of them, the journal keeps no confusion matrix of each agent's own."""
+"""With more of them, the journal keeps no counts by class of each agent's own."""
 
 
 def by_coordinator(parts: dict[str, Metrics]) -> Score:
@@ -34,18 +34,14 @@ def by_agents(answers: dict[str, Metrics]) -> Score | None:
     """
     if not answers:
         return None
-    sizes = Counter(len(metrics.confusion) for metrics in answers.values())
+    sizes = Counter(classes_of(metrics) for metrics in answers.values())
     classes = min(sizes, key=lambda size: (-sizes[size], size))
-    alike = {a: m for a, m in sorted(answers.items()) if len(m.confusion) == classes}
+    alike = {a: m for a, m in sorted(answers.items()) if classes_of(m) == classes}
     if len(alike) < len(answers):
         others = ", ".join(sorted(answers.keys() - alike.keys()))
         logger.warning("metrics left out, because of their number of classes: %s", others)
-    plain = {a: m if classes <= CLASSES else _without_confusion(m) for a, m in alike.items()}
+    plain = {a: m if classes <= CLASSES else without_counts(m) for a, m in alike.items()}
     return _score(merge(list(alike.values())), "agents", "held out", plain)
-
-
-def _without_confusion(metrics: Metrics) -> Metrics:
-    return msgspec.structs.replace(metrics, confusion=())
 
 
 def _score(main: Metrics, source: str, part: str, beside: dict[str, Metrics]) -> Score:
@@ -57,6 +53,7 @@ def _score(main: Metrics, source: str, part: str, beside: dict[str, Metrics]) ->
         source=source,
         part=part,
         confusion=main.confusion,
+        per_class=main.per_class,
         beside={n: msgspec.structs.replace(m, loss=_finite(m.loss)) for n, m in beside.items()},
     )
 

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from flctl.errors import StateError
-from flctl.wire.messages import Digest, Metrics, Natural, RunId
+from flctl.wire.messages import Digest, Metrics, Natural, PerClass, RunId
 
 State = Literal["running", "paused", "finished", "failed", "stopped"]
 Kind = Literal["fleet", "local", "virtual"]
@@ -121,6 +121,8 @@ class Score(Struct, frozen=True, omit_defaults=True):
     part: str = "test"
     """Which part of the test data this is."""
     confusion: tuple[tuple[Natural, ...], ...] = ()
+    per_class: tuple[PerClass, ...] = ()
+    """As `Metrics` has it."""
     beside: dict[str, Metrics] = {}
     """Other parts, or other agents, by name."""
 
@@ -339,5 +341,5 @@ def _lean(event: Round) -> Round:
     """Without its participants and the details of its score."""
     score = event.metrics
     if score is not None:
-        score = msgspec.structs.replace(score, confusion=(), beside={})
+        score = msgspec.structs.replace(score, confusion=(), per_class=(), beside={})
     return msgspec.structs.replace(event, participants={}, missing=(), metrics=score)

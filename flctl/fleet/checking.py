@@ -13,6 +13,7 @@ from flctl.learning.checkup import Finding, Said, Subject
 from flctl.learning.guard import reason
 from flctl.learning.registry import locate, source_file, task_digest
 from flctl.learning.task import load_task
+from flctl.wire.messages import MOST_CLASSES
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +59,7 @@ def check_round(subject: Subject) -> Said:
         "epochs": 1,
         "federate_after_n_batches": 2,
         "device": "cpu",
+        "evaluate": "none" if len(subject.task.classes) > MOST_CLASSES else "auto",
         **({} if subject.path is None else {"data": str(subject.path)}),
     }
     with tempfile.TemporaryDirectory(prefix="flctl-check-") as state:

@@ -23,6 +23,7 @@ from flctl.learning.fingerprint import (
 from flctl.learning.guard import forward
 from flctl.learning.loader import BatchPlan, load
 from flctl.learning.optimizer import check_optimizer
+from flctl.wire.messages import MOST_CLASSES
 
 EVALUATED = 2000
 """Examples at most."""
@@ -107,6 +108,13 @@ def check_metrics(subject: Subject) -> Said:
     if bool((shares < 0).any()) or not torch.allclose(sums, torch.ones_like(sums), atol=1e-3):
         raise subject.problem("probabilities", "returns rows that are negative or do not sum to 1")
     figures = {"loss": found.loss, "accuracy": found.accuracy, "macro_f1": found.macro_f1}
+    if len(task.classes) > MOST_CLASSES:
+        return Said(
+            f"{len(task.classes)} classes: a run can measure {MOST_CLASSES} at most, train this "
+            "task with --evaluate none",
+            figures,
+            "note",
+        )
     return Said(
         f"untrained, on {len(part):,} examples of '{name}': loss {found.loss:.4f}, "
         f"accuracy {found.accuracy:.3f}",

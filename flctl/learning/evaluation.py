@@ -1,10 +1,9 @@
-"""How good a model is: loss, accuracy, macro-F1, confusion."""
+"""How good a model is: loss, accuracy, macro-F1, counts by class."""
 
-import numpy as np
 import torch
 from torch import nn
 
-from flctl.core.metrics import from_confusion
+from flctl.core.metrics import Tally
 from flctl.learning.examples import Examples
 from flctl.learning.guard import forward
 from flctl.learning.loader import in_order
@@ -24,13 +23,10 @@ def evaluate(
     """Metrics of `model` on `examples`; the model is left in evaluation mode, on `device`."""
     device = device or torch.device("cpu")
     model.to(device).eval()
-    classes = len(task.classes)
-    confusion = np.zeros((classes, classes), dtype=np.int64)
-    loss = 0.0
+    tally, loss = Tally(len(task.classes)), 0.0
     for batch in in_order(task, examples, batch_size):
         x, y = (part.to(device) for part in batch)
         output = forward(task, model, task.inputs(x, training=False))
         loss += float(task.loss(output, y)) * len(y)
-        cells = (y * classes + output.argmax(dim=1)).cpu().numpy()
-        confusion += np.bincount(cells, minlength=classes**2).reshape(classes, classes)
-    return from_confusion(loss / len(examples), confusion.tolist())
+        tally.add(y.cpu().numpy(), output.argmax(dim=1).cpu().numpy())
+    return tally.metrics(loss / len(examples))

@@ -24,6 +24,8 @@ BlobSize = Annotated[int, Meta(ge=0, le=2**35)]
 """Of a model that an agent fetches: 32 GiB are more than any device here trains."""
 Floor = Annotated[int, Meta(ge=1, le=2**31)]
 
+MOST_CLASSES = 3000
+"""Of a task whose model is measured: more do not fit into a message."""
 CHUNK_BYTES = 256 * 1024
 """The most that one Chunk carries."""
 
@@ -132,6 +134,9 @@ class Telemetry(Part, frozen=True):
     uptime_s: Seconds = 0.0
 
 
+PerClass: TypeAlias = tuple[Natural, Natural, Natural]
+
+
 class Metrics(Part, frozen=True):
     """How good a model is on one part of the data."""
 
@@ -144,7 +149,10 @@ class Metrics(Part, frozen=True):
     examples: Natural
     confusion: tuple[tuple[Natural, ...], ...] = ()
     """confusion[target][prediction]; row sums are the histogram of the targets,
-    column sums that of the predictions."""
+    column sums that of the predictions. Empty where there are too many classes."""
+    per_class: Annotated[tuple[PerClass, ...], Meta(max_length=MOST_CLASSES)] = ()
+    """Of each class (hits, targets, predictions), in place of a large confusion matrix: enough
+    for accuracy and F1."""
 
 
 # From an agent ---------------------------------------------------------------------

@@ -9,6 +9,7 @@ from typing import TypeAlias
 import msgspec
 import torch
 
+from flctl.core.metrics import without_counts
 from flctl.core.strategies import strategy_of
 from flctl.errors import DataError, FlctlError, OtherData, SettingsError, TaskError
 from flctl.learning import device as devices
@@ -35,7 +36,7 @@ from flctl.learning.state import (
 from flctl.learning.task import Task, initial_model, load_task, loaded_digest
 from flctl.learning.training import train_locally
 from flctl.settings import RunSettings, normalised, parse
-from flctl.wire.messages import DatasetInfo, Digest, Shard
+from flctl.wire.messages import MOST_CLASSES, DatasetInfo, Digest, Metrics, Shard
 from flctl.worker.jobs import (
     DataSource,
     Describe,
@@ -48,7 +49,7 @@ from flctl.worker.jobs import (
     Trained,
     TrainJob,
 )
-from flctl.worker.pipe import nameless_file
+from flctl.worker.pipe import MESSAGE_BYTES, nameless_file
 
 logger = logging.getLogger(__name__)
 
@@ -143,6 +144,11 @@ class Executor:
         devices.pick(settings.device)
         _check_paths(settings, job.where)
         _check_data(task, settings)
+        if settings.evaluate != "none" and len(task.classes) > MOST_CLASSES:
+            raise TaskError(
+                f"task '{settings.task}' has {len(task.classes)} classes, its models can be "
+                f"measured for {MOST_CLASSES} at most; choose --evaluate none"
+            )
         model = initial_model(task, settings.seed)
         check_optimizer(settings.local_training(1), model)
         fd = nameless_file("model")
@@ -217,14 +223,11 @@ class Executor:
             return Scored(parts={})
         model = holding.task.model()
         load_into(model, model_fd, "the model to evaluate")
-        return Scored(
-            parts={
-                name: evaluate(
-                    holding.task, model, examples, batch_size=job.batch_size, device=device
-                )
-                for name, examples in parts.items()
-            }
-        )
+        found = {
+            name: evaluate(holding.task, model, examples, batch_size=job.batch_size, device=device)
+            for name, examples in parts.items()
+        }
+        return fitting(found)
 
     def _hold(self, ref: str, source: DataSource, code: Digest | None = None) -> Holding:
         """Raises TaskError when `code` is given, and is not what is loaded here."""
@@ -265,6 +268,17 @@ class Executor:
 def _is_of_its_kind(error: FlctlError) -> bool:
     """What a task has said about data that it does read."""
     return isinstance(error, DataError) and not isinstance(error, OtherData)
+
+
+def fitting(parts: dict[str, Metrics]) -> Scored:
+    """As one message: the parts beside the first do without their counts by class, the last of
+    them first, where all together are too large."""
+    scored = Scored(parts=dict(parts))
+    for name in [*parts][:0:-1]:
+        if len(msgspec.msgpack.encode(scored)) <= MESSAGE_BYTES:
+            break
+        scored.parts[name] = without_counts(parts[name])
+    return scored
 
 
 class _Limited:

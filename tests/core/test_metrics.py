@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flctl.core.metrics import from_confusion, merge, verified
+from flctl.core.metrics import Tally, from_confusion, merge, verified
 from flctl.wire.messages import Metrics
 
 tables = st.integers(1, 4).flatmap(
@@ -95,6 +95,40 @@ def test_metrics_that_do_not_go_together_are_refused(change, reason):
     claim["confusion"] = ((5, 1), (1, 3))
     with pytest.raises(ValueError, match=reason):
         verified(Metrics(**{**claim, **change}), 1000)
+
+
+@pytest.mark.parametrize(
+    ("counts", "reason"),
+    [
+        ([(0, 5, 5), (0, 4, 5)], "add up"),
+        ([(0, 5, 5), (0, 5, 4)], "add up"),
+        ([(6, 5, 6), (0, 5, 4)], "more hits"),
+        ([(0, 0, 0)], "add up"),
+        ([(0, 2**53, 2**53)] * 2048 + [(0, 10, 10)], "add up"),  # to 10 again, in 64 bits
+    ],
+)
+def test_counts_by_class_that_do_not_go_together_are_refused(counts, reason):
+    claim = Metrics(loss=1.0, accuracy=1.0, macro_f1=1.0, examples=10, per_class=tuple(counts))
+    with pytest.raises(ValueError, match=reason):
+        verified(claim, 1000)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 119), st.integers(0, 119)), min_size=1, max_size=300))
+def test_counts_by_class_say_what_the_confusion_says(pairs):
+    """The same accuracy and F1, also of one whose agents sent both."""
+    tally, table = Tally(120), np.zeros((120, 120), np.int64)
+    for cut in (slice(0, 7), slice(7, None)):
+        if some := pairs[cut]:
+            tally.add(*np.array(some).T)
+            np.add.at(table, tuple(np.array(some).T), 1)
+    found, whole = tally.metrics(0.5), from_confusion(0.5, table.tolist())
+    assert found.confusion == () and len(found.per_class) == 120
+    for name in ("accuracy", "macro_f1", "examples", "loss"):
+        assert getattr(found, name) == getattr(whole, name)
+    assert verified(found, len(pairs)) == found
+    assert merge([found, whole]) == merge([found, found])
+    assert merge([found, whole]).macro_f1 == merge([whole, whole]).macro_f1
 
 
 def test_claimed_figures_are_computed_anew():

@@ -202,7 +202,7 @@ def test_training_twice_from_one_model_gives_the_same_bytes(
         assert os.fstat(fd).st_size == event.size
         os.close(fd)
         assert (steps[-1].step, steps[-1].steps) == (3, 3)
-        assert event.batches == 3 and 0 < event.examples <= 96
+        assert event.batches == 3 and event.examples > 96  # all that it has: batches are limited
         outcomes.append(event.blob)
     assert outcomes[0] == outcomes[1]
 
