@@ -424,7 +424,8 @@ READ_BY: dict[str, tuple[Reader, ...]] = {
     "coordinator/claims.py": (lean_history,),  # the last round's participants
     "coordinator/collection.py": WRITES,
     "coordinator/context.py": WRITES,
-    "coordinator/control.py": (runs_list, runs_show),  # it answers the same
+    "coordinator/control.py": (lean_history,),
+    "coordinator/lookups.py": (runs_list, runs_show),  # it answers the same
     "coordinator/evaluating.py": WRITES,
     "coordinator/journal.py": (history, lean_history),
     "coordinator/keeper.py": (lean_history,),

@@ -8,38 +8,33 @@ Whether the key may ask it, and what its arguments may be, is checked before.
 import logging
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
-
-import msgspec
+from typing import Any
 
 from flctl import __version__
-from flctl.coordinator.journal import as_json, chain_of, last_events, read_events
-from flctl.coordinator.runs import RunFolder, all_runs, summary
+from flctl.coordinator.background import Background, InlineBackground
+from flctl.coordinator.desk import Desk
+from flctl.coordinator.lookups import (
+    AllRuns,
+    Model,
+    Past,
+    look_at_model,
+    look_at_past,
+    look_at_run,
+    look_at_runs,
+)
+from flctl.coordinator.runs import RunFolder
 from flctl.coordinator.service import Coordinator
+from flctl.coordinator.turns import Asked
 from flctl.coordinator.views import agent_status, shown_key, shown_tokens, shown_waiting
+from flctl.coordinator.watching import Watcher
 from flctl.core.roster import Member
-from flctl.errors import AccessError, FlctlError, RunError, UsageError
-from flctl.files import failure, page
-from flctl.transport.channel import Incoming
+from flctl.errors import AccessError, RunError, UsageError
+from flctl.files import page
+from flctl.transport.channel import LOCAL, Incoming
 from flctl.wire import questions as q
 from flctl.wire.messages import Ask, Trouble
 
 logger = logging.getLogger(__name__)
-
-WATCH_LIMIT = 2000
-"""Events of the past that a watcher is sent at most."""
-
-Watcher = Callable[[dict[str, Any]], None]
-
-
-class Asked(NamedTuple):
-    """Where the answer of a question goes."""
-
-    peer: bytes
-    id: int
-    what: str
-    source: str
-    """Of lines in the log: the operator's name, LOCAL for the control socket."""
 
 
 class Control:
@@ -48,10 +43,15 @@ class Control:
         coordinator: Coordinator,
         endpoint: str,
         clock: Callable[[], float] = time.monotonic,
+        looking: Background | None = None,
     ) -> None:
+        """`looking` reads what runs have left on the disk."""
         self._coordinator = coordinator
         self._operators = coordinator.operators
-        self._watching: dict[bytes, Watcher] = {}
+        self._operators.on_dropped = self._unwatch
+        self._desk = Desk(coordinator, self._reply, looking or InlineBackground())
+        self._desk.on_trouble = self._forget_watch
+        self._watchers: dict[bytes, Watcher] = {}
         """One for each operator: whoever asks again watches anew, not twice."""
         self._endpoint = endpoint
         self._clock, self._began = clock, clock()
@@ -61,6 +61,7 @@ class Control:
             q.Run: self._run,
             q.Journal: self._journal,
             q.Watch: self._watch,
+            q.Watching: self._watching,
             q.Checkpoint: self._checkpoint,
             q.Keys: self._keys,
             q.Start: self._start,
@@ -77,19 +78,20 @@ class Control:
         """Each returns the body of its answer; None: that comes later, or it was given."""
 
     def on_ask(self, incoming: Incoming, ask: Ask, role: str) -> None:
+        """Answered in its turn, by `step`."""
         if role == "agent":
             self._refuse_agent(incoming, ask)
-            return
-        asked = Asked(incoming.peer, ask.id, ask.what, self._coordinator.source_of(incoming))
-        try:
-            if q.is_order(ask) and role != "admin":
-                raise AccessError(f"'{ask.what}' needs an admin key, this one may only read")
-            question = q.read_question(ask)
-            body = self._answers[type(question)](asked, question)
-            if body is not None:
-                self._operators.answer(asked.peer, asked.id, body)
-        except (FlctlError, OSError) as error:
-            self._trouble(asked, error)
+        else:
+            self._desk.take(incoming, ask)
+
+    def step(self) -> None:
+        self._desk.step()
+
+    def close(self) -> None:
+        self._desk.close()
+
+    def _reply(self, asked: Asked, question: q.AnyQuestion) -> Any:
+        return self._answers[type(question)](asked, question)
 
     def _refuse_agent(self, incoming: Incoming, ask: Ask) -> None:
         """Nothing is kept for one that does not read it."""
@@ -101,14 +103,6 @@ class Control:
         )
         refusal = Trouble(id=ask.id, message=text, exit_code=AccessError.exit_code)
         self._coordinator.peers.send(incoming.peer, refusal)
-
-    def _trouble(self, asked: Asked, error: BaseException) -> None:
-        if isinstance(error, OSError):
-            error = failure(error, self._coordinator.state, asked.what)
-        code = error.exit_code if isinstance(error, FlctlError) else 1
-        text = str(error) if isinstance(error, FlctlError) else f"unexpected: {error!r}"
-        trouble = Trouble(id=asked.id, message=text[:2000], exit_code=code)
-        self._operators.put(asked.peer, trouble)
 
     # Looking --------------------------------------------------------------------------
 
@@ -138,65 +132,75 @@ class Control:
             "tokens": shown_tokens(coordinator.keyring),
         }
 
-    def _runs(self, asked: Asked, _: q.Runs) -> Any:
-        found = []
-        for folder in all_runs(self._coordinator.state):
-            try:
-                found.append(summary(folder))
-            except FlctlError as error:
+    def _runs(self, asked: Asked, _: q.Runs) -> None:
+        def then(found: AllRuns) -> Any:
+            for run, error in found.unreadable:
                 text = "run=%s cannot be read: %s"
-                self._coordinator.gate.warning(logger, asked.source, text, folder.name, error)
-        return found
+                self._coordinator.gate.warning(logger, asked.source, text, run, error)
+            return found.summaries
 
-    def _run(self, _: Asked, question: q.Run) -> Any:
-        folder = self._find(question.run)
-        about = {**summary(folder), "settings": msgspec.to_builtins(folder.settings())}
-        if not question.events:
-            return about
-        return {
-            **about,
-            "chain": chain_of(folder.journal_path),
-            "events": [as_json(event) for event in read_events(folder.journal_path)],
-        }
+        self._desk.look(asked, lambda: look_at_runs(self._coordinator.state), then)
 
-    def _journal(self, _: Asked, question: q.Journal) -> Any:
-        folder = self._find(question.run)
-        return {"data": page(folder.journal_path, question.offset)}
+    def _run(self, asked: Asked, question: q.Run) -> None:
+        state = self._coordinator.state
+        self._desk.look(asked, lambda: look_at_run(state, question.run, question.events), same)
 
-    def _watch(self, asked: Asked, question: q.Watch) -> Any:
+    def _journal(self, asked: Asked, question: q.Journal) -> None:
+        def read() -> Any:
+            return {"data": page(self._find(question.run).journal_path, question.offset)}
+
+        self._desk.look(asked, read, same)
+
+    def _watch(self, asked: Asked, question: q.Watch) -> None:
         """The events of a run so far, then every new one, as RunEvents."""
-        folder = self._find(question.run)
-        self._operators.answer(asked.peer, asked.id, summary(folder))
-        if question.past:
-            for event in last_events(folder.journal_path, WATCH_LIMIT):
-                self._operators.event(asked.peer, asked.id, event)
-        training = self._coordinator.training
-        if training is not None and training.run == folder.name and (waits := training.waiting()):
-            self._operators.event(asked.peer, asked.id, waits)
-        self._unwatch(asked.peer)
-
-        def watcher(event: dict[str, Any]) -> None:
-            if not self._operators.event(asked.peer, asked.id, event):
-                self._unwatch(asked.peer)
-
-        self._watching[asked.peer] = watcher
+        state, peer, id_ = self._coordinator.state, asked.to.peer, asked.ask.id
+        watcher = Watcher(self._operators, asked, self._in_progress, self._may_read)
+        self._unwatch(peer)
+        self._watchers[peer] = watcher
         self._coordinator.watch(watcher)
-        return None
+
+        def then(found: Past) -> None:
+            if self._watchers.get(peer) is not watcher:
+                return  # it is gone
+            self._operators.answer(asked.to, id_, found.summary)
+            watcher.begin(found.run, found.events)
+            training = self._coordinator.training
+            if training is not None and training.run == found.run and (waits := training.waiting()):
+                self._operators.event(asked.to, id_, waits)
+
+        self._desk.look(asked, lambda: look_at_past(state, question.run, question.past), then)
+
+    def _watching(self, asked: Asked, question: q.Watching) -> Any:
+        watcher = self._watchers.get(asked.to.peer)
+        return {"watching": watcher is not None and watcher.asked.ask.id == question.question}
+
+    def _in_progress(self) -> str | None:
+        training = self._coordinator.training
+        return training.run if training is not None else None
+
+    def _may_read(self, key: str) -> bool:
+        return key == LOCAL or self._coordinator.keyring.role_of(key) in ("read", "admin")
 
     def _unwatch(self, peer: bytes) -> None:
-        watcher = self._watching.pop(peer, None)
+        watcher = self._watchers.pop(peer, None)
         if watcher is not None:
             self._coordinator.unwatch(watcher)
 
-    def _checkpoint(self, _: Asked, question: q.Checkpoint) -> Any:
+    def _forget_watch(self, asked: Asked) -> None:
+        """It could not be answered: there is no such run, or it cannot be read."""
+        watcher = self._watchers.get(asked.to.peer)
+        if watcher is not None and watcher.asked is asked:
+            self._unwatch(asked.to.peer)
+
+    def _checkpoint(self, asked: Asked, question: q.Checkpoint) -> None:
         """The newest model of a run, or that of a round; its blob can be fetched afterwards."""
-        folder = self._find(question.run)
-        history = folder.history(lean=True)
-        round_id = history.round if question.round is None else question.round
-        path = folder.kept_model(round_id, history)
-        digest = history.model_of(round_id)
-        self._coordinator.serve_asked(digest, path)
-        return {"blob": digest, "size": path.stat().st_size, "round": round_id}
+
+        def then(model: Model) -> Any:
+            self._coordinator.serve_asked(model.digest, model.path)
+            return {"blob": model.digest, "size": model.path.stat().st_size, "round": model.round}
+
+        state, run = self._coordinator.state, question.run
+        self._desk.look(asked, lambda: look_at_model(state, run, question.round), then)
 
     def _keys(self, _: Asked, __: q.Keys) -> Any:
         keyring = self._coordinator.keyring
@@ -218,9 +222,9 @@ class Control:
         def done(run: str | None, error: BaseException | None) -> None:
             if run is None:
                 failure = error or RunError("the run could not be started")
-                self._trouble(asked, failure)
+                self._desk.trouble(asked, failure)
             else:
-                self._operators.answer(asked.peer, asked.id, {"run": run})
+                self._desk.answer(asked, {"run": run})
 
         self._coordinator.runs.start(given, where, "fleet", done)
         return None
@@ -235,7 +239,7 @@ class Control:
         def on_event(_: dict[str, Any]) -> None:
             if training.ended:
                 self._coordinator.unwatch(on_event)
-                self._operators.answer(asked.peer, asked.id, {"run": folder.name})
+                self._desk.answer(asked, {"run": folder.name})
 
         self._coordinator.watch(on_event)
         training.stop("stopped by an operator")
@@ -292,3 +296,7 @@ class Control:
 
     def _find(self, run: str) -> RunFolder:
         return RunFolder.find(self._coordinator.state, run)
+
+
+def same(body: Any) -> Any:
+    return body

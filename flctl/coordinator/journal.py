@@ -44,19 +44,22 @@ def read_events(path: Path) -> list[AnyEvent]:
 
     Raises StateError with the line of any other damage, or when a newer flctl wrote it.
     """
-    return [event for _, event in _events(path)]
+    return list(each_event(path))
+
+
+def each_event(path: Path) -> Iterator[AnyEvent]:
+    """The same, without all of a long run in memory."""
+    return (event for _, event in _events(path))
 
 
 def last_events(path: Path, count: int) -> list[dict[str, object]]:
     """The same as JSON, with their heads, and without all of a long run in memory."""
-    return list(deque(_told(path), maxlen=count))
-
-
-def _told(path: Path) -> Iterator[dict[str, object]]:
     chain = Chain()
+    last: deque[tuple[AnyEvent, str]] = deque(maxlen=count)
     for line, event in _events(path):
         chain.follow(line)
-        yield as_json(event, chain.head)
+        last.append((event, chain.head))
+    return [as_json(event, head) for event, head in last]
 
 
 def verdict(path: Path, kept: str | None = None) -> Verdict:

@@ -55,7 +55,8 @@ def make_coordinator(
     )
     assert hub.endpoint is not None
     endpoint = hub.endpoint
-    coordinator.on_ask = Control(coordinator, endpoint).on_ask
+    looking = ThreadBackground("looking", hub.wake)
+    coordinator.control = Control(coordinator, endpoint, looking=looking)
     return coordinator, endpoint
 
 

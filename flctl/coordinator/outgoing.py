@@ -1,93 +1,147 @@
 """What operators are told: each in order, large answers in parts, as fast as it is taken.
 
 A fleet of hundreds has a status of hundreds of kilobytes, a long run a journal of many
-megabytes: more than one message, or the queue of a slow connection, has room for.
+megabytes: more than one message, or the queue of a slow connection, has room for. What is not
+taken yet is kept as the bytes that will travel, and all of it together has one bound.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from msgspec import Struct, field
 
 from flctl.errors import RunError
-from flctl.transport.channel import Sent
+from flctl.transport.channel import Frame, Sent
 from flctl.wire.framing import HEADER_BYTES
 from flctl.wire.messages import CHUNK_BYTES, Answer, AnswerPart, Message, RunEvent
 
-KEPT_BYTES = 128 * 1024 * 1024
-"""Of one operator that does not read; beyond it everything is dropped, and it asks anew."""
-MESSAGE_BYTES = 1024
-"""What a message without payload is taken to cost."""
+KEPT_BYTES = 32 * 1024 * 1024
+"""Of all operators together that do not read. Beyond it, what is kept for the one with the most
+is dropped; it asks anew."""
+ANSWER_BYTES = KEPT_BYTES // 2
+"""The largest answer."""
+MESSAGE_BYTES = 512
+"""What a message costs beside its bytes, about."""
+ROOM = HEADER_BYTES - 1024
+"""For the body of a message."""
 
-Send = Callable[[bytes, Message, bytes | None], Sent]
+Encode = Callable[[bytes, Message, Frame | None], list[Frame]]
+Send = Callable[[bytes, list[Frame]], Sent]
+
+
+class Address(NamedTuple):
+    """Where an answer goes."""
+
+    peer: bytes
+    owner: str
+    """Its key; what is kept for all connections of a key is counted together."""
 
 
 class _Queue(Struct):
-    messages: deque[tuple[Message, bytes | None]] = field(default_factory=deque)
+    owner: str
+    waiting: deque[list[Frame]] = field(default_factory=deque)
     cost: int = 0
-    """Bytes, about."""
+    """Bytes."""
 
 
 class Outgoing:
-    def __init__(self, send: Send) -> None:
-        self._send = send
-        self._waiting: dict[bytes, _Queue] = {}
+    def __init__(self, encode: Encode, send: Send) -> None:
+        self._encode, self._send = encode, send
+        self._queues: dict[bytes, _Queue] = {}
+        self.kept = 0
+        """Bytes in memory."""
+        self.on_dropped: Callable[[bytes], None] = lambda _: None
+        """Called with a peer that is gone, or for which nothing is kept any more."""
 
-    def answer(self, peer: bytes, question: int, body: Any) -> None:
-        """Raises RunError when it is too large for any connection."""
+    def has_backlog(self, peer: bytes) -> bool:
+        """The peer has not taken what it was sent before."""
+        return peer in self._queues
+
+    def answer(self, to: Address, question: int, body: Any) -> None:
+        """Raises RunError when it is too large to be kept."""
         data = msgspec.msgpack.encode(body)
-        if len(data) <= HEADER_BYTES - MESSAGE_BYTES:
-            self.put(peer, Answer(id=question, body=body))
-            return
-        if len(data) > KEPT_BYTES // 2:
-            raise RunError(
-                f"the answer has {len(data) >> 20} MB; read the files of the run instead, "
-                "in the coordinator's state folder"
-            )
-        self._put_in_parts(peer, question, data)
+        if len(data) <= ROOM:
+            self.put(to, Answer(id=question, body=msgspec.Raw(data)))
+        else:
+            expect_room(len(data))
+            self._put_in_parts(to, question, data)
 
-    def event(self, peer: bytes, question: int, event: dict[str, Any]) -> bool:
+    def event(self, to: Address, question: int, event: dict[str, Any]) -> bool:
         """To whoever watches; a round of hundreds of agents is larger than one message.
 
         False as `put` says it.
         """
         data = msgspec.msgpack.encode(event)
-        if len(data) <= HEADER_BYTES - MESSAGE_BYTES:
-            return self.put(peer, RunEvent(id=question, event=event))
-        return self._put_in_parts(peer, question, data)
+        if len(data) <= ROOM:
+            return self.put(to, RunEvent(id=question, event=event))
+        return self._put_in_parts(to, question, data)
 
-    def _put_in_parts(self, peer: bytes, question: int, data: bytes) -> bool:
+    def _put_in_parts(self, to: Address, question: int, data: bytes) -> bool:
+        view = memoryview(data)
         for start in range(0, len(data), CHUNK_BYTES):
             part = AnswerPart(id=question, last=start + CHUNK_BYTES >= len(data))
-            if not self.put(peer, part, data[start : start + CHUNK_BYTES]):
+            if not self.put(to, part, view[start : start + CHUNK_BYTES]):
                 return False
         return True
 
-    def put(self, peer: bytes, message: Message, payload: bytes | None = None) -> bool:
+    def put(self, to: Address, message: Message, payload: Frame | None = None) -> bool:
         """False when the peer is gone, or reads so little that it is given up."""
-        queue = self._waiting.setdefault(peer, _Queue())
-        queue.messages.append((message, payload))
-        queue.cost += MESSAGE_BYTES + len(payload or b"")
-        return self._pump(peer)
+        frames = self._encode(to.peer, message, payload)
+        queue = self._queues.setdefault(to.peer, _Queue(to.owner))
+        queue.waiting.append(frames)
+        queue.cost += _cost(frames)
+        self.kept += _cost(frames)
+        self._pump(to.peer)
+        if self.kept > KEPT_BYTES:
+            self.drop(self._largest())
+        return self._queues.get(to.peer) is queue or not queue.waiting
+
+    def _largest(self) -> bytes:
+        """The largest queue of the owner with the most."""
+        sums: Counter[str] = Counter()
+        for queue in self._queues.values():
+            sums[queue.owner] += queue.cost
+        owner = max(sums, key=lambda name: sums[name])
+        mine = [peer for peer, queue in self._queues.items() if queue.owner == owner]
+        return max(mine, key=lambda peer: self._queues[peer].cost)
 
     def pump(self) -> None:
         """Go on where a connection was slow."""
-        for peer in list(self._waiting):
+        for peer in list(self._queues):
             self._pump(peer)
 
-    def _pump(self, peer: bytes) -> bool:
-        queue = self._waiting[peer]
-        while queue.messages:
-            message, payload = queue.messages[0]
-            sent = self._send(peer, message, payload)
-            if sent is Sent.SLOW and queue.cost <= KEPT_BYTES:
-                return True
+    def _pump(self, peer: bytes) -> None:
+        queue = self._queues[peer]
+        while queue.waiting:
+            sent = self._send(peer, queue.waiting[0])
+            if sent is Sent.SLOW:
+                return
             if sent is not Sent.OK:
-                del self._waiting[peer]
-                return False
-            queue.messages.popleft()
-            queue.cost -= MESSAGE_BYTES + len(payload or b"")
-        del self._waiting[peer]
-        return True
+                self.drop(peer)
+                return
+            cost = _cost(queue.waiting.popleft())
+            queue.cost -= cost
+            self.kept -= cost
+        del self._queues[peer]
+
+    def drop(self, peer: bytes) -> None:
+        """Keep nothing for this peer."""
+        queue = self._queues.pop(peer, None)
+        if queue is not None:
+            self.kept -= queue.cost
+        self.on_dropped(peer)
+
+
+def expect_room(size: int) -> None:
+    """Raises RunError for an answer of more bytes than are kept."""
+    if size > ANSWER_BYTES:
+        raise RunError(
+            f"the answer has {size >> 20} MB: upgrade this flctl, which then asks for less, or "
+            "read the files of the run, in the coordinator's state folder"
+        )
+
+
+def _cost(frames: list[Frame]) -> int:
+    return MESSAGE_BYTES + sum(map(len, frames))

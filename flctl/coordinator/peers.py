@@ -39,9 +39,11 @@ class Peers:
                 self._older.pop(next(iter(self._older)))
         return protocol, message, payload
 
+    def encode(self, peer: bytes, message: Message, payload: Frame | None = None) -> list[Frame]:
+        return framing.encode(message, payload, self._older.get(peer, framing.PROTOCOL))
+
     def send(self, peer: bytes, message: Message, payload: Frame | None = None) -> Sent:
-        protocol = self._older.get(peer, framing.PROTOCOL)
-        return self._hub.send(peer, framing.encode(message, payload, protocol))
+        return self._hub.send(peer, self.encode(peer, message, payload))
 
     def on_gone(self, peer: bytes) -> None:
         self._older.pop(peer, None)

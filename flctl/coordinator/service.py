@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, assert_never
+from typing import Any, Protocol, assert_never
 
 from flctl import __version__
 from flctl.coordinator.background import Background
@@ -67,6 +67,14 @@ REST_S = 30.0
 """How often the evaluator is asked whether it has been idle for long."""
 
 
+class Answering(Protocol):
+    def on_ask(self, incoming: Incoming, ask: Ask, role: str) -> None: ...
+
+    def step(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
 class Coordinator:
     def __init__(
         self,
@@ -99,13 +107,14 @@ class Coordinator:
         self.peers = Peers(hub, self.roster, self.gate)
         self._serving = Serving(self.peers.send)
         self._door = Door(self.peers, keyring, self._serving, self._ask, self.gate, clock)
-        self.operators = Outgoing(self.peers.send)
+        self.operators = Outgoing(self.peers.encode, hub.send)
         self._ping_sequence = 0
         self._probing = Probing(self._probe_all)
         self._next_tick = clock()
         self._next_rest = clock() + REST_S
         self._watchers: list[Callable[[dict[str, Any]], None]] = []
-        self.on_ask: Callable[[Incoming, Ask, str], None] = lambda *_: None
+        self.control: Answering | None = None
+        """Where operators' questions go."""
         self.invitation: Invitation | None = None
         """Kept open while it runs, if there is one."""
 
@@ -119,6 +128,10 @@ class Coordinator:
     def run(self) -> None:
         while not self.stopping:
             self.pause(TICK_S)
+
+    def wake(self) -> None:
+        """There is more to do than `pause` can know of."""
+        self._hub.wake()
 
     def pause(self, timeout_s: float) -> None:
         """Wait until something is to be done, or the time is over, and do it."""
@@ -148,6 +161,8 @@ class Coordinator:
             self._next_tick = now + TICK_S
             self._tick(now)
         self.runs.release_ended()
+        if self.control is not None:
+            self.control.step()
         if self._health is not None:
             self._health.answer(self._report)
 
@@ -161,6 +176,8 @@ class Coordinator:
         self._disk.close()
         self._thinking.close()
         self._serving.close()
+        if self.control is not None:
+            self.control.close()
         if self.invitation is not None:
             self.invitation.close()
         if self._health is not None:
@@ -224,7 +241,8 @@ class Coordinator:
         return self.keyring.name_of(incoming.key) or STRANGER
 
     def _ask(self, incoming: Incoming, question: Ask, role: str) -> None:
-        self.on_ask(incoming, question, role)
+        if self.control is not None:
+            self.control.on_ask(incoming, question, role)
 
     def _from_agent(
         self, incoming: Incoming, name: str, protocol: int, message: Message, payload: Frame | None

@@ -60,6 +60,14 @@ class Watch(OfRun, frozen=True, tag="watch"):
     """Those so far come first."""
 
 
+class Watching(Question, frozen=True, tag="watching"):
+    """Whether this connection still gets the events of its watch: one that read too little for
+    too long does not. Asked when it was quiet for a while."""
+
+    question: Natural
+    """The id of the watch."""
+
+
 class Checkpoint(OfRun, frozen=True, tag="checkpoint"):
     """The model of a round as a blob to fetch."""
 
@@ -135,6 +143,7 @@ AnyQuestion: TypeAlias = (
     | Run
     | Journal
     | Watch
+    | Watching
     | Checkpoint
     | Keys
     | Start

@@ -308,7 +308,7 @@ class MemoryFleet:
             lambda: self.wall,
         )
         self.control = Control(self.coordinator, "memory:1", self.clock)
-        self.coordinator.on_ask = self.control.on_ask
+        self.coordinator.control = self.control
         self.coordinator.watch(self.events.append)
         self.coordinator.runs.resume_interrupted()
         return self.coordinator

@@ -182,4 +182,4 @@ def test_for_an_agent_that_asks_and_does_not_read_nothing_is_kept(fleet: MemoryF
         link.send(framing.encode(Ask(id=number, what="status")))
         fleet.step()
     assert len(link.inbox) == 50
-    assert not fleet.coordinator.operators._waiting
+    assert fleet.coordinator.operators.kept == 0

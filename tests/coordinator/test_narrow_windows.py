@@ -35,7 +35,7 @@ def test_who_may_only_read_does_not_take_a_rounds_model_away(make_fleet):
     list(link.events())
     for number, run in enumerate(runs, start=1):
         link.send(framing.encode(Ask(id=number, what="checkpoint", args={"run": run})))
-    fleet.coordinator.step()
+        fleet.coordinator.step()
     assert len(list(link.receive())) == 9
     fleet.agents["pi-02"].start()
     history = fleet.finish()

@@ -8,9 +8,9 @@ import pytest
 from memory_fleet import MemoryFleet
 
 from flctl.cli.finding import past
-from flctl.coordinator import outgoing
+from flctl.coordinator import lookups, outgoing
 from flctl.coordinator.journal import Journal
-from flctl.coordinator.outgoing import KEPT_BYTES, Outgoing
+from flctl.coordinator.outgoing import KEPT_BYTES, Address, Outgoing
 from flctl.coordinator.runs import RunFolder
 from flctl.core.history import Rejected
 from flctl.errors import FlctlError, RunError
@@ -19,6 +19,7 @@ from flctl.fleet.driving import drive_remote
 from flctl.records.recorded import RecordedRun
 from flctl.transport.channel import LOCAL, Sent
 from flctl.transport.keys import KeyPair
+from flctl.wire import framing
 from flctl.wire.messages import AnswerPart, Message, RunEvent
 
 
@@ -98,7 +99,8 @@ def test_a_run_longer_than_any_answer_is_watched_to_its_end(
     with contextlib.closing(Journal(folder.journal_path)) as journal:
         trouble = Rejected(at=1e9, round=1, agent="pi-01", reason="x" * 1000)
         journal.append([trouble] * 3000)
-    monkeypatch.setattr(outgoing, "KEPT_BYTES", 4 * 2**20)
+    for module in (outgoing, lookups):
+        monkeypatch.setattr(module, "ANSWER_BYTES", 2 * 2**20)
     fleet.kill_coordinator()
     fleet.start_coordinator()
     with console(fleet) as operator:
@@ -120,38 +122,58 @@ class Slow:
     def __init__(self, room: int) -> None:
         self.room = room
         self.got: list[tuple[Message, bytes | None]] = []
+        self.dropped: list[bytes] = []
+        self.outgoing = Outgoing(lambda _, *parts: framing.encode(*parts), self.send)
+        self.outgoing.on_dropped = self.dropped.append
 
-    def send(self, peer: bytes, message: Message, payload: bytes | None) -> Sent:
+    def send(self, peer: bytes, frames: list[Any]) -> Sent:
         if self.room == 0:
             return Sent.SLOW
         self.room -= 1
+        _, message, payload = framing.to_operator()(frames)
         self.got.append((message, payload))
         return Sent.OK
+
+
+P, Q, R = (Address(peer.encode(), peer) for peer in "pqr")
 
 
 def test_a_slow_operator_gets_everything_in_order():
     """What there is no room for comes later; nothing is left out."""
     slow = Slow(room=2)
-    out = Outgoing(slow.send)
-    out.answer(b"p", 1, "x" * 1_000_000)
+    out = slow.outgoing
+    out.answer(P, 1, "x" * 1_000_000)
     for number in range(5):
-        out.put(b"p", RunEvent(id=2, event={"n": number}))
+        out.put(P, RunEvent(id=2, event={"n": number}))
     while slow.room == 0:
         slow.room = 1
         out.pump()
     parts = [m for m, _ in slow.got if isinstance(m, AnswerPart)]
     assert [part.last for part in parts] == [False, False, False, True]
     assert [m.event["n"] for m, _ in slow.got if isinstance(m, RunEvent)] == [0, 1, 2, 3, 4]
+    assert out.kept == 0 and not out.has_backlog(P.peer)
 
 
-def test_an_operator_that_reads_nothing_is_given_up():
-    """Not kept for: memory is bounded; and what no connection could take is an error in words."""
+def test_what_operators_do_not_read_has_one_sum_in_bytes_and_the_largest_is_dropped():
+    """Events are counted by what they hold; one that reads nothing takes nothing from others."""
     slow = Slow(room=0)
-    out = Outgoing(slow.send)
-    payload = bytes(1 << 20)
-    kept = 0
-    while out.put(b"p", AnswerPart(id=1, last=False), payload):
-        kept += 1
-    assert kept * len(payload) <= KEPT_BYTES
+    out = slow.outgoing
+    out.put(Q, RunEvent(id=1, event={"n": 1}))
+    event = {"event": "round", "text": "x" * 60_000}
+    hoarded, most = 0, 0
+    while not slow.dropped:  # two connections of one key
+        out.event(P if hoarded % 2 else Address(b"p2", "p"), 2, event)
+        hoarded, most = hoarded + 1, max(most, out.kept)
+    assert most <= KEPT_BYTES + 70_000 and KEPT_BYTES // 61_000 <= hoarded < 600
+    assert slow.dropped[0] in (b"p", b"p2") and out.has_backlog(Q.peer)
+    slow.room = 2000
+    out.pump()
+    assert out.kept == 0 and sum(m == RunEvent(id=1, event={"n": 1}) for m, _ in slow.got) == 1
+
+
+def test_an_answer_larger_than_what_is_kept_is_an_error_in_words():
+    """Nothing is kept of it."""
+    slow = Slow(room=0)
     with pytest.raises(RunError, match="the answer has 76 MB"):
-        out.answer(b"q", 1, "x" * 80_000_000)
+        slow.outgoing.answer(Q, 1, "x" * 80_000_000)
+    assert slow.outgoing.kept == 0

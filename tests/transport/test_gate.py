@@ -17,6 +17,7 @@ LOG = logging.getLogger("flctl.test")
 NOT_BY_PEERS = {
     "evaluator._call": "a worker that died, TRIES times for each evaluation of a round",
     "invitation.keep": "once for each trouble with a folder on this machine",
+    "journal.__init__": "once for each start of a run",
     "keeper": "runs that start, go on and end",
     "main.stop": "a signal",
     "rounding._on_attempt_failed": "as many as a round has attempts",
