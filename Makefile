@@ -32,7 +32,7 @@ test-containers: install ## Run the tests of the images and of compose.yaml (nee
 	$(BIN)/pytest tests/containers $(CONTAINER_ARGS)
 
 test-hosts: install $(VENV)/.installed-lint ## Run the playbooks against containers that play fresh Pis (needs Docker)
-	$(BIN)/pytest tests/hosts/test_archive.py tests/hosts/test_hosts.py $(HOSTS_ARGS)
+	$(BIN)/pytest tests/hosts/test_archive.py tests/hosts/test_preflight.py tests/hosts/test_hosts.py $(HOSTS_ARGS)
 
 test-arm: install $(VENV)/.installed-lint image-arm64 ## The same against a whole emulated ARM computer (slow)
 	$(BIN)/pytest tests/hosts/test_arm.py $(HOSTS_ARGS)

@@ -16,6 +16,8 @@ from rig import Rig, docker
 
 FLCTL = Path(sys.executable).with_name("flctl")
 SITE = "/opt/flctl/lib/python3.11/site-packages/flctl"
+ZONE = "America/New_York"
+"""Of the controller: the hosts have UTC."""
 RECAP = re.compile(r"^(\S+)\s+: ok=(\d+)\s+changed=(\d+)\s+unreachable=(\d+)\s+failed=(\d+)", re.M)
 
 
@@ -45,7 +47,8 @@ class Fleet:
             done = subprocess.run(
                 [FLCTL, *map(str, args)],
                 stdout=out, stderr=subprocess.STDOUT, timeout=self._within_s, check=False,
-                env={**os.environ, "FLCTL_STATE": str(self.state), "ANSIBLE_NOCOLOR": "1"},
+                env={**os.environ, "FLCTL_STATE": str(self.state), "ANSIBLE_NOCOLOR": "1",
+                     "TZ": ZONE},
             )  # fmt: skip
             out.seek(0)
             said = out.read()
