@@ -19,6 +19,7 @@ from flctl.transport.addresses import LOCK
 from flctl.transport.gate import Gate
 from flctl.transport.health import HealthPort
 from flctl.transport.keys import Keyring
+from flctl.transport.ledger import shares_of
 from flctl.transport.zeromq import ZeroMqHub
 from flctl.wire.messages import Deal
 
@@ -40,7 +41,8 @@ def make_coordinator(
     """
     allow_many_connections()
     gate = Gate()
-    hub = ZeroMqHub(bind, keyring.server, keyring.authorise, control, gate=gate)
+    shares = shares_of(keyring.role_of)
+    hub = ZeroMqHub(bind, keyring.server, keyring.authorise, control, gate, shares)
     evaluator = WorkerEvaluator()
     coordinator = Coordinator(
         state,

@@ -14,12 +14,15 @@ from flctl.errors import StateError
 from flctl.transport.addresses import control_address, parse_address, to_bind
 from flctl.transport.channel import LOCAL, Frame, Incoming, Sent
 from flctl.transport.gate import Gate
+from flctl.transport.guard import Guard
 from flctl.transport.keypair import KeyPair
+from flctl.transport.ledger import Shares, agent_share
 from flctl.transport.sockets import (
     FLEET_QUEUE_MESSAGES,
     FLEET_WAITING_MESSAGES,
     MESSAGE_FRAMES,
     QUEUE_MESSAGES,
+    Inbox,
     contents,
     receive,
     set_common,
@@ -29,6 +32,8 @@ from flctl.transport.zap import DOMAIN, Authorise, Gatekeeper
 BACKLOG = 1_024
 BATCH = 256
 """Messages handed out by one `receive`, so that a flood does not keep the loop from its clock."""
+FRAMES_EXCUSED = 64
+"""Beyond a message's three, that is how many are no reason to end the connection."""
 _FLEET, _CONTROL = b"f", b"c"
 
 
@@ -37,7 +42,8 @@ class ZeroMqHub:
 
     `bind` is HOST:PORT, port 0 for any that is free, None for no fleet socket; `control` is
     the state folder whose control socket is to be opened. A key must pass `authorise`, which
-    runs on another thread; it is not asked again while the connection lasts.
+    runs on another thread; it is not asked again while the connection lasts, but `shares` is: it
+    says what the connections of a key may hold, and None ends them (see `ledger`).
 
     Raises StateError when an address cannot be had, UsageError when it is none.
     """
@@ -49,12 +55,16 @@ class ZeroMqHub:
         authorise: Authorise,
         control: Path | None = None,
         gate: Gate | None = None,
+        shares: Shares = agent_share,
     ) -> None:
         if bind is not None and server_keys is None:
             raise ValueError("the fleet socket needs the server's key pair")
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._sockets: dict[bytes, zmq.Socket[bytes]] = {}
-        self._monitors: list[zmq.Socket[bytes]] = []
+        self._inboxes: dict[bytes, Inbox] = {}
+        self._monitor: zmq.Socket[bytes] | None = None
+        """Of the control socket; the other one has a guard."""
+        self._guard: Guard | None = None
         self._gatekeeper: Gatekeeper | None = None
         self._lost = self._closed = False
         self._control: Path | None = None
@@ -65,8 +75,9 @@ class ZeroMqHub:
         """HOST:PORT of the fleet socket, with the port that it got."""
         try:
             if bind is not None and server_keys is not None:
+                gate = gate or Gate()
                 self._gatekeeper = Gatekeeper(self._context, authorise, gate)
-                self._open_fleet(bind, server_keys)
+                self._open_fleet(bind, server_keys, shares, gate)
             if control is not None:
                 self._open_control(control_address(control))
         except BaseException:
@@ -74,13 +85,21 @@ class ZeroMqHub:
             raise
 
     def receive(self) -> Iterator[Incoming]:
-        for mark, sock in self._sockets.items():
+        for mark, inbox in self._inboxes.items():
             for _ in range(BATCH):
-                frames = receive(sock, 1 + MESSAGE_FRAMES)
+                frames = inbox.receive()
                 if frames is None:
+                    if mark == _FLEET and self._guard is not None:
+                        self._guard.on_empty()
+                    break
+                if not frames:  # amid a message that is thrown away: the others' turn
                     break
                 key = LOCAL if mark == _CONTROL else _key_of(frames)
-                if key is not None and len(frames) > 1:
+                if key is None:
+                    continue
+                if mark == _FLEET and self._guard is not None:
+                    self._guard.on_read(frames[1:], key, broken=inbox.skipped > FRAMES_EXCUSED)
+                if len(frames) > 1 and not inbox.skipped:
                     yield Incoming(mark + frames[0].bytes, key, contents(frames[1:]))
 
     def send(self, peer: bytes, frames: Sequence[Frame]) -> Sent:
@@ -99,7 +118,7 @@ class ZeroMqHub:
 
     def lost_connections(self) -> bool:
         """The peer itself is known to be GONE a few milliseconds later."""
-        self._drain_monitors()
+        self._drain_monitor()
         lost, self._lost = self._lost, False
         return lost
 
@@ -107,11 +126,12 @@ class ZeroMqHub:
         poller = zmq.Poller()
         for fd in readable:
             poller.register(fd, zmq.POLLIN)
-        for sock in (*self._sockets.values(), *self._monitors):
-            poller.register(sock, zmq.POLLIN)
+        for sock in (*self._sockets.values(), self._monitor):
+            if sock is not None:
+                poller.register(sock, zmq.POLLIN)
         poller.register(self._woken.fileno(), zmq.POLLIN)
         poller.poll(max(0, math.ceil(timeout_s * 1000)))
-        self._drain_monitors()
+        self._drain_monitor()
         with contextlib.suppress(BlockingIOError):
             while self._woken.recv(64):
                 pass
@@ -129,11 +149,14 @@ class ZeroMqHub:
         for sock in self._sockets.values():
             sock.disable_monitor()
             sock.close()
-        for monitor in self._monitors:
-            monitor.close(linger=0)
+        if self._guard is not None:
+            self._guard.stop()
+        if self._monitor is not None:
+            self._monitor.close(linger=0)
         if self._gatekeeper is not None:
             self._gatekeeper.close()
-        self._sockets, self._monitors = {}, []
+        self._sockets, self._inboxes = {}, {}
+        self._monitor = self._guard = None
         self._context.term()
         if self._control is not None:
             with contextlib.suppress(OSError):  # a disk that may only be read
@@ -141,7 +164,7 @@ class ZeroMqHub:
         self._woken.close()
         self._waker.close()
 
-    def _open_fleet(self, bind: str, keys: KeyPair) -> None:
+    def _open_fleet(self, bind: str, keys: KeyPair, shares: Shares, gate: Gate) -> None:
         address = to_bind(parse_address(bind, lowest_port=0))
         sock = self._router(_FLEET, FLEET_QUEUE_MESSAGES)
         sock.setsockopt(zmq.RCVHWM, FLEET_WAITING_MESSAGES)
@@ -152,6 +175,7 @@ class ZeroMqHub:
         sock.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
         sock.setsockopt(zmq.BACKLOG, BACKLOG)
         sock.setsockopt(zmq.IPV6, int(address.is_ipv6))
+        self._guard = Guard(sock, shares, self._on_lost, gate)
         try:
             sock.bind(address.endpoint)
         except zmq.ZMQError as error:
@@ -168,6 +192,7 @@ class ZeroMqHub:
 
     def _open_control(self, address: str) -> None:
         sock = self._router(_CONTROL, QUEUE_MESSAGES)
+        self._monitor = sock.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         path = Path(address.removeprefix("ipc://"))
         before = os.umask(0o177)
         try:
@@ -182,15 +207,18 @@ class ZeroMqHub:
     def _router(self, mark: bytes, queue: int) -> "zmq.Socket[bytes]":
         sock = self._context.socket(zmq.ROUTER)
         self._sockets[mark] = sock
+        self._inboxes[mark] = Inbox(sock, 1 + MESSAGE_FRAMES)
         set_common(sock, queue)
         sock.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        self._monitors.append(sock.get_monitor_socket(zmq.EVENT_DISCONNECTED))
         return sock
 
-    def _drain_monitors(self) -> None:
-        for monitor in self._monitors:
-            while receive(monitor, 2) is not None:
-                self._lost = True
+    def _drain_monitor(self) -> None:
+        while self._monitor is not None and receive(self._monitor, 2) is not None:
+            self._lost = True
+
+    def _on_lost(self) -> None:
+        self._lost = True
+        self.wake()
 
 
 def _key_of(frames: list[zmq.Frame]) -> str | None:

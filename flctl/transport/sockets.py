@@ -19,11 +19,13 @@ QUEUE_MESSAGES = 1_000
 FLEET_QUEUE_MESSAGES = 32
 """To each peer of the coordinator's fleet socket. One that asks for chunks and reads nothing has
 so many kept for it, 8 MiB; an honest one has a window of 8 and a few words on the way."""
-FLEET_WAITING_MESSAGES = 256
-"""From each of them. When it is full, and the connection breaks, and a heartbeat is behind what
-did not fit in, libzmq 4.3.5 ends the process (issues 3937 and 4364 of zeromq/libzmq). An honest
-peer says three words a second at most until it hangs up on a coordinator that is frozen, after
-25 s; half of the queue is sure to be free for it."""
+FLEET_WAITING_MESSAGES = 0
+"""From each of them; 0: any number, and `guard` bounds their bytes. When such a queue is full, the
+connection breaks, and a heartbeat falls due or is behind what did not fit in, libzmq 4.3.5 ends
+the process (issues 3937 and 4364 of zeromq/libzmq): a peer that floods could end it at will. A
+queue without a limit is never full."""
+SKIPPED_FRAMES = 4_096
+"""Read in one go of a message that is thrown away: some 4 ms."""
 
 
 def set_common(sock: "zmq.Socket[bytes]", queue: int = QUEUE_MESSAGES) -> None:
@@ -38,9 +40,47 @@ def set_common(sock: "zmq.Socket[bytes]", queue: int = QUEUE_MESSAGES) -> None:
     sock.setsockopt(zmq.RCVHWM, queue)
 
 
+class Inbox:
+    """Messages of one socket, of `most` frames; of longer ones only their number of frames is
+    counted. Those are read in pieces, so that the clock is not kept waiting."""
+
+    def __init__(self, sock: "zmq.Socket[bytes]", most: int) -> None:
+        self.sock = sock
+        self._most = most
+        self._amid = False
+        self.skipped = 0
+        """Frames of the message that is being thrown away, or was."""
+
+    def receive(self) -> list[zmq.Frame] | None:
+        """The next message's frames; with `skipped` set, the first ones of too long a message;
+        empty in the midst of one; None if there is none."""
+        if self._amid:
+            self._skip()
+            return []
+        # Asking first is ten times cheaper than the exception that an empty queue raises.
+        if not int(self.sock.getsockopt(zmq.EVENTS)) & _READABLE:
+            return None
+        self.skipped = 0
+        frames: list[zmq.Frame] = []
+        while len(frames) < self._most:
+            frame = self.sock.recv(zmq.NOBLOCK, copy=False)
+            frames.append(frame)
+            if not frame.more:
+                return frames
+        self._skip()
+        return frames
+
+    def _skip(self) -> None:
+        for _ in range(SKIPPED_FRAMES):
+            self.skipped += 1
+            if not self.sock.recv(zmq.NOBLOCK, copy=False).more:
+                self._amid = False
+                return
+        self._amid = True
+
+
 def receive(sock: "zmq.Socket[bytes]", most: int) -> list[zmq.Frame] | None:
     """The next message's frames; empty if it has more than `most`, None if there is none."""
-    # Asking first is ten times cheaper than the exception that an empty queue raises.
     if not int(sock.getsockopt(zmq.EVENTS)) & _READABLE:
         return None
     frames: list[zmq.Frame] = []

@@ -151,18 +151,6 @@ def test_a_full_queue_is_slow_and_recovers(network):
     assert hub.send(peer, [b"pre", b"again"]) is Sent.OK
 
 
-def test_a_link_whose_queue_is_full_does_not_send(network):
-    """A hub that does not read makes `send` say False; nothing is lost."""
-    network.open_hub()
-    link = network.connect("pi-01")
-    sent = 0
-    payload = bytes(CHUNK_BYTES // 8)
-    while link.send([b"pre", str(sent).encode(), payload]):
-        sent += 1
-        assert sent < 20_000
-    network.pump(lambda: len(network.received) == sent)
-
-
 def test_closing_twice_does_nothing(network):
     """`close` may come from more than one place."""
     hub = network.open_hub()

@@ -111,3 +111,14 @@ def test_there_is_one_hub_at_a_time(network):
         network.hub()
     hub.close()
     network.hub()
+
+
+def test_a_link_whose_queue_is_full_does_not_send(network):
+    """A hub that does not read makes `send` say False; nothing is lost. (A real hub takes in all
+    that honest peers send meanwhile, and closes the connection of a peer that sends more.)"""
+    hub, link = network.hub(), network.link("pi-01")
+    sent = 0
+    while link.send([b"pre", str(sent).encode()]):
+        sent += 1
+        assert sent < 20_000
+    assert texts(hub) == [str(number).encode() for number in range(sent)]
