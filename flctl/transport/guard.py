@@ -7,6 +7,7 @@ of its own: an unfinished message never wakes the coordinator.
 """
 
 import contextlib
+import errno
 import fcntl
 import logging
 import os
@@ -45,7 +46,6 @@ _ACCEPTED, _LOST, _STOPPED = (
     zmq.EVENT_DISCONNECTED,
     zmq.EVENT_MONITOR_STOPPED,
 )
-_LITTLE = sys.byteorder == "little"
 _PAGE = resource.getpagesize()
 _FRAME_BYTES = 33
 """What CURVE adds to a frame, besides two or nine bytes of ZMTP before it."""
@@ -147,10 +147,11 @@ class Guard:
                 ours.close()
             if event == _ACCEPTED:
                 self._ledger.opened(fd, self._turn)
-                # It may be closed again by now, and the number be that of another one; then the
-                # next events say so.
-                with contextlib.suppress(OSError):
-                    self._ours[fd] = socket.socket(fileno=os.dup(fd))
+                # It may be closed again by now, and the number be that of something else. Then the
+                # event that says so is there already, and is taken before anything is looked at.
+                ours = _duplicate(fd)
+                if ours is not None:
+                    self._ours[fd] = ours
             elif event == _LOST:
                 self._ledger.closed(fd, self._turn)
                 self._on_lost()
@@ -158,11 +159,11 @@ class Guard:
     def _sweep(self, turn: int, now: float) -> None:
         for connection in self._ledger:
             ours = self._ours.get(connection.fd)
-            received = _received(ours) if ours is not None else None
-            if received is None:
+            if ours is None:
                 continue
-            if self._ledger.reading(connection, received) and ours is not None:
-                self._ledger.mark(connection, _unread(ours), self._turn)
+            with contextlib.suppress(OSError):
+                if self._ledger.reading(connection, _received(ours)):
+                    self._ledger.mark(connection, _unread(ours), self._turn)
         for verdict in self._ledger.judge(now, turn):
             self._close(verdict)
 
@@ -201,14 +202,29 @@ def counts_bytes() -> bool:
         return False
 
 
-def _received(sock: socket.socket) -> int | None:
+def _duplicate(fd: int) -> socket.socket | None:
+    """None when the connection is closed already, or had to be closed for want of open files."""
     try:
-        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
-    except OSError:
+        own = os.dup(fd)
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            with contextlib.suppress(OSError), socket.socket(fileno=fd) as unguarded:
+                unguarded.shutdown(socket.SHUT_RDWR)
+                unguarded.detach()
         return None
+    try:
+        return socket.socket(fileno=own)
+    except OSError:  # the number is no socket's any more
+        os.close(own)
+        return None
+
+
+def _received(sock: socket.socket) -> int:
+    """Bytes that came on this connection so far; 0 where the kernel does not count them."""
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
     if len(info) < _TCP_INFO_BYTES:
         return 0
-    return int.from_bytes(info[_BYTES_RECEIVED:_TCP_INFO_BYTES], "little" if _LITTLE else "big")
+    return int.from_bytes(info[_BYTES_RECEIVED:], sys.byteorder)
 
 
 def _unread(sock: socket.socket) -> int:

@@ -29,6 +29,7 @@ NOT_BY_PEERS = {
     "starting": "once for each start of a run",
     "training": "rounds and ends of a run",
     "gate": "the gate",
+    "guard.__init__": "once for each start, about the kernel",
     "health": "its own socket",
     "keypair": "a file of this machine",
     "keys._reread": "once for each trouble with the file",

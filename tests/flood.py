@@ -5,7 +5,6 @@ import socket
 import threading
 
 import zmq
-from bed import Bed
 from real_fleet import wait_for
 
 from flctl.transport.guard import wire_bytes
@@ -74,15 +73,15 @@ class Relay:
 class Flooder:
     """One connection with the key `pair`."""
 
-    def __init__(self, bed: Bed, pair: KeyPair) -> None:
-        self.relay = Relay(bed.port)
+    def __init__(self, port: int, server_key: str, pair: KeyPair) -> None:
+        self.relay = Relay(port)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self.sock = self._context.socket(zmq.DEALER)
         self.sock.linger = 0
         self.sock.sndhwm = 0
         self.sock.immediate = 1
         self.sock.reconnect_ivl = -1
-        self.sock.curve_serverkey = bed.server_key.encode()
+        self.sock.curve_serverkey = server_key.encode()
         self.sock.curve_publickey = pair.public.encode()
         self.sock.curve_secretkey = pair.secret.encode()
         self.sock.connect(f"tcp://127.0.0.1:{self.relay.port}")
