@@ -63,7 +63,7 @@ def make_coordinator(
 
 
 def allow_many_connections() -> None:
-    """As many open files as this account may have at all: each agent's connection is one, and a
+    """As many open files as this account may have at all: each agent's connection is two, and a
     usual 1,024 would be used up by some hundred agents, or by one stranger."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):

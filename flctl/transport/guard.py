@@ -20,7 +20,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import zmq
 
@@ -75,7 +74,8 @@ class Guard:
         self._broken: deque[tuple[int, str]] = deque()
         self._turn = 0
         self._sweep_at = 0.0
-        self._memory = _resident()
+        self._statm = _open_statm()
+        self._memory = self._resident()
         self._ends = False
         if not counts_bytes():
             logger.error(
@@ -109,6 +109,8 @@ class Guard:
         for ours in self._ours.values():
             ours.close()
         self._ours.clear()
+        if self._statm is not None:
+            os.close(self._statm)
 
     # Its own thread -----------------------------------------------------------------------
 
@@ -132,12 +134,18 @@ class Guard:
             connection = self._ledger.get(fd)
             if connection is not None and connection.key in (None, key):
                 self._close(self._ledger.verdict(connection, "a message of far too many frames"))
-        memory = _resident()
+        memory = self._resident()
         grown = memory >= self._memory + GROWN_BYTES
         self._memory = memory if grown else min(memory, self._memory)
         if grown or now >= self._sweep_at or not memory:
             self._sweep_at = now + SWEEP_S
             self._sweep(turn, now)
+
+    def _resident(self) -> int:
+        """Bytes of this process in memory; 0 where that cannot be said."""
+        if self._statm is None:
+            return 0
+        return int(os.pread(self._statm, 128, 0).split()[1]) * _PAGE
 
     def _on_events(self) -> None:
         while (frames := receive(self._monitor, 2)) is not None:
@@ -232,9 +240,8 @@ def _unread(sock: socket.socket) -> int:
     return int(struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.FIONREAD, bytes(4)))[0])
 
 
-def _resident() -> int:
-    """Bytes of this process in memory; 0 where that cannot be said."""
+def _open_statm() -> int | None:
     try:
-        return int(Path("/proc/self/statm").read_bytes().split()[1]) * _PAGE
+        return os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
-        return 0
+        return None
