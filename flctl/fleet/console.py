@@ -58,11 +58,18 @@ class Console:
     """Blocking calls, one at a time. Each raises CoordinatorAway when nobody answers, and
     the coordinator's own error when it refuses."""
 
-    def __init__(self, link: Link, where: str, key: str = "", state: Path | None = None) -> None:
+    def __init__(
+        self,
+        link: Link,
+        where: str,
+        key: str = "",
+        state: Path | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         """`key` is the public one that is shown there; `state` the folder of a coordinator here."""
         self._link = link
         self.where = where
-        self._key, self._state = key, state
+        self._key, self._state, self._clock = key, state, clock
         self.patience: Callable[[], AbstractContextManager[object]] = nullcontext
         """Entered while an answer is awaited."""
         self._is_right = False
@@ -145,19 +152,26 @@ class Console:
         """The run's events from its beginning on, for ever; None now and then when it is quiet.
 
         When the coordinator is away for a while, the events that were missed come again
-        from the beginning: whoever reads them must bear with repetition.
+        from the beginning: whoever reads them must bear with repetition. While all is quiet it
+        is only asked whether it still sends them.
+
+        Raises AccessError when the key is revoked meanwhile.
         """
-        question = self._send(
-            Ask(id=next(self._ids), what="watch", args={"run": run, "past": past})
-        )
-        heard = time.monotonic()
+        question = self._send_watch(run, past)
+        asked: Ask | None = None
+        """Whether it still sends them; not answered yet."""
+        heard = self._clock()
         parts = bytearray()
         while True:
+            lost = False
             for message, payload in self._messages(0.5):
-                heard = time.monotonic()
+                heard = self._clock()
                 match message:
                     case RunEvent(id=question.id, event=event):
                         yield event
+                    case Answer(id=id_) | Trouble(id=id_) if asked is not None and id_ == asked.id:
+                        lost = message != Answer(id=id_, body={"watching": True})
+                        asked = None
                     case AnswerPart(id=question.id, last=last) if payload is not None:
                         parts += payload
                         if last:
@@ -167,16 +181,22 @@ class Console:
                                 yield whole
                     case Trouble(id=question.id):
                         raise _as_error(message)
-            events = list(self._link.events())
-            again = LinkEvent.CONNECTED in events
-            if again or time.monotonic() - heard > ANSWER_S:
-                # The coordinator was restarted, or may have been: ask anew.
+            lost = LinkEvent.CONNECTED in self._heed() or lost
+            quiet = self._clock() - heard > ANSWER_S
+            if lost or (quiet and asked is not None):
+                # The coordinator was restarted, or is older than this question.
                 parts.clear()
-                question = self._send(
-                    Ask(id=next(self._ids), what="watch", args={"run": run, "past": True})
-                )
-                heard = time.monotonic()
+                question, asked = self._send_watch(run), None
+            elif quiet:
+                args = {"question": question.id}
+                asked = self._send(Ask(id=next(self._ids), what="watching", args=args))
+            if lost or quiet:
+                heard = self._clock()
             yield None
+
+    def _send_watch(self, run: str, past: bool = True) -> Ask:
+        args = {"run": run, "past": past}
+        return self._send(Ask(id=next(self._ids), what="watch", args=args))
 
     def save_checkpoint(self, run: str, path: Path, round_id: int | None = None) -> Path:
         """Fetch the newest model of a run, or that of a round, into `path`. Raises FlctlError."""
@@ -258,13 +278,15 @@ class Console:
 
     def _was_cut(self) -> bool:
         """Whether the connection has ended since this was asked last. Raises AccessError."""
-        cut = False
-        for event in self._link.events():
+        return LinkEvent.DISCONNECTED in self._heed()
+
+    def _heed(self) -> set[LinkEvent]:
+        """What has become of the connection since this was asked last. Raises AccessError."""
+        events = list(self._link.events())
+        for event in events:
             match event:
                 case LinkEvent.CONNECTED:
                     self._is_right = True
-                case LinkEvent.DISCONNECTED:
-                    cut = True
                 case LinkEvent.KEY_REFUSED:
                     raise self._refused("it was never enrolled there, or was revoked")
                 case LinkEvent.SERVER_KEY_WRONG if not self._is_right:  # else it only starts anew
@@ -272,7 +294,7 @@ class Console:
                         f"whoever answers at {self.where} hangs up: it does not have the server "
                         "key that was given, or is no coordinator"
                     )
-        return cut
+        return set(events)
 
     def _silent(self, waited_s: float) -> CoordinatorAway:
         text = f"no answer from the coordinator at {self.where} in {waited_s:.0f} s"

@@ -6,14 +6,18 @@ import msgspec
 import pytest
 from memory_fleet import MemoryFleet
 
+from flctl.coordinator import control
 from flctl.coordinator.background import InlineBackground
 from flctl.coordinator.control import Control
 from flctl.coordinator.turns import QUESTIONS
+from flctl.errors import AccessError
+from flctl.fleet.console import Console
 from flctl.transport.channel import LOCAL
 from flctl.transport.keys import KeyPair
 from flctl.transport.memory import MemoryLink
 from flctl.wire import framing
 from flctl.wire.messages import Answer, Ask, Message, RunEvent, Trouble
+from flctl.wire.questions import KINDS
 
 
 def heard(link: MemoryLink) -> list[Message]:
@@ -199,3 +203,82 @@ def test_a_watcher_may_ask_whether_it_still_is_one(fleet: MemoryFleet, dropped: 
 
 def _of(answers: list[Message], number: int) -> list[Answer]:
     return [m for m in answers if isinstance(m, Answer) and m.id == number]
+
+
+def watching(fleet: MemoryFleet, key: str = LOCAL) -> tuple[MemoryLink, Console]:
+    link = fleet.network.link(key)
+    list(link.events())
+
+    def idle(timeout_s: float) -> None:
+        fleet.step(timeout_s)
+
+    link.on_idle = idle
+    return link, Console(link, "the test", clock=fleet.clock)
+
+
+def test_an_hour_of_quiet_reads_no_journal(fleet: MemoryFleet, monkeypatch: pytest.MonkeyPatch):
+    """Whether events still come is asked, not the whole past again; new events are not missed."""
+    run = fleet.start_run(rounds=1)
+    fleet.finish()
+    reads: list[int] = []
+    look = control.look_at_past
+    monkeypatch.setattr(control, "look_at_past", lambda *a: reads.append(1) or look(*a))
+    _, operator = watching(fleet)
+    events = operator.watch(run)
+    began = fleet.now
+    told = [event for event in iter(lambda: next(events), None) if event]
+    while fleet.now < began + 3600:
+        assert next(events) is None
+    assert len(reads) == 1 and told[-1]["event"] == "finished"
+    fleet.coordinator.publish({"event": "agent-here", "agent": "pi-77"})
+    assert any(next(events) for _ in range(3))
+
+
+@pytest.mark.parametrize("why", ["dropped", "restarted"])
+def test_a_watch_that_was_lost_is_asked_again(fleet: MemoryFleet, why: str):
+    """With the past, for what was missed; the coordinator was restarted, or had dropped it."""
+    run = fleet.start_run(rounds=1)
+    fleet.finish()
+    link, operator = watching(fleet)
+    events = operator.watch(run)
+    while next(events) is not None:
+        pass
+    if why == "restarted":
+        fleet.kill_coordinator()
+        fleet.start_coordinator()
+    else:
+        fleet.coordinator.operators.drop(link.peer)
+    found = [next(events) for _ in range(200)]
+    assert sum(event["event"] == "finished" for event in found if event) == 1
+
+
+def test_an_older_coordinator_that_does_not_know_the_question_is_asked_for_the_past(
+    fleet: MemoryFleet, monkeypatch: pytest.MonkeyPatch
+):
+    """As it always was; it answers with trouble, or an even older one with nothing."""
+    run = fleet.start_run(rounds=1)
+    fleet.finish()
+    monkeypatch.delitem(KINDS, "watching")
+    _, operator = watching(fleet)
+    events = operator.watch(run)
+    found = [next(events) for _ in range(200)]
+    assert sum(event["event"] == "finished" for event in found if event) >= 2
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_revoked_operator_reads_that_it_is(fleet: MemoryFleet, cut: bool):
+    """Not that there is no answer; also where its connection is made again, and refused."""
+    run = fleet.start_run(rounds=1)
+    fleet.finish()
+    key = KeyPair.make().public
+    fleet.keyring.add("ana", key, "read")
+    link, operator = watching(fleet, key)
+    events = operator.watch(run)
+    while next(events) is not None:
+        pass
+    fleet.keyring.revoke("ana")
+    if cut:
+        link.reconnect()
+    with pytest.raises(AccessError, match="was revoked"):
+        for _ in range(100):
+            next(events)
