@@ -11,7 +11,7 @@ from flctl.cli.pictures import save_picture
 from flctl.errors import UsageError
 
 if TYPE_CHECKING:
-    from flctl.fleet.comparison import Compared
+    from flctl.fleet.comparison import Beside, Compared
 
 INK, FAINT = "#24292f", "#d0d7de"
 FEDERATED, CENTRAL, ALONE = "#0969da", "#57606a", "#bf8700"
@@ -44,6 +44,7 @@ def draw(
     federated: Mapping[int, Mapping[str, Any]],
     central: "Compared",
     alone: "Compared",
+    by: "Beside",
     agents: int,
 ) -> None:
     """Write the picture to `path` as PNG; `federated` holds each round's metrics."""
@@ -72,12 +73,12 @@ def draw(
         )  # fmt: skip
         figure.text(
             0.015, 0.875,
-            f"Real MIT-BIH beats of 16 patients; tested on {last['examples']:,} later beats of "
-            "the same patients, after each round of FedAvg.",
+            f"Real MIT-BIH beats of 16 patients; measured on {last['examples']:,} later beats of "
+            f"all of them. An agent alone has seen only its own{_own(alone)}.",
             ha="left", fontsize=10, color=CENTRAL,
         )  # fmt: skip
         figure.text(
-            0.015, 0.025, _unseen(last, central, alone), ha="left", fontsize=9, color=CENTRAL
+            0.015, 0.025, _unseen(last, central, alone, by), ha="left", fontsize=9, color=CENTRAL
         )
         figure.subplots_adjust(left=0.05, right=0.985, top=0.79, bottom=0.235, wspace=0.2)
         save_picture(figure, path, "--out")
@@ -93,7 +94,7 @@ def _panel(
     alone: "Compared",
 ) -> None:
     value: Callable[[Any], float] = lambda metrics: float(getattr(metrics, key))  # noqa: E731
-    alone_label = f"each agent alone, {counted(max(alone.curve), 'round')} (mean)"
+    alone_label = f"each agent alone, {counted(max(alone.curve), 'round')}, on all patients (mean)"
     curves = (
         (alone_label, ALONE, {r: value(m) for r, m in alone.curve.items()}, 1.6),
         ("all data in one place", CENTRAL, {r: value(m) for r, m in central.curve.items()}, 1.6),
@@ -134,14 +135,21 @@ def apart(values: list[float], gap: float) -> list[float]:
     return places
 
 
-def _unseen(last: Mapping[str, Any], central: "Compared", alone: "Compared") -> str:
-    """What came of patients of whom nobody had a beat."""
+def _own(alone: "Compared") -> str:
+    """How good agents alone are where they need nobody."""
+    own = alone.final.get("own")
+    return "" if own is None else f"; on those it reaches an accuracy of {own.accuracy:.2f}"
+
+
+def _unseen(last: Mapping[str, Any], central: "Compared", alone: "Compared", by: "Beside") -> str:
+    """What came of patients of whom no agent had a beat."""
     part = last.get("beside", {}).get("unseen")
     if part is None or "unseen" not in central.final:
         return ""
     return (
-        f"Patients that nobody trained on ({part['examples']} beats): accuracy "
-        f"{part['accuracy']:.2f} federated, {central.final['unseen'].accuracy:.2f} with all data "
-        f"in one place, {alone.final['unseen'].accuracy:.2f} alone. "
+        f"{by.groups.get('unseen', 0)} unseen patients ({part['examples']} beats), accuracy: "
+        f"{part['accuracy']:.2f} federated, {central.final['unseen'].accuracy:.2f} one place, "
+        f"{alone.final['unseen'].accuracy:.2f} alone, {by.always['unseen'].accuracy:.2f} always "
+        f"{by.commonest}. "
         "Data: MIT-BIH Arrhythmia Database, PhysioNet, ODC-BY 1.0."
     )

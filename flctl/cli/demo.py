@@ -2,6 +2,7 @@
 
 import contextlib
 import shlex
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,9 +14,16 @@ from flctl.cli.options import Verbose, again
 from flctl.errors import FlctlError, UsageError
 
 if TYPE_CHECKING:
-    from flctl.fleet.comparison import Compared
+    from flctl.fleet.comparison import Beside, Compared
 
-PARTS = {"later": "same patients, later", "unseen": "unseen patients"}
+PARTS = {
+    "own": "own patients, later",
+    "later": "all patients, later",
+    "unseen": "unseen patients",
+}
+"""What was measured on, as `flctl.fleet.comparison` and the task name it."""
+WIDTH = 80
+"""Of the text below the figures."""
 
 
 def demo(
@@ -38,7 +46,7 @@ def demo(
     from flctl.cli.output import print_line, program, shown
     from flctl.cli.watching import watcher
     from flctl.files import make_folder
-    from flctl.fleet.comparison import Comparison
+    from flctl.fleet.comparison import Comparison, beside
     from flctl.fleet.driving import drive_local
 
     needs_matplotlib()
@@ -71,8 +79,9 @@ def demo(
         copy_model(result.checkpoint, model, "--out")
         with _patience("training the same with all data in one place, and by each agent alone"):
             central, alone = comparison.result("central"), comparison.result("local-only")
-    draw(curve, federated, central, alone, agents)
-    _show(federated, central, alone, agents)
+            by = beside(given, result.checkpoint)
+    draw(curve, federated, central, alone, by, agents)
+    _show(federated, central, alone, by, agents)
     evaluate = f"{program()} evaluate {shlex.quote(str(shown(model)))} --split unseen"
     print_line(f"\nLook at {shown(curve)}, then try: {evaluate}")
 
@@ -85,25 +94,58 @@ def _patience(doing: str) -> contextlib.AbstractContextManager[Any]:
 
 
 def _show(
-    federated: Mapping[int, Mapping[str, Any]], central: "Compared", alone: "Compared", agents: int
+    federated: Mapping[int, Mapping[str, Any]],
+    central: "Compared",
+    alone: "Compared",
+    by: "Beside",
+    agents: int,
 ) -> None:
-    """Final figures of the three ways, on beats of known and of unseen patients."""
+    """Final figures of each way to train, and of none at all, with what they were measured on."""
     import msgspec
 
     from flctl.cli import output
+    from flctl.fleet.comparison import OWN
 
     last = federated[max(federated)]
-    rounds_alone = output.counted(max(alone.curve), "round")
-    ways: dict[str, Mapping[str, Any]] = {
-        f"federated, {agents} agents": {last["part"]: last, **last.get("beside", {})},
-        "all data in one place": msgspec.to_builtins(central.final),
-        f"each agent alone, {rounds_alone} (mean)": msgspec.to_builtins(alone.final),
-    }
-    parts = [name for name in PARTS if name in central.final]
-    columns = [c for name in parts for c in (f">{PARTS[name]}: accuracy", ">macro-F1")]
-    made = output.table("", *columns)
-    for way, figures in ways.items():
-        cells = [figures[name][key] for name in parts for key in ("accuracy", "macro_f1")]
-        made.add_row(way, *map(output.figure, cells))
+    ours = {last["part"]: last, **last.get("beside", {})}
+    if by.own is not None:
+        ours[OWN] = msgspec.to_builtins(by.own)
+    rest = (msgspec.to_builtins(found) for found in (central.final, alone.final, by.always))
+    ways = (ours, *rest)
+    heads = ("federated", "one place", "alone", f"always {by.commonest}")
+    made = output.table("", "", *(f">{head}" for head in heads))
+    for part, words in PARTS.items():
+        if all(part in way for way in ways):
+            for key, name in (("accuracy", "accuracy"), ("macro_f1", "macro-F1")):
+                cells = [output.figure(way[part][key]) for way in ways]
+                made.add_row(words if key == "accuracy" else "", name, *cells)
     output.print_line("")
     output.show(made)
+    output.print_line("")
+    for line in explained(alone, by, agents):
+        output.print_line(line)
+
+
+def explained(alone: "Compared", by: "Beside", agents: int) -> list[str]:
+    """What stands in which row and column, and what the figures say and do not say."""
+    from flctl.cli import output
+    from flctl.fleet.comparison import OWN
+
+    texts = [
+        f"one place: all data together. alone: mean of {agents} agents, each after "
+        f"{output.counted(max(alone.curve), 'round')} on its own data. always {by.commonest}: "
+        f"without a model, every beat is called {by.commonest}. own patients: those of each agent, "
+        "mean of the agents. all patients: those of all agents."
+    ]
+    if by.own is not None and OWN in alone.final:
+        as_good = alone.final[OWN].accuracy > by.own.accuracy - 0.005
+        texts.append(
+            ("An agent alone does as well on its own patients. " if as_good else "")
+            + "What federation brings is the patient of another agent, and the beat that an agent "
+            "has seldom or never seen."
+        )
+    if "unseen" in by.classes:
+        counts = ", ".join(f"{n} {name}" for name, n in by.classes["unseen"].items())
+        people = output.counted(by.groups.get("unseen", 0), "patient")
+        texts.append(f"Unseen are {people} with {counts} beats: too few to rely on.")
+    return [line for text in texts for line in textwrap.wrap(text, WIDTH)]

@@ -8,18 +8,29 @@ import subprocess
 import sys
 import tempfile
 import threading
+from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Literal, get_args
+from typing import IO, TYPE_CHECKING, Any, Literal, get_args
 
 import msgspec
+import numpy as np
 from msgspec import Struct, structs
 
+from flctl.core.metrics import from_confusion
 from flctl.errors import RunError
 from flctl.wire.messages import Metrics
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 How = Literal["central", "local-only"]
 LOW_PRIORITY = 10
 """Of nice: the agents of the run come first."""
+
+
+OWN = "own"
+"""What each agent holds out of its own data, measured by itself; the mean over the agents. For
+agents alone each model meets only the data of its owner."""
 
 
 class Compared(Struct, frozen=True):
@@ -28,7 +39,22 @@ class Compared(Struct, frozen=True):
     curve: dict[int, Metrics]
     """By round, on the part of the test data that counts."""
     final: dict[str, Metrics]
-    """At the end, on every part by its name."""
+    """At the end, on every part by its name, and as `OWN`."""
+
+
+class Beside(Struct, frozen=True):
+    """What the figures of a model mean."""
+
+    own: Metrics | None
+    """Of that model, as `OWN`; None where agents hold nothing out."""
+    commonest: str
+    """The class of which the agents together have most examples."""
+    always: dict[str, Metrics]
+    """What calling everything by that class would score, on every part and as `OWN`."""
+    classes: dict[str, dict[str, int]]
+    """Of each part, how many examples of each class it has."""
+    groups: dict[str, int]
+    """Of each part, how many records (of patients, in the demo) it has examples of."""
 
 
 class _Request(Struct):
@@ -99,31 +125,25 @@ def compute(how: How, given: dict[str, Any], every: int, rounds: int | None = No
     """
     from torch import nn
 
-    from flctl.fleet.clients import Clients, first_model
     from flctl.learning import baseline
     from flctl.learning import device as devices
     from flctl.learning.evaluation import evaluate
-    from flctl.learning.source import evaluation_parts
-    from flctl.learning.task import load_task
-    from flctl.worker.jobs import DataSource
 
-    first = first_model(given, "the comparison")
-    os.close(first.fd)
-    settings = structs.replace(first.settings, rounds=rounds or first.settings.rounds)
+    scene = _Scene(given)
+    settings = structs.replace(scene.settings, rounds=rounds or scene.settings.rounds)
     device = devices.set_up(settings.device, settings.threads)
-    task = load_task(settings.task)
-    shards = Clients(task, settings).training
-    parts = evaluation_parts(
-        task,
-        DataSource(path=settings.test_data or settings.data, trained_on=settings.test_data is None),
-    )
+    task, shards, parts = scene.task, scene.clients.training, scene.parts
     main = next(iter(parts.values()))
     finals: dict[str, list[Metrics]] = {name: [] for name in parts}
 
-    def measure(_: str, round_id: int, model: nn.Module) -> None:
+    def measure(agent: str, round_id: int, model: nn.Module) -> None:
         if round_id == settings.rounds:
             for name, part in parts.items():
                 finals[name].append(evaluate(task, model, part, device=device))
+            mine = {agent: scene.own[agent]} if agent in scene.own else scene.own
+            finals.setdefault(OWN, []).extend(
+                evaluate(task, model, part, device=device) for part in mine.values()
+            )
 
     if how == "central":
         curve = baseline.central(
@@ -134,17 +154,83 @@ def compute(how: How, given: dict[str, Any], every: int, rounds: int | None = No
         curve = baseline.local_only(
             task, shards, settings, main, every=every, device=device, on_model=measure
         )
-    return Compared(curve, {name: _mean(found) for name, found in finals.items()})
+    return Compared(curve, {name: mean_of(found) for name, found in finals.items() if found})
 
 
-def _mean(metrics: list[Metrics]) -> Metrics:
+def beside(given: dict[str, Any], model: Path) -> Beside:
+    """What the figures of the file `model`, of a run with the settings `given`, stand beside.
+
+    Loads torch. Raises FlctlError.
+    """
+    from flctl.learning import device as devices
+    from flctl.learning.evaluation import evaluate
+    from flctl.learning.state import load_into
+
+    scene = _Scene(given)
+    device = devices.set_up(scene.settings.device, scene.settings.threads)
+    task = scene.task
+    learnt = task.model()
+    with model.open("rb") as file:
+        load_into(learnt, file.fileno(), str(model))
+    trained = sum(part.histogram() for part in scene.clients.training.values())
+    commonest = int(np.argmax(trained))
+    counts = {name: part.histogram() for name, part in scene.parts.items()}
+    own = [evaluate(task, learnt, part, device=device) for part in scene.own.values()]
+    always = {name: _always(commonest, found) for name, found in counts.items()}
+    if own:
+        always[OWN] = mean_of([_always(commonest, p.histogram()) for p in scene.own.values()])
+    return Beside(
+        own=mean_of(own) if own else None,
+        commonest=task.classes[commonest],
+        always=always,
+        classes={
+            name: dict(zip(task.classes, map(int, found), strict=True))
+            for name, found in counts.items()
+        },
+        groups={
+            name: len(np.unique(part.group))
+            for name, part in scene.parts.items()
+            if part.group is not None
+        },
+    )
+
+
+class _Scene:
+    """The data of a run: who trains on what, and what is measured on."""
+
+    def __init__(self, given: dict[str, Any]) -> None:
+        from flctl.fleet.clients import Clients, first_model
+        from flctl.learning.source import evaluation_parts
+        from flctl.learning.task import load_task
+        from flctl.worker.jobs import DataSource
+
+        first = first_model(given, "the comparison")
+        os.close(first.fd)
+        settings = self.settings = first.settings
+        self.task = load_task(settings.task)
+        self.clients = Clients(self.task, settings)
+        held_out = {name: self.clients.held_out(name) for name in self.clients.names}
+        self.own = {name: part for name, part in held_out.items() if part is not None}
+        named = settings.test_data
+        source = DataSource(path=named or settings.data, trained_on=named is None)
+        self.parts = evaluation_parts(self.task, source)
+
+
+def _always(said: int, targets: "NDArray[np.int64]") -> Metrics:
+    """Of calling everything by one class, whatever it is; the loss would be infinite."""
+    table = np.zeros((len(targets), len(targets)), np.int64)
+    table[:, said] = targets
+    return from_confusion(sys.float_info.max, table.tolist())
+
+
+def mean_of(metrics: list[Metrics]) -> Metrics:
     """Of the figures; several models have no common confusion."""
     n = len(metrics)
     return Metrics(
         loss=sum(m.loss for m in metrics) / n,
         accuracy=sum(m.accuracy for m in metrics) / n,
         macro_f1=sum(m.macro_f1 for m in metrics) / n,
-        examples=metrics[0].examples,
+        examples=max(m.examples for m in metrics),
         confusion=metrics[0].confusion if n == 1 else (),
     )
 

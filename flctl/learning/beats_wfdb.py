@@ -26,8 +26,9 @@ AAMI = {
     for at, symbols in enumerate(("NLRBejn", "AaJS", "VEr", "F", "/fQ?"))
     for symbol in symbols
 }
-"""Symbol of a beat to its class N, S, V, F or Q (ANSI/AAMI EC57): escape beats count as
-normal, paced beats as unknown."""
+"""Symbol of a beat to its class N, S, V, F or Q, as de Chazal et al. 2004 have them. By
+ANSI/AAMI EC57 itself the escape beats e, j and n are S, and records with paced beats, here Q, are
+left out."""
 NO_BEATS = frozenset('~|sT*D"=p^t+u![]@x()')
 """Symbols of what else an annotation may be: rhythm, waves, noise, comments."""
 

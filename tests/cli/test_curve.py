@@ -1,10 +1,11 @@
 """The demo's picture."""
 
 import pytest
+from msgspec import structs
 
-from flctl.cli import curve
+from flctl.cli import curve, demo
 from flctl.errors import UsageError
-from flctl.fleet.comparison import Compared
+from flctl.fleet.comparison import Beside, Compared
 from flctl.wire.messages import Metrics
 
 
@@ -14,7 +15,18 @@ def figures(accuracy):
 
 def compared(rounds, accuracy):
     made = figures(accuracy)
-    return Compared(dict.fromkeys(rounds, made), {"later": made, "unseen": made})
+    return Compared(dict.fromkeys(rounds, made), {"later": made, "unseen": made, "own": made})
+
+
+def around(own=0.7):
+    """As the demo has it: two unseen patients."""
+    return Beside(
+        own=figures(own),
+        commonest="N",
+        always={name: figures(0.5) for name in ("own", "later", "unseen")},
+        classes={"later": {"N": 9, "S": 1}, "unseen": {"N": 500, "S": 4}},
+        groups={"later": 16, "unseen": 2},
+    )
 
 
 def test_it_is_drawn(tmp_path):
@@ -23,7 +35,8 @@ def test_it_is_drawn(tmp_path):
     for rounds, beside in ((9, {"unseen": told}), (1, {})):
         path = tmp_path / f"curve-{rounds}.png"
         federated = {r: {**told, "beside": beside} for r in range(1, rounds + 1)}
-        curve.draw(path, federated, compared([rounds], 0.6), compared([1], 0.4), agents=4)
+        central, alone = compared([rounds], 0.6), compared([1], 0.4)
+        curve.draw(path, federated, central, alone, around(), agents=4)
         assert path.read_bytes().startswith(b"\x89PNG")
 
 
@@ -39,3 +52,29 @@ def test_labels_do_not_overlap():
     low, high, middle = curve.apart([0.1, 0.92, 0.91], 0.05)
     assert low == 0.1
     assert high - middle == pytest.approx(0.05)
+
+
+def test_the_figures_say_what_was_measured_on_what(capsys):
+    """Agents alone on their own patients and on everybody's; the commonest class beside it."""
+    told = {"loss": 0.5, "accuracy": 0.8, "macro_f1": 0.4, "examples": 50, "part": "later"}
+    federated = {9: {**told, "beside": {"unseen": told}}}
+    demo._show(federated, compared([9], 0.6), compared([3], 0.72), around(), agents=4)
+    out = capsys.readouterr().out
+    head, own, own_f1, all_of, *_ = [line.split() for line in out.splitlines() if line]
+    assert head == ["federated", "one", "place", "alone", "always", "N"]
+    assert own == ["own", "patients,", "later", "accuracy", "0.700", "0.600", "0.720", "0.500"]
+    assert own_f1 == ["macro-F1", "0.350", "0.300", "0.360", "0.250"]
+    assert all_of[:2] == ["all", "patients,"] and all_of[4:] == ["0.800", "0.600", "0.720", "0.500"]
+    text = " ".join(out.split())
+    assert "mean of 4 agents, each after 3 rounds on its own data" in text
+    assert "An agent alone does as well on its own patients." in text
+    assert "Unseen are 2 patients with 500 N, 4 S beats: too few to rely on." in text
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_what_is_not_so_is_not_said():
+    """Where the federated model is better on an agent's own patients, or no agent measures."""
+    alone = compared([3], 0.6)
+    assert "as well" not in " ".join(demo.explained(alone, around(0.7), 4))
+    bare = structs.replace(around(), own=None, classes={}, groups={})
+    assert "federation" not in " ".join(demo.explained(alone, bare, 4))

@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 
 from flctl.errors import RunError
-from flctl.fleet.comparison import Comparison, compute
+from flctl.fleet.comparison import Comparison, beside, compute
+from flctl.fleet.virtual import VirtualRun
+from flctl.learning.evaluation import evaluate
+from flctl.learning.state import load_into
 
 
 @pytest.fixture
@@ -28,8 +31,32 @@ def test_both_ways_are_measured_on_every_part(given):
     assert list(central.curve) == [2, 4]
     assert list(alone.curve) == [2, 3]
     for made in (central, alone):
-        assert set(made.final) == {"later", "unseen"}
+        assert set(made.final) == {"later", "unseen", "own"}
         assert made.final["later"].accuracy == made.curve[max(made.curve)].accuracy
+
+
+def test_agents_are_also_measured_on_what_is_their_own(given, tmp_path):
+    """Each by itself, and the mean of them; beside it what always one answer would score."""
+    arrays = dict(np.load(given["data"]))
+    arrays["y"] = np.where(arrays["split"] == 2, 0, np.arange(96) % 2)
+    np.savez(given["data"], **arrays)
+    history = VirtualRun.start(tmp_path, {**given, "local": None, "virtual": 2}, "test")
+    history.run()
+    by = beside(given, history.folder.model_path(4))
+    clients, task = history._clients, history.task
+    model = task.model()
+    with history.folder.model_path(4).open("rb") as file:
+        load_into(model, file.fileno(), "model")
+    own = [evaluate(task, model, clients.held_out(name)) for name in clients.names]
+    assert by.own is not None
+    assert by.own.accuracy == pytest.approx(np.mean([m.accuracy for m in own]))
+    assert by.own.macro_f1 == pytest.approx(np.mean([m.macro_f1 for m in own]))
+    trained = sum(part.histogram() for part in clients.training.values())
+    assert by.commonest == task.classes[int(np.argmax(trained))]
+    part = by.classes["unseen"]
+    assert part == {"N": 24, "S": 0, "V": 0, "F": 0, "Q": 0} and by.groups["unseen"] == 4
+    assert by.always["unseen"].accuracy == part[by.commonest] / 24
+    assert set(by.always) == {"later", "unseen", "own"}
 
 
 def test_what_goes_wrong_is_told(given):
