@@ -7,6 +7,7 @@ import typer
 from flctl import __version__
 from flctl.cli import data, emulate, keys, runs, tasks
 from flctl.cli.agent import agent
+from flctl.cli.audit import audit
 from flctl.cli.connect import connect
 from flctl.cli.coordinator import coordinator
 from flctl.cli.cordon import cordon, uncordon
@@ -56,7 +57,7 @@ def flctl(
 
 
 COMMANDS = (
-    train, status, discover, cordon, uncordon, agent, coordinator, health, connect, evaluate,
+    train, status, discover, cordon, uncordon, agent, coordinator, audit, health, connect, evaluate,
     predict, demo, provision, deploy, upgrade, rollback, push_data, rotate_keys, remove,
 )  # fmt: skip
 for command in COMMANDS:

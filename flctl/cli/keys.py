@@ -1,10 +1,12 @@
 """`flctl keys`: who may connect, and as what."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, cast
 
 import typer
 
@@ -275,11 +277,51 @@ class _Folder:
 
         return self._keyring.new_token(ttl_s, uses, deal, LOCAL)
 
+    def token_id(self, text: str) -> str | None:
+        token = self._keyring.open_token(text)
+        return token.id if token is not None else None
+
     def close_tokens(self, ids: Sequence[str] | None) -> list[str]:
         return [token.id for token in self._keyring.close_tokens(ids)]
 
     def invite(self, ttl_s: float) -> dict[str, Any]:  # noqa: ARG002
         raise UsageError("no coordinator runs here, and only one that runs keeps such a folder")
+
+
+LOOKING = ("keys",)
+"""Methods of a Book that change nothing."""
+SHUTTING = ("revoke", "close_tokens")
+"""Those that must not fail for want of a line in the audit file."""
+WORDS = {"add_key": "key-add", "revoke": "key-revoke", "close_tokens": "token-close"}
+"""As a coordinator that runs calls it in its audit file."""
+
+
+class _Audited:
+    """A book of which everything that changes it stands in the audit file beside it."""
+
+    def __init__(self, book: _Folder, state: Path) -> None:
+        from flctl.coordinator.audit import Audit
+
+        self._book, self._audit = book, Audit(state)
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._book, name)
+        return method if name in LOOKING else partial(self._change, name, method)
+
+    def _change(self, name: str, method: Callable[..., Any], *args: Any) -> Any:
+        from msgspec import to_builtins
+
+        from flctl.coordinator.audit import local_actor
+
+        named = to_builtins(dict(signature(method).bind(*args).arguments))
+        word = WORDS.get(name, name.replace("_", "-"))
+        with self._audit.action(local_actor(), word, named, name not in SHUTTING) as came:
+            result = method(*args)
+            if name == "token":
+                came["id"] = self._book.token_id(result)
+            elif result is not None:
+                came["result"] = to_builtins(result)
+        return result
 
 
 def _book(
@@ -295,4 +337,4 @@ def _book(
         return coordinator(folder, context)
     if not make and not (folder / "keys").exists():
         raise UsageError(f"{folder}: no coordinator has kept keys there; name its --state")
-    return nullcontext(_Folder(folder))
+    return nullcontext(cast(Book, _Audited(_Folder(folder), folder)))

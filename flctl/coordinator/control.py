@@ -64,6 +64,7 @@ class Control:
             q.Watching: self._watching,
             q.Checkpoint: self._checkpoint,
             q.Keys: self._keys,
+            q.Audit: self._audit,
             q.Start: self._start,
             q.Stop: self._stop,
             q.Resume: self._resume,
@@ -101,6 +102,7 @@ class Control:
             "enrolled as read or admin: make it with  flctl keys new FILE  and enrol it, "
             "there, with  flctl keys add NAME KEY --role admin"
         )
+        self._desk.orders.refused(incoming.key, incoming.origin, ask, "the key is an agent's")
         refusal = Trouble(id=ask.id, message=text, exit_code=AccessError.exit_code)
         self._coordinator.peers.send(incoming.peer, refusal)
 
@@ -211,6 +213,10 @@ class Control:
             "waiting": [shown_waiting(waiting) for waiting in keyring.waiting()],
             "tokens": shown_tokens(keyring),
         }
+
+    def _audit(self, _: Asked, question: q.Audit) -> Any:
+        path = self._coordinator.audit.path
+        return {"data": page(path, question.offset) if path.exists() else b""}
 
     # Steering -------------------------------------------------------------------------
 

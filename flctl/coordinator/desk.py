@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from flctl.coordinator.background import Background
+from flctl.coordinator.orders import Orders
 from flctl.coordinator.outgoing import Address
 from flctl.coordinator.service import Coordinator
 from flctl.coordinator.turns import QUESTIONS, Asked, Turns
@@ -32,6 +33,7 @@ class Desk:
         called later; it may raise FlctlError, OSError. `looking` is for the disk."""
         self._coordinator, self._reply, self._looking = coordinator, reply, looking
         self._operators = coordinator.operators
+        self.orders = Orders(coordinator.audit, coordinator.keyring)
         self._looks = 0
         """Questions that `looking` is at."""
         self._turns = Turns(self._may_begin)
@@ -42,7 +44,7 @@ class Desk:
         # On this machine each connection is a command of its own.
         address = Address(peer, key if key != LOCAL else f"{LOCAL} {peer.hex()}")
         source = self._coordinator.source_of(incoming)
-        if not self._turns.take(Asked(address, key, source, ask)):
+        if not self._turns.take(Asked(address, key, source, ask, incoming.origin)):
             text = f"{QUESTIONS} questions of this key are open; wait for their answers"
             # Not kept for one that does not read.
             self._coordinator.peers.send(peer, Trouble(id=ask.id, message=text))
@@ -61,6 +63,7 @@ class Desk:
 
     def answer(self, asked: Asked, body: Any) -> None:
         """Raises RunError when it is too large."""
+        self.orders.done(asked, body)
         self._operators.answer(asked.to, asked.ask.id, body)
         self._turns.done(asked)
 
@@ -91,6 +94,7 @@ class Desk:
             error = failure(error, self._coordinator.state, asked.ask.what)
         code = error.exit_code if isinstance(error, FlctlError) else 1
         text = str(error) if isinstance(error, FlctlError) else f"unexpected: {error!r}"
+        self.orders.failed(asked, error)
         self.on_trouble(asked)
         trouble = Trouble(id=asked.ask.id, message=text[:2000], exit_code=code)
         self._operators.put(asked.to, trouble)
@@ -104,7 +108,9 @@ class Desk:
     def _begin(self, asked: Asked) -> None:
         try:
             self._expect_right(asked)
-            body = self._reply(asked, q.read_question(asked.ask))
+            question = q.read_question(asked.ask)
+            asked = self.orders.begin(asked, question)
+            body = self._reply(asked, question)
             if body is not None:
                 self.answer(asked, body)
         except (FlctlError, OSError) as error:
@@ -117,7 +123,7 @@ class Desk:
         role = "admin" if asked.key == LOCAL else self._coordinator.keyring.role_of(asked.key)
         if role not in ("read", "admin"):
             raise AccessError("this key was revoked")
-        if q.is_order(asked.ask) and role != "admin":
+        if q.needs_admin(asked.ask) and role != "admin":
             raise AccessError(f"'{asked.ask.what}' needs an admin key, this one may only read")
 
     def _on_bug(self, asked: Asked, error: Exception) -> None:

@@ -4,13 +4,14 @@ import logging
 from collections.abc import Callable
 from typing import Literal, TypeAlias
 
+from flctl.coordinator.audit import Actor, Audit
 from flctl.coordinator.peers import Peers
 from flctl.coordinator.serving import Serving
 from flctl.errors import FlctlError, StateError
 from flctl.transport.allowance import Allowance
 from flctl.transport.channel import Incoming
 from flctl.transport.gate import STRANGER, Gate
-from flctl.transport.keys import Keyring
+from flctl.transport.keys import Entry, Keyring
 from flctl.wire.messages import Ask, Fetch, Hello, Join, Joined, Message, Refused
 
 logger = logging.getLogger(__name__)
@@ -32,9 +33,10 @@ class Door:
         on_ask: Callable[[Incoming, Ask, str], None],
         gate: Gate,
         clock: Callable[[], float],
+        audit: Audit,
     ) -> None:
         self._peers, self._keyring, self._serving = peers, keyring, serving
-        self._on_ask, self._gate = on_ask, gate
+        self._on_ask, self._gate, self._audit = on_ask, gate, audit
         self._joins = Allowance(JOINS, clock)
         self._guest_joins = Allowance(GUEST_JOINS, clock)
 
@@ -43,6 +45,8 @@ class Door:
         if isinstance(message, Join):
             self.on_join(incoming, message, message.name)
             return
+        if isinstance(message, Ask):
+            self._audit.refused(_actor(incoming, None), message.what, "the key is not enrolled")
         self._keyring.note_unknown(incoming.key)
         text = (
             "this key is not enrolled: on the coordinator run  "
@@ -60,8 +64,10 @@ class Door:
                     text = "too many agents ask to join at once; this one joins at its next try"
                     self._refuse(incoming, "guest", text)  # the token may be right: it waits
                     return
-                entry = self._keyring.redeem(join.token, key, name, join.shard)
+                entry = self._redeem(incoming, join, name, known)
         except FlctlError as error:
+            if not isinstance(error, StateError):
+                self._audit.refused(_actor(incoming, known), "join", str(error))
             self._gate.warning(
                 logger, known or STRANGER, "join refused name=%s: %s", known or join.name, error
             )
@@ -75,6 +81,15 @@ class Door:
             logger, source, "agent=%s joined shard=%s token=%s", entry.name, shard, token
         )
         self._peers.send(incoming.peer, Joined(name=entry.name, shard=shard))
+
+    def _redeem(self, incoming: Incoming, join: Join, name: str | None, known: str | None) -> Entry:
+        """Raises FlctlError: also when the audit file cannot be written."""
+        token = self._keyring.open_token(join.token)
+        args = {"name": join.name, "token": token.id if token else None, "shard": join.shard}
+        with self._audit.action(_actor(incoming, known), "join", args) as detail:
+            entry = self._keyring.redeem(join.token, incoming.key, name, join.shard)
+            detail |= {"name": entry.name, "shard": str(entry.shard) if entry.shard else None}
+        return entry
 
     def _may_change(self, known: str | None) -> bool:
         if known is not None:
@@ -97,11 +112,19 @@ class Door:
             case _:
                 self._peers.complain(name, f"an operator may not send {type(message).__name__}")
 
-    def on_unlisted(self, incoming: Incoming) -> None:
+    def on_unlisted(self, incoming: Incoming, message: Message) -> None:
         """A key that was let in, and is not listed any more."""
+        if isinstance(message, Ask):
+            why, by = "the key was revoked", Actor("", "revoked", incoming.origin, incoming.key)
+            self._audit.refused(by, message.what, why)
         revoked = self._keyring.is_revoked(incoming.key)
         text = "this key was revoked" if revoked else "this key is not enrolled"
         self._refuse(incoming, "revoked", text)
 
     def _refuse(self, incoming: Incoming, reason: Reason, text: str) -> None:
         self._peers.send(incoming.peer, Refused(reason=reason, message=text, retry_s=RETRY_S))
+
+
+def _actor(incoming: Incoming, known: str | None) -> Actor:
+    role = "agent" if known is not None else "guest"
+    return Actor(known or "", role, incoming.origin, incoming.key)

@@ -59,6 +59,12 @@ class Invitation:
         """Of the token."""
         return self._folder / "token"
 
+    @property
+    def token_id(self) -> str | None:
+        """Of the token that lies there; None while the door is shut."""
+        known = self._known()
+        return known.id if known is not None else None
+
     def open(self, ttl_s: float = TTL_S) -> Token:
         """Let those in that read the folder within `ttl_s` seconds: the token for it.
 

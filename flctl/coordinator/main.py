@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
+from flctl.coordinator.audit import local_actor
 from flctl.coordinator.background import ThreadBackground
 from flctl.coordinator.control import Control
 from flctl.coordinator.evaluator import WorkerEvaluator
@@ -92,7 +93,10 @@ def run_coordinator(
         keyring = Keyring(state / "keys", time.time)
         coordinator, endpoint = make_coordinator(state, keyring, bind, state, heartbeat_s)
         if invite is not None:
-            coordinator.invitation = Invitation(invite, keyring, deal)
+            who, args = local_actor(), {"folder": str(invite)}
+            with coordinator.audit.action(who, "coordinator --invite", args) as came:
+                coordinator.invitation = Invitation(invite, keyring, deal)
+                came["token"] = coordinator.invitation.token_id
 
         def stop(number: int, _: FrameType | None) -> None:
             logger.info("stopping on %s", signal.Signals(number).name)

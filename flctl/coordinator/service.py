@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol, assert_never
 
 from flctl import __version__
+from flctl.coordinator.audit import Audit
 from flctl.coordinator.background import Background
 from flctl.coordinator.cordons import load_cordons, save_cordons
 from flctl.coordinator.door import Door
@@ -96,6 +97,7 @@ class Coordinator:
         self.keyring = keyring
         self.stopping = False
         self.gate = gate or Gate(clock)
+        self.audit = Audit(state, clock, wall_clock, self.gate)
         self._runs_over = RunsOver(state, self.gate)
         self.runs = RunKeeper(state, self, evaluator, disk, thinking, clock, wall_clock)
         self._hub = hub
@@ -106,7 +108,9 @@ class Coordinator:
         self._health = health
         self.peers = Peers(hub, self.roster, self.gate)
         self._serving = Serving(self.peers.send)
-        self._door = Door(self.peers, keyring, self._serving, self._ask, self.gate, clock)
+        self._door = Door(
+            self.peers, keyring, self._serving, self._ask, self.gate, clock, self.audit
+        )
         self.operators = Outgoing(self.peers.encode, hub.send)
         self._ping_sequence = 0
         self._probing = Probing(self._probe_all)
@@ -232,7 +236,7 @@ class Coordinator:
             case "read" | "admin":
                 self._door.on_operator(incoming, role, name, message)
             case None:
-                self._door.on_unlisted(incoming)
+                self._door.on_unlisted(incoming, message)
 
     def source_of(self, incoming: Incoming) -> str:
         """What the log knows the peer as; no name of an agent."""

@@ -8,6 +8,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import NamedTuple
 
+from flctl.coordinator.audit import Begun
 from flctl.coordinator.outgoing import Address
 from flctl.wire.messages import Ask
 
@@ -23,6 +24,10 @@ class Asked(NamedTuple):
     source: str
     """Of lines in the log: the operator's name."""
     ask: Ask
+    origin: str = ""
+    """Address of its connection."""
+    begun: Begun | None = None
+    """What the audit file has of it, once it is an order that is carried out."""
 
 
 class Turns:

@@ -120,6 +120,12 @@ def split(line: bytes) -> tuple[bytes, str | None]:
     return line[:-_SUFFIX] + b"}", digits.decode()
 
 
+def split_lines(data: bytes) -> list[bytes]:
+    """Each with its line end; the last one may have none. Unlike `splitlines`, at b"\\n" only."""
+    *whole, rest = data.split(b"\n")
+    return [*(line + b"\n" for line in whole), *([rest] if rest else [])]
+
+
 def whole_lines(lines: Iterable[bytes]) -> Iterator[bytes]:
     """Without a last line that a power cut has torn or left as zeros.
 

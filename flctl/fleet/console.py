@@ -47,7 +47,7 @@ from flctl.wire.messages import (
 )
 
 ANSWER_S = 20.0
-LOOKING = ("status", "runs", "run", "checkpoint", "keys", "journal")
+LOOKING = ("status", "runs", "run", "checkpoint", "keys", "journal", "audit")
 """Questions that change nothing: they are asked again when the connection is lost."""
 """How long an answer may take before the coordinator counts as away."""
 START_S = 180.0
@@ -108,6 +108,10 @@ class Console:
     def journal(self, run: str, offset: int) -> bytes:
         """The next bytes of a run's journal as it stands on the disk; none at its end."""
         return bytes(self._ask("journal", run=run, offset=offset)["data"])
+
+    def audit(self, offset: int) -> bytes:
+        """The next bytes of the coordinator's audit file; none at its end."""
+        return bytes(self._ask("audit", offset=offset)["data"])
 
     def start(self, given: dict[str, Any], where: str) -> str:
         return str(self._ask("start", START_S, given=given, where=where)["run"])

@@ -19,6 +19,8 @@ class Incoming(NamedTuple):
     key: str
     """The peer's public key in Z85 (who it is), or LOCAL for the control socket."""
     frames: list[Frame]
+    origin: str = ""
+    """The peer's IP address; `localhost:UID:GID:PID` of one on the control socket."""
 
 
 LOCAL = "local"

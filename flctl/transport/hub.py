@@ -100,7 +100,8 @@ class ZeroMqHub:
                 if mark == _FLEET and self._guard is not None:
                     self._guard.on_read(frames[1:], key, broken=inbox.skipped > FRAMES_EXCUSED)
                 if len(frames) > 1 and not inbox.skipped:
-                    yield Incoming(mark + frames[0].bytes, key, contents(frames[1:]))
+                    peer = mark + frames[0].bytes
+                    yield Incoming(peer, key, contents(frames[1:]), _origin_of(frames))
 
     def send(self, peer: bytes, frames: Sequence[Frame]) -> Sent:
         sock = self._sockets.get(peer[:1])
@@ -219,6 +220,13 @@ class ZeroMqHub:
     def _on_lost(self) -> None:
         self._lost = True
         self.wake()
+
+
+def _origin_of(frames: list[zmq.Frame]) -> str:
+    try:
+        return str(frames[-1]["Peer-Address"])
+    except zmq.ZMQError:
+        return ""
 
 
 def _key_of(frames: list[zmq.Frame]) -> str | None:

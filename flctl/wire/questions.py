@@ -1,6 +1,7 @@
 """Questions and orders of an operator: one frozen struct each, in `Ask` as `what` and `args`.
 
-To add one: a class here, under `Question` (every operator's key) or `Order` (an admin's only),
+To add one: a class here, under `Question` (every operator's key), `AdminQuestion` (an admin's only)
+or `Order` (an admin's, and it stands in the audit file),
 with the word that travels as its tag; the class in `AnyQuestion`; a method in `Control._answers`; a
 method of `fleet/console.py`. Bounds stand in the types. A field that a
 later version adds has a default, and consoles leave it out when it has it: an older coordinator
@@ -23,8 +24,13 @@ class Question(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Changes nothing; a read key may ask it."""
 
 
-class Order(Question, frozen=True):
-    """Changes something; only an admin key may give it."""
+class AdminQuestion(Question, frozen=True):
+    """Changes nothing; only an admin key may ask it."""
+
+
+class Order(AdminQuestion, frozen=True):
+    """Changes something; only an admin key may give it. The audit file has each of them: no
+    field of it may be a secret."""
 
 
 class Status(Question, frozen=True, tag="status"):
@@ -77,6 +83,12 @@ class Checkpoint(OfRun, frozen=True, tag="checkpoint"):
 
 class Keys(Question, frozen=True, tag="keys"):
     """Who is enrolled, revoked, and waits."""
+
+
+class Audit(AdminQuestion, frozen=True, tag="audit"):
+    """The bytes of the audit file from an offset on."""
+
+    offset: Offset = 0
 
 
 class Start(Order, frozen=True, tag="start"):
@@ -146,6 +158,7 @@ AnyQuestion: TypeAlias = (
     | Watching
     | Checkpoint
     | Keys
+    | Audit
     | Start
     | Stop
     | Resume
@@ -163,8 +176,8 @@ KINDS: dict[str, type[AnyQuestion]] = {
 """By the word that travels."""
 
 
-def is_order(ask: Ask) -> bool:
-    return issubclass(KINDS.get(ask.what, Question), Order)
+def needs_admin(ask: Ask) -> bool:
+    return issubclass(KINDS.get(ask.what, Question), AdminQuestion)
 
 
 def read_question(ask: Ask) -> AnyQuestion:

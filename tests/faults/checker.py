@@ -67,7 +67,7 @@ def evidence(bed: Bed, run: str, replay: bool = True, over: bool = True) -> Evid
     for name in bed.agents:
         read_log(found, bed.log(name))
     if over:
-        found.left += spools(folder, journal)
+        found.left += [*spools(folder, journal), *audit_faults(bed.state)]
     if replay:
         found.replayed = bed.replay(run).returncode == 0
     return found
@@ -83,6 +83,13 @@ def read_journal(path: Path) -> tuple[list[dict[str, Any]], bool]:
     except ValueError:
         return events, True
     return events, not text.endswith(b"\n")
+
+
+def audit_faults(state: Path) -> list[str]:
+    """The same of the coordinator's audit file, if there is one."""
+    path = state / "audit.jsonl"
+    wrong = unsealed(path.read_bytes()) if path.exists() else []
+    return [f"line {number} of audit.jsonl, which breaks its chain" for number in wrong]
 
 
 def unsealed(text: bytes) -> list[int]:

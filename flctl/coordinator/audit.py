@@ -1,0 +1,293 @@
+"""STATE/audit.jsonl: who changed what, when, from where, and how it ended.
+
+An action is two lines with one id: `begun`, on disk before anything happens, and its outcome. An
+action without an outcome was cut short. A refused attempt is one line. The lines are chained
+(flctl.core.chain). Several processes may append: the coordinator, and `flctl keys` on its folder.
+"""
+
+import contextlib
+import fcntl
+import logging
+import os
+import pwd
+import re
+import secrets
+import time
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import msgspec
+from msgspec import Struct
+
+from flctl.core.chain import Chain, split, split_lines, verify, whole_lines
+from flctl.errors import NOT_DECODED, AccessError, FlctlError, StateError, one_line
+from flctl.files import explained, make_folder, sync_folder
+from flctl.transport.allowance import Allowance
+from flctl.transport.gate import STRANGER, Gate
+
+logger = logging.getLogger(__name__)
+
+Outcome: TypeAlias = Literal["begun", "done", "failed", "refused"]
+FILE = "audit.jsonl"
+ORDERS = 600
+"""A minute, of one operator; more are refused."""
+REFUSALS = 10
+"""Lines a minute about one peer's refused attempts; more are counted in the next line."""
+ALL_REFUSALS = 60
+"""The same of all peers together."""
+TEXT = 300
+"""Characters of one argument that are kept."""
+ARGS_BYTES = 2048
+DEPTH = 4
+_TAIL = 64 * 1024
+"""Larger than any line."""
+_SECRET = re.compile(rb"flt_[0-9a-f]{4,}")
+
+
+class Actor(NamedTuple):
+    who: str
+    """The name of the key, or the account on this machine."""
+    role: str
+    """admin, read, agent, guest, or local."""
+    origin: str = ""
+    """Address of the connection, as far as it is known."""
+    key: str = ""
+
+
+class Line(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    at: str
+    """UTC, as 2026-11-27T07:31:09.123Z."""
+    id: str
+    who: str
+    role: str
+    origin: str = msgspec.field(name="from", default="")
+    key: str = ""
+    action: str
+    args: dict[str, Any] = {}
+    outcome: Outcome
+    detail: Any = ""
+    """What came of it: the reason of a failure or a refusal, the run that was begun."""
+    left_out: int = 0
+    """Refused attempts before this one that have no line of their own."""
+
+
+class Begun(NamedTuple):
+    """An action whose outcome is still to be written."""
+
+    id: str
+    by: Actor
+    action: str
+
+
+class Audit:
+    """Of the state folder `state`; `clock` is for the allowances, `wall_clock` for the lines."""
+
+    def __init__(
+        self,
+        state: Path,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+        gate: Gate | None = None,
+    ) -> None:
+        self.path = state / FILE
+        self._wall_clock, self._gate = wall_clock, gate or Gate(clock)
+        self._orders = Allowance(ORDERS, clock)
+        self._refusals = Allowance(REFUSALS, clock)
+        self._all_refusals = Allowance(ALL_REFUSALS, clock)
+
+    def begin(self, by: Actor, action: str, args: Mapping[str, Any], needed: bool = True) -> Begun:
+        """Before the action. Raises AccessError when the actor gives too many orders, and
+        StateError when it cannot be written: then the action must not happen.
+
+        Without `needed` that is logged only: for what shuts somebody out or stops something.
+        """
+        if self._orders.spend(f"{by.role} {by.who}") is None:
+            raise AccessError(f"more than {ORDERS} orders within a minute: wait")
+        begun = Begun(secrets.token_hex(4), by, action)
+        try:
+            self._write(begun, "begun", args=args)
+        except StateError as error:
+            if needed:
+                raise StateError(f"{error}; nothing is changed without a line there") from error
+            self._error("%s; '%s' of %s is carried out without it", error, action, by)
+        return begun
+
+    def end(self, begun: Begun, outcome: Outcome, detail: Any = "") -> None:
+        """After it; what cannot be written is logged, for it has happened."""
+        try:
+            self._write(begun, outcome, detail)
+        except StateError as error:
+            self._error(f"%s; '%s' of %s: {outcome}", error, begun.action, begun.by)
+
+    @contextlib.contextmanager
+    def action(
+        self, by: Actor, action: str, args: Mapping[str, Any], needed: bool = True
+    ) -> Iterator[dict[str, Any]]:
+        """Around an action that is over at once; the block fills in what came of it."""
+        begun = self.begin(by, action, args, needed)
+        detail: dict[str, Any] = {}
+        try:
+            yield detail
+        except BaseException as error:
+            self.end(begun, "failed", reason_of(error))
+            raise
+        self.end(begun, "done", detail)
+
+    def refused(self, by: Actor, action: str, why: str) -> None:
+        """An attempt that was not let through. Peers decide how often: the lines are bounded."""
+        over = self._refusals.spend(by.who)  # all who have no name are one
+        if over is None:
+            return
+        others = self._all_refusals.spend("")
+        if others is None:
+            return
+        try:
+            self._write(
+                Begun(secrets.token_hex(4), by, one_line(action, 50)), "refused", why, {},
+                over + others,
+            )  # fmt: skip
+        except StateError as error:
+            self._error("%s; a refused '%s' of %s", error, one_line(action, 50), by)
+
+    def _write(
+        self,
+        begun: Begun,
+        outcome: Outcome,
+        detail: Any = "",
+        args: Mapping[str, Any] = {},
+        left_out: int = 0,
+    ) -> None:
+        by = begun.by
+        at = datetime.fromtimestamp(self._wall_clock(), UTC)
+        line = Line(
+            at=at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            id=begun.id,
+            who=by.who,
+            role=by.role,
+            origin=by.origin,
+            key=by.key,
+            action=begun.action,
+            args=_bounded(args),
+            outcome=outcome,
+            detail=_bounded(detail) if isinstance(detail, Mapping) else _short(detail),
+            left_out=left_out,
+        )
+        head = self._append(_SECRET.sub(b"flt_...", msgspec.json.encode(line)))
+        if outcome in ("done", "failed"):
+            self._gate.info(
+                logger, by.who or STRANGER, "audit who=%s role=%s from=%s action=%s %s head=%s",
+                by.who, by.role, by.origin or "-", begun.action, outcome, head,
+            )  # fmt: skip
+
+    def _error(self, text: str, error: StateError, action: str, by: Actor) -> None:
+        who = by.who or STRANGER
+        self._gate.error(logger, who, text, error, action, who)
+
+    def _append(self, line: bytes) -> str:
+        """Durably, under a lock; the head afterwards. Raises StateError, and nothing is added."""
+        make_folder(self.path.parent)
+        with explained(self.path, "write the audit file"):
+            fd = os.open(
+                self.path,
+                os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW,
+                0o600,
+            )
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX)
+                end, head = _end(fd, self.path)
+                if os.fstat(fd).st_size > end:
+                    os.ftruncate(fd, end)  # a torn last line
+                chain = Chain.from_head(head)
+                data = memoryview(chain.seal(line) + b"\n")
+                try:
+                    while data:
+                        data = data[os.write(fd, data) :]
+                    os.fdatasync(fd)
+                except OSError:
+                    os.ftruncate(fd, end)
+                    raise
+                if end == 0:
+                    _give_to_owner(fd, self.path.parent)
+                    sync_folder(self.path.parent)
+            finally:
+                os.close(fd)
+        return chain.head
+
+
+def read_line(data: bytes) -> Line:
+    """Raises StateError."""
+    try:
+        return msgspec.json.decode(data, type=Line)
+    except NOT_DECODED as error:
+        raise StateError(f"not a line of an audit file: {one_line(error)}") from error
+
+
+def local_actor() -> Actor:
+    """The account of this process."""
+    return Actor(account(os.getuid()), "local", f"process {os.getpid()}")
+
+
+def account(uid: int) -> str:
+    try:
+        return f"{pwd.getpwuid(uid).pw_name} (uid {uid})"
+    except KeyError:
+        return f"uid {uid}"
+
+
+def reason_of(error: BaseException) -> str:
+    return str(error) if isinstance(error, FlctlError) else repr(error)
+
+
+def _end(fd: int, path: Path) -> tuple[int, str]:
+    """Where the last whole line ends, and its chain. Raises StateError."""
+    size = os.fstat(fd).st_size
+    if size == 0:
+        return 0, ""
+    start = max(0, size - _TAIL)
+    lines = split_lines(os.pread(fd, size - start, start))
+    if start:
+        start += len(lines.pop(0))  # the rest of a line
+    try:
+        whole = list(whole_lines(lines))
+    except ValueError as error:
+        raise StateError(f"{path}: damaged; see: flctl audit --verify") from error
+    if start and not whole:
+        raise StateError(f"{path}: damaged; see: flctl audit --verify")
+    end = start + sum(map(len, whole))
+    head = split(whole[-1].removesuffix(b"\n"))[1] if whole else ""
+    if head is None:  # not written by flctl: what the chain is so far has to be computed
+        with path.open("rb") as file:
+            head = verify(file).head
+    return end, head
+
+
+def _give_to_owner(fd: int, folder: Path) -> None:
+    """root may have written the first line: the coordinator's own account writes the next one."""
+    if os.geteuid() == 0:
+        owner = folder.stat()
+        os.fchown(fd, owner.st_uid, owner.st_gid)
+
+
+def _bounded(args: Mapping[str, Any]) -> dict[str, Any]:
+    """Small enough for a line, whoever chose it."""
+    kept = {_short(key): _short(value) for key, value in args.items() if value is not None}
+    if len(msgspec.json.encode(kept)) <= ARGS_BYTES:
+        return kept
+    return {"left out": f"{len(kept)} arguments, too long for a line"}
+
+
+def _short(value: Any, depth: int = 0) -> Any:
+    match value:
+        case str():
+            text = value[:TEXT].encode(errors="replace").decode()
+            return text if len(value) <= TEXT else f"{text} ..."
+        case bool() | int() | float() | None:
+            return value
+        case Mapping() if depth < DEPTH:
+            return {_short(str(key)): _short(item, depth + 1) for key, item in value.items()}
+        case list() | tuple() if depth < DEPTH:
+            return [_short(item, depth + 1) for item in value]
+        case _:
+            return f"a {type(value).__name__}"
