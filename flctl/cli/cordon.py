@@ -12,6 +12,7 @@ from flctl.errors import FlctlError
 
 BUSY = ("training", "evaluating", "offering")
 LOOK_S = 1.0
+GONE = "not enrolled any more"
 
 Names = Annotated[list[str], typer.Argument(metavar="NAME…", help="Agents, as in flctl status.")]
 
@@ -66,4 +67,4 @@ def _busy(found: dict[str, Any], names: list[str]) -> str:
     # Its own word may be some seconds old; the round knows who owes it an update.
     owing = run.get("waiting_for", ())
     busy = (name for name in names if name in owing or states.get(name) in BUSY)
-    return ", ".join(f"{name} ({states[name]})" for name in busy)
+    return ", ".join(f"{name} ({states.get(name, GONE)})" for name in busy)

@@ -4,7 +4,7 @@ import itertools
 import os
 import shlex
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,7 @@ from flctl.errors import (
     one_line,
 )
 from flctl.files import explained, holder_of, is_locked, new_file
-from flctl.fleet import pages
+from flctl.fleet import answers, pages
 from flctl.fleet.context import Context, load_context
 from flctl.transport.addresses import LOCK
 from flctl.transport.blobs import Download
@@ -40,6 +40,7 @@ from flctl.wire.messages import (
     BlobGone,
     Chunk,
     Deal,
+    Digest,
     Message,
     Refused,
     RunEvent,
@@ -77,15 +78,24 @@ class Console:
         self._ids = itertools.count(1)
         self._decode = framing.to_operator()
 
+    # The documents that `--json` prints come back as they are, once they have been checked.
+
     def status(self) -> dict[str, Any]:
-        return dict(self._ask("status"))
+        """As `answers.Status`."""
+        return dict(self._document(answers.Status, self._ask("status")))
 
     def runs(self) -> list[dict[str, Any]]:
-        return list(self._ask("runs"))
+        """Each as `answers.Run`."""
+        return list(self._document(list[answers.Run], self._ask("runs")))
 
     def about(self, run: str) -> dict[str, Any]:
         """Summary and settings of a run. A coordinator of an older version adds its events."""
-        return dict(self._ask("run", run=run, events=False))
+        body = self._ask("run", run=run, events=False)
+        found = answers.read(answers.RunDetails, body, self.where)
+        self._expect_run(found.run, run)
+        if found.events is None:
+            return dict(body)
+        return {**body, "events": [*self._known(found.events)]}
 
     def run(self, run: str) -> dict[str, Any]:
         """The same with all of its events; the whole of a long run takes memory here."""
@@ -101,36 +111,51 @@ class Console:
         for line in pages.lines(partial(self.journal, run), f"the journal of run {run}"):
             if chain is not None:
                 chain.follow(line)
-            event = msgspec.json.decode(line, type=dict[str, Any])
+            try:
+                event = msgspec.json.decode(line, type=dict[str, Any])
+            except NOT_DECODED as error:
+                raise MalformedMessage(
+                    f"the journal of run {run} from {self.where}: {one_line(error)}"
+                ) from error
             event.pop("chain", None)
-            yield event
+            yield from self._known([event])
+
+    def _known(self, events: Iterable[object]) -> Iterator[dict[str, Any]]:
+        """Those of a kind that this version knows, checked."""
+        for event in events:
+            if (found := answers.read_event(event, self.where)) is not None:
+                yield found
 
     def journal(self, run: str, offset: int) -> bytes:
         """The next bytes of a run's journal as it stands on the disk; none at its end."""
-        return bytes(self._ask("journal", run=run, offset=offset)["data"])
+        body = self._ask("journal", run=run, offset=offset)
+        return answers.read(answers.JournalPage, body, self.where).data
 
     def audit(self, offset: int) -> bytes:
         """The next bytes of the coordinator's audit file; none at its end."""
         return bytes(self._ask("audit", offset=offset)["data"])
 
     def start(self, given: dict[str, Any], where: str) -> str:
-        return str(self._ask("start", START_S, given=given, where=where)["run"])
+        body = self._ask("start", START_S, given=given, where=where)
+        return answers.read(answers.OfRun, body, self.where).run
 
     def resume(self, run: str) -> str:
-        return str(self._ask("resume", run=run)["run"])
+        return self._order_to_run("resume", run)
 
     def stop(self, run: str) -> str:
-        return str(self._ask("stop", run=run)["run"])
+        return self._order_to_run("stop", run)
 
     def keys(self) -> dict[str, Any]:
-        return dict(self._ask("keys"))
+        """As `answers.Keys`."""
+        return dict(self._document(answers.Keys, self._ask("keys")))
 
     def add_key(self, name: str, key: str, role: str) -> None:
         self._ask("key-add", name=name, key=key, role=role)
 
     def revoke(self, name: str) -> list[str]:
         """The ids of the tokens that were closed with it."""
-        return list(self._ask("key-revoke", name=name).get("closed", ()))
+        body = self._ask("key-revoke", name=name)
+        return list(answers.read(answers.Closed, body, self.where).closed)
 
     def cordon(self, agent: str) -> None:
         self._ask("cordon", name=agent)
@@ -140,17 +165,18 @@ class Console:
 
     def token(self, ttl_s: float, uses: int, deal: Deal | None = None) -> str:
         dealt = {} if deal is None else {"deal": msgspec.to_builtins(deal)}
-        return str(self._ask("token", ttl_s=ttl_s, uses=uses, **dealt)["token"])
+        body = self._ask("token", ttl_s=ttl_s, uses=uses, **dealt)
+        return answers.read(answers.Token, body, self.where).token
 
     def close_tokens(self, ids: Sequence[str] | None) -> list[str]:
         """Those of them that were open; all for None."""
-        if ids is None:
-            return list(self._ask("token-close")["closed"])
-        return list(self._ask("token-close", ids=list(ids))["closed"])
+        which: dict[str, Any] = {} if ids is None else {"ids": list(ids)}
+        body = self._ask("token-close", **which)
+        return list(answers.read(answers.Closed, body, self.where).closed)
 
     def invite(self, ttl_s: float) -> dict[str, Any]:
         """Open the door of `coordinator --invite`."""
-        return dict(self._ask("invite", ttl_s=ttl_s))
+        return dict(self._document(answers.Invited, self._ask("invite", ttl_s=ttl_s)))
 
     def watch(self, run: str, past: bool = True) -> Iterator[dict[str, Any] | None]:
         """The run's events from its beginning on, for ever; None now and then when it is quiet.
@@ -172,7 +198,7 @@ class Console:
                 heard = self._clock()
                 match message:
                     case RunEvent(id=question.id, event=event):
-                        yield event
+                        yield self._event_of(run, event)
                     case Answer(id=id_) | Trouble(id=id_) if asked is not None and id_ == asked.id:
                         lost = message != Answer(id=id_, body={"watching": True})
                         asked = None
@@ -182,7 +208,7 @@ class Console:
                             whole = _whole(parts, self.where)
                             parts.clear()
                             if isinstance(whole, dict) and "event" in whole:
-                                yield whole
+                                yield self._event_of(run, whole)
                     case Trouble(id=question.id):
                         raise _as_error(message)
             lost = LinkEvent.CONNECTED in self._heed() or lost
@@ -202,17 +228,28 @@ class Console:
         args = {"run": run, "past": past}
         return self._send(Ask(id=next(self._ids), what="watch", args=args))
 
-    def save_checkpoint(self, run: str, path: Path, round_id: int | None = None) -> Path:
-        """Fetch the newest model of a run, or that of a round, into `path`. Raises FlctlError."""
-        blob = self._ask("checkpoint", run=run, **({} if round_id is None else {"round": round_id}))
-        if round_id not in (None, blob["round"]):
+    def save_checkpoint(
+        self, run: str, path: Path, round_id: int | None = None, model: Digest | None = None
+    ) -> Path:
+        """Fetch the newest model of a run, or that of a round, into `path`.
+
+        `model` is its digest where that is known from the run's events. Raises FlctlError.
+        """
+        body = self._ask("checkpoint", run=run, **({} if round_id is None else {"round": round_id}))
+        blob = answers.read(answers.Checkpoint, body, self.where)
+        if round_id not in (None, blob.round):
             raise FlctlError(f"the coordinator at {self.where} is older: it has --which last only")
+        if model not in (None, blob.blob):
+            raise MalformedMessage(
+                f"the coordinator at {self.where} offers another model of round {blob.round} than "
+                f"the one in its record of run {run}"
+            )
         with explained(path, "save the checkpoint", "--save-model"):
             path.parent.mkdir(parents=True, exist_ok=True)
             with new_file(path) as file:
                 fd = os.dup(file.fileno())
                 try:
-                    self._download(Download(blob["blob"], blob["size"], fd))
+                    self._download(Download(blob.blob, blob.size, fd))
                 finally:
                     os.close(fd)
         return path
@@ -225,6 +262,28 @@ class Console:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _document(self, kind: Any, body: Any) -> Any:
+        answers.read(kind, body, self.where)
+        return body
+
+    def _order_to_run(self, what: str, run: str) -> str:
+        found = answers.read(answers.OfRun, self._ask(what, run=run), self.where).run
+        self._expect_run(found, run)
+        return found
+
+    def _expect_run(self, found: str, asked: str) -> None:
+        if not found.startswith(asked):
+            raise MalformedMessage(
+                f"the coordinator at {self.where} was asked about run {asked} and answers about "
+                f"{found}"
+            )
+
+    def _event_of(self, run: str, event: object) -> dict[str, Any] | None:
+        """One event of a run that is watched; None for what tells nothing about it."""
+        found = answers.read_event(event, self.where)
+        other = found is not None and not str(found.get("run", run)).startswith(run)
+        return None if other else found
 
     def _ask(self, what: Any, within_s: float = ANSWER_S, **args: Any) -> Any:
         with self.patience():

@@ -63,7 +63,8 @@ class RecordedRun:
         """
         if isinstance(self._models, RunFolder):
             return self._models.kept_model(round_id, self.history)
-        return self._models.save_checkpoint(self.name, folder / "model.safetensors", round_id)
+        target, model = folder / "model.safetensors", self.history.model_of(round_id)
+        return self._models.save_checkpoint(self.name, target, round_id, model)
 
 
 def history_of(events: Iterable[Mapping[str, Any]]) -> History:

@@ -81,7 +81,10 @@ def test_an_event_larger_than_one_message_arrives(fleet: MemoryFleet):
     """As a round of hundreds of agents is; to whoever watches already, and again in the past."""
     run = fleet.start_run(rounds=1)
     assert fleet.coordinator is not None
-    large = {"event": "round", "participants": {f"pi-{n:03}": "x" * 300 for n in range(700)}}
+    part = {"examples": 9, "batches": 9, "loss": 0.12345678, "seconds": 1.2345678}
+    people = {f"pi-{n:04}": part for n in range(1500)}
+    large = {"event": "round", "at": 1.0, "round": 1, "attempt": 1, "model": "0" * 64, "size": 9,
+             "seconds": 1.0, "participants": people}  # fmt: skip
     with console(fleet) as operator:
         told = operator.watch(run)
         next(told)

@@ -1,0 +1,251 @@
+"""What a coordinator answers an operator, checked before anything of it is used.
+
+The coordinator may be another's, or be taken over: a run's name becomes the name of a file here,
+a key part of a command that is suggested. Each answer is decoded into its struct here. What a
+newer coordinator says beside that stays in the dict that `--json` prints; a command that reads a
+new field declares it here first.
+"""
+
+from typing import Annotated, Any, TypeAlias, TypeVar, get_args
+
+import msgspec
+from msgspec import Meta, Struct
+
+from flctl.core import history
+from flctl.errors import NOT_DECODED, MalformedMessage, one_line
+from flctl.settings import AgentName
+from flctl.wire.messages import DatasetInfo, Digest, Natural, Offset, RunId, Short
+
+T = TypeVar("T")
+
+PublicKey = Annotated[str, Meta(pattern=r"^[0-9A-Za-z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}\Z")]
+"""Z85: no quote and no space, so that it can stand in a command."""
+JoinToken = Annotated[str, Meta(pattern=r"^flt_[0-9a-f]{8,100}\Z")]
+Texts = Annotated[str, Meta(max_length=10_000)]
+Names = tuple[AgentName, ...]
+
+
+class InProgress(Struct, frozen=True):
+    run: RunId
+    round: Natural
+    rounds: Natural
+    phase: Short
+    waiting_for: Names = ()
+
+
+class Coordinator(Struct, frozen=True):
+    version: Short
+    uptime_s: float
+    endpoint: Short
+    server_key: PublicKey
+    run: InProgress | None
+    lost_after_s: float = 30.0
+
+
+class Agent(Struct, frozen=True):
+    name: AgentName
+    state: Short
+    version: Short | None
+    role: Short | None
+    kind: Short | None
+    arch: Short | None
+    tasks: dict[Short, Digest]
+    datasets: tuple[DatasetInfo, ...]
+    examples: Natural
+    rtt_ms: float | None
+    last_seen_s: float | None
+    last_round: Natural | None
+    progress: tuple[Natural, Natural] | None
+    last_error: Texts | None
+    note: Texts | None
+    temperature_c: float | None
+    throttled: tuple[Short, ...] | None
+    memory_used_bytes: Natural | None
+    memory_total_bytes: Natural | None
+    load_1m: float | None
+    cordoned: bool = False
+
+
+class Waiting(Struct, frozen=True):
+    public_key: PublicKey
+
+
+class OpenToken(Struct, frozen=True):
+    id: Short
+    opened: float
+    expires: float
+    closes_in_s: float
+    uses_left: Natural
+    by: Short | None = None
+
+
+class Status(Struct, frozen=True):
+    coordinator: Coordinator
+    agents: tuple[Agent, ...]
+    waiting: tuple[Waiting, ...]
+    tokens: tuple[OpenToken, ...] = ()
+
+
+class Key(Struct, frozen=True):
+    name: AgentName
+    role: Short
+    public_key: PublicKey
+    shard: Short | None = None
+
+
+class Keys(Struct, frozen=True):
+    server_key: PublicKey
+    keys: tuple[Key, ...]
+    waiting: tuple[Waiting, ...]
+    revoked: tuple[Key, ...] = ()
+    tokens: tuple[OpenToken, ...] = ()
+
+
+class Run(Struct, frozen=True):
+    """A run in a list."""
+
+    run: RunId
+    state: history.State
+    reason: Texts | None
+    kind: history.Kind
+    task: Short
+    round: Natural
+    rounds: Natural
+    metrics: history.Score | None
+    checkpoint: Texts
+    started: float
+
+
+class RunSettings(Struct, frozen=True):
+    """Those that are read here."""
+
+    agents: Names = ()
+    compression: Short = "none"
+    data: Texts | None = None
+    test_data: Texts | None = None
+
+
+class RunDetails(Run, frozen=True):
+    settings: RunSettings
+    events: list[Any] | None = None
+    """Of an older coordinator."""
+
+
+class OfRun(Struct, frozen=True):
+    run: RunId
+
+
+class Closed(Struct, frozen=True):
+    closed: tuple[Short, ...] = ()
+
+
+class Invited(Struct, frozen=True):
+    id: Short
+    uses: Natural
+    folder: Texts
+
+
+class Token(Struct, frozen=True):
+    token: JoinToken
+
+
+class JournalPage(Struct, frozen=True):
+    data: bytes
+
+
+class Checkpoint(Struct, frozen=True):
+    blob: Digest
+    size: Offset
+    round: Natural
+
+
+# Events that are told as they happen and stand in no journal.
+
+
+class Live(Struct, frozen=True, tag_field="event"):
+    pass
+
+
+class Begun(Live, frozen=True, tag="begun"):
+    run: RunId
+    round: Natural
+    rounds: Natural
+    task: Short
+    agents: Names
+
+
+class ForAgents(Live, frozen=True, tag="waiting"):
+    missing: Texts | None = None
+
+
+class Progress(Live, frozen=True, tag="progress"):
+    round: Natural
+    agent: AgentName
+    step: Natural
+    steps: Natural
+    loss: float | None = None
+
+
+class AgentFailed(Live, frozen=True, tag="agent-failed"):
+    round: Natural
+    agent: AgentName
+    kind: Short
+    message: Texts
+    retrying: bool = False
+
+
+class AgentLost(Live, frozen=True, tag="agent-lost"):
+    agent: AgentName
+    reason: Texts = ""
+
+
+class AgentHere(Live, frozen=True, tag="agent-here"):
+    agent: AgentName
+
+
+AnyLive: TypeAlias = Begun | ForAgents | Progress | AgentFailed | AgentLost | AgentHere
+
+
+class _Tagged(Struct, frozen=True):
+    event: str
+
+
+class _Names(Struct, frozen=True):
+    """Wherever an event names agents."""
+
+    agent: AgentName | None = None
+    invited: Names = ()
+    participants: dict[AgentName, Any] = {}
+    missing: Names | Texts | None = ()
+
+
+KNOWN: dict[str, Any] = {
+    str(kind.__struct_config__.tag): family
+    for family in (AnyLive, history.AnyEvent)
+    for kind in get_args(family)
+}
+"""The union that each kind of event belongs to."""
+
+
+def read(kind: type[T], body: object, where: str) -> T:
+    """`body` as what was asked for. Raises MalformedMessage."""
+    try:
+        return msgspec.convert(body, kind)
+    except NOT_DECODED as error:
+        raise MalformedMessage(
+            f"the coordinator at {where} gives an answer that cannot be used: {one_line(error)}"
+        ) from error
+
+
+def read_event(event: object, where: str) -> dict[str, Any] | None:
+    """An event of a run as it came; None for a kind that this version does not know.
+
+    Raises MalformedMessage.
+    """
+    family = KNOWN.get(read(_Tagged, event, where).event)
+    if family is None:
+        return None
+    read(family, event, where)
+    read(_Names, event, where)  # a journal takes any text
+    assert isinstance(event, dict)
+    return event
