@@ -41,6 +41,16 @@ def coordinator(
             "folder with this coordinator, as in a compose file.",
         ),
     ] = None,
+    test_data: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="PATH",
+            parser=path,
+            envvar="FLCTL_TEST_DATA",
+            help="A file, or a folder of them, that operators on other machines may name as the "
+            "test data of a run; may be repeated. Without it they can name none.",
+        ),
+    ] = None,
     shards: Shards = None,
     partition: Partition = None,
     alpha: Alpha = None,
@@ -60,6 +70,10 @@ def coordinator(
     dealt = deal(shards, partition, alpha, shard_seed)
     if dealt is not None and invite is None:
         raise UsageError("--shards goes with --invite; else: flctl keys token --shards N")
+    listed = tuple(path.absolute() for path in test_data or ())
+    for named in listed:
+        if not named.exists():
+            raise UsageError(f"--test-data {named}: there is no such file or folder")
     folder = state_folder(state)
     logs.set_up(verbose)
 
@@ -74,7 +88,7 @@ def coordinator(
             "--join-token-file token --state DIR --data PATH"
         )
 
-    run_coordinator(folder, bind, ready, heartbeat_s, invite, dealt)
+    run_coordinator(folder, bind, ready, heartbeat_s, invite, dealt, listed)
 
 
 def _dialled(endpoint: str) -> str:

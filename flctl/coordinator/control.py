@@ -7,12 +7,14 @@ Whether the key may ask it, and what its arguments may be, is checked before.
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from flctl import __version__
 from flctl.coordinator.background import Background, InlineBackground
 from flctl.coordinator.desk import Desk
+from flctl.coordinator.far import settings_from_afar
 from flctl.coordinator.lookups import (
     AllRuns,
     Model,
@@ -44,8 +46,10 @@ class Control:
         endpoint: str,
         clock: Callable[[], float] = time.monotonic,
         looking: Background | None = None,
+        test_data: Sequence[Path] = (),
     ) -> None:
-        """`looking` reads what runs have left on the disk."""
+        """`looking` reads what runs have left on the disk; `test_data` have the test data that
+        far operators may name."""
         self._coordinator = coordinator
         self._operators = coordinator.operators
         self._operators.on_dropped = self._unwatch
@@ -53,7 +57,7 @@ class Control:
         self._desk.on_trouble = self._forget_watch
         self._watchers: dict[bytes, Watcher] = {}
         """One for each operator: whoever asks again watches anew, not twice."""
-        self._endpoint = endpoint
+        self._endpoint, self._test_data = endpoint, tuple(test_data)
         self._clock, self._began = clock, clock()
         self._answers: dict[type[q.Question], Callable[[Asked, Any], Any]] = {
             q.Status: self._status,
@@ -222,6 +226,8 @@ class Control:
 
     def _start(self, asked: Asked, order: q.Start) -> Any:
         given, where = order.given, order.where
+        if asked.key != LOCAL:
+            given = settings_from_afar(given, where, self._test_data)
         if given.get("local") or given.get("virtual"):
             raise UsageError(f"{where}: a coordinator's run has neither local nor virtual agents")
 

@@ -5,7 +5,7 @@ import logging
 import resource
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -33,11 +33,12 @@ def make_coordinator(
     bind: str,
     control: Path | None = None,
     heartbeat_s: float = HEARTBEAT_S,
+    test_data: Sequence[Path] = (),
 ) -> tuple[Coordinator, str]:
     """A coordinator that listens on `bind` (HOST:PORT, 0 for any free port); its address.
 
     `control` is the folder whose sockets for operators on this machine and for `flctl health`
-    are opened, if any.
+    are opened, if any; `test_data` have the test data that far operators may name.
     Raises StateError when the address is taken.
     """
     allow_many_connections()
@@ -59,7 +60,7 @@ def make_coordinator(
     assert hub.endpoint is not None
     endpoint = hub.endpoint
     looking = ThreadBackground("looking", hub.wake)
-    coordinator.control = Control(coordinator, endpoint, looking=looking)
+    coordinator.control = Control(coordinator, endpoint, looking=looking, test_data=test_data)
     return coordinator, endpoint
 
 
@@ -78,11 +79,12 @@ def run_coordinator(
     heartbeat_s: float = HEARTBEAT_S,
     invite: Path | None = None,
     deal: Deal | None = None,
+    test_data: Sequence[Path] = (),
 ) -> None:
     """Be the coordinator of `state` until SIGTERM or SIGINT.
 
     Agents send a heartbeat every `heartbeat_s` seconds; those that share the folder `invite`
-    can join, and are dealt shards of `deal`.
+    can join, and are dealt shards of `deal`. Far operators name test data in `test_data`.
 
     `on_ready` is told the address and the server's public key. A run that was in progress
     when it last stopped goes on. Raises FlctlError.
@@ -91,7 +93,9 @@ def run_coordinator(
     lock = Lock(state / LOCK, f"{state}: a coordinator already works on this folder")
     try:
         keyring = Keyring(state / "keys", time.time)
-        coordinator, endpoint = make_coordinator(state, keyring, bind, state, heartbeat_s)
+        coordinator, endpoint = make_coordinator(
+            state, keyring, bind, state, heartbeat_s, test_data
+        )
         if invite is not None:
             who, args = local_actor(), {"folder": str(invite)}
             with coordinator.audit.action(who, "coordinator --invite", args) as came:

@@ -6,7 +6,6 @@ virtual runs, as `module:Class`.
 
 import difflib
 import importlib
-import importlib.util
 import shlex
 import sys
 from importlib.machinery import ModuleSpec
@@ -146,9 +145,23 @@ def _find(ref: str) -> ModuleSpec:
     module, _ = locate(ref)
     importlib.invalidate_caches()
     try:
-        spec = importlib.util.find_spec(module)
-    except (Exception, SystemExit) as error:  # find_spec runs the parent packages
+        spec = _spec_of(module)
+    except (Exception, SystemExit) as error:  # of a finder that some package has put there
         raise UnknownTask(f"task '{ref}': cannot import '{module}': {one_line(error)}") from error
     if spec is None:
         raise UnknownTask(f"task '{ref}': there is no module '{module}'")
+    return spec
+
+
+def _spec_of(module: str) -> ModuleSpec | None:
+    """As importlib.util.find_spec, which imports the packages around the module: a supervisor or
+    a coordinator that only looks must not run the code of a task's package, or load its torch."""
+    spec, within, name = None, None, ""
+    for part in module.split("."):
+        name = f"{name}.{part}" if name else part
+        found = (finder.find_spec(name, within) for finder in sys.meta_path)
+        spec = next((each for each in found if each is not None), None)
+        within = spec.submodule_search_locations if spec is not None else None
+        if within is None and name != module:
+            return None
     return spec
