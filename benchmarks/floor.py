@@ -13,7 +13,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -41,10 +41,13 @@ def measure(
         assert server.stdout is not None
         where = json.loads(server.stdout.readline())
         for _ in range(k):
-            _start(
-                stack, "agent", ["--endpoint", where["endpoint"], "--key", where["key"]], durable
-            )
+            _start(stack, "agent", dial(where), durable)
         return Result(**json.loads(server.stdout.readline()))
+
+
+def dial(where: Mapping[str, str]) -> list[str]:
+    """What an agent is started with. A key may begin with a hyphen, as an option does."""
+    return [f"--endpoint={where['endpoint']}", f"--key={where['key']}"]
 
 
 def _start(
@@ -145,7 +148,7 @@ def _say(message: dict[str, object]) -> None:
     print(json.dumps(message), flush=True)
 
 
-def main() -> None:
+def read(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("role", choices=["server", "agent", "measure"])
     parser.add_argument("--agents", type=int, default=3)
@@ -156,7 +159,11 @@ def main() -> None:
     parser.add_argument("--endpoint")
     parser.add_argument("--key", help="public key of the server")
     parser.add_argument("--durable", action="store_true")
-    options = parser.parse_args()
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    options = read()
     if options.role == "server":
         serve(options)
     elif options.role == "agent":

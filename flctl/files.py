@@ -5,6 +5,7 @@ import errno
 import fcntl
 import os
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -145,12 +146,18 @@ def temporary_for(path: Path) -> Iterator[tuple[int, Path]]:
     """
     temporary = path.with_name(f".{path.name}.tmp")
     while True:
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        fd = os.open(temporary, flags, 0o600)
+        try:
+            fd = _new_or_left_over(temporary)
+        except FileNotFoundError:
+            if temporary.parent.is_dir():
+                continue  # the one that was there has just been renamed or removed
+            raise
         with contextlib.suppress(OSError):  # a file system without locks
             fcntl.flock(fd, fcntl.LOCK_EX)
         if _is_still(temporary, fd):
-            break
+            if _is_own(fd):
+                break
+            temporary.unlink()  # not written by flctl: a new one takes its place
         os.close(fd)  # whoever had it before has renamed or removed it
     try:
         os.ftruncate(fd, 0)
@@ -161,6 +168,21 @@ def temporary_for(path: Path) -> Iterator[tuple[int, Path]]:
             if _is_still(temporary, fd):
                 temporary.unlink()
         os.close(fd)
+
+
+def _new_or_left_over(path: Path) -> int:
+    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        return os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return os.open(path, flags | os.O_NONBLOCK)
+
+
+def _is_own(fd: int) -> bool:
+    """Whether it is a plain file of this user under one name: not planted by somebody who reads
+    along, and no second name of a file that must not be emptied."""
+    found = os.fstat(fd)
+    return stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid() and found.st_nlink == 1
 
 
 def _is_still(path: Path, fd: int) -> bool:

@@ -320,3 +320,28 @@ def test_of_two_writers_at_the_same_time_each_writes_the_whole(tmp_path):
         list(pool.map(lambda data: files.replace(path, data), contents))
     assert path.read_bytes() in contents
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("plant", ["a second name", "another's", "a pipe"])
+def test_a_temporary_file_that_was_planted_is_neither_used_nor_emptied(tmp_path, plant):
+    """Beside a secret key: whoever planted it would read what is written, or empty a file."""
+    path, planted = tmp_path / "me.key", tmp_path / ".me.key.tmp"
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    if plant == "another's" and os.geteuid() != 0:
+        return  # only root can make one
+    if plant == "a second name":
+        planted.hardlink_to(victim)
+    elif plant == "a pipe":
+        os.mkfifo(planted)
+    else:
+        planted.touch()
+        os.chown(planted, 7700, -1)
+    kept = None if plant == "a pipe" else planted.open("rb")
+    files.replace(path, b"secret")
+    assert path.read_bytes() == b"secret" and path.stat().st_nlink == 1
+    assert victim.read_text() == "precious" and not planted.exists()
+    assert path.stat().st_uid == os.geteuid()
+    if kept is not None:
+        assert b"secret" not in kept.read()
+        kept.close()

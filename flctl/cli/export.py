@@ -10,7 +10,7 @@ import typer
 
 from flctl.cli.flags import OWN_DATA
 from flctl.cli.options import Context, Json, OfTask, Run, State, path
-from flctl.errors import UsageError
+from flctl.errors import UsageError, printable
 
 if TYPE_CHECKING:
     from flctl.records.recorded import RecordedRun
@@ -135,7 +135,8 @@ def _figures(found: "RecordedRun", format_: str, out: Path | None, per_agent: bo
     make = tables.agent_rows if per_agent else tables.round_rows
     table = tables.as_csv(make(found.rounds))
     if out == STDOUT:
-        sys.stdout.write(table.decode())
+        text = table.decode()
+        sys.stdout.write(printable(text) if sys.stdout.isatty() else text)
         return None
     name = Path(f"{found.name}-agents.csv" if per_agent else f"{found.name}.csv")
     target = writable(out or name, "--out")

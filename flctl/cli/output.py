@@ -25,9 +25,23 @@ def print_json(value: Any, indent: bool | None = None) -> None:
     if indent is None:
         indent = sys.stdout.isatty()
     data = msgspec.json.encode(value)
-    text = msgspec.json.format(data, indent=2) if indent else data
-    sys.stdout.write(text.decode() + "\n")
+    text = (msgspec.json.format(data, indent=2) if indent else data).decode()
+    sys.stdout.write("\n".join(map(_escaped, text.split("\n"))) + "\n")
     sys.stdout.flush()
+
+
+def _escaped(line: str) -> str:
+    """A line of JSON that says the same without what steers a terminal: JSON escapes the first
+    32 characters, not DEL, C1 and the marks that turn the direction of writing."""
+    if line.isprintable():
+        return line
+    return "".join(c if c.isprintable() else _units(c) for c in line)
+
+
+def _units(char: str) -> str:
+    """As JSON's escapes, which are units of UTF-16."""
+    code = char.encode("utf-16-be", "surrogatepass").hex()
+    return "".join(f"\\u{code[at : at + 4]}" for at in range(0, len(code), 4))
 
 
 def print_line(text: str) -> None:
@@ -46,7 +60,7 @@ def drop(stream: TextIO) -> None:
 def hint(text: str) -> None:
     """A line for a person at the terminal, on stderr; nothing when that is a file."""
     if sys.stderr.isatty():
-        sys.stderr.write(text + "\n")
+        sys.stderr.write(printable(text) + "\n")
         sys.stderr.flush()
 
 

@@ -80,7 +80,7 @@ class Comparison:
         for how in get_args(How):
             output, errors = tempfile.TemporaryFile(), tempfile.TemporaryFile()
             process = subprocess.Popen(
-                [sys.executable, "-m", "flctl.fleet.comparison", how],
+                [sys.executable, "-P", "-m", "flctl.fleet.comparison", how],
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=errors,

@@ -148,7 +148,7 @@ class LocalFleet:
     def _spawn(self, name: str) -> subprocess.Popen[bytes]:
         settings = self._settings
         command = [
-            sys.executable, "-m", "flctl", "agent",
+            sys.executable, "-P", "-m", "flctl", "agent",
             "--coordinator", self._endpoint,
             "--server-key", self._keyring.server.public,
             "--name", name,

@@ -60,11 +60,12 @@ def elsewhere(ref: str, path: Path | None) -> Fingerprint:
     given = [ref] if path is None else [ref, str(path)]
     hash_seed = "1" if os.environ.get("PYTHONHASHSEED") != "1" else "2"
     done = subprocess.run(
-        [sys.executable, "-m", "flctl.learning.fingerprint", *given],
+        [sys.executable, "-P", "-m", "flctl.learning.fingerprint", *given],
         env={
             **os.environ,
             "PYTHONHASHSEED": hash_seed,
-            "PYTHONPATH": os.pathsep.join(sys.path),  # where this process finds the task
+            # Where this process finds the task; the current folder comes last, there as here.
+            "PYTHONPATH": os.pathsep.join(p for p in sys.path if p not in ("", str(Path.cwd()))),
         },
         capture_output=True,
         text=True,

@@ -131,7 +131,7 @@ def load_task(ref: str) -> Task:
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        if error.name is not None and module_name.startswith(error.name):
+        if error.name is not None and f"{module_name}.".startswith(f"{error.name}."):
             raise UnknownTask(f"task '{ref}': there is no module '{module_name}'") from error
         raise TaskError(f"task '{ref}' needs the package '{error.name}'") from error
     except (Exception, SystemExit) as error:

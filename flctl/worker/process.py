@@ -157,7 +157,9 @@ class WorkerProcess:
     def _start(self) -> Pipe[AnyEvent]:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         level = logging.getLogger("flctl").getEffectiveLevel()
-        command = [sys.executable, "-m", self._module, str(theirs.fileno()), str(level)]
+        # -P: what lies in the current folder must not take the place of a module of Python's own.
+        # A task of one's own is found there all the same, last of all (registry.locate).
+        command = [sys.executable, "-P", "-m", self._module, str(theirs.fileno()), str(level)]
         self._oom_kills = oom_kills()
         try:
             self._process = subprocess.Popen(

@@ -299,3 +299,18 @@ def test_a_fault_of_our_own_is_one_line_too(flctl, monkeypatch, capsys):
     monkeypatch.setenv("FLCTL_DETAILS", "1")
     assert "Traceback" in flctl("runs", "list").err
     monkeypatch.delenv("FLCTL_DETAILS")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("connect", "h:1", "--server-key", "KEY", "--key", "/no/my.key"),
+        ("agent", "--coordinator", "h:1", "--server-key", "KEY", "--data", "/no/data"),
+        ("keys", "add", "pi-01", "KEY", "--role", "none"),
+    ],
+)
+def test_a_key_may_begin_with_a_hyphen(flctl, command):
+    """It is taken as a key: what is wrong is something else."""
+    done = flctl(*("-" + "k" * 39 if word == "KEY" else word for word in command))
+    assert done.code == 2 and "kkk" not in done.complaint
+    assert any(word in done.complaint for word in ("/no/my.key", "/no/data", "not a role"))

@@ -1,6 +1,7 @@
 """What an agent says of itself is shown, and steers nothing."""
 
 import io
+import json
 import logging
 import sys
 
@@ -8,7 +9,7 @@ import pytest
 
 from flctl.cli.errors import say
 from flctl.cli.logs import FORMAT, _OneLine
-from flctl.cli.output import print_line, show, table
+from flctl.cli.output import print_json, print_line, show, table
 
 EVIL = "Pi\x1b]0;owned\x07\x1b[2J\r\x9b31m"
 
@@ -51,3 +52,15 @@ def test_a_message_in_the_log_is_one_line_and_a_traceback_stays_readable():
     record.exc_info = told
     record.exc_text = None
     assert len(formatter.format(record).splitlines()) > 2
+
+
+@pytest.mark.parametrize("indent", [True, False])
+def test_json_holds_no_character_that_steers_a_terminal(
+    indent: bool, capsys: pytest.CaptureFixture[str]
+):
+    """C1, DEL, bidi marks, what has no glyph, also beyond 16 bits; and it says the same."""
+    value = {"note": "a\x9b31m\x7f\u202e\U000e0041\u2028é漢\n"}
+    print_json([value], indent=indent)
+    out = capsys.readouterr().out
+    assert all(line.isprintable() for line in out.split("\n"))
+    assert json.loads(out) == [value] and "é漢" in out

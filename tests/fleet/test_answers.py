@@ -137,7 +137,7 @@ def test_an_event_that_is_watched_is_checked(event):
 
 @pytest.mark.parametrize("line", [b"{]\n", b'{"event":"round"}\n', b'{"event":{}}\n'])
 def test_a_line_of_a_far_journal_is_checked(line):
-    with pytest.raises(FlctlError, match="journal of run ecg-1|server:7700"):
+    with pytest.raises(FlctlError, match=r"journal of run ecg-1|server:7700"):
         list(asked({"data": line}).events("ecg-1"))
 
 

@@ -164,6 +164,7 @@ def test_what_is_no_task_is_wrong_usage(own, ref):
         ("", "own_task_listed:Nameless", "does not say its 'name'"),
         ("1/0\n", "own_task_listed:Own", "cannot be imported: ZeroDivisionError: division by zero"),
         ("import no_such_package\n", "own_task_listed:Own", "needs the package 'no_such_package'"),
+        ("import own_task\n", "own_task_listed:Own", "needs the package 'own_task'"),
     ],
 )
 def test_a_broken_task_is_an_error_of_one_line(own, addition, ref, message):
