@@ -123,6 +123,12 @@ class Watcher:
     def _goodbye(self) -> str:
         """What Ctrl-C has done, and how to go on."""
         run = self.story.run
+        if not run and not self.embedded:  # the order may be with the coordinator by now
+            return (
+                "not watched any more; a coordinator that has the order goes on with it: "
+                f"{program()} runs list{self.again} shows the run, "
+                f"{program()} runs stop RUN{self.again} stops it"
+            )
         if not run:
             return "stopped before the run began"
         if self.embedded:

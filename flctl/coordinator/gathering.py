@@ -59,7 +59,9 @@ class Gathering:
 
     def why_not(self) -> str:
         """Why those who are missing are, in words."""
-        reasons = [f"{name}: {self._excuse(name)}" for name in self.missing()]
+        held = self._roster.cordoned  # first: only an operator ends that
+        missing = sorted(self.missing(), key=lambda name: (name not in held, name))
+        reasons = [f"{name}: {self._excuse(name)}" for name in missing]
         return "; ".join(reasons[:6]) + (" …" if len(reasons) > 6 else "")
 
     def _named(self, ready: list[str], over: bool, hopeless: bool) -> list[str] | None:
@@ -117,11 +119,11 @@ class Gathering:
 
     def _excuse(self, name: str) -> str:
         member = self._roster.members.get(name)
+        if name in self._roster.cordoned:
+            return f"cordoned (flctl uncordon {name})"
         if member is None:
             enrolled = name in self._enrolled()
             return "not connected" if enrolled else "not enrolled (flctl keys add)"
-        if name in self._roster.cordoned:
-            return f"cordoned (flctl uncordon {name})"
         if member.ready and member.hello is not None:
             if member.hello.role != "train":
                 return "its role is to evaluate"

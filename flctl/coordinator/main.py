@@ -38,7 +38,8 @@ def make_coordinator(
     """A coordinator that listens on `bind` (HOST:PORT, 0 for any free port); its address.
 
     `control` is the folder whose sockets for operators on this machine and for `flctl health`
-    are opened, if any; `test_data` have the test data that far operators may name.
+    are opened; a coordinator without it is embedded in a run of this process. `test_data` have
+    the test data that far operators may name.
     Raises StateError when the address is taken.
     """
     allow_many_connections()
@@ -56,6 +57,7 @@ def make_coordinator(
         heartbeat_s=heartbeat_s,
         health=HealthPort(control, "coordinator") if control is not None else None,
         gate=gate,
+        embedded=control is None,
     )
     assert hub.endpoint is not None
     endpoint = hub.endpoint

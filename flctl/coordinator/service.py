@@ -90,10 +90,13 @@ class Coordinator:
         heartbeat_s: float = HEARTBEAT_S,
         health: HealthPort | None = None,
         gate: Gate | None = None,
+        embedded: bool = False,
     ) -> None:
+        """`embedded`: its agents live and die with it; the cordons in `state` are another
+        fleet's, whose agents may have the same names."""
         self.state = state
         self.roster = Roster(heartbeat_s)
-        self.roster.cordoned = load_cordons(state)
+        self.roster.cordoned = set() if embedded else load_cordons(state)
         self.keyring = keyring
         self.stopping = False
         self.gate = gate or Gate(clock)

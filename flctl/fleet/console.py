@@ -249,7 +249,7 @@ class Console:
             with new_file(path) as file:
                 fd = os.dup(file.fileno())
                 try:
-                    self._download(Download(blob.blob, blob.size, fd))
+                    self._download(Download(blob.blob, blob.size, fd), run, blob.round)
                 finally:
                     os.close(fd)
         return path
@@ -379,7 +379,8 @@ class Console:
             f"whoever may steer it can, with: flctl keys add NAME '{self._key}' --role admin"
         )
 
-    def _download(self, download: Download) -> None:
+    def _download(self, download: Download, run: str, round_id: int) -> None:
+        """Raises CoordinatorAway when it does not come, or is not there any more."""
         moved = time.monotonic()
         while not download.done:
             requests = download.requests()
@@ -394,6 +395,12 @@ class Console:
                         moved = time.monotonic()
                     case BlobGone(blob=download.blob):
                         raise CoordinatorAway(f"{self.where} does not have the checkpoint any more")
+            if self._was_cut():
+                # What was under way is lost, and a coordinator that was restarted serves only
+                # what it is asked for.
+                self._ask("checkpoint", run=run, round=round_id)
+                download.restart()
+                moved = time.monotonic()
             if time.monotonic() - moved > ANSWER_S:
                 raise CoordinatorAway(f"{self.where} stopped sending the checkpoint")
         for fetch in download.requests():

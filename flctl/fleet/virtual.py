@@ -50,13 +50,17 @@ class VirtualRun:
     ) -> None:
         self.folder, self._publish, self._between = folder, publish, between
         self.settings = folder.settings()
-        self.history: History = folder.history(lean=True)
-        self._lock = folder.lock()
-        self._journal = Journal(folder.journal_path)
-        self._device = devices.set_up(self.settings.device, self.settings.threads)
-        self.task = load_task(self.settings.task)
-        self._clients = Clients(self.task, self.settings)
         self._tests: dict[str, Examples] | None = None
+        with contextlib.ExitStack() as undo:
+            self._lock = folder.lock()
+            undo.callback(self._lock.release)
+            self.history: History = folder.history(lean=True)  # nobody else goes on with it now
+            self._journal = Journal(folder.journal_path)
+            undo.callback(self._journal.close)
+            self._device = devices.set_up(self.settings.device, self.settings.threads)
+            self.task = load_task(self.settings.task)
+            self._clients = Clients(self.task, self.settings)
+            undo.pop_all()
 
     @classmethod
     def start(

@@ -2,6 +2,7 @@
 
 import io
 
+import pytest
 from rich.console import Console
 
 from flctl.cli import lines
@@ -182,3 +183,18 @@ def test_a_model_that_is_elsewhere_is_not_offered_as_if_it_were_here(capsys, tmp
     assert f"evaluate {here} --task ecg" in first
     assert "runs export ecg-1 --format safetensors --context ward" in second
     assert "evaluate" not in second
+
+
+def test_ctrl_c_while_a_coordinator_begins_the_run(capsys):
+    """Nobody says that it was stopped: the coordinator has the order, and goes on with it."""
+    watcher = LineWatcher()
+    watcher.embedded, watcher.again = False, " --context ward"
+    with pytest.raises(KeyboardInterrupt), watcher:
+        raise KeyboardInterrupt
+    said = capsys.readouterr().err
+    assert "stopped before" not in said
+    assert "goes on with it" in said
+    assert "runs list --context ward" in said and "runs stop RUN --context ward" in said
+    with pytest.raises(KeyboardInterrupt), LineWatcher():
+        raise KeyboardInterrupt
+    assert "stopped before the run began" in capsys.readouterr().err

@@ -6,7 +6,9 @@ import pytest
 from memory_fleet import MemoryFleet
 
 from flctl.coordinator.cordons import load_cordons, save_cordons
+from flctl.coordinator.main import make_coordinator
 from flctl.errors import StateError
+from flctl.transport.keys import Keyring
 
 
 def rounds_of(fleet: MemoryFleet, name: str) -> list[int]:
@@ -77,3 +79,25 @@ def test_a_damaged_list_is_an_error_that_names_it(tmp_path):
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(StateError, match=r"cordoned\.json: damaged"):
         load_cordons(tmp_path)
+
+
+def test_agents_of_a_local_run_are_not_those_that_an_operator_holds_back(tmp_path):
+    """Both are called pi-01: the folder's cordons are for the coordinator that runs on it."""
+    save_cordons(tmp_path, {"pi-01"})
+    for control, cordoned in ((None, set()), (tmp_path, {"pi-01"})):
+        keyring = Keyring(tmp_path / "keys")
+        coordinator, _ = make_coordinator(tmp_path, keyring, "127.0.0.1:0", control)
+        try:
+            assert coordinator.roster.cordoned == cordoned
+        finally:
+            coordinator.close()
+
+
+def test_a_run_that_waits_for_a_cordoned_agent_says_so(fleet: MemoryFleet):
+    """First of all, and whether it is connected or not: only an operator ends that wait."""
+    fleet.agents["pi-03"].kill()
+    fleet.coordinator.cordon("pi-03", held=True)
+    fleet.step(60.0)
+    fleet.start_run(agents=["pi-01", "pi-02", "pi-03", "pi-00"], quorum=4)
+    fleet.until(lambda: bool(fleet.named("waiting")))
+    assert fleet.named("waiting")[0]["missing"].startswith("pi-03: cordoned (flctl uncordon pi-03)")

@@ -14,11 +14,14 @@ from flctl.coordinator.outgoing import KEPT_BYTES, Address, Outgoing
 from flctl.coordinator.runs import RunFolder
 from flctl.core.history import Rejected
 from flctl.errors import FlctlError, RunError
+from flctl.fleet import console as console_module
 from flctl.fleet.console import Console
 from flctl.fleet.driving import drive_remote
 from flctl.records.recorded import RecordedRun
+from flctl.transport.blobs import Download
 from flctl.transport.channel import LOCAL, Sent
 from flctl.transport.keys import KeyPair
+from flctl.transport.memory import MemoryLink
 from flctl.wire import framing
 from flctl.wire.messages import AnswerPart, Message, RunEvent
 
@@ -117,6 +120,41 @@ def test_a_run_longer_than_any_answer_is_watched_to_its_end(
         found = RecordedRun(about, past(operator, about), operator)
         assert [event.round for event in found.rounds] == [1, 2]
         assert len(operator.run(run)["events"]) > 3000
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_checkpoint_arrives_although_the_connection_breaks(
+    fleet: MemoryFleet, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, restarted: bool
+):
+    """What was under way is asked for again, also of a coordinator that was restarted."""
+    run = fleet.start_run(rounds=1)
+    fleet.finish()
+    operator = console(fleet)
+    link = operator._link
+    assert isinstance(link, MemoryLink)
+    requests, asked = Download.requests, iter(range(1000))
+
+    def step(_: float) -> None:
+        fleet.step()
+
+    def breaks(_: float) -> None:
+        link.on_idle = step
+        if restarted:
+            fleet.kill_coordinator()
+            fleet.start_coordinator()
+        else:
+            link.reconnect()
+
+    def ask(self: Download, now: float | None = None) -> Any:
+        if next(asked) == 0:
+            link.on_idle = breaks  # as soon as nothing has come yet
+        return requests(self, now)
+
+    monkeypatch.setattr(Download, "requests", ask)
+    monkeypatch.setattr(console_module, "ANSWER_S", 2.0)
+    with operator:
+        got = operator.save_checkpoint(run, tmp_path / "model").read_bytes()
+    assert got == (RunFolder.find(fleet.state, run).path / "last.safetensors").read_bytes()
 
 
 class Slow:

@@ -1,5 +1,6 @@
 """A virtual run whose process was killed right after its last commit."""
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flctl.coordinator.runs import RunFolder, has_digest
+from flctl.coordinator.runs import RunFolder, all_runs, has_digest
+from flctl.errors import DataError
+from flctl.fleet import virtual
 from flctl.fleet.virtual import VirtualRun
 
 pytestmark = pytest.mark.timeout(240)
@@ -38,3 +41,22 @@ def test_its_last_model_is_last_after_all(tmp_path: Path):
     assert has_digest(folder.path / "last.safetensors", history.base)
     assert has_digest(folder.path / "best.safetensors", history.best.model)
     assert not list(folder.rounds_path.glob("*/updates"))
+
+
+def test_a_run_that_cannot_be_taken_up_is_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Its lock and its journal are free for whoever mends what was wrong."""
+    data = tmp_path / "beats.npz"
+    np.savez(data, X=np.zeros((16, 187), np.int16), y=np.arange(16) % 2)
+    given = {"task": "ecg", "virtual": 2, "rounds": 1, "data": str(data), "partition": "iid"}
+
+    def unreadable(*_: object) -> None:
+        raise DataError("beats.npz: damaged")
+
+    with monkeypatch.context() as damaged, pytest.raises(DataError) as kept:
+        damaged.setattr(virtual, "Clients", unreadable)
+        VirtualRun.start(tmp_path / "state", given, "the test")
+    assert kept.tb is not None  # and with it all that its frames hold
+    (folder,) = all_runs(tmp_path / "state")
+    open_files = {os.path.realpath(path) for path in Path("/proc/self/fd").iterdir()}
+    assert not [path for path in open_files if path.startswith(str(folder.path))]
+    assert VirtualRun(folder).run().state == "finished"

@@ -1,9 +1,9 @@
 """Lets an emulated fleet's agents in: the operator's own key, a token for the new ones."""
 
-import contextlib
 import hashlib
 import io
 import json
+import logging
 import tarfile
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -20,6 +20,8 @@ from flctl.transport.keypair import KeyPair
 if TYPE_CHECKING:
     from docker import DockerClient
     from docker.models.containers import Container
+
+logger = logging.getLogger(__name__)
 
 ANSWER_S = 90.0
 """For the coordinator to start and answer; an emulated processor takes long."""
@@ -101,17 +103,27 @@ class Door:
         container.put_archive(STATE, archive.getvalue())
 
     def shut_out(self, names: Iterable[str]) -> None:
-        for name in names:
-            with contextlib.suppress(AccessError):  # it never came in
+        """Those of them who came in. Raises FlctlError when one could not be, after all others."""
+        enrolled = {entry["name"] for entry in self.console.keys()["keys"]}
+        failed: list[str] = []
+        for name in sorted(enrolled & set(names)):
+            try:
                 self.console.revoke(name)
+            except FlctlError as error:
+                failed.append(f"{name}: {error}")
+        if failed:
+            raise FlctlError(f"agents are still let in: {'; '.join(failed)}")
 
     def close(self, failed: bool) -> None:
         """`failed`: those who came in are shut out again."""
         if self._console is not None:
-            if failed:
-                with contextlib.suppress(FlctlError):
+            try:
+                if failed:
                     self.shut_out(self._newcomers)
-            self._console.close()
+            except FlctlError as error:  # what has failed before is what is raised
+                logger.warning("fleet=%s not all of it is undone: %s", self._fleet, error)
+            finally:
+                self._console.close()
 
     def _exec(self, until: float, *command: str) -> str:
         """What `flctl` says within the coordinator's container."""
