@@ -41,6 +41,7 @@ from flctl.core.history import (
     Stopped,
     Withdrawn,
 )
+from flctl.fleet.answers import read_event
 from flctl.fleet.driving import _once
 from flctl.fleet.heads import Heads, kept
 from flctl.fleet.replay import replay
@@ -68,7 +69,8 @@ class Case(NamedTuple):
     @property
     def told(self) -> list[dict[str, Any]]:
         """As a coordinator tells it."""
-        begun = {"event": "begun", "run": self.folder.name, "round": 0, "rounds": 3, "task": "ecg"}
+        begun = {"event": "begun", "run": self.folder.name, "round": 0, "rounds": 3, "task": "ecg",
+                 "agents": ["pi-01", "pi-02"]}  # fmt: skip
         return [begun, *map(as_json, self.events)]
 
     @property
@@ -210,6 +212,9 @@ def reader(read: Reader) -> Reader:
 
 @reader
 def history(case: Case) -> None:
+    sent = json.loads(json.dumps(case.told))
+    checked = [read_event(event, "there") for event in sent]
+    assert [event for event in checked if event is not None] == sent
     for found in (case.folder.history(), history_of(case.told)):
         assert {r.round: r for r in found.rounds} == case.counted
         assert (found.best.round if found.best else None) == case.best
@@ -435,6 +440,7 @@ READ_BY: dict[str, tuple[Reader, ...]] = {
     "coordinator/starting.py": (lean_history,),
     "coordinator/training.py": (lean_history,),
     "core/history.py": (history, lean_history),
+    "fleet/answers.py": (history,),
     "fleet/clients.py": WRITES,
     "fleet/driving.py": (train_in_lines, train_json),
     "fleet/heads.py": (runs_verify,),
