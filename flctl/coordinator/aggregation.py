@@ -9,7 +9,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from flctl.coordinator.runs import RunFolder, state_name
-from flctl.core.strategies import combine, state_specs, strategy_of, weigh
+from flctl.core.strategies import Weights, combine, state_specs, strategy_of, weigh
 from flctl.files import Syncing, explained
 from flctl.settings import RunSettings
 from flctl.wire.compression import open_update
@@ -42,13 +42,8 @@ def aggregate(
     strategy = strategy_of(settings)
     agents = sorted(examples)
     weights = weigh([examples[a] for a in agents], settings.weighting, settings.max_share)
-    for agent, share in zip(agents, weights, strict=True):
-        claimed, everybody = examples[agent], sum(examples.values())
-        if settings.weighting == "examples" and share < claimed / everybody * (1 - 1e-9):
-            logger.info(
-                "round=%d agent=%s has %d of %d examples, and weighs %.3f (max_share)",
-                round_id, agent, claimed, everybody, share,
-            )  # fmt: skip
+    if settings.weighting == "examples" and strategy.weighs:
+        _log_bounded(round_id, examples, weights)
     before, here = folder.round_path(round_id - 1), folder.round_path(round_id)
     kept = strategy.server.initial if strategy.server is not None else {}
     with ExitStack() as stack:
@@ -91,6 +86,17 @@ def aggregate(
             digest, size = model.finish()
             Syncing([new.fd for new in (model, *state_out.values())], here).wait()
     return Aggregated(digest, size, folder.model_path(round_id), digests)
+
+
+def _log_bounded(round_id: int, examples: Mapping[str, int], weights: Weights) -> None:
+    """Who weighs less than its examples say."""
+    everybody = sum(examples.values())
+    for agent, share in zip(sorted(examples), weights, strict=True):
+        if share < examples[agent] / everybody * (1 - 1e-9):
+            logger.info(
+                "round=%d agent=%s has %d of %d examples, and weighs %.3f (max_share)",
+                round_id, agent, examples[agent], everybody, share,
+            )  # fmt: skip
 
 
 def _open(stack: ExitStack, path: Path, doing: str, what: str = "") -> ParameterFile:

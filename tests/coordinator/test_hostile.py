@@ -113,6 +113,27 @@ def test_a_bad_update_is_rejected_and_the_round_goes_on(
     assert words in fleet.status("pi-02")["note"]
 
 
+def test_a_count_of_examples_that_jumps_is_named_and_weighs_half(fleet: MemoryFleet, caplog: Any):
+    """Declared were ten all the time, claimed are one and then ten: of which it weighs 10 of 12."""
+    poison(
+        fleet,
+        "pi-02",
+        lambda agent, model, job: agent.deliver(
+            toy_update(model, job), examples=1 if job.round == 1 else 10
+        ),
+    )
+    for name in ("pi-01", "pi-03"):
+        poison(fleet, name, lambda agent, model, job: agent.deliver(
+            toy_update(model, job), examples=1))  # fmt: skip
+    caplog.set_level("INFO")
+    fleet.start_run(rounds=2)
+    assert fleet.finish().state == "finished"
+    words = "claims 10 examples, 1 in the round before"
+    assert words in fleet.status("pi-02")["note"]
+    assert caplog.text.count(words) == 1
+    assert "agent=pi-02 has 10 of 12 examples, and weighs 0.500" in caplog.text
+
+
 def plain(agent: Any, model: Any, job: TrainJob) -> Any:
     return agent.deliver(toy_update(model, job))
 

@@ -36,6 +36,11 @@ class Strategy(Struct, frozen=True):
     server: ServerOptimizer | None = None
 
     @property
+    def weighs(self) -> bool:
+        """Whether updates count by their weights."""
+        return self.rule is mean and self.selection is None
+
+    @property
     def defends(self) -> bool:
         """Whether it is to hold against hostile updates."""
         return not self.streams or self.selection is not None or self.clip_norm is not None
