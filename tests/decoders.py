@@ -18,8 +18,11 @@ import msgspec
 import numpy as np
 
 from flctl.agent.state import saved_tasks
+from flctl.coordinator.audit import Actor, Audit, read_line
 from flctl.coordinator.journal import Journal, as_json, replay
+from flctl.core import chain
 from flctl.core import history as happened
+from flctl.fleet import heads, pages
 from flctl.fleet.context import load_context
 from flctl.fleet.inventory import read_inventory
 from flctl.learning.manifest import read_manifest
@@ -204,6 +207,24 @@ def _open_journal(path: Path) -> None:
 
 
 @cache
+def _audit() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        audit = Audit(Path(folder), wall_clock=lambda: 1.0)
+        with audit.action(Actor("ana", "admin", "10.0.0.7"), "cordon", {"name": "pi-01"}) as came:
+            came["name"] = "pi-01"
+        return audit.path.read_bytes()
+
+
+def _follow_audit(path: Path) -> None:
+    """Read as `flctl audit` does, and gone on with: that cuts a torn end off."""
+    lines = list(pages.lines(pages.local(path), "it"))
+    chain.verify(lines)
+    for line in lines:
+        read_line(line)
+    Audit(path.parent).begin(Actor("ana", "admin"), "cordon", {})
+
+
+@cache
 def _keys() -> bytes:
     pair = KeyPair.make()
     allowed = AllowList(keys=[Entry(name="pi-01", key=pair.public, role="agent", added=1.0)])
@@ -328,6 +349,9 @@ TABLE = (
     Decodes("model", _model, _read_model),
     *(Decodes(f"{k} update", _packed(k), _read_packed(k)) for k in ("fp16", "int8", "topk")),
     Decodes("journal", _journal, _file("journal.jsonl", _open_journal)),
+    Decodes("audit file", _audit, _file("audit.jsonl", _follow_audit)),
+    Decodes("kept head", lambda: b'{"head":"%s","what":"round 1","at":1.0}' % SHA.encode(),
+            _file("heads/ecg-1.json", lambda p: heads.kept(p.parents[1], "ecg-1"))),
     Decodes("run.toml", _settings_file, _file("run.toml", from_toml)),
     Decodes("settings by hand", _settings_file, _file("run.toml", _by_hand)),
     Decodes("allowed.json", _keys, _file("allowed.json", _redeem)),

@@ -329,8 +329,10 @@ def test_the_control_socket_serves_this_machine_without_a_key(sockets, tmp_path)
     sockets.pump(lambda: LinkEvent.CONNECTED in sockets.events[id(operator)])
     there = sockets.peer_of(operator)
     assert sockets.received[-1].key == LOCAL
+    assert sockets.received[-1].origin.endswith(f":{os.getuid()}:{os.getgid()}:{os.getpid()}")
     here = sockets.peer_of(agent)
     assert sockets.received[-1].key == sockets.key("pi-01")
+    assert sockets.received[-1].origin == "127.0.0.1"
     assert hub.send(b"f" + there[1:], [b"pre", b"?"]) is Sent.GONE
     assert hub.send(there, [b"pre", b"for the operator"]) is Sent.OK
     assert hub.send(here, [b"pre", b"for the agent"]) is Sent.OK
