@@ -88,7 +88,9 @@ def read_journal(path: Path) -> tuple[list[dict[str, Any]], bool]:
 def audit_faults(state: Path) -> list[str]:
     """The same of the coordinator's audit file, if there is one."""
     path = state / "audit.jsonl"
-    wrong = unsealed(path.read_bytes()) if path.exists() else []
+    text = path.read_bytes() if path.exists() else b""
+    # Zeros that a power cut has left at the end are taken away with the next line.
+    wrong = unsealed(text[: text.find(b"\0")] if b"\0" in text else text)
     return [f"line {number} of audit.jsonl, which breaks its chain" for number in wrong]
 
 
