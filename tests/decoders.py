@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from flctl.agent.state import saved_tasks
+from flctl.agent.state import saved_tasks, stored_server_keys
 from flctl.coordinator.audit import Actor, Audit, read_line
 from flctl.coordinator.journal import Journal, as_json, replay
 from flctl.core import chain
@@ -30,6 +30,7 @@ from flctl.settings import LocalTraining, from_toml, parse, read_toml, to_toml
 from flctl.transport import allowlist
 from flctl.transport.allowlist import AllowList, Entry
 from flctl.transport.keypair import KeyPair, load_or_make, read_public
+from flctl.transport.rotation import Rotation, ServerKeys
 from flctl.transport.tokens import find_open, new_token
 from flctl.wire import framing
 from flctl.wire import messages as m
@@ -206,6 +207,10 @@ def _open_journal(path: Path) -> None:
     replay(path)
 
 
+def _rotation() -> bytes:
+    return msgspec.json.encode(Rotation(old="o" * 40, new="n" * 40, began=1.0, ends=2.0))
+
+
 @cache
 def _audit() -> bytes:
     with tempfile.TemporaryDirectory() as folder:
@@ -355,6 +360,9 @@ TABLE = (
     Decodes("run.toml", _settings_file, _file("run.toml", from_toml)),
     Decodes("settings by hand", _settings_file, _file("run.toml", _by_hand)),
     Decodes("allowed.json", _keys, _file("allowed.json", _redeem)),
+    Decodes("rotation.json", _rotation, _file("rotation.json", lambda p: ServerKeys(p.parent))),
+    Decodes("server-keys.json", lambda: b'{"given":"%s","keys":["%s"]}' % (b"k" * 40, b"n" * 40),
+            _file("server-keys.json", lambda path: stored_server_keys(path.parent, "k" * 40))),
     Decodes("secret key", _secret, _file("agent.key", load_or_make)),
     Decodes("public key", _public, _file("agent.pub", read_public)),
     Decodes(

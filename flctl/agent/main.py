@@ -38,7 +38,8 @@ def run_agent(config: AgentConfig, exit_with_parent: bool = False) -> None:
         state.save_tasks(tasks)
         keys = load_or_make(state.key_file)
         stop = stack.enter_context(stop_asked(exit_with_parent))
-        link = ZeroMqLink(config.coordinator, keys, config.server_key)
+        server_keys = state.server_keys(config.server_key) or config.server_key
+        link = ZeroMqLink(config.coordinator, keys, server_keys)
         supervisor = Supervisor(
             config=config,
             link=link,

@@ -1,7 +1,7 @@
 """The agent's state folder: its lock, the name it was given, room for large blobs."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -10,14 +10,21 @@ import msgspec
 from flctl import files
 from flctl.errors import NOT_DECODED
 from flctl.settings import AgentName
-from flctl.wire.messages import Digest, RunId
+from flctl.wire.messages import Digest, PublicKey, RunId
 
 _NAME_FILE = "name"
 _TASKS_FILE = "tasks.json"
+_SERVER_KEYS_FILE = "server-keys.json"
 _PACE_FILE = "pace.json"
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 RUNS_KEPT = 2
 """Runs whose unsent rest stays: this one, and one that may be resumed after it."""
+
+
+class _ServerKeys(msgspec.Struct, frozen=True):
+    given: str
+    """The one that the owner gave when these were told."""
+    keys: tuple[PublicKey, ...]
 
 
 class _Pace(msgspec.Struct, frozen=True):
@@ -79,6 +86,21 @@ class AgentState:
         files.replace(self.folder / _NAME_FILE, f"{name}\n".encode())
         self.name = name
 
+    def server_keys(self, given: str) -> tuple[str, ...]:
+        """Those that the coordinator has told, () for none. If the owner gives another one by
+        now, that one counts alone."""
+        return stored_server_keys(self.folder, given)
+
+    def save_server_keys(self, given: str, keys: Sequence[str]) -> None:
+        """For good, before they are used. Raises StateError."""
+        path = self.folder / _SERVER_KEYS_FILE
+        if tuple(keys) == (given,):
+            with files.explained(path, "forget the server keys"):
+                path.unlink(missing_ok=True)
+        elif self.server_keys(given) != tuple(keys):
+            stored = _ServerKeys(given=given, keys=tuple(keys))
+            files.replace(path, msgspec.json.encode(stored) + b"\n")
+
     def save_tasks(self, tasks: Mapping[str, Digest]) -> None:
         """Note what the owner has enabled, for `flctl tasks list`. Raises StateError."""
         if saved_tasks(self.folder) != tasks:  # SD cards wear out
@@ -115,6 +137,15 @@ class AgentState:
             text = (self.folder / _NAME_FILE).read_text(encoding="ascii").strip()
             return msgspec.convert(text, AgentName)
         return None
+
+
+def stored_server_keys(folder: Path, given: str) -> tuple[str, ...]:
+    """See `AgentState.server_keys`. What is damaged counts as nothing."""
+    with suppress(OSError, *NOT_DECODED):
+        data = (folder / _SERVER_KEYS_FILE).read_bytes()
+        found = msgspec.json.decode(data, type=_ServerKeys)
+        return found.keys if found.given == given else ()
+    return ()
 
 
 def has_joined(folder: Path) -> bool:

@@ -19,10 +19,11 @@ from flctl.agent.session import Session
 from flctl.agent.state import AgentState
 from flctl.agent.updates import Updates
 from flctl.agent.work import Work
-from flctl.errors import MalformedMessage, ProtocolMismatch, StateError
+from flctl.errors import MalformedMessage, ProtocolMismatch, StateError, UsageError
 from flctl.transport.blobs import BlobStore
 from flctl.transport.channel import Frame, Link, LinkEvent
 from flctl.transport.health import HealthPort
+from flctl.transport.keypair import public_key
 from flctl.wire import framing
 from flctl.wire.messages import (
     Accepted,
@@ -44,6 +45,7 @@ from flctl.wire.messages import (
     Ping,
     Pong,
     Refused,
+    ServerKeys,
     Telemetry,
     Train,
     Welcome,
@@ -219,6 +221,8 @@ class Supervisor:
                 self.session.on_joined(message, now)
                 if message.shard is not None:
                     self.work.data.deal(message.shard)
+            case ServerKeys():
+                self._on_server_keys(message, now)
             case HelloAgain():
                 self.session.on_hello_again(now)
             case HeartbeatAck():
@@ -256,6 +260,18 @@ class Supervisor:
         if not again:
             self._models.on_welcome(now)
 
+    def _on_server_keys(self, message: ServerKeys, now: float) -> None:
+        """On the disk first: whatever happens next, one of them is right."""
+        try:
+            keys = tuple(public_key(key, "a server key") for key in message.keys)
+            self._state.save_server_keys(self._config.server_key, keys)
+        except (StateError, UsageError) as error:
+            logger.error("the coordinator's new key is not used: %s", error)
+            return
+        logger.info("coordinator=%s is known by %s", self._config.coordinator, ", ".join(keys))
+        self._link.use_server_keys(keys)
+        self.session.say_hello(now)
+
     def _on_other_protocol(self, frames: Sequence[Frame], now: float) -> None:
         try:
             self.session.on_other_protocol(frames, now)
@@ -280,6 +296,7 @@ class Supervisor:
             tasks=self._tasks,
             datasets=found.datasets if found is not None else (),
             error=found.error if found is not None else None,
+            server_keys=self._state.server_keys(self._config.server_key),
             limits=self._config.limits,
         )
 

@@ -38,6 +38,7 @@ class Book(Protocol):
     def token(self, ttl_s: float, uses: int, deal: "Deal | None") -> str: ...
     def close_tokens(self, ids: Sequence[str] | None) -> list[str]: ...
     def invite(self, ttl_s: float) -> dict[str, Any]: ...
+    def rotate_server(self, step: str, overlap_s: float, anyway: bool) -> dict[str, Any]: ...
 
 
 @app.command(cls=Grouped)
@@ -246,6 +247,66 @@ def revoke(name: Name, state: State = None, context: Context = None) -> None:
         )
 
 
+@app.command(cls=Grouped, name="rotate-server")
+def rotate_server(
+    overlap: Annotated[
+        str, typer.Option(metavar="TIME", help="How long both keys are good: 2h, 7d, 30d.")
+    ] = "7d",
+    finish: Annotated[
+        bool, typer.Option("--finish", help="Only the new key is good from now on.")
+    ] = False,
+    anyway: Annotated[
+        bool,
+        typer.Option("--anyway", help="Finish although some agents do not have the new key."),
+    ] = False,
+    abort: Annotated[
+        bool, typer.Option("--abort", help="Only the old key is good from now on.")
+    ] = False,
+    state: State = None,
+    context: Context = None,
+    json: Json = False,
+) -> None:
+    """Replace the coordinator's own key, by which agents and operators know it.
+
+    For a time both keys are good, and all agents and operators that connect are told the new one.
+    'flctl status' shows how many agents have it. When the time is over, or with --finish, only
+    the new one is good; an agent that was away all the time needs it by hand (flctl deploy).
+    """
+    from flctl.cli import output
+
+    if finish and abort:
+        raise UsageError("--finish or --abort, not both")
+    if anyway and not finish:
+        raise UsageError("--anyway goes with --finish")
+    step = "finish" if finish else "abort" if abort else "begin"
+    lasts_s = seconds(overlap, "--overlap")
+    with _book(state, context, make=False) as book:
+        found = book.rotate_server(step, lasts_s if step == "begin" else 0.0, anyway)
+    if json:
+        output.print_json(found)
+    elif (rotation := found["rotation"]) is None:
+        output.print_line(f"server key  {found['server_key']}, and no other one is good")
+    else:
+        output.print_line(f"server key  {found['server_key']}, and for {overlap} as well")
+        output.print_line(f"new key     {rotation['new_key']}")
+        output.print_line(key_rotation(rotation))
+
+
+def key_rotation(rotation: Mapping[str, Any], options: str = "") -> str:
+    """A line about a server key that is being replaced. `options` follow the command."""
+    from flctl.cli.output import counted, span
+
+    missing = list(rotation["missing"])
+    line = (
+        f"the server key is being replaced: {counted(rotation['have'], 'agent')} with the new one"
+    )
+    if missing:
+        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        line += f", not yet {', '.join(missing[:5])}{more}"
+    left = span(max(0.0, rotation["ends_in_s"]))
+    return f"{line}; the old one is good for {left}: flctl keys rotate-server{options} --finish"
+
+
 class _Folder:
     """The list in a state folder; a coordinator that runs on it sees a change at once."""
 
@@ -286,6 +347,33 @@ class _Folder:
 
     def invite(self, ttl_s: float) -> dict[str, Any]:  # noqa: ARG002
         raise UsageError("no coordinator runs here, and only one that runs keeps such a folder")
+
+    def rotate_server(self, step: str, overlap_s: float, anyway: bool) -> dict[str, Any]:
+        """Without a coordinator nobody is told before it runs again."""
+        keys = self._keyring.server_keys
+        agents = [entry.name for entry in self._keyring.entries() if entry.role == "agent"]
+        if step == "begin":
+            keys.begin(overlap_s)
+        elif step == "abort":
+            keys.abort()
+        elif agents and keys.overlap is not None and not anyway:
+            raise UsageError(
+                "no coordinator runs here, so that nobody knows which agents have the new key: "
+                "start it, or add --anyway"
+            )
+        else:
+            keys.finish()
+        found = keys.overlap
+        rotation = None
+        if found is not None:
+            rotation = {
+                "new_key": found.new,
+                "ends": found.ends,
+                "ends_in_s": found.ends - self._keyring.now,
+                "have": 0,
+                "missing": agents,
+            }
+        return {"server_key": keys.current.public, "rotation": rotation}
 
 
 LOOKING = ("keys",)

@@ -97,7 +97,7 @@ def picture(found: Mapping[str, Any], wide: bool = False, options: str = "") -> 
     from rich.console import Group
     from rich.text import Text
 
-    from flctl.cli.keys import open_doors
+    from flctl.cli.keys import key_rotation, open_doors
     from flctl.cli.output import span, table
 
     coordinator = found["coordinator"]
@@ -125,6 +125,8 @@ def picture(found: Mapping[str, Any], wide: bool = False, options: str = "") -> 
         Text(f"an unknown key waits: flctl keys add NAME '{key}'{options}", style="yellow")
         for key in (waiting["public_key"] for waiting in found["waiting"])
     ]
+    if rotation := coordinator.get("rotation"):
+        rest.append(Text(key_rotation(rotation, options), style="yellow"))
     # An older coordinator does not tell its tokens.
     if line := open_doors(found.get("tokens", ()), options):
         rest.append(Text(line, style="yellow"))

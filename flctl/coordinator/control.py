@@ -77,6 +77,7 @@ class Control:
             q.NewToken: self._new_token,
             q.CloseTokens: self._close_tokens,
             q.Invite: self._invite,
+            q.RotateServer: self._rotate_server,
             q.Cordon: self._cordon,
             q.Uncordon: self._uncordon,
         }
@@ -124,6 +125,7 @@ class Control:
                 "endpoint": self._endpoint,
                 "lost_after_s": coordinator.roster.lost_after_s,
                 "server_key": coordinator.keyring.server.public,
+                "rotation": coordinator.rotating.shown() if coordinator.rotating else None,
                 "run": training.status() if training is not None else None,
             },
             "agents": [
@@ -292,6 +294,22 @@ class Control:
             )
         token = invitation.open(order.ttl_s)
         return {"id": token.id, "uses": token.uses_left, "folder": str(invitation.path.parent)}
+
+    def _rotate_server(self, _: Asked, order: q.RotateServer) -> Any:
+        rotating, now = self._coordinator.rotating, self._clock()
+        if rotating is None:
+            raise UsageError("this coordinator has one server key, for as long as it runs")
+        match order.step:
+            case "begin":
+                rotating.begin(order.overlap_s)
+            case "finish":
+                rotating.finish(now, order.anyway)
+            case "abort":
+                rotating.abort(now)
+        return {
+            "server_key": self._coordinator.keyring.server.public,
+            "rotation": rotating.shown(),
+        }
 
     def _cordon(self, _: Asked, order: q.Cordon) -> Any:
         if order.name not in self._coordinator.enrolled():

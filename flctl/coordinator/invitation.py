@@ -41,7 +41,7 @@ class Invitation:
         self._keyring, self._deal, self._clock = keyring, deal, clock
         self._uses = USES if deal is None else min(deal.of, MOST_USES)
         self._token = self._left_behind()
-        replace(folder / "server.pub", f"{keyring.server.public}\n".encode(), mode=0o644)
+        self.write_key()
         agents = [e for e in (*keyring.entries(), *keyring.revoked()) if e.role == "agent"]
         known = self._known()
         if not agents or (known is not None and known.deal != self._deal):
@@ -81,6 +81,11 @@ class Invitation:
             assert known is not None
         logger.info("invite=%s is open for %d s: token %s", self._folder, ttl_s, known.id)
         return known
+
+    def write_key(self) -> None:
+        """The one that agents are to dial. Raises FlctlError."""
+        key = f"{self._keyring.server.public}\n"
+        replace(self._folder / "server.pub", key.encode(), mode=0o644)
 
     def keep(self) -> None:
         """Take the token away when nobody can join with it any more."""

@@ -14,6 +14,7 @@ from flctl.coordinator.background import ThreadBackground
 from flctl.coordinator.control import Control
 from flctl.coordinator.evaluator import WorkerEvaluator
 from flctl.coordinator.invitation import Invitation
+from flctl.coordinator.rotating import Rotating
 from flctl.coordinator.service import HEARTBEAT_S, Coordinator
 from flctl.files import Lock, make_folder
 from flctl.transport.addresses import LOCK
@@ -61,6 +62,19 @@ def make_coordinator(
     )
     assert hub.endpoint is not None
     endpoint = hub.endpoint
+
+    def new_key() -> None:
+        if coordinator.invitation is not None:
+            coordinator.invitation.write_key()
+
+    coordinator.rotating = Rotating(
+        keyring.server_keys,
+        hub,
+        coordinator.peers,
+        coordinator.roster,
+        coordinator.enrolled,
+        new_key,
+    )
     looking = ThreadBackground("looking", hub.wake)
     coordinator.control = Control(coordinator, endpoint, looking=looking, test_data=test_data)
     return coordinator, endpoint

@@ -21,6 +21,7 @@ from flctl.coordinator.keeper import RunKeeper
 from flctl.coordinator.outgoing import Outgoing
 from flctl.coordinator.peers import Peers
 from flctl.coordinator.probing import Probing
+from flctl.coordinator.rotating import Rotating
 from flctl.coordinator.runs import RunsOver
 from flctl.coordinator.serving import Serving
 from flctl.coordinator.training import Training
@@ -122,6 +123,8 @@ class Coordinator:
         self._watchers: list[Callable[[dict[str, Any]], None]] = []
         self.control: Answering | None = None
         """Where operators' questions go."""
+        self.rotating: Rotating | None = None
+        """Of the server's key; None where it has but this one."""
         self.invitation: Invitation | None = None
         """Kept open while it runs, if there is one."""
 
@@ -195,6 +198,8 @@ class Coordinator:
         self._look_at_keys(now)
         if self.invitation is not None:
             self.invitation.keep()
+        if self.rotating is not None:
+            self.rotating.on_time(now)
         self._apply(self.roster.on_time(now))
         if self.training is not None:
             self.training.on_time()
@@ -248,6 +253,8 @@ class Coordinator:
         return self.keyring.name_of(incoming.key) or STRANGER
 
     def _ask(self, incoming: Incoming, question: Ask, role: str) -> None:
+        if self.rotating is not None and role != "agent" and incoming.key != LOCAL:
+            self.rotating.on_operator(incoming.peer)
         if self.control is not None:
             self.control.on_ask(incoming, question, role)
 
@@ -257,6 +264,8 @@ class Coordinator:
         peer, now = incoming.peer, self._clock()
         if isinstance(message, Hello):
             self._apply(self.roster.on_hello(name, peer, message, protocol, now))
+            if self.rotating is not None:
+                self.rotating.on_hello(peer, message)
             return
         if isinstance(message, Join):
             self._door.on_join(incoming, message, None)  # it has its name

@@ -33,6 +33,16 @@ class InProgress(Struct, frozen=True):
     waiting_for: Names = ()
 
 
+class Rotation(Struct, frozen=True):
+    """Of the server's key."""
+
+    new_key: PublicKey
+    ends: float
+    ends_in_s: float
+    have: Natural
+    missing: Names
+
+
 class Coordinator(Struct, frozen=True):
     version: Short
     uptime_s: float
@@ -40,6 +50,7 @@ class Coordinator(Struct, frozen=True):
     server_key: PublicKey
     run: InProgress | None
     lost_after_s: float = 30.0
+    rotation: Rotation | None = None
 
 
 class Agent(Struct, frozen=True):
@@ -137,6 +148,11 @@ class OfRun(Struct, frozen=True):
 
 class Closed(Struct, frozen=True):
     closed: tuple[Short, ...] = ()
+
+
+class Rotated(Struct, frozen=True):
+    server_key: PublicKey
+    rotation: Rotation | None = None
 
 
 class Invited(Struct, frozen=True):

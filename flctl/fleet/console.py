@@ -5,7 +5,7 @@ import os
 import shlex
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,10 +27,11 @@ from flctl.errors import (
 )
 from flctl.files import explained, holder_of, is_locked, new_file
 from flctl.fleet import answers, pages
-from flctl.fleet.context import Context, load_context
+from flctl.fleet.context import Context, load_context, save_context
 from flctl.transport.addresses import LOCK
 from flctl.transport.blobs import Download
 from flctl.transport.channel import Frame, Link, LinkEvent
+from flctl.transport.keypair import public_key
 from flctl.transport.zeromq import ControlLink, ZeroMqLink, control_address
 from flctl.wire import framing
 from flctl.wire.messages import (
@@ -44,6 +45,7 @@ from flctl.wire.messages import (
     Message,
     Refused,
     RunEvent,
+    ServerKeys,
     Trouble,
 )
 
@@ -73,6 +75,8 @@ class Console:
         self._key, self._state, self._clock = key, state, clock
         self.patience: Callable[[], AbstractContextManager[object]] = nullcontext
         """Entered while an answer is awaited."""
+        self.on_server_keys: Callable[[tuple[str, ...]], None] = lambda _: None
+        """By which keys the coordinator is known from now on; it tells that of its own accord."""
         self._is_right = False
         """It has been connected: whoever is there has the server key that was given."""
         self._ids = itertools.count(1)
@@ -177,6 +181,10 @@ class Console:
     def invite(self, ttl_s: float) -> dict[str, Any]:
         """Open the door of `coordinator --invite`."""
         return dict(self._document(answers.Invited, self._ask("invite", ttl_s=ttl_s)))
+
+    def rotate_server(self, step: str, overlap_s: float, anyway: bool) -> dict[str, Any]:
+        body = self._ask("rotate-server", step=step, overlap_s=overlap_s, anyway=anyway)
+        return dict(self._document(answers.Rotated, body))
 
     def watch(self, run: str, past: bool = True) -> Iterator[dict[str, Any] | None]:
         """The run's events from its beginning on, for ever; None now and then when it is quiet.
@@ -337,6 +345,9 @@ class Console:
                 if refusal := _refusal(frames):
                     raise self._refused(refusal.message) from None
                 continue
+            if isinstance(message, ServerKeys):
+                self.on_server_keys(message.keys)
+                continue
             yield message, payload
 
     def _was_cut(self) -> bool:
@@ -421,12 +432,22 @@ def open_console(state: Path, context: str | None = None) -> Console:
             f"no coordinator runs on {state}; start one ({_start(state)}), "
             "or name a far one (flctl connect HOST:PORT)"
         )
-    return remote_console(saved)
+    return remote_console(saved, lambda found: save_context(state, found, context or "default"))
 
 
-def remote_console(context: Context) -> Console:
-    link = ZeroMqLink(context.coordinator, context.keys(), context.server_key)
-    return Console(link, context.coordinator, key=context.public_key)
+def remote_console(context: Context, keep: Callable[[Context], object] = lambda _: None) -> Console:
+    """`keep` saves the context when the coordinator is known by another key from now on."""
+    link = ZeroMqLink(context.coordinator, context.keys(), context.server_keys())
+
+    def on_server_keys(keys: tuple[str, ...]) -> None:
+        if keys != context.server_keys():
+            with suppress(FlctlError):  # there is another chance with the next command
+                keep(context.known_by([public_key(key, "a server key") for key in keys]))
+        link.use_server_keys(keys)
+
+    console = Console(link, context.coordinator, key=context.public_key)
+    console.on_server_keys = on_server_keys
+    return console
 
 
 def _start(state: Path) -> str:

@@ -1,27 +1,39 @@
 """Which far coordinator this machine steers: what `flctl connect` saves."""
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from flctl.errors import NOT_DECODED, StateError, UsageError
 from flctl.files import explained, make_folder, replace
 from flctl.transport.keys import KeyPair
 
 
-class Context(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Context(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     coordinator: str
     """HOST:PORT"""
     server_key: str
     public_key: str
     secret_key: str
+    old_server_key: str = ""
+    """Good as well while `server_key` replaces it."""
     emulated: bool = False
     """Made by `flctl emulate up`, and removed by `down`."""
 
     def keys(self) -> KeyPair:
         return KeyPair(public=self.public_key, secret=self.secret_key)
+
+    def server_keys(self) -> tuple[str, ...]:
+        """In the order in which they are tried."""
+        return (self.server_key, self.old_server_key) if self.old_server_key else (self.server_key,)
+
+    def known_by(self, keys: Sequence[str]) -> "Context":
+        """As the coordinator says by which keys it is known from now on."""
+        new, *old = keys
+        return structs.replace(self, server_key=new, old_server_key=old[0] if old else "")
 
     def __repr__(self) -> str:
         return f"Context({self.coordinator})"

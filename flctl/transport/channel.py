@@ -84,4 +84,8 @@ class Link(Protocol):
     def reopen(self) -> None:
         """Throw the socket away and connect anew."""
 
+    def use_server_keys(self, keys: Sequence[str]) -> None:
+        """From now on the coordinator is known by one of these; a connection to one with another
+        key is ended."""
+
     def close(self) -> None: ...

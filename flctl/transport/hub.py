@@ -7,11 +7,12 @@ import os
 import socket
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import zmq
 
 from flctl.errors import StateError
-from flctl.transport.addresses import control_address, parse_address, to_bind
+from flctl.transport.addresses import Address, control_address, parse_address, to_bind
 from flctl.transport.channel import LOCAL, Frame, Incoming, Sent
 from flctl.transport.gate import Gate
 from flctl.transport.guard import Guard
@@ -34,7 +35,17 @@ BATCH = 256
 """Messages handed out by one `receive`, so that a flood does not keep the loop from its clock."""
 FRAMES_EXCUSED = 64
 """Beyond a message's three, that is how many are no reason to end the connection."""
-_FLEET, _CONTROL = b"f", b"c"
+_FLEETS, _CONTROL = (b"f", b"g"), b"c"
+"""Marks of the sockets: of the fleet's there are two while the server has two keys."""
+
+
+class _Fleet(NamedTuple):
+    """What belongs to a socket of the fleet. `public` is of its key; `listening` is what it
+    listens with, once more."""
+
+    public: str
+    guard: Guard
+    listening: socket.socket
 
 
 class ZeroMqHub:
@@ -63,8 +74,9 @@ class ZeroMqHub:
         self._sockets: dict[bytes, zmq.Socket[bytes]] = {}
         self._inboxes: dict[bytes, Inbox] = {}
         self._monitor: zmq.Socket[bytes] | None = None
-        """Of the control socket; the other one has a guard."""
-        self._guard: Guard | None = None
+        """Of the control socket; the others have guards."""
+        self._fleets: dict[bytes, _Fleet] = {}
+        self._gate, self._shares = gate or Gate(), shares
         self._gatekeeper: Gatekeeper | None = None
         self._lost = self._closed = False
         self._control: Path | None = None
@@ -75,30 +87,53 @@ class ZeroMqHub:
         """HOST:PORT of the fleet socket, with the port that it got."""
         try:
             if bind is not None and server_keys is not None:
-                gate = gate or Gate()
-                self._gatekeeper = Gatekeeper(self._context, authorise, gate)
-                self._open_fleet(bind, server_keys, shares, gate)
+                self._gatekeeper = Gatekeeper(self._context, authorise, self._gate)
+                self._open_fleet(to_bind(parse_address(bind, lowest_port=0)), server_keys)
             if control is not None:
                 self._open_control(control_address(control))
         except BaseException:
             self.close()
             raise
 
+    def listen_also(self, keys: KeyPair) -> None:
+        """Answer on the same port with these keys, too. Whoever dials meets one of the two at
+        random, and dials again until it has met the one that it knows. Raises StateError."""
+        if any(fleet.public == keys.public for fleet in self._fleets.values()):
+            return
+        (first,) = self._fleets.values()
+        first.listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        self._open_fleet(parse_address(str(self.endpoint)), keys, shared=True)
+
+    def listen_only(self, public: str) -> None:
+        """Answer with this key only; connections that know the other one are ended."""
+        others = [mark for mark, fleet in self._fleets.items() if fleet.public != public]
+        if len(others) == len(self._fleets):
+            raise ValueError("no socket has this key")
+        for mark in others:
+            sock, fleet = self._sockets.pop(mark), self._fleets.pop(mark)
+            del self._inboxes[mark]
+            fleet.listening.close()
+            sock.disable_monitor()
+            sock.close()
+            fleet.guard.stop()
+            self._lost = True
+
     def receive(self) -> Iterator[Incoming]:
-        for mark, inbox in self._inboxes.items():
+        for mark, inbox in list(self._inboxes.items()):
+            guard = self._fleets[mark].guard if mark in self._fleets else None
             for _ in range(BATCH):
                 frames = inbox.receive()
                 if frames is None:
-                    if mark == _FLEET and self._guard is not None:
-                        self._guard.on_empty()
+                    if guard is not None:
+                        guard.on_empty()
                     break
                 if not frames:  # amid a message that is thrown away: the others' turn
                     break
                 key = LOCAL if mark == _CONTROL else _key_of(frames)
                 if key is None:
                     continue
-                if mark == _FLEET and self._guard is not None:
-                    self._guard.on_read(frames[1:], key, broken=inbox.skipped > FRAMES_EXCUSED)
+                if guard is not None:
+                    guard.on_read(frames[1:], key, broken=inbox.skipped > FRAMES_EXCUSED)
                 if len(frames) > 1 and not inbox.skipped:
                     peer = mark + frames[0].bytes
                     yield Incoming(peer, key, contents(frames[1:]), _origin_of(frames))
@@ -147,17 +182,19 @@ class ZeroMqHub:
             return
         self._closed = True
         # The sockets first: a client that knocks meanwhile must find nobody, not a refusal.
+        for fleet in self._fleets.values():
+            fleet.listening.close()
         for sock in self._sockets.values():
             sock.disable_monitor()
             sock.close()
-        if self._guard is not None:
-            self._guard.stop()
+        for fleet in self._fleets.values():
+            fleet.guard.stop()
         if self._monitor is not None:
             self._monitor.close(linger=0)
         if self._gatekeeper is not None:
             self._gatekeeper.close()
         self._sockets, self._inboxes = {}, {}
-        self._monitor = self._guard = None
+        self._monitor, self._fleets = None, {}
         self._context.term()
         if self._control is not None:
             with contextlib.suppress(OSError):  # a disk that may only be read
@@ -165,30 +202,27 @@ class ZeroMqHub:
         self._woken.close()
         self._waker.close()
 
-    def _open_fleet(self, bind: str, keys: KeyPair, shares: Shares, gate: Gate) -> None:
-        address = to_bind(parse_address(bind, lowest_port=0))
-        sock = self._router(_FLEET, FLEET_QUEUE_MESSAGES)
-        sock.setsockopt(zmq.RCVHWM, FLEET_WAITING_MESSAGES)
-        sock.setsockopt(zmq.CURVE_SERVER, 1)
-        sock.setsockopt(zmq.CURVE_SECRETKEY, keys.secret.encode())
-        # Both, or whoever knows the server's public key gets in.
-        sock.setsockopt(zmq.ZAP_DOMAIN, DOMAIN)
-        sock.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
-        sock.setsockopt(zmq.BACKLOG, BACKLOG)
-        sock.setsockopt(zmq.IPV6, int(address.is_ipv6))
-        self._guard = Guard(sock, shares, self._on_lost, gate)
+    def _open_fleet(self, address: Address, keys: KeyPair, shared: bool = False) -> None:
+        mark = next(mark for mark in _FLEETS if mark not in self._fleets)
+        listening = _listen(address, shared)
         try:
-            sock.bind(address.endpoint)
-        except zmq.ZMQError as error:
-            where = f"port {address.port} on {address.host}"
-            if error.errno == errno.EADDRINUSE:
-                raise StateError(
-                    f"{where} is in use: another coordinator or program has it; "
-                    "stop that, or choose another port with --bind HOST:PORT"
-                ) from error
-            reason = os.strerror(error.errno or 0)
-            raise StateError(f"{where} cannot be opened: {reason}") from error
-        bound = parse_address(sock.getsockopt_string(zmq.LAST_ENDPOINT).removeprefix("tcp://"))
+            host, port = listening.getsockname()[:2]
+            bound = Address(host, port)
+            sock = self._router(mark, FLEET_QUEUE_MESSAGES)
+            sock.setsockopt(zmq.RCVHWM, FLEET_WAITING_MESSAGES)
+            sock.setsockopt(zmq.CURVE_SERVER, 1)
+            sock.setsockopt(zmq.CURVE_SECRETKEY, keys.secret.encode())
+            # Both, or whoever knows the server's public key gets in.
+            sock.setsockopt(zmq.ZAP_DOMAIN, DOMAIN)
+            sock.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
+            sock.setsockopt(zmq.IPV6, int(address.is_ipv6))
+            sock.setsockopt(zmq.USE_FD, listening.fileno())
+            guard = Guard(sock, self._shares, self._on_lost, self._gate)
+            self._fleets[mark] = _Fleet(keys.public, guard, listening.dup())
+            sock.bind(bound.endpoint)
+            listening.detach()  # it is the socket's now
+        finally:
+            listening.close()
         self.endpoint = str(bound)
 
     def _open_control(self, address: str) -> None:
@@ -227,6 +261,30 @@ def _origin_of(frames: list[zmq.Frame]) -> str:
         return str(frames[-1]["Peer-Address"])
     except zmq.ZMQError:
         return ""
+
+
+def _listen(address: Address, shared: bool) -> socket.socket:
+    """Our own and not libzmq's, so that two sockets can have one port. Raises StateError."""
+    sock = socket.socket(socket.AF_INET6 if address.is_ipv6 else socket.AF_INET)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if address.is_ipv6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        if shared:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        sock.bind((address.host, address.port))
+        sock.listen(BACKLOG)
+        sock.setblocking(False)
+    except OSError as error:
+        sock.close()
+        where = f"port {address.port} on {address.host}"
+        if error.errno == errno.EADDRINUSE:
+            raise StateError(
+                f"{where} is in use: another coordinator or program has it; "
+                "stop that, or choose another port with --bind HOST:PORT"
+            ) from error
+        raise StateError(f"{where} cannot be opened: {error.strerror}") from error
+    return sock
 
 
 def _key_of(frames: list[zmq.Frame]) -> str | None:

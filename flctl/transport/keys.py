@@ -28,6 +28,7 @@ from flctl.transport.keypair import (
     public_key,
     read_public,
 )
+from flctl.transport.rotation import ServerKeys
 from flctl.transport.tokens import MOST_OPEN, Token, find_open, new_token
 from flctl.wire.messages import Deal
 
@@ -83,9 +84,13 @@ class Keyring:
         self._load()
 
     @functools.cached_property
+    def server_keys(self) -> ServerKeys:
+        """The coordinator's own pair, made at the first use, and one that is to replace it."""
+        return ServerKeys(self.path.parent, self._clock)
+
+    @property
     def server(self) -> KeyPair:
-        """The coordinator's own pair, made at the first use."""
-        return load_or_make(self.path.parent / "server.key")
+        return self.server_keys.current
 
     @property
     def now(self) -> float:
@@ -167,7 +172,7 @@ class Keyring:
         key = public_key(key, f"key of {name}")
         check_entry(name, role)
         own = self.path.parent / f"server{PUBLIC}"
-        if own.exists() and key == self.server.public:
+        if own.exists() and key in self.server_keys.public:
             raise UsageError(f"key of {name}: this is the coordinator's own key")
         with self._changing() as allowed:
             allowed.insert(Entry(name=name, key=key, role=role, added=self._clock()))

@@ -142,10 +142,17 @@ class _Dealer:
 
     def _on_wrong_key(self) -> None:
         """libzmq would go on at full speed, or stop for good: try again in a while."""
-        self._told.append(LinkEvent.SERVER_KEY_WRONG)
-        self._retry_at = time.monotonic() + WRONG_KEY_RETRY_S
+        if self._try_another_key():
+            self._retry_at = time.monotonic() + RECONNECT_MS[0] / 1000
+        else:
+            self._told.append(LinkEvent.SERVER_KEY_WRONG)
+            self._retry_at = time.monotonic() + WRONG_KEY_RETRY_S
         with contextlib.suppress(zmq.ZMQError):
             self._socket.disconnect(self._address)
+
+    def _try_another_key(self) -> bool:
+        """Whether there is one that was not tried since the last connection."""
+        return False
 
     def _retry_if_due(self) -> None:
         if self._retry_at is not None and time.monotonic() >= self._retry_at:
@@ -157,34 +164,62 @@ class ZeroMqLink(_Dealer):
 
     After KEY_REFUSED nothing more is tried until `reopen`; after SERVER_KEY_WRONG it is,
     every 10 s, or at once by `reopen`. `endpoint` is HOST:PORT, `server_key` the public key
-    of the coordinator. Raises UsageError for a bad address.
+    of the coordinator, or several of which it has one, tried in their order. Raises UsageError
+    for a bad address.
     """
 
     def __init__(
         self,
         endpoint: str,
         own: KeyPair,
-        server_key: str,
+        server_key: str | Sequence[str],
         uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
         self.address = parse_address(endpoint)
         check_name(self.address)
-        self._own, self._server_key = own, server_key
+        self._own = own
+        self._server_keys = (server_key,) if isinstance(server_key, str) else tuple(server_key)
+        self._turn = self._tried = 0
         # Random per agent: RECONNECT_IVL_MAX would take all jitter away.
         self._reconnect_ms = int(uniform(*RECONNECT_MS))
         super().__init__(self.address.endpoint)
+
+    def use_server_keys(self, keys: Sequence[str]) -> None:
+        current = self._server_keys[self._turn]
+        self._server_keys, self._tried = tuple(keys), 0
+        if current in keys:
+            self._turn = self._server_keys.index(current)
+        else:
+            self._turn = 0
+            self.reopen()
+
+    def _on_event(self, event: int, value: int) -> None:
+        if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+            self._tried = 0
+        super()._on_event(event, value)
+
+    def _try_another_key(self) -> bool:
+        self._turn = (self._turn + 1) % len(self._server_keys)
+        self._tried += 1
+        if self._tried < len(self._server_keys):
+            return True
+        self._tried = 0
+        return False
 
     def _set_options(self, sock: "zmq.Socket[bytes]") -> None:
         super()._set_options(sock)
         sock.setsockopt(zmq.RECONNECT_IVL, self._reconnect_ms)
         sock.setsockopt(zmq.IPV6, int(self.address.is_ipv6))
-        sock.setsockopt(zmq.CURVE_SERVERKEY, self._server_key.encode())
+        sock.setsockopt(zmq.CURVE_SERVERKEY, self._server_keys[self._turn].encode())
         sock.setsockopt(zmq.CURVE_PUBLICKEY, self._own.public.encode())
         sock.setsockopt(zmq.CURVE_SECRETKEY, self._own.secret.encode())
 
 
 class ControlLink(_Dealer):
     """A link to the coordinator on this machine, at `addresses.control_address(state)`."""
+
+    def use_server_keys(self, keys: Sequence[str]) -> None:
+        """Who may open that socket is known by the account."""
 
     def _set_options(self, sock: "zmq.Socket[bytes]") -> None:
         super()._set_options(sock)

@@ -181,6 +181,9 @@ class MemoryLink:
         if self.on_idle is not None and not (self.inbox or self._events):
             self.on_idle(timeout_s)
 
+    def use_server_keys(self, keys: Sequence[str]) -> None:
+        self.server_keys = tuple(keys)
+
     def reopen(self) -> None:
         self.hang_up()
         self._dialling = True

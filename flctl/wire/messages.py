@@ -15,6 +15,8 @@ Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 RunId = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}\Z")]
 Short = Annotated[str, Meta(max_length=200)]
 Text = Annotated[str, Meta(max_length=2000)]
+PublicKey = Annotated[str, Meta(min_length=40, max_length=40)]
+"""In Z85."""
 Session = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")]
 Natural = Annotated[int, Meta(ge=0, le=2**53)]
 Seconds = Annotated[float, Meta(ge=0, le=1e12)]
@@ -173,6 +175,8 @@ class Hello(Message, frozen=True):
     """Why there is no data, if so."""
     limits: Limits | None = None
     """What its owner allows; an older agent has no limits."""
+    server_keys: Annotated[tuple[PublicKey, ...], Meta(max_length=2)] = ()
+    """Those of the coordinator that it was told and has stored."""
 
 
 class Heartbeat(Message, frozen=True):
@@ -277,6 +281,13 @@ class Refused(Message, frozen=True):
 class Joined(Message, frozen=True, omit_defaults=True):
     name: AgentName
     shard: Shard | None = None
+
+
+class ServerKeys(Message, frozen=True):
+    """By which keys the coordinator is known from now on, to an agent or an operator: two while
+    one is replaced by another, the new one first."""
+
+    keys: Annotated[tuple[PublicKey, ...], Meta(min_length=1, max_length=2)]
 
 
 class HelloAgain(Message, frozen=True):
@@ -418,6 +429,7 @@ ToAgent: TypeAlias = (
     Welcome
     | Refused
     | Joined
+    | ServerKeys
     | HelloAgain
     | HeartbeatAck
     | Ping
@@ -430,4 +442,4 @@ ToAgent: TypeAlias = (
     | Chunk
     | BlobGone
 )
-ToOperator: TypeAlias = Answer | AnswerPart | Trouble | RunEvent | Chunk | BlobGone
+ToOperator: TypeAlias = Answer | AnswerPart | Trouble | RunEvent | Chunk | BlobGone | ServerKeys

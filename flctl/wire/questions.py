@@ -141,6 +141,16 @@ class Invite(Order, frozen=True, tag="invite"):
     ttl_s: float
 
 
+class RotateServer(Order, frozen=True, tag="rotate-server"):
+    """Replace the server's key by a new one, with a time in which both are good."""
+
+    step: Literal["begin", "finish", "abort"]
+    overlap_s: float = 0.0
+    """To begin with."""
+    anyway: bool = False
+    """Finish although some agents do not have the new key."""
+
+
 class Cordon(Order, frozen=True, tag="cordon"):
     name: Short
 
@@ -167,6 +177,7 @@ AnyQuestion: TypeAlias = (
     | NewToken
     | CloseTokens
     | Invite
+    | RotateServer
     | Cordon
     | Uncordon
 )

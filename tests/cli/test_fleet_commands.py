@@ -4,6 +4,7 @@ import json
 import os
 import socket
 import threading
+import time
 
 import pytest
 
@@ -13,6 +14,9 @@ from flctl.fleet import console
 from flctl.transport.addresses import LOCK
 from flctl.transport.keypair import KeyPair
 from flctl.transport.keys import Keyring, load_or_make
+from flctl.transport.link import ZeroMqLink
+from flctl.wire import framing
+from flctl.wire.messages import Device, Hello, ServerKeys, Welcome
 
 
 @pytest.fixture
@@ -97,6 +101,91 @@ def test_a_far_operator_lists_and_closes_tokens(connect, flctl, fleet, tmp_path)
     assert done.code == 2 and "this coordinator shares no folder with agents" in done.complaint
     assert token["id"] in flctl("keys", "tokens", "--close", token["id"], *far).out
     assert fleet[1].open_tokens() == []
+
+
+class Agent:
+    """As much of one as a coordinator needs to hear, over a real connection."""
+
+    def __init__(self, endpoint: str, keys: KeyPair, *server_keys: str) -> None:
+        self.link = ZeroMqLink(endpoint, keys, server_keys, uniform=lambda low, _: low)
+        self.decode = framing.to_agent()
+
+    def hears(self, kind: type, within_s: float = 20.0):
+        """The next message of this kind."""
+        until = time.monotonic() + within_s
+        while time.monotonic() < until:
+            self.link.wait(0.1)
+            for frames in self.link.receive():
+                _, message, _ = self.decode(frames)
+                if isinstance(message, kind):
+                    return message
+        raise AssertionError(f"no {kind.__name__} in {within_s} s")
+
+    def says_hello(self, *stored: str) -> None:
+        device = Device(kind="Pi", arch="a", cores=4, memory_bytes=1)
+        hello = Hello(
+            session="a" * 32, version="1", role="train", device=device, tasks={},
+            server_keys=stored,
+        )  # fmt: skip
+        until = time.monotonic() + 20.0
+        while not self.link.send(framing.encode(hello)):
+            assert time.monotonic() < until, "not connected"
+            self.link.wait(0.1)
+
+
+def test_the_servers_key_is_replaced_under_agents_and_operators(connect, flctl, fleet, tmp_path):
+    """Both learn the new one over their connections, and go on with it alone."""
+    endpoint, keyring = fleet
+    old, own = keyring.server.public, KeyPair.make()
+    keyring.add("pi-01", own.public, "agent")
+    connect("admin")
+    far = ("--state", tmp_path / "far")
+    agent = Agent(endpoint, own, old)
+    agent.says_hello()
+    agent.hears(Welcome)
+    done = flctl("keys", "rotate-server", "--overlap", "2h", "--json", *far)
+    found = json.loads(done.out)
+    new = found["rotation"]["new_key"]
+    assert (found["server_key"], found["rotation"]["missing"]) == (old, ["pi-01"])
+    assert agent.hears(ServerKeys).keys == (new, old)
+    shown = flctl("status", *far).out
+    assert "0 agents with the new one, not yet pi-01; the old one is good for" in shown
+    saved = json.loads((tmp_path / "far" / "contexts" / "default.json").read_text())
+    assert (saved["server_key"], saved["old_server_key"]) == (new, old)
+    done = flctl("keys", "rotate-server", "--finish", *far)
+    assert done.code == 2 and "pi-01 would be shut out" in done.complaint
+    agent.says_hello(new, old)
+    agent.hears(Welcome)
+    assert "1 agent with the new one; the old one" in flctl("status", *far).out
+    done = flctl("keys", "rotate-server", "--finish", *far)
+    assert done.code == 0, done.err
+    assert f"server key  {new}, and no other one is good" in done.out
+    assert agent.hears(ServerKeys).keys == (new,)
+    agent.link.use_server_keys((new,))
+    agent.says_hello(new)
+    agent.hears(Welcome)
+    assert flctl("status", *far).code == 0
+    saved = json.loads((tmp_path / "far" / "contexts" / "default.json").read_text())
+    assert saved["server_key"] == new and "old_server_key" not in saved
+    assert json.loads(flctl("keys", "list", "--json").out)["server_key"] == new
+    agent.link.close()
+
+
+def test_a_rotation_without_a_coordinator(flctl, tmp_path):
+    """It begins in the folder; no agent is forgotten by mistake."""
+    own = ("--state", tmp_path / "own")
+    flctl("keys", "add", "pi-01", "0" * 40, *own)
+    old = json.loads(flctl("keys", "list", "--json", *own).out)["server_key"]
+    assert flctl("keys", "rotate-server", *own).code == 0
+    done = flctl("keys", "rotate-server", *own)
+    assert done.code == 2 and "is being replaced already" in done.complaint
+    done = flctl("keys", "rotate-server", "--finish", *own)
+    assert done.code == 2 and "start it, or add --anyway" in done.complaint
+    assert old in flctl("keys", "rotate-server", "--abort", *own).out
+    flctl("keys", "rotate-server", *own)
+    assert old not in flctl("keys", "rotate-server", "--finish", "--anyway", *own).out
+    done = flctl("keys", "rotate-server", "--overlap", "5s", *own)
+    assert done.code == 2 and "--overlap: from 1m to 90d" in done.complaint
 
 
 def test_a_read_key_lists_tokens_and_closes_none(connect, flctl, fleet, tmp_path):
