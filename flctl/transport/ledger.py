@@ -44,7 +44,7 @@ Shares = Callable[[str], Share | None]
 
 def agent_share(key: str) -> Share:
     """An honest agent has a window of 8 chunks on its way, at a change of rounds twice that."""
-    return Share(key, connections=4, waiting_bytes=32 * CHUNK_BYTES, fair_bytes=10 * CHUNK_BYTES)
+    return Share(key, connections=4, waiting_bytes=20 * CHUNK_BYTES, fair_bytes=10 * CHUNK_BYTES)
 
 
 def operator_share(key: str) -> Share:

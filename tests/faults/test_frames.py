@@ -82,7 +82,7 @@ def attack(
             began = time.monotonic()
             wait_for(flooder.relay.closed.is_set, "its connection ends", 20)
             assert time.monotonic() - began < REVOKED_S * 3
-        elif frames * (size + 35) > 2 * 32 * 256 * 1024:
+        elif frames * (size + 35) > 12 << 20:
             wait_for(flooder.relay.closed.is_set, "its connection is closed", 20)
 
 
