@@ -22,6 +22,8 @@ PARTS = {
     "unseen": "unseen patients",
 }
 """What was measured on, as `flctl.fleet.comparison` and the task name it."""
+LEAD = 0.02
+"""Of accuracy: less is no difference that a person should build on."""
 WIDTH = 80
 """Of the text below the figures."""
 
@@ -138,9 +140,10 @@ def explained(alone: "Compared", by: "Beside", agents: int) -> list[str]:
         "mean of the agents. all patients: those of all agents."
     ]
     if by.own is not None and OWN in alone.final:
-        as_good = alone.final[OWN].accuracy > by.own.accuracy - 0.005
+        ahead = alone.final[OWN].accuracy - by.own.accuracy
+        how = "better" if ahead > LEAD else "as well" if ahead > -LEAD else ""
         texts.append(
-            ("An agent alone does as well on its own patients. " if as_good else "")
+            (f"An agent alone does {how} on its own patients. " if how else "")
             + "What federation brings is the patient of another agent, and the beat that an agent "
             "has seldom or never seen."
         )
