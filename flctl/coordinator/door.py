@@ -21,8 +21,8 @@ Reason: TypeAlias = Literal["guest", "token", "role", "revoked"]
 JOINS = 20
 """A minute, of one agent's key: each that changes something reads and writes the list of keys."""
 GUEST_JOINS = 600
-"""The same of all guests together: a key is made in no time. A fleet of hundreds that is switched on
-joins at once."""
+"""The same of all guests together: a key is made in no time. A fleet of hundreds that is switched
+on joins at once."""
 
 
 class Door:
