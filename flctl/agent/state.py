@@ -150,7 +150,9 @@ def stored_server_keys(folder: Path, given: str) -> tuple[str, ...]:
 
 def has_joined(folder: Path) -> bool:
     """Whether an agent of this folder was enrolled by a token before."""
-    return (folder / _NAME_FILE).exists()
+    with suppress(OSError):
+        return (folder / _NAME_FILE).exists()
+    return False
 
 
 def saved_tasks(folder: Path) -> dict[str, Digest] | None:

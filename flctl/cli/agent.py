@@ -274,7 +274,7 @@ def _join_token(file: str | None, state: Path) -> str | None:
 
     if file is None:
         return os.environ.get("FLCTL_JOIN_TOKEN") or None
-    if file != "-" and not Path(file).expanduser().exists():
+    if file != "-" and _is_missing(file):
         if has_joined(state):
             return None  # it is needed once
         raise UsageError(
@@ -285,6 +285,17 @@ def _join_token(file: str | None, state: Path) -> str | None:
     if not token:
         raise AccessError(f"--join-token-file {file}: is empty; flctl keys token makes a token")
     return token
+
+
+def _is_missing(file: str) -> bool:
+    """Not merely out of reach, which `_read` explains."""
+    try:
+        Path(file).expanduser().stat()
+    except FileNotFoundError:
+        return True
+    except (OSError, RuntimeError):
+        return False
+    return False
 
 
 def _read(file: str, flag: str) -> str:

@@ -15,3 +15,10 @@ def test_an_agent_that_has_joined_starts_without_its_token(tmp_path):
 def test_a_new_agent_is_told_how_the_door_is_opened(tmp_path):
     with pytest.raises(UsageError, match="no such file; open the door on the coordinator"):
         _join_token(str(tmp_path / "token"), tmp_path)
+
+
+def test_a_token_that_is_out_of_reach_is_explained(tmp_path):
+    """And is not taken for one that is gone, nor a reason for a traceback."""
+    (tmp_path / "name").write_text("pi-01\n")
+    with pytest.raises(UsageError, match="cannot be read: File name too long"):
+        _join_token("t" * 5000, tmp_path)
