@@ -56,7 +56,7 @@ def audit(
         raise UsageError("--verify looks at the whole file: leave --follow and --since out")
     given, oldest = chains.given(head), _oldest(since)
     folder = state_folder(state)
-    with far(folder, context) as console:
+    with far(folder, context, beside=folder / FILE) as console:
         if console is not None:
             where = f"the audit file of {console.where}"
             page: Page = console.audit

@@ -31,7 +31,8 @@ def connect(
 ) -> None:
     """Steer a far coordinator from here.
 
-    Every command then works on the coordinator at HOST:PORT; --context chooses among several.
+    Every command then works on the coordinator at HOST:PORT, unless one runs on --state here or a
+    RUN is named that --state has; --context chooses among several, --context local none of them.
     """
     from flctl.cli.output import counted, print_line
     from flctl.fleet.console import remote_console

@@ -1,11 +1,12 @@
 """Finds runs: in the state folder, or with the coordinator that has them."""
 
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flctl.cli.errors import warn
+from flctl.cli.errors import say, warn
 from flctl.cli.options import state_folder
 from flctl.cli.patience import waiting
 from flctl.errors import FlctlError, StateError
@@ -33,7 +34,7 @@ def recorded(run: str, state: Path | None, context: str | None) -> "Iterator[Rec
     from flctl.records.recorded import RecordedRun
 
     folder = state_folder(state)
-    with far(folder, context) as console:
+    with far(folder, context, run) as console:
         if console is None:
             about = details(folder, run)
             yield RecordedRun(about, about["events"], RunFolder.find(folder, run))
@@ -53,16 +54,25 @@ def past(
 
 
 @contextmanager
-def far(state: Path, context: str | None) -> Iterator["Console | None"]:
-    """The coordinator to ask; None when the runs' folders are here and nobody need be asked."""
-    from flctl.fleet.context import load_context
-    from flctl.transport.zeromq import control_is_there
+def far(
+    state: Path, context: str | None, run: str = "", beside: Path | None = None
+) -> Iterator["Console | None"]:
+    """The coordinator to ask; None when what is asked for is in `state` (see `where_to_look`).
 
-    far = load_context(state, context) is not None and not (state / "runs").exists()
-    if context is None and not far and not control_is_there(state):
+    When a far one is asked because it was connected, though there is a `beside` here that could
+    be meant, a line on stderr says so.
+    """
+    from flctl.fleet.console import Place, where_to_look
+    from flctl.fleet.context import LOCAL
+
+    place = where_to_look(state, context, run)
+    if place is Place.FOLDER:
         yield None
         return
     with coordinator(state, context) as console:
+        if context is None and not isinstance(place, Place) and beside and beside.exists():
+            text = f"this is about the coordinator at {console.where}; --context {LOCAL} is about"
+            say(f"{text} {beside}", sys.stderr)
         yield console
 
 

@@ -1,8 +1,8 @@
 """`flctl keys`: who may connect, and as what."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from inspect import signature
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol, cast
 
 import typer
 
-from flctl.cli.finding import coordinator
+from flctl.cli.finding import far
 from flctl.cli.options import HELP, Context, Grouped, Json, State, state_folder
 from flctl.cli.shards import Alpha, Partition, Seed, Shards, deal
 from flctl.cli.values import seconds
@@ -412,17 +412,14 @@ class _Audited:
         return result
 
 
-def _book(
-    state: Path | None, context: str | None, make: bool = True
-) -> AbstractContextManager[Book]:
+@contextmanager
+def _book(state: Path | None, context: str | None, make: bool = True) -> Iterator[Book]:
     """`make`: whether a folder without keys gets some."""
-    from flctl.fleet.context import load_context
-    from flctl.transport.zeromq import control_is_there
-
     folder = state_folder(state)
-    far = load_context(folder, context) is not None and not (folder / "keys").exists()
-    if context is not None or far or control_is_there(folder):
-        return coordinator(folder, context)
-    if not make and not (folder / "keys").exists():
-        raise UsageError(f"{folder}: no coordinator has kept keys there; name its --state")
-    return nullcontext(cast(Book, _Audited(_Folder(folder), folder)))
+    with far(folder, context, beside=folder / "keys") as console:
+        if console is not None:
+            yield console
+            return
+        if not make and not (folder / "keys").exists():
+            raise UsageError(f"{folder}: no coordinator has kept keys there; name its --state")
+        yield cast(Book, _Audited(_Folder(folder), folder))

@@ -35,7 +35,9 @@ Context = Annotated[
         "--context",
         envvar="FLCTL_CONTEXT",
         metavar="NAME",
-        help="Steer the far coordinator that 'flctl connect' saved under this name.",
+        help="Look at the far coordinator that 'flctl connect' saved under this name; local: at "
+        "this machine only.  [default: the coordinator that runs on --state; else --state, for a "
+        "RUN that it has; else the one that was connected; else --state]",
         show_default=False,
     ),
 ]

@@ -46,7 +46,7 @@ def list_(state: State = None, context: Context = None, json: Json = False) -> N
     from flctl.cli import output
 
     folder = state_folder(state)
-    with far(folder, context) as console:
+    with far(folder, context, beside=folder / "runs") as console:
         where = folder if console is None else console.where
         found = summaries(folder) if console is None else console.runs()
     if json:
@@ -81,7 +81,7 @@ def show(run: Run, state: State = None, context: Context = None, json: Json = Fa
     from flctl.records.recorded import history_of
 
     folder = state_folder(state)
-    with far(folder, context) as console:
+    with far(folder, context, run) as console:
         found = details(folder, run) if console is None else console.run(run)
         can_go_on = console is not None or found["kind"] != "fleet"
     if json:
@@ -204,7 +204,7 @@ def verify(
 
     kept = chains.given(head)
     folder = state_folder(state)
-    with far(folder, context) as console:
+    with far(folder, context, run) as console:
         if console is None:
             found = RunFolder.find(folder, run)
             name, where, page = (
@@ -227,7 +227,7 @@ def stop(run: Run, state: State = None, context: Context = None) -> None:
     from flctl.coordinator.runs import RunFolder
 
     folder = state_folder(state)
-    with far(folder, context) as console:
+    with far(folder, context, run) as console:
         if console is None:
             found = RunFolder.find(folder, run)
             if found.driven:

@@ -218,7 +218,7 @@ def _drive(
     target: Path | None,
     task: str | None,
 ) -> "RunResult":
-    kind = _kind(state, given, resume)
+    kind = _kind(state, context, given, resume)
     if kind == "fleet":
         if resume is not None and task is not None:
             raise UsageError("--resume with --task is for a run of agents on this machine")
@@ -262,7 +262,7 @@ def _drive_fleet(
     from flctl.fleet.heads import Heads
 
     try:
-        console = open_console(state, context)
+        console = open_console(state, context, resume or "")
     except CoordinatorAway as error:
         if resume is not None:
             RunFolder.find(state, resume)  # whether there is such a run at all
@@ -304,11 +304,13 @@ def _warn_of_chain(journal: str, chain: Mapping[str, Any]) -> None:
         warn(f"{journal}: {chain['fault']}; the run goes on after its last line")
 
 
-def _kind(state: Path, given: dict[str, Any], resume: str | None) -> str:
+def _kind(state: Path, context: str | None, given: dict[str, Any], resume: str | None) -> str:
     """Where the agents are: local, virtual, or a fleet of their own."""
     if resume is None:
         return next((kind for kind in ("local", "virtual") if given.get(kind)), "fleet")
-    folder = _found(state, resume)
+    from flctl.fleet.context import LOCAL
+
+    folder = _found(state, resume) if context in (None, LOCAL) else None
     if folder is None:
         return "fleet"
     started = folder.history(lean=True).started

@@ -1,5 +1,6 @@
 """An operator's connection to a coordinator, here or far away: questions and orders."""
 
+import enum
 import itertools
 import os
 import shlex
@@ -8,12 +9,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
 from flctl import __version__
 from flctl.coordinator.journal import shown_chain
+from flctl.coordinator.runs import all_runs
 from flctl.core.chain import Chain
 from flctl.errors import (
     NOT_DECODED,
@@ -27,12 +29,12 @@ from flctl.errors import (
 )
 from flctl.files import explained, holder_of, is_locked, new_file
 from flctl.fleet import answers, pages
-from flctl.fleet.context import Context, load_context, save_context
+from flctl.fleet.context import LOCAL, Context, load_context, save_context
 from flctl.transport.addresses import LOCK
 from flctl.transport.blobs import Download
 from flctl.transport.channel import Frame, Link, LinkEvent
 from flctl.transport.keypair import public_key
-from flctl.transport.zeromq import ControlLink, ZeroMqLink, control_address
+from flctl.transport.zeromq import ControlLink, ZeroMqLink, control_address, control_is_there
 from flctl.wire import framing
 from flctl.wire.messages import (
     Answer,
@@ -419,20 +421,44 @@ class Console:
         download.finish()
 
 
-def open_console(state: Path, context: str | None = None) -> Console:
-    """The coordinator that runs on `state` on this machine, else the one of `flctl connect`.
+class Place(enum.Enum):
+    COORDINATOR = "the coordinator that runs on the state folder"
+    FOLDER = "the state folder itself"
 
-    Raises CoordinatorAway when there is neither.
+
+def where_to_look(state: Path, context: str | None = None, run: str = "") -> Context | Place:
+    """Where a command finds runs, keys and agents: the one rule of all commands.
+
+    1. The far coordinator that --context names; `local` names none, and leaves out step 4.
+    2. The coordinator that runs on `state`.
+    3. `state` itself, when `run` is the name of a run, or its beginning, that it has.
+    4. The far coordinator that `flctl connect` saved there.
+    5. `state` itself.
+
+    Raises UsageError when there is no such context, StateError when it is damaged.
     """
-    if context is None and is_locked(state / LOCK):
-        return Console(ControlLink(control_address(state)), str(state), state=state)
-    saved = load_context(state, context)
-    if saved is None:
-        raise CoordinatorAway(
-            f"no coordinator runs on {state}; start one ({_start(state)}), "
-            "or name a far one (flctl connect HOST:PORT)"
-        )
-    return remote_console(saved, lambda found: save_context(state, found, context or "default"))
+    if context not in (None, LOCAL):
+        return cast(Context, load_context(state, context))
+    if is_locked(state / LOCK) or control_is_there(state):
+        return Place.COORDINATOR
+    here = bool(run) and any(folder.name.startswith(run) for folder in all_runs(state))
+    if context == LOCAL or here:
+        return Place.FOLDER
+    return load_context(state) or Place.FOLDER
+
+
+def open_console(state: Path, context: str | None = None, run: str = "") -> Console:
+    """The coordinator that `where_to_look` finds. Raises CoordinatorAway when there is none."""
+    match where_to_look(state, context, run):
+        case Place.COORDINATOR:
+            return Console(ControlLink(control_address(state)), str(state), state=state)
+        case Context() as saved:
+            name = context or "default"
+            return remote_console(saved, lambda found: save_context(state, found, name))
+    raise CoordinatorAway(
+        f"no coordinator runs on {state}; start one ({_start(state)}), "
+        "or name a far one (flctl connect HOST:PORT)"
+    )
 
 
 def remote_console(context: Context, keep: Callable[[Context], object] = lambda _: None) -> Console:

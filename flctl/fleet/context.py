@@ -11,6 +11,9 @@ from flctl.errors import NOT_DECODED, StateError, UsageError
 from flctl.files import explained, make_folder, replace
 from flctl.transport.keys import KeyPair
 
+LOCAL = "local"
+"""What --context says for no far coordinator."""
+
 
 class Context(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     coordinator: str
@@ -40,7 +43,9 @@ class Context(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omi
 
 
 def save_context(state: Path, context: Context, name: str = "default") -> Path:
-    """Readable for this user only, for it holds a secret key. Raises StateError."""
+    """Readable for this user only, for it holds a secret key. Raises StateError, UsageError."""
+    if name == LOCAL:
+        raise UsageError(f"--name {LOCAL}: that stands for this machine; take another one")
     path = make_folder(state / "contexts") / f"{_checked(name)}.json"
     replace(path, msgspec.json.format(msgspec.json.encode(context), indent=2) + b"\n")
     return path
