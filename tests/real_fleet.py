@@ -71,7 +71,8 @@ class RealFleet:
     def start_coordinator(self) -> None:
         bind = self.address or "127.0.0.1:0"
         log = self.folder / "coordinator.log"
-        self._spawn("coordinator", log, "coordinator", "--state", self.state, "--bind", bind)
+        where = ("--state", self.state, "--bind", bind, "--test-data", self.data)
+        self._spawn("coordinator", log, "coordinator", *where)
         marker = "coordinator  "
         wait_for(lambda: marker in log.read_text(), f"the coordinator: {log}")
         lines = [line for line in log.read_text().splitlines() if line.startswith(marker)]

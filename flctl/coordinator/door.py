@@ -77,9 +77,9 @@ class Door:
             self._refuse(incoming, reason, str(error))
             return
         shard = entry.shard if join.shard else None
-        source, token = entry.name if known else STRANGER, entry.token or "-"
+        token = entry.token or "-"
         self._gate.info(
-            logger, source, "agent=%s joined shard=%s token=%s", entry.name, shard, token
+            logger, entry.name, "agent=%s joined shard=%s token=%s", entry.name, shard, token
         )
         self._peers.send(incoming.peer, Joined(name=entry.name, shard=shard))
 

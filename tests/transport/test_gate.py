@@ -15,13 +15,15 @@ from flctl.transport.zap import DOMAIN, ENDPOINT, Gatekeeper
 
 LOG = logging.getLogger("flctl.test")
 NOT_BY_PEERS = {
+    "aggregation": "once a round for each agent",
     "evaluator._call": "a worker that died, TRIES times for each evaluation of a round",
-    "invitation.keep": "once for each trouble with a folder on this machine",
+    "invitation": "once each time that an operator opens the door",
     "journal.__init__": "once for each start of a run",
     "keeper": "runs that start, go on and end",
     "main.stop": "a signal",
     "rounding._on_attempt_failed": "as many as a round has attempts",
     "rounding._fail": "ends the run",
+    "rotating": "once for each rotation of the server's key",
     "runs._put_back": "once for each start of a run",
     "scoring.by_agents": "once a round",
     "service._look_at_keys": "once for each trouble with the file",
