@@ -139,10 +139,14 @@ class RunSettings(LocalTraining, frozen=True, forbid_unknown_fields=True, kw_onl
         """How many of `agents` a round invites, at least 1."""
         return max(1, math.ceil(self.fraction * agents - 1e-9))
 
+    def fleet_for(self, invited: int) -> int:
+        """The fewest agents of which a round invites at least so many."""
+        return math.floor((invited - 1) / self.fraction + 1e-9) + 1
+
     @property
     def fleet_for_quorum(self) -> int:
         """The fewest agents of which a round invites enough for the quorum."""
-        return math.floor((self.quorum - 1) / self.fraction + 1e-9) + 1 if self.quorum > 1 else 1
+        return self.fleet_for(int(self.quorum)) if self.quorum > 1 else 1
 
     def lr_at(self, round_id: int) -> float:
         """Learning rate of round `round_id`, counted from 1."""

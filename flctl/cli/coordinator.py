@@ -55,6 +55,15 @@ def coordinator(
     partition: Partition = None,
     alpha: Alpha = None,
     shard_seed: Seed = None,
+    min_participants: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            min=1,
+            envvar="FLCTL_MIN_PARTICIPANTS",
+            help="Commit no round of fewer agents, whatever a run's quorum.",
+        ),
+    ] = 1,
     state: State = None,
     verbose: Verbose = False,
 ) -> None:
@@ -88,7 +97,7 @@ def coordinator(
             "--join-token-file token --state DIR --data PATH"
         )
 
-    run_coordinator(folder, bind, ready, heartbeat_s, invite, dealt, listed)
+    run_coordinator(folder, bind, ready, heartbeat_s, invite, dealt, listed, min_participants)
 
 
 def _dialled(endpoint: str) -> str:

@@ -56,6 +56,8 @@ class RunContext:
     clock: Callable[[], float]
     """Monotonic seconds."""
     wall_clock: Callable[[], float] = time.time
+    min_participants: int = 1
+    """Of a committed round, whatever the run's quorum; the coordinator's own configuration."""
 
     @property
     def run(self) -> str:
@@ -71,6 +73,10 @@ class RunContext:
     def model_size(self) -> int:
         """Of the newest model, in bytes."""
         return self.history.rounds[-1].size if self.history.rounds else self.started.size
+
+    def need(self, invited: int) -> int:
+        """Updates that a round of so many invited agents needs."""
+        return max(self.settings.quorum_of(invited), self.min_participants)
 
     def now(self) -> float:
         """Seconds since 1970, for the records."""

@@ -1,5 +1,6 @@
 """Who takes part in the next round: waits for agents, and knows when to wait no longer."""
 
+import math
 from collections.abc import Callable
 
 from flctl.core.roster import Member, Roster
@@ -27,17 +28,21 @@ class Gathering:
         enrolled: Callable[[], list[str]],
         now: float,
         first: bool,
+        run: str = "",
+        min_participants: int = 1,
     ) -> None:
         self._settings, self._task_digest = settings, task_digest
         self._roster, self._enrolled = roster, enrolled
-        self._began = now
+        self._began = self._now = now
         self._first = first
+        self._run, self._least = run, min_participants
         self._seen: list[str] | None = None
         self.changed_at = now
         """When somebody came or went last."""
 
     def look(self, now: float) -> list[str] | None:
         """The agents to draw from, or None: wait on. Raises NoAgents when the wait is over."""
+        self._now = now
         ready = self.ready()
         if ready != self._seen:
             self._seen, self.changed_at = ready, now
@@ -67,17 +72,16 @@ class Gathering:
     def _named(self, ready: list[str], over: bool, hopeless: bool) -> list[str] | None:
         """All that are named take part; the absent ones can come back until the deadline."""
         agents = sorted(self._settings.agents)
-        if ready == agents:
-            return agents
-        need = self._settings.quorum_of(len(agents))
-        if len(ready) >= need and (over or not self._first):
-            return agents
+        need = max(self._settings.quorum_of(len(agents)), self._settings.fleet_for(self._least))
+        willing = [name for name in agents if not self._refuses(name)]
+        if len(ready) >= need and (ready == willing or over or not self._first):
+            return willing
         if hopeless or self._cannot(agents):
             raise NoAgents(f"{len(ready)} of {need} required agents are ready ({self.why_not()})")
         return None
 
     def _any(self, ready: list[str], over: bool, hopeless: bool, now: float) -> list[str] | None:
-        need = self._settings.fleet_for_quorum
+        need = max(self._settings.fleet_for_quorum, self._settings.fleet_for(self._least))
         if len(ready) >= need:
             free = set(self._enrolled()) - self._roster.cordoned
             all_here = set(ready) >= free and not self._starting()
@@ -93,9 +97,19 @@ class Gathering:
     def _cannot(self, agents: list[str]) -> bool:
         """All are here, and some have nothing to train on: waiting does not change that."""
         members = [self._roster.members.get(name) for name in agents]
-        return not self._held_back() and all(
-            m is not None and m.connected and m.state != "starting" for m in members
-        )
+        if self._held_back() or any(m is not None and self._later(m) for m in members):
+            return False
+        return all(m is not None and m.connected and m.state != "starting" for m in members)
+
+    def _later(self, member: Member) -> bool:
+        """Its owner allows it again after a while."""
+        refuses, refusal = self._refuses(member.name), member.refusal
+        return bool(refuses and refusal is not None and refusal.until < math.inf)
+
+    def _refuses(self, name: str) -> str | None:
+        """Why the agent's owner does not let it take part now, if so."""
+        member = self._roster.members.get(name)
+        return member.refuses(self._run, self._now) if member is not None else None
 
     def _starting(self) -> bool:
         return any(m.connected and m.state == "starting" for m in self._wanted())
@@ -111,6 +125,7 @@ class Gathering:
     def _fits(self, member: Member) -> bool:
         return (
             self._roster.is_free(member.name)
+            and not self._refuses(member.name)
             and member.hello is not None
             and member.hello.role == "train"
             and member.examples(self._settings.task, self._settings.dataset) > 0
@@ -119,8 +134,9 @@ class Gathering:
 
     def _excuse(self, name: str) -> str:
         member = self._roster.members.get(name)
-        if name in self._roster.cordoned:
-            return f"cordoned (flctl uncordon {name})"
+        cordoned = f"cordoned (flctl uncordon {name})" if name in self._roster.cordoned else None
+        if held := cordoned or self._refuses(name):
+            return held
         if member is None:
             enrolled = name in self._enrolled()
             return "not connected" if enrolled else "not enrolled (flctl keys add)"

@@ -35,6 +35,8 @@ class RunKeeper:
     ) -> None:
         self.training: Training | None = None
         """The run in progress."""
+        self.min_participants = 1
+        """No round with fewer is committed."""
         self._state, self._fleet, self._evaluator = state, fleet, evaluator
         self._disk, self._thinking = disk, thinking
         self._clock, self._wall_clock = clock, wall_clock
@@ -100,6 +102,14 @@ class RunKeeper:
 
     def _expect_quorum(self, settings: RunSettings) -> None:
         enrolled = len(self._fleet.enrolled())
+        agents, least = len(settings.agents) or enrolled, self.min_participants
+        if least > 1 and agents < (fleet := settings.fleet_for(least)):
+            which = "named" if settings.agents else "enrolled"
+            part = f", for a fraction of {settings.fraction:g} it takes {fleet}"
+            raise UsageError(
+                f"this coordinator commits no round of fewer than {least} participants "
+                f"(--min-participants): {agents} agents are {which}{part if fleet > least else ''}"
+            )
         if not settings.agents and settings.quorum > max(1, enrolled):
             raise UsageError(
                 f"a quorum of {int(settings.quorum)} cannot be met: {enrolled} agents are enrolled"
@@ -123,6 +133,7 @@ class RunKeeper:
                 self._evaluator,
                 self._clock,
                 self._wall_clock,
+                self.min_participants,
             )
             noted = take_up(folder, history, journal, self._now())
             undo.pop_all()

@@ -96,11 +96,13 @@ def run_coordinator(
     invite: Path | None = None,
     deal: Deal | None = None,
     test_data: Sequence[Path] = (),
+    min_participants: int = 1,
 ) -> None:
     """Be the coordinator of `state` until SIGTERM or SIGINT.
 
     Agents send a heartbeat every `heartbeat_s` seconds; those that share the folder `invite`
-    can join, and are dealt shards of `deal`. Far operators name test data in `test_data`.
+    can join, and are dealt shards of `deal`. Far operators name test data in `test_data`. No round
+    of fewer than `min_participants` agents is committed.
 
     `on_ready` is told the address and the server's public key. A run that was in progress
     when it last stopped goes on. Raises FlctlError.
@@ -112,6 +114,7 @@ def run_coordinator(
         coordinator, endpoint = make_coordinator(
             state, keyring, bind, state, heartbeat_s, test_data
         )
+        coordinator.runs.min_participants = min_participants
         if invite is not None:
             who, args = local_actor(), {"folder": str(invite)}
             with coordinator.audit.action(who, "coordinator --invite", args) as came:

@@ -18,7 +18,7 @@ from flctl.coordinator.evaluating import Evaluating
 from flctl.core import history as happened
 from flctl.core import round as rounds
 from flctl.core.history import Participant, Score
-from flctl.core.roster import Member
+from flctl.core.roster import Member, Refusal
 from flctl.errors import FlctlError
 from flctl.transport.channel import Frame
 from flctl.wire.messages import (
@@ -63,7 +63,7 @@ class RoundInProgress:
             opened.round,
             opened.base,
             opened.invited,
-            opened.need,
+            max(opened.need, context.min_participants),
             context.settings.deadline_s,
             arrived=self._arrived,
             attempt=opened.attempt,
@@ -78,6 +78,8 @@ class RoundInProgress:
         self._accepting = Accepting(context.journal, self._tell_accepted)
         self._made: Aggregated | None = None
         self._score: Score | None = None
+        self._retry_at = math.inf
+        """When the next attempt begins, after one that has failed."""
         self._closed = False
 
     def begin(self) -> None:
@@ -109,11 +111,14 @@ class RoundInProgress:
             self._collection = None
 
     def status(self) -> dict[str, object]:
+        now = self._context.clock()
+        failed = self._round.phase is rounds.Phase.FAILED
+        left = self._retry_at - now if self._retry_at < math.inf else self._round.time_left(now)
         return {
-            "phase": self._round.phase.value,
-            "waiting_for": sorted(self._round.waiting),
+            "phase": "waiting to try again" if failed else self._round.phase.value,
+            "waiting_for": sorted(self._round.failed if failed else self._round.waiting),
             "accepted": sorted(self._round.arrived),
-            "time_left_s": round(self._round.time_left(self._context.clock()), 1),
+            "time_left_s": round(max(0.0, left), 1),
         }
 
     # Updates come in -------------------------------------------------------------------
@@ -142,7 +147,17 @@ class RoundInProgress:
 
     def on_failed(self, agent: str, failed: Failed) -> None:
         if failed.what == "train" and failed.key == self.key:
-            self._act(self._round.on_failed(agent, f"{failed.kind}: {failed.message}"))
+            refused = failed.kind == "owner"
+            kind = "its owner does not allow it" if refused else failed.kind
+            text = f"{kind}: {failed.message}"
+            if refused:
+                until = self._context.clock() + (
+                    math.inf if failed.again_s is None else failed.again_s
+                )
+                member = self._context.fleet.roster.member(agent)
+                member.refusal = Refusal(self.key.run, text, until)
+                member.note = f"run {self.key.run}: {text}"
+            self._act(self._round.on_failed(agent, text, refused))
         elif failed.what == "evaluate" and self._evaluating is not None:
             self._evaluating.on_gone(agent)
 
@@ -173,6 +188,9 @@ class RoundInProgress:
     def on_time(self) -> None:
         now = self._context.clock()
         self._look_for_absent()
+        if now >= self._retry_at:
+            self._retry_at = math.inf
+            self._act(self._round.retry(now))
         if self._collection is not None:
             self._collection.on_time(now)
         # What is just being stored was in time.
@@ -376,14 +394,19 @@ class RoundInProgress:
         )
         if not self._record(event):
             return
-        if attempt >= context.settings.attempts:
+        if self._round.hopeless or attempt >= context.settings.attempts:
             tried = f"{attempt} attempts" if attempt > 1 else "1 attempt"
             self._done(None, f"{reason}, after {tried}")
             return
+        pause_s = rounds.pause_after(attempt)
         logger.warning(
-            "round=%d attempt=%d failed: %s; trying again", self.key.round, attempt, reason
+            "round=%d attempt=%d failed: %s; trying again in %.0f s",
+            self.key.round,
+            attempt,
+            reason,
+            pause_s,
         )
-        self._act(self._round.retry(context.clock()))
+        self._retry_at = context.clock() + pause_s
 
     def _record(self, event: happened.AnyEvent, sync: bool = True) -> bool:
         """False when the journal cannot be written: the round is over then."""

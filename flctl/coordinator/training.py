@@ -134,6 +134,8 @@ class Training:
             context.fleet.enrolled,
             context.clock(),
             first=not self._has_gathered,
+            run=self.run,
+            min_participants=context.min_participants,
         )
         self._look_for_agents(self._gathering)
 
@@ -171,7 +173,7 @@ class Training:
             attempt=1,
             base=context.history.base,
             invited=tuple(invited),
-            need=context.settings.quorum_of(len(invited)),
+            need=context.need(len(invited)),
         )
         # Not synced: if it is lost in a crash, the round opens again, as good as new.
         context.record([opened], sync=False)
@@ -181,9 +183,12 @@ class Training:
 
     def _shut_out(self, opened: happened.Opened) -> bool:
         """Whether the open round asks agents whose key was revoked since: a Pi that is gone for
-        good. Others are drawn then, beside those whose update is here."""
+        good; or too few agents for what the coordinator demands now. Others are drawn then,
+        beside those whose update is here."""
         enrolled, accepted = self._context.fleet.enrolled(), self._context.history.accepted
         gone = [a for a in opened.invited if a not in enrolled and a not in accepted]
+        if len(opened.invited) < self._context.min_participants:
+            return True
         if gone:
             names = ", ".join(gone)
             logger.warning("round=%d no longer asks %s: not enrolled", opened.round, names)

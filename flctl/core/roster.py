@@ -62,6 +62,15 @@ class Lost(Struct, frozen=True):
 Action: TypeAlias = Welcome | Probe | Conflict | Lost
 
 
+class Refusal(Struct, frozen=True):
+    """The owner of an agent does not allow what a run asks of it."""
+
+    run: str
+    text: str
+    until: float
+    """Infinite: as long as this process of the agent lives."""
+
+
 class Challenger(Struct):
     peer: bytes
     hello: Hello
@@ -85,11 +94,19 @@ class Member:
         self.error: str | None = None
         self.note: str | None = None
         """What the coordinator has to say about it: a protocol, a conflict, a bad update."""
+        self.refusal: Refusal | None = None
         self.last_round: int | None = None
         self.progress: tuple[int, int] | None = None
         self.challenger: Challenger | None = None
         self.rivals: dict[str, float] = {}
         """Sessions in conflict and when each was heard, in that order."""
+
+    def refuses(self, run: str, now: float) -> str | None:
+        """Why its owner does not let it take part in the run now, if so."""
+        refusal = self.refusal
+        if refusal is None or refusal.run != run or now >= refusal.until:
+            return None
+        return refusal.text
 
     @property
     def connected(self) -> bool:
@@ -231,6 +248,8 @@ class Roster:
         new = member.peer != peer or member.hello is None or member.hello.session != hello.session
         if member.peer is not None:
             self._by_peer.pop(member.peer, None)
+        if member.hello is None or member.hello.session != hello.session:
+            member.refusal = None  # it may have been started with other limits
         member.peer, member.hello, member.protocol = peer, hello, protocol
         member.heard_at = now
         member.error = hello.error

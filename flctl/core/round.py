@@ -5,9 +5,11 @@
 
 A round closes at once when nobody who is still here owes an update and the quorum is
 met; at the deadline with the quorum; it fails at the deadline below it, or as soon as
-the quorum cannot be met any more.
+the quorum cannot be met any more. Between two attempts there is a pause, and an agent
+that has failed too often is asked no more where the others are enough.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 from enum import Enum
 from typing import TypeAlias
@@ -16,6 +18,16 @@ from msgspec import Struct
 
 from flctl.errors import QuorumNotMet
 from flctl.wire.messages import Digest
+
+FAILURES = 3
+"""An agent that has failed so often in a round is left out, if the quorum can do without it."""
+PAUSE_S, LONGEST_PAUSE_S = 2.0, 60.0
+"""Before the second attempt; four times as long before each further one, up to the longest."""
+
+
+def pause_after(attempt: int) -> float:
+    """Seconds between the failure of this attempt, counted from 1, and the next one."""
+    return min(LONGEST_PAUSE_S, PAUSE_S * 4.0 ** min(attempt - 1, 8))
 
 
 class Phase(Enum):
@@ -101,6 +113,10 @@ class Round:
         """Not connected; they may come back before the deadline."""
         self.failed: dict[str, str] = {}
         """They will not deliver in this attempt, and why."""
+        self.refused: set[str] = set()
+        """Their owners do not allow it: they are not asked again in this round."""
+        self._failures: Counter[str] = Counter()
+        """Attempts in which each has failed."""
         self._deadline = float("inf")
 
     @property
@@ -112,21 +128,28 @@ class Round:
     def missing(self) -> list[str]:
         return sorted(self.invited - self.arrived)
 
+    @property
+    def hopeless(self) -> bool:
+        """No further attempt can bring the quorum about: too many do not allow it."""
+        return len(self.invited - self.refused) < self.need
+
     def time_left(self, now: float) -> float:
         return max(0.0, self._deadline - now)
 
     def open(self, now: float) -> list[Action]:
         """Begin, or go on after a restart: the deadline starts anew."""
         self._deadline = now + self.deadline_s
-        return [*(Invite(agent) for agent in self.missing), *self._close_if_complete()]
+        asked = (agent for agent in self.missing if agent not in self.failed)
+        return [*(Invite(agent) for agent in asked), *self._close_if_complete()]
 
     def retry(self, now: float) -> list[Action]:
-        """A new attempt after a failed one: what was accepted stays."""
+        """A new attempt after a failed one: what was accepted stays, as does who is left out."""
         if self.phase is not Phase.FAILED:
             return []
         self.phase = Phase.OPEN
         self.attempt += 1
-        self.failed.clear()
+        left_out = self._left_out()
+        self.failed = {agent: why for agent, why in self.failed.items() if agent in left_out}
         self.offered.clear()
         return self.open(now)
 
@@ -160,6 +183,7 @@ class Round:
         self.offered.discard(agent)
         self.gone.discard(agent)
         self.failed.pop(agent, None)
+        self.refused.discard(agent)
         self.arrived.add(agent)
         return [Accept(agent), *self._close_if_complete()]
 
@@ -167,12 +191,16 @@ class Round:
         """The update did not stand the checks: the agent is out for this attempt."""
         return [Discard(agent, reason), *self.on_failed(agent, reason)]
 
-    def on_failed(self, agent: str, reason: str) -> list[Action]:
-        """The agent cannot deliver."""
+    def on_failed(self, agent: str, reason: str, refused: bool = False) -> list[Action]:
+        """The agent cannot deliver; `refused`: its owner does not allow it."""
         if agent not in self.invited or agent in self.arrived:
             return []
         self.offered.discard(agent)
+        if agent not in self.failed:
+            self._failures[agent] += 1
         self.failed[agent] = reason
+        if refused:
+            self.refused.add(agent)
         return self._close_if_complete()
 
     def on_gone(self, agent: str) -> list[Action]:
@@ -203,6 +231,12 @@ class Round:
 
     def on_committed(self) -> None:
         self._advance(Phase.EVALUATED, Phase.COMMITTED)
+
+    def _left_out(self) -> set[str]:
+        tired = {agent for agent in self.failed if self._failures[agent] >= FAILURES}
+        if len(self.invited - self.refused - tired) < self.need:
+            tired = set()
+        return tired | self.refused
 
     def _close_if_complete(self) -> list[Action]:
         if self.phase is not Phase.OPEN:

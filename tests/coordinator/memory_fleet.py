@@ -30,7 +30,7 @@ from flctl.settings import RunSettings, parse
 from flctl.transport.blobs import BlobStore, is_in_memory
 from flctl.transport.keys import KeyPair, Keyring
 from flctl.transport.memory import MemoryNetwork
-from flctl.wire.messages import DatasetInfo, Device, Metrics, Telemetry
+from flctl.wire.messages import DatasetInfo, Device, Limits, Metrics, Telemetry
 from flctl.wire.parameters import ParameterFile, dump
 from flctl.worker.jobs import (
     AnyEvent,
@@ -162,7 +162,9 @@ class ToyAgent:
         role: str = "train",
         keys: KeyPair | None = None,
         token: str | None = None,
+        limits: Limits | None = None,
     ) -> None:
+        self.limits = limits or Limits()
         self.fleet, self.name = fleet, name
         self.keys = keys or KeyPair.make()
         self.examples, self.held_out, self.role = examples, held_out, role
@@ -186,6 +188,7 @@ class ToyAgent:
             name=self.name,
             role=self.role,
             join_token=self.token,
+            limits=self.limits,
         )
         self.worker = ToyWorker(self)
         self.supervisor = Supervisor(

@@ -3,6 +3,7 @@
 import pytest
 
 from flctl.core.round import (
+    FAILURES,
     Accept,
     Aggregate,
     Commit,
@@ -13,6 +14,7 @@ from flctl.core.round import (
     Phase,
     Pull,
     Round,
+    pause_after,
 )
 
 BASE, OTHER = "b" * 64, "c" * 64
@@ -243,3 +245,43 @@ def test_the_phases_follow_each_other():
     assert round_.phase is Phase.COMMITTED
     with pytest.raises(RuntimeError, match="committed"):
         round_.on_committed()
+
+
+def fail_attempt(round_: Round, *agents: str) -> list:
+    """These fail, which ends the attempt; what the next one begins with."""
+    actions = [action for agent in agents for action in round_.on_failed(agent, "no memory")]
+    assert kinds(actions) == [Fail]
+    return round_.retry(1.0)
+
+
+def test_who_fails_thrice_in_a_round_is_left_out():
+    """Where the others are enough: it is not asked a fourth time."""
+    round_ = opened("abc", need=2)
+    assert FAILURES == 3
+    for _ in range(2):
+        assert fail_attempt(round_, "a", "b") == [Invite("a"), Invite("b"), Invite("c")]
+    assert fail_attempt(round_, "a", "c") == [Invite("b"), Invite("c")]
+    assert round_.waiting == {"b", "c"}
+    assert kinds(deliver(round_, "bc")) == [Accept, Accept, Aggregate]
+
+
+def test_who_is_needed_is_asked_again_however_often_it_has_failed():
+    """The quorum does not let it be left out; it may just be starting again."""
+    round_ = opened("abc", need=3)
+    for _ in range(5):
+        assert fail_attempt(round_, "a") == [Invite("a"), Invite("b"), Invite("c")]
+
+
+def test_an_owner_who_does_not_allow_it_is_not_asked_twice():
+    """Without it the quorum is met, or no attempt can meet it."""
+    round_ = opened("abc", need=2)
+    assert round_.on_failed("a", "batches of 1", refused=True) == []
+    assert not round_.hopeless
+    assert fail_attempt(round_, "b") == [Invite("b"), Invite("c")]
+    assert kinds(round_.on_failed("c", "batches of 1", refused=True)) == [Fail]
+    assert round_.hopeless
+
+
+def test_the_pause_before_an_attempt_grows():
+    """Three failures cost the agent milliseconds, and the run not all of its attempts at once."""
+    assert [pause_after(n) for n in (1, 2, 3, 4, 1000)] == [2.0, 8.0, 32.0, 60.0, 60.0]

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from flctl.core.round import (
+    FAILURES,
     Accept,
     Action,
     Aggregate,
@@ -39,6 +40,8 @@ class Orders(RuleBasedStateMachine):
         self.safe = arrived & invited
         self.out: set[str] = set()
         self.gone: set[str] = set()
+        self.failures = dict.fromkeys(NAMES, 0)
+        self.refused: set[str] = set()
         self.closes = self.fails = 0
         self.ends_at = DEADLINE_S
         self.round = Round(7, BASE, invited, need, DEADLINE_S, arrived=arrived)
@@ -75,6 +78,7 @@ class Orders(RuleBasedStateMachine):
             assert wanted or len(actions) == 1
             self.safe.add(agent)
             self.out.discard(agent)
+            self.refused.discard(agent)
             self.gone.discard(agent)
         else:
             assert [type(a) for a in actions] == [Discard]
@@ -91,6 +95,14 @@ class Orders(RuleBasedStateMachine):
     def fail(self, agent: str) -> None:
         self.leave(agent)
         self.check(self.round.on_failed(agent, "out of memory"))
+
+    @rule(agent=anybody)
+    def refuse(self, agent: str) -> None:
+        """The owner of the device does not allow it."""
+        self.leave(agent)
+        if agent in self.invited - self.safe:
+            self.refused.add(agent)
+        self.check(self.round.on_failed(agent, "batches of 1", refused=True))
 
     @rule(agent=anybody)
     def go(self, agent: str) -> None:
@@ -126,9 +138,9 @@ class Orders(RuleBasedStateMachine):
             assert actions == [] and self.round.attempt == attempt
             return
         assert self.round.attempt == attempt + 1
-        assert _invited(actions) == sorted(self.invited - self.safe)
+        self.out = self.left_out()
+        assert _invited(actions) == sorted(self.invited - self.safe - self.out)
         self.ends_at = self.now + DEADLINE_S
-        self.out = set()
         self.closes = self.fails = 0
         self.check(actions)
 
@@ -150,6 +162,7 @@ class Orders(RuleBasedStateMachine):
     @invariant()
     def an_open_round_has_somebody_to_wait_for(self) -> None:
         """Else it would have been closed or failed at once."""
+        assert self.round.hopeless == (len(self.invited - self.refused) < self.need)
         if self.round.phase is Phase.OPEN:
             assert len(self.invited - self.out) >= self.need, "the quorum is out of reach"
             here = self.invited - self.safe - self.out - self.gone
@@ -162,7 +175,14 @@ class Orders(RuleBasedStateMachine):
 
     def leave(self, agent: str) -> None:
         if agent in self.invited - self.safe:
+            self.failures[agent] += agent not in self.out
             self.out.add(agent)
+
+    def left_out(self) -> set[str]:
+        """Who is not asked again: by its owner's word, or too often failed and not needed."""
+        tired = {agent for agent in self.out if self.failures[agent] >= FAILURES}
+        enough = len(self.invited - self.refused - tired) >= self.need
+        return self.refused | (tired if enough else set())
 
     def check(self, actions: list[Action]) -> None:
         """What holds for the actions of any event."""
