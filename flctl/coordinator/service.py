@@ -356,6 +356,8 @@ class Coordinator:
                     self.peers.send(peer, Refused(reason="conflict", message=text, retry_s=retry))
                     self.peers.complain(name, text)
                     self._gone(name)
+                case alive.Jumped(name, text):
+                    self.gate.warning(logger, name, "agent=%s %s", name, text)
                 case alive.Lost(name, why):
                     self.gate.warning(logger, name, "agent=%s lost: %s", name, why)
                     self.publish({"event": "agent-lost", "agent": name, "reason": why})

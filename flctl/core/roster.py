@@ -34,6 +34,12 @@ RIVALS = 8
 """Sessions of a conflict that are remembered, the newest: one key can invent any number."""
 
 
+JUMP = 2.0
+"""An agent that declares more than so many times the examples that it had is worth a word."""
+DECLARED = 64
+"""Counts of an agent that are remembered, the newest: it can invent any number of data sets."""
+
+
 class Welcome(Struct, frozen=True):
     name: str
     peer: bytes
@@ -59,7 +65,14 @@ class Lost(Struct, frozen=True):
     why: str
 
 
-Action: TypeAlias = Welcome | Probe | Conflict | Lost
+class Jumped(Struct, frozen=True):
+    """The agent declares far more examples than before, and would weigh as much more."""
+
+    name: str
+    text: str
+
+
+Action: TypeAlias = Welcome | Probe | Conflict | Lost | Jumped
 
 
 class Refusal(Struct, frozen=True):
@@ -95,6 +108,10 @@ class Member:
         self.note: str | None = None
         """What the coordinator has to say about it: a protocol, a conflict, a bad update."""
         self.refusal: Refusal | None = None
+        self.declared: dict[tuple[str, str], int] = {}
+        """Examples of each (data set, task) that the next Hello is compared with."""
+        self.jump: str | None = None
+        """That they have jumped in this session, in words."""
         self.last_round: int | None = None
         self.progress: tuple[int, int] | None = None
         self.challenger: Challenger | None = None
@@ -107,6 +124,24 @@ class Member:
         if refusal is None or refusal.run != run or now >= refusal.until:
             return None
         return refusal.text
+
+    def compare(self, hello: Hello) -> str | None:
+        """What has jumped, in words, if so.
+
+        Small steps are compared with where they began, so that many of them are a jump too.
+        """
+        jumped: list[str] = []
+        for info in hello.datasets:
+            before = self.declared.pop((info.name, info.task), 0)
+            is_jump = 0 < before * JUMP < info.examples
+            if is_jump:
+                jumped.append(f"{before} became {info.examples} of '{info.name}' for {info.task}")
+            grows = 0 < before < info.examples and not is_jump
+            self.declared[info.name, info.task] = before if grows else info.examples
+        while len(self.declared) > DECLARED:
+            del self.declared[next(iter(self.declared))]
+        few = "; ".join(jumped[:3]) + (" …" if len(jumped) > 3 else "")
+        return f"its examples have jumped: {few}; it weighs as much more" if jumped else None
 
     @property
     def connected(self) -> bool:
@@ -250,15 +285,19 @@ class Roster:
             self._by_peer.pop(member.peer, None)
         if member.hello is None or member.hello.session != hello.session:
             member.refusal = None  # it may have been started with other limits
+            member.jump = None
+        jump = member.compare(hello)
+        member.jump = jump or member.jump
         member.peer, member.hello, member.protocol = peer, hello, protocol
         member.heard_at = now
         member.error = hello.error
-        member.note = None
+        member.note = member.jump
         member.challenger = None
         self._by_peer[peer] = member.name
         if new or member.state in ("starting", "no data"):
             member.state = "ready" if hello.datasets else "no data" if hello.error else "starting"
-        return [Welcome(member.name, peer, new)]
+        told: list[Action] = [Jumped(member.name, jump)] if jump else []
+        return [Welcome(member.name, peer, new), *told]
 
     def _take_challenger(self, member: Member, now: float) -> list[Action]:
         rival, member.challenger = member.challenger, None

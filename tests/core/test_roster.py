@@ -5,7 +5,7 @@ import tracemalloc
 
 import msgspec
 
-from flctl.core.roster import RIVALS, Conflict, Lost, Probe, Roster, Welcome
+from flctl.core.roster import DECLARED, RIVALS, Conflict, Jumped, Lost, Probe, Roster, Welcome
 from flctl.wire.messages import DatasetInfo, Device, Heartbeat, Hello, Telemetry
 
 DEVICE = Device(kind="Raspberry Pi 4", arch="aarch64", cores=4, memory_bytes=2**31)
@@ -254,3 +254,59 @@ def test_a_day_of_heartbeats_and_reboots_needs_no_memory():
     finally:
         tracemalloc.stop()
     assert grown < 8192, f"{grown} bytes in 22 hours"
+
+
+def data(examples: int, name: str = "default") -> tuple[DatasetInfo, ...]:
+    return (DatasetInfo(name=name, task="ecg", examples=examples),)
+
+
+def jumps(actions) -> list[str]:
+    return [action.text for action in actions if isinstance(action, Jumped)]
+
+
+def test_a_declared_count_that_jumps_is_noticed():
+    """Whoever claims more examples weighs more: it is said once, and stands in the status."""
+    roster = roster_with()
+    (text,) = jumps(roster.on_hello("pi-01", b"1", hello(1, data(2**53)), 1, 1.0))
+    assert text.startswith("its examples have jumped: 300 became 9007199254740992 of 'default'")
+    member = roster.member("pi-01")
+    assert member.note == text
+    assert not jumps(roster.on_hello("pi-01", b"1", hello(1, data(2**53)), 1, 2.0))
+    assert member.note == text, "a Hello that changes nothing does not take it away"
+    roster.on_goodbye(b"1")
+    assert not jumps(roster.on_hello("pi-01", b"2", hello(2, data(2**53)), 1, 3.0))
+    assert member.note is None
+
+
+def test_a_count_that_jumps_with_a_restart_or_behind_an_empty_hello_is_noticed():
+    """Another session of the agent is compared with the last one; so is one that names its data
+    only later."""
+    roster = roster_with()
+    roster.on_goodbye(b"1")
+    assert not jumps(roster.on_hello("pi-01", b"2", hello(2, ()), 1, 1.0))
+    assert jumps(roster.on_hello("pi-01", b"2", hello(2, data(601)), 1, 2.0))
+
+
+def test_many_small_steps_are_a_jump_too():
+    """Compared with where they began; data that grow are no jump before they have doubled."""
+    roster = roster_with()
+    told = [
+        bool(jumps(roster.on_hello("pi-01", b"1", hello(1, data(count)), 1, 1.0)))
+        for count in (300, 400, 500, 600, 601, 700, 1202, 1203)
+    ]
+    assert told == [False, False, False, False, True, False, False, True]
+
+
+def test_fewer_examples_are_no_jump():
+    """The next count is compared with them."""
+    roster = roster_with()
+    assert not jumps(roster.on_hello("pi-01", b"1", hello(1, data(10)), 1, 1.0))
+    assert jumps(roster.on_hello("pi-01", b"1", hello(1, data(300)), 1, 2.0))
+
+
+def test_invented_data_sets_cost_no_memory():
+    """However many an agent names."""
+    roster = roster_with()
+    for number in range(500):
+        roster.on_hello("pi-01", b"1", hello(1, data(5, f"set-{number}")), 1, 1.0)
+    assert len(roster.member("pi-01").declared) == DECLARED
