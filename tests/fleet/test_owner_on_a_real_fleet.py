@@ -32,8 +32,8 @@ def test_one_batch_of_one_is_refused_and_a_permitted_size_trains(fleet: RealFlee
     # What the order does not show: of 60 examples in batches of 53 the last batch has 7.
     done = fleet.train("--batch-size", 53, "--epochs", 1, "--rounds", 1)
     assert done.returncode == 0, done.stderr
-    (round_,) = [e for e in json_lines(done.stdout) if e["event"] == "round"]
-    part = round_["participants"]["pi-11"]
+    journals = [path.read_text() for path in fleet.state.glob("runs/*/journal.jsonl")]
+    (part,) = [e for text in journals for e in json_lines(text) if e["event"] == "update"]
     assert (part["examples"], part["batches"], part["left_out"]) == (53, 1, 7)
 
     done = fleet.train("--batch-size", 16, *single)
