@@ -72,7 +72,8 @@ def agent(
         typer.Option(
             metavar="train|evaluate",
             envvar="FLCTL_ROLE",
-            help="With 'evaluate' it never trains: its data measure every round's model.",
+            help="With 'evaluate' it never trains: its data measure every round's model, if its "
+            "key is enrolled so (flctl keys add NAME KEY --role evaluate).",
             rich_help_panel=WORK,
         ),
     ] = "train",

@@ -119,8 +119,8 @@ FLAGS = (
     Flag("test_data", str, EVALUATION, "File or folder that the coordinator evaluates on.",
          "PATH", "see --evaluate", absolute),
     Flag("evaluate", str, EVALUATION, "Who measures each round's model. auto: the coordinator on "
-         "--test-data, else agents whose role is to evaluate, else the coordinator on the task's "
-         "own test data, else all agents on what they hold out.",
+         "--test-data, else on the task's own test data, else agents that are enrolled to "
+         "evaluate, else all agents on what they hold out.",
          "auto|coordinator|agents|none"),
     Flag("test_batch_size", int, EVALUATION, "Examples in a batch of the evaluation.", "N"),
     Flag("keep_rounds", int, OUTPUT, "Checkpoints of the last rounds that stay; best and last "

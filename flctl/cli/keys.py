@@ -67,8 +67,9 @@ def add(
     role: Annotated[
         str,
         typer.Option(
-            metavar="agent|read|admin",
-            help="agent: trains. read: looks (status, runs). admin: steers (train, keys).",
+            metavar="agent|evaluate|read|admin",
+            help="agent: trains. evaluate: an agent that only measures models. read: looks "
+            "(status, runs). admin: steers (train, keys).",
         ),
     ] = "agent",
     state: State = None,

@@ -27,6 +27,14 @@ def round_line(event: Mapping[str, Any], rounds: int) -> str:
     return "  ".join(parts)
 
 
+def measured_by(metrics: Mapping[str, Any]) -> str:
+    """Who measured the model."""
+    if metrics.get("source") != "agents":
+        return f"measured by the coordinator, on its part '{metrics.get('part', 'test')}'"
+    who = _few(metrics.get("beside") or ())
+    return f"measured by agents: {who}" if who else "measured by agents"
+
+
 def trouble_line(event: Mapping[str, Any]) -> str:
     """What went wrong, and with whom."""
     place = f"round {event['round']}: " if "round" in event else ""

@@ -196,6 +196,8 @@ class LineWatcher(Watcher):
             return
         if result.reason:
             print_line(f"finished after round {result.rounds}: {result.reason}")
+        if result.metrics is not None:
+            print_line(lines.measured_by(result.metrics))
         model = _checkpoint(result, saved)
         if model is not None and not os.access(model, os.R_OK):
             fetch = f"{program()} runs export {result.run} --format safetensors{self.again}"

@@ -20,15 +20,20 @@ class Evaluating:
     def __init__(self, context: RunContext, key: RoundKey, made: Aggregated, done: Done) -> None:
         self._context, self._key, self._made, self._done = context, key, made, done
         self._survey: Survey | None = None
+        self._closed = False
+
+    def close(self) -> None:
+        """The round is over: no agent is asked any more."""
+        self._closed, self._survey = True, None
 
     def begin(self) -> None:
-        """The order of preference of `evaluate = "auto"`: test data that were named, agents
-        whose role it is, the task's own test data, what agents hold out."""
+        """The order of preference of `evaluate = "auto"`: the coordinator's own test data (those
+        that were named, else the task's), agents that are enrolled to evaluate, what agents hold
+        out."""
         how = self._context.settings.evaluate
-        named = self._context.settings.test_data is not None
         if how == "none":
             self._done(None, None)
-        elif how == "agents" or (how == "auto" and not named and self._testers()):
+        elif how == "agents":
             self._ask_agents()
         else:
             context, path = self._context, self._made.path
@@ -39,6 +44,11 @@ class Evaluating:
     def on_answer(self, agent: str, answer: Evaluated) -> None:
         if self._survey is not None:
             self._finish(self._survey.on_answer(agent, answer))
+
+    def on_failed(self, agent: str, key: RoundKey) -> None:
+        """It could not evaluate the model of `key`, which may be that of an earlier round."""
+        if key == self._key:
+            self.on_gone(agent)
 
     def on_here(self, agent: str) -> None:
         if self._survey is not None:
@@ -53,6 +63,8 @@ class Evaluating:
             self._finish(self._survey.on_time(self._context.clock()))
 
     def _on_parts(self, parts: dict[str, Metrics] | None, error: BaseException | None) -> None:
+        if self._closed:
+            return
         if parts is None:
             self._done(None, error)
         elif not parts and self._context.settings.evaluate == "auto":
@@ -91,7 +103,7 @@ class Evaluating:
             self._done(found, None)
 
     def _testers(self) -> list[str]:
-        """Those whose role it is to evaluate."""
+        """Those that are enrolled to evaluate: the coordinator refuses who only says so."""
         members = self._context.fleet.roster.members
         return [
             agent
@@ -100,8 +112,15 @@ class Evaluating:
         ]
 
     def _owners(self) -> list[str]:
-        """Agents that hold some of the run's data set out."""
-        return [m.name for m in self._ready() if self._held_out(m.name) > 0]
+        """Agents that hold some of the run's data set out, and have the run's task."""
+        task, digest = self._context.settings.task, self._context.started.task_digest
+        return [
+            m.name
+            for m in self._ready()
+            if self._held_out(m.name) > 0
+            and m.hello is not None
+            and m.hello.tasks.get(task) == digest
+        ]
 
     def _held_out(self, agent: str) -> int:
         settings = self._context.settings

@@ -105,6 +105,8 @@ class RoundInProgress:
     def close(self) -> None:
         """Nothing more is wanted of this round."""
         self._closed = True
+        if self._evaluating is not None:
+            self._evaluating.close()
         self._evaluating = None
         if self._collection is not None:
             self._collection.close()
@@ -159,7 +161,7 @@ class RoundInProgress:
                 member.note = f"run {self.key.run}: {text}"
             self._act(self._round.on_failed(agent, text, refused))
         elif failed.what == "evaluate" and self._evaluating is not None:
-            self._evaluating.on_gone(agent)
+            self._evaluating.on_failed(agent, failed.key)
 
     def on_evaluated(self, agent: str, answer: Evaluated) -> None:
         if self._evaluating is not None:

@@ -263,6 +263,9 @@ class Coordinator:
     ) -> None:
         peer, now = incoming.peer, self._clock()
         if isinstance(message, Hello):
+            if message.role == "evaluate" and not self.keyring.evaluates(incoming.key):
+                self._refuse_evaluator(incoming, name)
+                return
             self._apply(self.roster.on_hello(name, peer, message, protocol, now))
             if self.rotating is not None:
                 self.rotating.on_hello(peer, message)
@@ -291,6 +294,16 @@ class Coordinator:
                 self._on_stray_offer(name, peer, message)
             case _ if self.training is not None:
                 self._about_training(self.training, member, message, payload)
+
+    def _refuse_evaluator(self, incoming: Incoming, name: str) -> None:
+        """Who measures the models decides which one counts as the best: a person says who."""
+        text = (
+            f"{name} is not enrolled to evaluate: enrol it with  flctl keys add {name} "
+            f"'{incoming.key}' --role evaluate , or start it without --role evaluate"
+        )
+        self.peers.send(incoming.peer, Refused(reason="role", message=text, retry_s=10.0))
+        self.roster.member(name)  # so that its status shows it
+        self.peers.complain(name, text)
 
     def _about_training(
         self, training: Training, member: Member, message: Message, payload: Frame | None

@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 
 from flctl.core.roster import Member
+from flctl.transport.allowlist import EVALUATE
 from flctl.transport.keys import Entry, Keyring, Waiting
 
 
@@ -12,7 +13,7 @@ def shown_key(entry: Entry) -> dict[str, Any]:
     """A key that is let in, as `flctl keys list --json` shows it."""
     return {
         "name": entry.name,
-        "role": entry.role,
+        "role": EVALUATE if entry.evaluates else entry.role,
         "public_key": entry.key,
         "added": entry.added,
         "shard": None if entry.shard is None else str(entry.shard),

@@ -17,6 +17,8 @@ from flctl.transport.tokens import BY_INVITATION, Token, remembered
 from flctl.wire.messages import Deal, Shard
 
 KeyRole = Literal["agent", "read", "admin"]
+EVALUATE = "evaluate"
+"""What a person writes for an agent that evaluates."""
 SCHEMA = 1
 
 
@@ -32,6 +34,8 @@ class Entry(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_
     """Which part of the data it was dealt when it joined."""
     token: str = ""
     """The id of the token that it joined with, if it did."""
+    evaluates: bool = False
+    """An agent that may measure every round's model instead of training."""
 
 
 class AllowList(Struct, forbid_unknown_fields=True, kw_only=True):
@@ -56,6 +60,9 @@ class AllowList(Struct, forbid_unknown_fields=True, kw_only=True):
         """Raises AccessError when the name or the key is taken."""
         same_key = self.owner(new.key)
         if same_key is not None and (same_key.name, same_key.role) == (new.name, new.role):
+            if same_key.evaluates != new.evaluates:  # the rest of what is known of it stays
+                changed = structs.replace(same_key, evaluates=new.evaluates)
+                self.keys[self.keys.index(same_key)] = changed
             return
         if same_key is not None:
             raise AccessError(
@@ -174,8 +181,8 @@ def check_entry(name: str, role: str) -> None:
         raise UsageError(
             f"'{name}' cannot be a name: up to 63 of a-z 0-9 . _ - and a letter or digit first"
         ) from error
-    if role not in get_args(KeyRole):
-        raise UsageError(f"'{role}' is not a role: agent, read or admin")
+    if role not in (EVALUATE, *get_args(KeyRole)):
+        raise UsageError(f"'{role}' is not a role: agent, evaluate, read or admin")
 
 
 def _encode(allowed: AllowList) -> bytes:

@@ -115,6 +115,12 @@ class Keyring:
             entry = self._by_key.get(key)
             return entry.name if entry is not None else None
 
+    def evaluates(self, key: str) -> bool:
+        """Whether it is that of an agent which is enrolled to evaluate."""
+        with self._lock:
+            entry = self._by_key.get(key)
+            return entry is not None and entry.evaluates
+
     def is_revoked(self, key: str) -> bool:
         with self._lock:
             return self._allowed.is_revoked(key)
@@ -164,8 +170,9 @@ class Keyring:
 
     # Changing -------------------------------------------------------------------------
 
-    def add(self, name: str, key: str, role: KeyRole) -> None:
-        """Let `key` in as `name`; what stands there already is fine.
+    def add(self, name: str, key: str, role: KeyRole | Literal["evaluate"]) -> None:
+        """Let `key` in as `name`; what stands there already is fine. An agent that is enrolled
+        already may be enrolled to evaluate, and back.
 
         Raises AccessError when the name or the key is taken, UsageError for a bad one.
         """
@@ -175,7 +182,10 @@ class Keyring:
         if own.exists() and key in self.server_keys.public:
             raise UsageError(f"key of {name}: this is the coordinator's own key")
         with self._changing() as allowed:
-            allowed.insert(Entry(name=name, key=key, role=role, added=self._clock()))
+            evaluates = role == "evaluate"
+            kind: KeyRole = "agent" if role == "evaluate" else role
+            added = self._clock()
+            allowed.insert(Entry(name=name, key=key, role=kind, added=added, evaluates=evaluates))
 
     def revoke(self, name: str) -> list[Token]:
         """Shut the key of `name` out; a token does not let it in again, `add` does.

@@ -115,7 +115,7 @@ class Resume(RunOrder, frozen=True, tag="resume"):
 class AddKey(Order, frozen=True, tag="key-add"):
     name: Short
     key: Short
-    role: Literal["agent", "read", "admin"]
+    role: Literal["agent", "evaluate", "read", "admin"]
 
 
 class RevokeKey(Order, frozen=True, tag="key-revoke"):

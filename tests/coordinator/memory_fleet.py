@@ -289,7 +289,8 @@ class MemoryFleet:
     def add(self, name: str, enrol: bool = True, **options: Any) -> ToyAgent:
         agent_keys = options.pop("keys", None) or KeyPair.make()
         if enrol:
-            self.keyring.add(name, agent_keys.public, "agent")
+            role = "evaluate" if options.get("role") == "evaluate" else "agent"
+            self.keyring.add(name, agent_keys.public, role)
         agent = ToyAgent(self, name, keys=agent_keys, **options)
         self.agents[name] = agent
         return agent

@@ -9,6 +9,7 @@ from memory_fleet import MemoryFleet, read_tensors, toy_model, toy_update
 from flctl.coordinator.runs import RunFolder
 from flctl.errors import RunError
 from flctl.settings import LocalTraining
+from flctl.transport.keys import KeyPair
 from flctl.worker.jobs import DataSource, TrainJob
 
 
@@ -249,7 +250,7 @@ def test_agents_evaluate_when_the_coordinator_has_no_data(make_fleet: Callable[.
 def test_an_agent_whose_role_is_to_evaluate_does_only_that(fleet: MemoryFleet):
     """It is never invited to train, and its metrics are the round's."""
     tester = fleet.add("pi-test", role="evaluate", held_out=50, examples=0)
-    fleet.start_run(rounds=2)
+    fleet.start_run(rounds=2, evaluate="agents")
     history = fleet.finish()
     metrics = history.rounds[-1].metrics
     assert metrics is not None and (metrics.source, metrics.examples) == ("agents", 50)
@@ -275,3 +276,29 @@ def test_on_exhausted_stop_ends_the_run_when_somebody_has_seen_all_its_data(flee
     history = fleet.finish()
     assert history.state == "finished" and history.round == 2
     assert "pi-02" in history.reason
+
+
+def test_who_only_says_that_it_evaluates_measures_nothing(fleet: MemoryFleet):
+    """It claims an accuracy of 1.0; a person who enrols it as such makes it so."""
+    keys = KeyPair.make()
+    fleet.keyring.add("pi-test", keys.public, "agent")
+    fleet.add("pi-test", enrol=False, keys=keys, role="evaluate", held_out=50, examples=0)
+    fleet.start_run(rounds=1, evaluate="agents")
+    metrics = fleet.finish().rounds[-1].metrics
+    assert metrics is None or "pi-test" not in metrics.beside
+    assert fleet.coordinator is not None
+    note = fleet.coordinator.roster.members["pi-test"].note
+    assert note is not None and "flctl keys add pi-test" in note and "--role evaluate" in note
+    fleet.keyring.add("pi-test", keys.public, "evaluate")
+    fleet.until(lambda: fleet.coordinator.roster.members["pi-test"].ready)
+    fleet.start_run(rounds=1, evaluate="agents")
+    metrics = fleet.finish().rounds[-1].metrics
+    assert metrics is not None and sorted(metrics.beside) == ["pi-test"]
+
+
+def test_the_coordinators_own_data_come_before_any_agents(fleet: MemoryFleet):
+    """Under "auto"."""
+    fleet.add("pi-test", role="evaluate", held_out=50, examples=0)
+    fleet.start_run(rounds=1)
+    metrics = fleet.finish().rounds[-1].metrics
+    assert metrics is not None and metrics.source == "coordinator"

@@ -14,6 +14,8 @@ import pytest
 import real_fleet
 from real_fleet import FLCTL, QUIET, RealFleet, beats, json_lines, wait_for
 
+from flctl.transport.keys import load_or_make
+
 pytestmark = pytest.mark.timeout(180)
 
 TRAINERS = ("pi-01", "pi-02")
@@ -38,6 +40,11 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealFleet]:
             night = beats(
                 fleet.folder / f"night-{n}.npz", [30 + n], each=40 * SIZES[n - 1], seed=10 + n
             )
+            if name == TESTER:  # a person says who measures
+                keys = load_or_make(fleet.folder / name / "agent.key")
+                real_fleet.flctl(
+                    "keys", "add", name, keys.public, "--role", "evaluate", "--state", fleet.state
+                )
             fleet.start_agent(name, "--data", f"night={night}", *more.get(name, []), token=token)
         fleet.until_ready(*TRAINERS, TESTER)
         yield fleet
@@ -53,7 +60,7 @@ class Ran(NamedTuple):
 @pytest.fixture(scope="module")
 def night(fleet: RealFleet) -> Ran:
     """A run of one round on the data sets of that name."""
-    done = fleet.train("--rounds", 1, "--epochs", 1, "--dataset", "night")
+    done = fleet.train("--rounds", 1, "--epochs", 1, "--dataset", "night", "--evaluate", "agents")
     assert (done.returncode, done.stderr) == (0, "")
     events = json_lines(done.stdout)
     (committed,) = [event for event in events if event["event"] == "round"]
