@@ -40,9 +40,13 @@ def open_hub(sockets, shares=agent_share) -> ZeroMqHub:
     return hub
 
 
+def guard_of(hub: ZeroMqHub) -> guards.Guard:
+    (fleet,) = hub._fleets.values()
+    return fleet.guard
+
+
 def connections(hub: ZeroMqHub) -> list:
-    assert hub._guard is not None
-    return list(hub._guard._ledger._open.values())
+    return list(guard_of(hub)._ledger._open.values())
 
 
 def open_files() -> int:
@@ -62,7 +66,7 @@ def test_the_bytes_of_a_frame_are_counted_exactly(sockets, size: int):
     sockets.peer_of(link)
     time_out = time.monotonic() + 10
     (one,) = connections(hub)
-    handshake, ours = 0, hub._guard._ours[one.fd]
+    handshake, ours = 0, guard_of(hub)._ours[one.fd]
 
     def difference() -> int:
         return guards._received(ours) - one.settled
