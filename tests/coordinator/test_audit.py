@@ -42,6 +42,7 @@ ORDERS_GIVEN: dict[type[q.Question], dict[str, Any]] = {
     q.NewToken: {"ttl_s": 60, "uses": 1},
     q.CloseTokens: {"ids": None},
     q.Invite: {"ttl_s": 60},
+    q.RotateServer: {"step": "begin", "overlap_s": 3600.0},
     q.Cordon: {"name": "pi-02"},
     q.Uncordon: {"name": "pi-02"},
 }
