@@ -124,8 +124,9 @@ def test_plain_lines_when_piped(flctl, beats):
     done = flctl("train", *QUICK, "--rounds", 2, "--data", beats())
     lines = done.out.splitlines()
     assert [line[:9] for line in lines[:2]] == ["round 1/2", "round 2/2"]
-    assert lines[2].startswith("model in ")
-    assert "flctl evaluate" in lines[2]
+    assert lines[2].startswith("measured by the coordinator")
+    assert lines[3].startswith("model in ")
+    assert "flctl evaluate" in lines[3]
     assert len(lines) == 3
     assert "\x1b" not in done.out
 
