@@ -1,17 +1,18 @@
-"""The IDX files of MNIST and FashionMNIST, read by torchvision, without writing beside them."""
+"""The IDX files of MNIST and FashionMNIST; torchvision is needed for the download alone."""
 
 import fcntl
 import gzip
+import math
 import re
 import socket
-import tempfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
+import torch
 from platformdirs import user_cache_path
 from torch import Tensor
 
@@ -53,15 +54,14 @@ def has_part(folder: Path, part: Part) -> bool:
 
 def read_part(folder: Path, part: Part) -> tuple[Tensor, Tensor]:
     """Images, uint8 of shape (n, height, width), and labels, int64. Raises DataError."""
-    mnist = import_torchvision().datasets.mnist
-    images = _read(folder, f"{part}-images-idx3-ubyte", mnist.read_image_file)
-    labels = _read(folder, f"{part}-labels-idx1-ubyte", mnist.read_label_file)
-    return images, labels
+    images = _read(folder, f"{part}-images-idx3-ubyte", 3)
+    labels = _read(folder, f"{part}-labels-idx1-ubyte", 1)
+    return images, labels.long()
 
 
 def read_images(file: Path) -> Tensor:
     """The images of one file, as `read_part` has them. Raises DataError."""
-    return _read_file(file, import_torchvision().datasets.mnist.read_image_file)
+    return _read_file(file, 3)
 
 
 def write_part(folder: Path, part: Part, images: Tensor, labels: Tensor) -> None:
@@ -106,37 +106,31 @@ def _candidates(folder: Path, name: str) -> tuple[Path, Path]:
     return folder / name, folder / f"{name}.gz"
 
 
-def _read(folder: Path, name: str, read: Callable[[str], Tensor]) -> Tensor:
+def _read(folder: Path, name: str, axes: int) -> Tensor:
     file = next((f for f in _candidates(folder, name) if f.exists()), None)
     if file is None:
         use = "for testing" if name.startswith("t10k") else "for training"
         raise DataError(f"{folder}: the file {name} (or {name}.gz) {use} is missing")
-    return _read_file(file, read)
+    return _read_file(file, axes)
 
 
-def _read_file(file: Path, read: Callable[[str], Tensor]) -> Tensor:
+def _read_file(file: Path, axes: int) -> Tensor:
+    """Two zero bytes, the type, the number of axes, each one's size, and then the values."""
     try:
-        if file.suffix != ".gz":
-            return read(str(file))
-        # torchvision reads plain files only, and the user's folder is not ours to write to.
-        with tempfile.NamedTemporaryFile(prefix="flctl-") as plain:
-            _unpack(file, plain)
-            return read(plain.name)
+        with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as source:
+            data = source.read(LIMIT_BYTES + 1)
+    except (EOFError, zlib.error, gzip.BadGzipFile):
+        raise DataError(f"{file}: damaged, or not an IDX file of this kind") from None
     except OSError as error:
         raise DataError(f"{file}: cannot be read: {error.strerror or error}") from error
-    except (AssertionError, EOFError, KeyError, RuntimeError, TypeError, ValueError, zlib.error):
-        raise DataError(f"{file}: damaged, or not an IDX file of this kind") from None
-
-
-def _unpack(file: Path, plain: IO[bytes]) -> None:
-    size = 0
-    with gzip.open(file) as packed:
-        while chunk := packed.read(1 << 20):
-            size += len(chunk)
-            if size > LIMIT_BYTES:
-                raise DataError(f"{file}: unpacks to more than {LIMIT_BYTES >> 30} GiB")
-            plain.write(chunk)
-    plain.flush()
+    if len(data) > LIMIT_BYTES:
+        raise DataError(f"{file}: unpacks to more than {LIMIT_BYTES >> 30} GiB")
+    values = 4 + 4 * axes
+    shape = [int.from_bytes(data[at : at + 4], "big") for at in range(4, values, 4)]
+    if data[:4] != bytes([0, 0, UNSIGNED_BYTES, axes]) or len(data) != values + math.prod(shape):
+        raise DataError(f"{file}: damaged, or not an IDX file of this kind")
+    array = np.frombuffer(data, np.uint8, offset=values).reshape(shape)
+    return torch.from_numpy(array.copy())
 
 
 @contextmanager

@@ -127,7 +127,7 @@ def test_plain_lines_when_piped(flctl, beats):
     assert lines[2].startswith("measured by the coordinator")
     assert lines[3].startswith("model in ")
     assert "flctl evaluate" in lines[3]
-    assert len(lines) == 3
+    assert len(lines) == 4
     assert "\x1b" not in done.out
 
 

@@ -130,3 +130,17 @@ def test_a_download_is_read_from_the_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     write(tmp_path / "flctl/torchvision/MNIST/raw", packed=False)
     assert len(Mnist().train_data(None)) == 12
+
+
+def test_local_files_are_read_without_torchvision(tmp_path, monkeypatch):
+    """It is needed for the download alone."""
+    from flctl.learning import idx
+
+    def missing():
+        raise AssertionError("torchvision was asked for")
+
+    monkeypatch.setattr(idx, "import_torchvision", missing)
+    images = torch.arange(2 * 28 * 28).reshape(2, 28, 28) % 256
+    idx.write_part(tmp_path, "train", images, torch.tensor([3, 9]))
+    found, labels = idx.read_part(tmp_path, "train")
+    assert torch.equal(found, images.to(torch.uint8)) and labels.tolist() == [3, 9]
