@@ -152,7 +152,7 @@ def test_rounds_that_differ_by_the_last_batch_do_not_tell_it():
     assert (whole.examples, whole.batches, whole.left_out) == (32, 1, 1)
     for position in range(5):  # whichever batch the coordinator asks for
         there = order(examples, DEFAULT, position=position, federate_after_n_batches=1, **asked)
-        assert there.examples == 32
+        assert all(torch.equal(one.state[name], there.state[name]) for name in one.state)
 
 
 def test_what_is_left_out_comes_in_other_epochs():
