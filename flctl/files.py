@@ -271,7 +271,7 @@ def is_locked(path: Path) -> bool:
     """Whether some process holds the lock; the lock is not disturbed for longer than this."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError:
         return True
