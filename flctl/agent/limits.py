@@ -56,7 +56,8 @@ class Pace:
         return recent[-self._most] + HOUR_S - now
 
     def begins(self, what: str, now: float) -> None:
-        self._begun.setdefault(what, []).append(now)
+        if self._most:
+            self._begun.setdefault(what, []).append(now)
 
     @property
     def begun(self) -> dict[str, list[float]]:

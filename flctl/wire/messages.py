@@ -104,7 +104,7 @@ class Limits(Part, frozen=True):
     """Fewest batches of a round."""
     max_model_mb: Annotated[int, Meta(ge=1, le=2**15)] = 1024
     """Largest model that is fetched, in MiB."""
-    max_rounds_per_hour: Annotated[int, Meta(ge=0, le=10**6)] = 1000
+    max_rounds_per_hour: Annotated[int, Meta(ge=0, le=10**6)] = 0
     """Most rounds that it begins within any hour, and as many evaluations; 0: no limit."""
 
 
