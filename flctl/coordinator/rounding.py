@@ -81,6 +81,8 @@ class RoundInProgress:
         self._retry_at = math.inf
         """When the next attempt begins, after one that has failed."""
         self._closed = False
+        self.committing = False
+        """Its commit is on its way to the journal: it will stand there, whatever happens now."""
 
     def begin(self) -> None:
         """Invite. Raises FlctlError when the disk fails."""
@@ -284,9 +286,11 @@ class RoundInProgress:
             context.journal.append([event])
             return event
 
+        self.committing = True
         context.disk.submit(work, self._on_committed)
 
     def _on_committed(self, event: happened.Round | None, error: BaseException | None) -> None:
+        self.committing = False
         if self._closed:
             return
         if event is None:

@@ -48,6 +48,8 @@ class Training:
         self._round: RoundInProgress | None = None
         self._unsettled: happened.Round | None = None
         self._ending = False
+        self._ends_with: happened.AnyEvent | None = None
+        """The end that comes after the commit which is being written."""
         self._waiting_told = -math.inf
         self.ended = False
 
@@ -231,6 +233,9 @@ class Training:
                 member.last_round = event.round
         logger.info("%s head=%s", event.for_log(), head)
         self._unsettled = event
+        if self._ends_with is not None:
+            self._end(self._ends_with)
+            return
         self._gather()
 
     def _settle(self) -> None:
@@ -277,6 +282,11 @@ class Training:
 
     def _end(self, event: happened.AnyEvent) -> None:
         if self._ending:
+            return
+        event = self._ends_with or event
+        if self._round is not None and self._round.committing:
+            # The round is in the journal, or will be: best and last have to be its models.
+            self._ends_with = event
             return
         self._ending = True
         self._leave_round()

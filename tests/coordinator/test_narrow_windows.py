@@ -1,8 +1,14 @@
 """What goes wrong between two steps: somebody is gone while he is told something, and the like."""
 
+import hashlib
+from collections.abc import Sequence
+
+import pytest
 from memory_fleet import MemoryFleet
 
-from flctl.coordinator.runs import RunFolder, RunsOver
+from flctl.coordinator.journal import Journal
+from flctl.coordinator.runs import RunFolder, RunsOver, all_runs
+from flctl.core.history import AnyEvent, Round
 from flctl.errors import StateError
 from flctl.transport.channel import Sent
 from flctl.transport.gate import Gate
@@ -158,3 +164,27 @@ def test_a_disk_that_fails_while_somebody_joins_does_not_send_him_away(fleet, mo
     link.send(framing.encode(Join(token=token, name="pi-09")))
     fleet.coordinator.step()
     assert isinstance(said(), Joined)
+
+
+def test_a_stop_while_a_round_is_written_down_comes_after_it(
+    fleet: MemoryFleet, monkeypatch: pytest.MonkeyPatch
+):
+    """The journal has the round, so best and last are its models, it is told, and no spool is
+    left: the stop waits for the few milliseconds of the write."""
+    append = Journal.append
+
+    def interrupted(self: Journal, events: Sequence[AnyEvent], sync: bool = True) -> None:
+        if any(isinstance(event, Round) and event.round == 2 for event in events):
+            assert fleet.coordinator is not None and fleet.coordinator.training is not None
+            fleet.coordinator.training.stop("stopped by an operator")
+        append(self, events, sync)
+
+    monkeypatch.setattr(Journal, "append", interrupted)
+    fleet.start_run(rounds=5, keep_rounds=1)
+    history = fleet.finish()
+    assert (history.state, history.round) == ("stopped", 2)
+    assert [event["round"] for event in fleet.named("round")] == [1, 2]
+    (folder,) = all_runs(fleet.state)
+    last = hashlib.sha256((folder.path / "last.safetensors").read_bytes()).hexdigest()
+    assert last == history.rounds[-1].model
+    assert not (folder.path / "rounds" / "0002" / "updates").exists()
