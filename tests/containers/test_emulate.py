@@ -114,7 +114,8 @@ def fleet(images, tmp_path_factory):
     finally:
         made.emulate("down")
         assert made.things() == []
-        assert list(state.rglob("*.json")) == []
+        # What was seen of a run's journal is kept on purpose, whatever becomes of its coordinator.
+        assert [p for p in state.rglob("*.json") if p.parent.name != "heads"] == []
         made.engine.close()
 
 
