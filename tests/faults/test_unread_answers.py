@@ -53,13 +53,15 @@ def test_twelve_thousand_unread_answers(make_bed: Callable[..., Bed], row: Resul
     before = memory_mb(bed, "VmRSS")
     with Strangers(bed) as peers:
         sock = peers.dial(pair, receive_queue=1)
-        asked = sum(say(sock, Ask(id=n, what="status")) for n in range(12_000))
+        # It may ask faster than it is heard: then its connection is closed, and it is done.
+        asked = next((n for n in range(12_000) if not say(sock, Ask(id=n, what="status"))), 12_000)
         began = time.monotonic()
         assert len(bed.whole_status()["agents"]) == 62
         answered_s = time.monotonic() - began
     grown = memory_mb(bed, "VmHWM") - before
-    row.note(f"{grown:.0f} MB more; another operator was answered in {answered_s:.2f} s")
-    assert asked == 12_000 and grown < GROWTH_MB
+    row.note(f"{asked} asked, {grown:.0f} MB more; another was answered in {answered_s:.2f} s")
+    closed = "connection closed" in bed.log("coordinator")
+    assert (asked == 12_000 or (closed and asked > 1_000)) and grown < GROWTH_MB
 
 
 def test_three_thousand_hellos_and_goodbyes(make_bed: Callable[..., Bed], row: Result):
