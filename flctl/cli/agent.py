@@ -73,7 +73,7 @@ def agent(
             metavar="train|evaluate",
             envvar="FLCTL_ROLE",
             help="With 'evaluate' it never trains: its data measure every round's model, if its "
-            "key is enrolled so (flctl keys add NAME KEY --role evaluate).",
+            "key is enrolled so (flctl keys token --role evaluate).",
             rich_help_panel=WORK,
         ),
     ] = "train",

@@ -35,7 +35,7 @@ class Book(Protocol):
     def keys(self) -> dict[str, Any]: ...
     def add_key(self, name: str, key: str, role: str) -> None: ...
     def revoke(self, name: str) -> list[str]: ...
-    def token(self, ttl_s: float, uses: int, deal: "Deal | None") -> str: ...
+    def token(self, ttl_s: float, uses: int, deal: "Deal | None", evaluates: bool) -> str: ...
     def close_tokens(self, ids: Sequence[str] | None) -> list[str]: ...
     def invite(self, ttl_s: float) -> dict[str, Any]: ...
     def rotate_server(self, step: str, overlap_s: float, anyway: bool) -> dict[str, Any]: ...
@@ -123,6 +123,13 @@ def token(
         str, typer.Option(metavar="TIME", help="How long it can be used: 90s, 10m, 2h, 7d.")
     ] = "10m",
     uses: Annotated[int, typer.Option(metavar="N", help="How many agents may join with it.")] = 1,
+    role: Annotated[
+        str,
+        typer.Option(
+            metavar="agent|evaluate",
+            help="agent: they train. evaluate: they only measure models.",
+        ),
+    ] = "agent",
     shards: Shards = None,
     partition: Partition = None,
     alpha: Alpha = None,
@@ -141,9 +148,11 @@ def token(
     from flctl.cli.output import hint, print_line
 
     lasts_s = seconds(ttl, "--ttl")
+    if role not in ("agent", "evaluate"):
+        raise UsageError(f"--role {role}: agent or evaluate; keys add enrols operators")
     dealt = deal(shards, partition, alpha, shard_seed)
     with _book(state, context) as book:
-        print_line(book.token(lasts_s, uses, dealt))
+        print_line(book.token(lasts_s, uses, dealt, role == "evaluate"))
     hint(f"good for {uses} within {ttl}; use it with: flctl agent --join-token-file FILE")
 
 
@@ -183,12 +192,15 @@ def tokens(
     elif not found["tokens"]:
         output.print_line("no join token is open; open one with: flctl keys token")
     else:
-        made = output.table("token", "closes in", ">uses left", "deals", "opened", "made by")
+        made = output.table(
+            "token", "closes in", ">uses left", "role", "deals", "opened", "made by"
+        )
         for token in found["tokens"]:
             made.add_row(
                 token["id"],
                 output.span(token["closes_in_s"]),
                 str(token["uses_left"]),
+                token.get("role", "agent"),
                 _dealt(token["deal"]),
                 time.strftime("%Y-%m-%d %H:%M", time.localtime(token["opened"])),
                 token["by"] or "-",
@@ -334,10 +346,10 @@ class _Folder:
     def revoke(self, name: str) -> list[str]:
         return [token.id for token in self._keyring.revoke(name)]
 
-    def token(self, ttl_s: float, uses: int, deal: "Deal | None") -> str:
+    def token(self, ttl_s: float, uses: int, deal: "Deal | None", evaluates: bool) -> str:
         from flctl.transport.channel import LOCAL
 
-        return self._keyring.new_token(ttl_s, uses, deal, LOCAL)
+        return self._keyring.new_token(ttl_s, uses, deal, LOCAL, evaluates)
 
     def token_id(self, text: str) -> str | None:
         token = self._keyring.open_token(text)

@@ -278,8 +278,10 @@ class Control:
         return {"name": order.name, "closed": [token.id for token in closed]}
 
     def _new_token(self, asked: Asked, order: q.NewToken) -> Any:
-        keyring = self._coordinator.keyring
-        return {"token": keyring.new_token(order.ttl_s, order.uses, order.deal, asked.source)}
+        token = self._coordinator.keyring.new_token(
+            order.ttl_s, order.uses, order.deal, asked.source, order.evaluates
+        )
+        return {"token": token}
 
     def _close_tokens(self, _: Asked, order: q.CloseTokens) -> Any:
         closed = self._coordinator.keyring.close_tokens(order.ids)

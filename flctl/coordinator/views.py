@@ -31,6 +31,7 @@ def shown_tokens(keyring: Keyring) -> list[dict[str, Any]]:
             "closes_in_s": round(token.expires - now, 1),
             "uses_left": token.uses_left,
             "deal": None if token.deal is None else msgspec.to_builtins(token.deal),
+            "role": EVALUATE if token.evaluates else "agent",
             "by": token.by or None,
         }
         for token in keyring.open_tokens()

@@ -87,6 +87,7 @@ class OpenToken(Struct, frozen=True):
     expires: float
     closes_in_s: float
     uses_left: Natural
+    role: Short = "agent"
     by: Short | None = None
 
 

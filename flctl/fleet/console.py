@@ -169,9 +169,13 @@ class Console:
     def uncordon(self, agent: str) -> None:
         self._ask("uncordon", name=agent)
 
-    def token(self, ttl_s: float, uses: int, deal: Deal | None = None) -> str:
-        dealt = {} if deal is None else {"deal": msgspec.to_builtins(deal)}
-        body = self._ask("token", ttl_s=ttl_s, uses=uses, **dealt)
+    def token(
+        self, ttl_s: float, uses: int, deal: Deal | None = None, evaluates: bool = False
+    ) -> str:
+        more: dict[str, Any] = {} if deal is None else {"deal": msgspec.to_builtins(deal)}
+        if evaluates:
+            more["evaluates"] = True
+        body = self._ask("token", ttl_s=ttl_s, uses=uses, **more)
         return answers.read(answers.Token, body, self.where).token
 
     def close_tokens(self, ids: Sequence[str] | None) -> list[str]:

@@ -25,18 +25,17 @@ def within(
     return replace(training, drop_last=True), rest
 
 
-def check_batches(batches: Sequence[Indices], limits: Limits | None) -> None:
-    """Raises OwnerRefuses when a round of these batches trains on too little."""
-    if limits is None:
-        return
+def check_batches(batches: Sequence[Indices], steps: int, limits: Limits) -> None:
+    """Raises OwnerRefuses when a round of so many steps, which begins with these batches, trains
+    on too little."""
     smallest = min(map(len, batches))
     if smallest < limits.min_batch_size:
         raise OwnerRefuses(
             f"a batch of {smallest} examples is below --min-batch-size {limits.min_batch_size}"
         )
-    if len(batches) < limits.min_batches:
+    if steps < limits.min_batches:
         raise OwnerRefuses(
-            f"a round of {len(batches)} batches is below --min-batches {limits.min_batches}"
+            f"a round of {steps} batches is below --min-batches {limits.min_batches}"
         )
     _check_examples(len(np.unique(np.concatenate(batches))), limits, "a round on")
 

@@ -1,6 +1,6 @@
 """Which examples make which batch: a pure function of seed, agent and position."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -57,7 +57,7 @@ class BatchPlan:
         return self._order[1]
 
 
-def load(task: Task, examples: Examples, batches: list[Indices]) -> Iterator[Batch]:
+def load(task: Task, examples: Examples, batches: Iterable[Indices]) -> Iterator[Batch]:
     """The batches with those indices, in that order, on the CPU. Raises TaskError."""
     own_collate = type(task).collate is not Task.collate
     if not own_collate and task.workers == 0:
@@ -68,7 +68,7 @@ def load(task: Task, examples: Examples, batches: list[Indices]) -> Iterator[Bat
     try:
         yield from DataLoader(
             examples if own_collate else _InBatches(examples),
-            batch_sampler=[indices.tolist() for indices in batches],
+            batch_sampler=(indices.tolist() for indices in batches),
             collate_fn=collate,
             num_workers=task.workers,
             # Its own, so that loading takes nothing from the generator that dropout uses.

@@ -1,10 +1,11 @@
 """Local training: ClientUpdate of McMahan et al. 2017, Algorithm 1."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -69,8 +70,10 @@ def train_locally(
     training, left_out = within(training, len(examples), limits)
     plan = BatchPlan(len(examples), training, seed=seed, agent=agent)
     steps = plan.steps(training)
-    batches = [plan.batch(position + step) for step in range(steps)]
-    check_batches(batches, limits)
+    if limits is not None:
+        # Of more than two epochs, these have every example and the shortest batch.
+        first = range(position, position + min(steps, 2 * plan.per_epoch))
+        check_batches([plan.batch(number) for number in first], steps, limits)
     model = task.model()
     assign(model, start)
     model.to(device).train()
@@ -79,7 +82,9 @@ def train_locally(
     loss_of = task.training_loss(examples)
 
     torch.manual_seed(derive(seed, "train", agent, round_id))
-    losses = []
+    seen = np.zeros(len(examples), dtype=bool)
+    batches = _drawn(plan, range(position, position + steps), seen)
+    total = loss = 0.0
     for step, (x, y) in enumerate(load(task, examples, batches), start=1):
         batch = (task.inputs(x.to(device), training=True), y.to(device))
         loss = _step(task, model, optimizer, loss_of, batch, anchor, training.proximal_mu)
@@ -89,30 +94,41 @@ def train_locally(
                 f"the loss is {loss}; begin a new run with a lower lr"
                 + (" or proximal_mu" if training.proximal_mu else "")
             )
-        losses.append(loss)
+        total += loss
         if on_step is not None:
             on_step(step, steps, loss)
 
     return LocalResult(
         state=snapshot(model),
-        examples=_weight(examples, batches, training),
+        examples=_weight(seen, training),
         batches=steps,
-        loss=sum(losses) / steps,
-        last_loss=losses[-1],
+        loss=total / steps,
+        last_loss=loss,
         exhausted=position + steps >= plan.per_epoch,
         left_out=left_out,
     )
 
 
-def _weight(examples: Examples, batches: Sequence[Indices], training: LocalTraining) -> int:
+def _drawn(
+    plan: BatchPlan, positions: Iterable[int], seen: npt.NDArray[np.bool_]
+) -> Iterator[Indices]:
+    """The batches at `positions`, one at a time: a round may have a million. Marks their
+    examples in `seen`."""
+    for position in positions:
+        indices = plan.batch(position)
+        seen[indices] = True
+        yield indices
+
+
+def _weight(seen: npt.NDArray[np.bool_], training: LocalTraining) -> int:
     """nₖ of McMahan et al. 2017, with which Σ nₖ/n · Fₖ is the loss over everybody's examples.
 
     Agents that stop after the same number of batches are at the same point of their way: what
     they have touched so far says nothing of how much data they speak for.
     """
     if training.federate_after_n_batches is not None:
-        return len(examples)
-    return len(np.unique(np.concatenate(batches)))
+        return len(seen)
+    return int(np.count_nonzero(seen))
 
 
 def _step(

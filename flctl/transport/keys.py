@@ -196,14 +196,21 @@ class Keyring:
         with self._changing() as allowed:
             return allowed.revoke(name, self._clock())
 
-    def new_token(self, ttl_s: float, uses: int, deal: Deal | None = None, by: str = "") -> str:
+    def new_token(
+        self,
+        ttl_s: float,
+        uses: int,
+        deal: Deal | None = None,
+        by: str = "",
+        evaluates: bool = False,
+    ) -> str:
         """Open the door for `uses` joins within `ttl_s` seconds: the token, to be passed on.
 
         With `deal`, each of them who asks for it gets a part of the data of its own. `by` is
-        who opens it. Raises UsageError for bounds that are too wide, AccessError when too many
-        are open.
+        who opens it. With `evaluates`, they are enrolled to measure models. Raises UsageError for
+        bounds that are too wide, AccessError when too many are open.
         """
-        text, token = new_token(ttl_s, uses, self._clock(), deal, by)
+        text, token = new_token(ttl_s, uses, self._clock(), deal, by, evaluates)
         with self._changing() as allowed:
             if sum(known.is_open(token.opened) for known in allowed.tokens) >= MOST_OPEN:
                 raise AccessError(
@@ -291,7 +298,14 @@ class Keyring:
             index = find_open(allowed.tokens, token, now)
             chosen = name if name is not None else allowed.free_name()
             spent = allowed.tokens[index]
-            entry = Entry(name=chosen, key=key, role="agent", added=now, token=spent.id)
+            entry = Entry(
+                name=chosen,
+                key=key,
+                role="agent",
+                added=now,
+                evaluates=spent.evaluates,
+                token=spent.id,
+            )
             allowed.insert(entry)
             allowed.tokens[index] = structs.replace(spent, uses_left=spent.uses_left - 1)
             return _with_shard(allowed, entry, token, now, spent) if shard else entry

@@ -37,6 +37,8 @@ class Token(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_
     uses_left: int
     deal: Deal | None = None
     """What is dealt to those who join with it and ask for a shard."""
+    evaluates: bool = False
+    """Whether those who join with it may measure models, instead of training."""
     by: Annotated[str, Meta(max_length=63)] = ""
     """Name of the operator who made it, LOCAL for the coordinator's own user, BY_INVITATION, or
     "" where an older version made it."""
@@ -55,7 +57,7 @@ class Token(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_
 
 
 def new_token(
-    ttl_s: float, uses: int, now: float, deal: Deal | None, by: str = ""
+    ttl_s: float, uses: int, now: float, deal: Deal | None, by: str = "", evaluates: bool = False
 ) -> tuple[str, Token]:
     """A token of 160 random bits as text, and what is to be kept of it. Raises UsageError.
 
@@ -66,6 +68,8 @@ def new_token(
             f"a token lives for up to {LONGEST_TTL_S / 86_400:.0f} days and has 1 to {MOST_USES} "
             "uses; a larger fleet joins with several tokens"
         )
+    if evaluates and deal is not None:
+        raise UsageError("an agent that evaluates brings its own data: --shards deals none to it")
     text = PREFIX + secrets.token_hex(_BYTES)
     salt = secrets.token_hex(16)
     return text, Token(
@@ -75,6 +79,7 @@ def new_token(
         expires=now + ttl_s,
         uses_left=uses,
         deal=deal,
+        evaluates=evaluates,
         by=by,
     )
 

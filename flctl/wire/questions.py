@@ -126,6 +126,7 @@ class NewToken(Order, frozen=True, tag="token"):
     ttl_s: float
     uses: Natural
     deal: Deal | None = None
+    evaluates: bool = False
 
 
 class CloseTokens(Order, frozen=True, tag="token-close"):

@@ -91,9 +91,9 @@ def test_a_far_operator_lists_and_closes_tokens(connect, flctl, fleet, tmp_path)
     """Its name stands there as that of who made it; discover warns."""
     connect("admin")
     far = ("--state", tmp_path / "far")
-    flctl("keys", "token", "--uses", "2", *far)
+    flctl("keys", "token", "--uses", "2", "--role", "evaluate", *far)
     (token,) = json.loads(flctl("keys", "tokens", "--json", *far).out)
-    assert (token["by"], token["uses_left"]) == ("me", 2)
+    assert (token["by"], token["uses_left"], token["role"]) == ("me", 2, "evaluate")
     fleet[1].add("pi-01", "0" * 40, "agent")
     assert "1 join token open, 2 uses left" in flctl("discover").out
     assert "1 join token open, 2 uses left" in flctl("status", *far).out

@@ -9,6 +9,7 @@ from flctl.learning.state import snapshot
 from flctl.learning.task import initial_model
 from flctl.learning.training import LocalResult, train_locally
 from flctl.settings import LocalTraining
+from flctl.wire.messages import Limits
 
 
 def train(task, start, examples, *, agent="pi-1", position=0, round_id=1, seed=1, **training):
@@ -227,3 +228,29 @@ def test_loader_processes_change_nothing(blobs, start, points):
     plain = train(blobs, start, points(50))
     blobs.workers = 1
     assert equal(train(blobs, start, points(50)).state, plain.state)
+
+
+def test_a_long_round_begins_at_once(blobs, start, points):
+    """The owner of the device may stop it at any step, however many are asked for."""
+
+    class EnoughError(Exception):
+        pass
+
+    def on_step(step: int, steps: int, loss: float) -> None:
+        assert steps == 3 * 10**9
+        if step == 3:
+            raise EnoughError
+
+    with pytest.raises(EnoughError):
+        train_locally(
+            blobs,
+            start,
+            points(50),
+            LocalTraining(epochs=10**9, batch_size=16),
+            seed=1,
+            agent="pi-01",
+            round_id=1,
+            position=0,
+            on_step=on_step,
+            limits=Limits(),
+        )

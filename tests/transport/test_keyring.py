@@ -14,6 +14,7 @@ from flctl.errors import AccessError, StateError, UsageError
 from flctl.transport.keypair import KeyPair, public_key
 from flctl.transport.keys import WAITING, Keyring
 from flctl.transport.tokens import KEEP_S, KEPT, MOST_OPEN
+from flctl.wire.messages import Deal
 
 HOUR = 3600.0
 
@@ -242,6 +243,17 @@ def test_a_token_enrols_under_the_next_free_name(keyring, pool):
     assert keyring.role_of(pool[3]) is None
     with pytest.raises(AccessError, match="used up"):
         keyring.redeem(token, pool[3], None)
+
+
+def test_a_token_says_who_may_measure_models(keyring, pool):
+    """It stands in the enrolment, and outlives the token; such a token deals no data."""
+    trains, measures = keyring.new_token(HOUR, 1), keyring.new_token(HOUR, 1, evaluates=True)
+    keyring.redeem(trains, pool[0], "pi-01")
+    keyring.redeem(measures, pool[1], "pi-test")
+    again = Keyring(keyring.path.parent)
+    assert not again.evaluates(pool[0]) and again.evaluates(pool[1])
+    with pytest.raises(UsageError, match="deals none"):
+        keyring.new_token(HOUR, 1, Deal(of=2, partition="iid"), evaluates=True)
 
 
 def test_a_token_expires_by_the_clock_of_the_coordinator(keyring, pool, clock):
