@@ -55,8 +55,8 @@ def test_runs_of_version_0_1_are_computed_again_as_they_were(
 ):
     """They counted what was touched: the journal says so."""
 
-    def touched(examples: object, batches: list[np.ndarray], asked: object) -> int:
-        return len(np.unique(np.concatenate(batches)))
+    def touched(seen: np.ndarray, asked: object) -> int:
+        return int(np.count_nonzero(seen))
 
     with monkeypatch.context() as patched:
         patched.setattr(training, "_weight", touched)
