@@ -94,7 +94,7 @@ $(VENV)/.installed: pyproject.toml | $(BIN)/pip
 	@touch $@ $(VENV)/.installed-demo
 
 $(VENV)/.installed-demo: pyproject.toml | $(BIN)/pip
-	$(PIP) install --quiet -e '.[plot]'
+	$(PIP) install --quiet -e '.[train,plot]'
 	@touch $@
 
 # Apart from the others, because Ansible's collections are half a gigabyte.

@@ -2,7 +2,8 @@
 
     FlctlError                    exit code 1: it was tried and failed
     ├── UsageError                exit code 2: the command or its settings are wrong
-    │   └── SettingsError         a key or value of a run's settings
+    │   ├── SettingsError         a key or value of a run's settings
+    │   └── NeedsExtra            a package that comes with an extra is not installed
     ├── DataError                 data are incomplete, empty, damaged or out of range
     │   └── OtherData             they are not of the kind that the task reads
     ├── CheckpointError           not a checkpoint, damaged, or of another model
@@ -69,6 +70,10 @@ class UsageError(FlctlError):
 
 
 class SettingsError(UsageError):
+    pass
+
+
+class NeedsExtra(UsageError):
     pass
 
 

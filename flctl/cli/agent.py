@@ -203,7 +203,9 @@ def agent(
     agent a state folder of its own: its key pair is made there.
     """
     from flctl.agent.main import run_agent
+    from flctl.extras import needs_torch
 
+    needs_torch("an agent")
     config = {
         "coordinator": coordinator,
         "server_key": _server_key(server_key, server_key_file),

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from flctl.cli import logs
+from flctl.cli.errors import warn
 from flctl.cli.options import State, Verbose, path, state_folder
 from flctl.cli.shards import Alpha, Partition, Seed, Shards, deal
 from flctl.cli.values import seconds
@@ -72,6 +73,7 @@ def coordinator(
     A run goes on when this process is killed and started again.
     """
     from flctl.coordinator.main import run_coordinator
+    from flctl.extras import HOW, has_torch
 
     heartbeat_s = seconds(heartbeat, "--heartbeat")
     if not 1 <= heartbeat_s <= 600:
@@ -85,6 +87,8 @@ def coordinator(
             raise UsageError(f"--test-data {named}: there is no such file or folder")
     folder = state_folder(state)
     logs.set_up(verbose)
+    if not has_torch():
+        warn(f"no run can begin here: first models and tests need torch: {HOW}")
 
     def ready(endpoint: str, server_key: str) -> None:
         from flctl.cli.output import print_line

@@ -47,11 +47,13 @@ def demo(
     from flctl.cli.models import copy_model, writable
     from flctl.cli.output import print_line, program, shown
     from flctl.cli.watching import watcher
+    from flctl.extras import needs_torch
     from flctl.files import make_folder
     from flctl.fleet.comparison import Comparison, beside
     from flctl.fleet.driving import drive_local
 
     needs_matplotlib()
+    needs_torch("the demo")
     folder = out.expanduser().absolute()
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"--out {out}: is not a folder")

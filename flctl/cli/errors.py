@@ -18,6 +18,7 @@ import typer
 
 from flctl.cli.output import drop, print_json
 from flctl.errors import FlctlError, TaskError, printable
+from flctl.extras import as_missing_torch
 
 INTERRUPTED = 130
 DETAILS = "FLCTL_DETAILS"
@@ -97,6 +98,7 @@ def _tell(app: typer.Typer, error: BaseException, args: Sequence[str]) -> int:
 def _in_words(app: typer.Typer, error: Any, args: Sequence[str]) -> tuple[str, int]:
     """The line and the exit code."""
     verbose = any(arg in ("-v", "--verbose") for arg in args) or DETAILS in os.environ
+    error = as_missing_torch(error, "this command")
     if isinstance(error, FlctlError):
         if verbose and isinstance(error, TaskError) and error.__cause__ is not None:
             traceback.print_exception(error.__cause__)  # of the user's own code

@@ -1,5 +1,6 @@
 """`flctl runs export`: a run's model or figures for other programs."""
 
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import typer
 from flctl.cli.flags import OWN_DATA
 from flctl.cli.options import Context, Json, OfTask, Run, State, path
 from flctl.errors import UsageError, printable
+from flctl.extras import needs_torch
 
 if TYPE_CHECKING:
     from flctl.records.recorded import RecordedRun
@@ -116,10 +118,12 @@ def _check(
         from flctl.records.tensorboard import needs_tensorboard
 
         needs_tensorboard()
-    elif format_ == "onnx":
-        from flctl.records.models import needs_onnx
+    elif format_ in ("pt", "onnx"):
+        needs_torch(f"--format {format_}")
+        if format_ == "onnx":
+            from flctl.records.models import needs_onnx
 
-        needs_onnx()
+            needs_onnx()
 
 
 def _figures(found: "RecordedRun", format_: str, out: Path | None, per_agent: bool) -> Path | None:
@@ -154,27 +158,34 @@ def _model(
     given: str | None,
 ) -> Path:
     from flctl.cli.models import writable
-    from flctl.records import models
+    from flctl.files import explained, new_file
 
     with tempfile.TemporaryDirectory(prefix="flctl-export-") as temporary:
         checkpoint = found.model(round_id, Path(temporary))
         target = writable(out, "--out", [checkpoint, *([data] if data else [])])
-        match format_:
-            case "safetensors":
-                models.save_safetensors(checkpoint, target)
-            case "pt":
-                models.save_pt(checkpoint, target)
-            case _:
-                from flctl.cli.patience import reading, waiting
-                from flctl.learning.registry import task_to_load
-                from flctl.learning.task import load_task
+        if format_ == "safetensors":
+            with (
+                explained(target, "save the model", "--out"),
+                new_file(target) as file,
+                checkpoint.open("rb") as model,
+            ):
+                shutil.copyfileobj(model, file)
+            return target
+        from flctl.records import models  # loads torch
 
-                task = load_task(task_to_load(given, found.task, f"run {found.name}"))
-                where = data or next(_data_of(found), None)
-                with reading(where):
-                    example = models.example_input(task, where)
-                with waiting("expressing the model in ONNX"):
-                    models.save_onnx(task, checkpoint, example, target)
+        if format_ == "pt":
+            models.save_pt(checkpoint, target)
+            return target
+        from flctl.cli.patience import reading, waiting
+        from flctl.learning.registry import task_to_load
+        from flctl.learning.task import load_task
+
+        task = load_task(task_to_load(given, found.task, f"run {found.name}"))
+        where = data or next(_data_of(found), None)
+        with reading(where):
+            example = models.example_input(task, where)
+        with waiting("expressing the model in ONNX"):
+            models.save_onnx(task, checkpoint, example, target)
     return target
 
 

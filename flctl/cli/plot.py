@@ -59,10 +59,10 @@ def _classes(found: "RecordedRun", given: str | None) -> tuple[str, ...]:
     score = found.rounds[-1].metrics
     count = len(score.confusion) if score is not None else 0
     if count:
-        from flctl.learning.registry import task_to_load
-        from flctl.learning.task import load_task
+        with contextlib.suppress(FlctlError, ModuleNotFoundError):  # without torch no task loads
+            from flctl.learning.registry import task_to_load
+            from flctl.learning.task import load_task
 
-        with contextlib.suppress(FlctlError):
             names = tuple(load_task(task_to_load(given, found.task, found.name)).classes)
             if len(names) == count:
                 return names

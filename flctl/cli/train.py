@@ -226,8 +226,10 @@ def _drive(
     from flctl.cli.checkpoints import expect_task
     from flctl.coordinator.journal import as_json, chain_of, read_events
     from flctl.coordinator.runs import RunFolder
+    from flctl.extras import needs_torch
     from flctl.fleet.driving import drive_local, drive_virtual
 
+    needs_torch("to train on this machine")
     if resume is not None:
         folder = RunFolder.find(state, resume)
         expect_task(folder, task)

@@ -5,7 +5,6 @@ import importlib.util
 import io
 import json
 import logging
-import shutil
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,12 +22,6 @@ from flctl.learning.task import Task
 
 BATCH = 2
 """Examples that a model is traced with; 1 would be taken for a size that is fixed."""
-
-
-def save_safetensors(checkpoint: Path, target: Path) -> None:
-    """A copy of it. Raises StateError."""
-    with _into(target) as out, checkpoint.open("rb") as file:
-        shutil.copyfileobj(file, out)
 
 
 def save_pt(checkpoint: Path, target: Path) -> None:

@@ -26,6 +26,7 @@ from flctl.errors import (
     WireError,
     is_out_of_memory,
 )
+from flctl.extras import as_missing_torch
 from flctl.worker.jobs import (
     AnyEvent,
     AnyJob,
@@ -114,6 +115,7 @@ class Runner:
 
 def failure_of(error: BaseException) -> JobFailed:
     """What the supervisor is told: a kind, and one line without a traceback."""
+    error = as_missing_torch(error, f"the worker on {socket.gethostname()}")
     if isinstance(error, FlctlError):
         return JobFailed(kind=_kind(error), message=_one_line(str(error)))
     frames = traceback.extract_tb(error.__traceback__)
