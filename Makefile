@@ -15,7 +15,7 @@ BENCH_ARGS ?= --agents 3 --model-mb 1.72
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-containers test-hosts test-arm test-faults check lint-playbooks audit lock fuzz format bench images image-arm64 coordinator-arm64 clean
+.PHONY: help install demo test test-containers test-hosts test-arm test-faults check lint-playbooks audit lock fuzz format bench images images-all image-arm64 coordinator-arm64 clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -75,8 +75,10 @@ bench: install ## Measure a round against the two floors; BENCH_ARGS='--agents 1
 	$(BIN)/python benchmarks/round_overhead.py $(BENCH_ARGS)
 
 images: ## Build the images of the agent and the coordinator for this machine (needs Docker)
-	scripts/image/build agent
-	scripts/image/build coordinator
+	scripts/image/build agent coordinator
+
+images-all: ## Those for this machine and those for a Raspberry Pi, with one command
+	scripts/image/build all
 
 image-arm64: ## Build the agent's image for a Raspberry Pi, through qemu where this is no ARM
 	scripts/image/build agent-arm64

@@ -24,10 +24,30 @@ def test_an_image_says_what_it_is(image):
     labels = config["Labels"]
     assert labels["org.opencontainers.image.version"] == __version__
     assert re.fullmatch(r"[0-9a-f]{40}|unknown", labels["org.opencontainers.image.revision"])
+    assert labels["org.opencontainers.image.licenses"] == "Apache-2.0"
+    assert labels["org.opencontainers.image.base.name"].startswith("debian")
     assert config["User"] == "7700:7700"
     assert config["Entrypoint"] == ["flctl"]
     assert config["Healthcheck"]["Test"] == ["CMD", "flctl", "health"]
     assert list(config["Volumes"]) == ["/var/lib/flctl"]
+
+
+@pytest.mark.parametrize(
+    ("group", "targets"),
+    [("default", ["agent", "coordinator"]), ("pi", ["agent-arm64", "coordinator-arm64"])],
+)
+def test_one_command_builds_all_that_are_asked_for(group, targets):
+    """Both images of a processor have one base and one context, hence one layer with torch."""
+    found = json.loads(
+        docker("buildx", "bake", "--file", ROOT / "docker-bake.hcl", "--print", group)
+    )
+    assert sorted(found["target"]) == targets
+    agent, coordinator = (found["target"][name] for name in targets)
+    assert (agent["dockerfile"], coordinator["dockerfile"]) == (
+        "Dockerfile.arm64",
+        "Dockerfile.coordinator",
+    )
+    assert agent["args"] == coordinator["args"] and agent["context"] == coordinator["context"]
 
 
 @both
