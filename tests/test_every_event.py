@@ -420,6 +420,7 @@ READ_BY: dict[str, tuple[Reader, ...]] = {
     "cli/export.py": (runs_export_csv, runs_export_model, runs_export_tensorboard),
     "cli/finding.py": (runs_list, runs_show),
     "cli/lines.py": (train_in_lines, train_json),
+    "cli/live.py": (train_live,),
     "cli/plot.py": (runs_plot,),
     "cli/run_picture.py": (runs_plot,),
     "cli/runs.py": (runs_list, runs_show, runs_replay, runs_verify),

@@ -153,7 +153,7 @@ def _table(lines: list["Line"]) -> None:
 
     outcomes = {line.id: line for line in lines if line.outcome in ("done", "failed")}
     begun = {line.id for line in lines if line.outcome == "begun"}
-    made = output.table("at (UTC)", "who", "from", "action", "arguments", "outcome", "")
+    made = output.table("at (UTC)", "who", "from", "action", "arguments", "outcome", "~")
     for line in lines:
         if line.outcome in ("done", "failed") and line.id in begun:
             continue

@@ -56,9 +56,10 @@ def discover(
             f"flctl keys token{options}"
         )
     else:
-        made = output.table("agent", "host", "state", "version", "what to do")
-        made.columns[4].no_wrap = False
-        made.columns[4].overflow = "fold"
+        made = output.table(
+            "agent", "host", "state", "version", "~what to do",
+            yields=("version", "host"), note_lines=None,
+        )  # fmt: skip
         for row in rows:
             shown = Text(row.state, style=STYLES.get(row.state, "red"))
             made.add_row(

@@ -11,6 +11,7 @@ import typer
 
 from flctl.cli.flags import OWN_DATA
 from flctl.cli.options import Context, Json, OfTask, Run, State, path
+from flctl.core.history import BEST
 from flctl.errors import UsageError, printable
 from flctl.extras import needs_torch
 
@@ -48,7 +49,7 @@ def export(
         str | None,
         typer.Option(
             metavar="best|last|ROUND",
-            help="The model of which round; best is the one with the least loss.  [default: last]",
+            help=f"The model of which round; best: of {BEST}.  [default: last]",
             show_default=False,
         ),
     ] = None,

@@ -2,19 +2,21 @@
 
 import time
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from types import TracebackType
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
 from rich.text import Text
 
-from flctl.cli.output import figure, span, table
+from flctl.cli.output import figure, span
 from flctl.cli.story import Doing, RoundLine, Story
+from flctl.cli.tables import NAME_BESIDE, Table
+from flctl.core.history import BEST
 
 ROUNDS_SHOWN = 5
 BAR_WIDTH = 24
+NARROWEST_BAR = 8
 SPARKS = "▁▂▃▄▅▆▇█"
 STYLES = {
     "waiting": "dim",
@@ -37,9 +39,11 @@ class Dashboard:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         now = self._clock()
-        # Header, headings, blank lines and the line for messages take ten.
-        room = max((options.max_height or console.height) - ROUNDS_SHOWN - 10, 3)
-        parts: list[RenderableType] = [header(self.story, now), Text()]
+        # A long name of the run and blank lines take eight, a message one for each of its lines.
+        done = len(self.story.done[-ROUNDS_SHOWN:])
+        taken = 8 + (done + 2 if done else 0) + -(-len(self.story.message) // options.max_width)
+        room = max((options.max_height or console.height) - taken, 3)
+        parts: list[RenderableType] = [header(self.story, now, options.max_width), Text()]
         if self.story.agents and not self.story.ended:
             parts += [agents(self.story, room), Text()]
         elif not self.story.ended and not self.story.message:
@@ -75,7 +79,7 @@ class LiveView:
         self._live.__exit__(kind, error, trace)
 
 
-def header(story: Story, now: float) -> RenderableType:
+def header(story: Story, now: float, width: int) -> RenderableType:
     """The run, and how far it is."""
     title = Text.assemble(
         ("flctl ", "bold"),
@@ -91,30 +95,35 @@ def header(story: Story, now: float) -> RenderableType:
     left = story.time_left(now)
     if left is not None and story.last_round < story.rounds:
         times += f", about {span(left)} left"
-    line = Table.grid(padding=(0, 1, 0, 0))
-    line.add_row(
-        Text(f"round {at}/{story.rounds}"),
-        ProgressBar(
-            total=1.0,
-            completed=story.share_done(),
-            width=40,
-            complete_style="cyan",
-            finished_style="green",
-        ),
-        Text(times, style="dim"),
-    )
-    return Group(title, line)
+    begin = f"round {at}/{story.rounds} "
+    room = min(width - len(begin) - len(times) - 1, 40)
+    share = story.share_done()
+    line = Text(begin).append_text(bar(share, room, "green" if share == 1.0 else "cyan"))
+    return Group(title, line.append(f" {times}", "dim"))
+
+
+def bar(share: float, width: int, style: str) -> Text:
+    """As many characters as there is room for; none where it could not be read."""
+    if width < NARROWEST_BAR:
+        return Text()
+    full = round(share * width)
+    return Text.assemble(("━" * full, style), ("━" * (width - full), "bright_black"))
 
 
 def agents(story: Story, room: int) -> RenderableType:
     """A row for each agent of the open round; the busiest ones when there is not room for all."""
     named = sorted(story.agents.items())
     left_out: list[tuple[str, Doing]] = []
-    if len(named) > room:
-        ranked = sorted(named, key=lambda item: (_URGENT.index(item[1].state), item[0]))
-        shown, left_out = ranked[: room - 1], ranked[room - 1 :]
-        named = sorted(shown)
-    made = table("agent", "doing", "batches", ">", ">loss", ">examples", "")
+    ranked = sorted(named, key=lambda item: (_URGENT.index(item[1].state), item[0]))
+    # A note and a long name may need a line of their own.
+    lines = [1 + bool(doing.note) + (len(name) > NAME_BESIDE) for name, doing in ranked]
+    if sum(lines) > room:
+        fit = max(sum(used < room for used in accumulate(lines)), 1)
+        named, left_out = sorted(ranked[:fit]), ranked[fit:]
+    made = Table(
+        ("agent", "doing", "batches", ">", ">loss", ">examples", "~"),
+        yields=("batches", "examples", "loss"), note_lines=1, tells=False,
+    )  # fmt: skip
     for name, doing in named:
         made.add_row(*_agent_row(name, doing))
     if not left_out:
@@ -124,28 +133,25 @@ def agents(story: Story, room: int) -> RenderableType:
     return Group(made, Text(f"… and {len(left_out)} more: {rest}", style="dim"))
 
 
-def _agent_row(name: str, doing: Doing) -> Sequence[RenderableType]:
+def _agent_row(name: str, doing: Doing) -> Sequence[str | Text]:
     style = STYLES.get(doing.state, "")
     return (
         name,
         Text(doing.state, style=style),
-        ProgressBar(
-            total=max(doing.steps, 1),
-            completed=doing.step,
-            width=BAR_WIDTH,
-            complete_style=style or "cyan",
-            finished_style="green",
-        ),
+        bar(doing.step / max(doing.steps, 1), BAR_WIDTH, style or "cyan"),
         f"{doing.step}/{doing.steps}" if doing.steps else "",
         figure(doing.loss) if doing.loss is not None else "",
         "" if doing.examples is None else str(doing.examples),
-        Text(doing.note, style="dim", overflow="ellipsis", no_wrap=True),
+        Text(doing.note, style="dim"),
     )
 
 
 def rounds(lines: Sequence[RoundLine], width: int = 2) -> RenderableType:
     """The figures of these rounds."""
-    made = table(">round", ">loss", ">accuracy", ">macro-F1", ">agents", ">took")
+    made = Table(
+        (">round", ">loss", ">accuracy", ">macro-F1", ">agents", ">took"),
+        yields=("took", "agents"), tells=False,
+    )  # fmt: skip
     for line in lines:
         metrics = line.metrics or {}
         made.add_row(
@@ -168,7 +174,7 @@ def trend(story: Story, width: int) -> RenderableType:
     return Text.assemble(
         ("accuracy  ", "dim"),
         (sparkline(values, max(width - 50, 10)), "cyan"),
-        ("  best (least loss) ", "dim"),
+        (f"  best ({BEST}) ", "dim"),
         f"{best.metrics['accuracy']:.4f}",
         (f" in round {best.round}", "dim"),
     )

@@ -6,18 +6,23 @@ import shlex
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import msgspec
 
 from flctl.errors import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from rich.console import Console
     from rich.segment import Segment
-    from rich.table import Table
+
+    from flctl.cli.tables import Table
+
+
+ENDLESS = 100_000
+"""Columns of a file or a pipe: nothing is wrapped there, left out or padded."""
 
 
 def print_json(value: Any, indent: bool | None = None) -> None:
@@ -82,28 +87,15 @@ def terminal(stderr: bool = False) -> "Console":
     plain: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}
     console = Harmless(stderr=stderr, **plain)
     if not console.is_terminal:
-        console = Harmless(stderr=stderr, width=1000, no_color=True, **plain)
+        console = Harmless(stderr=stderr, width=ENDLESS, no_color=True, **plain)
     return console
 
 
-def table(*columns: str) -> "Table":
-    """An empty table in the house's style; a column whose name begins with > is for numbers."""
-    from rich.table import Table
+def table(*columns: str, yields: "Sequence[str]" = (), note_lines: int | None = 2) -> "Table":
+    """An empty table in the house's style; see `flctl.cli.tables`, which needs rich."""
+    from flctl.cli.tables import Table
 
-    class Rows(Table):
-        """What an agent says of itself is no row of its own."""
-
-        def add_row(self, *cells: Any, **options: Any) -> None:
-            super().add_row(
-                *(printable(cell, kept="") if isinstance(cell, str) else cell for cell in cells),
-                **options,
-            )
-
-    made = Rows(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
-    for name in columns:
-        justify: Literal["right", "left"] = "right" if name.startswith(">") else "left"
-        made.add_column(name.removeprefix(">"), justify=justify, no_wrap=True)
-    return made
+    return Table(columns, yields, note_lines)
 
 
 def show(made: "Table") -> None:

@@ -9,7 +9,7 @@ from flctl.cli.bars import COLOURS
 from flctl.cli.curve import CENTRAL, FEDERATED, INK, PANELS, STYLE, apart
 from flctl.cli.output import counted
 from flctl.cli.pictures import save_picture
-from flctl.core.history import Round
+from flctl.core.history import BEST, Round
 from flctl.records.tables import by_agents, training_loss
 
 if TYPE_CHECKING:
@@ -255,7 +255,7 @@ def _below(run: "RecordedRun") -> str:
     if best is not None and best.metrics is not None and best.metrics.loss < DIVERGED:
         score = best.metrics
         said.append(
-            f"least loss {score.loss:.3f} in round {best.round}: accuracy {score.accuracy:.3f}, "
-            f"macro-F1 {score.macro_f1:.3f} on {score.examples:,} examples"
+            f"best ({BEST}) round {best.round}: loss {score.loss:.3f}, accuracy "
+            f"{score.accuracy:.3f}, macro-F1 {score.macro_f1:.3f} on {score.examples:,} examples"
         )
     return "  ·  ".join(said)

@@ -24,6 +24,7 @@ from flctl.cli.options import (
 )
 from flctl.cli.plot import plot
 from flctl.cli.values import named_paths
+from flctl.core.history import BEST
 from flctl.errors import FlctlError, UsageError
 
 if TYPE_CHECKING:
@@ -61,7 +62,10 @@ def list_(state: State = None, context: Context = None, json: Json = False) -> N
         return
     from rich.text import Text
 
-    made = output.table("run", "state", ">round", ">loss", ">accuracy", ">macro-F1", "started", "")
+    made = output.table(
+        "run", "state", ">round", ">loss", ">accuracy", ">macro-F1", "started", "~",
+        yields=("started", "macro-F1"),
+    )  # fmt: skip
     for run in found:
         made.add_row(
             run["run"],
@@ -89,7 +93,11 @@ def show(run: Run, state: State = None, context: Context = None, json: Json = Fa
         return
     compression = found["settings"].get("compression", "none")
     for name in ("run", "task", "kind", "state", "reason", "checkpoint"):
-        if found[name]:
+        if found[name] and name == "reason":
+            long = output.table("", "")
+            long.add_row(f"{name:<10}", found[name])
+            output.show(long)
+        elif found[name]:  # a path to copy stays one line
             output.print_line(f"{name:<11} {found[name]}")
     if compression != "none":
         output.print_line(f"{'compression':<11} {compression}")
@@ -102,9 +110,11 @@ def show(run: Run, state: State = None, context: Context = None, json: Json = Fa
         output.print_line(f"{'go on with':<11} {resume}")
     saved = () if compression == "none" else (">up", ">fewer", ">error")
     made = output.table(
-        ">round", ">loss", ">accuracy", ">macro-F1", ">took", *saved, ">agents", "missing"
-    )
-    rounds = history_of(found["events"]).rounds
+        ">round", ">loss", ">accuracy", ">macro-F1", ">took", *saved, ">agents", "~",
+        yields=("error", "fewer", "up", "took"),
+    )  # fmt: skip
+    history = history_of(found["events"])
+    rounds = history.rounds
     for event in rounds:
         made.add_row(
             str(event.round),
@@ -112,7 +122,13 @@ def show(run: Run, state: State = None, context: Context = None, json: Json = Fa
             output.span(event.seconds),
             *(_saved(event) if saved else ()),
             str(len(event.participants)),
-            ", ".join(event.missing),
+            f"without {', '.join(event.missing)}" if event.missing else "",
+        )
+    if (best := history.best) is not None:
+        loss, accuracy, f1 = _figures(best.metrics)
+        output.print_line(
+            f"{'best':<11} round {best.round} ({BEST}): loss {loss}, accuracy {accuracy}, "
+            f"macro-F1 {f1}"
         )
     if rounds:
         output.print_line("")
@@ -259,8 +275,9 @@ def _show_last(event: "Round") -> None:
     from flctl.cli import output
 
     made = output.table(
-        f"round {event.round}", ">examples", ">batches", ">loss", ">took", ">bytes up"
-    )
+        f"round {event.round}", ">examples", ">batches", ">loss", ">took", ">bytes up",
+        yields=("bytes up", "batches"),
+    )  # fmt: skip
     for agent, part in event.participants.items():
         made.add_row(
             agent,

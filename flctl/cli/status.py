@@ -31,8 +31,6 @@ LIVE = (
     "throttled",
 )
 """What an agent says of itself with every heartbeat."""
-NOTE_SHOWN = 100
-"""Characters of a note: a longer one would pad every row; discover and --json have all of it."""
 DIGEST_SHOWN = 12
 """Characters of a task's digest: enough to compare by eye."""
 
@@ -114,7 +112,8 @@ def picture(found: Mapping[str, Any], wide: bool = False, options: str = "") -> 
         head.append(Text(hint, style="yellow"))
     made = table(
         "agent", "state", ">round", ">examples", ">link", ">temp", "memory", ">load", "device",
-        "version", "note",
+        "version", "~note",
+        yields=("device", "load", "memory", "version", "link", "temp", "examples", "round"),
     )  # fmt: skip
     for agent in found["agents"]:
         made.add_row(*_row(agent, coordinator.get("lost_after_s", 30.0)))
@@ -167,8 +166,6 @@ def _row(agent: Mapping[str, Any], lost_after_s: float) -> list[Any]:
     held_back = agent["throttled"]
     if held_back:
         note = ", ".join(held_back) + (f"; {note}" if note else "")
-    if len(note) > NOTE_SHOWN:
-        note = f"{note[:NOTE_SHOWN].rstrip()} …"
     rtt = agent["rtt_ms"]
     return [
         agent["name"],
@@ -181,7 +178,7 @@ def _row(agent: Mapping[str, Any], lost_after_s: float) -> list[Any]:
         figure(agent["load_1m"], 2),
         " ".join(filter(None, (agent["kind"], agent["arch"]))) or "-",
         agent["version"] or "-",
-        Text(note, style="yellow", overflow="ellipsis"),
+        Text(note, style="yellow"),
     ]
 
 
@@ -203,7 +200,10 @@ def _abilities(agents: Sequence[Mapping[str, Any]]) -> Any:
     """A row for each agent and task: the digest of its code, and the data it can use."""
     from flctl.cli.output import table
 
-    made = table("agent", "task", "digest", "data set", ">examples", ">held out")
+    made = table(
+        "agent", "task", "digest", "data set", ">examples", ">held out",
+        yields=("held out", "examples", "data set"),
+    )  # fmt: skip
     for agent in agents:
         name = agent["name"]
         for task, digest in sorted(agent["tasks"].items()):
@@ -225,7 +225,7 @@ def _limits(agents: Sequence[Mapping[str, Any]]) -> Any:
 
     made = table(
         "agent", ">min examples", ">min batch size", ">min batches", ">max model",
-        ">max rounds per hour",
+        ">max rounds per hour", yields=("min batches", "min batch size", "max rounds per hour"),
     )  # fmt: skip
     for agent in agents:
         limits = agent.get("limits")  # an older agent has none, an older coordinator cannot tell

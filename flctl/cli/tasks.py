@@ -49,7 +49,9 @@ def list_(state: State = None, json: Json = False, verbose: Verbose = False) -> 
         return
     from rich.text import Text
 
-    made = output.table("task", "enabled", "digest", "package", "version", "class", "")
+    made = output.table(
+        "task", "enabled", "digest", "package", "version", "class", "~", yields=("package",)
+    )
     for listed in found:
         made.add_row(
             listed.task.name,

@@ -199,6 +199,10 @@ _ENDED: dict[type[Event], State] = {
 }
 
 
+BEST = "least loss"
+"""What makes a round the best one: the words of every screen for the rule below."""
+
+
 def best_round(losses: Mapping[int, float]) -> int | None:
     """The best of the rounds whose losses these are: the least loss, the earlier of two equals.
 

@@ -246,15 +246,15 @@ def member(name, **tasks):
     return found
 
 
-def test_status_cuts_long_notes(capsys):
-    """One of them would make every row as long."""
+def test_a_long_note_is_whole_in_a_pipe_and_pads_no_other_row(capsys):
+    """On a terminal it is cut (test_screens)."""
     one, two = member("pi-01"), member("pi-02")
     one.note = "word " * 100
     head = {"endpoint": "h:1", "version": "1", "uptime_s": 1.0, "run": None}
     agents = [agent_status(one, 0.0), agent_status(two, 0.0)]
     terminal().print(picture({"coordinator": head, "agents": agents, "waiting": []}))
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("pi-")]
-    assert rows[0].rstrip().endswith("word …") and max(map(len, rows)) < 250
+    assert rows[0].endswith(one.note.rstrip()) and len(rows[1]) < 120
 
 
 def test_status_shows_the_digests_of_tasks(capsys):
