@@ -43,6 +43,7 @@ OptimizerArgs = dict[str, float | int | bool | str | list[float]]
 RANKED = ("median", "trimmed-mean")
 """Strategies that sort what the agents sent at each place."""
 FEDPROX_MU = 0.01
+DEFAULT_QUORUM = 0.8
 
 SCHEMA = 1
 """Of `run.toml` and the journal; raised when a reader of the old form would go wrong."""
@@ -102,8 +103,9 @@ class RunSettings(LocalTraining, frozen=True, forbid_unknown_fields=True, kw_onl
     """Only these; none named: whoever is ready when a round opens."""
     fraction: Annotated[float, Meta(gt=0, le=1)] = 1.0
     """Share of the agents that a round invites (C of McMahan et al. 2017)."""
-    quorum: Annotated[float, Meta(gt=0)] = 0.8
-    """Updates that a round needs: a share of the invited up to 1, a number from 2 on."""
+    quorum: Annotated[float, Meta(gt=0)] | None = None
+    """Updates that a round needs: a share of the invited up to 1, a number from 2 on; None: all
+    but one or 80 %, whichever is fewer, and at least two where there are two."""
     deadline_s: Annotated[float, Meta(gt=0)] = 600.0
     """Seconds that a round waits for updates; starts anew after a restart."""
     wait_s: Annotated[float, Meta(ge=0)] = 60.0
@@ -131,6 +133,9 @@ class RunSettings(LocalTraining, frozen=True, forbid_unknown_fields=True, kw_onl
 
     def quorum_of(self, invited: int) -> int:
         """How many updates a round of `invited` agents needs, at least 1."""
+        if self.quorum is None:
+            most = math.ceil(DEFAULT_QUORUM * invited - 1e-9)
+            return max(1, min(2, invited), min(invited - 1, most))
         if self.quorum > 1:
             return int(self.quorum)
         return max(1, math.ceil(self.quorum * invited - 1e-9))
@@ -142,11 +147,6 @@ class RunSettings(LocalTraining, frozen=True, forbid_unknown_fields=True, kw_onl
     def fleet_for(self, invited: int) -> int:
         """The fewest agents of which a round invites at least so many."""
         return math.floor((invited - 1) / self.fraction + 1e-9) + 1
-
-    @property
-    def fleet_for_quorum(self) -> int:
-        """The fewest agents of which a round invites enough for the quorum."""
-        return self.fleet_for(int(self.quorum)) if self.quorum > 1 else 1
 
     def lr_at(self, round_id: int) -> float:
         """Learning rate of round `round_id`, counted from 1."""
@@ -290,19 +290,20 @@ def _check_together(settings: RunSettings, where: str) -> None:
         for name, value in getattr(settings, key).items():
             if not all(map(_fits, value if isinstance(value, list) else [value])):
                 raise SettingsError(f"{where}: {key}: {name} must be a finite number")
-    if settings.quorum > 1 and settings.quorum != int(settings.quorum):
+    quorum = settings.quorum or 0
+    if quorum > 1 and quorum != int(quorum):
         raise SettingsError(
-            f"{where}: quorum = {settings.quorum} is neither a share (up to 1) nor a whole number"
+            f"{where}: quorum = {quorum} is neither a share (up to 1) nor a whole number"
         )
     own = settings.local or settings.virtual
     if own is not None:
         _check_own_agents(settings, own, where)
     fleet = own or len(settings.agents) or None
     invited = settings.invited_of(fleet) if fleet is not None else None
-    if invited is not None and settings.quorum > 1 and settings.quorum > invited:
+    if invited is not None and quorum > 1 and quorum > invited:
         drawn = f", of which a round invites {invited}" if invited != fleet else ""
         raise SettingsError(
-            f"{where}: a quorum of {int(settings.quorum)} cannot be met by {fleet} agents{drawn}"
+            f"{where}: a quorum of {int(quorum)} cannot be met by {fleet} agents{drawn}"
         )
     if len(set(settings.agents)) != len(settings.agents):
         raise SettingsError(f"{where}: an agent is named twice")

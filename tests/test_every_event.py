@@ -427,6 +427,7 @@ READ_BY: dict[str, tuple[Reader, ...]] = {
     "cli/story.py": (train_in_lines, train_live),
     "cli/train.py": (train_tensorboard,),  # what it recalls
     "cli/watching.py": (train_in_lines, train_json),
+    "coordinator/awaiting.py": (lean_history,),
     "coordinator/claims.py": (lean_history,),  # the last round's participants
     "coordinator/collection.py": WRITES,
     "coordinator/context.py": WRITES,

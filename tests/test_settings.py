@@ -175,15 +175,23 @@ def test_the_quorum_is_a_share_or_a_number(quorum, invited, need):
     assert parse({"task": "ecg", "quorum": quorum}, "here").quorum_of(invited) == need
 
 
-@pytest.mark.parametrize("quorum", [0.5, 1, 2, 3, 7])
+@pytest.mark.parametrize(
+    ("invited", "need"),
+    [(1, 1), (2, 2), (3, 2), (4, 3), (5, 4), (6, 5), (10, 8), (16, 13), (300, 240)],
+)
+def test_the_default_quorum_lets_a_fleet_of_three_lose_one(invited, need):
+    """All but one or 80 %, whichever is fewer, and two where there are two."""
+    assert parse({"task": "ecg"}, "here").quorum_of(invited) == need
+
+
+@pytest.mark.parametrize("need", [1, 2, 3, 7])
 @pytest.mark.parametrize("hundredths", [1, 10, 30, 33, 50, 70, 99, 100])
-def test_the_fleet_for_a_quorum_is_the_smallest_that_is_large_enough(quorum, hundredths):
+def test_the_fleet_for_a_quorum_is_the_smallest_that_is_large_enough(need, hundredths):
     """Of one agent fewer, a round would not invite as many as the quorum asks for."""
-    run = RunSettings(task="ecg", quorum=quorum, fraction=hundredths / 100)
-    need = int(quorum) if quorum > 1 else 1
+    run = RunSettings(task="ecg", fraction=hundredths / 100)
     exact = [max(1, math.ceil(Fraction(hundredths, 100) * n)) for n in range(1, 701)]
     assert [run.invited_of(n) for n in range(1, 701)] == exact
-    assert run.fleet_for_quorum == next(n for n, drawn in enumerate(exact, 1) if drawn >= need)
+    assert run.fleet_for(need) == next(n for n, drawn in enumerate(exact, 1) if drawn >= need)
 
 
 def test_the_learning_rate_decays_down_to_its_floor():

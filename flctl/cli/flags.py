@@ -74,7 +74,9 @@ FLAGS = (
     Flag("fraction", float, FLEET, "Share of the agents that each round invites, in (0, 1].",
          "SHARE"),
     Flag("quorum", float, ROUNDS, "Updates a round needs: a share of the invited up to 1, "
-         "or a number from 2 on.", "SHARE|N"),
+         "or a number from 2 on. It counts all agents that are enrolled, or named, and not "
+         "cordoned.",
+         "SHARE|N", "all but one or 0.8, whichever is fewer, at least two"),
     Flag("deadline_s", str, ROUNDS, "How long a round waits for updates: 90, 90s, 10m, 2h.",
          "TIME", "600s", seconds),
     Flag("wait_s", str, ROUNDS, "How long to wait for enough agents before a round.",

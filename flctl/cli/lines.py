@@ -51,7 +51,10 @@ def trouble_line(event: Mapping[str, Any]) -> str:
         case "withdrawn":
             return f"{event['reason']}; the rounds after round {event['round']} are done again"
         case _:
-            return f"waiting for agents: {event.get('missing') or ''}".rstrip(": ")
+            left_s = event.get("left_s")
+            left = f", for {span(left_s)} at most" if left_s else ""
+            text = f"{place}waiting for agents: {event.get('missing') or ''}".rstrip(": ")
+            return text + left
 
 
 def as_json_event(event: Mapping[str, Any], verbose: bool) -> dict[str, Any] | None:

@@ -1,5 +1,6 @@
 """The live view of a run on a terminal: the round, each agent, the figures so far."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from itertools import accumulate
@@ -54,7 +55,9 @@ class Dashboard:
             parts += [trend(self.story, options.max_width)]
         if self.story.message and self.story.ended != "finished":
             style = "red" if self.story.ended else "yellow"
-            parts += [Text(self.story.message, style=style)]
+            until = self.story.waits_until
+            left = "" if until in (None, math.inf) else f", for {span(max(0.0, until - now))} more"
+            parts += [Text(self.story.message + left, style=style)]
         yield Group(*parts)
 
 

@@ -136,6 +136,8 @@ def picture(found: Mapping[str, Any], wide: bool = False, options: str = "") -> 
 def _run_line(run: Mapping[str, Any] | None) -> Any:
     from rich.text import Text
 
+    from flctl.cli.output import span
+
     if run is None:
         return Text("no run is in progress", style="dim")
     line = f"{run['run']}  round {run['round'] + 1}/{run['rounds']}, {run['phase']}"
@@ -143,6 +145,10 @@ def _run_line(run: Mapping[str, Any] | None) -> Any:
     waiting = run.get("waiting_for", ())  # an older coordinator leaves it out between rounds
     if waiting:
         line += f"{told}{', '.join(waiting[:5])}" + (" …" if len(waiting) > 5 else "")
+    if why := run.get("why"):
+        line += f"; away: {why}"
+    if (left_s := run.get("time_left_s")) is not None:
+        line += f"; for {span(left_s)} more"
     return Text.assemble(("run ", "bold"), line)
 
 

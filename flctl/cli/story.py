@@ -1,11 +1,14 @@
 """What a run's events add up to for somebody who watches: pure, with the time passed in."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from flctl.core.history import best_round
 
+NEWS = ("opened", "update", "agent-here", "attempt", "round", "waiting")
+"""After these it shows anew whether a round waits for agents."""
 RECENT = 5
 """Rounds whose mean length the estimate of the time left rests on."""
 
@@ -51,6 +54,10 @@ class Story:
     done: list[RoundLine] = field(default_factory=list)
     message: str = ""
     """What holds the run up just now; empty when nothing does."""
+    waits_until: float | None = None
+    """When the wait for agents ends; None while there is none."""
+    before: int = 0
+    """Rounds that were committed before watching began."""
     ended: str = ""
     """paused, failed, stopped or finished."""
 
@@ -60,14 +67,19 @@ class Story:
     def apply(self, event: Mapping[str, Any], now: float) -> None:
         """Unknown events are passed over: a newer coordinator may send more."""
         self.now = now
+        if self.waits_until is not None and event.get("event") in NEWS:
+            self.message, self.waits_until = "", None
         match event.get("event"):
             case "begun":
                 self.run = event.get("run", self.run)
+                self.before = max(self.before, event.get("round") or 0)
                 self.rounds = event.get("rounds", self.rounds)
                 self.task = event.get("task", self.task)
                 self.expected = len(event.get("agents") or ())
             case "waiting":
                 self.message = f"waiting for agents: {event.get('missing') or ''}".rstrip(": ")
+                left_s = event.get("left_s")  # an older coordinator does not say it
+                self.waits_until = math.inf if left_s is None else now + left_s
             case "opened":
                 self._open(event)
             case "progress":
@@ -93,7 +105,7 @@ class Story:
 
     @property
     def last_round(self) -> int:
-        return self.done[-1].round if self.done else 0
+        return self.done[-1].round if self.done else self.before
 
     @property
     def best(self) -> RoundLine | None:
@@ -116,11 +128,15 @@ class Story:
 
     def time_left(self, now: float) -> float | None:
         """In seconds, from the last rounds; None before the first of them."""
-        if not self.done or not self.rounds or self.ended:
+        left = self.rounds - self.last_round
+        if not self.done or left <= 0 or self.ended or self.waits_until is not None:
             return None
         recent = [line.seconds for line in self.done[-RECENT:]]
         mean = sum(recent) / len(recent)
-        return max(mean * (self.rounds - self.last_round) - (now - self.round_began), 0.0)
+        this = mean - (now - self.round_began)
+        if this <= 0 and left == 1:
+            return None  # it is late: nothing is known
+        return mean * (left - 1) + max(this, 0.0)
 
     def _open(self, event: Mapping[str, Any]) -> None:
         again = event["round"] == self.open_round

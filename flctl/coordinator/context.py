@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from flctl.coordinator.background import Background
+from flctl.coordinator.crew import Crew
 from flctl.coordinator.evaluator import Evaluator
 from flctl.coordinator.journal import Journal, as_json
 from flctl.coordinator.runs import RunFolder
-from flctl.core.history import AnyEvent, History, Started
+from flctl.core.history import AnyEvent, History, Opened, Started
 from flctl.core.roster import Roster
+from flctl.core.round import Draw
 from flctl.errors import StateError
 from flctl.settings import RunSettings
 from flctl.transport.gate import Gate
@@ -33,6 +35,9 @@ class Fleet(Protocol):
 
     def enrolled(self) -> list[str]:
         """Names of all agents that have a key."""
+
+    def trainers(self) -> list[str]:
+        """Those of them that are not enrolled to evaluate only."""
 
     def serve(self, digest: Digest, path: Path) -> None:
         """Let agents fetch the blob from this file from now on."""
@@ -74,9 +79,23 @@ class RunContext:
         """Of the newest model, in bytes."""
         return self.history.rounds[-1].size if self.history.rounds else self.started.size
 
-    def need(self, invited: int) -> int:
-        """Updates that a round of so many invited agents needs."""
-        return max(self.settings.quorum_of(invited), self.min_participants)
+    def crew(self) -> Crew:
+        fleet = self.fleet
+        return Crew(self.settings, self.started.task_digest, fleet.roster, fleet.trainers, self.run)
+
+    def opened(self, drawn: Draw, attempt: int) -> Opened:
+        """An attempt of the next round, of these. Raises StateError where the disk has no room."""
+        history = self.history
+        self.folder.room_for(self.model_size, len(drawn.invited) - len(history.accepted))
+        return Opened(
+            at=self.now(),
+            round=history.round + 1,
+            attempt=attempt,
+            base=history.base,
+            invited=drawn.invited,
+            need=drawn.need,
+            absent=drawn.absent,
+        )
 
     def now(self) -> float:
         """Seconds since 1970, for the records."""

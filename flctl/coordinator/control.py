@@ -117,7 +117,6 @@ class Control:
         coordinator = self._coordinator
         now = self._clock()
         names = set(coordinator.enrolled()) | set(coordinator.roster.members)
-        training = coordinator.training
         return {
             "coordinator": {
                 "version": __version__,
@@ -126,7 +125,7 @@ class Control:
                 "lost_after_s": coordinator.roster.lost_after_s,
                 "server_key": coordinator.keyring.server.public,
                 "rotation": coordinator.rotating.shown() if coordinator.rotating else None,
-                "run": training.status() if training is not None else None,
+                "run": coordinator.runs.status(),
             },
             "agents": [
                 agent_status(
@@ -247,6 +246,8 @@ class Control:
         """Answered when it has ended: whoever is told may begin another run."""
         training = self._coordinator.training
         folder = self._find(order.run)
+        if self._coordinator.runs.forget_paused(folder.name):
+            return {"run": folder.name}
         if training is None or training.run != folder.name:
             raise UsageError(f"run {folder.name} is not in progress")
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from flctl.coordinator.awaiting import Awaiting
 from flctl.coordinator.background import Background
 from flctl.coordinator.context import Fleet, RunContext
 from flctl.coordinator.evaluator import Evaluator, FirstModel
@@ -14,7 +15,7 @@ from flctl.coordinator.journal import Journal
 from flctl.coordinator.runs import RunFolder, all_runs
 from flctl.coordinator.starting import remove_unstarted, start_run, take_up
 from flctl.coordinator.training import Training
-from flctl.core.history import Kind
+from flctl.core.history import History, Kind
 from flctl.errors import FlctlError, RunError, UsageError
 from flctl.files import Lock
 from flctl.settings import RunSettings
@@ -37,6 +38,8 @@ class RunKeeper:
         """The run in progress."""
         self.min_participants = 1
         """No round with fewer is committed."""
+        self._awaiting: Awaiting | None = None
+        """The last run, if it is paused until enough agents are here."""
         self._state, self._fleet, self._evaluator = state, fleet, evaluator
         self._disk, self._thinking = disk, thinking
         self._clock, self._wall_clock = clock, wall_clock
@@ -75,9 +78,46 @@ class RunKeeper:
         self._expect_no_run()
         self._begin(folder)
 
+    def status(self) -> dict[str, Any] | None:
+        """Of the run in progress, or of the one that waits for agents."""
+        if self.training is not None:
+            return self.training.status()
+        return self._awaiting.status() if self._awaiting is not None else None
+
+    def on_time(self) -> None:
+        """Go on with the run that waits for agents, once they are here."""
+        waiting = self._awaiting
+        if waiting is None or self.training is not None or not waiting.is_over():
+            return
+        logger.info("run=%s goes on: enough agents are here", waiting.folder.name)
+        try:
+            self._begin(waiting.folder)
+        except (FlctlError, OSError) as error:
+            self._awaiting = None  # a person has to look at it
+            logger.error("run=%s cannot go on: %s", waiting.folder.name, error)
+
+    def forget_paused(self, run: str) -> bool:
+        """Stop the run that waits for agents, if it is this one. Raises StateError."""
+        waiting = self._awaiting
+        if waiting is None or waiting.folder.name != run or self.training is not None:
+            return False
+        waiting.stop(self._now(), "stopped by an operator")
+        self._awaiting = None
+        return True
+
+    def _await(self, folder: RunFolder, history: History) -> None:
+        try:
+            self._awaiting = Awaiting(
+                folder, history, self._fleet, self._clock, self.min_participants
+            )
+        except (FlctlError, OSError) as error:
+            logger.error("run=%s cannot be waited for: %s", folder.name, error)
+
     def resume_interrupted(self, kind: Kind = "fleet") -> None:
-        """After a start: go on with the run that was in progress, if there is one."""
+        """After a start: go on with the run that was in progress, if there is one; or wait for
+        the agents of the last run, if it is paused for want of them."""
         remove_unstarted(self._state)
+        last: tuple[RunFolder, History] | None = None
         for folder in reversed(list(all_runs(self._state))):
             try:
                 history = folder.history(lean=True)
@@ -85,6 +125,8 @@ class RunKeeper:
                 logger.error("run=%s cannot be read: %s", folder.name, error)
                 continue
             started = history.started
+            if last is None and started is not None and started.kind == kind:
+                last = folder, history
             if history.state == "running" and started is not None and started.kind == kind:
                 logger.info("run=%s was interrupted in round %d", folder.name, history.round + 1)
                 try:
@@ -92,6 +134,8 @@ class RunKeeper:
                 except (FlctlError, OSError) as error:
                     logger.error("run=%s cannot go on: %s", folder.name, error)
                 return
+        if last is not None and last[1].awaits:
+            self._await(*last)
 
     def _expect_no_run(self) -> None:
         if self.training is not None:
@@ -110,9 +154,10 @@ class RunKeeper:
                 f"this coordinator commits no round of fewer than {least} participants "
                 f"(--min-participants): {agents} agents are {which}{part if fleet > least else ''}"
             )
-        if not settings.agents and settings.quorum > max(1, enrolled):
+        quorum = settings.quorum or 0
+        if not settings.agents and quorum > max(1, enrolled):
             raise UsageError(
-                f"a quorum of {int(settings.quorum)} cannot be met: {enrolled} agents are enrolled"
+                f"a quorum of {int(quorum)} cannot be met: {enrolled} agents are enrolled"
             )
 
     def _begin(self, folder: RunFolder) -> None:
@@ -135,11 +180,12 @@ class RunKeeper:
                 self._wall_clock,
                 self.min_participants,
             )
+            draw_again = history.awaits
             noted = take_up(folder, history, journal, self._now())
             undo.pop_all()
-        self._lock = lock
+        self._lock, self._awaiting = lock, None
         self.training = Training(context)
-        self.training.begin(noted)
+        self.training.begin(noted, draw_again)
 
     def _now(self) -> float:
         return round(self._wall_clock(), 3)
@@ -154,7 +200,10 @@ class RunKeeper:
     def release_ended(self) -> None:
         """Let a run go that has ended."""
         if self.training is not None and self.training.ended:
+            ended = self.training
             self._release()
+            if ended.history.awaits:
+                self._await(ended.folder, ended.history)
 
     def abandon(self) -> None:
         """Leave a run in progress so that it goes on at the next start."""

@@ -9,6 +9,8 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 
+import msgspec
+
 from flctl.coordinator.accepting import Accepting
 from flctl.coordinator.aggregation import Aggregated, aggregate
 from flctl.coordinator.claims import jumps
@@ -41,14 +43,18 @@ HEADER_SLACK = 1 << 20
 RETURN_S = 20.0
 """After a restart, how long invited agents may take to come back before they count as gone."""
 
-Done = Callable[[happened.Round | None, str], None]
+TELL_S = 5.0
+"""For whom a round waits is told at most so often."""
+
+Done = Callable[[happened.Round | None, str, bool], None]
 
 
 class RoundInProgress:
     """`resumed`: it was open when the coordinator stopped.
 
-    `done(event, "")` is called when the round is committed, `done(None, reason)` when it
-    cannot go on. Whatever comes after `close` is ignored."""
+    `done(event, "", False)` is called when the round is committed, `done(None, reason, awaits)`
+    when it cannot go on; `awaits`: before more agents are here. Whatever comes after `close` is
+    ignored."""
 
     def __init__(
         self,
@@ -67,7 +73,13 @@ class RoundInProgress:
             context.settings.deadline_s,
             arrived=self._arrived,
             attempt=opened.attempt,
+            patience_s=context.settings.wait_s,
         )
+        self._crew, self._absent = context.crew(), set(opened.absent)
+        self._tries = 0
+        """Attempts that have failed, but for those which ended because agents were away."""
+        self._told: tuple[str, float] = ("", -math.inf)
+        """For whom the round was said to wait last, and when."""
         self.key = RoundKey(run=context.run, round=opened.round, base=opened.base)
         self._began = context.clock()
         self._absent_until = self._began + RETURN_S if resumed else self._began
@@ -121,9 +133,30 @@ class RoundInProgress:
         return {
             "phase": "waiting to try again" if failed else self._round.phase.value,
             "waiting_for": sorted(self._round.failed if failed else self._round.waiting),
+            "why": self._away(),
             "accepted": sorted(self._round.arrived),
             "time_left_s": round(max(0.0, left), 1),
         }
+
+    def waiting(self) -> dict[str, object] | None:
+        """The event that says for whom the round waits, though they are away; None: for none."""
+        missing = self._away()
+        if not missing:
+            return None
+        left_s = round(self._round.time_left(self._context.clock()), 1)
+        return {
+            "event": "waiting",
+            "round": self.key.round,
+            "ready": sorted(self._round.arrived | self._round.waiting),
+            "missing": missing,
+            "left_s": left_s,
+        }
+
+    def _away(self) -> str:
+        """Who is away and needed, and why, in words."""
+        if not self._round.short:
+            return ""
+        return self._crew.why_not(self._round.gone - self._round.arrived, self._context.clock())
 
     # Updates come in -------------------------------------------------------------------
 
@@ -194,19 +227,30 @@ class RoundInProgress:
         self._look_for_absent()
         if now >= self._retry_at:
             self._retry_at = math.inf
-            self._act(self._round.retry(now))
+            self._try_again(self._draw())
         if self._collection is not None:
             self._collection.on_time(now)
         # What is just being stored was in time.
         if self._collection is None or not self._collection.storing:
             self._act(self._round.on_time(now))
+            if self._round.stuck and self._others().holds:
+                self._act(self._round.give_up())
+        self._tell_waiting(now)
         if self._evaluating is not None:
             self._evaluating.on_time()
+
+    def _tell_waiting(self, now: float) -> None:
+        missing, (told, at) = self._away(), self._told
+        if missing != told and now >= at + TELL_S and (event := self.waiting()):
+            self._told = missing, now
+            self._context.fleet.publish(event)
+        elif not missing:
+            self._told = "", at
 
     def _look_for_absent(self) -> None:
         """Invited agents that are not here count as gone, at once or after a restart's grace."""
         if self._context.clock() >= self._absent_until:
-            self._absent_until = float("inf")
+            self._absent_until = math.inf
             for agent in sorted(self._round.waiting):
                 if not self._context.is_here(agent):
                     self.on_gone(agent)
@@ -277,7 +321,7 @@ class RoundInProgress:
                 agent: Participant.of(context.history.accepted[agent])
                 for agent in self._participants
             },
-            missing=self._missing,
+            missing=tuple(sorted({*self._missing, *self._absent} - set(self._participants))),
             metrics=self._score,
             server_state=made.server_state,
         )
@@ -297,7 +341,7 @@ class RoundInProgress:
             self._fail(error, "commit")
             return
         self._round.on_committed()
-        self._done(event, "")
+        self._done(event, "", False)
 
     # What the state machine says -----------------------------------------------------------
 
@@ -318,8 +362,8 @@ class RoundInProgress:
                     self._evaluate()
                 case rounds.Commit():
                     self._commit()
-                case rounds.Fail(error):
-                    self._on_attempt_failed(error)
+                case rounds.Fail(error, away):
+                    self._on_attempt_failed(error, bool(away))
                 case rounds.Pull():
                     raise RuntimeError("a pull needs the offer that goes with it")
 
@@ -391,7 +435,8 @@ class RoundInProgress:
         if self._record(event, sync=False):
             self._act(self._round.on_rejected(agent, reason))
 
-    def _on_attempt_failed(self, error: FlctlError) -> None:
+    def _on_attempt_failed(self, error: FlctlError, away: bool) -> None:
+        """`away`: because of agents that are not here."""
         context, attempt = self._context, self._round.attempt
         failed = "; ".join(f"{a}: {why}" for a, why in sorted(self._round.failed.items()))
         reason = f"{error} [{failed}]" if failed else str(error)
@@ -400,11 +445,17 @@ class RoundInProgress:
         )
         if not self._record(event):
             return
-        if self._round.hopeless or attempt >= context.settings.attempts:
-            tried = f"{attempt} attempts" if attempt > 1 else "1 attempt"
-            self._done(None, f"{reason}, after {tried}")
+        others = self._others()
+        if away and (others.holds or not self._round.failed):
+            self._try_again(others)
             return
-        pause_s = rounds.pause_after(attempt)
+        self._tries += 1
+        hopeless = self._round.hopeless and not others.holds
+        if hopeless or self._tries >= context.settings.attempts:
+            tried = f"{self._tries} attempts" if self._tries > 1 else "1 attempt"
+            self._done(None, f"{reason}, after {tried}", False)
+            return
+        pause_s = rounds.pause_after(self._tries)
         logger.warning(
             "round=%d attempt=%d failed: %s; trying again in %.0f s",
             self.key.round,
@@ -413,6 +464,44 @@ class RoundInProgress:
             pause_s,
         )
         self._retry_at = context.clock() + pause_s
+
+    def _draw(self) -> rounds.Draw:
+        """Whom another attempt would ask; those that keep failing only where they are needed."""
+        drawn = self._draw_without(self._round.tired)
+        return drawn if drawn.holds else self._draw_without(set())
+
+    def _others(self) -> rounds.Draw:
+        """The same at once, without those that have failed in this attempt: whether others are
+        here by now, or fewer are needed."""
+        return self._draw_without(set(self._round.failed))
+
+    def _draw_without(self, agents: set[str]) -> rounds.Draw:
+        context = self._context
+        pool = self._crew.pool(context.clock())
+        return rounds.draw(
+            context.settings,
+            self.key.round,
+            msgspec.structs.replace(pool, here=pool.here - agents),
+            self._round.arrived,
+            context.min_participants,
+        )
+
+    def _try_again(self, drawn: rounds.Draw) -> None:
+        """The next attempt, drawn from those that are here; without the quorum the round ends."""
+        context = self._context
+        if not drawn.holds:
+            missing = set(drawn.absent) | (set(drawn.invited) & self._round.gone)
+            why = self._crew.why_not(missing, context.clock())
+            about = f"{drawn.able} of {drawn.need} required agents are ready ({why})"
+            self._done(None, f"round {self.key.round}: {about}", True)
+            return
+        opened = context.opened(drawn, self._round.attempt + 1)
+        if not self._record(opened, sync=False):
+            return
+        self._absent = set(drawn.absent)
+        self._act(self._round.retry(context.clock(), drawn))
+        self._absent_until = context.clock()
+        self._look_for_absent()
 
     def _record(self, event: happened.AnyEvent, sync: bool = True) -> bool:
         """False when the journal cannot be written: the round is over then."""
@@ -427,4 +516,4 @@ class RoundInProgress:
         """Background work has failed: the run cannot go on by itself."""
         if not isinstance(error, FlctlError):
             logger.error("round=%d could not %s", self.key.round, doing, exc_info=error)
-        self._done(None, f"round {self.key.round} could not {doing}: {error}")
+        self._done(None, f"round {self.key.round} could not {doing}: {error}", False)

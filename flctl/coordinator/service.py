@@ -203,6 +203,7 @@ class Coordinator:
         self._apply(self.roster.on_time(now))
         if self.training is not None:
             self.training.on_time()
+        self.runs.on_time()
         self._serving.pump()
         self.operators.pump()
         self._probing.on_time(now)
@@ -212,7 +213,7 @@ class Coordinator:
 
     def _report(self) -> dict[str, Any]:
         """For `flctl health`."""
-        run = self.training.status() if self.training is not None else None
+        run = self.runs.status()
         here, enrolled = len(self.roster.connected()), len(self.enrolled())
         doing = f"run {run['run']} in round {run['round'] + 1}" if run else "no run in progress"
         return {
@@ -445,6 +446,10 @@ class Coordinator:
 
     def enrolled(self) -> list[str]:
         return sorted(entry.name for entry in self.keyring.entries() if entry.role == "agent")
+
+    def trainers(self) -> list[str]:
+        entries = self.keyring.entries()
+        return sorted(e.name for e in entries if e.role == "agent" and not e.evaluates)
 
     def cordon(self, name: str, held: bool) -> None:
         """Invite the agent no more, or again. Raises StateError, and then nothing has changed."""

@@ -16,11 +16,10 @@ from flctl.coordinator.context import RunContext
 from flctl.coordinator.gathering import Gathering
 from flctl.coordinator.journal import as_json
 from flctl.coordinator.rounding import RoundInProgress
-from flctl.coordinator.runs import has_digest
+from flctl.coordinator.runs import RunFolder, has_digest
 from flctl.core import history as happened
-from flctl.core.randomness import sample
 from flctl.core.roster import Member
-from flctl.errors import FlctlError
+from flctl.errors import FlctlError, NoAgents
 from flctl.transport.channel import Frame
 from flctl.wire.messages import (
     Cancel,
@@ -37,6 +36,12 @@ logger = logging.getLogger(__name__)
 
 WAITING_S = 5.0
 """Whom a round waits for is told at most so often: hundreds may come one after the other."""
+
+
+GOES_ON = (
+    "the run goes on by itself when enough are here; "
+    "to go on without one that is gone: flctl cordon NAME"
+)
 
 
 class Training:
@@ -58,6 +63,10 @@ class Training:
         return self._context.run
 
     @property
+    def folder(self) -> RunFolder:
+        return self._context.folder
+
+    @property
     def history(self) -> happened.History:
         """As it is known here: a disk that is full may know less."""
         return self._context.history
@@ -75,6 +84,8 @@ class Training:
             about_round = self._round.status()
         elif self._gathering is not None:
             about_round["waiting_for"] = self._gathering.missing()
+            about_round["why"] = self._gathering.why_not()
+            about_round["time_left_s"] = round(self._gathering.time_left(context.clock()), 1)
         return {
             "run": self.run,
             "round": context.history.round,
@@ -84,15 +95,20 @@ class Training:
 
     def waiting(self) -> dict[str, Any] | None:
         """The event that says for whom a round waits; None while none does."""
+        if self._round is not None:
+            return self._round.waiting()
         if self._gathering is None:
             return None
         ready, missing = self._gathering.ready(), self._gathering.why_not()
-        return {"event": "waiting", "ready": ready, "missing": missing}
+        left_s = round(self._gathering.time_left(self._context.clock()), 1)
+        return {"event": "waiting", "ready": ready, "missing": missing, "left_s": left_s}
 
     # From start to finish ------------------------------------------------------------------
 
-    def begin(self, noted: Sequence[happened.AnyEvent] = ()) -> None:
-        """Start, or go on where the journal ends; `noted` is what was written there for that."""
+    def begin(self, noted: Sequence[happened.AnyEvent] = (), draw_again: bool = False) -> None:
+        """Start, or go on where the journal ends; `noted` is what was written there for that.
+
+        `draw_again`: an open round was given up, because too few of its agents were here."""
         context = self._context
         history = context.history
         logger.info("run=%s begins at round %d", self.run, history.round + 1)
@@ -112,8 +128,9 @@ class Training:
             context.folder.mend(history, context.settings.keep_rounds)
             if history.opened is not None:
                 self._look_at_spool(history.opened)
-            if history.opened is not None and not self._shut_out(history.opened):
-                self._reopen(history.opened)
+            opened = history.opened
+            if opened is not None and not draw_again and not self._shut_out(opened):
+                self._reopen(opened)
             else:
                 self._gather()
         except (FlctlError, OSError) as error:
@@ -123,21 +140,23 @@ class Training:
         """Wait for the agents of the next round, or finish when there is none."""
         context = self._context
         if context.history.round >= context.settings.rounds:
-            self._end(happened.Finished(at=context.now()))
+            self._end(happened.Finished(at=context.now(), reason=context.history.alone))
             return
         if context.settings.on_exhausted == "stop" and context.history.exhausted:
-            reason = context.history.data_used
+            said = (context.history.data_used, context.history.alone)
+            reason = "; ".join(filter(None, said))
             self._end(happened.Finished(at=context.now(), reason=reason))
             return
         self._gathering = Gathering(
             context.settings,
             context.started.task_digest,
             context.fleet.roster,
-            context.fleet.enrolled,
+            context.fleet.trainers,
             context.clock(),
             first=not self._has_gathered,
             run=self.run,
             min_participants=context.min_participants,
+            accepted=context.history.accepted,
         )
         self._look_for_agents(self._gathering)
 
@@ -145,12 +164,15 @@ class Training:
         context = self._context
         now = context.clock()
         try:
-            agents = gathering.look(now)
-            if agents is not None:
+            if gathering.look(now) is not None:
                 self._gathering = None
                 self._has_gathered = True
-                self._open(agents)
+                self._open(gathering)
                 return
+        except NoAgents as error:
+            self._gathering = None
+            self._pause(f"round {context.history.round + 1}: {error}", awaits=True)
+            return
         except (FlctlError, OSError) as error:
             self._gathering = None
             self._pause(str(error))
@@ -161,22 +183,18 @@ class Training:
             self._waiting_told = now
             context.fleet.publish(event)
 
-    def _open(self, agents: list[str]) -> None:
-        context = self._context
+    def _open(self, gathering: Gathering) -> None:
+        context, before = self._context, self._context.history.opened
         round_id = context.history.round + 1
-        accepted = context.history.accepted  # of an open round whose agents are drawn anew
-        count = context.settings.invited_of(len(agents))
-        drawn = sample(context.settings.seed, round_id, agents, count)
-        invited = sorted({*drawn, *accepted})
-        context.folder.room_for(context.model_size, len(invited) - len(accepted))
-        opened = happened.Opened(
-            at=context.now(),
-            round=round_id,
-            attempt=1,
-            base=context.history.base,
-            invited=tuple(invited),
-            need=context.need(len(invited)),
-        )
+        drawn = gathering.draw(round_id)
+        opened = context.opened(drawn, before.attempt + 1 if before is not None else 1)
+        if len(drawn.invited) == 1 and not context.history.alone:
+            logger.warning(
+                "run=%s round=%d asks one agent only, %s: its update is the model",
+                self.run,
+                round_id,
+                drawn.invited[0],
+            )
         # Not synced: if it is lost in a crash, the round opens again, as good as new.
         context.record([opened], sync=False)
         self._round = RoundInProgress(context, opened, self._on_done)
@@ -219,10 +237,10 @@ class Training:
         self._round = RoundInProgress(context, opened, self._on_done, resumed=True)
         self._round.begin()
 
-    def _on_done(self, event: happened.Round | None, reason: str) -> None:
+    def _on_done(self, event: happened.Round | None, reason: str, awaits: bool = False) -> None:
         """The round is committed, or cannot go on."""
         if event is None:
-            self._pause(reason)
+            self._pause(reason, awaits)
             return
         self._leave_round()
         context = self._context
@@ -275,10 +293,13 @@ class Training:
         else:
             self._pause(f"round {self._context.history.round + 1}: {error}")
 
-    def _pause(self, reason: str) -> None:
+    def _pause(self, reason: str, awaits: bool = False) -> None:
         """Agents keep what they have: it is wanted when the run is resumed."""
+        awaits = awaits and self._context.started.kind == "fleet"  # others end with this process
+        if awaits:
+            reason += f"; {GOES_ON}"
         logger.error("run=%s paused: %s", self.run, reason)
-        self._end(happened.Paused(at=self._context.now(), reason=reason))
+        self._end(happened.Paused(at=self._context.now(), reason=reason, awaits=awaits))
 
     def _end(self, event: happened.AnyEvent) -> None:
         if self._ending:

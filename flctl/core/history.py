@@ -49,6 +49,8 @@ class Opened(Event, frozen=True):
     invited: tuple[str, ...]
     need: int
     """Updates that the quorum asks for."""
+    absent: tuple[str, ...] = ()
+    """Agents that the quorum counts, and that were not here to be invited."""
 
 
 class Update(Event, frozen=True):
@@ -157,6 +159,8 @@ class Withdrawn(Event, frozen=True):
 
 class Paused(Event, frozen=True):
     reason: str
+    awaits: bool = False
+    """Too few agents are here: the run goes on by itself when enough are."""
 
 
 class Resumed(Event, frozen=True):
@@ -226,6 +230,8 @@ class History:
         self.started: Started | None = None
         self.state: State = "running"
         self.reason = ""
+        self.awaits = False
+        """It is paused until enough agents are here."""
         self.rounds: list[Round] = []
         self.opened: Opened | None = None
         self.accepted: dict[str, Update] = {}
@@ -269,6 +275,24 @@ class History:
         return None if best is None else self.rounds[best - 1]
 
     @property
+    def alone(self) -> str:
+        """What to say of rounds whose model is one agent's update; empty without any."""
+        single: dict[int, str] = {}
+        for round_id, consumed in enumerate(self._consumed, start=1):
+            agents = list(msgspec.json.decode(consumed, type=dict[str, int]))
+            if len(agents) == 1:
+                single[round_id] = agents[0]
+        if not single:
+            return ""
+        names = sorted(set(single.values()))
+        which = "every round is" if len(single) == len(self._consumed) else (
+            f"{len(single)} of {len(self._consumed)} rounds, the first of them round "
+            f"{min(single)}, are each"
+        )  # fmt: skip
+        who = f", {names[0]}" if len(names) == 1 else ""
+        return f"{which} the update of a single agent{who}: no other took part"
+
+    @property
     def data_used(self) -> str:
         """Who has seen all of its data, as the reason for an end; empty when nobody has."""
         return f"all data used: {', '.join(sorted(self.exhausted))}" if self.exhausted else ""
@@ -296,10 +320,11 @@ class History:
                 self._expect(event.round < self.round, event)
                 self._withdraw(event.round)
             case Resumed():
-                self.state, self.reason = "running", ""
+                self.state, self.reason, self.awaits = "running", "", False
                 self.reproducible = self.reproducible and event.reproducible
             case Paused() | Finished() | Failed() | Stopped():
                 self.state, self.reason = _ENDED[type(event)], event.reason
+                self.awaits = isinstance(event, Paused) and event.awaits
             case Attempt():
                 pass
 

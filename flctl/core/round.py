@@ -3,20 +3,24 @@
     open ─► closed ─► aggregated ─► evaluated ─► committed
       └───► failed (below quorum at the deadline) ─► retried as a new attempt
 
-A round closes at once when nobody who is still here owes an update and the quorum is
+A round closes at once when no agent that is still here owes an update and the quorum is
 met; at the deadline with the quorum; it fails at the deadline below it, or as soon as
 the quorum cannot be met any more. Between two attempts there is a pause, and an agent
-that has failed too often is asked no more where the others are enough.
+that has failed too often is asked no more where the others are enough. Where agents that
+are away make it fail, the next attempt is drawn from those that are here (`draw`).
 """
 
+import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from enum import Enum
 from typing import TypeAlias
 
 from msgspec import Struct
 
+from flctl.core.randomness import sample
 from flctl.errors import QuorumNotMet
+from flctl.settings import RunSettings
 from flctl.wire.messages import Digest
 
 FAILURES = 3
@@ -28,6 +32,63 @@ PAUSE_S, LONGEST_PAUSE_S = 2.0, 60.0
 def pause_after(attempt: int) -> float:
     """Seconds between the failure of this attempt, counted from 1, and the next one."""
     return min(LONGEST_PAUSE_S, PAUSE_S * 4.0 ** min(attempt - 1, 8))
+
+
+class Pool(Struct, frozen=True):
+    """Who could take part in a round."""
+
+    wanted: frozenset[str]
+    """Enrolled or named for the run, and not cordoned: the quorum counts these."""
+    here: frozenset[str]
+    """Those of them that can be asked now."""
+    known: int
+    """How many `wanted` would be if none were cordoned."""
+    returning: frozenset[str] = frozenset()
+    """Those that are away, and are asked if they come back while the round is open."""
+
+
+class Draw(Struct, frozen=True):
+    """Whom an attempt asks, and how many updates it needs."""
+
+    invited: tuple[str, ...]
+    need: int
+    able: int
+    """How many of the invited are here, or have delivered."""
+    absent: tuple[str, ...]
+    """Wanted, not invited, and not here."""
+
+    @property
+    def holds(self) -> bool:
+        return self.able >= self.need
+
+
+def needed(settings: RunSettings, wanted: int, known: int, least: int = 1) -> int:
+    """The quorum of a round, `least` or more. Cordons do not take it below two where that of
+    the whole fleet is at least two: during an upgrade one agent is not enough either."""
+    floor = min(2, settings.quorum_of(settings.invited_of(known)))
+    return max(settings.quorum_of(settings.invited_of(wanted)), floor, least)
+
+
+def draw(
+    settings: RunSettings,
+    round_id: int,
+    pool: Pool,
+    accepted: Collection[str] = (),
+    least: int = 1,
+) -> Draw:
+    """Those whose update is `accepted`, then the round's sample of those that are here."""
+    safe = frozenset(accepted)
+    room = max(0, settings.invited_of(len(pool.wanted)) - len(safe))
+    asked = sample(settings.seed, round_id, sorted(pool.here - safe), room)
+    back = sorted(pool.returning - pool.here - safe)
+    later = sample(settings.seed, round_id, back, room - len(asked))
+    invited = {*safe, *asked, *later}
+    return Draw(
+        invited=tuple(sorted(invited)),
+        need=needed(settings, len(pool.wanted), pool.known, least),
+        able=len(safe) + len(asked),
+        absent=tuple(sorted(pool.wanted - pool.here - invited)),
+    )
 
 
 class Phase(Enum):
@@ -81,13 +142,17 @@ class Commit(Struct, frozen=True):
 
 class Fail(Struct, frozen=True):
     error: QuorumNotMet
+    away: tuple[str, ...] = ()
+    """With these the quorum could have been met: it is their absence that ends the attempt."""
 
 
 Action: TypeAlias = Invite | Pull | Accept | Discard | Aggregate | Evaluate | Commit | Fail
 
 
 class Round:
-    """`arrived` holds the agents whose update was accepted before (after a restart)."""
+    """`arrived` holds the agents whose update was accepted before (after a restart).
+
+    `patience_s`: how long agents that are away are waited for when no other owes an update."""
 
     def __init__(
         self,
@@ -98,12 +163,13 @@ class Round:
         deadline_s: float,
         arrived: Iterable[str] = (),
         attempt: int = 1,
+        patience_s: float = math.inf,
     ) -> None:
         self.id = round_id
         self.base = base
         self.invited = frozenset(invited)
         self.need = need
-        self.deadline_s = deadline_s
+        self.deadline_s, self.patience_s = deadline_s, patience_s
         self.attempt = attempt
         self.phase = Phase.OPEN
         self.arrived: set[str] = set(arrived) & self.invited
@@ -117,7 +183,8 @@ class Round:
         """Their owners do not allow it: they are not asked again in this round."""
         self._failures: Counter[str] = Counter()
         """Attempts in which each has failed."""
-        self._deadline = float("inf")
+        self._deadline = math.inf
+        self._short_since = math.inf
 
     @property
     def waiting(self) -> set[str]:
@@ -133,19 +200,48 @@ class Round:
         """No further attempt can bring the quorum about: too many do not allow it."""
         return len(self.invited - self.refused) < self.need
 
+    @property
+    def short(self) -> bool:
+        """Too few are here for the quorum, which those who are away could still bring about."""
+        return self.phase is Phase.OPEN and len(self.arrived) + len(self.waiting) < self.need
+
+    @property
+    def stuck(self) -> bool:
+        """Nothing but a return helps."""
+        return self.short and not self.waiting
+
+    @property
+    def tired(self) -> set[str]:
+        """They have failed too often to be asked again, where the others are enough."""
+        return {agent for agent in self.failed if self._failures[agent] >= FAILURES}
+
     def time_left(self, now: float) -> float:
-        return max(0.0, self._deadline - now)
+        """Until the attempt ends, in seconds."""
+        ends = self._deadline
+        if self.stuck and self._short_since < math.inf:
+            ends = min(ends, self._short_since + self.patience_s)
+        return max(0.0, ends - now)
 
     def open(self, now: float) -> list[Action]:
         """Begin, or go on after a restart: the deadline starts anew."""
-        self._deadline = now + self.deadline_s
+        self._deadline, self._short_since = now + self.deadline_s, math.inf
         asked = (agent for agent in self.missing if agent not in self.failed)
         return [*(Invite(agent) for agent in asked), *self._close_if_complete()]
 
-    def retry(self, now: float) -> list[Action]:
-        """A new attempt after a failed one: what was accepted stays, as does who is left out."""
+    def give_up(self) -> list[Action]:
+        """End the attempt: those who are away are waited for no longer."""
+        return self._fail() if self.phase is Phase.OPEN else []
+
+    def retry(self, now: float, drawn: Draw | None = None) -> list[Action]:
+        """A new attempt after a failed one, of those who were drawn again: what was accepted
+        stays, as does who is left out."""
         if self.phase is not Phase.FAILED:
             return []
+        if drawn is not None:
+            self.invited = frozenset(drawn.invited) | self.arrived
+            self.need = drawn.need
+            self.gone &= self.invited
+            self.failed = {a: why for a, why in self.failed.items() if a in self.invited}
         self.phase = Phase.OPEN
         self.attempt += 1
         left_out = self._left_out()
@@ -219,7 +315,10 @@ class Round:
         return [Invite(agent)] if owes and self.phase is Phase.OPEN else []
 
     def on_time(self, now: float) -> list[Action]:
-        if self.phase is not Phase.OPEN or now < self._deadline:
+        if self.phase is not Phase.OPEN:
+            return []
+        self._short_since = min(self._short_since, now) if self.short else math.inf
+        if now < self._deadline and not (self.stuck and now >= self._short_since + self.patience_s):
             return []
         return self._close() if len(self.arrived) >= self.need else self._fail()
 
@@ -233,7 +332,7 @@ class Round:
         self._advance(Phase.EVALUATED, Phase.COMMITTED)
 
     def _left_out(self) -> set[str]:
-        tired = {agent for agent in self.failed if self._failures[agent] >= FAILURES}
+        tired = self.tired
         if len(self.invited - self.refused - tired) < self.need:
             tired = set()
         return tired | self.refused
@@ -244,7 +343,7 @@ class Round:
         if len(self.invited - self.failed.keys()) < self.need:
             return self._fail()
         if self.waiting or len(self.arrived) < self.need:
-            return []  # whoever is gone can come back until the deadline
+            return []  # those who are gone can come back for a while
         return self._close()
 
     def _close(self) -> list[Action]:
@@ -252,8 +351,10 @@ class Round:
         return [Aggregate(tuple(sorted(self.arrived)), tuple(self.missing))]
 
     def _fail(self) -> list[Action]:
+        could = self.short and len(self.invited - self.failed.keys()) >= self.need
+        away = tuple(sorted(self.gone - self.arrived - self.failed.keys())) if could else ()
         self.phase = Phase.FAILED
-        return [Fail(QuorumNotMet(self.id, len(self.arrived), self.need, self.missing))]
+        return [Fail(QuorumNotMet(self.id, len(self.arrived), self.need, self.missing), away)]
 
     def _advance(self, before: Phase, after: Phase, *actions: Action) -> list[Action]:
         if self.phase is not before:

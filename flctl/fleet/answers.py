@@ -31,6 +31,9 @@ class InProgress(Struct, frozen=True):
     rounds: Natural
     phase: Short
     waiting_for: Names = ()
+    why: Texts = ""
+    """Who is away and needed, and why."""
+    time_left_s: float | None = None
 
 
 class Rotation(Struct, frozen=True):
@@ -193,6 +196,9 @@ class Begun(Live, frozen=True, tag="begun"):
 
 class ForAgents(Live, frozen=True, tag="waiting"):
     missing: Texts | None = None
+    round: Natural | None = None
+    """The one that is open; None between rounds."""
+    left_s: float | None = None
 
 
 class Progress(Live, frozen=True, tag="progress"):

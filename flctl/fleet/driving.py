@@ -75,7 +75,7 @@ def drive_local(
         keyring = Keyring(temporary / "keys")
         coordinator, endpoint = make_coordinator(state, keyring, "127.0.0.1:0")
         # That its own agents have yet to start is no news.
-        coordinator.watch(lambda event: None if event["event"] == "waiting" else on_event(event))
+        coordinator.watch(lambda event: None if _is_start(event) else on_event(event))
         embedded = _Embedded(coordinator, keyring, temporary, endpoint, names, verbose)
         try:
             if folder is None:
@@ -85,6 +85,10 @@ def drive_local(
             return embedded.run()
         finally:
             embedded.close()
+
+
+def _is_start(event: dict[str, Any]) -> bool:
+    return event["event"] == "waiting" and "round" not in event
 
 
 def _expect_room(agents: int) -> None:

@@ -19,7 +19,7 @@ from flctl.coordinator.scoring import by_agents, by_coordinator
 from flctl.coordinator.starting import start_run, take_up
 from flctl.core import history as happened
 from flctl.core.history import History, Participant, Score
-from flctl.core.randomness import sample
+from flctl.core.round import Pool, draw
 from flctl.errors import FlctlError, StateError
 from flctl.fleet.clients import Clients, first_model, train_client
 from flctl.learning import device as devices
@@ -112,13 +112,14 @@ class VirtualRun:
             self.folder.mend(self.history, self.settings.keep_rounds)
             for round_id in range(self.history.round + 1, self.settings.rounds + 1):
                 if self.settings.on_exhausted == "stop" and self.history.exhausted:
-                    return happened.Finished(at=_now(), reason=self.history.data_used)
+                    said = (self.history.data_used, self.history.alone)
+                    return happened.Finished(at=_now(), reason="; ".join(filter(None, said)))
                 self._round(round_id)
         except (FlctlError, OSError) as error:
             logger.info("run=%s paused: %s", self.folder.name, error)
             logger.debug("run=%s paused", self.folder.name, exc_info=error)
             return happened.Paused(at=_now(), reason=str(error))
-        return happened.Finished(at=_now())
+        return happened.Finished(at=_now(), reason=self.history.alone)
 
     def _end(self, event: happened.AnyEvent) -> None:
         with contextlib.suppress(StateError):  # a full disk must not hide the reason
@@ -159,16 +160,16 @@ class VirtualRun:
         self.folder.settle(committed, self.history, self.settings.keep_rounds)
 
     def _open(self, round_id: int) -> happened.Opened:
-        names = list(self._clients.names)
-        count = self.settings.invited_of(len(names))
-        self.folder.room_for(self.size, count)
+        names = frozenset(self._clients.names)
+        drawn = draw(self.settings, round_id, Pool(names, names, len(names)))
+        self.folder.room_for(self.size, len(drawn.invited))
         opened = happened.Opened(
             at=_now(),
             round=round_id,
             attempt=1,
             base=self.history.base,
-            invited=tuple(sample(self.settings.seed, round_id, names, count)),
-            need=count,
+            invited=drawn.invited,
+            need=drawn.need,
         )
         self._record(opened)
         return opened

@@ -15,7 +15,9 @@ DEVICE = Device(kind="test", arch="x86_64", cores=1, memory_bytes=2**30)
 class Waiting:
     """A gathering with its roster; `enrolled` and `ready` are names in one string."""
 
-    def __init__(self, enrolled="", ready="", first=True, **settings) -> None:
+    def __init__(
+        self, enrolled="", ready="", first=True, patient=False, accepted=(), **settings
+    ) -> None:
         self.roster = Roster()
         self.enrolled = enrolled.split()
         self.come(*ready.split())
@@ -27,6 +29,8 @@ class Waiting:
             lambda: self.enrolled,
             1000.0,
             first,
+            patient=patient,
+            accepted=accepted,
         )
 
     def come(self, *names, examples=9, role="train", digest=DIGEST, error=None, **datasets) -> None:
@@ -68,7 +72,7 @@ def test_when_all_enrolled_are_here_the_round_opens_at_once():
 
 def test_the_first_round_gives_those_who_are_not_here_yet_time_to_come():
     """A fleet that boots: each newcomer renews the quiet time; then whoever is here goes."""
-    waiting = Waiting("a b c d", "a")
+    waiting = Waiting("a b c d", "a", quorum=0.25)
     assert waiting.look(0) is None
     assert waiting.look(QUIET_S - 0.1) is None
     waiting.come("b")
@@ -85,18 +89,78 @@ def test_the_last_one_who_comes_ends_the_wait():
     assert waiting.look(1) == ["a", "b"]
 
 
-def test_later_rounds_take_whoever_is_here():
-    """An agent that is away does not hold up every round."""
-    assert Waiting("a b c", "b", first=False).look(0) == ["b"]
+def test_later_rounds_take_those_that_are_here():
+    """An agent that is away does not hold up every round; two of three do."""
+    assert Waiting("a b c", "b c", first=False).look(0) == ["b", "c"]
+    alone = Waiting("a b c", "b", first=False)
+    assert alone.look(59.9) is None
+    assert alone.gives_up(60) == (
+        "1 of 2 required agents are ready (a: not connected; c: not connected)"
+    )
+
+
+def test_the_quorum_counts_those_that_are_enrolled():
+    """And not those that happen to be here: 0.8 of five are four."""
+    waiting = Waiting("a b c d e", "a b c", first=False, quorum=0.8)
+    assert waiting.look(0) is None
+    waiting.come("d")
+    assert waiting.look(1) == list("abcd")
+
+
+def test_a_cordon_takes_an_agent_out_of_the_quorum():
+    """At once, whether it is here or not; but it does not make one agent enough."""
+    waiting = Waiting("a b c", "a b", first=False, quorum=1.0)
+    assert waiting.look(0) is None
+    waiting.roster.cordoned = {"c"}
+    assert waiting.look(0) == ["a", "b"]
+    waiting.roster.cordoned = {"b", "c"}
+    assert waiting.look(0) is None
+    assert waiting.gathering.missing() == []
+
+
+def test_agents_for_other_work_are_not_counted():
+    """They evaluate, or have the data of another task only; one without any data is missing."""
+    waiting = Waiting("a b c d e", "a b", first=False, quorum=1.0)
+    waiting.come("c", role="evaluate")
+    waiting.come("d", other=7)
+    waiting.come("e")
+    assert waiting.look(0) == ["a", "b", "e"]
+    waiting.come("e", examples=0, error="no file in /data")
+    assert waiting.look(1) is None
+
+
+def test_a_fleet_of_one_is_enough_for_itself():
+    assert Waiting("a", "a").look(0) == ["a"]
+
+
+def test_a_patient_one_waits_for_ever():
+    """For a run that is paused until enough agents are here."""
+    waiting = Waiting("a b c", "a", patient=True)
+    assert waiting.look(10**6) is None
+    waiting.come("c")
+    assert waiting.look(10**6 + 1) is None
+    assert waiting.look(10**6 + 1 + QUIET_S) == ["a", "c"]
+
+
+def test_a_patient_one_does_not_wait_for_all_that_are_named():
+    """The quorum of them is enough."""
+    waiting = Waiting("a b c", "a", patient=True, agents=("a", "b", "c"))
+    assert waiting.look(10**6) is None
+    waiting.come("c")
+    waiting.look(10**6 + 1)
+    assert waiting.look(10**6 + 1 + QUIET_S) == ["a", "b", "c"]
+
+
+def test_updates_that_are_here_count_as_their_agents_do():
+    """Their agents may be away by now."""
+    assert Waiting("a b c", "c", first=False, accepted=("a",)).look(0) == ["c"]
 
 
 def test_a_round_waits_for_the_first_agent():
     """With nobody there is nothing to do, until the wait is over."""
     waiting = Waiting("a", first=False)
     assert waiting.look(59.9) is None
-    assert waiting.gives_up(60) == (
-        "0 of 1 required agents were ready within 60 s (a: not connected)"
-    )
+    assert waiting.gives_up(60) == ("0 of 1 required agents are ready (a: not connected)")
 
 
 def test_without_any_enrolled_agent_the_error_says_how_to_enrol_one():
@@ -115,17 +179,17 @@ def test_a_quorum_in_numbers_is_waited_for():
 
 
 def test_a_quorum_of_those_drawn_needs_a_larger_fleet():
-    """Three updates from half of the agents: five must be here, or no draw is large enough."""
-    waiting = Waiting("a b c d e", "a b c d", first=False, quorum=3, fraction=0.5)
+    """Three updates from half of the agents: five must be enrolled, or no draw is large enough."""
+    waiting = Waiting("a b c d", "a b c d", first=False, quorum=3, fraction=0.5)
     assert waiting.look(0) is None
     assert "4 of 5 required agents" in waiting.gives_up(60)
-    waiting.come("e")
-    assert waiting.look(60) == list("abcde")
+    waiting.enrolled.append("e")
+    assert waiting.look(60) == list("abcd")
 
 
 def test_when_the_wait_is_over_whoever_is_here_goes():
     """Even if agents came and went all the time."""
-    waiting = Waiting("a b c", "a", wait_s=4.0)
+    waiting = Waiting("a b c", "a", wait_s=4.0, quorum=0.3)
     assert waiting.look(0) is None
     waiting.come("b")
     assert waiting.look(3.9) is None
@@ -134,7 +198,7 @@ def test_when_the_wait_is_over_whoever_is_here_goes():
 
 def test_agents_that_still_look_at_their_data_are_waited_for():
     """A Pi takes its time to import torch; but not for ever."""
-    waiting = Waiting("a b", "a", wait_s=10.0)
+    waiting = Waiting("a b", "a", wait_s=10.0, quorum=0.5)
     waiting.come("b", examples=0)
     assert waiting.roster.member("b").state == "starting"
     assert waiting.look(QUIET_S + 1) is waiting.look(100) is None

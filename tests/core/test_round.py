@@ -8,14 +8,19 @@ from flctl.core.round import (
     Aggregate,
     Commit,
     Discard,
+    Draw,
     Evaluate,
     Fail,
     Invite,
     Phase,
+    Pool,
     Pull,
     Round,
+    draw,
+    needed,
     pause_after,
 )
+from flctl.settings import RunSettings
 
 BASE, OTHER = "b" * 64, "c" * 64
 
@@ -285,3 +290,116 @@ def test_an_owner_who_does_not_allow_it_is_not_asked_twice():
 def test_the_pause_before_an_attempt_grows():
     """Three failures cost the agent milliseconds, and the run not all of its attempts at once."""
     assert [pause_after(n) for n in (1, 2, 3, 4, 1000)] == [2.0, 8.0, 32.0, 60.0, 60.0]
+
+
+# Those who are away ----------------------------------------------------------------------
+
+
+def short_of(away: str, delivered: str, need: int, patience_s: float = 20.0) -> Round:
+    round_ = Round(7, BASE, "abc", need, 600.0, patience_s=patience_s)
+    round_.open(0.0)
+    for agent in away:
+        round_.on_gone(agent)
+    deliver(round_, delivered)
+    return round_
+
+
+def test_agents_that_are_away_are_waited_for_no_longer_than_the_patience():
+    """When no other owes an update; not until the deadline."""
+    round_ = short_of("c", "ab", need=3)
+    assert round_.stuck and round_.on_time(10.0) == []
+    assert round_.time_left(15.0) == 15.0
+    assert round_.on_time(29.9) == []
+    (fail,) = round_.on_time(30.0)
+    assert isinstance(fail, Fail) and fail.away == ("c",)
+
+
+def test_while_an_agent_is_at_work_those_that_are_away_have_time():
+    """Its update is accepted first; the time since they went counts all the same."""
+    round_ = short_of("c", "a", need=3)
+    assert round_.short and not round_.stuck
+    assert round_.on_time(0.0) == round_.on_time(100.0) == []
+    deliver(round_, "b")
+    assert kinds(round_.on_time(101.0)) == [Fail]
+
+
+def test_who_comes_back_ends_that_wait():
+    """The next one begins when it goes again."""
+    round_ = short_of("c", "ab", need=3)
+    round_.on_time(0.0)
+    round_.on_back("c")
+    assert round_.on_time(100.0) == []
+    round_.on_gone("c")
+    assert round_.on_time(101.0) == round_.on_time(120.9) == []
+    assert kinds(round_.on_time(121.0)) == [Fail]
+
+
+def test_slow_agents_are_not_away():
+    """The deadline ends an attempt that could have met its quorum, and it counts as one."""
+    round_ = opened(need=2)
+    round_.on_gone("c")
+    deliver(round_, "a")
+    (fail,) = round_.on_time(60.0)
+    assert fail.away == ()
+
+
+def test_a_new_attempt_asks_those_who_were_drawn_again():
+    """With the quorum of the draw; what was accepted stays."""
+    round_ = short_of("c", "ab", need=3)
+    assert kinds(round_.give_up()) == [Fail]
+    drawn = Draw(invited=("a", "b", "d"), need=3, able=3, absent=("c",))
+    assert round_.retry(50.0, drawn) == [Invite("d")]
+    assert round_.attempt == 2 and round_.arrived == {"a", "b"}
+    assert deliver(round_, "d")[1:] == [Aggregate(("a", "b", "d"), ())]
+    assert round_.on_offer("c", 7, BASE)[0] == Discard("c", "for round 7, which is over")
+
+
+def test_a_new_attempt_of_which_all_is_accepted_closes_at_once():
+    """The agent that was waited for is cordoned."""
+    round_ = short_of("c", "ab", need=3)
+    round_.give_up()
+    drawn = Draw(invited=("a", "b"), need=2, able=2, absent=())
+    assert round_.retry(50.0, drawn) == [Aggregate(("a", "b"), ())]
+
+
+# The draw --------------------------------------------------------------------------------
+
+
+def pool(wanted: str, here: str, known: int | None = None, returning: str = "") -> Pool:
+    known = len(wanted) if known is None else known
+    return Pool(frozenset(wanted), frozenset(here), known, frozenset(returning))
+
+
+@pytest.mark.parametrize(
+    ("quorum", "wanted", "here", "need", "holds"),
+    [
+        (None, "abc", "ab", 2, True),
+        (None, "abc", "a", 2, False),
+        (None, "a", "a", 1, True),
+        (0.6, "abc", "ab", 2, True),
+        (0.8, "abc", "ab", 3, False),
+        (1.0, "abc", "ab", 3, False),
+        (0.3, "abc", "a", 1, True),
+        (2, "abcdef", "ab", 2, True),
+    ],
+)
+def test_the_quorum_counts_all_that_are_wanted(quorum, wanted, here, need, holds):
+    drawn = draw(RunSettings(task="ecg", quorum=quorum), 1, pool(wanted, here))
+    assert (drawn.need, drawn.holds) == (need, holds)
+    assert drawn.invited == tuple(here)
+    assert drawn.absent == tuple(sorted(set(wanted) - set(here)))
+
+
+@pytest.mark.parametrize(("quorum", "need"), [(None, 2), (1.0, 2), (0.5, 1)])
+def test_a_cordon_does_not_make_one_agent_enough(quorum, need):
+    """Of two, one is being upgraded. Where one of two is enough anyway, it still is."""
+    assert needed(RunSettings(task="ecg", quorum=quorum), wanted=1, known=2) == need
+
+
+def test_those_that_are_away_are_drawn_only_where_too_few_are_here():
+    """And only if they may return: those that are named for the run."""
+    settings = RunSettings(task="ecg", fraction=0.5)
+    drawn = draw(settings, 1, pool("abcdef", "abc", returning="def"))
+    assert drawn.invited == ("a", "b", "c")
+    drawn = draw(settings, 1, pool("abcdef", "ab", returning="f"))
+    assert (drawn.invited, drawn.able) == (("a", "b", "f"), 2)

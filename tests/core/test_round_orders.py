@@ -1,9 +1,10 @@
 """Every order of events that a round can meet, drawn by hypothesis."""
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from flctl.core.randomness import sample
 from flctl.core.round import (
     FAILURES,
     Accept,
@@ -11,18 +12,23 @@ from flctl.core.round import (
     Aggregate,
     Commit,
     Discard,
+    Draw,
     Evaluate,
     Fail,
     Invite,
     Phase,
+    Pool,
     Pull,
     Round,
+    draw,
 )
+from flctl.settings import RunSettings
 
 BASE = "b" * 64
 NAMES = ["a", "b", "c", "d", "e", "f"]
 STRANGER = "z"
 DEADLINE_S = 60.0
+PATIENCE_S = 20.0
 anybody = st.sampled_from([*NAMES, STRANGER])
 
 
@@ -43,8 +49,12 @@ class Orders(RuleBasedStateMachine):
         self.failures = dict.fromkeys(NAMES, 0)
         self.refused: set[str] = set()
         self.closes = self.fails = 0
+        self.tired_of_waiting = False
         self.ends_at = DEADLINE_S
-        self.round = Round(7, BASE, invited, need, DEADLINE_S, arrived=arrived)
+        self.short_since: float | None = None
+        self.round = Round(
+            7, BASE, invited, need, DEADLINE_S, arrived=arrived, patience_s=PATIENCE_S
+        )
         actions = self.round.open(self.now)
         assert _invited(actions) == sorted(invited - self.safe)
         self.check(actions)
@@ -122,7 +132,14 @@ class Orders(RuleBasedStateMachine):
         self.now += seconds
         was_open = self.round.phase is Phase.OPEN
         actions = self.round.on_time(self.now)
-        late = self.now >= self.ends_at
+        at_work = self.invited - self.safe - self.out - self.gone
+        if was_open and len(self.safe | at_work) < self.need:
+            self.short_since = self.now if self.short_since is None else self.short_since
+        else:
+            self.short_since = None
+        since = self.now if self.short_since is None else self.short_since
+        late = self.now >= self.ends_at or (not at_work and self.now - since >= PATIENCE_S)
+        self.tired_of_waiting = late
         if not was_open or not late:
             assert actions == []
         else:
@@ -130,15 +147,33 @@ class Orders(RuleBasedStateMachine):
         self.check(actions)
 
     @rule()
-    def retry(self) -> None:
+    def give_up(self) -> None:
+        """Others are here: those who are away are waited for no longer."""
+        if not self.round.stuck:
+            return
+        assert not self.enough
+        assert not (self.invited - self.safe - self.out - self.gone)
+        self.tired_of_waiting = True
+        self.check(self.round.give_up())
+
+    @rule(others=st.none() | st.sets(st.sampled_from(NAMES)), need=st.integers(1, 7))
+    def retry(self, others: set[str] | None, need: int) -> None:
+        """Of the same agents, or drawn again from those that are here."""
         failed = self.round.phase is Phase.FAILED
         attempt = self.round.attempt
-        actions = self.round.retry(self.now)
+        drawn = None if others is None else Draw(tuple(others | self.safe), need, len(others), ())
+        actions = self.round.retry(self.now, drawn)
         if not failed:
             assert actions == [] and self.round.attempt == attempt
             return
+        if drawn is not None:
+            self.invited, self.need = set(drawn.invited), need
+            self.gone &= self.invited
+            self.out &= self.invited
         assert self.round.attempt == attempt + 1
         self.out = self.left_out()
+        self.short_since = None
+        self.tired_of_waiting = False
         assert _invited(actions) == sorted(self.invited - self.safe - self.out)
         self.ends_at = self.now + DEADLINE_S
         self.closes = self.fails = 0
@@ -162,7 +197,8 @@ class Orders(RuleBasedStateMachine):
     @invariant()
     def an_open_round_has_somebody_to_wait_for(self) -> None:
         """Else it would have been closed or failed at once."""
-        assert self.round.hopeless == (len(self.invited - self.refused) < self.need)
+        refused = self.refused & self.invited
+        assert self.round.hopeless == (len(self.invited - refused) < self.need)
         if self.round.phase is Phase.OPEN:
             assert len(self.invited - self.out) >= self.need, "the quorum is out of reach"
             here = self.invited - self.safe - self.out - self.gone
@@ -182,7 +218,7 @@ class Orders(RuleBasedStateMachine):
         """Who is not asked again: by its owner's word, or too often failed and not needed."""
         tired = {agent for agent in self.out if self.failures[agent] >= FAILURES}
         enough = len(self.invited - self.refused - tired) >= self.need
-        return self.refused | (tired if enough else set())
+        return (self.refused & self.out) | (tired if enough else set())
 
     def check(self, actions: list[Action]) -> None:
         """What holds for the actions of any event."""
@@ -193,10 +229,12 @@ class Orders(RuleBasedStateMachine):
                     assert list(participants) == sorted(self.safe)
                     assert list(missing) == sorted(self.invited - self.safe)
                     assert len(participants) >= self.need
-                case Fail():
+                case Fail(away=away):
                     self.fails += 1
                     assert not self.enough
-                    late = self.now >= self.ends_at
+                    assert set(away) <= self.gone - self.safe - self.out
+                    assert not away or len(self.invited - self.out) >= self.need
+                    late = self.now >= self.ends_at or self.tired_of_waiting
                     assert late or len(self.invited - self.out) < self.need
                 case Invite(agent) | Pull(agent):
                     assert agent in self.invited - self.safe - self.out
@@ -216,3 +254,36 @@ Orders.TestCase.settings = settings(
     suppress_health_check=[HealthCheck.too_slow],
 )
 TestOrders = Orders.TestCase
+
+
+@given(
+    known=st.sets(st.sampled_from(NAMES), min_size=1),
+    cordoned=st.sets(st.sampled_from(NAMES)),
+    away=st.sets(st.sampled_from(NAMES)),
+    returning=st.sets(st.sampled_from(NAMES)),
+    accepted=st.sets(st.sampled_from(NAMES), max_size=3),
+    quorum=st.none() | st.sampled_from([0.1, 0.5, 0.6, 0.8, 1.0, 2, 3]),
+    fraction=st.sampled_from([0.2, 0.5, 1.0]),
+    least=st.integers(1, 3),
+)
+def test_whoever_is_drawn(known, cordoned, away, returning, accepted, quorum, fraction, least):
+    """Facts about every draw: of any fleet, whoever is away, cordoned or has delivered."""
+    run = RunSettings(task="ecg", quorum=quorum, fraction=fraction)
+    wanted = known - cordoned
+    here = wanted - away
+    back = returning & (wanted - here)
+    drawn = draw(run, 3, Pool(*map(frozenset, (wanted, here)), len(known), frozenset(back)),
+                 accepted, least)  # fmt: skip
+    invited = set(drawn.invited)
+    assert accepted <= invited <= wanted | accepted
+    assert invited - accepted <= here | back, "who is away is not asked"
+    assert len(invited - accepted) <= run.invited_of(len(wanted))
+    assert set(drawn.absent) == wanted - here - invited
+    assert drawn.able == len(accepted) + len(invited & here - accepted)
+    assert drawn.need >= least
+    if quorum is None and fraction == 1.0 and len(known) > 1:
+        assert drawn.need >= 2, "one agent's update is not the model of a fleet"
+        assert drawn.need <= max(2, len(wanted) - 1, least)
+    if not away and not accepted:  # the same bytes as ever: local, virtual and replayed
+        count = run.invited_of(len(wanted))
+        assert list(drawn.invited) == sample(run.seed, 3, sorted(wanted), count)

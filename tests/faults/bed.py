@@ -268,9 +268,10 @@ class Bed:
         )
 
     def is_over(self, run: str) -> str | None:
-        """How the run ended, if it did."""
+        """How the run ended, if it did; one that waits for agents goes on by itself."""
         lines = self.journal(run)
-        return lines[-1]["event"] if lines and lines[-1]["event"] in OVER else None
+        over = lines and lines[-1]["event"] in OVER and not lines[-1].get("awaits")
+        return lines[-1]["event"] if over else None
 
     def until_over(self, run: str, within_s: float = WITHIN_S) -> str:
         return str(wait_for(lambda: self.is_over(run), f"the end of {run}", within_s))

@@ -153,7 +153,7 @@ def test_gone_for_good(bed: Bed, row: Result, unbroken: Unbroken):
     bed.until_training("pi-02")
     bed.kill("pi-02")
     shutil.rmtree(bed.folder / "pi-02")
-    assert bed.until_over(run) == "paused"
+    wait_for(lambda: bed.events(run, "paused"), "a pause")
     bed.agents = ("pi-01", "pi-03")
     bed.enrol("pi-03")
     bed.data("pi-03").write_text("1.0\n2.0\n3.0\n")
@@ -162,7 +162,6 @@ def test_gone_for_good(bed: Bed, row: Result, unbroken: Unbroken):
     with open_console(bed.state) as console:
         console.revoke("pi-02")
     began = time.monotonic()
-    bed.resume(run)
     bed.until_round(run, 1)
     row.recovered_s = time.monotonic() - began
     assert bed.until_over(run) == "finished"

@@ -67,7 +67,7 @@ def test_black_hole(
     proxy = through(bed, "pi-02")
     bed.until_ready()
     bed.pace("pi-02", 3)
-    run = bed.begin(3, task="boulder", deadline_s=400.0)
+    run = bed.begin(3, task="boulder", deadline_s=400.0, wait_s=200.0)
     bed.until_round(run, 1)
     bed.until_training("pi-02")
     ends = time.monotonic() + HOLE_S

@@ -1,0 +1,71 @@
+"""A run that is paused until enough of its agents are here."""
+
+from collections.abc import Callable
+from typing import Any
+
+from flctl.coordinator.context import Fleet
+from flctl.coordinator.gathering import Gathering
+from flctl.coordinator.journal import Journal, as_json
+from flctl.coordinator.runs import RunFolder
+from flctl.core.history import History, Stopped
+
+
+class Awaiting:
+    """Knows when the run can go on, and writes nothing before: a coordinator that is started
+    again finds the run as it is, and waits again. Raises FlctlError where it cannot be read."""
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        history: History,
+        fleet: Fleet,
+        clock: Callable[[], float],
+        min_participants: int,
+    ) -> None:
+        self.folder, self._fleet, self._clock = folder, fleet, clock
+        self._history = history
+        self._settings = folder.settings()
+        assert history.started is not None
+        self._gathering = Gathering(
+            self._settings,
+            history.started.task_digest,
+            fleet.roster,
+            fleet.trainers,
+            clock(),
+            first=True,
+            run=folder.name,
+            min_participants=min_participants,
+            accepted=history.accepted,
+            patient=True,
+        )
+
+    def is_over(self) -> bool:
+        """Enough agents are here."""
+        return self._gathering.look(self._clock()) is not None
+
+    def status(self) -> dict[str, Any]:
+        """As that of a run in progress."""
+        self._gathering.look(self._clock())
+        return {
+            "run": self.folder.name,
+            "round": self._history.round,
+            "rounds": self._settings.rounds,
+            "phase": "paused until enough agents are here",
+            "waiting_for": self._gathering.missing(),
+            "why": self._gathering.why_not(),
+        }
+
+    def stop(self, at: float, reason: str) -> None:
+        """End the wait; the run can be resumed. Raises StateError."""
+        lock = self.folder.lock()
+        try:
+            journal = Journal(self.folder.journal_path)
+            try:
+                stopped = Stopped(at=at, reason=reason)
+                journal.append([stopped])
+                head = journal.head
+            finally:
+                journal.close()
+        finally:
+            lock.release()
+        self._fleet.publish(as_json(stopped, head))

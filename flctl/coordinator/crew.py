@@ -1,0 +1,100 @@
+"""Who could take part in a run's next round: who is wanted, who is here, and why others are not."""
+
+from collections.abc import Callable
+
+from flctl.core.roster import Member, Roster
+from flctl.core.round import Pool
+from flctl.settings import RunSettings
+from flctl.wire.messages import Digest, Hello
+
+SHOWN = 6
+"""Agents whose absence is explained in one sentence."""
+
+
+class Crew:
+    """`enrolled` names all agents that may train. Times are those of one clock, in seconds."""
+
+    def __init__(
+        self,
+        settings: RunSettings,
+        task_digest: Digest,
+        roster: Roster,
+        enrolled: Callable[[], list[str]],
+        run: str = "",
+    ) -> None:
+        self._settings, self._task_digest = settings, task_digest
+        self.roster, self.enrolled, self._run = roster, enrolled, run
+
+    def pool(self, now: float) -> Pool:
+        named = self._settings.agents
+        known = set(named or self.enrolled())
+        here = {m.name for m in self.members() if self.fits(m, now)}
+        others = set() if named else {name for name in known - here if self._is_elsewhere(name)}
+        wanted = ((known | here) - self.roster.cordoned) - others
+        back = {name for name in wanted - here if self._may_return(name, now)} if named else set()
+        return Pool(frozenset(wanted), frozenset(here), len(known | here), frozenset(back))
+
+    def members(self) -> list[Member]:
+        """Agents that have been here; of those named, if any."""
+        named, members = self._settings.agents, self.roster.members.values()
+        return [m for m in members if m.name in named] if named else list(members)
+
+    def fits(self, member: Member, now: float) -> bool:
+        """It can be asked to train now."""
+        return (
+            self.roster.is_free(member.name)
+            and not member.refuses(self._run, now)
+            and member.hello is not None
+            and member.hello.role == "train"
+            and member.examples(self._settings.task, self._settings.dataset) > 0
+            and member.hello.tasks.get(self._settings.task) == self._task_digest
+        )
+
+    def refuses(self, name: str, now: float) -> str | None:
+        """Why the agent's owner does not let it take part now, if so."""
+        member = self.roster.members.get(name)
+        return member.refuses(self._run, now) if member is not None else None
+
+    def why_not(self, names: set[str], now: float) -> str:
+        """Why these are not here, in words; first those that only an operator can bring back."""
+        held = self.roster.cordoned
+        ordered = sorted(names, key=lambda name: (name not in held, name))
+        reasons = [f"{name}: {self.excuse(name, now)}" for name in ordered[:SHOWN]]
+        return "; ".join(reasons) + (" …" if len(ordered) > SHOWN else "")
+
+    def excuse(self, name: str, now: float) -> str:
+        member = self.roster.members.get(name)
+        cordoned = f"cordoned (flctl uncordon {name})" if name in self.roster.cordoned else None
+        if held := cordoned or self.refuses(name, now):
+            return held
+        if member is None:
+            enrolled = name in self.enrolled()
+            return "not connected" if enrolled else "not enrolled (flctl keys add)"
+        if member.ready and member.hello is not None:
+            return self._unfit(member, member.hello)
+        if member.state in ("lost", "stopped"):  # its last error is not why
+            return f"{member.state} ({member.note})" if member.note else member.state
+        return member.note or member.error or member.state
+
+    def _unfit(self, member: Member, hello: Hello) -> str:
+        """Why an agent that is here cannot train."""
+        if hello.role != "train":
+            return "its role is to evaluate"
+        task, dataset = self._settings.task, self._settings.dataset
+        if hello.tasks.get(task, self._task_digest) != self._task_digest:
+            return f"its task {task} differs from the coordinator's: upgrade it"
+        nothing = f"no data for task {task}, data set {dataset}"
+        return f"{nothing}: {member.error}" if member.error else nothing
+
+    def _is_elsewhere(self, name: str) -> bool:
+        """It is whole, and for other work: it evaluates, or has other data only."""
+        member = self.roster.members.get(name)
+        if member is None or member.hello is None:
+            return False
+        examples = member.examples(self._settings.task, self._settings.dataset)
+        return member.hello.role != "train" or bool(member.hello.datasets and not examples)
+
+    def _may_return(self, name: str, now: float) -> bool:
+        member = self.roster.members.get(name)
+        here = member is not None and member.ready
+        return not here and not self.refuses(name, now)

@@ -1,0 +1,265 @@
+"""Runs whose agents go and come back: over the in-memory channel, with the time passed in."""
+
+import logging
+from collections.abc import Callable
+
+import pytest
+from memory_fleet import MemoryFleet
+from test_owner_refuses import failing
+
+from flctl.coordinator.runs import RunFolder
+from flctl.core.history import History
+from flctl.errors import RunError
+
+
+def rounds_of(fleet: MemoryFleet, name: str) -> list[int]:
+    return [r for r, _ in fleet.agents[name].trained]
+
+
+def kill_in_round(fleet: MemoryFleet, round_id: int, *names: str) -> None:
+    """While they train."""
+    for name in names:
+        fleet.agents[name].ticks = 100
+    fleet.until(lambda: len(fleet.named("opened")) == round_id)
+    fleet.until(lambda: all(round_id in rounds_of(fleet, name) for name in names))
+    for name in names:
+        fleet.agents[name].kill()
+        fleet.agents[name].ticks = 2
+
+
+def until_paused(fleet: MemoryFleet, within_s: float = 300.0) -> str:
+    before = len(fleet.named("paused"))
+    fleet.until(lambda: len(fleet.named("paused")) > before, within_s)
+    fleet.step()
+    assert fleet.history().awaits
+    return fleet.history().reason
+
+
+def until_finished(fleet: MemoryFleet, within_s: float = 60.0) -> History:
+    fleet.until(lambda: fleet.history().state == "finished", within_s)
+    return fleet.history()
+
+
+@pytest.mark.parametrize("given", [{"quorum": 0.6}, {"quorum": None}])
+def test_a_fleet_of_three_can_lose_one(fleet: MemoryFleet, given: dict[str, float | None]):
+    """It is killed in a round: the run finishes by itself, and the record names it."""
+    fleet.start_run(rounds=4, **given)
+    kill_in_round(fleet, 2, "pi-03")
+    history = fleet.finish(within_s=60.0)
+    assert (history.state, history.reason, history.round) == ("finished", "", 4)
+    assert [r.missing for r in history.rounds] == [(), ("pi-03",), ("pi-03",), ("pi-03",)]
+    assert not fleet.named("attempt")
+
+
+def test_without_the_quorum_the_run_pauses_and_goes_on_when_the_agent_returns(fleet: MemoryFleet):
+    """One sentence names it; what the others have delivered counts, and none trains twice."""
+    fleet.start_run(rounds=3, wait_s=30.0)
+    kill_in_round(fleet, 2, "pi-03")
+    at = fleet.now
+    reason = until_paused(fleet)
+    assert 30.0 <= fleet.now - at < 35.0
+    assert reason.startswith("round 2: 2 of 3 required agents are ready (pi-03: lost); ")
+    assert "goes on by itself" in reason and "\n" not in reason
+    assert len(fleet.named("attempt")) == 1
+    fleet.step(500.0)
+    assert fleet.history().state == "paused"
+    fleet.agents["pi-03"].start()
+    history = until_finished(fleet)
+    assert (history.state, history.round) == ("finished", 3)
+    assert [sorted(r.participants) for r in history.rounds] == [["pi-01", "pi-02", "pi-03"]] * 3
+    assert [r.attempt for r in history.rounds] == [1, 2, 1]
+    for name in ("pi-01", "pi-02"):
+        assert rounds_of(fleet, name) == [1, 2, 3]
+
+
+def test_the_models_are_those_of_a_run_in_which_none_was_away(
+    make_fleet: Callable[..., MemoryFleet],
+):
+    """The pause leaves no trace in them."""
+    models = []
+    for lost in (False, True):
+        fleet = make_fleet(3)
+        fleet.start_run(rounds=3, wait_s=5.0)
+        if lost:
+            kill_in_round(fleet, 2, "pi-02")
+            until_paused(fleet)
+            fleet.agents["pi-02"].start()
+        models.append([r.model for r in until_finished(fleet).rounds])
+    assert models[0] == models[1]
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_coordinator_that_is_started_again_goes_on_waiting(fleet: MemoryFleet, when: str):
+    """Killed before the pause, or in it; and it writes nothing while it waits."""
+    run = fleet.start_run(rounds=3, wait_s=30.0)
+    kill_in_round(fleet, 2, "pi-03")
+    if when == "before":
+        fleet.step(2.0)
+    else:
+        until_paused(fleet)
+    fleet.kill_coordinator()
+    fleet.start_coordinator()
+    if when == "before":
+        until_paused(fleet)
+    path = RunFolder.find(fleet.state, run).journal_path
+    size = path.stat().st_size
+    for _ in range(100):
+        fleet.step(1.0)
+    assert path.stat().st_size == size
+    status = fleet.coordinator.runs.status()
+    assert (status["run"], status["round"]) == (run, 1)
+    assert status["phase"].startswith("paused") and status["waiting_for"] == ["pi-03"]
+    fleet.agents["pi-03"].start()
+    history = until_finished(fleet)
+    assert [sorted(r.participants) for r in history.rounds] == [["pi-01", "pi-02", "pi-03"]] * 3
+    for name in ("pi-01", "pi-02"):
+        assert rounds_of(fleet, name) == [1, 2, 3]
+
+
+def test_two_of_three_away_is_not_a_finished_run(fleet: MemoryFleet):
+    """Neither at the start nor later: one Pi's update is not the model of a fleet."""
+    for name in ("pi-02", "pi-03"):
+        fleet.agents[name].kill()
+    fleet.start_run(rounds=2, quorum=None)
+    reason = until_paused(fleet)
+    assert fleet.history().rounds == []
+    assert reason.startswith("round 1: 1 of 2 required agents are ready (pi-02: ")
+    assert "pi-03: " in reason
+    fleet.agents["pi-02"].start()
+    fleet.until(lambda: len(fleet.named("round")) == 2)
+    history = fleet.finish()
+    assert history.state == "finished"
+    assert [r.missing for r in history.rounds] == [("pi-03",)] * 2
+
+
+@pytest.mark.parametrize("order", ["cordon", "revoke"])
+@pytest.mark.parametrize("paused", [False, True])
+def test_an_agent_that_is_gone_for_good_is_left_out_by_an_order(
+    fleet: MemoryFleet, order: str, paused: bool
+):
+    """At once, whether the round still waits for it or the run is paused by now."""
+    fleet.start_run(rounds=3, wait_s=30.0)
+    kill_in_round(fleet, 2, "pi-03")
+    if paused:
+        until_paused(fleet)
+    else:
+        fleet.step(5.0)
+    if order == "cordon":
+        fleet.coordinator.cordon("pi-03", held=True)
+    else:
+        fleet.keyring.revoke("pi-03")
+    history = until_finished(fleet, within_s=20.0)
+    assert [len(r.participants) for r in history.rounds] == [3, 2, 2]
+    assert bool(fleet.named("paused")) == paused
+    for name in ("pi-01", "pi-02"):
+        assert rounds_of(fleet, name) == [1, 2, 3]
+
+
+def test_an_attempt_is_drawn_again_from_those_that_are_here(
+    make_fleet: Callable[..., MemoryFleet],
+):
+    """Half of six are asked; one of these goes: another takes its place, what came in stays."""
+    fleet = make_fleet(6)
+    fleet.start_run(rounds=1, fraction=0.5)
+    fleet.until(lambda: len(fleet.named("opened")) == 1)
+    first = set(fleet.named("opened")[0]["invited"])
+    kill_in_round(fleet, 1, gone := sorted(first)[0])
+    history = fleet.finish(within_s=20.0)
+    (done,) = history.rounds
+    assert history.state == "finished" and done.attempt == 2
+    assert len(done.participants) == 3 and gone not in done.participants
+    assert first - {gone} < set(done.participants)
+    assert done.missing == (gone,)
+    again = fleet.named("opened")[1]
+    assert (again["attempt"], again["need"], list(again["absent"])) == (2, 3, [gone])
+
+
+def test_a_run_of_a_single_agent_says_so(
+    make_fleet: Callable[..., MemoryFleet], caplog: pytest.LogCaptureFixture
+):
+    """In a line when it begins, and in the record when it ends."""
+    fleet = make_fleet(1)
+    with caplog.at_level(logging.WARNING):
+        fleet.start_run(rounds=2, quorum=None)
+        history = fleet.finish()
+    assert history.state == "finished"
+    assert history.reason == (
+        "every round is the update of a single agent, pi-01: no other took part"
+    )
+    said = [r.message for r in caplog.records if "asks one agent only, pi-01" in r.message]
+    assert len(said) == 1
+
+
+def test_who_fails_at_once_and_who_is_away_end_a_run_after_its_attempts(fleet: MemoryFleet):
+    """The one that is away does not make the other one be asked without end."""
+    failing(fleet, "pi-02", float("inf"))
+    fleet.start_run(rounds=2, quorum=2, wait_s=5.0)
+    kill_in_round(fleet, 1, "pi-03")
+    history = fleet.finish()
+    assert history.state == "paused" and not history.awaits
+    assert "the camera is gone" in history.reason
+    assert len(fleet.named("attempt")) == 3
+
+
+# Operators ---------------------------------------------------------------------------------
+
+
+def test_a_run_that_waits_can_be_stopped(fleet: MemoryFleet):
+    """It does not go on then, whoever returns and whatever is restarted."""
+    run = fleet.start_run(rounds=3, wait_s=5.0)
+    kill_in_round(fleet, 2, "pi-03")
+    until_paused(fleet)
+    assert not fleet.coordinator.runs.forget_paused("toy-other")
+    assert fleet.coordinator.runs.forget_paused(run)
+    assert fleet.coordinator.runs.status() is None
+    fleet.agents["pi-03"].start()
+    fleet.kill_coordinator()
+    fleet.start_coordinator()
+    for _ in range(100):
+        fleet.step()
+    assert (fleet.history().state, fleet.history().round) == ("stopped", 1)
+
+
+def test_another_run_can_be_begun_and_the_first_one_stays_paused(fleet: MemoryFleet):
+    """It is resumed by hand: an operator has gone on to other things."""
+    first = fleet.start_run(rounds=3, wait_s=5.0)
+    kill_in_round(fleet, 2, "pi-03")
+    until_paused(fleet)
+    fleet.start_run(rounds=2, agents=["pi-01", "pi-02"])
+    assert fleet.finish().state == "finished"
+    fleet.agents["pi-03"].start()
+    for restart in (False, True):
+        if restart:
+            fleet.kill_coordinator()
+            fleet.start_coordinator()
+        for _ in range(100):
+            fleet.step()
+        assert RunFolder.find(fleet.state, first).history().state == "paused"
+    fleet.coordinator.runs.resume(RunFolder.find(fleet.state, first))
+    fleet.finish()
+    assert RunFolder.find(fleet.state, first).history().state == "finished"
+
+
+def test_a_run_that_has_gone_on_is_in_progress_for_others(fleet: MemoryFleet):
+    fleet.start_run(rounds=30, wait_s=5.0)
+    kill_in_round(fleet, 2, "pi-03")
+    until_paused(fleet)
+    fleet.agents["pi-03"].start()
+    fleet.until(lambda: fleet.coordinator.training is not None)
+    with pytest.raises(RunError, match="is in progress"):
+        fleet.start_run()
+
+
+def test_for_whom_an_open_round_waits_is_told_and_shown(fleet: MemoryFleet):
+    """With the reason, and for how long."""
+    fleet.start_run(rounds=3, wait_s=30.0)
+    kill_in_round(fleet, 2, "pi-03")
+    fleet.until(lambda: bool([e for e in fleet.named("waiting") if "round" in e]), within_s=10.0)
+    told = fleet.named("waiting")[-1]
+    assert (told["round"], told["missing"]) == (2, "pi-03: lost")
+    for _ in range(100):
+        fleet.step()
+    status = fleet.coordinator.training.status()
+    assert status["why"] == "pi-03: lost" and 0.0 < status["time_left_s"] <= 20.0
+    until_paused(fleet)
+    assert len([e for e in fleet.named("waiting") if "round" in e]) <= 2
