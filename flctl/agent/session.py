@@ -25,6 +25,14 @@ RETRY_S = 1.0
 BACK_OFF_S = (1.0, 30.0)
 """First and longest wait before the next try of a key that was refused."""
 PROTOCOL_S = 60.0
+LOOK_S = 1.5
+"""Without a connection for so long, why is found out …"""
+LOOK_AGAIN_S = 0.25
+UNREACHED_S = (10.0, 3600.0)
+"""… and said; the first pause before it is said again, four times as long each time, and the
+longest one."""
+REFUSED_S = 35.0
+"""After a refusal, which is said by itself; longer than the pauses between its tries."""
 SAME_NOTICE_S = 600.0
 """A refusal that goes on is logged again after this time."""
 
@@ -58,19 +66,44 @@ class Session:
         self._reopen_at = math.inf
         self._back_off_s = BACK_OFF_S[0]
         self._said: tuple[str, float] = ("", -math.inf)
+        self._alone_since: float | None = None
+        """No connection since then; None while there is one, and before the first `tick`."""
+        self._look_at = math.inf
+        self._unreached_s = UNREACHED_S[0]
 
     @property
     def next_at(self) -> float:
         """When `tick` has something to do."""
-        return min(self._ask_at if self.connected else math.inf, self._reopen_at)
+        return min(self._ask_at if self.connected else self._look_at, self._reopen_at)
 
     def tick(self, now: float) -> None:
+        if not self.connected:
+            self._look_why(now)
         if now >= self._reopen_at:
             self._reopen_at = math.inf
             self._link.reopen()
         if self.connected and now >= self._ask_at:
             sent = self._link.send(framing.encode(self._question()))
             self._ask_at = now + (ANSWER_S if sent else RETRY_S)
+
+    def _look_why(self, now: float) -> None:
+        """Say why there is no connection: after some seconds, and then ever more rarely."""
+        if self._alone_since is None:
+            self._alone_since, self._look_at = now, now + LOOK_S
+        if now < self._look_at:
+            return
+        why = self._link.trouble()
+        if why is None:
+            self._look_at = now + LOOK_AGAIN_S
+            return
+        self._look_at = now + self._unreached_s
+        self._unreached_s = min(4 * self._unreached_s, UNREACHED_S[1])
+        logger.warning(
+            "coordinator=%s not reached for %.0f s: %s; this agent dials on",
+            self._config.coordinator,
+            now - self._alone_since,
+            why,
+        )
 
     def on_hello_again(self, now: float) -> None:
         """The coordinator has forgotten this session."""
@@ -86,6 +119,7 @@ class Session:
         match event:
             case LinkEvent.CONNECTED:
                 self.connected, self.welcomed = True, False
+                self._alone_since = None
                 self._ask_at, self._reopen_at = now, math.inf
                 self._back_off_s = BACK_OFF_S[0]
                 logger.info("coordinator=%s connected", self._config.coordinator)
@@ -98,6 +132,7 @@ class Session:
                 self._on_key_refused(now)
             case LinkEvent.SERVER_KEY_WRONG:
                 self.connected = self.welcomed = False  # the link itself tries again
+                self._alone_since, self._look_at = now, now + REFUSED_S
                 self._say(
                     f"coordinator={self._config.coordinator} whoever answers there does not have "
                     "the server key that this agent was given: check the address, or give the "
@@ -110,6 +145,7 @@ class Session:
         self.name, self.welcomed = message.name, True
         self._ask_at = math.inf
         self._said = ("", -math.inf)
+        self._unreached_s = UNREACHED_S[0]
         if first:
             logger.info("agent=%s welcome coordinator_version=%s", message.name, message.version)
 
@@ -163,6 +199,7 @@ class Session:
         """Wait to be enrolled. Raises AccessError where a token was to do that, and no longer can:
         while it is open, whoever holds it is let in."""
         self.connected = self.welcomed = False
+        self._alone_since, self._look_at = now, now + REFUSED_S
         if self._must_join and self._state.name is None and self._config.join_token is not None:
             raise AccessError(
                 f"{self._config.coordinator} does not let this agent join: its token is wrong, "

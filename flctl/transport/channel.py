@@ -88,4 +88,8 @@ class Link(Protocol):
         """From now on the coordinator is known by one of these; a connection to one with another
         key is ended."""
 
+    def trouble(self) -> str | None:
+        """Why there is no connection, in words; None while that is being found out: ask again.
+        Never waits."""
+
     def close(self) -> None: ...

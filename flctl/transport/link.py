@@ -14,6 +14,7 @@ import zmq
 
 from flctl.transport.addresses import check_name, parse_address
 from flctl.transport.channel import Frame, LinkEvent
+from flctl.transport.dialling import Dialling
 from flctl.transport.keypair import KeyPair
 from flctl.transport.sockets import MESSAGE_FRAMES, contents, receive, set_common
 
@@ -177,12 +178,16 @@ class ZeroMqLink(_Dealer):
     ) -> None:
         self.address = parse_address(endpoint)
         check_name(self.address)
+        self._dialling = Dialling(self.address)
         self._own = own
         self._server_keys = (server_key,) if isinstance(server_key, str) else tuple(server_key)
         self._turn = self._tried = 0
         # Random per agent: RECONNECT_IVL_MAX would take all jitter away.
         self._reconnect_ms = int(uniform(*RECONNECT_MS))
         super().__init__(self.address.endpoint)
+
+    def trouble(self) -> str | None:
+        return self._dialling.trouble()
 
     def use_server_keys(self, keys: Sequence[str]) -> None:
         current = self._server_keys[self._turn]
@@ -217,6 +222,9 @@ class ZeroMqLink(_Dealer):
 
 class ControlLink(_Dealer):
     """A link to the coordinator on this machine, at `addresses.control_address(state)`."""
+
+    def trouble(self) -> str | None:
+        return "no coordinator runs here"
 
     def use_server_keys(self, keys: Sequence[str]) -> None:
         """Who may open that socket is known by the account."""

@@ -184,6 +184,9 @@ class MemoryLink:
     def use_server_keys(self, keys: Sequence[str]) -> None:
         self.server_keys = tuple(keys)
 
+    def trouble(self) -> str | None:
+        return "the cable is cut" if not self._cable else "there is no hub"
+
     def reopen(self) -> None:
         self.hang_up()
         self._dialling = True

@@ -268,3 +268,40 @@ def test_what_a_killed_worker_has_left_half_written_goes(tmp_path):
     half.touch()
     state.close()
     assert list(run.iterdir()) == [whole]
+
+
+def test_an_agent_without_a_coordinator_says_so_and_then_ever_more_rarely(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Within five seconds: where it dials, and what happens."""
+    rig = Rig(tmp_path)
+    rig.link.cut()
+    with caplog.at_level(logging.WARNING):
+        said: list[float] = []
+        for second in range(3600 * 4):
+            rig.step(1.0)
+            if caplog.records:
+                said += [second + 1.0 for r in caplog.records if "not reached" in r.message]
+                text = caplog.records[-1].message
+                caplog.clear()
+    assert said[0] <= 5.0
+    assert "coordinator=" in text and "the cable is cut" in text
+    pauses = [b - a for a, b in pairwise(said)]
+    assert pauses[:4] == [10.0, 40.0, 160.0, 640.0] and max(pauses) <= 3600.0
+    assert len(said) <= 10
+    rig.close()
+
+
+def test_a_connection_that_comes_at_once_is_not_explained(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nor is a short break."""
+    with caplog.at_level(logging.WARNING):
+        for _ in range(30):
+            rig.step(1.0)
+            rig.say(WELCOME)
+        rig.link.cut()
+        rig.step(0.5)
+        rig.link.mend()
+        rig.step(0.5)
+    assert not [r for r in caplog.records if "not reached" in r.message]
