@@ -5,9 +5,9 @@ waits. There are no others: an SD card is small.
 """
 
 import json
-import subprocess
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.flctl_engine import NotInstalled, Unusable, docker
 from ansible.module_utils.flctl_identity import of_inspected
 
 DOCUMENTATION = """
@@ -43,30 +43,19 @@ TAGS = ("current", "previous", "next")
 NONE = {"id": "", "digest": "", "version": "", "layers": []}
 
 
-class Unusable(Exception):
-    pass
-
-
-def docker(*args):
-    try:
-        done = subprocess.run(["docker", *args], capture_output=True, check=False, text=True)
-    except FileNotFoundError:
-        raise Unusable("Docker is not installed here: run the playbook provision first") from None
-    if done.returncode:
-        raise Unusable(f"docker {' '.join(args[:2])}: {done.stderr.strip() or done.stdout.strip()}")
-    return done.stdout
-
-
 class Images:
     def __init__(self, name, change):
         self.name, self.change = name, change
         self.changed = False
         self.by_tag = {tag: self.inspect(f"{name}:{tag}") for tag in TAGS}
 
-    @staticmethod
-    def inspect(reference):
+    def inspect(self, reference):
         try:
             (found,) = json.loads(docker("image", "inspect", reference))
+        except NotInstalled:
+            if self.change:
+                raise
+            return dict(NONE)  # what provision would have installed has no images
         except Unusable as error:
             if "o such image" in str(error):
                 return dict(NONE)

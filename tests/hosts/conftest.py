@@ -15,7 +15,7 @@ ansible.module_utils.__path__.append(str(HERE.parents[1] / "ansible" / "module_u
 
 import engine  # noqa: E402
 from fleet import Fleet  # noqa: E402
-from rig import Rig  # noqa: E402
+from rig import ENGINE, GUARDED, TRIXIE, Rig  # noqa: E402
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -26,11 +26,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    """A server and three Pis, as they come out of their boxes; images of this checkout."""
+    """A server and three Pis, each of another kind, untouched; images of this checkout."""
     if engine.run("docker", "version", check=False).returncode:
         pytest.skip("no Docker engine answers")
     folder = tmp_path_factory.mktemp("hosts")
-    rig = Rig(f"flctl-hosts-{os.getpid()}", ("server", "pi-01", "pi-02", "pi-03"), folder / "rig")
+    kinds = {"pi-01": TRIXIE, "pi-02": GUARDED, "pi-03": ENGINE}
+    rig = Rig(f"flctl-hosts-{os.getpid()}", ("server", *kinds), folder / "rig", kinds)
     rig.build()
     for what in ("agent", "coordinator"):
         sys.stderr.write(engine.build(what))

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import engine
-from rig import Rig, docker
+from rig import PASSWORD, Rig, docker
 
 FLCTL = Path(sys.executable).with_name("flctl")
 SITE = "/opt/flctl/lib/python3.11/site-packages/flctl"
-ZONE = "America/New_York"
+ZONE = "Asia/Seoul"
 """Of the controller: the hosts have UTC."""
 RECAP = re.compile(r"^(\S+)\s+: ok=(\d+)\s+changed=(\d+)\s+unreachable=(\d+)\s+failed=(\d+)", re.M)
 
@@ -30,6 +30,8 @@ class Fleet:
         self.key = folder / "me.key"
         self.flctl("keys", "new", self.key)
         self.flctl("keys", "new", folder / "server.key")
+        self.password = folder / "password"
+        self.password.write_text(PASSWORD)
         (folder / "group_vars").mkdir()
         (folder / "group_vars" / "all.yml").write_text(
             f"flctl_version: {engine.TAG}\n"
@@ -58,8 +60,11 @@ class Fleet:
         return said
 
     def play(self, name: str, *args: object, code: int = 0) -> "Play":
+        """A playbook. Where a host asks for it, the password for sudo is given as with -K."""
         began = time.monotonic()
-        said = self.flctl(name, "-i", self.inventory, *args, code=code)
+        secret = ("--become-password-file", self.password) if self.rig.guarded else ()
+        more = (*(() if "--" in args or not secret else ("--",)), *secret)
+        said = self.flctl(name, "-i", self.inventory, *args, *more, code=code)
         seconds = time.monotonic() - began
         sys.stderr.write(f"\nflctl {name} {' '.join(map(str, args))}: {seconds:.0f} s\n")
         return Play(said, seconds)
@@ -69,17 +74,8 @@ class Fleet:
         return f"{self.rig.address('server')}:7700"
 
     def connect(self) -> None:
-        listed = self.rig.ssh(
-            "server",
-            "sudo",
-            "docker",
-            "exec",
-            "flctl-coordinator",
-            "flctl",
-            "keys",
-            "list",
-            "--json",
-        )
+        keys = ("docker", "exec", "flctl-coordinator", "flctl", "keys", "list", "--json")
+        listed = self.rig.root("server", *keys)
         server_key = json.loads(listed)["server_key"]
         self.flctl("connect", self.address, "--server-key", server_key, "--key", self.key)
 
@@ -126,7 +122,7 @@ class Fleet:
     def images(self, host: str) -> dict[str, str]:
         """The tags of the agent's image there, and the ids that they stand for."""
         form = "{{.Repository}}:{{.Tag}} {{.ID}}"
-        listed = self.rig.ssh(host, "sudo", "docker", "images", "--format", f"'{form}'")
+        listed = self.rig.root(host, "docker", "images", "--format", form)
         return dict(line.split() for line in listed.splitlines())
 
     def another_version(self, what: str, version: str, *edits: tuple[str, str, str]) -> Path:

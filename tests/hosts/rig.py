@@ -3,10 +3,21 @@ Docker engine to be installed inside, reached only by ssh, with no way out of th
 
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 IMAGE = "flctl-rig-pi"
+PLAIN, TRIXIE, GUARDED, ENGINE = "plain", "trixie", "guarded", "engine"
+"""Kinds of a host: Debian 12; Debian 13; 12 with a password for sudo, behind a jump host; 12 with
+an engine and a daemon.json of its owner."""
+BUILDS = {
+    PLAIN: ("plain", "debian:bookworm-slim"),
+    TRIXIE: ("plain", "debian:trixie-slim"),
+    ENGINE: ("engine", "debian:bookworm-slim"),
+}
+JUMP = "jump"
+PASSWORD = "raspberry"
+"""For sudo, on every host; only those that are guarded ask for it."""
 # What systemd and a Docker engine inside need, without --privileged: some machines that run
 # these tests do not have every capability themselves.
 CONTAINER = """
@@ -30,30 +41,54 @@ def docker(*args: str, input: str | None = None, check: bool = True) -> str:
 class Rig:
     """`hosts` fresh computers, the first of which is the inventory's coordinator."""
 
-    def __init__(self, name: str, hosts: Sequence[str], folder: Path) -> None:
+    def __init__(
+        self, name: str, hosts: Sequence[str], folder: Path, kinds: Mapping[str, str] | None = None
+    ) -> None:
+        """`kinds`: of the hosts that are not PLAIN."""
         self.name, self.hosts, self.folder = name, list(hosts), folder
-        self.key = folder / "id_ed25519"
+        self.kinds = dict(kinds or {})
+        self.key, self.known_hosts = folder / "id_ed25519", folder / "known_hosts"
+        self.guarded = [host for host in hosts if self.kind(host) == GUARDED]
+
+    def kind(self, host: str) -> str:
+        return self.kinds.get(host, PLAIN)
+
+    @property
+    def all(self) -> list[str]:
+        return [*([JUMP] if self.guarded else []), *self.hosts]
+
+    def image(self, host: str) -> str:
+        kind = self.kind(host)
+        return f"{IMAGE}:{kind if kind in BUILDS else PLAIN}"
 
     def build(self) -> None:
-        here = Path(__file__).parent / "rig"
-        docker("build", "--quiet", "--network=host", "--tag", IMAGE, str(here))
+        here = str(Path(__file__).parent / "rig")
+        for image in sorted({self.image(host) for host in self.all}):
+            target, base = BUILDS[image.partition(":")[2]]
+            docker(
+                "build", "--quiet", "--network=host", "--build-arg", f"BASE={base}",
+                "--target", target, "--tag", image, here,
+            )  # fmt: skip
 
     def up(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", self.key], check=True)
         docker("network", "create", "--internal", self.name)
-        for host in self.hosts:
+        for host in self.all:
             docker(
                 "run", "--detach", "--name", self.container(host), "--hostname", "raspberrypi",
-                "--network", self.name, *CONTAINER, IMAGE,
+                "--network", self.name, *CONTAINER, self.image(host),
             )  # fmt: skip
-        for host in self.hosts:
+        for host in self.all:
             public = self.key.with_suffix(".pub").read_text()
             docker("exec", "-i", self.container(host), "sh", "-c", INTRODUCE, input=public)
+        for host in self.guarded:
+            self.root(host, "sh", "-c", GUARD.format(jump=self.address(JUMP)))
+        for host in self.all:
             self.wait_for_ssh(host)
 
     def down(self) -> None:
-        names = [self.container(host) for host in self.hosts]
+        names = [self.container(host) for host in self.all]
         docker("rm", "--force", "--volumes", *names, check=False)
         docker("network", "rm", self.name, check=False)
 
@@ -64,10 +99,25 @@ class Rig:
         form = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
         return docker("inspect", "--format", form, self.container(host))
 
+    def root(self, host: str, *command: str, check: bool = True) -> str:
+        """What a command prints that root runs there, past ssh and sudo."""
+        return docker("exec", self.container(host), *command, check=check)
+
+    def ssh_options(self, host: str) -> list[str]:
+        """Of OpenSSH: only these hosts' own keys are taken, and a guarded one is reached by way
+        of the jump host alone."""
+        options = [
+            "-o", "StrictHostKeyChecking=yes", "-o", f"UserKnownHostsFile={self.known_hosts}",
+            "-o", "ConnectTimeout=5", "-o", "LogLevel=ERROR",
+        ]  # fmt: skip
+        if host in self.guarded:
+            over = ["ssh", "-i", str(self.key), *options, "-W", "%h:%p", f"pi@{self.address(JUMP)}"]
+            options += ["-o", f"ProxyCommand={' '.join(over)}"]
+        return options
+
     def ssh(self, host: str, *command: str, check: bool = True) -> str:
-        options = "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR"
         done = subprocess.run(
-            ["ssh", "-i", self.key, *options.split(), f"pi@{self.address(host)}", *command],
+            ["ssh", "-i", self.key, *self.ssh_options(host), f"pi@{self.address(host)}", *command],
             capture_output=True, text=True, timeout=300, check=False,
         )  # fmt: skip
         if check and done.returncode:
@@ -76,9 +126,20 @@ class Rig:
 
     def wait_for_ssh(self, host: str) -> None:
         until = time.monotonic() + BOOT_S
-        while self.ssh(host, "true; echo up", check=False) != "up":
+        while True:
+            self.know_hosts()
+            if self.ssh(host, "true; echo up", check=False) == "up":
+                return
             assert time.monotonic() < until, f"{host} did not boot in {BOOT_S:.0f} s"
             time.sleep(0.5)
+
+    def know_hosts(self) -> None:
+        """The host keys of those that are up, read past ssh, as a person reads them at a screen."""
+        lines = []
+        for host in self.all:
+            key = self.root(host, "cat", "/etc/ssh/ssh_host_ed25519_key.pub", check=False)
+            lines += [f"{self.address(host)} {' '.join(key.split()[:2])}"] if key else []
+        self.known_hosts.write_text("\n".join(lines) + "\n")
 
     def inventory(self, path: Path, extra: str = "") -> Path:
         """As a person would write it, with the way to the rig's ssh."""
@@ -88,18 +149,24 @@ class Rig:
             "  vars:",
             "    ansible_user: pi",
             f"    ansible_ssh_private_key_file: {self.key}",
-            "    ansible_ssh_common_args: >-",
-            "      -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null",
-            "      -o ConnectTimeout=5",
             "flctl_coordinator:",
             "  hosts:",
-            f"    {server}: {{ansible_host: {self.address(server)}}}",
+            *self.of_inventory(server),
             "flctl_agents:",
             "  hosts:",
-            *(f"    {pi}: {{ansible_host: {self.address(pi)}}}" for pi in pis),
+            *(line for pi in pis for line in self.of_inventory(pi)),
         ]
         path.write_text("\n".join(lines) + "\n" + extra)
         return path
+
+    def of_inventory(self, host: str) -> list[str]:
+        pairs = zip(*[iter(self.ssh_options(host))] * 2, strict=True)
+        args = " ".join(f'-o "{value}"' for _, value in pairs)
+        return [
+            f"    {host}:",
+            f"      ansible_host: {self.address(host)}",
+            f"      ansible_ssh_common_args: '{args}'",
+        ]
 
 
 INTRODUCE = """
@@ -110,4 +177,9 @@ done
 cat > /home/pi/.ssh/authorized_keys && chown pi:pi /home/pi/.ssh/authorized_keys
 # The cache was filled when the image was built; the rig cannot fill it again.
 cd /var/lib/apt && mkdir -p periodic && touch lists periodic/update-success-stamp
+"""
+GUARD = """
+echo 'pi ALL=(ALL) ALL' > /etc/sudoers.d/010_pi-nopasswd
+echo 'AllowUsers pi@{jump}' > /etc/ssh/sshd_config.d/guard.conf
+systemctl try-restart ssh
 """

@@ -31,21 +31,17 @@ def test_two_playbooks_and_one_command_train_a_model(fleet: Fleet):
 
 def test_nothing_of_value_is_on_the_way(fleet: Fleet):
     """The secret half stays on its Pi, for the agent alone; the container may do nothing."""
-    listed = fleet.rig.ssh(
-        "pi-01", "sudo", "stat", "-c", "'%a %u %n'", "/var/lib/flctl-agent/agent.key"
-    )
+    listed = fleet.rig.root("pi-01", "stat", "-c", "%a %u %n", "/var/lib/flctl-agent/agent.key")
     assert listed == "600 7700 /var/lib/flctl-agent/agent.key"
-    form = "'{{with .HostConfig}}{{.ReadonlyRootfs}} {{.CapDrop}} {{.RestartPolicy.Name}}{{end}}'"
-    assert fleet.rig.ssh("pi-01", "sudo", "docker", "inspect", "-f", form, "flctl-agent") == (
+    form = "{{with .HostConfig}}{{.ReadonlyRootfs}} {{.CapDrop}} {{.RestartPolicy.Name}}{{end}}"
+    assert fleet.rig.root("pi-01", "docker", "inspect", "-f", form, "flctl-agent") == (
         "true [ALL] unless-stopped"
     )
 
 
 def test_data_are_for_the_agent_alone(fleet: Fleet):
     """Not for the other users of the Pi that owns them."""
-    found = fleet.rig.ssh(
-        "pi-01", "sudo", "find", "/var/lib/flctl-data", "-printf", "'%m %U %P\\n'"
-    )
+    found = fleet.rig.root("pi-01", "find", "/var/lib/flctl-data", "-printf", "%m %U %P\\n")
     assert found.splitlines() == ["700 0 ", "700 7700 default", "600 7700 default/beats.npz"]
 
 
@@ -54,8 +50,8 @@ def test_the_secret_key_that_was_given_is_the_coordinators(fleet: Fleet):
     mine = (fleet.folder / "server.pub").read_text().strip()
     assert json.loads(fleet.flctl("keys", "list", "--json"))["server_key"] == mine
     folder = "/var/lib/flctl-coordinator/keys"
-    form = ("sudo", "stat", "-c", "'%a %u %F'", folder, f"{folder}/server.key")
-    assert fleet.rig.ssh("server", *form) == "700 7700 directory\n600 7700 regular file"
+    form = ("stat", "-c", "%a %u %F", folder, f"{folder}/server.key")
+    assert fleet.rig.root("server", *form) == "700 7700 directory\n600 7700 regular file"
 
 
 def test_the_inventory_and_the_fleet_agree(fleet: Fleet):
@@ -84,8 +80,8 @@ def test_who_cannot_be_reached_is_listed_with_what_to_do(fleet: Fleet):
 
 def test_damaged_data_do_not_reach_a_host(fleet: Fleet):
     """What is good there stays, and the agent is invited as before."""
-    digest = ["sudo", "sha256sum", "/var/lib/flctl-data/default/beats.npz"]
-    before = fleet.rig.ssh("pi-01", *digest)
+    digest = ["sha256sum", "/var/lib/flctl-data/default/beats.npz"]
+    before = fleet.rig.root("pi-01", *digest)
     shutil.copytree(fleet.folder / "shares", fleet.folder / "damaged")
     share = fleet.folder / "damaged" / "pi-01" / "beats.npz"
     data = bytearray(share.read_bytes())
@@ -93,7 +89,7 @@ def test_damaged_data_do_not_reach_a_host(fleet: Fleet):
     share.write_bytes(data)
     play = fleet.play("push-data", "--source", fleet.folder / "damaged", "--limit", "pi-01", code=1)
     assert "pi-01: beats.npz of " in play.said and "so nothing was sent" in play.said
-    assert fleet.rig.ssh("pi-01", *digest) == before
+    assert fleet.rig.root("pi-01", *digest) == before
     assert not fleet.status()["pi-01"]["cordoned"]
 
 
@@ -178,14 +174,14 @@ def test_a_rollback_goes_to_the_image_before(fleet: Fleet):
 def test_new_keys_shut_out_the_old_ones(fleet: Fleet):
     """The agent comes back with another key; what the card held before is of no use. A link that
     its container has planted leads root nowhere."""
-    old = fleet.rig.ssh("pi-01", "sudo", "cat", "/var/lib/flctl-agent/agent.pub")
+    old = fleet.rig.root("pi-01", "cat", "/var/lib/flctl-agent/agent.pub")
     plant = "mkdir /root/trap && ln -sfn /root/trap /var/lib/flctl-agent/agent.pub"
-    fleet.rig.ssh("pi-01", "sudo", "sh", "-c", f"'{plant}'")
+    fleet.rig.root("pi-01", "sh", "-c", plant)
     fleet.play("rotate-keys", "--limit", "pi-01")
-    new = fleet.rig.ssh("pi-01", "sudo", "cat", "/var/lib/flctl-agent/agent.pub")
+    new = fleet.rig.root("pi-01", "cat", "/var/lib/flctl-agent/agent.pub")
     assert new != old
-    assert fleet.rig.ssh("pi-01", "sudo", "ls", "-A", "/root/trap") == ""
-    kind = fleet.rig.ssh("pi-01", "sudo", "stat", "-c", "%F", "/var/lib/flctl-agent/agent.pub")
+    assert fleet.rig.root("pi-01", "ls", "-A", "/root/trap") == ""
+    kind = fleet.rig.root("pi-01", "stat", "-c", "%F", "/var/lib/flctl-agent/agent.pub")
     assert kind == "regular file"
     listed = fleet.flctl("keys", "list", "--json")
     assert new in listed
@@ -197,9 +193,7 @@ def test_what_is_removed_leaves_nothing_behind(fleet: Fleet):
     """No container, no image, no file, no key."""
     fleet.play("remove", "--yes", "--set", "flctl_coordinator_remove_runs=true")
     for host in ("server", *PIS):
-        assert fleet.rig.ssh(host, "sudo", "docker", "ps", "--all", "--quiet") == ""
-        assert fleet.rig.ssh(host, "sudo", "docker", "images", "--quiet") == ""
-        found = fleet.rig.ssh(
-            host, "sudo", "find", "/etc", "/opt", "/var", "/home", "-name", "'*flctl*'"
-        )
+        assert fleet.rig.root(host, "docker", "ps", "--all", "--quiet") == ""
+        assert fleet.rig.root(host, "docker", "images", "--quiet") == ""
+        found = fleet.rig.root(host, "find", "/etc", "/opt", "/var", "/home", "-name", "*flctl*")
         assert set(found.splitlines()) <= {"/etc/systemd/journald.conf.d/flctl.conf"}
