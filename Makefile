@@ -32,7 +32,7 @@ test-containers: install ## Run the tests of the images and of compose.yaml (nee
 	$(BIN)/pytest tests/containers $(CONTAINER_ARGS)
 
 test-hosts: install $(VENV)/.installed-lint ## Run the playbooks against containers that play fresh Pis (needs Docker)
-	$(BIN)/pytest tests/hosts/test_archive.py tests/hosts/test_preflight.py tests/hosts/test_hosts.py $(HOSTS_ARGS)
+	$(BIN)/pytest tests/hosts/test_archive.py tests/hosts/test_preflight.py tests/hosts/test_send.py tests/hosts/test_hosts.py $(HOSTS_ARGS)
 
 test-arm: install $(VENV)/.installed-lint image-arm64 ## The same against a whole emulated ARM computer (slow)
 	$(BIN)/pytest tests/hosts/test_arm.py $(HOSTS_ARGS)
@@ -48,11 +48,10 @@ check: install lint-playbooks ## What CI runs: lint, format, types, import rule,
 	$(BIN)/python scripts/audit.py
 	$(BIN)/pytest $(PYTEST_ARGS)
 
-# The collections of the ansible bundle are what the playbooks are checked against: no network.
 lint-playbooks: $(VENV)/.installed-lint
 	cd ansible && for play in *.yml; do \
 		ANSIBLE_HOST_PATTERN_MISMATCH=ignore ../$(BIN)/ansible-playbook --syntax-check -i example/inventory.yml $$play >/dev/null || exit 1; done
-	PATH="$(abspath $(BIN)):$$PATH" ANSIBLE_LIBRARY=ansible/library ANSIBLE_MODULE_UTILS=ansible/module_utils $(BIN)/ansible-lint --offline --profile production -q ansible
+	PATH="$(abspath $(BIN)):$$PATH" ANSIBLE_ACTION_PLUGINS=ansible/action_plugins ANSIBLE_LIBRARY=ansible/library ANSIBLE_MODULE_UTILS=ansible/module_utils $(BIN)/ansible-lint --offline --profile production -q ansible
 
 audit: install ## Ask the advisory database about every package, installed or in the images (needs the network)
 	$(PIP) install --quiet -e '.[audit]'
@@ -99,7 +98,7 @@ $(VENV)/.installed-demo: pyproject.toml | $(BIN)/pip
 	$(PIP) install --quiet -e '.[train,plot]'
 	@touch $@
 
-# Apart from the others, because Ansible's collections are half a gigabyte.
+# Apart from the others: only the playbooks need it.
 $(VENV)/.installed-lint: pyproject.toml | $(VENV)/.installed
 	$(PIP) install --quiet -e '.[lint]'
 	@touch $@

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import stat
 import zipfile
 from pathlib import Path
@@ -135,3 +136,15 @@ def test_hosts_in_groups_of_groups_are_found():
     assert not playbooks._hosts_below(
         "@all:\n  |--@flctl_agents:\n  |--@x:\n  |  |--y\n", "flctl_agents"
     )
+
+
+def test_the_playbooks_need_no_collection():
+    """Only modules of ansible-core and those beside them: nothing has to be fetched or fitted."""
+    tasks = [path for path in (ROOT / "ansible").rglob("*.yml") if "example" not in path.parts]
+    used = {
+        module
+        for path in tasks
+        for module in re.findall(r"^ *(?:- )?(\w+\.\w+\.\w+):", path.read_text(), re.M)
+    }
+    assert {module for module in used if not module.startswith("ansible.builtin.")} == set()
+    assert "ansible.builtin.command" in used
