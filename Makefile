@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 # Two processes: the suite waits for sockets and disks more than it computes.
 PYTEST_ARGS ?= -n 2
+INSTALL_ARGS ?= --durations 0
 HOSTS_ARGS ?= -s -x --durations 0
 CONTAINER_ARGS ?= -s --durations 5
 FAULTS_ARGS ?= -n 3 --no-loadscope-reorder
@@ -15,7 +16,7 @@ BENCH_ARGS ?= --agents 3 --model-mb 1.72
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-containers test-hosts test-arm test-faults check lint-playbooks audit lock fuzz format bench images images-all image-arm64 coordinator-arm64 clean
+.PHONY: help install demo test test-containers test-hosts test-install test-arm test-faults check lint-playbooks audit lock fuzz format bench images images-all image-arm64 coordinator-arm64 clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +34,9 @@ test-containers: install ## Run the tests of the images and of compose.yaml (nee
 
 test-hosts: install $(VENV)/.installed-lint ## Run the playbooks against containers that play fresh Pis (needs Docker)
 	$(BIN)/pytest tests/hosts/test_archive.py tests/hosts/test_preflight.py tests/hosts/test_send.py tests/hosts/test_hosts.py $(HOSTS_ARGS)
+
+test-install: install ## Try every install line of README in an empty environment (needs the network)
+	$(BIN)/pytest tests/install $(INSTALL_ARGS)
 
 test-arm: install $(VENV)/.installed-lint image-arm64 ## The same against a whole emulated ARM computer (slow)
 	$(BIN)/pytest tests/hosts/test_arm.py $(HOSTS_ARGS)

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from flctl import __version__
-from flctl.cli import data, emulate, keys, runs, tasks
+from flctl.cli import data, emulate, keys, runs, service, tasks
 from flctl.cli.agent import agent
 from flctl.cli.audit import audit
 from flctl.cli.connect import connect
@@ -66,4 +66,5 @@ app.add_typer(data.app, name="data")
 app.add_typer(emulate.app, name="emulate")
 app.add_typer(keys.app, name="keys")
 app.add_typer(runs.app, name="runs")
+app.add_typer(service.app, name="service")
 app.add_typer(tasks.app, name="tasks")
