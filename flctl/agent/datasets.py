@@ -1,24 +1,41 @@
 """Which data this agent has, as its worker has found out."""
 
 import logging
+import math
+from pathlib import Path
 
 from msgspec.structs import replace
 
 from flctl.agent.config import AgentConfig
-from flctl.wire.messages import Shard
+from flctl.learning.stamps import Stamp, stamp_of
+from flctl.wire.messages import DatasetInfo, Evaluate, Shard, Train
 from flctl.worker.jobs import TRIES, DataSource, Describe, Described, JobFailed
 
 logger = logging.getLogger(__name__)
 
+LOOK_S = 15.0
+"""Between two looks from outside at whether files have changed; two that agree say that none is
+being written."""
+ENTRIES = 2000
+"""Files and folders in such a look at most; before a round the worker looks at all."""
+DUTY = 20
+"""Data are read again no sooner than so many times as long after it as it took the last time."""
+
 
 class Datasets:
-    """Looked at once: at the start of the agent, or when it knows which part is its own."""
+    """Looked at when the agent starts, or knows which part is its own, and again when their files
+    have changed. In between, each round and evaluation says how many there were."""
 
     def __init__(self, config: AgentConfig, tasks: tuple[str, ...]) -> None:
         self._config, self._tasks = config, tasks
         self._sources = None if config.shard_from_coordinator else config.datasets
         self._looked_at = self._sources
         self._looks = 0
+        self._seen: list[Stamp] | None = None
+        """The files at the last look from outside …"""
+        self._read: list[Stamp] | None = None
+        """… and when the worker was told to read them all."""
+        self._look_at = self._read_at = self._began = -math.inf
         self.found: Described | None = None
         """None until the worker has looked."""
 
@@ -45,9 +62,10 @@ class Datasets:
         if dealt != self._sources:
             self._sources, self.found, self._looks = dealt, None, 0
 
-    def look(self) -> Describe:
+    def look(self, now: float = 0.0) -> Describe:
         """The job that finds out."""
         assert self._sources is not None
+        self._read, self._began = self._stamps(), now
         self._looks += 1
         self._looked_at = self._sources
         named = bool(self._config.tasks)  # nobody expects a download for what is merely installed
@@ -58,26 +76,75 @@ class Datasets:
             device=self._config.device,
         )
 
-    def on_described(self, found: Described) -> None:
+    def changed(self, now: float) -> bool:
+        """Whether files have changed since they were read, and are at rest again."""
+        if now < self._look_at:
+            return False
+        self._look_at = now + LOOK_S
+        seen, self._seen = self._seen, self._stamps()
+        return self._seen == seen and seen != self._read and now >= self._read_at
+
+    def declare(
+        self,
+        order: Train | Evaluate,
+        *,
+        examples: int | None = None,
+        held_out: int | None = None,
+        error: str | None = None,
+    ) -> bool:
+        """How many there were for `order`, of those that are named; whether that is news."""
+        assert self.found is not None
+        infos = {(info.name, info.task): info for info in self.found.datasets}
+        old = infos.get((order.dataset, order.task))
+        if old is None:
+            return False
+        infos[order.dataset, order.task] = new = replace(
+            old,
+            examples=old.examples if examples is None else examples,
+            held_out=old.held_out if held_out is None else held_out,
+        )
+        if new == old:
+            return False
+        there = tuple(info for info in infos.values() if info.examples or info.held_out)
+        self.found = replace(self.found, datasets=there, error=None if there else error)
+        logger.info("dataset=%s task=%s examples=%d held_out=%d now", *_figures(new))
+        return True
+
+    def lost(self, order: Train | Evaluate, error: str) -> bool:
+        """What there was for `order` cannot be read any more; whether that is news."""
+        self._read = None  # they are looked at again, also where they seem to be the same
+        if isinstance(order, Train):
+            return self.declare(order, examples=0, error=error)
+        return self.declare(order, held_out=0, error=error)
+
+    def on_described(self, found: Described, now: float = 0.0) -> bool:
+        """Whether it is news."""
         if self._looked_at is not self._sources:
-            return  # dealt anew meanwhile: what was seen is of another part
+            return False  # dealt anew meanwhile: what was seen is of another part
+        self._read_at = now + DUTY * (now - self._began)
         if found.error is None and found.problems and self._config.tasks:
             # The owner has named these tasks: that one cannot be used is no mere chance.
             found = replace(found, error="; ".join(found.problems)[:2000])
+        if found == self.found:
+            return False
         self.found = found
         for info in found.datasets:
-            logger.info(
-                "dataset=%s task=%s examples=%d held_out=%d",
-                info.name,
-                info.task,
-                info.examples,
-                info.held_out,
-            )
+            logger.info("dataset=%s task=%s examples=%d held_out=%d", *_figures(info))
         if found.error is not None:
             logger.error("%s: %s", "not usable" if found.datasets else "no data", found.error)
+        return True
 
     def on_failed(self, failure: JobFailed) -> None:
         """A worker that has died may be luckier the next time."""
         if not failure.is_death or self._looks >= TRIES:
             error = failure.message
             self.on_described(Described(datasets=(), torch="", cuda=False, error=error))
+
+    def _stamps(self) -> list[Stamp]:
+        sources = self._sources or {}
+        paths = [None if source.path is None else Path(source.path) for source in sources.values()]
+        return [stamp_of(path, ENTRIES) for path in paths]
+
+
+def _figures(info: DatasetInfo) -> tuple[str, str, int, int]:
+    return info.name, info.task, info.examples, info.held_out

@@ -110,10 +110,14 @@ class Session:
         self.welcomed = False
         self._ask_at = now
 
-    def say_hello(self, now: float) -> None:
+    def say_hello(self) -> None:
         """What the last Hello said has changed."""
         if self.connected and not self._must_join:
-            self._ask_at = now
+            self._ask_at = -math.inf
+
+    def owes_hello(self, now: float) -> bool:
+        """What the coordinator knows of this agent is out of date."""
+        return self._ask_at <= now
 
     def on_link(self, event: LinkEvent, now: float) -> None:
         match event:

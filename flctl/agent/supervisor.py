@@ -179,10 +179,11 @@ class Supervisor:
 
     def _speak(self, now: float) -> None:
         """What goes out while the coordinator listens."""
-        while self._outbox and self._tell(self._outbox[0]):
-            self._outbox.popleft()
+        if not self.session.owes_hello(now):  # first what data there are, then what came of them
+            while self._outbox and self._tell(self._outbox[0]):
+                self._outbox.popleft()
+            self._updates.pump(now)
         self._models.pump(now)
-        self._updates.pump(now)
         if self.state != self._last_state:
             # The coordinator sees by itself that a round's work begins and ends.
             if not {self.state, self._last_state} <= AT_WORK:
@@ -222,7 +223,7 @@ class Supervisor:
                 if message.shard is not None:
                     self.work.data.deal(message.shard)
             case ServerKeys():
-                self._on_server_keys(message, now)
+                self._on_server_keys(message)
             case HelloAgain():
                 self.session.on_hello_again(now)
             case HeartbeatAck():
@@ -260,7 +261,7 @@ class Supervisor:
         if not again:
             self._models.on_welcome(now)
 
-    def _on_server_keys(self, message: ServerKeys, now: float) -> None:
+    def _on_server_keys(self, message: ServerKeys) -> None:
         """On the disk first: whatever happens next, one of them is right."""
         try:
             keys = tuple(public_key(key, "a server key") for key in message.keys)
@@ -270,7 +271,7 @@ class Supervisor:
             return
         logger.info("coordinator=%s is known by %s", self._config.coordinator, ", ".join(keys))
         self._link.use_server_keys(keys)
-        self.session.say_hello(now)
+        self.session.say_hello()
 
     def _on_other_protocol(self, frames: Sequence[Frame], now: float) -> None:
         try:
@@ -279,7 +280,7 @@ class Supervisor:
             logger.warning("a message of the coordinator is ignored: %s", error)
 
     def _on_described(self) -> None:
-        self.session.say_hello(self._clock())
+        self.session.say_hello()
 
     # What goes out --------------------------------------------------------------------
 

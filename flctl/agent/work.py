@@ -152,9 +152,11 @@ class Work:
         if self.data.found is None:
             if not self.data.known:
                 return  # nor is there work: a coordinator that asks for it has dealt
-            self._submit(self.data.look(), None)
+            self._submit(self.data.look(now), None)
         elif self._orders:
             self._advance(self._orders[0], now)
+        elif self.data.changed(now):
+            self._submit(self.data.look(now), None)
         else:
             self._rest(now)
 
@@ -176,8 +178,8 @@ class Work:
     def _on_event(self, event: AnyEvent, order: Order | None, now: float) -> None:
         match event:
             case Described():
-                self.data.on_described(event)
-                self._have_looked()
+                if self.data.on_described(event, now):
+                    self._have_looked()
             case Stepped() if order is not None:
                 self._on_step(order, event, now)
             case Scored() if order is not None:
@@ -254,7 +256,10 @@ class Work:
             seconds=event.seconds,
             compression_error=event.compression_error,
             left_out=event.left_out,
+            data=event.data,
         )
+        if self.data.declare(order.message, examples=event.available):
+            self._on_described()
         self._updates.hold(offer, blob, now)
         logger.info(
             "%s trained examples=%d batches=%d loss=%.4f bytes=%d took_s=%.1f",
@@ -268,16 +273,22 @@ class Work:
 
     def _on_scored(self, order: Order, event: Scored) -> None:
         if not event.parts:
+            if self.data.declare(order.message, held_out=0):
+                self._on_described()
             self._fail(order, "data", "this agent holds no examples out for evaluation")
             return
         self.error = None
         self._orders.remove(order)
         metrics = next(iter(event.parts.values()))
+        if self.data.declare(order.message, held_out=metrics.examples):
+            self._on_described()
         self._answered = Evaluated(key=order.key, metrics=metrics)
         self._post(self._answered)
 
     def _on_failed(self, order: Order | None, event: JobFailed) -> None:
         if order is not None:
+            if event.kind == "data" and self.data.lost(order.message, event.message):
+                self._on_described()
             kind: Kind = "task" if event.kind == "usage" else event.kind
             again = event.is_death and order.tries < TRIES
             self._fail(order, kind, event.message, retrying=again)

@@ -267,6 +267,7 @@ class Collection:
             seconds=offer.seconds,
             compression_error=offer.compression_error,
             left_out=offer.left_out,
+            data=offer.data,
         )
 
     def _refuse(self, agent: str, reason: str) -> None:

@@ -43,7 +43,7 @@ class Evaluating:
 
     def on_answer(self, agent: str, answer: Evaluated) -> None:
         if self._survey is not None:
-            self._finish(self._survey.on_answer(agent, answer))
+            self._finish(self._survey.on_answer(agent, answer, self._held_out(agent)))
 
     def on_failed(self, agent: str, key: RoundKey) -> None:
         """It could not evaluate the model of `key`, which may be that of an earlier round."""
@@ -74,7 +74,7 @@ class Evaluating:
 
     def _ask_agents(self) -> None:
         self._context.fleet.serve(self._key.base, self._made.path)
-        agents = {agent: self._held_out(agent) for agent in self._testers() or self._owners()}
+        agents = self._testers() or self._owners()
         survey = self._survey = Survey(
             self._key,
             self._made.size,

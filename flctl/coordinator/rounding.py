@@ -412,7 +412,7 @@ class RoundInProgress:
     def _wrong_with(self, member: Member, offer: UpdateReady) -> str | None:
         """What forbids even to fetch the update; None when nothing does."""
         settings, size = self._context.settings, self._context.model_size
-        declared = member.examples(settings.task, settings.dataset)
+        declared = member.most.get((settings.dataset, settings.task), 0)
         if offer.examples > declared:
             return f"it claims {offer.examples} examples, {declared} were declared"
         if offer.size > size + HEADER_SLACK:

@@ -1,7 +1,7 @@
 """Evaluation on the agents: asks those that hold data out, and waits with a deadline."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 
 from flctl.core.metrics import verified
 from flctl.settings import RunSettings
@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 
 
 class Survey:
-    """Asks `agents`, which have declared so many held-out examples each.
+    """Asks `agents`.
 
     Each method returns True when it is over: all have answered, are gone, or it is late.
     """
@@ -22,14 +22,13 @@ class Survey:
         key: RoundKey,
         size: int,
         settings: RunSettings,
-        agents: Mapping[str, int],
+        agents: Sequence[str],
         tell: Callable[[str, Message], bool],
         now: float,
         gate: Gate,
     ) -> None:
         self.key = key
         self.answers: dict[str, Metrics] = {}
-        self._declared = dict(agents)
         self._waiting = set(agents)
         self._deadline = now + settings.deadline_s
         self._tell, self._gate = tell, gate
@@ -47,10 +46,11 @@ class Survey:
         if agent in self._waiting:
             self._tell(agent, self._question)
 
-    def on_answer(self, agent: str, answer: Evaluated) -> bool:
+    def on_answer(self, agent: str, answer: Evaluated, declared: int) -> bool:
+        """`declared` are the examples that it says to hold out."""
         if agent in self._waiting and answer.key == self.key:
             try:
-                self.answers[agent] = verified(answer.metrics, self._declared[agent])
+                self.answers[agent] = verified(answer.metrics, declared)
             except ValueError as error:
                 text = "round=%d agent=%s sent impossible metrics: %s"
                 self._gate.warning(logger, agent, text, self.key.round, agent, error)

@@ -68,6 +68,7 @@ class Update(Event, frozen=True):
     seconds: float
     compression_error: float = 0.0
     left_out: Natural = 0
+    data: Digest | None = None
 
 
 class Rejected(Event, frozen=True):
@@ -97,6 +98,8 @@ class Participant(Struct, frozen=True):
     left_out: Natural = 0
     """Examples of each epoch that make a batch below the floor of the device's owner: not trained
     on, as with `drop_last`."""
+    data: Digest | None = None
+    """Of all its examples for training, as they were when the round began."""
 
     @classmethod
     def of(cls, update: Update) -> "Participant":
@@ -108,6 +111,7 @@ class Participant(Struct, frozen=True):
             bytes_up=update.size,
             compression_error=update.compression_error,
             left_out=update.left_out,
+            data=update.data,
         )
 
 

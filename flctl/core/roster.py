@@ -110,6 +110,9 @@ class Member:
         self.refusal: Refusal | None = None
         self.declared: dict[tuple[str, str], int] = {}
         """Examples of each (data set, task) that the next Hello is compared with."""
+        self.most: dict[tuple[str, str], int] = {}
+        """The most examples of each that were declared in this session: data may be fewer by the
+        time that an update of more is fetched."""
         self.jump: str | None = None
         """That they have jumped in this session, in words."""
         self.last_round: int | None = None
@@ -138,8 +141,11 @@ class Member:
                 jumped.append(f"{before} became {info.examples} of '{info.name}' for {info.task}")
             grows = 0 < before < info.examples and not is_jump
             self.declared[info.name, info.task] = before if grows else info.examples
-        while len(self.declared) > DECLARED:
-            del self.declared[next(iter(self.declared))]
+            most = self.most.pop((info.name, info.task), 0)
+            self.most[info.name, info.task] = max(most, info.examples)
+        for counts in (self.declared, self.most):
+            while len(counts) > DECLARED:
+                del counts[next(iter(counts))]
         few = "; ".join(jumped[:3]) + (" …" if len(jumped) > 3 else "")
         return f"its examples have jumped: {few}; it weighs as much more" if jumped else None
 
@@ -286,6 +292,9 @@ class Roster:
         if member.hello is None or member.hello.session != hello.session:
             member.refusal = None  # it may have been started with other limits
             member.jump = None
+            member.most.clear()
+        elif member.hello.datasets != hello.datasets:
+            member.refusal = None  # there may be enough by now
         jump = member.compare(hello)
         member.jump = jump or member.jump
         member.peer, member.hello, member.protocol = peer, hello, protocol
@@ -294,7 +303,7 @@ class Roster:
         member.note = member.jump
         member.challenger = None
         self._by_peer[peer] = member.name
-        if new or member.state in ("starting", "no data"):
+        if new or not hello.datasets or member.state in ("starting", "no data"):
             member.state = "ready" if hello.datasets else "no data" if hello.error else "starting"
         told: list[Action] = [Jumped(member.name, jump)] if jump else []
         return [Welcome(member.name, peer, new), *told]

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from flctl.core.history import Update
 from flctl.files import explained
 from flctl.learning.compression import save_update
 from flctl.learning.examples import Examples
+from flctl.learning.reading import Reading
 from flctl.learning.source import held_out_examples, shards, training_examples
 from flctl.learning.state import arrays_of, buffers_in, checkpoint_metadata, load_state
 from flctl.learning.task import Task
@@ -31,11 +33,11 @@ def first_model(given: dict[str, Any], where: str, *, stored: bool = False) -> F
 
 
 class Clients:
-    """The data of all virtual clients, read once and dealt as a local fleet's would be."""
+    """The data of all virtual clients, dealt as a local fleet's would be."""
 
     def __init__(self, task: Task, settings: RunSettings) -> None:
         self.names = agent_names(settings.virtual or settings.local or 1)
-        self._task = task
+        self._task, self._data = task, settings.data
         self._shards = [
             Shard(
                 index=index,
@@ -46,16 +48,33 @@ class Clients:
             )
             for index in range(len(self.names))
         ]
-        self._path = settings.data
-        everything = training_examples(task, DataSource(path=self._path))
-        parts = shards(everything, self._shards[0])
-        self.training: dict[str, Examples] = {
-            name: everything.select(part) for name, part in zip(self.names, parts, strict=True)
-        }
+        source = DataSource(path=settings.data)
+        path = None if source.path is None else Path(source.path)
+        self._everything = Reading(path, lambda: training_examples(task, source))
+        self._held_out = Reading(path, self._read_held_out)
+        self._dealt: Examples | None = None
+        self.training: dict[str, Examples] = {}
+        """Of those that have some."""
+        self.refresh()
 
-    def held_out(self, name: str) -> Examples | None:
-        shard = self._shards[self.names.index(name)]
-        return held_out_examples(self._task, DataSource(path=self._path, shard=shard))
+    def refresh(self) -> None:
+        """Read and deal them again, if they have changed. Raises DataError, TaskError."""
+        everything = self._everything.get()
+        if everything is not self._dealt:
+            parts = shards(everything, self._shards[0], changing=True)
+            dealt = zip(self.names, parts, strict=True)
+            self.training = {name: everything.select(part) for name, part in dealt if len(part)}
+            self._dealt = everything
+
+    def held_out(self) -> dict[str, Examples]:
+        """Of those that hold some out. Raises DataError, TaskError."""
+        return self._held_out.get()
+
+    def _read_held_out(self) -> dict[str, Examples]:
+        sources = (DataSource(path=self._data, shard=shard) for shard in self._shards)
+        found = (held_out_examples(self._task, source) for source in sources)
+        pairs = zip(self.names, found, strict=True)
+        return {name: examples for name, examples in pairs if examples is not None}
 
 
 def train_client(
@@ -122,4 +141,5 @@ def train_client(
         exhausted=result.exhausted,
         seconds=round(time.monotonic() - began, 4),
         compression_error=saved.error,
+        data=examples.digest,
     )

@@ -209,8 +209,7 @@ class _Scene:
         settings = self.settings = first.settings
         self.task = load_task(settings.task)
         self.clients = Clients(self.task, settings)
-        held_out = {name: self.clients.held_out(name) for name in self.clients.names}
-        self.own = {name: part for name, part in held_out.items() if part is not None}
+        self.own = self.clients.held_out()
         named = settings.test_data
         source = DataSource(path=named or settings.data, trained_on=named is None)
         self.parts = evaluation_parts(self.task, source)

@@ -18,7 +18,7 @@ from flctl.coordinator.aggregation import aggregate
 from flctl.coordinator.runs import RunFolder
 from flctl.coordinator.starting import expect_unchanged, machine
 from flctl.core.history import History, Round, Update
-from flctl.errors import RunError, UsageError
+from flctl.errors import DataError, RunError, UsageError
 from flctl.fleet.clients import Clients, first_model, train_client
 from flctl.learning import device as devices
 from flctl.learning.examples import Examples
@@ -113,6 +113,13 @@ class _Again:
 
     def round(self, event: Round) -> Row:
         for agent, part in sorted(event.participants.items()):
+            own = self._training.get(agent)
+            if own is None or part.data not in (None, own.digest):
+                why = (
+                    f"the data of {agent} in this round are gone, or have changed since: these are "
+                    "not its data"
+                )
+                return Row(event.round, event.model, None, why)
             # What the floor of a device's owner left out there is left out here too.
             settings = self._settings
             update = train_client(
@@ -120,7 +127,7 @@ class _Again:
                 self._task,
                 replace(settings, drop_last=True) if part.left_out else settings,
                 agent,
-                self._training[agent],
+                own,
                 round_id=event.round,
                 base=self._base,
                 position=self._positions.get(agent, 0),
@@ -168,7 +175,10 @@ def _training(
             raise UsageError(f"--data {agent}={path}: there is no such file or folder")
     here = history.started.kind != "fleet"
     if here and not sources:
-        return Clients(task, settings).training
+        try:
+            return Clients(task, settings).training
+        except DataError:
+            return {}  # the first round says that they are gone
     missing = [agent for agent in took_part if agent not in sources]
     if missing and here:
         raise UsageError(f"--data: name the data of {_few(missing)} too, or none: they are here")

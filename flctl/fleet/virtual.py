@@ -25,6 +25,7 @@ from flctl.fleet.clients import Clients, first_model, train_client
 from flctl.learning import device as devices
 from flctl.learning.evaluation import evaluate
 from flctl.learning.examples import Examples
+from flctl.learning.reading import Reading
 from flctl.learning.source import evaluation_parts
 from flctl.learning.state import load_into
 from flctl.learning.task import load_task
@@ -50,7 +51,6 @@ class VirtualRun:
     ) -> None:
         self.folder, self._publish, self._between = folder, publish, between
         self.settings = folder.settings()
-        self._tests: dict[str, Examples] | None = None
         with contextlib.ExitStack() as undo:
             self._lock = folder.lock()
             undo.callback(self._lock.release)
@@ -60,6 +60,7 @@ class VirtualRun:
             self._device = devices.set_up(self.settings.device, self.settings.threads)
             self.task = load_task(self.settings.task)
             self._clients = Clients(self.task, self.settings)
+            self._tests = self._test_data()
             undo.pop_all()
 
     @classmethod
@@ -133,9 +134,12 @@ class VirtualRun:
     def _round(self, round_id: int) -> None:
         """Invite, train, aggregate, evaluate, commit."""
         began = time.monotonic()
-        opened = self.history.opened or self._open(round_id)
+        self._clients.refresh()
+        opened, accepted = self.history.opened, self.history.accepted
+        if opened is None or not (accepted or self._clients.training.keys() & {*opened.invited}):
+            opened = self._open(round_id)
         for agent in opened.invited:
-            if agent not in self.history.accepted:
+            if agent not in self.history.accepted and agent in self._clients.training:
                 self._between()
                 self._train(agent, opened)
         accepted = self.history.accepted
@@ -152,6 +156,7 @@ class VirtualRun:
             participants={
                 agent: Participant.of(update) for agent, update in sorted(accepted.items())
             },
+            missing=tuple(sorted(set(self._clients.names) - self._clients.training.keys())),
             metrics=score,
             server_state=made.server_state,
         )
@@ -160,7 +165,7 @@ class VirtualRun:
         self.folder.settle(committed, self.history, self.settings.keep_rounds)
 
     def _open(self, round_id: int) -> happened.Opened:
-        names = frozenset(self._clients.names)
+        names = frozenset(self._clients.training)
         drawn = draw(self.settings, round_id, Pool(names, names, len(names)))
         self.folder.room_for(self.size, len(drawn.invited))
         opened = happened.Opened(
@@ -216,15 +221,11 @@ class VirtualRun:
         if self.settings.evaluate == "none":
             return None
         if self.settings.evaluate != "agents":
-            parts = {name: self._metrics(made, part) for name, part in self._test_parts().items()}
+            parts = {name: self._metrics(made, part) for name, part in self._tests.get().items()}
             if parts or self.settings.evaluate == "coordinator":
                 return by_coordinator(parts)
-        answers: dict[str, Metrics] = {}
-        for agent in self._clients.names:
-            held_out = self._clients.held_out(agent)
-            if held_out is not None:
-                answers[agent] = self._metrics(made, held_out)
-        return by_agents(answers)
+        held_out = self._clients.held_out()
+        return by_agents({agent: self._metrics(made, own) for agent, own in held_out.items()})
 
     def _metrics(self, made: Aggregated, examples: Examples) -> Metrics:
         model = self.task.model()
@@ -238,13 +239,11 @@ class VirtualRun:
             device=self._device,
         )
 
-    def _test_parts(self) -> dict[str, Examples]:
-        if self._tests is None:
-            named = self.settings.test_data
-            path = named or self.settings.data
-            source = DataSource(path=path, trained_on=named is None)
-            self._tests = evaluation_parts(self.task, source)
-        return self._tests
+    def _test_data(self) -> Reading[dict[str, Examples]]:
+        named, task = self.settings.test_data, self.task
+        source = DataSource(path=named or self.settings.data, trained_on=named is None)
+        path = None if source.path is None else Path(source.path)
+        return Reading(path, lambda: evaluation_parts(task, source))
 
     @property
     def size(self) -> int:

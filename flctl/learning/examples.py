@@ -1,7 +1,9 @@
 """Labelled examples in memory, checked when they are made."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -67,6 +69,17 @@ class Examples(Dataset[Batch]):
         """A hash of each input: the same input, the same hash."""
         x = self.x.view(torch.int16) if self.x.dtype == torch.bfloat16 else self.x
         return {hash(row.tobytes()) for row in x.numpy()}
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of all inputs and labels, and of what kind they are: what training depends on,
+        whatever files they are from."""
+        found = hashlib.sha256()
+        x = self.x.view(torch.int16) if self.x.dtype == torch.bfloat16 else self.x
+        for array in (x.numpy(), self.y.numpy()):
+            found.update(f"{array.dtype}{array.shape}".encode())
+            found.update(np.ascontiguousarray(array).data.cast("B") if array.size else b"")
+        return found.hexdigest()
 
     def contains(self, other: "Examples") -> bool:
         """Whether each input of `other` is one of these too."""

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-import torch
 from torch import Tensor
 
 from flctl.errors import NOT_DECODED, TaskError, one_line
@@ -112,14 +111,11 @@ def digest_of_state(state: Mapping[str, Tensor]) -> str:
 
 
 def digest_of_data(examples: Examples) -> str:
-    """Of every number, and of what kind it is."""
-    found = hashlib.sha256()
+    """Of every number, of what kind it is, and of the groups."""
     group = examples.group if examples.group is not None else np.empty(0, dtype=np.str_)
-    x = examples.x
-    plain = x.view(torch.int16) if x.dtype == torch.bfloat16 else x
-    for array in (plain.numpy(), examples.y.numpy(), np.strings.encode(group, "utf-8")):
-        found.update(f"{array.dtype}{array.shape}".encode())
-        found.update(np.ascontiguousarray(array).data.cast("B") if array.size else b"")
+    names = np.ascontiguousarray(np.strings.encode(group, "utf-8"))
+    found = hashlib.sha256(f"{examples.digest}{names.dtype}{names.shape}".encode())
+    found.update(names.data.cast("B") if names.size else b"")
     return found.hexdigest()
 
 

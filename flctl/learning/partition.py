@@ -23,6 +23,7 @@ def partition(
     *,
     alpha: float = 0.5,
     seed: int = 1,
+    changing: bool = False,
 ) -> list[Indices]:
     """Sorted indices into `labels` for each of `n` agents.
 
@@ -35,9 +36,10 @@ def partition(
     size       at random, in sizes 1 : 2 : … : n
     record     whole groups, so that the agents' parts are about equally large
 
-    Raises DataError when an agent would get nothing.
+    Raises DataError when an agent would get nothing; of `changing` data, which may become too
+    few while they are used, it gets nothing then.
     """
-    if len(labels) < n:
+    if len(labels) < n and not changing:
         raise DataError(f"{n} agents, but only {len(labels)} examples")
     rng = np.random.default_rng(derive(seed, "partition", kind, n))
     match kind:
@@ -50,8 +52,8 @@ def partition(
         case "size":
             parts = _by_size(len(labels), n, rng)
         case "record":
-            parts = _by_record(groups, n)
-    if min(map(len, parts)) == 0:
+            parts = _by_record(groups, n, changing)
+    if min(map(len, parts)) == 0 and not changing:
         raise DataError(
             f"{n} agents, but only {len(labels)} examples: partition '{kind}' leaves one "
             "without data"
@@ -75,21 +77,22 @@ def partition_held_out(
     all other partitions it is dealt at random. Raises DataError as `partition` does.
     """
     if kind == "record":
-        hands = deal_groups(training, n)
+        hands = deal_groups(training, n, changing=True)
         mine = np.empty(0, dtype=np.str_) if held_out is None else held_out
         return [np.flatnonzero(np.isin(mine, hand)).astype(np.int64) for hand in hands]
     rng = np.random.default_rng(derive(seed, "held out", n))
     return [np.sort(part).astype(np.int64) for part in np.array_split(rng.permutation(examples), n)]
 
 
-def deal_groups(groups: Groups | None, n: int) -> list[list[str]]:
+def deal_groups(groups: Groups | None, n: int, changing: bool = False) -> list[list[str]]:
     """The names of the groups that each of `n` agents gets: the largest first, each to the
-    agent that has the fewest examples so far. Raises DataError when there are too few.
+    agent that has the fewest examples so far. Raises DataError when there are too few, unless
+    they are `changing`.
     """
     if groups is None:
         raise DataError("these data do not say which record an example is of; use --partition iid")
     names, counts = np.unique(groups, return_counts=True)
-    if len(names) < n:
+    if len(names) < n and not changing:
         there = (
             f"{len(names)} records"
             if len(names) > 1
@@ -148,11 +151,12 @@ def _take(
 def _by_size(examples: int, n: int, rng: np.random.Generator) -> list[Indices]:
     """Agent i of n, from 1, gets about i / (1 + 2 + … + n) of all, and at least one."""
     ends = np.cumsum(np.arange(1, n + 1)) / (n * (n + 1) / 2)
-    extra = np.round(ends * (examples - n)).astype(np.int64)
-    return np.split(rng.permutation(examples), (extra + np.arange(1, n + 1))[:-1])
+    least = np.minimum(np.arange(1, n + 1), examples)
+    extra = np.round(ends * max(0, examples - n)).astype(np.int64)
+    return np.split(rng.permutation(examples), (extra + least)[:-1])
 
 
-def _by_record(groups: Groups | None, n: int) -> list[Indices]:
-    hands = deal_groups(groups, n)
+def _by_record(groups: Groups | None, n: int, changing: bool) -> list[Indices]:
+    hands = deal_groups(groups, n, changing)
     assert groups is not None
     return [np.flatnonzero(np.isin(groups, hand)) for hand in hands]

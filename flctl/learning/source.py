@@ -41,7 +41,10 @@ def training_examples(task: Task, source: SourceLike) -> Examples:
     examples = task.train_data(_path(source))
     if source.shard is None:
         return examples
-    return examples.select(_own(source.shard, shards(examples, source.shard)))
+    rows = _own(source.shard, shards(examples, source.shard, changing=True))
+    if not len(rows):
+        shards(examples, source.shard)  # says what there is too little of
+    return examples.select(rows)
 
 
 def held_out_examples(task: Task, source: SourceLike) -> Examples | None:
@@ -71,8 +74,9 @@ def _not_trained_on(task: Task, path: Path, parts: dict[str, Examples]) -> dict[
     return kept or ({"held out": held_out} if held_out is not None else parts)
 
 
-def shards(examples: Examples, shard: ShardLike) -> list[Indices]:
-    """The parts of all `shard.of` owners. Raises DataError."""
+def shards(examples: Examples, shard: ShardLike, changing: bool = False) -> list[Indices]:
+    """The parts of all `shard.of` owners; of `changing` data some may be empty. Raises
+    DataError."""
     try:
         return partition(
             shard.partition,
@@ -81,6 +85,7 @@ def shards(examples: Examples, shard: ShardLike) -> list[Indices]:
             shard.of,
             alpha=shard.alpha,
             seed=shard.seed,
+            changing=changing,
         )
     except DataError as error:
         raise DataError(f"{examples.where}: {error}") from error

@@ -70,6 +70,8 @@ def train_locally(
     training, left_out = within(training, len(examples), limits)
     plan = BatchPlan(len(examples), training, seed=seed, agent=agent)
     steps = plan.steps(training)
+    if training.federate_after_n_batches is None:
+        position += -position % plan.per_epoch  # data that have changed begin an epoch of their own
     if limits is not None:
         # Of more than two epochs, these have every example and the shortest batch.
         first = range(position, position + min(steps, 2 * plan.per_epoch))

@@ -55,6 +55,7 @@ def agent_rows(rounds: Iterable[Round]) -> list[Row]:
                     "took_part": "yes" if part else "no",
                     "training_loss": part.loss if part else None,
                     "examples": part.examples if part else None,
+                    "data": part.data if part else None,
                     "batches": part.batches if part else None,
                     "seconds": part.seconds if part else None,
                     "bytes_up": part.bytes_up if part else None,

@@ -220,6 +220,9 @@ class UpdateReady(Message, frozen=True):
     """‖v − v̂‖/‖v‖ of what was compressed and what is sent for it; 0: sent as it is."""
     left_out: Natural = 0
     """Examples of each epoch in a last batch below the owner's floor: not trained on."""
+    data: Digest | None = None
+    """Of the agent's examples for training, as they were when the round began; an older agent does
+    not say."""
 
 
 class Evaluated(Message, frozen=True):

@@ -1,8 +1,9 @@
 """Carries out the jobs of `flctl.worker.jobs` with `flctl.learning`; loads torch."""
 
+import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeAlias
 
@@ -18,6 +19,7 @@ from flctl.learning.evaluation import evaluate
 from flctl.learning.examples import Examples
 from flctl.learning.limits import check_held_out
 from flctl.learning.optimizer import check_optimizer
+from flctl.learning.reading import Reading
 from flctl.learning.source import (
     evaluation_parts,
     held_out_examples,
@@ -60,34 +62,30 @@ Tell: TypeAlias = Callable[[Stepped], None]
 
 
 class Holding:
-    """A task with the data of one source, each part read when it is first asked for."""
+    """A task with the data of one source, each part read when it is asked for: the first time, and
+    when the files have changed."""
 
     def __init__(self, ref: str, source: DataSource) -> None:
         self.key = (ref, source)
         self.task: Task = load_task(ref)
-        self._source = source
-        self._training: Examples | None = None
-        self._held_out: tuple[Examples | None] | None = None
-        self._tests: dict[str, Examples] | None = None
+        task, path = self.task, None if source.path is None else Path(source.path)
+        self._training = Reading(path, lambda: training_examples(task, source))
+        self._held_out = Reading(path, lambda: held_out_examples(task, source))
+        self._tests = Reading(path, lambda: evaluation_parts(task, source))
 
     def training(self) -> Examples:
-        if self._training is None:
-            self._training = training_examples(self.task, self._source)
-        return self._training
+        return self._training.get()
 
     def held_out(self) -> Examples | None:
-        if self._held_out is None:
-            self._held_out = (held_out_examples(self.task, self._source),)
-        return self._held_out[0]
+        return self._held_out.get()
 
     def tests(self) -> dict[str, Examples]:
-        if self._tests is None:
-            self._tests = evaluation_parts(self.task, self._source)
-        return self._tests
+        return self._tests.get()
 
 
 class Executor:
-    """Runs one job after the other; the data of the last source stay loaded in between."""
+    """Runs one job after the other; the data of the last source stay loaded in between, as long as
+    they do not change."""
 
     def __init__(self) -> None:
         self._holding: Holding | None = None
@@ -143,7 +141,8 @@ class Executor:
         settings = parse({**defaults, **given}, job.where, stored=job.stored)
         devices.pick(settings.device)
         _check_paths(settings, job.where)
-        _check_data(task, settings)
+        if not job.stored:
+            _check_data(task, settings)
         if settings.evaluate != "none" and len(task.classes) > MOST_CLASSES:
             raise TaskError(
                 f"task '{settings.task}' has {len(task.classes)} classes, its models can be "
@@ -166,11 +165,13 @@ class Executor:
         started = time.monotonic()
         device = devices.set_up(job.device, job.threads)
         holding = self._hold(job.task, job.source, job.code)
+        with _about_data():
+            examples = holding.training()
         start = load_state(model_fd, f"the model of round {job.round}")
         result = train_locally(
             holding.task,
             start,
-            holding.training(),
+            examples,
             job.training,
             agent=job.agent,
             round_id=job.round,
@@ -206,6 +207,8 @@ class Executor:
             seconds=time.monotonic() - started,
             compression_error=saved.error,
             left_out=result.left_out,
+            available=len(examples),
+            data=examples.digest,
         )
         return done, fd
 
@@ -215,7 +218,8 @@ class Executor:
         if job.side == "coordinator":
             parts = holding.tests()
         else:
-            held_out = holding.held_out()
+            with _about_data():
+                held_out = holding.held_out()
             parts = {} if held_out is None else {"held out": held_out}
             if held_out is not None:
                 check_held_out(len(held_out), job.limits)
@@ -263,6 +267,15 @@ class Executor:
             examples=training,
             held_out=0 if held_out is None else len(held_out),
         )
+
+
+@contextlib.contextmanager
+def _about_data() -> Iterator[None]:
+    """A task that could read its data once, and cannot any more, has none."""
+    try:
+        yield
+    except TaskError as error:
+        raise DataError(str(error)) from error
 
 
 def _is_of_its_kind(error: FlctlError) -> bool:

@@ -118,10 +118,14 @@ class Trained(Event, frozen=True):
     size: int
     examples: int
     batches: int
+    available: int
+    """All examples for training that there were when it began."""
     loss: float
     last_loss: float
     exhausted: bool
     seconds: float
+    data: Digest | None = None
+    """Of these examples."""
     compression_error: float = 0.0
     left_out: int = 0
 

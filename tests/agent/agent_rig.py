@@ -86,6 +86,7 @@ class FakeWorker:
             blob=digest(data),
             size=len(data),
             examples=8,
+            available=100,
             batches=2,
             loss=0.5,
             last_loss=0.4,

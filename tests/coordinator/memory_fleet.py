@@ -254,6 +254,7 @@ class ToyAgent:
             blob=digest,
             size=size,
             examples=self.examples,
+            available=self.examples,
             batches=BATCHES,
             loss=0.5,
             last_loss=0.4,

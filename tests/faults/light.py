@@ -92,8 +92,8 @@ def train(job: TrainJob, fd: int) -> tuple[AnyEvent, int | None]:
         os.close(out)
         return JobFailed(kind="error", message=str(error)), None
     trained = Trained(
-        blob=blob, size=size, examples=EXAMPLES, batches=1, loss=0.5, last_loss=0.5,
-        exhausted=False, seconds=0.01,
+        blob=blob, size=size, examples=EXAMPLES, available=EXAMPLES, batches=1, loss=0.5,
+        last_loss=0.5, exhausted=False, seconds=0.01,
     )  # fmt: skip
     return trained, out
 

@@ -47,7 +47,7 @@ def test_agents_are_also_measured_on_what_is_their_own(given, tmp_path):
     model = task.model()
     with history.folder.model_path(4).open("rb") as file:
         load_into(model, file.fileno(), "model")
-    own = [evaluate(task, model, clients.held_out(name)) for name in clients.names]
+    own = [evaluate(task, model, part) for part in clients.held_out().values()]
     assert by.own is not None
     assert by.own.accuracy == pytest.approx(np.mean([m.accuracy for m in own]))
     assert by.own.macro_f1 == pytest.approx(np.mean([m.macro_f1 for m in own]))

@@ -59,9 +59,10 @@ def test_a_shard_that_does_not_exist_is_an_error(blobs):
 
 
 def test_too_many_agents_are_an_error_that_names_the_data(blobs):
-    """And says how many records there are."""
+    """And says how many records there are, to the one that gets none."""
     with pytest.raises(DataError, match="points: 8 agents, but only 7 records; use"):
-        source.training_examples(blobs, Source(replace(Shard(0), of=8, partition="record")))
+        source.training_examples(blobs, Source(replace(Shard(7), of=8, partition="record")))
+    source.training_examples(blobs, Source(replace(Shard(6), of=8, partition="record")))
 
 
 def test_what_agents_train_on_is_not_what_the_model_is_tested_on(tmp_path):
