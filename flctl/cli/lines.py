@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from flctl.cli.output import counted, figure, span
+from flctl.cli.story import on_training_data
 
 TROUBLE = ("rejected", "agent-lost", "agent-failed", "attempt", "withdrawn", "waiting")
 """Events that go to stderr when lines are asked for."""
@@ -16,6 +17,8 @@ def round_line(event: Mapping[str, Any], rounds: int) -> str:
     parts = [f"round {event['round']:{width}d}/{rounds}"]
     metrics = event.get("metrics")
     if metrics:
+        if on_training_data(metrics):
+            parts.append("on training data:")
         parts.append(f"loss {figure(metrics['loss'], 4)}")
         parts.append(f"accuracy {figure(metrics['accuracy'], 4)}")
         parts.append(f"macro-F1 {figure(metrics['macro_f1'], 4)}")
@@ -29,6 +32,11 @@ def round_line(event: Mapping[str, Any], rounds: int) -> str:
 
 def measured_by(metrics: Mapping[str, Any]) -> str:
     """Who measured the model."""
+    if on_training_data(metrics):
+        return (
+            "measured on data that it was trained on, which does not tell how good it is: name "
+            "others with --test-data"
+        )
     if metrics.get("source") != "agents":
         return f"measured by the coordinator, on its part '{metrics.get('part', 'test')}'"
     who = _few(metrics.get("beside") or ())

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from flctl.core.history import best_round
+from flctl.core.history import TRAINING, best_round
 
 NEWS = ("opened", "update", "agent-here", "attempt", "round", "waiting")
 """After these it shows anew whether a round waits for agents."""
@@ -109,8 +109,12 @@ class Story:
 
     @property
     def best(self) -> RoundLine | None:
-        """Of those that were evaluated."""
-        losses = {line.round: float(line.metrics["loss"]) for line in self.done if line.metrics}
+        """Of those that were evaluated on data for testing."""
+        losses = {
+            line.round: float(line.metrics["loss"])
+            for line in self.done
+            if line.metrics and not on_training_data(line.metrics)
+        }
         best = best_round(losses)
         return next((line for line in self.done if line.round == best), None)
 
@@ -186,6 +190,11 @@ class Story:
 
     def _agent(self, event: Mapping[str, Any]) -> Doing:
         return self.agents.setdefault(event["agent"], Doing())
+
+
+def on_training_data(metrics: Mapping[str, Any]) -> bool:
+    """Whether they are figures on what the model has learnt."""
+    return str(metrics.get("part", "")).startswith(TRAINING)
 
 
 def _accuracy(line: RoundLine) -> float:

@@ -44,11 +44,14 @@ class Watcher:
         """Is told every event too; what it raises ends its part in this, not the run."""
         self._lock = threading.Lock()
         self._unwritten = False
+        self._measures = False
+        """Whether figures are expected."""
 
     def expect(self, given: Mapping[str, Any]) -> None:
         """Before the first event: what is known from the settings."""
         self.story.rounds = int(given.get("rounds", 0))
         self.story.task = str(given.get("task", ""))
+        self._measures = given.get("evaluate") != "none"
 
     def on_event(self, event: dict[str, Any]) -> None:
         """What has happened; a round that is told of again is passed over."""
@@ -198,6 +201,11 @@ class LineWatcher(Watcher):
             print_line(f"finished after round {result.rounds}: {result.reason}")
         if result.metrics is not None:
             print_line(lines.measured_by(result.metrics))
+        elif self._measures and result.rounds:
+            print_line(
+                "not measured: there were no data for testing; name some with --test-data, or have "
+                "agents hold some out"
+            )
         model = _checkpoint(result, saved)
         if model is not None and not os.access(model, os.R_OK):
             fetch = f"{program()} runs export {result.run} --format safetensors{self.again}"

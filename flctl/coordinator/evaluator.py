@@ -99,7 +99,9 @@ class WorkerEvaluator:
         job = EvaluateJob(
             task=settings.task,
             source=DataSource(
-                path=settings.test_data or settings.data, trained_on=settings.test_data is None
+                path=settings.test_data or settings.data,
+                trained_on=settings.test_data is None,
+                beside=settings.data if settings.test_data is not None else None,
             ),
             side="coordinator",
             batch_size=settings.test_batch_size,

@@ -16,6 +16,8 @@ from flctl.wire.messages import Digest, Metrics, Natural, PerClass, RunId
 State = Literal["running", "paused", "finished", "failed", "stopped"]
 Kind = Literal["fleet", "local", "virtual"]
 RoundId = Annotated[int, Meta(ge=0)]
+TRAINING = "training data"
+"""How the name of a part begins that agents have trained on."""
 
 
 def _tag(name: str) -> str:
@@ -131,6 +133,11 @@ class Score(Struct, frozen=True, omit_defaults=True):
     """As `Metrics` has it."""
     beside: dict[str, Metrics] = {}
     """Other parts, or other agents, by name."""
+
+    @property
+    def tests(self) -> bool:
+        """Whether it says how good the model is: not on the data that it has learnt."""
+        return not self.part.startswith(TRAINING)
 
 
 class Round(Event, frozen=True):
@@ -274,8 +281,14 @@ class History:
 
     @property
     def best(self) -> Round | None:
-        """The best of the committed rounds that were evaluated."""
-        best = best_round({r.round: r.metrics.loss for r in self.rounds if r.metrics is not None})
+        """The best of the committed rounds that were evaluated on data for testing."""
+        best = best_round(
+            {
+                r.round: r.metrics.loss
+                for r in self.rounds
+                if r.metrics is not None and r.metrics.tests
+            }
+        )
         return None if best is None else self.rounds[best - 1]
 
     @property

@@ -241,7 +241,9 @@ class VirtualRun:
 
     def _test_data(self) -> Reading[dict[str, Examples]]:
         named, task = self.settings.test_data, self.task
-        source = DataSource(path=named or self.settings.data, trained_on=named is None)
+        data = self.settings.data
+        beside = data if named is not None else None
+        source = DataSource(path=named or data, trained_on=named is None, beside=beside)
         path = None if source.path is None else Path(source.path)
         return Reading(path, lambda: evaluation_parts(task, source))
 

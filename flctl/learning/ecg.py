@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from flctl.core.history import TRAINING
 from flctl.errors import DataError
 from flctl.learning.beat_files import read_beats
 from flctl.learning.beats import LATER, R_AT, RATE_HZ, TRAIN, UNITS_PER_MV, UNSEEN, Beats
@@ -91,14 +92,17 @@ class Ecg(Task):
         return _select(_read(path), lambda b: _split_of(b) == LATER)
 
     def test_parts(self, path: Path | None) -> dict[str, Examples]:
-        """Later beats of the same patients, then unseen patients; without splits all beats."""
+        """Later beats of the same patients, then unseen patients; without splits all beats, and all
+        that are for training where no others are."""
         beats = _read(path)
         parts = {
             "later": _select(beats, lambda b: _is(b, LATER)),
             "unseen": _select(beats, lambda b: _is(b, UNSEEN)),
         }
         if not any(parts.values()):
-            parts = {"test": _select(beats, lambda b: np.ones(len(b.x), dtype=np.bool_))}
+            all_train = all(file.split is not None for file in beats)  # as the files say
+            name = TRAINING if all_train else "test"
+            parts = {name: _select(beats, lambda b: np.ones(len(b.x), dtype=np.bool_))}
         return {name: part for name, part in parts.items() if part is not None}
 
     def cases(self, path: Path) -> Cases:

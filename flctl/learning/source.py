@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Protocol
 
+from flctl.core.history import TRAINING
 from flctl.errors import DataError
 from flctl.learning.examples import Examples, Indices
 from flctl.learning.partition import partition, partition_held_out
@@ -34,6 +35,8 @@ class SourceLike(Protocol):
     def shard(self) -> ShardLike | None: ...
     @property
     def trained_on(self) -> bool: ...
+    @property
+    def beside(self) -> str | None: ...
 
 
 def training_examples(task: Task, source: SourceLike) -> Examples:
@@ -62,16 +65,29 @@ def evaluation_parts(task: Task, source: SourceLike) -> dict[str, Examples]:
     """What the coordinator evaluates on, by name; the first counts. Raises DataError."""
     path = _path(source)
     parts = task.test_parts(path)
-    return _not_trained_on(task, path, parts) if source.trained_on and path else parts
+    if source.trained_on and path:
+        return _not_trained_on(task, path, parts)
+    if source.beside is not None:
+        trained = task.train_data(Path(source.beside)).rows()
+        return {
+            f"{TRAINING}: {name}" if part.rows() <= trained and name != TRAINING else name: part
+            for name, part in parts.items()
+        }
+    return parts
 
 
 def _not_trained_on(task: Task, path: Path, parts: dict[str, Examples]) -> dict[str, Examples]:
-    """Some tasks test on all they have where nobody says what is for testing: what is held out
-    counts instead, if anything is."""
+    """Some tasks test on all they have where the data do not say what is for testing: what is held
+    out counts instead, if anything is. Without that there are no data for testing."""
     train = task.train_data(path)
-    kept = {name: part for name, part in parts.items() if not part.contains(train)}
+    trained = train.rows()
+    kept = {
+        name: part
+        for name, part in parts.items()
+        if not (part.contains(train) or part.rows() <= trained)
+    }
     held_out = task.held_out(path) if not kept else None
-    return kept or ({"held out": held_out} if held_out is not None else parts)
+    return kept or ({"held out": held_out} if held_out is not None else {})
 
 
 def shards(examples: Examples, shard: ShardLike, changing: bool = False) -> list[Indices]:

@@ -18,6 +18,8 @@ class DataSource(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     shard: Shard | None = None
     trained_on: bool = False
     """Agents train on it: only what they hold out is for testing."""
+    beside: str | None = None
+    """Where the data are that they train on, if these are for testing alone and that is known."""
 
 
 class Job(Struct, frozen=True, kw_only=True, tag=str.lower):

@@ -177,7 +177,7 @@ def test_a_model_that_is_elsewhere_is_not_offered_as_if_it_were_here(capsys, tmp
     for checkpoint in (here, tmp_path / "far" / "last.safetensors"):
         watcher = LineWatcher()
         watcher.embedded, watcher.again = False, " --context ward"
-        watcher.expect({"task": "ecg", "rounds": 1})
+        watcher.expect({"task": "ecg", "rounds": 1, "evaluate": "none"})
         watcher.finish(RunResult("ecg-1", "finished", "", 1, checkpoint, None), None)
     first, second = capsys.readouterr().out.splitlines()
     assert f"evaluate {here} --task ecg" in first

@@ -23,6 +23,7 @@ class Source:
     shard: Shard | None = None
     path: str | None = None
     trained_on: bool = False
+    beside: str | None = None
 
 
 @pytest.mark.parametrize("kind", ["iid", "label", "dirichlet", "size", "record"])

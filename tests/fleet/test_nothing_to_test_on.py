@@ -1,0 +1,86 @@
+"""Data of which none are for testing: no figure, or one that is called what it is."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flctl.cli.lines import measured_by, round_line
+from flctl.coordinator.runs import BEST
+from flctl.fleet.virtual import VirtualRun
+from flctl.learning.source import evaluation_parts
+from flctl.learning.task import load_task
+from flctl.worker.jobs import DataSource
+
+GIVEN = {"task": "ecg", "virtual": 2, "rounds": 2, "partition": "iid", "batch_size": 8}
+
+
+def beats(path: Path, split: int | None, rows: int = 40, seed: int = 1) -> Path:
+    rng = np.random.default_rng(seed)
+    more = {} if split is None else {"split": np.full(rows, split)}
+    x = rng.integers(-300, 300, (rows, 187)).astype(np.int16)
+    np.savez(path, X=x, y=np.arange(rows) % 5, **more)
+    return path
+
+
+@pytest.fixture
+def train_only(tmp_path: Path) -> Path:
+    """All are for training, as the file itself says."""
+    return beats(tmp_path / "train.npz", 0)
+
+
+def table(path: Path) -> Path:
+    """Four rows: a fifth of them is none."""
+    rows = [",".join(["0.5"] * 186 + [str(n / 8), str(n % 2)]) for n in range(4)]
+    path.write_text("\n".join(rows) + "\n")
+    return path
+
+
+def simulate(tmp_path: Path, data: Path, **more: object) -> VirtualRun:
+    run = VirtualRun.start(tmp_path / "state", {**GIVEN, "data": str(data), **more}, "the test")
+    run.run()
+    assert run.history.state == "finished", run.history.reason
+    return run
+
+
+@pytest.mark.parametrize("make", [lambda p: beats(p / "t.npz", 0), lambda p: table(p / "t.csv")])
+def test_what_all_was_trained_on_tests_nothing(tmp_path: Path, make) -> None:
+    """No figures, and no best round that would be chosen by them."""
+    run = simulate(tmp_path, make(tmp_path))
+    assert [event.metrics for event in run.folder.history().rounds] == [None, None]
+    assert run.history.best is None and not (run.folder.path / BEST).exists()
+
+
+def test_a_figure_on_training_data_is_called_that(tmp_path: Path, train_only: Path) -> None:
+    """Where somebody names them for testing; no round is the best by it."""
+    run = simulate(tmp_path, train_only, test_data=str(train_only))
+    score = run.folder.history().rounds[-1].metrics
+    assert score is not None and score.part == "training data" and not score.tests
+    assert run.history.best is None and not (run.folder.path / BEST).exists()
+    told = {"part": score.part, "loss": 1.0, "accuracy": 0.5, "macro_f1": 0.5}
+    line = round_line({"round": 1, "metrics": told, "seconds": 1.0, "participants": ["a"]}, 2)
+    assert "on training data:" in line
+    assert "trained on" in measured_by(told) and "--test-data" in measured_by(told)
+
+
+def test_a_copy_of_what_was_trained_on_is_noticed(tmp_path: Path) -> None:
+    """In another file, and only some of it; other beats are a test."""
+    data, other = beats(tmp_path / "data.npz", 0), beats(tmp_path / "other.npz", None, seed=2)
+    some = tmp_path / "some.npz"
+    arrays = np.load(data)
+    np.savez(some, **{name: arrays[name][:10] for name in ("X", "y")})
+    ecg = load_task("ecg")
+    for path, name in ((some, "training data: test"), (other, "test")):
+        found = evaluation_parts(ecg, DataSource(path=str(path), beside=str(data)))
+        assert list(found) == [name]
+
+
+def test_a_part_for_testing_is_one(tmp_path: Path) -> None:
+    """The later beats of a file that says which they are count as before."""
+    path = tmp_path / "both.npz"
+    arrays = dict(np.load(beats(path, 0)))
+    np.savez(path, **{**arrays, "split": np.tile([0, 0, 0, 1], 10)})
+    run = simulate(tmp_path, path)
+    score = run.folder.history().rounds[-1].metrics
+    assert score is not None and (score.part, score.examples, score.tests) == ("later", 10, True)
+    assert (run.folder.path / BEST).exists()
