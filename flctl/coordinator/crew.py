@@ -30,9 +30,16 @@ class Crew:
         known = set(named or self.enrolled())
         here = {m.name for m in self.members() if self.fits(m, now)}
         others = set() if named else {name for name in known - here if self._is_elsewhere(name)}
-        wanted = ((known | here) - self.roster.cordoned) - others
+        without = {name for name in known - here if self.has_run_out(name)}
+        wanted = ((known | here) - self.roster.cordoned) - others - without
         back = {name for name in wanted - here if self._may_return(name, now)} if named else set()
-        return Pool(frozenset(wanted), frozenset(here), len(known | here), frozenset(back))
+        return Pool(
+            frozenset(wanted),
+            frozenset(here),
+            len(known | here),
+            frozenset(back),
+            frozenset(without - self.roster.cordoned),
+        )
 
     def members(self) -> list[Member]:
         """Agents that have been here; of those named, if any."""
@@ -48,6 +55,17 @@ class Crew:
             and member.hello.role == "train"
             and member.examples(self._settings.task, self._settings.dataset) > 0
             and member.hello.tasks.get(self._settings.task) == self._task_digest
+        )
+
+    def has_run_out(self, name: str) -> bool:
+        """It is here and had data for this run, of which there are none any more."""
+        member = self.roster.members.get(name)
+        about = self._settings.dataset, self._settings.task
+        return (
+            member is not None
+            and member.connected
+            and member.declared.get(about, 0) > 0
+            and not member.examples(*about[::-1])
         )
 
     def refuses(self, name: str, now: float) -> str | None:

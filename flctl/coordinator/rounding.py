@@ -446,7 +446,9 @@ class RoundInProgress:
         if not self._record(event):
             return
         others = self._others()
-        if away and (others.holds or not self._round.failed):
+        ran_out = {agent for agent in self._round.failed if self._crew.has_run_out(agent)}
+        broken = self._round.failed.keys() - ran_out
+        if (away and others.holds) or ((away or ran_out) and not broken):
             self._try_again(others)
             return
         self._tries += 1

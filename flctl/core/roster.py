@@ -140,7 +140,8 @@ class Member:
             if is_jump:
                 jumped.append(f"{before} became {info.examples} of '{info.name}' for {info.task}")
             grows = 0 < before < info.examples and not is_jump
-            self.declared[info.name, info.task] = before if grows else info.examples
+            stays = grows or not info.examples  # what it had before it ran out of them
+            self.declared[info.name, info.task] = before if stays else info.examples
             most = self.most.pop((info.name, info.task), 0)
             self.most[info.name, info.task] = max(most, info.examples)
         for counts in (self.declared, self.most):

@@ -45,6 +45,8 @@ class Pool(Struct, frozen=True):
     """How many `wanted` would be if none were cordoned."""
     returning: frozenset[str] = frozenset()
     """Those that are away, and are asked if they come back while the round is open."""
+    without: frozenset[str] = frozenset()
+    """Those whose data have run out: the quorum does not count them until there are some again."""
 
 
 class Draw(Struct, frozen=True):
@@ -87,7 +89,7 @@ def draw(
         invited=tuple(sorted(invited)),
         need=needed(settings, len(pool.wanted), pool.known, least),
         able=len(safe) + len(asked),
-        absent=tuple(sorted(pool.wanted - pool.here - invited)),
+        absent=tuple(sorted((pool.wanted | pool.without) - pool.here - invited)),
     )
 
 

@@ -77,3 +77,75 @@ def test_agents_measure_on_more_than_they_held_out_before(fleet: MemoryFleet) ->
     after(fleet, 1, grow)
     scores = [event.metrics for event in fleet.finish().rounds]
     assert [score.examples for score in scores if score is not None] == [30, 45, 45]
+
+
+def again(agent: ToyAgent) -> Callable[[], None]:
+    """There are files again; the agent finds them at its next look."""
+
+    def change() -> None:
+        agent.examples = 10
+        del agent.do  # type: ignore[method-assign]
+        agent.supervisor.work.data._read = None
+
+    return change
+
+
+@pytest.mark.parametrize("given", [{"quorum": 1.0}, {}, {"agents": ["pi-01", "pi-02", "pi-03"]}])
+def test_an_agent_whose_folder_is_emptied_is_left_out(
+    fleet: MemoryFleet, given: dict[str, Any]
+) -> None:
+    """Without a pause of the run or of the round, whatever the quorum: it has nothing to give.
+    The record names it, and it takes part again when there is something."""
+    agent = fleet.agents["pi-02"]
+    fleet.start_run(rounds=400, **given)
+    after(fleet, 2, lambda: without_data(agent))
+    fleet.until(lambda: fleet.history().round >= 8)
+    assert fleet.status("pi-02")["state"] == "no data"
+    assert "no files" in fleet.status("pi-02")["last_error"]
+    after(fleet, fleet.history().round, again(agent))
+    fleet.until(lambda: "pi-02" in fleet.history().rounds[-1].participants, 120.0)
+    history = fleet.history()
+    took_part = ["pi-02" in event.participants for event in history.rounds]
+    assert took_part[:2] == [True, True] and took_part[4:8] == [False] * 4
+    assert all(
+        event.missing == ("pi-02",) for event in history.rounds if len(event.participants) == 2
+    )
+    assert not fleet.named("paused")
+    seconds = [event.seconds for event in history.rounds]
+    assert max(seconds) < 5.0, "no round has waited for it"
+
+
+def test_with_no_data_left_the_run_pauses_and_goes_on_by_itself(fleet: MemoryFleet) -> None:
+    """One sentence names who has none; two with data are the least that it goes on with."""
+    first, second = fleet.agents["pi-01"], fleet.agents["pi-02"]
+    fleet.start_run(rounds=6, wait_s=10.0)
+    after(fleet, 1, lambda: [without_data(first), without_data(second)])
+    fleet.until(lambda: bool(fleet.named("paused")))
+    reason = fleet.named("paused")[0]["reason"]
+    assert "1 of 2 required agents are ready" in reason
+    assert "pi-01: data: no files" in reason and "pi-02: data: no files" in reason
+    again(first)()
+    again(second)()
+    fleet.until(lambda: fleet.history().state == "finished")
+
+
+def test_what_was_trained_on_may_be_gone_when_the_update_is_fetched(fleet: MemoryFleet) -> None:
+    """An update of more than there is by now still counts: so many were declared."""
+    agent = fleet.agents["pi-02"]
+    agent.ticks = 20
+    fleet.start_run(rounds=2)
+    fleet.until(lambda: bool(agent.trained))
+    told = agent.do
+
+    def shrinks(job: Any, model: Any) -> Any:
+        done = told(job, model)
+        agent.examples = 3
+        work = agent.supervisor.work
+        work.data.declare(work._orders[0].message, examples=3)
+        work._on_described()
+        return done
+
+    agent.do = shrinks  # type: ignore[method-assign]
+    history = fleet.finish()
+    assert history.state == "finished" and not fleet.named("rejected")
+    assert examples(fleet, "pi-02")[0] == 10
