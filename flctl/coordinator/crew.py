@@ -64,6 +64,8 @@ class Crew:
         return (
             member is not None
             and member.connected
+            and member.hello is not None
+            and bool(member.hello.datasets or member.hello.error)  # it has looked
             and member.declared.get(about, 0) > 0
             and not member.examples(*about[::-1])
         )

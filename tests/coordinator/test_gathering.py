@@ -119,14 +119,17 @@ def test_a_cordon_takes_an_agent_out_of_the_quorum():
 
 
 def test_agents_for_other_work_are_not_counted():
-    """They evaluate, or have the data of another task only; one without any data is missing."""
+    """They evaluate, or have the data of another task only; one without any data is missing, one
+    whose data have run out is not."""
     waiting = Waiting("a b c d e", "a b", first=False, quorum=1.0)
     waiting.come("c", role="evaluate")
     waiting.come("d", other=7)
-    waiting.come("e")
-    assert waiting.look(0) == ["a", "b", "e"]
     waiting.come("e", examples=0, error="no file in /data")
-    assert waiting.look(1) is None
+    assert waiting.look(0) is None
+    waiting.come("e")
+    assert waiting.look(1) == ["a", "b", "e"]
+    waiting.come("e", examples=0, error="no file in /data")
+    assert waiting.look(2) == ["a", "b"] and waiting.gathering.draw(1).absent == ("e",)
 
 
 def test_a_fleet_of_one_is_enough_for_itself():

@@ -80,7 +80,7 @@ class Told(list):
 def survey(agents="ab", deadline_s=30.0) -> tuple[Survey, Told]:
     told = Told()
     settings = RunSettings(task="ecg", deadline_s=deadline_s)
-    return Survey(KEY, 100, settings, dict.fromkeys(agents, 100), told, 1000.0, Gate()), told
+    return Survey(KEY, 100, settings, list(agents), told, 1000.0, Gate()), told
 
 
 def test_a_survey_asks_everybody_and_ends_with_the_last_answer():
@@ -88,8 +88,8 @@ def test_a_survey_asks_everybody_and_ends_with_the_last_answer():
     asked, told = survey("ba")
     assert [agent for agent, _ in told] == ["a", "b"]
     assert all(isinstance(message, Evaluate) and message.key == KEY for _, message in told)
-    assert not asked.on_answer("b", Evaluated(key=KEY, metrics=GOOD))
-    assert asked.on_answer("a", Evaluated(key=KEY, metrics=POOR))
+    assert not asked.on_answer("b", Evaluated(key=KEY, metrics=GOOD), 100)
+    assert asked.on_answer("a", Evaluated(key=KEY, metrics=POOR), 100)
     assert asked.answers == {"a": POOR, "b": GOOD}
 
 
@@ -109,10 +109,10 @@ def test_answers_about_another_model_or_from_strangers_do_not_count():
     """Nor does a second answer."""
     asked, _ = survey()
     other = msgspec.structs.replace(KEY, round=6)
-    assert not asked.on_answer("a", Evaluated(key=other, metrics=POOR))
-    assert not asked.on_answer("z", Evaluated(key=KEY, metrics=POOR))
-    asked.on_answer("a", Evaluated(key=KEY, metrics=GOOD))
-    asked.on_answer("a", Evaluated(key=KEY, metrics=POOR))
+    assert not asked.on_answer("a", Evaluated(key=other, metrics=POOR), 100)
+    assert not asked.on_answer("z", Evaluated(key=KEY, metrics=POOR), 100)
+    asked.on_answer("a", Evaluated(key=KEY, metrics=GOOD), 100)
+    asked.on_answer("a", Evaluated(key=KEY, metrics=POOR), 100)
     assert asked.answers == {"a": GOOD}
 
 
@@ -124,7 +124,7 @@ def test_impossible_answers_are_left_out(change, caplog):
     """The agent is not waited for, and the log names it."""
     asked, _ = survey("a")
     claimed = msgspec.structs.replace(GOOD, **change)
-    assert asked.on_answer("a", Evaluated(key=KEY, metrics=claimed))
+    assert asked.on_answer("a", Evaluated(key=KEY, metrics=claimed), 100)
     assert asked.answers == {} and "agent=a" in caplog.text
 
 
@@ -132,5 +132,5 @@ def test_accuracy_is_not_taken_on_trust():
     """It is computed from the confusion matrix."""
     asked, _ = survey("a")
     boast = Metrics(loss=0.1, accuracy=1.0, macro_f1=1.0, examples=20, confusion=GOOD.confusion)
-    asked.on_answer("a", Evaluated(key=KEY, metrics=boast))
+    asked.on_answer("a", Evaluated(key=KEY, metrics=boast), 100)
     assert asked.answers["a"].accuracy == pytest.approx(17 / 20)
