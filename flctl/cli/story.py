@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from flctl.core.history import TRAINING, best_round
+from flctl.core.history import best_round
+from flctl.wire.messages import TRAINING
 
 NEWS = ("opened", "update", "agent-here", "attempt", "round", "waiting")
 """After these it shows anew whether a round waits for agents."""

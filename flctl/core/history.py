@@ -11,13 +11,11 @@ import msgspec
 from msgspec import Meta, Struct
 
 from flctl.errors import StateError
-from flctl.wire.messages import Digest, Metrics, Natural, PerClass, RunId
+from flctl.wire.messages import TRAINING, Digest, Metrics, Natural, PerClass, RunId
 
 State = Literal["running", "paused", "finished", "failed", "stopped"]
 Kind = Literal["fleet", "local", "virtual"]
 RoundId = Annotated[int, Meta(ge=0)]
-TRAINING = "training data"
-"""How the name of a part begins that agents have trained on."""
 
 
 def _tag(name: str) -> str:

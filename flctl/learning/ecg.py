@@ -10,12 +10,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from flctl.core.history import TRAINING
 from flctl.errors import DataError
 from flctl.learning.beat_files import read_beats
 from flctl.learning.beats import LATER, R_AT, RATE_HZ, TRAIN, UNITS_PER_MV, UNSEEN, Beats
 from flctl.learning.examples import Cases, Examples, concatenate
 from flctl.learning.task import Task
+from flctl.wire.messages import TRAINING
 
 HELD_OUT_SHARE = 0.2
 """Of each record's beats, the latest, where a file does not say its split; where it does not

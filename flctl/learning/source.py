@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Protocol
 
-from flctl.core.history import TRAINING
 from flctl.errors import DataError
 from flctl.learning.examples import Examples, Indices
 from flctl.learning.partition import partition, partition_held_out
 from flctl.learning.task import Task
 from flctl.settings import Partition
+from flctl.wire.messages import TRAINING
 
 
 class ShardLike(Protocol):

@@ -137,6 +137,8 @@ class Telemetry(Part, frozen=True):
 
 
 PerClass: TypeAlias = tuple[Natural, Natural, Natural]
+TRAINING = "training data"
+"""How the name of a part begins that agents have trained on."""
 
 
 class Metrics(Part, frozen=True):
