@@ -38,6 +38,13 @@ More = Annotated[
     list[str] | None,
     typer.Argument(metavar="-- OPTIONS", help="What else ansible-playbook should be told."),
 ]
+Anyway = Annotated[
+    bool,
+    typer.Option(
+        "--anyway",
+        help="Also when the run in progress is of other code, so that it waits for agents.",
+    ),
+]
 Version = Annotated[
     str | None,
     typer.Option(metavar="X.Y.Z", help="Of flctl.  [default: the one that is installed here]"),
@@ -80,6 +87,7 @@ def upgrade(
     inventory: Inventory,
     version: Version = None,
     limit: Limit = None,
+    anyway: Anyway = False,
     check: Check = False,
     ask_become_pass: Ask = False,
     set_: Set = None,
@@ -87,22 +95,26 @@ def upgrade(
 ) -> None:
     """Bring another version to a fleet at work: the coordinator, one agent, then the rest.
 
-    An agent finishes its round first. Whoever does not come back ready is rolled back, and the
-    rest are left as they are. Hosts that are switched off are listed at the end.
+    An agent finishes its round first. A batch that comes back worse than before is rolled back,
+    and the rest are left as they are. Hosts that are switched off are listed at the end. Where
+    the new version has other code for the task of the run in progress, it asks before.
     """
-    _run("upgrade", inventory, limit, check, ask_become_pass, set_, more, version)
+    given = _with(set_, anyway)
+    _run("upgrade", inventory, limit, check, ask_become_pass, given, more, version)
 
 
 def rollback(
     inventory: Inventory,
     limit: Limit = None,
+    anyway: Anyway = False,
     check: Check = False,
     ask_become_pass: Ask = False,
     set_: Set = None,
     more: More = None,
 ) -> None:
     """Go back to the image that ran before: the agents, then the coordinator."""
-    _run("rollback", inventory, limit, check, ask_become_pass, set_, more)
+    given = _with(set_, anyway)
+    _run("rollback", inventory, limit, check, ask_become_pass, given, more)
 
 
 def push_data(
@@ -173,6 +185,10 @@ def remove(
         typer.confirm(f"Remove flctl from {limit or f'all hosts of {inventory}'}?", abort=True)
     given = [*(set_ or []), "flctl_remove_confirmed=true"]
     _run("remove", inventory, limit, check, ask_become_pass, given, more)
+
+
+def _with(set_: list[str] | None, anyway: bool) -> list[str]:
+    return [*(set_ or []), *(["flctl_rollout_anyway=true"] if anyway else [])]
 
 
 def _run(
