@@ -7,13 +7,13 @@ CONNECTED ─► Join ─► Joined ─► Hello ─► Welcome
 import logging
 import math
 import random
-import shlex
 from collections.abc import Callable, Sequence
 
 from flctl.agent.config import AgentConfig
 from flctl.agent.state import AgentState
 from flctl.errors import AccessError
 from flctl.transport.channel import Frame, Link, LinkEvent
+from flctl.transport.keypair import shown
 from flctl.wire import framing
 from flctl.wire.messages import Hello, Join, Joined, Refused, Welcome
 
@@ -212,9 +212,7 @@ class Session:
         jitter = random.uniform(0.5, 1.0)  # a fleet that comes back must not knock at once
         self._reopen_at = now + self._back_off_s * jitter
         self._back_off_s = min(2 * self._back_off_s, BACK_OFF_S[1])
-        # A key may begin with a hyphen and hold characters that a shell would eat.
-        end_of_options = "-- " if self._public_key.startswith("-") else ""
-        command = f"flctl keys add {end_of_options}{self._shown} {shlex.quote(self._public_key)}"
+        command = f"flctl keys add {self._shown} {shown(self._public_key)}"
         self._say(
             f"coordinator={self._config.coordinator} this key is not enrolled, or was revoked: to "
             f"let it in, run on the coordinator  {command}",

@@ -175,7 +175,7 @@ def _who(line: "Line") -> str:
 
 
 def _args(line: "Line") -> str:
-    return " ".join(f"{key}={_text(value)}" for key, value in line.args.items())
+    return _args_of(line.args)
 
 
 def _detail(line: "Line") -> str:
@@ -186,7 +186,10 @@ def _detail(line: "Line") -> str:
 
 
 def _args_of(detail: Mapping[str, Any]) -> str:
-    return " ".join(f"{key}={_text(value)}" for key, value in detail.items())
+    from flctl.transport.keypair import shown
+
+    keyed = {k: shown(str(v)) if k in ("key", "new_key") else v for k, v in detail.items()}
+    return " ".join(f"{key}={_text(value)}" for key, value in keyed.items())
 
 
 def _text(value: Any) -> str:

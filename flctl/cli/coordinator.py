@@ -92,12 +92,14 @@ def coordinator(
 
     def ready(endpoint: str, server_key: str) -> None:
         from flctl.cli.output import print_line
+        from flctl.transport.keys import shown
 
-        print_line(f"coordinator  {endpoint}\nserver key   {server_key}")
+        key = shown(server_key)
+        print_line(f"coordinator  {endpoint}\nserver key   {key}")
         print_line(
             "An agent joins with:\n"
             f"  flctl keys token --state {shlex.quote(str(folder))} > token\n"
-            f"  flctl agent --coordinator {_dialled(endpoint)} --server-key '{server_key}' "
+            f"  flctl agent --coordinator {_dialled(endpoint)} --server-key {key} "
             "--join-token-file token --state DIR --data PATH"
         )
 

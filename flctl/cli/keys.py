@@ -52,14 +52,14 @@ def new(
 ) -> None:
     """Make a key pair, for an operator or for an agent."""
     from flctl.cli.output import print_line
-    from flctl.transport.keys import load_or_make
+    from flctl.transport.keys import load_or_make, shown
 
     if path.exists():
         raise UsageError(f"{path} exists; a key pair is never overwritten, name another file")
-    print_line(load_or_make(path.absolute()).public)
+    print_line(shown(load_or_make(path.absolute()).public))
 
 
-# A key may begin with a hyphen.
+# A key in Z85 may begin with a hyphen.
 @app.command(cls=Grouped, context_settings={**HELP, "ignore_unknown_options": True})
 def add(
     name: Name,
@@ -76,10 +76,10 @@ def add(
     context: Context = None,
 ) -> None:
     """Enrol a key under a name."""
-    from flctl.transport.keys import KEY_CHARACTERS, read_public
+    from flctl.transport.keys import is_public_key, public_key, read_public
 
-    named = len(key) != KEY_CHARACTERS and Path(key).is_file()
-    text = read_public(Path(key)) if named else key
+    named = not is_public_key(key) and Path(key).is_file()
+    text = read_public(Path(key)) if named else public_key(key, f"key of {name}")
     with _book(state, context) as book:
         book.add_key(name, text, role)
 
@@ -90,7 +90,7 @@ def list_(state: State = None, context: Context = None, json: Json = False) -> N
     from flctl.cli import output
 
     with _book(state, context, make=False) as book:
-        found = book.keys()
+        found = _shown(book.keys())
     revoked = found.pop("revoked", [])
     tokens = found.pop("tokens", [])
     if json:
@@ -111,7 +111,7 @@ def list_(state: State = None, context: Context = None, json: Json = False) -> N
     for waiting in found["waiting"]:
         output.print_line(
             f"waiting     {waiting['public_key']}  let it in with: "
-            f"flctl keys add NAME '{waiting['public_key']}'"
+            f"flctl keys add NAME {waiting['public_key']}"
         )
     if line := open_doors(tokens):
         output.print_line(line)
@@ -294,7 +294,7 @@ def rotate_server(
     step = "finish" if finish else "abort" if abort else "begin"
     lasts_s = seconds(overlap, "--overlap")
     with _book(state, context, make=False) as book:
-        found = book.rotate_server(step, lasts_s if step == "begin" else 0.0, anyway)
+        found = _shown(book.rotate_server(step, lasts_s if step == "begin" else 0.0, anyway))
     if json:
         output.print_json(found)
     elif (rotation := found["rotation"]) is None:
@@ -318,6 +318,24 @@ def key_rotation(rotation: Mapping[str, Any], options: str = "") -> str:
         line += f", not yet {', '.join(missing[:5])}{more}"
     left = span(max(0.0, rotation["ends_in_s"]))
     return f"{line}; the old one is good for {left}: flctl keys rotate-server{options} --finish"
+
+
+def _shown(found: Any) -> Any:
+    """An answer with its keys as people see them; as `z85` stands what a file of an older version
+    has, to compare with."""
+    from flctl.transport.keys import shown
+
+    if isinstance(found, list):
+        return [_shown(part) for part in found]
+    if not isinstance(found, Mapping):
+        return found
+    made = {k: shown(v) if k in KEYS and v else _shown(v) for k, v in found.items()}
+    if "public_key" in found:
+        made["z85"] = found["public_key"]
+    return made
+
+
+KEYS = ("server_key", "public_key", "new_key")
 
 
 class _Folder:

@@ -97,6 +97,7 @@ def picture(found: Mapping[str, Any], wide: bool = False, options: str = "") -> 
 
     from flctl.cli.keys import key_rotation, open_doors
     from flctl.cli.output import span, table
+    from flctl.transport.keypair import shown
 
     coordinator = found["coordinator"]
     head = [
@@ -121,7 +122,7 @@ def picture(found: Mapping[str, Any], wide: bool = False, options: str = "") -> 
     if wide:
         tables += [Text(), _abilities(found["agents"]), Text(), _limits(found["agents"])]
     rest = [
-        Text(f"an unknown key waits: flctl keys add NAME '{key}'{options}", style="yellow")
+        Text(f"an unknown key waits: flctl keys add NAME {shown(key)}{options}", style="yellow")
         for key in (waiting["public_key"] for waiting in found["waiting"])
     ]
     if rotation := coordinator.get("rotation"):

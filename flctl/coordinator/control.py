@@ -137,6 +137,7 @@ class Control:
             ],
             "waiting": [shown_waiting(waiting) for waiting in coordinator.keyring.waiting()],
             "tokens": shown_tokens(coordinator.keyring),
+            "revoked": [e.name for e in coordinator.keyring.revoked() if e.role == "agent"],
         }
 
     def _runs(self, asked: Asked, _: q.Runs) -> None:

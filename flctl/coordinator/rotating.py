@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from flctl.coordinator.peers import Peers
 from flctl.core.roster import Roster
 from flctl.errors import FlctlError, UsageError
-from flctl.transport.keypair import KeyPair
+from flctl.transport.keypair import KeyPair, shown
 from flctl.transport.rotation import ServerKeys
 from flctl.wire import messages as wire
 
@@ -87,7 +87,9 @@ class Rotating:
         except FlctlError:
             self._keys.abort()
             raise
-        logger.warning("server key: %s is to replace it; both are good", self._keys.public[0])
+        logger.warning(
+            "server key: %s is to replace it; both are good", shown(self._keys.public[0])
+        )
         self._tell_all()
 
     def finish(self, now: float, anyway: bool = False) -> None:
@@ -100,14 +102,14 @@ class Rotating:
             )
         self._keys.finish()
         self._settle(now)
-        logger.warning("server key: only %s is good now", self._keys.current.public)
+        logger.warning("server key: only %s is good now", shown(self._keys.current.public))
         for name in missing:
             logger.warning("agent=%s is not known to have the new server key", name)
 
     def abort(self, now: float) -> None:
         self._keys.abort()
         self._settle(now)
-        logger.warning("server key: it stays %s", self._keys.current.public)
+        logger.warning("server key: it stays %s", shown(self._keys.current.public))
 
     def missing(self) -> list[str]:
         """Agents that are not known to have the new key."""

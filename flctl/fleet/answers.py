@@ -99,6 +99,7 @@ class Status(Struct, frozen=True):
     agents: tuple[Agent, ...]
     waiting: tuple[Waiting, ...]
     tokens: tuple[OpenToken, ...] = ()
+    revoked: tuple[AgentName, ...] = ()
 
 
 class Key(Struct, frozen=True):

@@ -6,10 +6,11 @@ from typing import Any, Literal
 from msgspec import Struct
 
 from flctl.fleet.inventory import Expected
+from flctl.transport.keypair import shown
 
 State = Literal[
     "ready", "starting", "no data", "missing", "lost", "stopped", "waiting key",
-    "too old", "too new", "conflict", "cordoned", "extra",
+    "too old", "too new", "conflict", "cordoned", "extra", "revoked",
 ]  # fmt: skip
 WORKING = ("ready", "training", "evaluating", "offering")
 """What an agent says of itself that is ready for discovery."""
@@ -42,11 +43,14 @@ def compare(expected: Sequence[Expected], status: Mapping[str, Any], again: str 
     `status` is what the coordinator answers to "status"; `again` follows a suggested command.
     """
     there = {agent["name"]: agent for agent in status["agents"]}
-    waiting = [str(w["public_key"]) for w in status["waiting"]]
-    strangers = [e.name for e in expected if e.name not in there]
+    waiting = [shown(str(w["public_key"])) for w in status["waiting"]]
+    revoked = set(status.get("revoked", ()))  # an older coordinator does not tell
+    strangers = [e.name for e in expected if e.name not in there and e.name not in revoked]
     rows = [
         _known(e.name, e.host, there[e.name], again)
         if e.name in there
+        else _shut_out(e, again)
+        if e.name in revoked
         else _stranger(e, strangers, waiting, again)
         for e in expected
     ]
@@ -54,7 +58,7 @@ def compare(expected: Sequence[Expected], status: Mapping[str, Any], again: str 
     # Where most are extra, it is rather the inventory that is wrong.
     revoke = again if 2 * len(extra) <= len(there) else None
     rows += [_extra(there[name], revoke) for name in extra]
-    if not strangers:
+    if len(waiting) != 1 or len(strangers) != 1:
         rows += [_unknown(key, again) for key in waiting]
     return rows
 
@@ -100,10 +104,17 @@ def _stranger(
         advice = "not enrolled, and no key knocks: start its agent, then "
         return Row(name, host, "missing", None, f"{advice}flctl keys add {name} KEY{again}")
     if len(waiting) == len(strangers) == 1:
-        return Row(name, host, "waiting key", None, f"flctl keys add {name} '{waiting[0]}'{again}")
-    keys = ", ".join(f"'{key}'" for key in waiting[:3]) + (" …" if len(waiting) > 3 else "")
-    advice = f"compare agent.pub on {host} with {keys}, then flctl keys add {name} KEY{again}"
-    return Row(name, host, "waiting key", None, advice)
+        key = waiting[0]  # anybody can knock: only who looks at the host knows whose it is
+        advice = f"if agent.pub on {host} says {key}: flctl keys add {name} {key}{again}"
+        return Row(name, host, "waiting key", None, advice)
+    advice = "look in agent.pub there which of the keys that wait it is, then "
+    return Row(name, host, "waiting key", None, f"{advice}flctl keys add {name} KEY{again}")
+
+
+def _shut_out(expected: Expected, again: str) -> Row:
+    name, host = expected.name, expected.host
+    advice = "its key was revoked: take it out of the inventory, or let it in with "
+    return Row(name, host, "revoked", None, f"{advice}flctl keys add {name} KEY{again}")
 
 
 def _extra(agent: Mapping[str, Any], revoke: str | None) -> Row:
@@ -116,7 +127,7 @@ def _extra(agent: Mapping[str, Any], revoke: str | None) -> Row:
 
 
 def _unknown(key: str, again: str) -> Row:
-    advice = f"an unknown key: flctl keys add NAME '{key}'{again}"
+    advice = f"an unknown key; if you know whose: flctl keys add NAME {key}{again}"
     return Row(None, None, "waiting key", None, advice)
 
 

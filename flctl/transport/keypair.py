@@ -1,5 +1,7 @@
 """CURVE key pairs: made where they are used, the secret half never leaves its file."""
 
+import base64
+import binascii
 import contextlib
 import logging
 import os
@@ -16,6 +18,8 @@ from flctl.files import explained, make_folder, replace, sync_folder, temporary_
 logger = logging.getLogger(__name__)
 
 KEY_CHARACTERS = 40
+PREFIX = "flk_"
+"""Of a public key as it is shown."""
 PUBLIC = ".pub"
 """Suffix of the file with the public half."""
 
@@ -40,12 +44,37 @@ class KeyPair:
         return cls(zmq.curve_public(secret.encode()).decode(), secret)
 
 
-def public_key(text: str, where: str) -> str:
-    """`text` without white space around it, if it can be a public key. Raises UsageError."""
-    key = text.strip()
+def shown(key: str) -> str:
+    """A public key (Z85) as people see it: letters, digits and _, which need no quotes in a shell
+    and never look like an option. What is no key stays as it is."""
     if not _is_z85_key(key):
-        raise UsageError(f"{where}: not a public key (40 characters of Z85)")
+        return key
+    return PREFIX + base64.b32encode(z85.decode(key.encode())).decode().rstrip("=").lower()
+
+
+def is_public_key(text: str) -> bool:
+    """Whether it is one in either form."""
+    return _from_either(text.strip()) is not None
+
+
+def public_key(text: str, where: str) -> str:
+    """The public key in Z85 that `text` is, in that form or as `shown`. Raises UsageError."""
+    key = _from_either(text.strip())
+    if key is None:
+        raise UsageError(
+            f"{where}: not a public key ({PREFIX} and 52 letters and digits, or 40 characters "
+            "of Z85)"
+        )
     return key
+
+
+def _from_either(text: str) -> str | None:
+    if not text.startswith(PREFIX):
+        return text if _is_z85_key(text) else None
+    with contextlib.suppress(binascii.Error, ValueError):
+        key = str(z85.encode(base64.b32decode(text[len(PREFIX) :].upper() + "====")).decode())
+        return key if shown(key) == text.lower() else None  # of the last character a bit counts
+    return None
 
 
 def read_public(path: Path) -> str:
@@ -95,10 +124,10 @@ def load_or_make(path: Path) -> KeyPair:
     known = ""
     with explained(public, "write the public key"), contextlib.suppress(FileNotFoundError):
         known = public.read_text(encoding="ascii", errors="replace").strip()
-    if known and not _is_z85_key(known):
+    if known and not is_public_key(known):
         raise StateError(f"{public}: not a public key: flctl writes one there; move it away")
-    if known != pair.public:
-        replace(public, f"{pair.public}\n".encode(), mode=0o644)
+    if not known or public_key(known, str(public)) != pair.public:
+        replace(public, f"{shown(pair.public)}\n".encode(), mode=0o644)
     return pair
 
 

@@ -21,27 +21,29 @@ from flctl.files import make_folder
 from flctl.transport import allowlist
 from flctl.transport.allowlist import AllowList, Entry, KeyRole, check_entry
 from flctl.transport.keypair import (
-    KEY_CHARACTERS,
     PUBLIC,
     KeyPair,
+    is_public_key,
     load_or_make,
     public_key,
     read_public,
+    shown,
 )
 from flctl.transport.rotation import ServerKeys
 from flctl.transport.tokens import MOST_OPEN, Token, find_open, new_token
 from flctl.wire.messages import Deal
 
 __all__ = [
-    "KEY_CHARACTERS",
     "Entry",
     "KeyPair",
     "KeyRole",
     "Keyring",
     "Waiting",
+    "is_public_key",
     "load_or_make",
     "public_key",
     "read_public",
+    "shown",
 ]
 
 logger = logging.getLogger(__name__)

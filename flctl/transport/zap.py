@@ -12,6 +12,7 @@ import zmq
 from zmq.utils import z85
 
 from flctl.transport.gate import STRANGER, Gate
+from flctl.transport.keypair import shown
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +76,6 @@ class Gatekeeper:
         key = z85.encode(credentials[0])
         if not self._authorise(key.decode()):
             text, where = "key=%s address=%s refused", address.decode(errors="replace")
-            self._gate.info(logger, STRANGER, text, key.decode(), where)
+            self._gate.info(logger, STRANGER, text, shown(key.decode()), where)
             return [b"400", b"Refused", b""]
         return [b"200", b"OK", key]

@@ -9,6 +9,7 @@ from agent_rig import KEY, Rig
 
 from flctl.agent.state import AgentState
 from flctl.errors import AccessError, StateError
+from flctl.transport.keypair import shown
 from flctl.wire import framing
 from flctl.wire.messages import (
     Goodbye,
@@ -206,7 +207,7 @@ def test_a_refused_key_says_what_to_do_and_backs_off(
         longest = min(2**number, 30)
         assert longest / 2 <= wait + 0.01 and wait <= longest + 0.21
     lines = [r.message for r in caplog.records if r.levelno >= logging.WARNING]
-    assert lines.count(lines[-1]) == 1 and f"flctl keys add pi-01 {KEY}" in lines[-1]
+    assert lines.count(lines[-1]) == 1 and f"flctl keys add pi-01 {shown(KEY)}" in lines[-1]
     rig.listed = True
     rig.step(31.0)
     rig.step()

@@ -12,7 +12,7 @@ from flctl.coordinator.main import make_coordinator
 from flctl.files import Lock
 from flctl.fleet import console
 from flctl.transport.addresses import LOCK
-from flctl.transport.keypair import KeyPair
+from flctl.transport.keypair import KeyPair, public_key, shown
 from flctl.transport.keys import Keyring, load_or_make
 from flctl.transport.link import ZeroMqLink
 from flctl.wire import framing
@@ -145,11 +145,11 @@ def test_the_servers_key_is_replaced_under_agents_and_operators(connect, flctl, 
     agent.hears(Welcome)
     done = flctl("keys", "rotate-server", "--overlap", "2h", "--json", *far)
     found = json.loads(done.out)
-    new = found["rotation"]["new_key"]
-    assert (found["server_key"], found["rotation"]["missing"]) == (old, ["pi-01"])
+    new = public_key(found["rotation"]["new_key"], "new")
+    assert (found["server_key"], found["rotation"]["missing"]) == (shown(old), ["pi-01"])
     assert agent.hears(ServerKeys).keys == (new, old)
-    shown = flctl("status", *far).out
-    assert "0 agents with the new one, not yet pi-01; the old one is good for" in shown
+    screen = flctl("status", *far).out
+    assert "0 agents with the new one, not yet pi-01; the old one is good for" in screen
     saved = json.loads((tmp_path / "far" / "contexts" / "default.json").read_text())
     assert (saved["server_key"], saved["old_server_key"]) == (new, old)
     done = flctl("keys", "rotate-server", "--finish", *far)
@@ -159,7 +159,7 @@ def test_the_servers_key_is_replaced_under_agents_and_operators(connect, flctl, 
     assert "1 agent with the new one; the old one" in flctl("status", *far).out
     done = flctl("keys", "rotate-server", "--finish", *far)
     assert done.code == 0, done.err
-    assert f"server key  {new}, and no other one is good" in done.out
+    assert f"server key  {shown(new)}, and no other one is good" in done.out
     assert agent.hears(ServerKeys).keys == (new,)
     agent.link.use_server_keys((new,))
     agent.says_hello(new)
@@ -167,7 +167,7 @@ def test_the_servers_key_is_replaced_under_agents_and_operators(connect, flctl, 
     assert flctl("status", *far).code == 0
     saved = json.loads((tmp_path / "far" / "contexts" / "default.json").read_text())
     assert saved["server_key"] == new and "old_server_key" not in saved
-    assert json.loads(flctl("keys", "list", "--json").out)["server_key"] == new
+    assert json.loads(flctl("keys", "list", "--json").out)["server_key"] == shown(new)
     agent.link.close()
 
 

@@ -4,6 +4,7 @@ import pytest
 
 from flctl.fleet.discovery import all_ready, compare, enrolled
 from flctl.fleet.inventory import Expected
+from flctl.transport.keypair import shown
 
 KEY, OTHER = "k" * 40, "o" * 40
 
@@ -81,14 +82,33 @@ def test_one_unknown_key_and_one_missing_agent_belong_together():
     """The advice is the whole command."""
     rows = compare(expected("pi-01", "pi-02"), status(agent("pi-01"), waiting=[KEY]))
     assert [row.state for row in rows] == ["ready", "waiting key"]
-    assert rows[1].advice == f"flctl keys add pi-02 '{KEY}'"
+    key = shown(KEY)
+    told = f"if agent.pub on pi-02.lan says {key}: flctl keys add pi-02 {key}"
+    assert rows[1].advice == told
 
 
 def test_several_unknown_keys_have_to_be_compared():
     """Which key is whose cannot be guessed: the operator is told where to look."""
     rows = compare(expected("pi-01", "pi-02"), status(waiting=[KEY, OTHER]))
-    assert [row.state for row in rows] == ["waiting key", "waiting key"]
-    assert all(KEY in row.advice and "agent.pub" in row.advice for row in rows)
+    assert [(row.name, row.state) for row in rows] == [
+        (name, "waiting key") for name in ("pi-01", "pi-02", None, None)
+    ]
+    assert all("flk_" not in row.advice and "agent.pub" in row.advice for row in rows[:2])
+    assert shown(KEY) in rows[2].advice and shown(OTHER) in rows[3].advice
+
+
+def test_one_key_is_not_offered_for_two_hosts():
+    rows = compare(expected("pi-01", "pi-02"), status(waiting=[KEY]))
+    assert [shown(KEY) in row.advice for row in rows] == [False, False, True]
+
+
+def test_a_revoked_agent_does_not_wait():
+    """The key that waits is somebody else's."""
+    found = {**status(waiting=[KEY]), "revoked": ["pi-01"]}
+    rows = compare(expected("pi-01", "pi-02"), found)
+    assert [row.state for row in rows] == ["revoked", "waiting key"]
+    assert "was revoked" in rows[0].advice and shown(KEY) not in rows[0].advice
+    assert not all_ready(rows)
 
 
 def test_without_an_unknown_key_an_unknown_agent_is_missing():

@@ -74,7 +74,7 @@ def test_status_discover_runs_and_keys_say_what_there_is(fleet: RealFleet, tmp_p
     assert {"run", "state", "round", "rounds"} <= set(runs[0])
     keys = json.loads(flctl("keys", "list", "--state", fleet.state, "--json").stdout)
     assert [k["name"] for k in keys["keys"]] == ["pi-01", "pi-02"]
-    assert len(keys["server_key"]) == 40
+    assert keys["server_key"].startswith("flk_")
     shown = flctl("runs", "show", runs[0]["run"], "--state", fleet.state)
     assert shown.returncode == 0 and "pi-01" in shown.stdout
 

@@ -1,11 +1,14 @@
 """Key pairs in files: made once, never replaced in silence."""
 
+import re
+import shlex
 import threading
 
 import pytest
+from zmq.utils import z85
 
 from flctl.errors import StateError, UsageError
-from flctl.transport.keypair import KeyPair, load_or_make, public_key
+from flctl.transport.keypair import KeyPair, load_or_make, public_key, shown
 
 
 def test_a_pair_is_made_once_and_its_secret_is_private(tmp_path):
@@ -14,7 +17,7 @@ def test_a_pair_is_made_once_and_its_secret_is_private(tmp_path):
     pair = load_or_make(path)
     assert load_or_make(path) == pair
     assert path.read_text().strip() == pair.secret
-    assert path.with_suffix(".pub").read_text().strip() == pair.public
+    assert path.with_suffix(".pub").read_text().strip() == shown(pair.public)
     assert path.stat().st_mode & 0o777 == 0o600
     assert sorted(p.name for p in path.parent.iterdir()) == ["agent.key", "agent.pub"]
 
@@ -66,7 +69,7 @@ def test_a_lost_secret_is_not_replaced_in_silence(tmp_path):
     path.unlink()
     with pytest.raises(StateError, match=r"server\.pub is there, but not .*server\.key"):
         load_or_make(path)
-    assert path.with_suffix(".pub").read_text().strip() == pair.public and not path.exists()
+    assert path.with_suffix(".pub").read_text().strip() == shown(pair.public) and not path.exists()
 
 
 @pytest.mark.parametrize("name", ["id", "id.key"])
@@ -108,3 +111,28 @@ def test_a_public_key_is_checked_where_it_is_typed():
     assert public_key(f" {key}\n", "--key") == key
     with pytest.raises(UsageError, match="--key: not a public key"):
         public_key(key[:-1], "--key")
+
+
+@pytest.mark.parametrize("first", [b"\0", b"\xff", b"-"])
+def test_a_key_as_it_is_shown_needs_no_quotes_and_is_read_back(first):
+    """In Z85 it may begin with a hyphen, and hold what a shell would eat."""
+    key = z85.encode(first * 32).decode()
+    assert re.fullmatch(r"flk_[a-z2-7]{52}", shown(key)) and shlex.quote(shown(key)) == shown(key)
+    for text in (shown(key), "flk_" + shown(key)[4:].upper(), key):
+        assert public_key(f" {text}\n", "here") == key
+
+
+@pytest.mark.parametrize("end", ["b", "1", "", "aa", "é"])
+def test_what_only_looks_like_a_key_is_refused(end):
+    """Of the last character a single bit counts: another spelling is another key."""
+    good = shown(z85.encode(bytes(32)).decode())
+    with pytest.raises(UsageError, match="here: not a public key"):
+        public_key(good[:-1] + end, "here")
+
+
+def test_a_public_half_of_an_older_version_stays_as_it_is(tmp_path):
+    """In Z85, so that the older version still reads it after a rollback."""
+    pair = load_or_make(tmp_path / "id.key")
+    (tmp_path / "id.pub").write_text(f"{pair.public}\n")
+    assert load_or_make(tmp_path / "id.key") == pair
+    assert (tmp_path / "id.pub").read_text() == f"{pair.public}\n"

@@ -15,7 +15,7 @@ from flctl.fleet.context import Context
 from flctl.fleet.discovery import WORKING
 from flctl.fleet.emulation.members import members
 from flctl.fleet.emulation.plan import COORDINATOR, STATE, TOKEN, USER, container_name
-from flctl.transport.keypair import KeyPair
+from flctl.transport.keypair import KeyPair, public_key
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -66,7 +66,8 @@ class Door:
         until = time.monotonic() + ANSWER_S
         name = f"operator-{hashlib.sha256(self._keys.public.encode()).hexdigest()[:8]}"
         self._exec(until, "keys", "add", name, self._keys.public, "--role", "admin")
-        self.server_key = str(json.loads(self._exec(until, "keys", "list", "--json"))["server_key"])
+        listed = json.loads(self._exec(until, "keys", "list", "--json"))
+        self.server_key = public_key(str(listed["server_key"]), "the coordinator's key")
         self._console = remote_console(self.context)
         while True:
             try:
