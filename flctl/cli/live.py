@@ -93,10 +93,10 @@ def header(story: Story, now: float, width: int) -> RenderableType:
             title.append(f"  {name} ", "dim").append(str(value))
     if not story.rounds:
         return title
-    at = max(story.open_round, story.last_round)
+    at = max(story.open_round, story.reached)
     times = f"{span(now - story.began)} gone"
     left = story.time_left(now)
-    if left is not None and story.last_round < story.rounds:
+    if left is not None:
         times += f", about {span(left)} left"
     begin = f"round {at}/{story.rounds} "
     room = min(width - len(begin) - len(times) - 1, 40)

@@ -142,14 +142,18 @@ def _run_line(run: Mapping[str, Any] | None) -> Any:
     if run is None:
         return Text("no run is in progress", style="dim")
     line = f"{run['run']}  round {run['round'] + 1}/{run['rounds']}, {run['phase']}"
-    told = ": " if run["phase"].startswith("waiting") else ", waiting for "
+    waits = run["phase"].startswith(("waiting", "paused"))
     waiting = run.get("waiting_for", ())  # an older coordinator leaves it out between rounds
-    if waiting:
-        line += f"{told}{', '.join(waiting[:5])}" + (" …" if len(waiting) > 5 else "")
-    if why := run.get("why"):
-        line += f"; away: {why}"
-    if (left_s := run.get("time_left_s")) is not None:
-        line += f"; for {span(left_s)} more"
+    why = run.get("why", "")
+    if waits and why:
+        line += f": {why}"
+    elif waiting:
+        names = ", ".join(waiting[:5]) + (" …" if len(waiting) > 5 else "")
+        line += f"{': ' if waits else ', waiting for '}{names}"
+    if why and not waits:
+        line += f"; needed and away: {why}"
+    if (left_s := run.get("time_left_s")) is not None and (waiting or why):
+        line += f"; for {span(left_s)} at most"
     return Text.assemble(("run ", "bold"), line)
 
 

@@ -106,7 +106,12 @@ class Story:
 
     @property
     def last_round(self) -> int:
-        return self.done[-1].round if self.done else self.before
+        """Of those that were told; `reached` also knows of those before."""
+        return self.done[-1].round if self.done else 0
+
+    @property
+    def reached(self) -> int:
+        return max(self.last_round, self.before)
 
     @property
     def best(self) -> RoundLine | None:
@@ -128,12 +133,12 @@ class Story:
         if not self.rounds:
             return 0.0
         parts = [a.step / a.steps if a.steps else 0.0 for a in self.agents.values()]
-        within = sum(parts) / len(parts) if parts and self.open_round > self.last_round else 0.0
-        return min((self.last_round + within) / self.rounds, 1.0)
+        within = sum(parts) / len(parts) if parts and self.open_round > self.reached else 0.0
+        return min((self.reached + within) / self.rounds, 1.0)
 
     def time_left(self, now: float) -> float | None:
         """In seconds, from the last rounds; None before the first of them."""
-        left = self.rounds - self.last_round
+        left = self.rounds - self.reached
         if not self.done or left <= 0 or self.ended or self.waits_until is not None:
             return None
         recent = [line.seconds for line in self.done[-RECENT:]]

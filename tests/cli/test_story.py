@@ -96,6 +96,41 @@ def test_trouble_is_shown_at_the_agent():
     assert story.agents["pi-01"].state == "waiting"
 
 
+def test_for_whom_a_round_waits_stands_there_with_the_time_that_is_left():
+    """Instead of an estimate of the run, of which nothing is known then."""
+    waiting = {"event": "waiting", "round": 2, "missing": "pi-03: lost", "left_s": 60.0}
+    story = told(BEGUN, opened(1), committed(1), opened(2), waiting)
+    assert story.message == "waiting for agents: pi-03: lost"
+    assert story.time_left(4.0) is None
+    console = Console(file=io.StringIO(), width=100, color_system=None)
+    console.print(Dashboard(story, lambda: story.now + 20.0))
+    shown = console.file.getvalue()
+    assert "waiting for agents: pi-03: lost, for 40 s more" in shown
+    assert " left" not in shown
+    story.apply({"event": "agent-here", "agent": "pi-03"}, 30.0)
+    assert (story.message, story.waits_until) == ("", None)
+    assert lines.trouble_line(waiting) == (
+        "round 2: waiting for agents: pi-03: lost, for 1:00 at most"
+    )
+
+
+def test_the_last_round_that_is_late_has_no_estimate():
+    """Nothing is 0.0 s away for minutes."""
+    story = told({**BEGUN, "rounds": 2}, opened(1), committed(1), opened(2))
+    assert story.time_left(4.0) == 2.0
+    assert story.time_left(99.0) is None
+    assert told(BEGUN, opened(1), committed(1), opened(2)).time_left(99.0) == 16.0
+
+
+def test_a_run_that_is_resumed_begins_where_it_was():
+    """Not at round 0, nor with an empty bar."""
+    story = told({**BEGUN, "round": 4})
+    console = Console(file=io.StringIO(), width=100, color_system=None)
+    console.print(Dashboard(story, lambda: story.now))
+    assert "round 4/10" in console.file.getvalue()
+    assert story.share_done() == 0.4
+
+
 def test_unknown_events_do_no_harm():
     """A newer coordinator may tell of things that are not known here."""
     assert told(BEGUN, {"event": "eclipse"}).run == "ecg-1"
