@@ -195,7 +195,8 @@ class LineWatcher(Watcher):
             reason = result.reason or ""
             # The settings of a run are frozen: where they are at fault, going on does not help.
             resumable = result.state in ("paused", "stopped") and "begin a new run" not in reason
-            say(end + (f"; go on with: {self.resume(result.run)}" if resumable else ""), sys.stderr)
+            then = "watch it again with" if "goes on by itself" in reason else "go on with"
+            say(end + (f"; {then}: {self.resume(result.run)}" if resumable else ""), sys.stderr)
             return
         if result.reason:
             print_line(f"finished after round {result.rounds}: {result.reason}")

@@ -78,8 +78,8 @@ class RoundInProgress:
         self._crew, self._absent = context.crew(), set(opened.absent)
         self._tries = 0
         """Attempts that have failed, but for those which ended because agents were away."""
-        self._told: tuple[str, float] = ("", -math.inf)
-        """For whom the round was said to wait last, and when."""
+        self._told: tuple[tuple[str, bool], float] = (("", False), -math.inf)
+        """For whom the round was said to wait last and whether for nothing else, and when."""
         self.key = RoundKey(run=context.run, round=opened.round, base=opened.base)
         self._began = context.clock()
         self._absent_until = self._began + RETURN_S if resumed else self._began
@@ -240,12 +240,12 @@ class RoundInProgress:
             self._evaluating.on_time()
 
     def _tell_waiting(self, now: float) -> None:
-        missing, (told, at) = self._away(), self._told
-        if missing != told and now >= at + TELL_S and (event := self.waiting()):
-            self._told = missing, now
+        news, (told, at) = (self._away(), self._round.stuck), self._told
+        if news != told and now >= at + TELL_S and (event := self.waiting()):
+            self._told = news, now
             self._context.fleet.publish(event)
-        elif not missing:
-            self._told = "", at
+        elif not news[0]:
+            self._told = news, at
 
     def _look_for_absent(self) -> None:
         """Invited agents that are not here count as gone, at once or after a restart's grace."""
