@@ -158,6 +158,8 @@ class RunSettings(LocalTraining, frozen=True, forbid_unknown_fields=True, kw_onl
 
 
 KEYS = RunSettings.__struct_fields__
+CHANGEABLE = ("evaluate", "quorum", "deadline_s", "wait_s", "attempts")
+"""What may be another when a run goes on: nothing that its models are computed from."""
 SHORT = {"deadline": "deadline_s", "wait": "wait_s"}
 """Flags leave the unit to their help; their names are understood in TOML too."""
 _WORDS = {name: word for word, name in SHORT.items()}
@@ -188,6 +190,20 @@ def parse(given: Mapping[str, Any], where: str, *, stored: bool = False) -> RunS
     if not stored:
         _check_sparse(settings, where)
     return settings
+
+
+def changed(settings: RunSettings, changes: Mapping[str, Any], where: str) -> RunSettings:
+    """`settings` of a run that goes on with these changes. Raises SettingsError."""
+    if not changes:
+        return settings
+    plain = normalised(changes, where)
+    if fixed := sorted(plain.keys() - set(CHANGEABLE)):
+        words = ", ".join(_WORDS.get(name, name) for name in CHANGEABLE)
+        raise SettingsError(
+            f"{where}: {fixed[0]} stays what it was when the run began; {words} may be changed"
+        )
+    kept = {key: value for key in KEYS if (value := getattr(settings, key)) is not None}
+    return parse({**msgspec.to_builtins(kept), **plain}, where, stored=True)
 
 
 def normalised(

@@ -16,7 +16,7 @@ from flctl.cli.options import Context, Json, State, Verbose, again, path, state_
 from flctl.cli.output import counted, hint
 from flctl.cli.values import absolute
 from flctl.errors import CoordinatorAway, UsageError
-from flctl.settings import RunSettings, parse, read_toml
+from flctl.settings import CHANGEABLE, RunSettings, parse, read_toml
 
 if TYPE_CHECKING:
     from flctl.cli.watching import Watcher
@@ -63,8 +63,9 @@ def train(
         str | None,
         typer.Option(
             metavar="RUN",
-            help="Go on with a run that paused or was stopped, with the settings it has. Where "
-            "its task is not an installed one, name that again with --task.",
+            help="Go on with a run that paused or was stopped, with the settings it has, but for "
+            "--evaluate, --quorum, --deadline, --wait and --attempts if you give them. Where its "
+            "task is not an installed one, name that again with --task.",
             rich_help_panel=WHAT,
         ),
     ] = None,
@@ -114,9 +115,13 @@ def _collect(
     if resume is not None:
         if not resume:
             raise UsageError("--resume '': name a run; 'flctl runs list' shows what there is")
-        if file is not None or flags.keys() - {"task"}:
-            raise UsageError("--resume goes on with the run's own settings; leave the others out")
-        return {}, COMMAND_LINE
+        changes = {key: value for key, value in flags.items() if key != "task"}
+        if file is not None or changes.keys() - set(CHANGEABLE):
+            may = ", ".join(f"--{key.removesuffix('_s')}" for key in CHANGEABLE)
+            raise UsageError(
+                f"--resume goes on with the run's own settings, but for {may}; leave the others out"
+            )
+        return changes, COMMAND_LINE
     if file is None:
         parse(flags, COMMAND_LINE)
         _expect_topk(flags, flags)

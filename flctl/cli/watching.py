@@ -51,7 +51,7 @@ class Watcher:
         """Before the first event: what is known from the settings."""
         self.story.rounds = int(given.get("rounds", 0))
         self.story.task = str(given.get("task", ""))
-        self._measures = given.get("evaluate") != "none"
+        self._measures = "task" in given and given.get("evaluate") != "none"
 
     def on_event(self, event: dict[str, Any]) -> None:
         """What has happened; a round that is told of again is passed over."""

@@ -24,7 +24,7 @@ class Awaiting:
     ) -> None:
         self.folder, self._fleet, self._clock = folder, fleet, clock
         self._history = history
-        self._settings = folder.settings()
+        self._settings = folder.settings(history)
         assert history.started is not None
         self._gathering = Gathering(
             self._settings,

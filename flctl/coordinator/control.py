@@ -268,7 +268,7 @@ class Control:
             raise UsageError(
                 f"run {folder.name} had {started.kind} agents: resume it where it was started"
             )
-        self._coordinator.runs.resume(folder)
+        self._coordinator.runs.resume(folder, order.changes)
         return {"run": folder.name}
 
     def _add_key(self, _: Asked, order: q.AddKey) -> Any:

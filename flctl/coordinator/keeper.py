@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -73,10 +73,11 @@ class RunKeeper:
 
         self._thinking.submit(lambda: self._evaluator.initialise(given, where), made)
 
-    def resume(self, folder: RunFolder) -> None:
-        """Go on with a run that stopped, paused, or lost its coordinator. Raises FlctlError."""
+    def resume(self, folder: RunFolder, changes: Mapping[str, Any] | None = None) -> None:
+        """Go on with a run that stopped, paused, or lost its coordinator, with these changes of
+        its settings. Raises FlctlError."""
         self._expect_no_run()
-        self._begin(folder)
+        self._begin(folder, changes)
 
     def status(self) -> dict[str, Any] | None:
         """Of the run in progress, or of the one that waits for agents."""
@@ -160,16 +161,18 @@ class RunKeeper:
                 f"a quorum of {int(quorum)} cannot be met: {enrolled} agents are enrolled"
             )
 
-    def _begin(self, folder: RunFolder) -> None:
+    def _begin(self, folder: RunFolder, changes: Mapping[str, Any] | None = None) -> None:
         with contextlib.ExitStack() as undo:
             lock = folder.lock()
             undo.callback(lock.release)
             history = folder.history(lean=True)
             journal = Journal(folder.journal_path)
             undo.callback(journal.close)
+            draw_again = history.awaits or bool(changes)
+            noted = take_up(folder, history, journal, self._now(), changes)
             context = RunContext(
                 folder,
-                folder.settings(),
+                folder.settings(history),
                 history,
                 journal,
                 self._fleet,
@@ -180,8 +183,6 @@ class RunKeeper:
                 self._wall_clock,
                 self.min_participants,
             )
-            draw_again = history.awaits
-            noted = take_up(folder, history, journal, self._now())
             undo.pop_all()
         self._lock, self._awaiting = lock, None
         self.training = Training(context)

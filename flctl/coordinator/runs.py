@@ -24,7 +24,7 @@ from flctl.coordinator.journal import replay
 from flctl.core.history import History, Round
 from flctl.errors import CheckpointError, StateError, UsageError
 from flctl.files import Lock, explained, is_locked, make_folder, replace, sync_folder
-from flctl.settings import RunSettings, from_toml, to_toml
+from flctl.settings import RunSettings, changed, from_toml, to_toml
 from flctl.transport.gate import Gate
 from flctl.wire.messages import Digest
 
@@ -94,8 +94,10 @@ class RunFolder:
             raise UsageError(f"'{run}' fits several runs: {names}")
         raise UsageError(f"no run '{run}' in {state}; 'flctl runs list' shows what there is")
 
-    def settings(self) -> RunSettings:
-        return from_toml(self.path / "run.toml")
+    def settings(self, history: History | None = None) -> RunSettings:
+        """Those that the run began with; with its `history`, as they are by now."""
+        settings = from_toml(self.path / "run.toml")
+        return changed(settings, history.changed if history else {}, str(self.journal_path))
 
     def history(self, lean: bool = False) -> History:
         return replay(self.journal_path, lean)

@@ -21,7 +21,7 @@ CLASSES = 20
 def by_coordinator(parts: dict[str, Metrics]) -> Score:
     """The first part counts, the others stand beside it. Raises RunError without any."""
     if not parts:
-        raise RunError("the coordinator has no test data; name some with --test-data")
+        raise RunError("the coordinator has no test data; go on with --evaluate agents")
     (name, main), *others = parts.items()
     return _score(main, "coordinator", name, dict(others))
 

@@ -8,9 +8,10 @@ import os
 import platform
 import shlex
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from flctl import __version__
 from flctl.coordinator.evaluator import FirstModel
@@ -19,7 +20,7 @@ from flctl.coordinator.runs import UNFINISHED, RunFolder
 from flctl.core.history import AnyEvent, History, Kind, Paused, Resumed, Started, Withdrawn
 from flctl.errors import CheckpointError, StateError, UsageError
 from flctl.files import explained, make_folder, new_file, sync_folder
-from flctl.settings import SCHEMA
+from flctl.settings import SCHEMA, changed, normalised
 from flctl.wire.messages import Digest
 
 logger = logging.getLogger(__name__)
@@ -118,22 +119,31 @@ def _digest(folder: RunFolder) -> Digest:
         return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def take_up(folder: RunFolder, history: History, journal: Journal, at: float) -> Sequence[AnyEvent]:
-    """Note in the journal that the run goes on, unless it is only just beginning.
+def take_up(
+    folder: RunFolder,
+    history: History,
+    journal: Journal,
+    at: float,
+    changes: Mapping[str, Any] | None = None,
+) -> Sequence[AnyEvent]:
+    """Note in the journal that the run goes on, unless it is only just beginning; `changes` are
+    settings that are others from here on.
 
     Returns what was noted, for those who follow the run. Raises UsageError when there is
-    nothing left to do, StateError when it cannot go on.
+    nothing left to do, or a change is not allowed, StateError when it cannot go on.
     """
     if history.state in ("finished", "failed"):
         raise UsageError(f"run {folder.name} is {history.state}; there is nothing to resume")
     expect_unchanged(folder, history)
+    asked = normalised(changes or {}, "the changes")
+    changed(folder.settings(history), asked, "the changes")
     noted: list[AnyEvent] = _withdraw_damaged(folder, history, journal, at)
     started = history.started
     if started is None or (
-        history.state == "running" and not history.opened and not history.rounds
+        history.state == "running" and not history.opened and not history.rounds and not asked
     ):
         return noted
-    resumed = Resumed(at=at, reproducible=started.machine == machine())
+    resumed = Resumed(at=at, reproducible=started.machine == machine(), changed=asked)
     journal.append([resumed])
     history.apply(resumed)
     return [*noted, resumed]

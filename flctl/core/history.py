@@ -174,6 +174,8 @@ class Paused(Event, frozen=True):
 
 class Resumed(Event, frozen=True):
     reproducible: bool = True
+    changed: dict[str, str | int | float] = {}
+    """Settings that are others from here on."""
 
 
 class Finished(Event, frozen=True):
@@ -252,6 +254,8 @@ class History:
         """Agents that have seen all of their data, and the round in which they had."""
         self.last_rejected: dict[str, str] = {}
         self.reproducible = True
+        self.changed: dict[str, str | int | float] = {}
+        """Settings that the run did not begin with."""
         self.updated_at = 0.0
 
     @property
@@ -337,6 +341,7 @@ class History:
             case Resumed():
                 self.state, self.reason, self.awaits = "running", "", False
                 self.reproducible = self.reproducible and event.reproducible
+                self.changed |= event.changed
             case Paused() | Finished() | Failed() | Stopped():
                 self.state, self.reason = _ENDED[type(event)], event.reason
                 self.awaits = isinstance(event, Paused) and event.awaits

@@ -202,7 +202,7 @@ class _Scene:
         from flctl.fleet.clients import Clients, first_model
         from flctl.learning.source import evaluation_parts
         from flctl.learning.task import load_task
-        from flctl.worker.jobs import DataSource
+        from flctl.worker.jobs import for_testing
 
         first = first_model(given, "the comparison")
         os.close(first.fd)
@@ -210,8 +210,7 @@ class _Scene:
         self.task = load_task(settings.task)
         self.clients = Clients(self.task, settings)
         self.own = self.clients.held_out()
-        named = settings.test_data
-        source = DataSource(path=named or settings.data, trained_on=named is None)
+        source = for_testing(settings)
         self.parts = evaluation_parts(self.task, source)
 
 

@@ -5,7 +5,7 @@ import itertools
 import os
 import shlex
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
@@ -145,8 +145,9 @@ class Console:
         body = self._ask("start", START_S, given=given, where=where)
         return answers.read(answers.OfRun, body, self.where).run
 
-    def resume(self, run: str) -> str:
-        return self._order_to_run("resume", run)
+    def resume(self, run: str, changes: Mapping[str, Any] | None = None) -> str:
+        more = {"changes": dict(changes)} if changes else {}
+        return self._order_to_run("resume", run, **more)
 
     def stop(self, run: str) -> str:
         return self._order_to_run("stop", run)
@@ -281,8 +282,8 @@ class Console:
         answers.read(kind, body, self.where)
         return body
 
-    def _order_to_run(self, what: str, run: str) -> str:
-        found = answers.read(answers.OfRun, self._ask(what, run=run), self.where).run
+    def _order_to_run(self, what: str, run: str, **more: Any) -> str:
+        found = answers.read(answers.OfRun, self._ask(what, run=run, **more), self.where).run
         self._expect_run(found, run)
         return found
 

@@ -51,7 +51,7 @@ def drive_virtual(
     if resume is None:
         run = VirtualRun.start(state, given, where, on_event)
     else:
-        run = VirtualRun(_resumable(state, resume, "virtual"), on_event)
+        run = VirtualRun(_resumable(state, resume, "virtual"), on_event, changes=given)
     return _result(run.folder, run.run())
 
 
@@ -81,7 +81,7 @@ def drive_local(
             if folder is None:
                 embedded.start({**given, "agents": list(names)}, where)
             else:
-                embedded.resume(folder)
+                embedded.resume(folder, given)
             return embedded.run()
         finally:
             embedded.close()
@@ -130,8 +130,8 @@ class _Embedded:
 
         self._coordinator.runs.start(given, where, "local", done)
 
-    def resume(self, folder: RunFolder) -> None:
-        self._coordinator.runs.resume(folder)
+    def resume(self, folder: RunFolder, changes: dict[str, Any]) -> None:
+        self._coordinator.runs.resume(folder, changes)
         self._begin(folder)
 
     def run(self) -> RunResult:
@@ -182,14 +182,16 @@ def drive_remote(
 ) -> RunResult:
     """Start (or resume) a run on a coordinator and watch it. Ctrl-C only ends the watching.
 
-    To resume a run that is in progress is to watch it.
+    To resume a run that is in progress is to watch it; `given` are changes of its settings then.
     """
     if resume is None:
         run = console.start(given, where)
-    elif console.about(resume)["state"] == "running":
-        run = resume
+    elif console.about(resume)["state"] != "running":
+        run = console.resume(resume, given)
+    elif given:
+        raise UsageError(f"run {resume} is in progress: stop it before you change its settings")
     else:
-        run = console.resume(resume)
+        run = resume
     return watch_remote(console, run, on_event)
 
 

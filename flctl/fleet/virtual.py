@@ -8,7 +8,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,9 @@ from flctl.learning.reading import Reading
 from flctl.learning.source import evaluation_parts
 from flctl.learning.state import load_into
 from flctl.learning.task import load_task
+from flctl.settings import changed
 from flctl.wire.messages import Metrics
-from flctl.worker.jobs import DataSource
+from flctl.worker.jobs import for_testing
 
 logger = logging.getLogger(__name__)
 
@@ -48,13 +49,15 @@ class VirtualRun:
         folder: RunFolder,
         publish: Publish = lambda _: None,
         between: Callable[[], None] = lambda: None,
+        changes: Mapping[str, Any] | None = None,
     ) -> None:
         self.folder, self._publish, self._between = folder, publish, between
-        self.settings = folder.settings()
         with contextlib.ExitStack() as undo:
             self._lock = folder.lock()
             undo.callback(self._lock.release)
             self.history: History = folder.history(lean=True)  # nobody else goes on with it now
+            self.settings = changed(folder.settings(self.history), changes or {}, "the changes")
+            self._changes = changes
             self._journal = Journal(folder.journal_path)
             undo.callback(self._journal.close)
             self._device = devices.set_up(self.settings.device, self.settings.threads)
@@ -85,7 +88,7 @@ class VirtualRun:
         with contextlib.ExitStack() as stack:
             stack.callback(self._lock.release)
             stack.callback(self._journal.close)
-            noted = take_up(self.folder, self.history, self._journal, _now())
+            noted = take_up(self.folder, self.history, self._journal, _now(), self._changes)
             try:
                 self._end(self._rounds(noted))
             except KeyboardInterrupt as error:
@@ -240,10 +243,7 @@ class VirtualRun:
         )
 
     def _test_data(self) -> Reading[dict[str, Examples]]:
-        named, task = self.settings.test_data, self.task
-        data = self.settings.data
-        beside = data if named is not None else None
-        source = DataSource(path=named or data, trained_on=named is None, beside=beside)
+        task, source = self.task, for_testing(self.settings)
         path = None if source.path is None else Path(source.path)
         return Reading(path, lambda: evaluation_parts(task, source))
 

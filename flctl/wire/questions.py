@@ -111,6 +111,9 @@ class Stop(RunOrder, frozen=True, tag="stop"):
 class Resume(RunOrder, frozen=True, tag="resume"):
     """Go on with a run that has stopped or paused."""
 
+    changes: dict[str, Any] = {}
+    """Settings that are others from here on; `flctl.settings.changed` checks them."""
+
 
 class AddKey(Order, frozen=True, tag="key-add"):
     name: Short

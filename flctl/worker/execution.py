@@ -50,6 +50,7 @@ from flctl.worker.jobs import (
     Stepped,
     Trained,
     TrainJob,
+    for_testing,
 )
 from flctl.worker.pipe import MESSAGE_BYTES, nameless_file
 
@@ -216,7 +217,8 @@ class Executor:
         device = devices.set_up(job.device, job.threads)
         holding = self._hold(job.task, job.source, job.code)
         if job.side == "coordinator":
-            parts = holding.tests()
+            with _about_data():
+                parts = holding.tests()
         else:
             with _about_data():
                 held_out = holding.held_out()
@@ -326,6 +328,13 @@ def _check_data(task: Task, settings: RunSettings) -> None:
             seed=settings.seed,
         )
         shards(training_examples(task, DataSource(path=settings.data)), shard)
-    tested = settings.test_data or (settings.data if agents is not None else None)
-    if tested is not None and settings.evaluate in ("auto", "coordinator"):
-        evaluation_parts(task, DataSource(path=tested))
+    how, source = settings.evaluate, for_testing(settings)
+    named = settings.test_data is not None or (agents is not None and settings.data is not None)
+    if how == "coordinator" or (how == "auto" and named):
+        parts = evaluation_parts(task, source)
+        if not parts and how == "coordinator":
+            what = source.path or f"what comes with task '{settings.task}'"
+            raise DataError(
+                f"there are no data for testing in {what}; name some with --test-data, or choose "
+                "--evaluate agents"
+            )

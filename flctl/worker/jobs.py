@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeAlias
 
 from msgspec import Struct
 
-from flctl.settings import Device, LocalTraining
+from flctl.settings import Device, LocalTraining, RunSettings
 from flctl.wire.messages import DatasetInfo, Digest, Limits, Metrics, Shard
 
 
@@ -20,6 +20,14 @@ class DataSource(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Agents train on it: only what they hold out is for testing."""
     beside: str | None = None
     """Where the data are that they train on, if these are for testing alone and that is known."""
+
+
+def for_testing(settings: RunSettings) -> DataSource:
+    """What a run is evaluated on where its agents do not do it."""
+    named, data = settings.test_data, settings.data
+    if named is None:
+        return DataSource(path=data, trained_on=True)
+    return DataSource(path=named, beside=data)
 
 
 class Job(Struct, frozen=True, kw_only=True, tag=str.lower):

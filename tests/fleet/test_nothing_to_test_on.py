@@ -1,12 +1,14 @@
 """Data of which none are for testing: no figure, or one that is called what it is."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from flctl.cli.lines import measured_by, round_line
 from flctl.coordinator.runs import BEST
+from flctl.fleet.driving import drive_virtual
 from flctl.fleet.virtual import VirtualRun
 from flctl.learning.source import evaluation_parts
 from flctl.learning.task import load_task
@@ -84,3 +86,23 @@ def test_a_part_for_testing_is_one(tmp_path: Path) -> None:
     score = run.folder.history().rounds[-1].metrics
     assert score is not None and (score.part, score.examples, score.tests) == ("later", 10, True)
     assert (run.folder.path / BEST).exists()
+
+
+def test_a_simulated_run_goes_on_with_another_evaluation(tmp_path: Path) -> None:
+    """After its first rounds were measured, those that follow are not."""
+    state = tmp_path / "state"
+
+    def stop(event: dict[str, Any]) -> None:
+        if event["event"] == "round" and event["round"] == 1:
+            raise KeyboardInterrupt
+
+    path = tmp_path / "both.npz"
+    arrays = dict(np.load(beats(path, 0)))
+    np.savez(path, **{**arrays, "split": np.tile([0, 0, 0, 1], 10)})
+    run = VirtualRun.start(state, {**GIVEN, "data": str(path)}, "the test", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run.run()
+    result = drive_virtual(state, {"evaluate": "none"}, "here", lambda _: None, run.folder.name)
+    assert (result.state, result.rounds) == ("finished", 2)
+    scores = [event.metrics for event in run.folder.history().rounds]
+    assert scores[0] is not None and scores[1] is None
