@@ -1,14 +1,19 @@
 """Runs whose agents go and come back: over the in-memory channel, with the time passed in."""
 
 import logging
+import random
+import shutil
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 from memory_fleet import MemoryFleet
 from test_owner_refuses import failing
 
-from flctl.coordinator.runs import RunFolder
-from flctl.core.history import History
+from flctl.coordinator.journal import Journal, read_events
+from flctl.coordinator.runs import RunFolder, all_runs
+from flctl.core.history import History, Opened, Round, Update
 from flctl.errors import RunError
 
 
@@ -263,3 +268,87 @@ def test_for_whom_an_open_round_waits_is_told_and_shown(fleet: MemoryFleet):
     assert status["why"] == "pi-03: lost" and 0.0 < status["time_left_s"] <= 20.0
     until_paused(fleet)
     assert len([e for e in fleet.named("waiting") if "round" in e]) <= 2
+
+
+# Faults ------------------------------------------------------------------------------------
+
+
+def test_resumed_from_a_copy_of_any_moment_of_the_pause_the_models_are_the_same(
+    make_fleet: Callable[..., MemoryFleet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Whatever line of the journal was the last one: with all agents back the run ends alike."""
+    fleet = make_fleet(3)
+    fleet.start_run(rounds=3, wait_s=5.0)
+    fleet.until(lambda: len(fleet.named("round")) == 1)
+    copies: list[Path] = []
+    plain = Journal.append
+
+    def append_and_copy(self: Journal, events: Any, sync: bool = True) -> None:
+        plain(self, events, sync)
+        copies.append(tmp_path / f"copy-{len(copies)}")
+        shutil.copytree(fleet.state, copies[-1])
+
+    monkeypatch.setattr(Journal, "append", append_and_copy)
+    kill_in_round(fleet, 2, "pi-03")
+    until_paused(fleet)
+    fleet.agents["pi-03"].start()
+    expected = [r.model for r in until_finished(fleet).rounds]
+    monkeypatch.setattr(Journal, "append", plain)
+    keys = {name: agent.keys for name, agent in fleet.agents.items()}
+    lasts = set()
+    for copy in copies:
+        again = make_fleet(0)
+        again.kill_coordinator()
+        again.start_coordinator(copy)
+        lasts.add(again.history().state)
+        for name, pair in keys.items():
+            again.add(name, enrol=False, keys=pair)
+        assert [r.model for r in until_finished(again).rounds] == expected, copy.name
+        again.close()
+    assert lasts == {"running", "paused", "finished"}
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_whoever_comes_and_goes_no_round_is_one_agents_update(
+    make_fleet: Callable[..., MemoryFleet], seed: int
+):
+    """Agents and coordinator die and return at random: each round has its quorum, counts every
+    update that was accepted, and names who was away; once all are back the run ends."""
+    chance = random.Random(seed)
+    fleet = make_fleet(count := chance.choice([2, 3, 4]))
+    names = sorted(fleet.agents)
+    for agent in fleet.agents.values():
+        agent.ticks = chance.randint(1, 30)
+    given = {"agents": names} if chance.random() < 0.5 else {}
+    fleet.start_run(rounds=6, quorum=None, wait_s=3.0, deadline_s=40.0, attempts=100, **given)
+    for _ in range(25):
+        for _ in range(chance.randint(1, 60)):
+            fleet.step()
+        if chance.random() < 0.2:
+            fleet.kill_coordinator()
+            fleet.start_coordinator()
+        agent = fleet.agents[chance.choice(names)]
+        if agent.alive:
+            agent.kill()
+        else:
+            agent.start()
+    for agent in fleet.agents.values():
+        if not agent.alive:
+            agent.start()
+    history = until_finished(fleet, within_s=600.0)
+    folder = next(iter(all_runs(fleet.state)))
+    accepted: dict[int, set[str]] = {}
+    needs: dict[int, int] = {}
+    for event in read_events(folder.journal_path):
+        match event:
+            case Opened():
+                needs[event.round] = event.need
+            case Update():
+                accepted.setdefault(event.round, set()).add(event.agent)
+            case Round():
+                people = set(event.participants)
+                assert people == accepted[event.round]
+                assert len(people) >= needs[event.round] >= 2
+                assert set(event.missing) == set(names) - people
+    assert [r.round for r in history.rounds] == [1, 2, 3, 4, 5, 6]
+    assert count == len(names) and history.reason == ""
