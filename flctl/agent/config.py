@@ -24,6 +24,9 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     name: AgentName | None = None
     """To be asked for when joining with a token; the coordinator's list decides."""
     join_token: str | None = None
+    join_token_file: Path | None = None
+    """Where the token may be replaced by another: an agent that is to be dealt a shard waits for
+    one, instead of ending, and reads it again."""
     role: Role = "train"
     """With "evaluate" it is asked for metrics on its data and never trains."""
     datasets: dict[str, DataSource] = field(default_factory=lambda: {"default": DataSource()})

@@ -8,6 +8,7 @@ import logging
 import math
 import random
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from flctl.agent.config import AgentConfig
 from flctl.agent.state import AgentState
@@ -169,11 +170,11 @@ class Session:
     def on_refused(self, message: Refused, now: float) -> None:
         """Try again later. Raises AccessError where only a person can help."""
         self.welcomed = False
-        if message.reason in {"token", "name"}:
+        if message.reason == "name" or (message.reason == "token" and not self._waits):
             raise AccessError(
                 f"{self._config.coordinator} refused to let this agent join: {message.message}"
             )
-        if message.reason == "guest" and self._config.join_token is not None:
+        if message.reason == "guest" and self._token():
             self._must_join = True
         self._ask_at = now + max(message.retry_s, RETRY_S)
         self._say(f"agent={self._shown} refused reason={message.reason} {message.message}", now)
@@ -204,7 +205,8 @@ class Session:
         while it is open, whoever holds it is let in."""
         self.connected = self.welcomed = False
         self._alone_since, self._look_at = now, now + REFUSED_S
-        if self._must_join and self._state.name is None and self._config.join_token is not None:
+        must_join = self._must_join and self._state.name is None
+        if must_join and not self._waits and self._config.join_token is not None:
             raise AccessError(
                 f"{self._config.coordinator} does not let this agent join: its token is wrong, "
                 "has expired or is used up; get a new one with  flctl keys token  there"
@@ -213,9 +215,16 @@ class Session:
         self._reopen_at = now + self._back_off_s * jitter
         self._back_off_s = min(2 * self._back_off_s, BACK_OFF_S[1])
         command = f"flctl keys add {self._shown} {shown(self._public_key)}"
+        way = f"to let it in, run on the coordinator  {command}"
+        if must_join and self._waits:
+            way = (
+                "this agent waits for a shard: all may be dealt, or its token is used up or has "
+                "expired; deal more with  flctl keys token --shards N  (Docker Compose: "
+                "FLCTL_SHARDS=N docker compose up -d)"
+            )
         self._say(
-            f"coordinator={self._config.coordinator} this key is not enrolled, or was revoked: to "
-            f"let it in, run on the coordinator  {command}",
+            f"coordinator={self._config.coordinator} this key is not enrolled, or was revoked: "
+            f"{way}",
             now,
         )
 
@@ -223,10 +232,22 @@ class Session:
         if not self._must_join:
             return self._hello()
         return Join(
-            token=self._config.join_token or "",
+            token=self._token(),
             name=self._config.name,
             shard=self._config.shard_from_coordinator,
         )
+
+    @property
+    def _waits(self) -> bool:
+        """For another token, rather than end for want of a good one."""
+        return self._config.shard_from_coordinator and self._config.join_token_file is not None
+
+    def _token(self) -> str:
+        """As it stands in its file now, if that may change."""
+        if self._waits and self._config.join_token_file is not None:
+            with suppress(OSError, UnicodeDecodeError):
+                return self._config.join_token_file.read_text(encoding="ascii").strip()[:200]
+        return self._config.join_token or ""
 
     @property
     def _shown(self) -> str:

@@ -211,7 +211,8 @@ def agent(
         "server_key": _server_key(server_key, server_key_file),
         "state": state_folder(state),
         "name": _name(name),
-        "join_token": _join_token(join_token_file, state_folder(state)),
+        "join_token": _join_token(join_token_file, state_folder(state), waits=shard == shards.AUTO),
+        "join_token_file": None if join_token_file in (None, "-") else str(join_token_file),
         "role": role,
         "datasets": _datasets(data or [], shards.shard(shard, partition, alpha, shard_seed)),
         "shard_from_coordinator": shard == shards.AUTO,
@@ -271,14 +272,15 @@ def _name(name: str | None) -> str | None:
     return name
 
 
-def _join_token(file: str | None, state: Path) -> str | None:
-    """Never an argument itself: those can be read in the list of processes."""
+def _join_token(file: str | None, state: Path, waits: bool = False) -> str | None:
+    """Never an argument itself: those can be read in the list of processes. If it `waits` for a
+    shard, the file may come later."""
     from flctl.agent.state import has_joined
 
     if file is None:
         return os.environ.get("FLCTL_JOIN_TOKEN") or None
     if file != "-" and _is_missing(file):
-        if has_joined(state):
+        if waits or has_joined(state):
             return None  # it is needed once
         raise UsageError(
             f"--join-token-file {file}: there is no such file; open the door on the coordinator "

@@ -40,7 +40,7 @@ def discover(
 
     from flctl.cli import output
     from flctl.cli.keys import open_doors
-    from flctl.fleet.discovery import all_ready, compare, enrolled
+    from flctl.fleet.discovery import all_ready, compare, enrolled, too_many
     from flctl.fleet.inventory import read_inventory
 
     expected = None if inventory is None else read_inventory(inventory)
@@ -66,6 +66,8 @@ def discover(
                 row.name or "?", row.host or "-", shown, row.version or "-", Text(row.advice)
             )
         output.show(made)
+    if not json and (line := too_many(status)):
+        output.print_line(line)
     if not json and (line := open_doors(status.get("tokens", ()), options)):
         output.print_line(line)
     if check and not all_ready(rows):

@@ -121,7 +121,10 @@ def picture(found: Mapping[str, Any], wide: bool = False, options: str = "") -> 
     tables: list[RenderableType] = [made]
     if wide:
         tables += [Text(), _abilities(found["agents"]), Text(), _limits(found["agents"])]
-    rest = [
+    from flctl.fleet.discovery import too_many
+
+    rest = [Text(line, style="yellow") for line in filter(None, [too_many(found)])]
+    rest += [
         Text(f"an unknown key waits: flctl keys add NAME {shown(key)}{options}", style="yellow")
         for key in (waiting["public_key"] for waiting in found["waiting"])
     ]

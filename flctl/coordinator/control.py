@@ -27,7 +27,13 @@ from flctl.coordinator.lookups import (
 from flctl.coordinator.runs import RunFolder
 from flctl.coordinator.service import Coordinator
 from flctl.coordinator.turns import Asked
-from flctl.coordinator.views import agent_status, shown_key, shown_tokens, shown_waiting
+from flctl.coordinator.views import (
+    agent_status,
+    shown_key,
+    shown_shards,
+    shown_tokens,
+    shown_waiting,
+)
 from flctl.coordinator.watching import Watcher
 from flctl.core.roster import Member
 from flctl.errors import AccessError, RunError, UsageError
@@ -138,6 +144,7 @@ class Control:
             "waiting": [shown_waiting(waiting) for waiting in coordinator.keyring.waiting()],
             "tokens": shown_tokens(coordinator.keyring),
             "revoked": [e.name for e in coordinator.keyring.revoked() if e.role == "agent"],
+            "shards": shown_shards(coordinator.keyring),
         }
 
     def _runs(self, asked: Asked, _: q.Runs) -> None:

@@ -74,6 +74,8 @@ class Door:
             )
             # A disk that fails here is no fault of the token: it is tried again.
             reason: Reason = "guest" if isinstance(error, StateError) else "token"
+            if known is None and not self._keyring.is_revoked(incoming.key):
+                self._keyring.note_unknown(incoming.key)  # it may wait for a shard
             self._refuse(incoming, reason, str(error))
             return
         shard = entry.shard if join.shard else None

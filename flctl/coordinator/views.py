@@ -38,6 +38,15 @@ def shown_tokens(keyring: Keyring) -> list[dict[str, Any]]:
     ]
 
 
+def shown_shards(keyring: Keyring) -> dict[str, int] | None:
+    """Into how many parts data were dealt last, and how many have an owner; None: never."""
+    dealt = [(entry.added, entry.shard) for entry in keyring.entries() if entry.shard]
+    if not dealt:
+        return None
+    _, newest = max(dealt, key=lambda each: each[0])
+    return {"of": newest.of, "dealt": sum(shard.deal == newest.deal for _, shard in dealt)}
+
+
 def shown_waiting(waiting: Waiting) -> dict[str, Any]:
     """An unknown key that has knocked."""
     return {

@@ -94,12 +94,18 @@ class OpenToken(Struct, frozen=True):
     by: Short | None = None
 
 
+class Shards(Struct, frozen=True):
+    of: Natural
+    dealt: Natural
+
+
 class Status(Struct, frozen=True):
     coordinator: Coordinator
     agents: tuple[Agent, ...]
     waiting: tuple[Waiting, ...]
     tokens: tuple[OpenToken, ...] = ()
     revoked: tuple[AgentName, ...] = ()
+    shards: Shards | None = None
 
 
 class Key(Struct, frozen=True):

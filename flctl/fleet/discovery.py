@@ -63,6 +63,18 @@ def compare(expected: Sequence[Expected], status: Mapping[str, Any], again: str 
     return rows
 
 
+def too_many(status: Mapping[str, Any]) -> str:
+    """That keys wait where every shard has an owner, in words; "" when it is not so."""
+    shards, waiting = status.get("shards"), len(status["waiting"])
+    if not waiting or not shards or shards["dealt"] < shards["of"]:
+        return ""
+    return (
+        f"all {shards['of']} shards are dealt, and {waiting} more wait: deal more of them (flctl "
+        f"keys token --shards {shards['of'] + waiting}; Docker Compose: FLCTL_SHARDS="
+        f"{shards['of'] + waiting} docker compose up -d), or stop those"
+    )
+
+
 def enrolled(status: Mapping[str, Any]) -> list[Expected]:
     """Without an inventory, those who have a key are those who should be there."""
     return [Expected(agent["name"], agent["name"]) for agent in status["agents"]]

@@ -166,6 +166,22 @@ def test_a_refused_token_ends_the_agent(tmp_path: Path) -> None:
     rig.close()
 
 
+def test_one_too_many_waits_for_a_shard(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """D19: it does not end, which Docker would answer with a start again and again. The token is
+    read again from its file, and what it waits for is said."""
+    token = tmp_path / "token"
+    token.write_text("old\n")
+    rig = Rig(tmp_path, join_token="old", join_token_file=token, shard_from_coordinator=True)
+    rig.step()
+    rig.say(Refused(reason="token", message="all 8 shards are dealt", retry_s=30.0))
+    assert "all 8 shards are dealt" in caplog.text
+    rig.take(Join)
+    token.write_text("new\n")
+    rig.step(31.0)
+    assert [join.token for join in rig.take(Join)] == ["new"]
+    rig.close()
+
+
 def test_a_conflict_is_retried(ready: Rig, caplog: pytest.LogCaptureFixture) -> None:
     """Refused for a conflict: silence for the time said, then Hello."""
     ready.say(Refused(reason="conflict", message="two machines use the key", retry_s=10.0))

@@ -17,6 +17,11 @@ def test_a_new_agent_is_told_how_the_door_is_opened(tmp_path):
         _join_token(str(tmp_path / "token"), tmp_path)
 
 
+def test_an_agent_that_waits_for_a_shard_waits_for_its_token(tmp_path):
+    """D19: the door of docker compose is shut when all shards are dealt, and opened again."""
+    assert _join_token(str(tmp_path / "token"), tmp_path, waits=True) is None
+
+
 def test_a_token_that_is_out_of_reach_is_explained(tmp_path):
     """And is not taken for one that is gone, nor a reason for a traceback."""
     (tmp_path / "name").write_text("pi-01\n")
