@@ -42,7 +42,8 @@ LOG = {"max-size": "5m", "max-file": "2"}
 
 def bytes_of(text):
     """512m, or 2g, or a number of bytes."""
-    number, unit = (text[:-1], text[-1].lower()) if text[-1:].isalpha() else (text, "b")
+    text = text or "0"
+    number, unit = (text[:-1], text[-1].lower()) if text[-1].isalpha() else (text, "b")
     if unit not in UNITS or not number.isdigit():
         raise Unusable(f"memory: '{text}' is not a size such as 512m or 2g")
     return int(number) * UNITS[unit]

@@ -6,7 +6,7 @@ import time
 
 import pytest
 from fleet import Fleet
-from rig import docker
+from rig import Rig, docker
 
 PIS = ("pi-01", "pi-02", "pi-03")
 began = time.monotonic()
@@ -15,8 +15,15 @@ began = time.monotonic()
 def test_two_playbooks_and_one_command_train_a_model(fleet: Fleet):
     """Fresh hosts, provisioned and deployed, then the first round: with the shares they own."""
     fleet.flctl("data", "split", "--task", "ecg", "--out", fleet.folder / "shares", "--agents", 3)
+    write_settings(fleet, "pi-01", {"registry-mirrors": ["https://mirror.invalid"]})
     start = time.monotonic()
+    for name in ("provision", "deploy"):  # on hosts without anything
+        play = fleet.play(name, "--check", "--limit", "server,pi-01")
+        assert play.failed == set(), play.said
+    settings, engine = read_settings(fleet, "pi-03"), engine_of(fleet, "pi-03")
     fleet.play("provision")
+    assert read_settings(fleet, "pi-03") == settings
+    assert engine_of(fleet, "pi-03") == engine
     fleet.play("push-data", "--source", fleet.folder / "shares")
     fleet.play("deploy")
     fleet.connect()
@@ -27,6 +34,59 @@ def test_two_playbooks_and_one_command_train_a_model(fleet: Fleet):
     assert {agent["last_round"] for agent in fleet.status().values()} == {1}
     assert fleet.rig.ssh("pi-02", "hostname") == "pi-02"
     assert "cgroup_enable=memory" in fleet.rig.ssh("pi-02", "cat", "/boot/firmware/cmdline.txt")
+
+
+def read_settings(fleet: Fleet, host: str) -> str:
+    return fleet.rig.root(host, "cat", "/etc/docker/daemon.json")
+
+
+def write_settings(fleet: Fleet, host: str, settings: dict[str, object]) -> None:
+    write = 'mkdir -p /etc/docker && echo "$0" > /etc/docker/daemon.json'
+    fleet.rig.root(host, "sh", "-c", write, json.dumps(settings))
+
+
+def engine_of(fleet: Fleet, host: str) -> str:
+    """Which package it is of, and its process."""
+    script = "dpkg-query -W docker-ce; systemctl show -p MainPID docker; dpkg-query -W docker.io"
+    return fleet.rig.root(host, "sh", "-c", f"{script} 2>&1 || true")
+
+
+def test_the_hosts_are_as_people_have_them(fleet: Fleet):
+    """Another Debian; one that asks for a password, and lets nobody in but over the jump host."""
+    release = "grep -o VERSION_CODENAME=.* /etc/os-release"
+    assert fleet.rig.ssh("pi-01", release) == "VERSION_CODENAME=trixie"
+    assert fleet.rig.ssh("pi-01", "sudo -n id -u") == "0"
+    assert "password is required" in fleet.rig.ssh("pi-02", "sudo -n id -u 2>&1 || true")
+    straight = Rig("straight", [], fleet.rig.folder)
+    straight.address = fleet.rig.address  # type: ignore[method-assign]
+    assert straight.ssh("pi-01", "echo in") == "in"
+    assert straight.ssh("pi-02", "echo in", check=False) == ""
+
+
+def test_an_engines_settings_stay_and_what_is_missing_is_added(fleet: Fleet):
+    """Before an engine was installed; the file that was there is kept."""
+    settings = json.loads(read_settings(fleet, "pi-01"))
+    assert settings["registry-mirrors"] == ["https://mirror.invalid"]
+    assert (settings["live-restore"], settings["log-driver"]) == (True, "local")
+    kept = fleet.rig.root("pi-01", "sh", "-c", "cat /etc/docker/daemon.json.*~")
+    assert json.loads(kept) == {"registry-mirrors": ["https://mirror.invalid"]}
+
+
+def test_settings_that_an_engine_refuses_are_taken_back(fleet: Fleet):
+    """It runs with its old ones again, and so does the agent; what is good is merged."""
+    before = read_settings(fleet, "pi-03")
+    only = ("--limit", "pi-03", "--", "--tags", "docker_engine", "-e")
+    play = fleet.play("provision", *only, '{"docker_engine_settings": {"ipv6": 7}}', code=1)
+    assert "pi-03: the engine does not start with docker_engine_settings" in play.said
+    assert read_settings(fleet, "pi-03") == before
+    good = {"log-opts": {"max-file": "3"}, "live-restore": True}
+    play = fleet.play("provision", *only, json.dumps({"docker_engine_settings": good}))
+    assert "pi-03: /etc/docker/daemon.json gets live-restore, log-opts" in " ".join(
+        play.said.split()
+    )
+    merged = {**json.loads(before), **good, "log-opts": {"max-size": "9m", "max-file": "3"}}
+    assert json.loads(read_settings(fleet, "pi-03")) == merged
+    fleet.until(lambda agents: agents["pi-03"]["ready"], "pi-03 is ready again")
 
 
 def test_nothing_of_value_is_on_the_way(fleet: Fleet):
