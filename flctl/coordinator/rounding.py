@@ -17,6 +17,7 @@ from flctl.coordinator.claims import jumps
 from flctl.coordinator.collection import Collection, Outcome
 from flctl.coordinator.context import RunContext
 from flctl.coordinator.evaluating import Evaluating
+from flctl.coordinator.gathering import CORDONED_S, STARTING_S
 from flctl.core import history as happened
 from flctl.core import round as rounds
 from flctl.core.history import Participant, Score
@@ -232,12 +233,23 @@ class RoundInProgress:
             self._collection.on_time(now)
         # What is just being stored was in time.
         if self._collection is None or not self._collection.storing:
+            self._round.patience_s = self._patience_s()
             self._act(self._round.on_time(now))
             if self._round.stuck and self._others().holds:
                 self._act(self._round.give_up())
         self._tell_waiting(now)
         if self._evaluating is not None:
             self._evaluating.on_time()
+
+    def _patience_s(self) -> float:
+        """How long those who are away are waited for; longer for one that is just starting, or
+        that an operator holds back."""
+        roster, wait_s = self._context.fleet.roster, self._context.settings.wait_s
+        if self._round.gone & roster.cordoned:
+            return wait_s + CORDONED_S
+        members = (roster.members.get(agent) for agent in self._round.gone)
+        starting = any(m is not None and m.connected and m.state == "starting" for m in members)
+        return wait_s + (STARTING_S if starting else 0.0)
 
     def _tell_waiting(self, now: float) -> None:
         news, (told, at) = (self._away(), self._round.stuck), self._told

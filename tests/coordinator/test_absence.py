@@ -206,6 +206,35 @@ def test_who_fails_at_once_and_who_is_away_end_a_run_after_its_attempts(fleet: M
     assert len(fleet.named("attempt")) == 3
 
 
+def test_an_agent_that_is_back_and_still_looks_at_its_data_is_waited_for(fleet: MemoryFleet):
+    """Longer than one that is away: a Pi imports slowly."""
+    fleet.start_run(rounds=3, wait_s=5.0)
+    kill_in_round(fleet, 2, "pi-03")
+    fleet.agents["pi-03"].start()
+    fleet.agents["pi-03"].worker.left = 300
+    fleet.until(lambda: fleet.status("pi-03")["state"] == "starting")
+    fleet.agents["pi-03"].worker.left = 300
+    assert fleet.finish().state == "finished"
+    assert not fleet.named("paused")
+
+
+def test_a_fleet_of_two_is_upgraded_in_a_round(make_fleet: Callable[..., MemoryFleet]):
+    """The one that is cordoned and away is waited for: one agent is not enough."""
+    fleet = make_fleet(2)
+    fleet.start_run(rounds=3, wait_s=5.0, quorum=None)
+    kill_in_round(fleet, 2, "pi-02")
+    fleet.coordinator.cordon("pi-02", held=True)
+    for _ in range(600):
+        fleet.step()
+    assert fleet.history().state == "running"
+    fleet.agents["pi-02"].start()
+    fleet.step(1.0)
+    fleet.coordinator.cordon("pi-02", held=False)
+    history = fleet.finish()
+    assert history.state == "finished"
+    assert [len(r.participants) for r in history.rounds] == [2, 2, 2]
+
+
 # Operators ---------------------------------------------------------------------------------
 
 
