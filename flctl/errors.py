@@ -5,7 +5,8 @@
     │   ├── SettingsError         a key or value of a run's settings
     │   └── NeedsExtra            a package that comes with an extra is not installed
     ├── DataError                 data are incomplete, empty, damaged or out of range
-    │   └── OtherData             they are not of the kind that the task reads
+    │   ├── OtherData             they are not of the kind that the task reads
+    │   └── NothingToUse          a whole file has nothing for the task; among others it is left out
     ├── CheckpointError           not a checkpoint, damaged, or of another model
     ├── TaskError                 a task is unknown, broken or not enabled here
     ├── StateError                the state folder: in use, read-only, full, damaged
@@ -82,6 +83,10 @@ class DataError(FlctlError):
 
 
 class OtherData(DataError):
+    pass
+
+
+class NothingToUse(DataError):
     pass
 
 

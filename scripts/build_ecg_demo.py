@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 from flctl.errors import FlctlError
 from flctl.files import new_file
 from flctl.learning.beats import LATER, R_AT, RATE_HZ, TRAIN, UNSEEN, WINDOW
-from flctl.learning.beats_wfdb import AAMI, annotated
+from flctl.learning.beats_wfdb import annotated
 from flctl.learning.ecg import Ecg
+from flctl.learning.wfdb_annotations import AAMI
 
 RECORDS = (
     106, 109, 114, 118, 119, 124, 201, 203, 207, 208, 209, 215, 220, 223, 107, 217, 116, 205
@@ -47,7 +48,7 @@ Arrays = dict[str, NDArray[Any]]
 def beats_of(folder: Path, record: int) -> tuple[Arrays, str]:
     """The beats that are taken of one record, in the order of time, and their lead."""
     found = annotated(folder / f"{record}.hea")
-    rr_ms = np.round(np.diff(found.sample) / found.signal.rate_hz * 1000)
+    rr_ms = np.round(np.diff(found.sample) / found.record.rate_hz * 1000)
     sample, symbol = found.sample[found.whole], found.symbol[found.whole]
     y = np.array([AAMI[s] for s in symbol])
     taken = np.sort(
@@ -58,7 +59,7 @@ def beats_of(folder: Path, record: int) -> tuple[Arrays, str]:
     if record in NEVER_TRAINED_ON:
         split = np.full(len(taken), UNSEEN)
     else:
-        length = len(found.signal.gaps) - 1
+        length = found.record.length
         split = np.where(sample[taken] < TRAIN_SHARE * length, TRAIN, LATER)
     return {
         "X": found.x[taken],
@@ -69,7 +70,7 @@ def beats_of(folder: Path, record: int) -> tuple[Arrays, str]:
         "rr_prev_ms": np.append(0, rr_ms)[found.whole][taken].astype(np.uint16),
         "rr_next_ms": np.append(rr_ms, 0)[found.whole][taken].astype(np.uint16),
         "split": split.astype(np.uint8),
-    }, found.signal.lead
+    }, found.record.lead
 
 
 def evenly(rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:

@@ -81,10 +81,13 @@ def describe(
     parts = {part: count(examples, learnt.classes) for part, examples in found.parts.items()}
     if png is not None:
         bars.draw_data(png, _title(data, name), learnt.classes, parts)
+    origins = learnt.origins(data)
     if json:
-        output.print_json({"path": data and str(data), "task": name, "parts": parts})
+        told = {"path": data and str(data), "task": name, "parts": parts, "read": list(origins)}
+        output.print_json(told)
         return
     data_tables.show_data(_title(data, name), learnt.classes, parts)
+    data_tables.show_origins(origins)
     if found.problem is not None:
         warn(f"nothing to train on: {found.problem}")
 

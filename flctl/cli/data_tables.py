@@ -8,6 +8,7 @@ from flctl.cli import output
 
 if TYPE_CHECKING:
     from flctl.learning.manifest import Counts, Manifest, Share
+    from flctl.learning.origin import Origin
 
 COLUMNS = 12
 """Classes beyond so many have no column of their own."""
@@ -29,6 +30,17 @@ def show_data(title: str, classes: Sequence[str], parts: "Mapping[str, Counts]")
     if whole:
         output.print_line("")
         _show_records(classes, parts, whole)
+
+
+def show_origins(origins: "Sequence[Origin]") -> None:
+    """How the files were read, and what was left out."""
+    from flctl.learning.origin import summary
+
+    lines = summary(origins)
+    if lines:
+        output.print_line("")
+    for line in lines:
+        output.print_line(f"Read: {line}")
 
 
 def show_shares(manifest: "Manifest") -> None:

@@ -52,6 +52,7 @@ def predict(
     from flctl.cli.patience import reading
     from flctl.cli.pictures import picture_path
     from flctl.cli.said import Said
+    from flctl.learning.origin import summary
     from flctl.learning.prediction import predict as judge
 
     logs.set_up(verbose, quiet=True)
@@ -75,6 +76,9 @@ def predict(
         output.print_json(head | said.plain())
         return
     _show(said, rows)
+    if not all(origin.as_documented and not origin.left_out for origin in cases.origins):
+        for line in summary(cases.origins):
+            output.print_line(f"Read: {line}")
     if len(said) > 1:
         _summarise(said)
     if cases.note:

@@ -78,6 +78,7 @@ class Said(NamedTuple):
             "counts": self.counts,
             "right": self.right,
             "note": self.cases.note,
+            "read": list(self.cases.origins),
             "predictions": [self._plain(at) for at in range(len(self))],
         }
 

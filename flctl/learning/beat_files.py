@@ -1,17 +1,23 @@
 """Heartbeats from files and folders of every kind that is known."""
 
+import glob
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from flctl.errors import DataError, OtherData
+from msgspec.structs import replace
+
+from flctl.errors import DataError, NothingToUse, OtherData
 from flctl.learning.beats import Beats
 from flctl.learning.beats_csv import read_csv
 from flctl.learning.beats_npz import read_npz
 from flctl.learning.beats_wfdb import read_record
 from flctl.learning.manifest import MANIFEST
+from flctl.learning.origin import AS_IT_IS, Origin, ReadAs
+from flctl.learning.wfdb_headers import segments_of
 
 logger = logging.getLogger(__name__)
 
@@ -22,47 +28,78 @@ reads the same ones."""
 
 
 class Reader(Protocol):
-    def __call__(self, path: Path, labelled: bool = True) -> Beats: ...
+    def __call__(self, path: Path, labelled: bool = True, read_as: ReadAs = AS_IT_IS) -> Beats: ...
 
 
 READERS: dict[str, Reader] = {".npz": read_npz, ".csv": read_csv, ".hea": read_record}
 """By the suffix of the files that stand for one set of beats each."""
-PARTS_OF_A_RECORD = (".dat", ".atr")
 
-_kept: dict[tuple[object, ...], list[Beats]] = {}
+
+@dataclass(frozen=True)
+class BeatFiles:
+    beats: list[Beats]
+    """Of each file that has any."""
+    origins: list[Origin]
+    """Of all files."""
+
+
+_kept: dict[tuple[object, ...], BeatFiles] = {}
 
 
 def read_beats(
     path: Path, labelled: bool = True, clock: Callable[[], float] = time.monotonic
 ) -> list[Beats]:
+    """The beats of `read_files`."""
+    return list(read_files(path, labelled, clock=clock).beats)
+
+
+def read_files(
+    path: Path,
+    labelled: bool = True,
+    read_as: ReadAs = AS_IT_IS,
+    clock: Callable[[], float] = time.monotonic,
+) -> BeatFiles:
     """The beats of a file, or of all files of a known type in a folder, sorted by name.
 
-    Their class may be unknown unless `labelled`. Raises DataError of one line for whatever is
-    wrong with them. A long list is told to the log every two seconds.
+    Their class may be unknown unless `labelled`. Of a folder files without anything to use are
+    left out as long as there are others. Raises DataError of one line for whatever else is wrong.
+    A long list is told to the log every two seconds.
     """
-    files = _files(path)
-    key = (labelled, *((file, *_stamp(file)) for file in files))
+    files, read_as = _files(path, read_as)
+    key = (labelled, read_as, *((file, *_stamp(file)) for file in files))
     if key not in _kept:
-        beats = list(_read(path, files, labelled, clock))
+        found = _read(path, files, labelled, read_as, clock)
         _kept.clear()
-        if sum(part.x.nbytes for part in beats) > KEPT_BYTES:
-            return beats
-        _kept[key] = beats
-    return list(_kept[key])
+        if sum(part.x.nbytes for part in found.beats) > KEPT_BYTES:
+            return found
+        _kept[key] = found
+    return _kept[key]
 
 
 def _read(
-    path: Path, files: Sequence[Path], labelled: bool, clock: Callable[[], float]
-) -> Iterator[Beats]:
+    path: Path, files: Sequence[Path], labelled: bool, read_as: ReadAs, clock: Callable[[], float]
+) -> BeatFiles:
     told = clock()
+    beats: list[Beats] = []
+    origins: list[Origin] = []
     for at, file in enumerate(files):
         if clock() - told >= TOLD_EVERY_S:
             logger.info("reading %s: %d of %d files", path, at, len(files))
             told = clock()
-        yield READERS[file.suffix.lower()](file, labelled)
+        try:
+            options = {} if read_as == AS_IT_IS else {"read_as": read_as}
+            beats.append(READERS[file.suffix.lower()](file, labelled, **options))
+            origins.append(beats[-1].origin)
+        except NothingToUse as error:
+            if len(files) == 1:
+                raise
+            origins.append(Origin(file=str(file), problem=str(error).removeprefix(f"{path}: ")))
+    if not beats:
+        raise DataError(f"{path}: none of its {len(files)} files can be used: {origins[0].problem}")
+    return BeatFiles(beats, origins)
 
 
-def _files(path: Path) -> list[Path]:
+def _files(path: Path, read_as: ReadAs) -> tuple[list[Path], ReadAs]:
     """Of records their headers. Raises DataError when there is nothing to read."""
     if path.is_dir():
         there = sorted(file for file in path.iterdir() if file.is_file())
@@ -73,14 +110,21 @@ def _files(path: Path) -> list[Path]:
                 raise DataError(f"{path}: holds the shares of all agents; name one, such as "
                                 f"{path / 'pi-01'}")  # fmt: skip
             raise OtherData(f"{path}: no heartbeat files in this folder ({_known_types()})")
-        return files
+        headers = [file for file in files if file.suffix == ".hea"]
+        parts = {segment for file in headers for segment in segments_of(file)}
+        whole = [file for file in files if file.suffix != ".hea" or file.stem not in parts]
+        return whole, read_as
     if not path.exists():
         raise DataError(f"{path}: there is no such file or folder")
-    if path.suffix in PARTS_OF_A_RECORD:
-        return [path.with_suffix(".hea")]
-    if path.suffix.lower() not in READERS:
-        raise OtherData(f"{path}: heartbeats are not read from such a file ({_known_types()})")
-    return [path]
+    if path.suffix.lower() in READERS:
+        return [path], read_as
+    if path.suffix == ".dat" or (path.suffix and path.with_suffix(".hea").exists()):
+        if path.suffix != ".dat" and read_as.annotator is None:
+            read_as = replace(read_as, annotator=path.suffix[1:])
+        return [path.with_suffix(".hea")], read_as
+    if path.suffix == ".atr":
+        return [path.with_suffix(".hea")], read_as
+    raise OtherData(f"{path}: heartbeats are not read from such a file ({_known_types()})")
 
 
 def _check_signals(there: Sequence[Path]) -> None:
@@ -93,11 +137,15 @@ def _check_signals(there: Sequence[Path]) -> None:
             raise DataError(f"{file.parent}: record {file.stem}: there is no {file.stem}.hea")
 
 
-def _stamp(file: Path) -> tuple[int, ...]:
+def _stamp(file: Path) -> tuple[object, ...]:
     """What changes when the file does, or another part of its record."""
-    parts = [file.with_suffix(suffix) for suffix in (file.suffix, *PARTS_OF_A_RECORD)]
-    found = (part.stat() for part in parts if part.exists())
-    return tuple(number for stat in found for number in (stat.st_size, stat.st_mtime_ns))
+    parts = [file]
+    if file.suffix == ".hea" and file.exists():
+        parts += sorted(file.parent.glob(f"{glob.escape(file.stem)}.*"))
+        for segment in segments_of(file):
+            parts += sorted(file.parent.glob(f"{glob.escape(segment)}.*"))
+    found = ((part.name, part.stat()) for part in parts if part.exists())
+    return tuple(what for name, stat in found for what in (name, stat.st_size, stat.st_mtime_ns))
 
 
 def _known_types() -> str:

@@ -4,11 +4,13 @@ Amplitudes are int16, 200 units = 1 mV with the baseline removed, as in the MIT-
 Arrhythmia Database; floats in the same unit are taken too.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from flctl.learning.origin import Origin
 
 WINDOW = 187
 R_AT = 62
@@ -41,3 +43,20 @@ class Beats:
     """The R peaks in seconds from the start of the record, shape (n,), where that is known."""
     note: str = ""
     """What whoever judges them should know."""
+    facts: dict[str, str | float] = field(default_factory=dict)
+    """How the file was read, as an `Origin` has it."""
+    as_documented: bool = False
+    """That says nothing that is worth a line."""
+    left_out: dict[str, int] = field(default_factory=dict)
+    """By reason, how many of what the file holds are not among them."""
+
+    @property
+    def origin(self) -> Origin:
+        left_out = {reason: count for reason, count in self.left_out.items() if count}
+        return Origin(
+            file=self.where,
+            examples=len(self.x),
+            facts=self.facts,
+            as_documented=self.as_documented,
+            left_out=left_out,
+        )

@@ -1,60 +1,47 @@
 """Heartbeats from CSV files: one beat a row, 187 samples and, if it is known, its class.
 
 That is the form of Kaggle's heartbeat data (mitbih_train.csv, mitbih_test.csv; Kachuee et al.
-2018, https://arxiv.org/abs/1805.00794). Their beats reach from 0 to 1 and begin at the R peak,
-with zeros behind them. They are moved so that the R peak is at sample 62, as everywhere else: a
-model that has learnt from other files then knows them.
+2018, https://arxiv.org/abs/1805.00794), and of what people make of them with other programs.
 """
 
+import itertools
 import re
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from flctl.errors import DataError, one_line
-from flctl.learning.beats import LIMIT_BYTES, R_AT, UNITS_PER_MV, WINDOW, Array, Beats
+from flctl.errors import DataError, NothingToUse, one_line
+from flctl.learning.beats import LIMIT_BYTES, WINDOW, Array, Beats
+from flctl.learning.beats_layout import apply, find_layout
+from flctl.learning.csv_form import MISSING, Form, form_of
+from flctl.learning.origin import AS_IT_IS, ReadAs
+from flctl.learning.wfdb_annotations import AAMI
 
-MOST_MV = 20.0
-"""No heartbeat has as much, and in units of 1/200 mV none has as little."""
-SOON, HIGH = 5, 0.7
-"""Beats that reach that height within so many samples begin at their R peak."""
-NOTE = "the beats begin at their R peak, as Kaggle's do: what came before it is not known"
+ROWS_AT_ONCE = 2048
+LONGEST_ROW = 4 * 1024**2
 
 
-def read_csv(path: Path, labelled: bool = True) -> Beats:
-    """187 columns and a label, which may be absent unless `labelled`; a first row of names is
-    passed over; a single column of 187 numbers is one beat. Numbers within ±20 are taken for
-    millivolts, larger ones for units of 1/200 mV. Raises DataError.
+def read_csv(path: Path, labelled: bool = True, read_as: ReadAs = AS_IT_IS) -> Beats:
+    """187 columns and a class, which may be absent unless `labelled`; names of the columns and
+    numbers of the rows are passed over; a single column of 187 numbers is one beat. How the rows
+    are laid out is found out from all of them. Raises DataError.
     """
     if path.stem.startswith("ptbdb_"):
-        raise DataError(
+        raise NothingToUse(
             f"{path}: Kaggle's ptbdb files say only whether a beat is normal, not which of the "
             "five classes it is of; leave them out"
         )
-    table, first_row = _table(path)
-    if table.shape == (WINDOW, 1):
-        table = table.T
-    if table.shape[1] not in (WINDOW, WINDOW + 1):
-        raise DataError(
-            f"{path}: {table.shape[1]} columns; a beat has {WINDOW}, and one more for its class"
-        )
-    x = np.ascontiguousarray(table[:, :WINDOW])
-    y = None
-    if table.shape[1] > WINDOW:
-        labels = table[:, WINDOW]
-        y = np.nan_to_num(labels, nan=-1, posinf=-1, neginf=-1).astype(np.int64)
-        if not np.array_equal(y, labels):
-            at = int(np.flatnonzero(y != labels)[0])
-            raise DataError(f"{path}: row {at + first_row} has the class {labels[at]:g}, which is "
-                            "no number of a class")  # fmt: skip
-    elif labelled:
-        raise DataError(f"{path}: {WINDOW} columns; the one for the class of each beat is missing")
-    moved = _begin_at_r(x)
-    if moved:
-        x = _moved(x)
-    if np.abs(x).max() <= MOST_MV:
-        x *= UNITS_PER_MV
+    try:
+        x, y, lost = _read(path, labelled)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not a CSV file: it is not text") from error
+    layout = find_layout(x, read_as.r_at)
+    apply(layout, x)
     return Beats(
         x=x,
         y=y,
@@ -62,69 +49,131 @@ def read_csv(path: Path, labelled: bool = True) -> Beats:
         split=None,
         where=str(path),
         in_time=False,
-        note=NOTE if moved else "",
+        note=layout.note,
+        facts=layout.facts,
+        as_documented=layout.as_documented,
+        left_out={"beats that a program made the names of columns": int(lost)},
     )
 
 
-def _begin_at_r(x: Array) -> bool:
-    """Whether the beats, in mV, are laid out as Kaggle's: from 0 to 1, the R peak first."""
-    if not (x.min() >= 0 and x.max() <= 1):
-        return False
-    return bool(np.median(x[:, :SOON].max(axis=1)) >= HIGH)
-
-
-def _moved(x: Array) -> Array:
-    """The same with the R peak where the other files have it, level before it and behind."""
-    filled = np.maximum.accumulate((x != 0)[:, ::-1], axis=1)[:, ::-1]  # then zeros to the end
-    filled[:, 0] = True  # of a beat of zeros too
-    level = np.nanmedian(np.where(filled, x, np.nan), axis=1, keepdims=True)
-    found = np.repeat(level, WINDOW, axis=1).astype(np.float32)
-    found[:, R_AT:] = np.where(filled, x, found)[:, : WINDOW - R_AT]
-    return found
-
-
-_ROW = re.compile(r"row (\d+), column")
-
-
-def _table(path: Path) -> tuple[Array, int]:
-    """float32, shape (rows, columns), at least one of each; and the number of its first row."""
-    names = False
-    try:
-        if path.stat().st_size > LIMIT_BYTES:
-            raise DataError(f"{path}: larger than {LIMIT_BYTES >> 30} GiB; cut it into several")
-        with path.open(encoding="utf-8-sig") as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of an empty file
-            first = file.readline(1 << 20)
-            if ";" in first or "\t" in first:
-                raise DataError(f"{path}: the columns are not separated by commas")
-            names = _is_header(first)
-            file.seek(0)
-            table: Array = np.loadtxt(
-                file, dtype=np.float32, delimiter=",", quotechar='"', ndmin=2, skiprows=int(names)
+def _read(path: Path, labelled: bool) -> tuple[NDArray[np.float32], NDArray[np.int64] | None, bool]:
+    """Samples as they stand there, classes, and whether the first beat is lost."""
+    most = _lines(path)
+    with path.open(encoding="utf-8-sig") as file:
+        lines = (line for line in file if line.strip() and not line.startswith("#"))
+        first = list(itertools.islice(lines, 5))
+        if not first:
+            raise DataError(f"{path}: no examples")
+        form = form_of(first)
+        tables = _tables(path, form, itertools.chain(first, lines))
+        if form.columns == 1:
+            return _single_column(path, tables), None, False
+        if len(form.samples) != WINDOW:
+            next(tables, None)  # which may have more to say
+            raise DataError(
+                f"{path}: {form.columns} columns; a beat has {WINDOW}, and one more for its class"
             )
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not a CSV file: it is not text") from error
-    except (ValueError, MemoryError) as error:
-        reason = one_line(error, 100).split(";")[0].rstrip(".")
-        # NumPy counts these rows from 0, others from 1, and none that it passes over.
-        reason = _ROW.sub(lambda found: f"row {int(found[1]) + 1 + names}, column", reason)
-        raise DataError(f"{path}: not a CSV file of numbers: {reason}") from error
-    if not table.size:
+        if form.label is None and labelled:
+            raise NothingToUse(
+                f"{path}: {WINDOW} columns; the one for the class of each beat is missing"
+            )
+        x, y = np.empty((most, WINDOW), np.float32), np.empty(most, np.int64)
+        n = 0
+        for table in tables:
+            end = n + len(table)
+            x[n:end] = table[:, list(form.samples)]
+            if form.label is not None:
+                y[n:end] = _classes(path, table[:, form.label], n + 1 + form.names)
+            n = end
+    if not n:
         raise DataError(f"{path}: no examples")
-    return table, 1 + names
+    return x[:n], None if form.label is None else y[:n], form.lost
 
 
-def _is_header(line: str) -> bool:
-    """Whether none of its fields is a number."""
-    fields = [field.strip('" ') for field in line.split(",") if field.strip()]
-    return bool(fields) and not any(map(_is_number, fields))
+def _lines(path: Path) -> int:
+    """No more than so many there are. Raises DataError, OSError."""
+    if path.stat().st_size > LIMIT_BYTES:
+        raise DataError(f"{path}: larger than {LIMIT_BYTES >> 30} GiB; cut it into several")
+    count, since = 1, 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            count += block.count(b"\n") + block.count(b"\r")
+            last = max(block.rfind(b"\n"), block.rfind(b"\r"))
+            since = since + len(block) if last < 0 else len(block) - last
+            if since > LONGEST_ROW:
+                raise DataError(f"{path}: not a CSV file of beats: a row is longer than 4 MiB")
+    return count
 
 
-def _is_number(field: str) -> bool:
-    try:
-        float(field)
-    except ValueError:
-        return False
-    return True
+def _tables(path: Path, form: Form, lines: Iterator[str]) -> Iterator[Array]:
+    """float32, shape (rows, columns), one after another. Raises DataError."""
+    seen = 0
+    if form.names:
+        next(lines)
+    while some := list(itertools.islice(lines, ROWS_AT_ONCE)):
+        try:
+            table = _numbers(form, some)
+        except (ValueError, MemoryError) as error:
+            reason = one_line(error, 100).split(";")[0].rstrip(".")
+            raise DataError(
+                f"{path}: not a CSV file of numbers: {_counted(reason, seen + form.names)}"
+            ) from error
+        if table.shape[1] != form.columns:
+            raise DataError(
+                f"{path}: not a CSV file of numbers: the number of columns changed from "
+                f"{form.columns} to {table.shape[1]} at row {1 + seen + form.names}"
+            )
+        seen += len(table)
+        yield table
+
+
+def _numbers(form: Form, lines: list[str]) -> Array:
+    """Raises ValueError."""
+    if form.decimal_comma:
+        lines = [line.replace(",", ".") for line in lines]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return _loaded(form, lines)
+        except ValueError:
+            return _loaded(form, [_cleaned(form, line) for line in lines])
+
+
+def _loaded(form: Form, lines: list[str]) -> Array:
+    delimiter = None if form.delimiter == " " else form.delimiter
+    table: Array = np.loadtxt(
+        lines, dtype=np.float32, delimiter=delimiter, quotechar='"', ndmin=2, comments=None
+    )
+    return table
+
+
+def _cleaned(form: Form, line: str) -> str:
+    """What is missing as 'nan', the class by its letter as a number."""
+    fields = ["nan" if f.casefold() in MISSING else f for f in form.fields(line)]
+    if form.label is not None and form.label < len(fields):
+        fields[form.label] = str(AAMI.get(fields[form.label], fields[form.label]))
+    return (" " if form.delimiter == " " else form.delimiter).join(fields)
+
+
+def _counted(reason: str, before: int) -> str:
+    """NumPy counts rows from 0 where it names a column, else from 1, and none passed over."""
+    reason = re.sub(
+        r"row (\d+), column", lambda found: f"row {int(found[1]) + 1 + before}, column", reason
+    )
+    return re.sub(r"row (\d+)$", lambda found: f"row {int(found[1]) + before}", reason)
+
+
+def _single_column(path: Path, tables: Iterator[Array]) -> NDArray[np.float32]:
+    column = np.array([number for table in tables for number in table[:, 0]], np.float32)
+    if len(column) != WINDOW:
+        raise DataError(f"{path}: 1 column; a beat has {WINDOW}, and one more for its class")
+    return column[None]
+
+
+def _classes(path: Path, labels: Array, first_row: int) -> NDArray[np.int64]:
+    y = np.nan_to_num(labels, nan=-1, posinf=-1, neginf=-1).astype(np.int64)
+    if not np.array_equal(y, labels):
+        at = int(np.flatnonzero(y != labels)[0])
+        raise DataError(f"{path}: row {at + first_row} has the class {labels[at]:g}, which is no "
+                        "number of a class")  # fmt: skip
+    return y

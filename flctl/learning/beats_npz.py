@@ -9,10 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flctl.errors import DataError
-from flctl.learning.beats import LIMIT_BYTES, WINDOW, Array, Beats
+from flctl.learning.beats import LIMIT_BYTES, R_AT, WINDOW, Array, Beats
+from flctl.learning.beats_layout import apply, find_layout
+from flctl.learning.origin import AS_IT_IS, ReadAs
 
 
-def read_npz(path: Path, labelled: bool = True) -> Beats:
+def read_npz(path: Path, labelled: bool = True, read_as: ReadAs = AS_IT_IS) -> Beats:
     """Other arrays are ignored; y may be absent unless `labelled`. Raises DataError."""
     try:
         with path.open("rb") as file:
@@ -28,13 +30,28 @@ def read_npz(path: Path, labelled: bool = True) -> Beats:
         raise DataError(f"{path}: split holds something else than 0, 1 and 2")
     if record is not None and record.dtype.kind not in "iuUS":
         raise DataError(f"{path}: record is of type {record.dtype}, not numbers or names")
+    layout = None
+    if "r_at" not in arrays or read_as.r_at is not None:  # else flctl has written it
+        layout = find_layout(x, read_as.r_at)
+        # Whole numbers are in units of 1/200 mV, unless they plainly are beats of another layout.
+        if x.dtype != np.int16 or layout.r_at != R_AT:
+            x = x.astype(np.float32)
+            apply(layout, x)
+        else:
+            layout = None
     return Beats(
         x=x,
         y=y,
         record=np.full(len(x), path.stem) if record is None else record.astype(np.str_),
         split=None if split is None else split.astype(np.int64),
         where=str(path),
+        note="" if layout is None else layout.note,
+        facts=AS_OTHERS if layout is None else layout.facts,
+        as_documented=layout is None or layout.as_documented,
     )
+
+
+AS_OTHERS: dict[str, str | float] = {"R peak at sample": f"{R_AT}", "unit": "1/200 mV"}
 
 
 def _load_arrays(file: IO[bytes], path: Path, labelled: bool) -> dict[str, Array]:
@@ -45,7 +62,7 @@ def _load_arrays(file: IO[bytes], path: Path, labelled: bool) -> dict[str, Array
         for name in ("X", "y") if labelled else ("X",):
             if f"{name}.npy" not in sizes:
                 raise DataError(f"{path}: there is no array '{name}' in it")
-        wanted = [name for name in ("X", "y", "record", "split") if f"{name}.npy" in sizes]
+        wanted = [name for name in ("X", "y", "record", "split", "r_at") if f"{name}.npy" in sizes]
         for name in wanted:
             if sizes[f"{name}.npy"] > LIMIT_BYTES:
                 raise DataError(f"{path}: array '{name}' is larger than {LIMIT_BYTES >> 30} GiB")

@@ -4,33 +4,26 @@ A record is a header (.hea), its signals (.dat) and the annotations of a cardiol
 The windows are cut as those of the set that ships with flctl, bit for bit.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flctl.errors import DataError
+from flctl.errors import NothingToUse
 from flctl.learning.beats import R_AT, RATE_HZ, UNITS_PER_MV, WINDOW, Beats
-from flctl.learning.wfdb_files import (
-    Signal,
-    name_of,
-    read_annotations,
-    read_signal,
-    the_package,
-    told,
-)
+from flctl.learning.origin import AS_IT_IS, ReadAs
+from flctl.learning.wfdb_annotations import AAMI, Annotations, annotations
+from flctl.learning.wfdb_files import Piece, Record, name_of, pieces, told
+from flctl.learning.wfdb_headers import open_record
 
-AAMI = {
-    symbol: at
-    for at, symbols in enumerate(("NLRBejn", "AaJS", "VEr", "F", "/fQ?"))
-    for symbol in symbols
-}
-"""Symbol of a beat to its class N, S, V, F or Q, as de Chazal et al. 2004 have them. By
-ANSI/AAMI EC57 itself the escape beats e, j and n are S, and records with paced beats, here Q, are
-left out."""
-NO_BEATS = frozenset('~|sT*D"=p^t+u![]@x()')
-"""Symbols of what else an annotation may be: rhythm, waves, noise, comments."""
+PIECE_S, MARGIN_S = 1800.0, 2.0
+"""A window reaches 1 s over the edge of its piece."""
+FOUND_PIECE_S, FOUND_MARGIN_S = 3600.0, 20.0
+"""XQRS learns from what comes first, so that it gets more at a time."""
+NOT_WHOLE = "beats without a whole window of valid samples"
+LIMITS = np.iinfo(np.int16)
 
 
 @dataclass(frozen=True)
@@ -45,96 +38,132 @@ class Annotated:
     """Which of them have a whole window of valid samples, shape (m,)."""
     x: NDArray[np.int16]
     """Shape (n, 187), n being the sum of `whole`."""
-    signal: Signal
+    record: Record
 
 
-def read_record(path: Path, labelled: bool = True) -> Beats:
-    """The beats of the record whose .hea, .dat or .atr is `path`.
+def read_record(path: Path, labelled: bool = True, read_as: ReadAs = AS_IT_IS) -> Beats:
+    """The beats of the record whose .hea or another file is `path`.
 
-    Without a .atr, which only goes if not `labelled`, the R peaks are those that wfdb's XQRS
-    detector finds. Raises DataError that names the record.
+    Without annotations of beats, which only goes if not `labelled`, the R peaks are those that
+    wfdb's XQRS detector finds. Raises DataError that names the record.
     """
     header = path.with_suffix(".hea")
-    if not path.with_suffix(".atr").exists():
+    record = open_record(header, read_as.lead)
+    facts: dict[str, str | float] = {
+        "lead": record.lead, "rate_hz": record.rate_hz, "unit": record.unit
+    }  # fmt: skip
+    try:
+        known = annotations(record, read_as.annotator)
+    except NothingToUse:
+        if labelled or read_as.annotator is not None:
+            raise
+        known = None
+    if known is None:
         if labelled:
-            raise DataError(f"{name_of(header)}: there is no {path.stem}.atr with its annotations")
-        return _found(header)
-    beats = annotated(header)
+            raise NothingToUse(
+                f"{name_of(header)}: there is no {header.stem}.atr with its annotations; "
+                "others are named with --annotator"
+            )
+        return _found(record, facts)
+    judged = known.classes_known or read_as.annotator is not None
+    if labelled and not judged:
+        raise NothingToUse(
+            f"{name_of(header)}: {header.stem}.{known.annotator} calls every beat N, as programs "
+            f"do that only find them; --annotator {known.annotator} takes it all the same"
+        )
+    beats = _cut_all(record, known)
     symbols = beats.symbol[beats.whole]
+    facts["annotator"] = known.annotator
     return Beats(
         x=beats.x,
-        y=np.array([AAMI[symbol] for symbol in symbols], dtype=np.int64),
+        y=np.array([AAMI[symbol] for symbol in symbols], dtype=np.int64) if judged else None,
         record=np.full(len(symbols), header.stem),
         split=None,
         where=str(header),
-        at_s=beats.sample[beats.whole] / beats.signal.rate_hz,
+        at_s=beats.sample[beats.whole] / record.rate_hz,
+        note="" if judged else f"the R peaks are those of {header.stem}.{known.annotator}",
+        facts=facts,
+        left_out={**known.left_out, NOT_WHOLE: int((~beats.whole).sum())},
     )
 
 
 def annotated(header: Path) -> Annotated:
     """The beats that the .atr of a record names. Raises DataError."""
-    signal = read_signal(header)
-    sample, symbol = _beats(header, signal)
-    at = np.round(sample * RATE_HZ / signal.rate_hz).astype(np.int64)
-    whole = _whole(signal, at)
+    record = open_record(header)
+    known = annotations(record, "atr")
+    assert known is not None
+    return _cut_all(record, known)
+
+
+def _cut_all(record: Record, known: Annotations) -> Annotated:
+    at = np.round(known.sample * RATE_HZ / record.rate_hz).astype(np.int64)
+    whole = np.zeros(len(at), dtype=np.bool_)
+    x = []
+    for piece in pieces(record, PIECE_S, MARGIN_S):
+        first, end = np.searchsorted(at, (piece.core.start, piece.core.stop))
+        whole[first:end], windows = _cut(record, piece, at[first:end])
+        x.append(windows)
     if not whole.any():
-        raise DataError(f"{name_of(header)}: none of its {len(at)} beats has a whole window")
-    return Annotated(sample, symbol, whole, _cut(signal, at[whole]), signal)
-
-
-def _found(header: Path) -> Beats:
-    """Detected at 125 Hz: there XQRS misses fewer beats than at the rate of the file."""
-    signal = read_signal(header)
-    processing = the_package(header).processing
-    with told(header, "its R peaks cannot be found"):
-        at = np.asarray(
-            processing.xqrs_detect(signal.units / UNITS_PER_MV, RATE_HZ, verbose=False), np.int64
+        raise NothingToUse(
+            f"{name_of(record.header)}: none of its {len(at)} beats has a whole window"
         )
-    at = at[_whole(signal, at)]
-    if not len(at):
-        raise DataError(f"{name_of(header)}: no heartbeat can be found in its lead {signal.lead}")
+    return Annotated(known.sample, known.symbol, whole, np.concatenate(x), record)
+
+
+def _found(record: Record, facts: dict[str, str | float]) -> Beats:
+    """Detected at 125 Hz: there XQRS misses fewer beats than at the rate of the file."""
+    peaks, windows, missed = [], [], 0
+    for piece in pieces(record, FOUND_PIECE_S, FOUND_MARGIN_S):
+        at = np.array(list(_peaks(record, piece)), dtype=np.int64)
+        whole, x = _cut(record, piece, at)
+        peaks.append(at[whole])
+        windows.append(x)
+        missed += int((~whole).sum())
+    found = np.concatenate(peaks)
+    if not len(found):
+        raise NothingToUse(
+            f"{name_of(record.header)}: no heartbeat can be found in its lead {record.lead}"
+        )
     return Beats(
-        x=_cut(signal, at),
+        x=np.concatenate(windows),
         y=None,
-        record=np.full(len(at), header.stem),
+        record=np.full(len(found), record.header.stem),
         split=None,
-        where=str(header),
-        at_s=at / RATE_HZ,
+        where=str(record.header),
+        at_s=found / RATE_HZ,
         note="the R peaks were found by a program, for want of annotations",
+        facts={**facts, "annotator": "none, R peaks found by XQRS"},
+        left_out={NOT_WHOLE: missed},
     )
 
 
-def _whole(signal: Signal, at: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Which windows round `at` lie within the signal and touch no invalid sample."""
+def _peaks(record: Record, piece: Piece) -> Iterator[int]:
+    """Of its core."""
+    if not piece.units.any():
+        return
+    with told(record.header, "its R peaks cannot be found"):
+        from wfdb.processing import xqrs_detect
+
+        for at in xqrs_detect(piece.units / UNITS_PER_MV, RATE_HZ, verbose=False):
+            if piece.first + int(at) in piece.core:
+                yield piece.first + int(at)
+
+
+def _cut(
+    record: Record, piece: Piece, at: NDArray[np.int64]
+) -> tuple[NDArray[np.bool_], NDArray[np.int16]]:
+    """Which windows round the R peaks `at` lie within the record and touch no invalid sample, nor
+    any beyond ±163 mV; and those windows, in whole units, shape (their number, 187)."""
     first, end = at - R_AT, at - R_AT + WINDOW
-    inside = (first >= 0) & (end <= len(signal.units))
-    ratio, last = signal.rate_hz / RATE_HZ, len(signal.gaps) - 1
+    inside = (first >= 0) & (end <= record.length_125)
+    ratio, last = record.rate_hz / RATE_HZ, len(piece.gaps) - 1
     before, behind = (
-        np.clip(edge * ratio, 0, last).astype(np.int64) for edge in (np.floor(first), np.ceil(end))
+        np.clip((edge * ratio).astype(np.int64) - piece.first_of_file, 0, last)
+        for edge in (np.floor(first), np.ceil(end))
     )
-    whole: NDArray[np.bool_] = inside & (signal.gaps[before] == signal.gaps[behind])
-    return whole
-
-
-def _cut(signal: Signal, at: NDArray[np.int64]) -> NDArray[np.int16]:
-    """Windows of whole units with the R peaks `at`; shape (len(at), 187)."""
-    windows = signal.units[at[:, None] + np.arange(-R_AT, WINDOW - R_AT)]
-    limits = np.iinfo(np.int16)
-    found: NDArray[np.int16] = np.clip(np.round(windows), limits.min, limits.max).astype(np.int16)
-    return found
-
-
-def _beats(header: Path, signal: Signal) -> tuple[NDArray[np.int64], NDArray[np.str_]]:
-    """R peaks at the record's rate and symbols of all beats, in the order of time."""
-    found = read_annotations(header, signal)
-    file = header.with_suffix(".atr").name
-    for sample, symbol in found:
-        if symbol not in AAMI and symbol not in NO_BEATS:
-            raise DataError(
-                f"{name_of(header)}: {file} holds an annotation at {sample / signal.rate_hz:.2f} s "
-                "of no known kind"
-            )
-    beats = sorted((sample, symbol) for sample, symbol in found if symbol in AAMI)
-    if not beats:
-        raise DataError(f"{name_of(header)}: there are no beats in {file}")
-    return np.array([sample for sample, _ in beats]), np.array([symbol for _, symbol in beats])
+    whole = inside & (piece.gaps[before] == piece.gaps[behind])
+    rows = (at[whole] - piece.first)[:, None] + np.arange(-R_AT, WINDOW - R_AT)
+    windows = np.round(piece.units[rows])
+    fits = ((windows >= LIMITS.min) & (windows <= LIMITS.max)).all(axis=1)
+    whole[whole] = fits
+    return whole, windows[fits].astype(np.int16)

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from flctl.errors import DataError
-from flctl.learning.beat_files import read_beats
+from flctl.learning.beat_files import read_files
 from flctl.learning.beats import LATER, R_AT, RATE_HZ, TRAIN, UNITS_PER_MV, UNSEEN, Beats
 from flctl.learning.examples import Cases, Examples, concatenate
+from flctl.learning.origin import Origin
 from flctl.learning.task import Task
 from flctl.wire.messages import TRAINING
 
@@ -61,6 +62,7 @@ class Ecg(Task):
         "paced or unknown",
     )
     axes = ("ms from the R peak", "mV")
+    options = ("lead", "annotator", "r_at")
     defaults: ClassVar[Mapping[str, Any]] = {
         "partition": "record",
         "rounds": 30,
@@ -81,7 +83,7 @@ class Ecg(Task):
 
         `.npz` and `.csv` files and WFDB records, one or a folder of them.
         """
-        beats = _read(path)
+        beats = self._read(path)
         examples = _select(beats, lambda b: _split_of(b) == TRAIN)
         if examples is None:
             raise DataError(f"{beats[0].where}: no beats for training: none is of split {TRAIN}")
@@ -89,12 +91,12 @@ class Ecg(Task):
 
     def held_out(self, path: Path | None) -> Examples | None:
         """Split 1; of a file without splits the latest fifth of each record."""
-        return _select(_read(path), lambda b: _split_of(b) == LATER)
+        return _select(self._read(path), lambda b: _split_of(b) == LATER)
 
     def test_parts(self, path: Path | None) -> dict[str, Examples]:
         """Later beats of the same patients, then unseen patients; without splits all beats, and all
         that are for training where no others are."""
-        beats = _read(path)
+        beats = self._read(path)
         parts = {
             "later": _select(beats, lambda b: _is(b, LATER)),
             "unseen": _select(beats, lambda b: _is(b, UNSEEN)),
@@ -107,7 +109,8 @@ class Ecg(Task):
 
     def cases(self, path: Path) -> Cases:
         """All beats, in their order; their class need not be known."""
-        beats = read_beats(path, labelled=False)
+        found = read_files(path, labelled=False, read_as=self.read_as)
+        beats = found.beats
         known = all(file.y is not None for file in beats)
         whole = [
             Examples(
@@ -125,7 +128,12 @@ class Ecg(Task):
             labelled=known,
             at_s=np.concatenate(times),
             note="; ".join(dict.fromkeys(file.note for file in beats if file.note)),
+            origins=found.origins,
         )
+
+    def origins(self, path: Path | None) -> list[Origin]:
+        """Of each file its lead, rate, unit and annotator, or how its rows are laid out."""
+        return [] if path is None else read_files(path, read_as=self.read_as).origins
 
     def points(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Milliseconds from the R peak, and millivolts."""
@@ -138,24 +146,25 @@ class Ecg(Task):
         parts += [(UNSEEN if name == "unseen" else LATER, part) for name, part in tests.items()]
         whole = concatenate([part for _, part in parts], str(folder))
         assert whole.group is not None
-        np.savez(
-            folder / "beats.npz",
-            X=whole.x.numpy(),
-            y=whole.y.numpy().astype(np.uint8),
-            record=whole.group,
-            split=np.concatenate([np.full(len(p), split, dtype=np.uint8) for split, p in parts]),
-        )
+        arrays = {
+            "X": whole.x.numpy(),
+            "y": whole.y.numpy().astype(np.uint8),
+            "record": whole.group,
+            "split": np.concatenate([np.full(len(p), split, dtype=np.uint8) for split, p in parts]),
+        }
+        if whole.x.is_floating_point():  # whole numbers are always in the usual layout
+            arrays["r_at"] = np.array(R_AT)
+        np.savez(folder / "beats.npz", allow_pickle=False, **arrays)
 
     def inputs(self, x: Tensor, *, training: bool) -> Tensor:  # noqa: ARG002
         """Millivolts."""
         return x.to(torch.float32) / UNITS_PER_MV
 
-
-def _read(path: Path | None) -> list[Beats]:
-    if path is not None:
-        return read_beats(path)
-    with as_file(files("flctl.learning") / "data" / "ecg_demo.npz") as own:
-        return read_beats(own)
+    def _read(self, path: Path | None) -> list[Beats]:
+        if path is not None:
+            return read_files(path, read_as=self.read_as).beats
+        with as_file(files("flctl.learning") / "data" / "ecg_demo.npz") as own:
+            return read_files(own).beats
 
 
 def _select(beats: list[Beats], rows_of: Callable[[Beats], NDArray[np.bool_]]) -> Examples | None:
@@ -170,7 +179,9 @@ def _select(beats: list[Beats], rows_of: Callable[[Beats], NDArray[np.bool_]]) -
             where=file.where,
         )
         rows = np.flatnonzero(rows_of(file))
-        if len(rows):
+        if len(rows) == len(whole):
+            parts.append(whole)
+        elif len(rows):
             parts.append(whole.select(rows))
     if not parts:
         return None

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from flctl.errors import DataError
+from flctl.learning.origin import Origin
 
 Indices = NDArray[np.int64]
 Batch = tuple[Tensor, Tensor]
@@ -140,10 +141,14 @@ class Cases:
     """When each was, in seconds from the start of its group; NaN where it is not known."""
     note: str = ""
     """What a person should know about how they came to be."""
+    origins: Sequence[Origin] = ()
+    """Of each file what was read, and what was left out."""
 
 
 def concatenate(parts: Sequence[Examples], where: str) -> Examples:
     """One set of all `parts`, in their order; groups only if every part has them."""
+    if len(parts) == 1 and parts[0].where == where:
+        return parts[0]
     groups: list[NDArray[Any]] = [p.group for p in parts if p.group is not None]
     try:
         x = torch.cat([part.x for part in parts])

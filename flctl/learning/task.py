@@ -21,6 +21,7 @@ from flctl.core.randomness import derive
 from flctl.errors import TaskError, UnknownTask
 from flctl.learning.examples import Batch, Cases, Examples, concatenate
 from flctl.learning.guard import blamed, guarded, kind, reason
+from flctl.learning.origin import AS_IT_IS, Origin, ReadAs, check_known
 from flctl.learning.registry import locate, task_digest
 from flctl.learning.state import specs_of
 from flctl.wire.messages import Digest
@@ -40,8 +41,22 @@ class Task:
     """What the two numbers of `points` are, with units."""
     defaults: ClassVar[Mapping[str, Any]] = {}
     """Settings of a run that suit this task, by key; whoever starts a run may change them."""
+    options: ClassVar[tuple[str, ...]] = ()
+    """Fields of `ReadAs` that this task makes use of."""
     workers: ClassVar[int] = 0
     """Processes that load and collate batches; 0: the worker itself."""
+
+    read_as: ReadAs = AS_IT_IS
+    """How the owner of the data wants them to be read."""
+
+    def will_read(self, read_as: ReadAs) -> None:
+        """From now on it reads data so. Raises UsageError for what it has no option for."""
+        check_known(read_as, self.options, self.name)
+        self.read_as = read_as
+
+    def origins(self, path: Path | None) -> Sequence[Origin]:  # noqa: ARG002
+        """What was read of each file at `path`, for people. Raises DataError."""
+        return ()
 
     def model(self) -> nn.Module:
         """A new model; its output has the shape (n, classes)."""

@@ -1,8 +1,9 @@
-"""The files of a WFDB record, read by the wfdb package, and checked, which it hardly does."""
+"""One lead of a WFDB record, read by the wfdb package in pieces: a record may last for days, and
+only what is cut out of it stays in memory."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -10,147 +11,147 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flctl.errors import DataError, FlctlError, one_line
-from flctl.learning.beats import LIMIT_BYTES, RATE_HZ, UNITS_PER_MV, Array
+from flctl.errors import DataError, FlctlError, NothingToUse, one_line
+from flctl.learning.beats import RATE_HZ, UNITS_PER_MV
 
-LEAD = "MLII"
-"""The lead to take where there is one of this name, else the first."""
-END = bytes(2)
-"""Of a file of annotations."""
-MV_PER = {"mV": 1.0, "uV": 1e-3, "µV": 1e-3, "V": 1e3}
-BYTES_PER_SAMPLE: dict[str, float] = {
-    "8": 1, "80": 1, "212": 1.5, "16": 2, "61": 2, "160": 2, "24": 3, "32": 4
-}  # fmt: skip
-OTHER_FORMATS = ("310", "311", "508", "516", "524")
-"""Packed in other ways."""
-SLOWEST_HZ, FASTEST_HZ = 50, 20_000
+AT_ONCE = 2_000_000
+"""Samples of all signals that wfdb reads at once; it takes some 20 bytes for each."""
+PIECE_SAMPLES = 4_000_000
+FILTER_S = 0.5
+"""Samples that are further away do not change a sample at 125 Hz."""
+
+
+@dataclass
+class Section:
+    """A stretch of a record that has signal files of its own; most records are one."""
+
+    header: Path
+    first: int
+    """Sample of the record that it begins with."""
+    length: int
+    channel: int | None
+    """None: it does not have the lead."""
+    file: str = ""
+    """That the lead is in."""
+    signals: int = 1
+    """Samples of all signals in one of its frames, which are read together."""
+    mv_per: float = 1.0
+    checksum: int = 0
+    """Of all samples, modulo 65536; 0: not known."""
+    read: int = 0
+    """Samples so far, from the first on."""
+    sum: int = 0
+    """Of those."""
+
+
+@dataclass
+class Record:
+    header: Path
+    lead: str
+    unit: str
+    rate_hz: float
+    length: int
+    """Samples at that rate."""
+    sections: list[Section] = field(default_factory=list)
+
+    @property
+    def ratio(self) -> Fraction:
+        """Samples at 125 Hz for each of the file."""
+        return Fraction(RATE_HZ) / Fraction(self.rate_hz).limit_denominator(1000)
+
+    @property
+    def length_125(self) -> int:
+        """Samples at 125 Hz."""
+        return -(-self.length * self.ratio.numerator // self.ratio.denominator)
+
+    def read(self, first: int, end: int) -> NDArray[np.float64]:
+        """In mV, NaN where nothing was recorded. Raises DataError."""
+        mv = np.full(end - first, np.nan)
+        for section in self.sections:
+            if section.channel is None:
+                continue
+            last = min(end, section.first + section.length)
+            step = max(1, AT_ONCE // section.signals)
+            for a in range(max(first, section.first), last, step):
+                b = min(a + step, last)
+                mv[a - first : b - first] = _read(section, a - section.first, b - section.first)
+        return mv
 
 
 @dataclass(frozen=True)
-class Signal:
-    """One lead of a record at 125 Hz, and where it is not valid."""
+class Piece:
+    """Some of a record at 125 Hz."""
 
+    first: int
+    """Which sample at 125 Hz `units` begins with."""
+    core: range
+    """Those that are in no other piece; around them are some more."""
     units: NDArray[np.float64]
-    """1/200 mV, shape (samples at 125 Hz,)."""
+    """1/200 mV."""
+    first_of_file: int
+    """Which sample of the file `gaps` begins with."""
     gaps: NDArray[np.int64]
-    """How many invalid samples come before each sample of the file, shape (its samples + 1,)."""
-    lead: str
-    rate_hz: float
-    """Of the file."""
+    """How many invalid samples come before each sample of the file."""
 
 
-def read_signal(header: Path) -> Signal:
-    """Its lead MLII, or the first one. Raises DataError that names the record."""
-    wfdb = the_package(header)
+def pieces(record: Record, core_s: float, margin_s: float) -> Iterator[Piece]:
+    """The whole record: to the last bit what resampling it at once would give.
+
+    Raises DataError, for what is wrong with the sum of a signal at the end.
+    """
     from scipy.signal import resample_poly
 
-    name, bare = name_of(header), str(header.with_suffix(""))
-    if not header.exists():
-        raise DataError(f"{name}: there is no {header.name}")
-    with told(header, f"{header.name} is no header of a WFDB record, or a damaged one"):
-        said = wfdb.rdheader(bare)
-    _check(header, said)
-    lead = _lead(said)
-    with told(header, f"{said.file_name[lead]} cannot be read"):
-        record = wfdb.rdrecord(bare, channels=[lead], physical=False)
-        _check_sum(header, record)
-        mv = record.dac(return_res=64)[:, 0] * MV_PER[record.units[0]]
-    invalid = np.isnan(mv)
-    if invalid.all():
-        raise DataError(f"{name}: its lead {said.sig_name[lead]} holds no valid sample")
-    if invalid.any():
-        rows = np.arange(len(mv))
-        mv[invalid] = np.interp(rows[invalid], rows[~invalid], mv[~invalid])
-    ratio = Fraction(RATE_HZ) / Fraction(said.fs).limit_denominator(1000)
-    units = np.round(mv * UNITS_PER_MV, 6)  # whole again where the file's own unit is 1/200 mV
-    return Signal(
-        units=resample_poly(units, ratio.numerator, ratio.denominator),
-        gaps=np.concatenate(([0], np.cumsum(invalid))),
-        lead=str(said.sig_name[lead]),
-        rate_hz=float(said.fs),
-    )
-
-
-def _lead(said: Any) -> int:
-    return said.sig_name.index(LEAD) if LEAD in said.sig_name else 0
-
-
-def _check(header: Path, said: Any) -> None:
-    """What a header says, before it is believed. Raises DataError."""
-    name = name_of(header)
-    if hasattr(said, "segments"):
-        raise DataError(f"{name}: consists of several segments; name those")
-    if not said.n_sig or not said.file_name or not said.sig_len:
-        raise DataError(f"{name}: {header.name} does not say which signals there are and how long")
-    if not SLOWEST_HZ <= said.fs <= FASTEST_HZ:
-        raise DataError(f"{name}: {said.fs:g} samples a second are no ECG's")
-    if said.n_sig * said.sig_len * 8 > LIMIT_BYTES:
-        raise DataError(f"{name}: larger than {LIMIT_BYTES >> 30} GiB; cut it into several")
-    if said.record_name != header.stem:
-        raise DataError(f"{name}: {header.name} is the header of record {said.record_name}")
-    lead = _lead(said)
-    if said.units[lead] not in MV_PER:
-        raise DataError(f"{name}: its lead {said.sig_name[lead]} is in {said.units[lead]}, not mV")
-    for file in set(said.file_name):
-        if Path(file).name != file or not (header.parent / file).is_file():
-            raise DataError(f"{name}: {header.name} names {file}, which is not beside it")
-        _check_size(header, said, file)
-
-
-def _check_size(header: Path, said: Any, file: str) -> None:
-    """A signal file that was cut off is shorter than its header says. Raises DataError."""
-    own = [at for at, other in enumerate(said.file_name) if other == file]
-    kind = said.fmt[own[0]]
-    each = BYTES_PER_SAMPLE.get(kind)
-    if each is None:
-        if kind not in OTHER_FORMATS:
-            raise DataError(f"{name_of(header)}: {file} is of format {kind}, which is unknown")
-        return
-    samples = said.sig_len * sum(said.samps_per_frame[at] or 1 for at in own)
-    wanted = int(samples * each) + (said.byte_offset[own[0]] or 0)
-    there = (header.parent / file).stat().st_size
-    if there < wanted:
-        raise DataError(
-            f"{name_of(header)}: {file} is cut off: it has {there:,} bytes, {wanted:,} belong to "
-            f"the {said.sig_len:,} samples of {header.name}"
+    up, down = record.ratio.numerator, record.ratio.denominator
+    core = max(1, round(min(core_s * record.rate_hz, PIECE_SAMPLES) / down)) * down
+    margin = -(-int((margin_s + FILTER_S) * record.rate_hz) // down) * down
+    any_valid = False
+    for start in range(0, record.length, core):
+        a, b = max(0, start - margin), min(record.length, start + core + margin)
+        mv = record.read(a, b)
+        invalid = np.isnan(mv)
+        valid = not invalid.all()
+        any_valid = any_valid or valid
+        if invalid.any():
+            rows = np.arange(len(mv))
+            mv[invalid] = np.interp(rows[invalid], rows[~invalid], mv[~invalid]) if valid else 0
+        gaps = np.concatenate(([0], np.cumsum(invalid)))
+        # Whole again where the file's own unit is 1/200 mV.
+        units = resample_poly(np.round(mv * UNITS_PER_MV, 6), up, down)
+        last = min(record.length_125, (start + core) // down * up)
+        yield Piece(a // down * up, range(start // down * up, last), units, a, gaps)
+    if not any_valid:
+        raise NothingToUse(
+            f"{name_of(record.header)}: its lead {record.lead} holds no valid sample"
         )
+    for section in record.sections:
+        _check_sum(section)
 
 
-def _check_sum(header: Path, record: Any) -> None:
-    """Against the sum that the header gives; many programs write 0. Raises DataError."""
-    wanted = record.checksum[0]
-    if wanted and record.samps_per_frame[0] == 1:
-        there = int(record.d_signal.sum())
-        if (there - wanted) % 65536:
-            raise DataError(
-                f"{name_of(header)}: {record.file_name[0]} is damaged: the sum of its samples is "
-                f"not that of {header.name}"
-            )
-
-
-def read_annotations(header: Path, signal: Signal) -> list[tuple[int, str]]:
-    """Sample at the record's rate and symbol of each; the symbol is empty if it has none.
-
-    Raises DataError that names the record.
-    """
-    name, file = name_of(header), header.with_suffix(".atr").name
-    with told(header, f"{file} holds no WFDB annotations, or is damaged"):
-        found = the_package(header).rdann(str(header.with_suffix("")), "atr")
-        ending = header.with_suffix(".atr").read_bytes()[-2:]
-    if ending != END:
-        raise DataError(f"{name}: {file} is cut off: the mark at its end is missing")
-    samples: Array = np.asarray(found.sample, dtype=np.float64)
-    if found.fs:
-        samples = samples * (signal.rate_hz / found.fs)
-    last = len(signal.gaps) - 2
-    beyond = samples[(samples < 0) | (samples > last)]
-    if len(beyond):
-        raise DataError(
-            f"{name}: {file} has an annotation at {beyond[0] / signal.rate_hz:.2f} s, the signal "
-            f"ends at {last / signal.rate_hz:.2f} s"
+def _read(section: Section, first: int, end: int) -> NDArray[np.float64]:
+    header = section.header
+    with told(header, f"{section.file} cannot be read"):
+        part = the_package(header).rdrecord(
+            str(header.with_suffix("")),
+            sampfrom=first,
+            sampto=end,
+            channels=[section.channel],
+            physical=False,
         )
-    symbols = (symbol if isinstance(symbol, str) else "" for symbol in found.symbol)
-    return [(round(sample), symbol) for sample, symbol in zip(samples, symbols, strict=True)]
+        new = part.d_signal[max(0, section.read - first) :]
+        section.sum, section.read = section.sum + int(new.sum()), max(section.read, end)
+        mv: NDArray[np.float64] = part.dac(return_res=64)[:, 0] * section.mv_per
+    return mv
+
+
+def _check_sum(section: Section) -> None:
+    """Raises DataError."""
+    whole = section.channel is not None and section.read == section.length
+    if whole and section.checksum and (section.sum - section.checksum) % 65536:
+        header = section.header
+        raise DataError(
+            f"{name_of(header)}: {section.file} is damaged: the sum of its samples is not that of "
+            f"{header.name}"
+        )
 
 
 def name_of(header: Path) -> str:
@@ -160,7 +161,6 @@ def name_of(header: Path) -> str:
 def the_package(header: Path) -> Any:
     try:
         import wfdb
-        import wfdb.processing
     except ImportError as error:
         raise DataError(
             f"{name_of(header)}: reading WFDB records needs the package '{error.name}': "

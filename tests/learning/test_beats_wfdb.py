@@ -6,9 +6,11 @@ import pytest
 from wfdb_records import BEATS_S, write_record
 
 from flctl.errors import DataError
-from flctl.learning.beat_files import read_beats
-from flctl.learning.beats_wfdb import AAMI, read_record
+from flctl.learning import beats_wfdb
+from flctl.learning.beat_files import read_beats, read_files
+from flctl.learning.beats_wfdb import AAMI, NOT_WHOLE, read_record
 from flctl.learning.ecg import Ecg
+from flctl.learning.origin import ReadAs
 
 
 def as_annotations(*codes_and_steps):
@@ -107,6 +109,119 @@ def test_found_r_peaks_of_a_public_record_are_those_of_the_cardiologists(mitdb_d
     assert np.median(off) <= 0.008
 
 
+@pytest.mark.parametrize(
+    ("leads", "taken"),
+    [(["RESP", "ECG"], "ECG"), (["V1", "mlii"], "mlii"), (["aVR", "ECG lead II"], "ECG lead II")],
+)
+def test_an_ecg_is_taken_by_its_name(tmp_path, leads, taken):
+    """Never another signal, wherever it stands; what was taken is said."""
+    beats = read_record(write_record(tmp_path, leads=leads))
+    assert beats.facts == {"lead": taken, "rate_hz": 360.0, "unit": "mV", "annotator": "atr"}
+    assert (abs(beats.x.argmax(axis=1) - 62) <= 1).all()
+
+
+def test_a_record_without_an_ecg_is_refused_and_left_out_of_a_folder(tmp_path):
+    """With what it has; with --lead an unknown name is taken, that of another signal is not."""
+    header = write_record(tmp_path, "a", leads=["RESP", "ch2"])
+    for read_as, message in (
+        (ReadAs(), "no signal is named as an ECG: RESP, ch2; .* name it with --lead"),
+        (ReadAs(lead="RESP"), "RESP is no ECG"),
+        (ReadAs(lead="V5"), "there is no lead V5, but RESP, ch2"),
+    ):
+        with pytest.raises(DataError, match=message):
+            read_record(header, read_as=read_as)
+    assert read_record(header, read_as=ReadAs(lead="CH2")).facts["lead"] == "ch2"
+    write_record(tmp_path, "b")
+    found = read_files(tmp_path)
+    assert [beats.record[0] for beats in found.beats] == ["b"]
+    assert "no signal is named as an ECG" in found.origins[0].problem
+
+
+def test_other_annotators_are_found_or_named(tmp_path):
+    """.ecg where there is no .atr; any of them on demand."""
+    header = write_record(tmp_path, symbols="NV")
+    usual = read_record(header)
+    header.with_suffix(".atr").rename(header.with_suffix(".ecg"))
+    assert read_record(header).facts["annotator"] == "ecg"
+    header.with_suffix(".ecg").rename(header.with_suffix(".mine"))
+    assert not read_record(header, labelled=False).y
+    for path, read_as in ((header, ReadAs(annotator="mine")), (header.with_suffix(".mine"), None)):
+        beats = read_files(path, read_as=read_as or ReadAs()).beats[0]
+        assert np.array_equal(beats.y, usual.y)
+    with pytest.raises(DataError, match=r"no r1\.qrs; annotators that are there: mine"):
+        read_record(header, read_as=ReadAs(annotator="qrs"))
+
+
+def test_a_detector_that_calls_all_beats_normal_says_where_they_are_not_what(tmp_path):
+    """Nothing is learnt from it unless it is named."""
+    header = write_record(tmp_path)
+    header.with_suffix(".atr").rename(header.with_suffix(".qrs"))
+    beats = read_record(header, labelled=False)
+    assert beats.y is None
+    assert "R peaks are those of r1.qrs" in beats.note
+    with pytest.raises(DataError, match="--annotator qrs takes it all the same"):
+        read_record(header)
+    assert not read_record(header, read_as=ReadAs(annotator="qrs")).y.any()
+
+
+def test_rhythm_alone_does_not_hinder_a_prediction(tmp_path):
+    """The R peaks are found then, as without annotations; with .qrs they are those."""
+    header = write_record(tmp_path, symbols="NV")
+    header.with_suffix(".atr").rename(header.with_suffix(".qrs"))
+    write(".atr", as_annotations((28, 400), (28, 900)))(header)
+    assert read_record(header).facts["annotator"] == "qrs"
+    header.with_suffix(".qrs").unlink()
+    assert "found by a program" in read_record(header, labelled=False).note
+
+
+def test_a_few_annotations_that_cannot_be_used_are_left_out_and_counted(tmp_path):
+    """Past the end, or of no known kind."""
+    header = write_record(tmp_path)
+    steps = [(1, 1000)] * 21 + [(45, 100), (1, 500)]
+    write(".atr", as_annotations(*steps))(header)
+    beats = read_record(header)
+    assert len(beats.x) == 21
+    assert list(beats.origin.left_out.values()) == [1, 1]
+
+
+def segmented(folder):
+    """The record r1, and the same as two segments with a gap of 10 s between, r2."""
+    import wfdb
+
+    header = write_record(folder, symbols="NV")
+    whole = wfdb.rdrecord(str(header.with_suffix("")), physical=False)
+    for name, first, end, order in (("s_1", 0, 9000, [0, 1]), ("s_2", 12600, 21600, [1, 0])):
+        wfdb.wrsamp(
+            name, fs=360, units=["mV"] * 2, sig_name=[whole.sig_name[i] for i in order],
+            d_signal=whole.d_signal[first:end, order], fmt=["16"] * 2, adc_gain=[200.0] * 2,
+            baseline=[0] * 2, write_dir=str(folder),
+        )  # fmt: skip
+    (folder / "r2.hea").write_text("r2/3 2 360 21600\ns_1 9000\n~ 3600\ns_2 9000\n")
+    (folder / "r2.atr").write_bytes(header.with_suffix(".atr").read_bytes())
+    return header, folder / "r2.hea"
+
+
+def test_segments_are_read_as_one_record_without_what_lies_in_the_gap(tmp_path):
+    """Their signals may stand in another order; in a folder they are no records themselves."""
+    header, master = segmented(tmp_path)
+    whole, found = read_record(header), read_record(master)
+    kept = [at for at, s in enumerate(whole.at_s) if not 25 - 1.02 < s < 35 + 0.52]
+    assert np.allclose(found.at_s, whole.at_s[kept])
+    assert np.array_equal(found.x[5:-5], whole.x[kept][5:-5])
+    assert found.left_out[NOT_WHOLE] == whole.left_out[NOT_WHOLE] + len(whole.x) - len(kept)
+    assert [beats.record[0] for beats in read_beats(tmp_path)] == ["r1", "r2"]
+
+
+def test_pieces_of_a_record_give_what_the_whole_does(mitdb_dir, monkeypatch):
+    """To the last bit, wherever the pieces end."""
+    whole = read_record(mitdb_dir / "208.hea")
+    for name, seconds in (("PIECE_S", 37.0), ("PIECE_S", 3.0)):
+        monkeypatch.setattr(beats_wfdb, name, seconds)
+        found = read_record(mitdb_dir / "208.hea")
+        assert np.array_equal(found.x, whole.x)
+        assert np.array_equal(found.at_s, whole.at_s)
+
+
 def replace(old, new):
     def change(header):
         header.write_text(header.read_text().replace(old, new))
@@ -143,7 +258,10 @@ BROKEN = {
     "header binary": (write(".hea", bytes(range(256))), r"r1\.hea is no header"),
     "header of another": (replace("r1 2", "r9 2"), r"r1\.hea is the header of record r9"),
     "no signals": (write(".hea", b"r1 0 360 100\n"), "does not say which signals there are"),
-    "segments": (write(".hea", b"r1/2 2 360 200\na 100\nb 100\n"), "several segments"),
+    "segments": (
+        write(".hea", b"r1/2 2 360 200\na 100\nb 100\n"),
+        r"names a\.hea, which is not be",
+    ),
     "another unit": (replace("/mV", "/mmHg"), "its lead MLII is in mmHg, not mV"),
     "another format": (replace(" 212 ", " 999 "), r"r1\.dat is of format 999"),
     "slow": (replace(" 360 ", " 1 "), "1 samples a second are no ECG's"),
@@ -156,7 +274,7 @@ BROKEN = {
         write(".atr", as_annotations(*[(1, 1000)] * 40)),
         "has an annotation at 61.11 s",
     ),
-    "atr unknown": (write(".atr", as_annotations((1, 400), (45, 320))), "at 2.00 s of no known k"),
+    "atr unknown": (write(".atr", as_annotations((45, 320))), "there are no beats in"),
     "no beats": (write(".atr", as_annotations((28, 400))), r"there are no beats in r1\.atr"),
     "no window": (write(".atr", as_annotations((1, 5))), "none of its 1 beats has a whole window"),
 }
