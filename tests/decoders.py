@@ -24,7 +24,7 @@ from flctl.core import chain
 from flctl.core import history as happened
 from flctl.fleet import heads, pages
 from flctl.fleet.context import load_context
-from flctl.fleet.inventory import read_inventory
+from flctl.fleet.inventory import decode_list
 from flctl.learning.manifest import read_manifest
 from flctl.settings import LocalTraining, from_toml, parse, read_toml, to_toml
 from flctl.transport import allowlist
@@ -283,8 +283,10 @@ def _whole_manifest(path: Path) -> None:
     list(check_shares(path.parent, read_manifest(path.parent)))
 
 
-INI = b"[pis]\npi-[01:03].example ansible_user=pi flctl_name=pi-01\n[pis:vars]\nx=1\n"
-YAML = b"all:\n  children:\n    pis:\n      hosts:\n        pi-01:\n          flctl_name: pi-02\n"
+LISTED = (
+    b'{"_meta":{"hostvars":{"pi-01":{"ansible_host":"192.0.2.1"}}},'
+    b'"all":{"children":["pis"]},"pis":{"hosts":["pi-01","pi-02"]}}'
+)
 
 
 @cache
@@ -371,8 +373,7 @@ TABLE = (
     Decodes("tasks.json", lambda: b'{"ecg":"%s"}' % SHA.encode(),
             _file("tasks.json", lambda path: saved_tasks(path.parent))),
     Decodes("manifest", _manifest, _file("manifest.json", _whole_manifest)),
-    Decodes("inventory, INI", lambda: INI, _file("hosts", read_inventory)),
-    Decodes("inventory, YAML", lambda: YAML, _file("hosts.yml", read_inventory)),
+    Decodes("inventory", lambda: LISTED, lambda data: decode_list(data, Path("fleet.json"))),
     Decodes("beats, npz", _npz, _file("b.npz", _read_beats)),
     Decodes("beats, CSV", _csv, _file("b.csv", _read_beats)),
     Decodes("record, header", lambda: _record()["hea"], _part_of_a_record("hea"), slow=True),

@@ -24,7 +24,7 @@ def discover(
         typer.Option(
             metavar="FILE",
             envvar="FLCTL_INVENTORY",
-            help="Ansible inventory (INI or YAML; Ansible itself is not needed): the hosts of "
+            help="Ansible inventory, or the JSON of ansible-inventory --list: the hosts of "
             "its group flctl_agents, or all. Without it those who are enrolled are expected.",
         ),
     ] = None,

@@ -1,31 +1,34 @@
-"""Which agents should exist, as an Ansible inventory says; Ansible itself is not needed.
+"""Which agents should exist, as an Ansible inventory says.
 
-Only names, groups and a host's own variables are read; templates are not evaluated and
-nothing is executed. Files are untrusted: their size and what they expand to are bounded.
+Ansible itself is asked, so that every variable counts as it does in a playbook. Where it is not
+installed, what it has said elsewhere is read: `ansible-inventory -i FILE --list > fleet.json`.
 """
 
+import os
 import re
-from graphlib import CycleError, TopologicalSorter
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
+from msgspec import Struct
 
-from flctl.errors import UsageError
-from flctl.fleet.inventory_ini import IniFile
-from flctl.fleet.inventory_model import Host, Inventory, dynamic, fault
-from flctl.fleet.inventory_yaml import YamlFile
+from flctl.errors import UsageError, printable
 from flctl.settings import AgentName
 
 AGENTS = "flctl_agents"
 COORDINATOR = "flctl_coordinator"
-FILE_BYTES = 1024 * 1024
-"""The most that an inventory file may take."""
-
-_NOT_INVENTORY = ("~", ".bak", ".cfg", ".md", ".orig", ".retry", ".rst", ".swp", ".txt")
-"""Ends of the file names in an inventory's folder that Ansible passes over."""
-
-_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
+LISTING = "ansible-inventory"
+BYTES = 32 * 1024 * 1024
+"""The most that a saved list, or Ansible's answer, may take."""
+ANSWER_S = 120.0
+VAULT = b"$ANSIBLE_VAULT"
+FILES = 10_000
+_REASON = re.compile(r"with '(\w+)' plugin: (.+)")
 
 
 class Expected(NamedTuple):
@@ -35,117 +38,183 @@ class Expected(NamedTuple):
     """The agent's: the host's `flctl_name`, or its name in the inventory."""
     host: str
     """Where Ansible reaches it: `ansible_host`, or its name in the inventory."""
-    line: int | None = None
-    """Of the inventory file that first names it, counted from 1."""
+
+
+class Group(Struct, frozen=True):
+    hosts: tuple[str, ...] = ()
+    children: tuple[str, ...] = ()
+
+
+class Listing(NamedTuple):
+    """What `ansible-inventory --list` says."""
+
+    groups: Mapping[str, Group]
+    variables: Mapping[str, Mapping[str, Any]]
+    """By host."""
+
+    def members(self, group: str) -> set[str]:
+        """Hosts of `group` and of all groups below it."""
+        found: set[str] = set()
+        seen: set[str] = set()
+        queue = [group]
+        while queue:
+            name = queue.pop()
+            if name not in seen:
+                seen.add(name)
+                below = self.groups.get(name, Group())
+                found.update(below.hosts)
+                queue += below.children
+        return found
 
 
 def read_inventory(path: Path) -> tuple[Expected, ...]:
-    """The agents that the inventory `path` (a file, or a folder of them) names, sorted.
+    """The agents that the inventory `path` (whatever Ansible takes, or a saved list) names, sorted.
 
     They are the hosts of the group `flctl_agents` where there is one, else all hosts but
-    those of `flctl_coordinator`. Raises UsageError with the file and the line; also when there
-    are none: whoever asks who is missing has named the wrong file, or a broken one.
+    those of `flctl_coordinator`. Raises UsageError with the reason; also when there are none: who
+    asks which agents are missing has named the wrong file, or a broken one.
     """
-    inventory = Inventory()
-    for file in _files(path):
-        _read_file(inventory, file)
-    _check_children(inventory)
-    if AGENTS in inventory.groups:
-        names = inventory.members(AGENTS)
+    listing = list_hosts(path)
+    # Of a group without hosts only its parents tell.
+    if AGENTS in listing.groups or any(AGENTS in g.children for g in listing.groups.values()):
+        names = listing.members(AGENTS)
     else:
-        names = set(inventory.hosts) - inventory.members(COORDINATOR)
-    folder = path if path.is_dir() else path.parent
-    agents: dict[str, Expected] = {}
-    for name in sorted(names):
-        agent = _expected(name, inventory.hosts[name], folder)
-        agents.setdefault(agent.name, agent)
+        every = set(listing.variables).union(*(group.hosts for group in listing.groups.values()))
+        names = every - listing.members(COORDINATOR)
+    agents = {agent.name: agent for agent in sorted(_expected(n, listing, path) for n in names)}
     if not agents:
-        raise fault(path, None, f"names no agent: put their hosts into the group {AGENTS}")
-    return tuple(sorted(agents.values()))
+        raise _fault(path, f"names no agent: put their hosts into the group {AGENTS}")
+    return tuple(agents.values())
 
 
-def _files(path: Path) -> list[Path]:
-    if not path.is_dir():
-        return [path]
-    try:
-        inside = sorted(file for file in path.iterdir() if file.is_file())
-    except OSError as error:
-        raise fault(path, None, f"cannot read the folder: {error.strerror}") from error
-    files = [f for f in inside if f.name[0] != "." and not f.name.endswith(_NOT_INVENTORY)]
-    if not files:
-        raise UsageError(f"{path}: no inventory file in this folder")
-    return files
+def list_hosts(path: Path, environment: Mapping[str, str] | None = None) -> Listing:
+    """From the saved list `path`, or from Ansible. Raises UsageError."""
+    if not path.exists():
+        raise _fault(path, "there is no such file or folder")
+    saved = _saved(path)
+    if saved is not None:
+        return decode_list(saved, path)
+    program = ansible(LISTING)
+    if program is None:
+        raise _fault(
+            path,
+            "Ansible, which reads inventories, is not installed here: pip install "
+            f"'flctl[ansible]', or name the file that it writes elsewhere: {LISTING} -i FILE "
+            "--list > fleet.json",
+        )
+    answer = _ask(program, path, environment)
+    if answer.returncode and b"vault secrets" in answer.stderr:
+        # What is needed here is seldom secret, and everything else is read without a password.
+        with tempfile.TemporaryDirectory(prefix="flctl-inventory-") as folder:
+            answer = _ask(program, _without_vaults(path, Path(folder)), environment)
+    if answer.returncode:
+        raise _fault(path, _reason(answer.stderr, path))
+    return decode_list(answer.stdout, path)
 
 
-def _read_file(inventory: Inventory, path: Path) -> None:
-    text = _text(path)
-    if _is_yaml(path, text):
-        YamlFile(inventory, path).read(text)
-    else:
-        IniFile(inventory, path).read(text)
+def ansible(program: str) -> str | None:
+    """The path of one of Ansible's programs; None where it is not installed."""
+    beside = Path(sys.executable).with_name(program)
+    return str(beside) if beside.is_file() else shutil.which(program)
 
 
-def _text(path: Path) -> str:
+def _saved(path: Path) -> bytes | None:
+    """The content of a list that Ansible has written; None for any other inventory."""
+    if not path.is_file():
+        return None
     try:
         with path.open("rb") as file:
-            data = file.read(FILE_BYTES + 1)
+            if file.read(1) != b"{":
+                return None
+            data = b"{" + file.read(BYTES)
     except OSError as error:
-        raise fault(path, None, f"cannot read the inventory: {error.strerror}") from error
-    if len(data) > FILE_BYTES:
-        raise fault(path, None, f"larger than {FILE_BYTES} bytes; is this an inventory?")
-    if data.startswith(b"#!"):
-        raise dynamic(path, 1)
+        raise _fault(path, f"cannot read the inventory: {error.strerror}") from error
+    if b'"_meta"' not in data:
+        return None
+    if len(data) > BYTES:
+        raise _fault(path, f"larger than {BYTES} bytes; is this an inventory?")
+    return data
+
+
+def _ask(
+    program: str, path: Path, environment: Mapping[str, str] | None
+) -> "subprocess.CompletedProcess[bytes]":
+    given = os.environ if environment is None else environment
+    strict = {"ANSIBLE_INVENTORY_ANY_UNPARSED_IS_FAILED": "1", "ANSIBLE_NOCOLOR": "1"}
+    command = [program, "--inventory", str(path), "--list"]
     try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise fault(path, line, "not UTF-8 text; is this an inventory?") from error
+        return subprocess.run(
+            command, env={**given, **strict}, stdin=subprocess.DEVNULL, capture_output=True,
+            check=False, timeout=ANSWER_S,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired as error:
+        raise _fault(path, f"{LISTING} has not answered within {ANSWER_S:.0f} s") from error
 
 
-def _is_yaml(path: Path, text: str) -> bool:
-    if path.suffix:
-        return path.suffix in (".yml", ".yaml", ".json")
-    lines = (line.strip() for line in text.splitlines())
-    first = next((line for line in lines if line and line[0] not in "#;"), "")
-    return first.startswith(("---", "{")) or bool(re.fullmatch(r"[\w.-]+:(\s+#.*)?", first))
+def _without_vaults(path: Path, folder: Path) -> Path:
+    """The inventory again, in `folder`, as links to all of its files but those wholly encrypted."""
+    base = path if path.is_dir() else path.parent
+    parts = [path] if path.is_dir() else [path, base / "host_vars", base / "group_vars"]
+    for count, file in enumerate(file for part in parts for file in _files(part)):
+        if count >= FILES:
+            raise _fault(path, f"more than {FILES} files; is this an inventory?")
+        with file.open("rb") as opened:
+            if opened.read(len(VAULT)) == VAULT:
+                continue
+        link = folder / file.relative_to(base)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(file.absolute())
+    return folder if path.is_dir() else folder / path.name
 
 
-def _check_children(inventory: Inventory) -> None:
-    """A misspelt group would make its agents vanish from the table without a word."""
-    for group, below in inventory.children.items():
-        for child, (file, line) in below.items():
-            if child not in inventory.groups and child not in inventory.children:
-                raise fault(file, line, f"[{group}:children] names the unknown group '{child}'")
+def _files(part: Path) -> Iterator[Path]:
+    if part.is_dir():
+        yield from (file for file in part.rglob("*") if file.is_file())
+    elif part.is_file():
+        yield part
+
+
+def _reason(stderr: bytes, path: Path) -> str:
+    """What Ansible complains of, on one line: of the plugin for this kind of file."""
+    said = stderr.decode(errors="replace")
+    reasons = dict(_REASON.findall(said))
+    kind = "yaml" if path.suffix in (".yml", ".yaml", ".json") else "ini"
+    text = reasons.get(kind) or next(iter(reasons.values()), "")
+    where = re.search(rf"{re.escape(str(path))}:(\d+)", said)
+    line = f"line {where[1]}: " if where else ""
+    if not text:
+        errors = [line for line in said.splitlines() if "ERROR" in line]
+        text = errors[-1] if errors else f"{LISTING} has failed without a reason"
+    return f"Ansible cannot read this inventory: {line}{text[:300]}"
+
+
+def decode_list(data: bytes, path: Path) -> Listing:
+    """What Ansible has written. Raises UsageError."""
     try:
-        TopologicalSorter(inventory.children).prepare()
-    except CycleError as error:
-        around: list[str] = error.args[1][::-1]
-        file, line = inventory.children[around[0]][around[1]]
-        what = f"the group {around[0]} contains itself ({' > '.join(around)[:200]}): "
-        raise fault(file, line, f"{what}remove {around[1]} from its children") from error
+        document = msgspec.json.decode(data, type=dict[str, Any])
+        meta = msgspec.convert(document.pop("_meta", {}), dict[str, Any])
+        variables = msgspec.convert(meta.get("hostvars", {}), dict[str, dict[str, Any]])
+        groups = msgspec.convert(document, dict[str, Group])
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise _fault(path, f"not what {LISTING} --list writes: {error}") from error
+    return Listing(groups, variables)
 
 
-def _expected(inventory_name: str, host: Host, folder: Path) -> Expected:
-    variables = {**host.variables, **_host_vars(inventory_name, folder)}
-    name = variables.get("flctl_name", inventory_name)
-    address = variables.get("ansible_host", inventory_name)
+def _expected(host: str, listing: Listing, path: Path) -> Expected:
+    variables = listing.variables.get(host, {})
+    name, address = variables.get("flctl_name", host), variables.get("ansible_host", host)
     try:
-        msgspec.convert(name, AgentName)
+        name = msgspec.convert(name, AgentName)
     except msgspec.ValidationError as error:
-        what = (
-            f"'{name[:80]}' cannot be an agent's name (lower-case letters, digits and . _ -, "
-            f"63 at most); set flctl_name for the host {inventory_name[:80]}"
-        )
-        raise fault(host.file, host.line, what) from error
+        raise _fault(
+            path,
+            f"'{str(name)[:80]}' cannot be an agent's name (lower-case letters, digits and . _ -, "
+            f"63 at most); set flctl_name for the host {host[:80]}",
+        ) from error
     # A template is Ansible's to evaluate; the name in the inventory says as much to a person.
-    return Expected(name, inventory_name if "{{" in address else address, host.line)
+    plain = isinstance(address, str) and "{{" not in address
+    return Expected(name, address if plain else host)
 
 
-def _host_vars(name: str, folder: Path) -> dict[str, str]:
-    """Variables of the host's own file in `host_vars` beside the inventory."""
-    if not _FILE_NAME.fullmatch(name):
-        return {}
-    for file in (folder / "host_vars" / f"{name}{end}" for end in (".yml", ".yaml", "")):
-        if file.is_file():
-            return YamlFile(Inventory(), file).host_variables(_text(file))
-    return {}
+def _fault(path: Path, what: str) -> UsageError:
+    return UsageError(f"{path}: {printable(what, kept='')}")

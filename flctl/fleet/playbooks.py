@@ -4,17 +4,14 @@ flctl adds nothing to what they do: `ansible-playbook ansible/deploy.yml -i …`
 """
 
 import os
-import shutil
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from flctl.errors import FlctlError, UsageError
-from flctl.fleet.inventory import AGENTS, COORDINATOR, read_inventory
+from flctl.fleet.inventory import AGENTS, COORDINATOR, ansible, list_hosts
 
 PROGRAM = "ansible-playbook"
-LISTING = "ansible-inventory"
 
 
 def playbook(name: str) -> Path:
@@ -31,8 +28,7 @@ def playbook(name: str) -> Path:
 
 def program() -> str:
     """Raises UsageError when Ansible is not installed."""
-    beside = Path(sys.executable).with_name(PROGRAM)
-    found = str(beside) if beside.is_file() else shutil.which(PROGRAM)
+    found = ansible(PROGRAM)
     if found is None:
         raise UsageError("Ansible is not installed: pip install 'flctl[ansible]'")
     return found
@@ -62,30 +58,11 @@ def run_playbook(
 
 def _expect_hosts(inventory: Path, environment: Mapping[str, str]) -> None:
     """That Ansible finds a host of ours: a playbook without one ends well. Raises UsageError."""
-    command = [str(Path(program()).with_name(LISTING)), "--inventory", str(inventory), "--graph"]
-    listed = subprocess.run(command, env=environment, capture_output=True, check=False)
-    tree = listed.stdout.decode(errors="replace")
-    if listed.returncode or any(_hosts_below(tree, group) for group in (COORDINATOR, AGENTS)):
-        return  # what goes wrong, the playbook says itself
-    read_inventory(inventory)  # most often it can say what is wrong, and where
-    raise UsageError(
-        f"--inventory {inventory}: there is no host in the groups {COORDINATOR} and {AGENTS}"
-    )
-
-
-def _hosts_below(tree: str, group: str) -> bool:
-    """Whether the tree that `ansible-inventory --graph` draws has hosts in the group."""
-    depth = -1
-    for line in tree.splitlines():
-        name = line.lstrip("| -")
-        at = len(line) - len(name)
-        if name == f"@{group}:":
-            depth = at
-        elif at <= depth:
-            depth = -1
-        elif depth >= 0 and not name.startswith("@"):
-            return True
-    return False
+    listing = list_hosts(inventory, environment)
+    if not any(listing.members(group) for group in (COORDINATOR, AGENTS)):
+        raise UsageError(
+            f"--inventory {inventory}: there is no host in the groups {COORDINATOR} and {AGENTS}"
+        )
 
 
 def _run(command: Sequence[str], environment: Mapping[str, str]) -> int:

@@ -59,13 +59,13 @@ def test_discover_of_an_empty_fleet(flctl, fleet):
 
 
 def test_discover_of_a_broken_inventory(flctl, fleet, tmp_path):
-    """It names file and line, and no agent is to be revoked."""
+    """It names the file and Ansible's reason, and no agent is to be revoked."""
     fleet[1].add("pi-01", "0" * 40, "agent")
     file = tmp_path / "hosts"
     file.write_text("[flctl_agents\npi-01\n")
     done = flctl("discover", "--check", "--inventory", file)
     assert (done.code, done.out) == (2, "")
-    assert done.complaint.startswith(f"{file}, line 1: not a section")
+    assert done.complaint.startswith(f"{file}: Ansible cannot read this inventory: ")
 
 
 def test_connect_with_the_key_of_an_agent(connect):

@@ -92,7 +92,7 @@ def test_a_clone_steers_and_then_trains(home: Home):
     active = ". ~/flctl-env/bin/activate\n"
     home.bash(active + training, "flctl")
     home.bash(active + "flctl train --task ecg --virtual 2 --rounds 1", "flctl")
-    home.bash(active + "pip install 'flctl[inventory]' && python -c 'import yaml'")
+    home.bash(active + "pip install 'flctl[plot]' && python -c 'import matplotlib'")
 
 
 def test_without_extras_it_is_small_and_steers_a_far_coordinator(home: Home, service):
