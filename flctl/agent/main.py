@@ -107,7 +107,9 @@ class Stop:
 @contextmanager
 def stop_asked(exit_with_parent: bool) -> Iterator[Stop]:
     """SIGTERM and SIGINT, and the end of standard input if wanted, end the agent in order."""
-    wake_fd, wake_up_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    wake_fd, wake_up_fd = os.pipe()  # not inherited
+    for fd in (wake_fd, wake_up_fd):
+        os.set_blocking(fd, False)
     parent_fd = 0 if exit_with_parent else None
     if parent_fd is not None:
         os.set_blocking(parent_fd, False)

@@ -204,7 +204,7 @@ class Audit:
                 try:
                     while data:
                         data = data[os.write(fd, data) :]
-                    os.fdatasync(fd)
+                    getattr(os, "fdatasync", os.fsync)(fd)  # macOS has the latter
                 except OSError:
                     os.ftruncate(fd, end)
                     raise

@@ -157,7 +157,7 @@ class Journal:
             try:
                 _write_all(self._fd, data)
                 if sync:
-                    os.fdatasync(self._fd)
+                    getattr(os, "fdatasync", os.fsync)(self._fd)  # macOS has the latter
             except OSError:
                 os.ftruncate(self._fd, self._whole)
                 raise
@@ -169,7 +169,7 @@ class Journal:
     def sync(self) -> None:
         """Make all that was appended durable. Raises StateError."""
         with self._lock, explained(self.path, "write the journal"):
-            os.fdatasync(self._fd)
+            getattr(os, "fdatasync", os.fsync)(self._fd)  # macOS has the latter
             self.head = self._chain.head
 
     def close(self) -> None:

@@ -229,6 +229,8 @@ def _duplicate(fd: int) -> socket.socket | None:
 
 def _received(sock: socket.socket) -> int:
     """Bytes that came on this connection so far; 0 where the kernel does not count them."""
+    if not hasattr(socket, "TCP_INFO"):
+        return 0
     info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
     if len(info) < _TCP_INFO_BYTES:
         return 0

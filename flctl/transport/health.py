@@ -17,6 +17,7 @@ logger = logging.getLogger(__name__)
 
 NAMES = ("agent", "coordinator")
 """Both may work on one state folder."""
+OWN_FILES = Path("/proc/self/fd")
 ANSWER_S = 5.0
 LONGEST = 16 * 1024
 
@@ -30,7 +31,8 @@ class HealthPort:
 
     def __init__(self, folder: Path, name: str) -> None:
         self._path = folder / f"{name}.sock"
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.setblocking(False)
         try:
             self._path.unlink(missing_ok=True)  # of a predecessor that was killed
             with _short(folder, name) as path:
@@ -101,9 +103,13 @@ def _ask(folder: Path, name: str) -> dict[str, Any] | None:
 
 @contextlib.contextmanager
 def _short(folder: Path, name: str) -> Iterator[str]:
-    """The socket's path in few characters: there is room for 107, and --state may be deep."""
+    """The socket's path in few characters: there is room for 107, and --state may be deep. As it is
+    where there is no /proc (macOS)."""
+    if not OWN_FILES.is_dir():
+        yield str(folder / f"{name}.sock")
+        return
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        yield f"/proc/self/fd/{fd}/{name}.sock"
+        yield f"{OWN_FILES}/{fd}/{name}.sock"
     finally:
         os.close(fd)

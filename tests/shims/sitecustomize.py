@@ -4,5 +4,10 @@ FLCTL_WITHOUT names."""
 import os
 import sys
 
-if "torch" in os.environ.get("FLCTL_WITHOUT", "").split(","):
+without = os.environ.get("FLCTL_WITHOUT", "").split(",")
+if "torch" in without:
     sys.modules["torch"] = None  # as if it were not installed: also for find_spec
+if "linux" in without:
+    import mac
+
+    mac.install()
