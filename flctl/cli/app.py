@@ -15,7 +15,7 @@ from flctl.cli.demo import demo
 from flctl.cli.discover import discover
 from flctl.cli.evaluate import evaluate
 from flctl.cli.health import health
-from flctl.cli.options import HELP, Grouped
+from flctl.cli.options import HELP, Commands, Grouped
 from flctl.cli.playbooks import (
     deploy,
     provision,
@@ -31,6 +31,7 @@ from flctl.cli.train import train
 
 app = typer.Typer(
     no_args_is_help=True,
+    cls=Commands,
     rich_markup_mode=None,
     add_completion=False,
     context_settings=HELP,

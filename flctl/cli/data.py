@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flctl.cli.options import HELP, Grouped, Json, Verbose, path
+from flctl.cli.options import HELP, Commands, Grouped, Json, Verbose, path
 from flctl.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="Look at a data set, deal it to agents, check what was dealt.",
     no_args_is_help=True,
+    cls=Commands,
     rich_markup_mode=None,
     context_settings=HELP,
 )

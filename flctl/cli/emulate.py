@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flctl.cli.options import HELP, Grouped, Json, State, again, state_folder
+from flctl.cli.options import HELP, Commands, Grouped, Json, State, again, state_folder
 
 if TYPE_CHECKING:
     from flctl.fleet.emulation.faults import Fault
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="A fleet of Pis in Docker containers on this machine, and faults to try it with.",
     no_args_is_help=True,
+    cls=Commands,
     rich_markup_mode=None,
     context_settings=HELP,
 )

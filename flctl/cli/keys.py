@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol, cast
 import typer
 
 from flctl.cli.finding import far
-from flctl.cli.options import HELP, Context, Grouped, Json, State, state_folder
+from flctl.cli.options import HELP, Commands, Context, Grouped, Json, State, state_folder
 from flctl.cli.shards import Alpha, Partition, Seed, Shards, deal
 from flctl.cli.values import seconds
 from flctl.errors import FlctlError, UsageError
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="Who may connect: key pairs, enrolled keys, join tokens.",
     no_args_is_help=True,
+    cls=Commands,
     rich_markup_mode=None,
     context_settings=HELP,
 )
@@ -76,12 +77,14 @@ def add(
     context: Context = None,
 ) -> None:
     """Enrol a key under a name."""
+    from flctl.cli.output import print_line
     from flctl.transport.keys import is_public_key, public_key, read_public
 
     named = not is_public_key(key) and Path(key).is_file()
     text = read_public(Path(key)) if named else public_key(key, f"key of {name}")
     with _book(state, context) as book:
         book.add_key(name, text, role)
+    print_line(f"{name} may connect, as {role}")
 
 
 @app.command(cls=Grouped, name="list")
@@ -253,6 +256,7 @@ def revoke(name: Name, state: State = None, context: Context = None) -> None:
 
     with _book(state, context, make=False) as book:
         closed = book.revoke(name)
+    print_line(f"{name} is shut out")
     if closed:
         print_line(
             f"also closed: token {', '.join(closed)}, which {name} may hold; for other agents "

@@ -1,6 +1,7 @@
 """Options that several commands share, and what their defaults are."""
 
 import os
+import re
 import shlex
 from pathlib import Path
 from typing import Annotated, Any
@@ -83,6 +84,16 @@ def task_option(task: str) -> str:
     return f" --task {shlex.quote(task)}" if ":" in task else ""
 
 
+class Commands(typer.core.TyperGroup):
+    """A group whose help has the first sentence of each command, whole."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        found = ((name, self.get_command(ctx, name)) for name in self.list_commands(ctx))
+        rows = [(n, c.get_short_help_str(limit=300)) for n, c in found if c and not c.hidden]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
 class Grouped(typer.core.TyperCommand):
     """A command whose help lists its options by group, in plain text: rich would take longer
     to load than everything else a command needs."""
@@ -94,7 +105,8 @@ class Grouped(typer.core.TyperCommand):
             if record is not None:
                 is_argument = param.param_type_name == "argument"
                 name = "Arguments" if is_argument else getattr(param, "rich_help_panel", None)
-                groups.setdefault(name or "Options", []).append(record)
+                shown = re.sub(r" <\w+\[.+\]>$", "", record[0])  # Python's word for several
+                groups.setdefault(name or "Options", []).append((shown, record[1]))
         # What every command has is of the least interest.
         for name in sorted(groups, key=lambda name: name == "Options"):
             with formatter.section(name):

@@ -12,6 +12,7 @@ from flctl.cli.export import export
 from flctl.cli.finding import details, far, summaries
 from flctl.cli.options import (
     HELP,
+    Commands,
     Context,
     Grouped,
     Json,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="What has been trained, and how it went.",
     no_args_is_help=True,
+    cls=Commands,
     rich_markup_mode=None,
     context_settings=HELP,
 )

@@ -9,12 +9,13 @@ from typing import Annotated, Any
 import typer
 
 from flctl.cli.errors import warn
-from flctl.cli.options import HELP, Grouped, state_folder
+from flctl.cli.options import HELP, Commands, Grouped, state_folder
 from flctl.errors import UsageError
 
 app = typer.Typer(
     help="Keep an agent or a coordinator running, also after a reboot (systemd).",
     no_args_is_help=True,
+    cls=Commands,
     rich_markup_mode=None,
     context_settings=HELP,
 )

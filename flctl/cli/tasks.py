@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
-from flctl.cli.options import HELP, Grouped, Json, State, Verbose, path, state_folder
+from flctl.cli.options import HELP, Commands, Grouped, Json, State, Verbose, path, state_folder
 from flctl.cli.patience import waiting
 from flctl.cli.status import DIGEST_SHOWN
 from flctl.errors import FlctlError, UsageError
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="Which tasks are installed here, and whether one is fit for a fleet.",
     no_args_is_help=True,
+    cls=Commands,
     rich_markup_mode=None,
     context_settings=HELP,
 )

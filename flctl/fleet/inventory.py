@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec import Struct
 
-from flctl.errors import UsageError, printable
+from flctl.errors import NOT_DECODED, UsageError, printable
 from flctl.settings import AgentName
 
 AGENTS = "flctl_agents"
@@ -195,7 +195,7 @@ def decode_list(data: bytes, path: Path) -> Listing:
         meta = msgspec.convert(document.pop("_meta", {}), dict[str, Any])
         variables = msgspec.convert(meta.get("hostvars", {}), dict[str, dict[str, Any]])
         groups = msgspec.convert(document, dict[str, Group])
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except (*NOT_DECODED, msgspec.ValidationError) as error:
         raise _fault(path, f"not what {LISTING} --list writes: {error}") from error
     return Listing(groups, variables)
 

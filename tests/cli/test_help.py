@@ -3,9 +3,11 @@
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+import flctl
 from flctl import __version__
 from flctl.cli.flags import FLAGS
 from flctl.settings import KEYS
@@ -70,3 +72,37 @@ def test_no_command_shows_the_help(flctl):
 def test_version(flctl):
     """`flctl --version` prints the version and nothing else."""
     assert flctl("--version") == (0, f"flctl {__version__}\n", "")
+
+
+def commands():
+    """Of every group, with what comes before it."""
+    import typer.main
+
+    from flctl.cli.app import app
+
+    queue = [((), typer.main.get_command(app))]
+    while queue:
+        name, command = queue.pop()
+        yield name, command
+        queue += [((*name, sub), c) for sub, c in getattr(command, "commands", {}).items()]
+
+
+def test_help_cuts_no_sentence_and_shows_no_type_of_python():
+    """At 60 columns, too."""
+    import click
+
+    for name, command in commands():
+        for width in (60, 80, 120):
+            context = click.Context(
+                command, info_name=" ".join(("flctl", *name)), terminal_width=width
+            )
+            told = command.get_help(context)
+            assert "list[" not in told, name
+            if hasattr(command, "commands"):
+                rows = told[told.index("Commands:") :]
+                assert "..." not in rows, name
+
+
+def test_types_are_marked_as_such():
+    """Else mypy of a task's author passes flctl over."""
+    assert (Path(flctl.__file__).parent / "py.typed").exists()
