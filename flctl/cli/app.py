@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from flctl import __version__
-from flctl.cli import data, emulate, keys, runs, service, tasks
+from flctl.cli import contexts, data, emulate, keys, runs, service, tasks
 from flctl.cli.agent import agent
 from flctl.cli.audit import audit
 from flctl.cli.connect import connect
@@ -63,6 +63,7 @@ COMMANDS = (
 )  # fmt: skip
 for command in COMMANDS:
     app.command(cls=Grouped)(command)
+app.add_typer(contexts.app, name="context")
 app.add_typer(data.app, name="data")
 app.add_typer(emulate.app, name="emulate")
 app.add_typer(keys.app, name="keys")

@@ -36,7 +36,7 @@ def connect(
     """
     from flctl.cli.output import counted, print_line
     from flctl.fleet.console import remote_console
-    from flctl.fleet.context import Context, save_context
+    from flctl.fleet.context import DEFAULT, Context, save_context, use_context
     from flctl.transport.keys import load_or_make, public_key
 
     if not key.exists():
@@ -54,5 +54,7 @@ def connect(
     with remote_console(context) as console:
         status = console.status()
     path = save_context(state_folder(state), context, name)
+    if name == DEFAULT:  # the one that was connected last is meant
+        use_context(state_folder(state), name)
     agents = counted(len(status["agents"]), "agent")
     print_line(f"connected to {coordinator} ({agents}); saved in {path}")

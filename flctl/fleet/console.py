@@ -29,7 +29,7 @@ from flctl.errors import (
 )
 from flctl.files import explained, holder_of, is_locked, new_file
 from flctl.fleet import answers, pages
-from flctl.fleet.context import LOCAL, Context, load_context, save_context
+from flctl.fleet.context import LOCAL, Context, current_context, load_context, save_context
 from flctl.transport.addresses import LOCK
 from flctl.transport.blobs import Download
 from flctl.transport.channel import Frame, Link, LinkEvent
@@ -458,7 +458,7 @@ def open_console(state: Path, context: str | None = None, run: str = "") -> Cons
         case Place.COORDINATOR:
             return Console(ControlLink(control_address(state)), str(state), state=state)
         case Context() as saved:
-            name = context or "default"
+            name = context or current_context(state)
             return remote_console(saved, lambda found: save_context(state, found, name))
     raise CoordinatorAway(
         f"no coordinator runs on {state}; start one ({_start(state)}), "

@@ -11,6 +11,9 @@ from flctl.errors import NOT_DECODED, StateError, UsageError
 from flctl.files import explained, make_folder, replace
 from flctl.transport.keys import KeyPair
 
+CURRENT = "current"
+"""The file with the name of the context in use; without it that is DEFAULT."""
+DEFAULT = "default"
 LOCAL = "local"
 """What --context says for no far coordinator."""
 
@@ -42,7 +45,7 @@ class Context(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omi
         return f"Context({self.coordinator})"
 
 
-def save_context(state: Path, context: Context, name: str = "default") -> Path:
+def save_context(state: Path, context: Context, name: str = DEFAULT) -> Path:
     """Readable for this user only, for it holds a secret key. Raises StateError, UsageError."""
     if name == LOCAL:
         raise UsageError(f"--name {LOCAL}: that stands for this machine; take another one")
@@ -56,6 +59,28 @@ def forget_context(state: Path, name: str) -> None:
     path = state / "contexts" / f"{_checked(name)}.json"
     with explained(path, "remove the context"):
         path.unlink(missing_ok=True)
+        if current_context(state) == name:
+            (state / "contexts" / CURRENT).unlink(missing_ok=True)
+
+
+def context_names(state: Path) -> list[str]:
+    folder = state / "contexts"
+    with explained(folder, "list the contexts"):
+        return sorted(path.stem for path in folder.glob("*.json")) if folder.exists() else []
+
+
+def current_context(state: Path) -> str:
+    """The name of the context that commands without --context take."""
+    path = state / "contexts" / CURRENT
+    with explained(path, "read which context is in use"):
+        text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else DEFAULT
+    return _checked(text.strip())
+
+
+def use_context(state: Path, name: str) -> None:
+    """Commands without --context take this one from now on. Raises UsageError, StateError."""
+    load_context(state, name)
+    replace(state / "contexts" / CURRENT, f"{name}\n".encode())
 
 
 def load_context(state: Path, name: str | None = None) -> Context | None:
@@ -63,7 +88,7 @@ def load_context(state: Path, name: str | None = None) -> Context | None:
 
     Raises StateError when it is damaged, UsageError when a named one is not there.
     """
-    path = state / "contexts" / f"{_checked(name or 'default')}.json"
+    path = state / "contexts" / f"{_checked(name or current_context(state))}.json"
     if not path.exists():
         if name is None:
             return None
