@@ -23,6 +23,7 @@ from flctl.cli.playbooks import (
     remove,
     rollback,
     rotate_keys,
+    update_os,
     upgrade,
 )
 from flctl.cli.predict import predict
@@ -59,7 +60,7 @@ def flctl(
 
 COMMANDS = (
     train, status, discover, cordon, uncordon, agent, coordinator, audit, health, connect, evaluate,
-    predict, demo, provision, deploy, upgrade, rollback, push_data, rotate_keys, remove,
+    predict, demo, provision, deploy, upgrade, rollback, push_data, rotate_keys, update_os, remove,
 )  # fmt: skip
 for command in COMMANDS:
     app.command(cls=Grouped)(command)

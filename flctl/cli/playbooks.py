@@ -1,5 +1,6 @@
 """`flctl provision`, `deploy`, `upgrade` and the like: the playbooks, from wherever flctl is."""
 
+import re
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -70,6 +71,14 @@ def deploy(
     inventory: Inventory,
     version: Version = None,
     limit: Limit = None,
+    replace: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST",
+            help="Only this host, whose card was dead and is new: it is provisioned, gets a new "
+            "key in place of the old one, and is invited again.",
+        ),
+    ] = None,
     check: Check = False,
     ask_become_pass: Ask = False,
     set_: Set = None,
@@ -80,7 +89,30 @@ def deploy(
     Images come from this machine's Docker engine (make images). Safe to run again; to change
     the version of a fleet at work, flctl upgrade.
     """
-    _run("deploy", inventory, limit, check, ask_become_pass, set_, more, version)
+    given = list(set_ or [])
+    if replace is not None:
+        if limit is not None or not re.fullmatch(r"\w[\w.-]*", replace) or replace == "all":
+            raise UsageError(f"--replace {replace}: the name of one host, without --limit")
+        limit = replace
+        _run("provision", inventory, limit, check, ask_become_pass, given, more)
+        given.append(f"flctl_replace={replace}")
+    _run("deploy", inventory, limit, check, ask_become_pass, given, more, version)
+
+
+def update_os(
+    inventory: Inventory,
+    limit: Limit = None,
+    check: Check = False,
+    ask_become_pass: Ask = False,
+    set_: Set = None,
+    more: More = None,
+) -> None:
+    """Install Debian's updates on the hosts of a fleet at work, and reboot where they need it.
+
+    An agent finishes its round first, and is invited again when it is back as it was. A host
+    without updates is left alone; the coordinator's host comes last.
+    """
+    _run("update-os", inventory, limit, check, ask_become_pass, set_, more)
 
 
 def upgrade(

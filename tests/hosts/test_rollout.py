@@ -224,3 +224,38 @@ def test_the_way_is_tried_from_a_container(toys: Toys):
     assert "pi-01: from a container there, nothing answers at server.local:7700" in played.said
     assert "Name or service not known" in played.said
     assert "env" not in toys.world["hosts"]["pi-01"]["agent"]
+
+
+def test_a_dead_card_is_replaced(toys: Toys):
+    """Its new key takes the place of the old one, and it is invited again; while the old machine is
+    at work, nothing is done."""
+    toys.world["cordoned"] = ["pi-03"]
+    (toys.folder / "pi-03" / "agent" / "agent.pub").write_text("new".ljust(40, "k"))
+    replace = ("-e", "flctl_version=1", "-e", "flctl_replace=pi-03", "--limit", "pi-03")
+    played = toys.play("deploy", *replace, code=2)
+    assert "pi-03: an agent with the old key of pi-03 is ready, so it is not dead" in played.said
+    assert toys.world["keys"]["pi-03"] == "pi-03".ljust(40, "k")
+    toys.world["hosts"]["pi-03"]["key"] = "new"  # so that of the old one is at no machine any more
+    toys.play("deploy", *replace)
+    assert toys.world["keys"]["pi-03"] == "new".ljust(40, "k")
+    assert toys.world["cordoned"] == []
+
+
+STUBS = {
+    "look": """
+- set_fact: {os_update_found: "{{ [] if inventory_hostname == 'pi-02' else ['libc6'] }}"}
+""",
+    "main": "- command: docker restart system",
+}
+
+
+def test_hosts_are_updated_between_rounds(toys: Toys):
+    """Cordoned, updated, seen at work, invited again; one without updates is left alone."""
+    for name, text in STUBS.items():  # the updates themselves would be this machine's
+        (toys.ansible / "roles" / "os_update" / "tasks" / f"{name}.yml").write_text(text)
+    toys.play("update-os")
+    assert waits(toys) == [["pi-01"], ["pi-03"], ["pi-04"]]
+    order = [c[0] if "system" in c else c[-1] for c in toys.world["calls"]
+             if "system" in c or "cordon" in c or "uncordon" in c]  # fmt: skip
+    assert order == ["pi-01"] * 3 + ["pi-03"] * 3 + ["pi-04"] * 3 + ["server"]
+    assert toys.world["cordoned"] == []
