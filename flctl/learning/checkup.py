@@ -22,7 +22,14 @@ from flctl.learning.examples import Examples
 from flctl.learning.fingerprint import SEED, digest_of_data, local_training
 from flctl.learning.partition import partition
 from flctl.learning.registry import covered
-from flctl.learning.state import load_state, save_state, specs_of
+from flctl.learning.state import (
+    assign,
+    expect_finite,
+    load_state,
+    same_bytes,
+    save_state,
+    specs_of,
+)
 from flctl.learning.task import Task, initial_model
 from flctl.settings import Partition
 
@@ -124,14 +131,13 @@ def check_state(subject: Subject) -> Said:
     with tempfile.TemporaryFile() as file:
         _, size = save_state(file.fileno(), state)
         back = load_state(file.fileno(), "the first model")
+    expect_finite(subject.model)
     for name, tensor in state.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise subject.problem("model", f"its state '{name}' holds NaN or infinite numbers")
-        if not torch.equal(back[name], tensor):
+        if not same_bytes(back[name], tensor):
             raise subject.problem("model", f"its state '{name}' is not read back as it was written")
     again = subject.task.model()
     try:
-        again.load_state_dict(back)
+        assign(again, back)
     except Exception as error:
         raise subject.problem("model", f"another one does not take its state: {error}") from error
     kinds = ", ".join(sorted({spec.dtype for spec in specs}))

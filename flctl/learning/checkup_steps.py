@@ -23,6 +23,8 @@ from flctl.learning.fingerprint import (
 from flctl.learning.guard import forward
 from flctl.learning.loader import BatchPlan, load
 from flctl.learning.optimizer import check_optimizer
+from flctl.learning.state import is_finite, same_bytes
+from flctl.learning.task import initial_model
 from flctl.wire.messages import MOST_CLASSES
 
 EVALUATED = 2000
@@ -82,8 +84,11 @@ def check_step(subject: Subject) -> Said:
         f"{training.optimizer} with lr {training.lr:g}"
     )
     figures = {"loss": result.loss, "last_loss": result.last_loss}
+    before = initial_model(task, SEED).state_dict()
+    buffers = {name for name, _ in model.named_buffers()}
     for name, tensor in result.state.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        stays = name in buffers and same_bytes(tensor, before[name])
+        if not (stays or is_finite(tensor)):
             raise subject.problem("loss", f"after {result.batches} batches '{name}' is not finite")
     if unused:
         named = ", ".join(unused[:3]) + (" …" if len(unused) > 3 else "")
@@ -101,11 +106,10 @@ def check_metrics(subject: Subject) -> Said:
         raise subject.problem("loss", f"is {found.loss} on '{name}'")
     with torch.no_grad():
         x, _ = part.batch(range(min(len(part), 100)))
-        shares = task.probabilities(
-            forward(task, subject.model, task.inputs(x, training=False))
-        ).float()
-    sums = shares.sum(dim=1)
-    if bool((shares < 0).any()) or not torch.allclose(sums, torch.ones_like(sums), atol=1e-3):
+        shares = task.probabilities(forward(task, subject.model, task.inputs(x, training=False)))
+    within = max(1e-3, torch.finfo(shares.dtype).eps)  # half precision has three digits, or two
+    sums = shares.double().sum(dim=1)
+    if bool((shares < 0).any()) or not torch.allclose(sums, torch.ones_like(sums), atol=within):
         raise subject.problem("probabilities", "returns rows that are negative or do not sum to 1")
     figures = {"loss": found.loss, "accuracy": found.accuracy, "macro_f1": found.macro_f1}
     if len(task.classes) > MOST_CLASSES:

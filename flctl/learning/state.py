@@ -82,7 +82,7 @@ def load_into(model: nn.Module, fd: int, where: str) -> None:
     """
     try:
         file = ParameterFile(fd, where)
-        check(file, specs_of(model.state_dict()))
+        check(file, specs_of(model.state_dict()), [name for name, _ in model.named_buffers()])
     except ParametersError as error:
         raise CheckpointError(f"{error} (damaged, or a checkpoint of another model)") from error
     assign(model, {spec.name: _to_tensor(file, spec) for spec in file.specs})
@@ -94,7 +94,30 @@ def assign(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     if ours != theirs:
         odd = min(set(ours) ^ set(theirs))
         raise CheckpointError(f"a checkpoint of another model: they differ in tensor {odd}")
+    for tensor in model.state_dict(keep_vars=True).values():
+        if 0 in tensor.stride() and tensor.numel() > 1:  # expanded: its numbers have no room
+            tensor.data = tensor.data.clone(memory_format=torch.contiguous_format)
     model.load_state_dict(dict(state))
+
+
+def expect_finite(model: nn.Module) -> None:
+    """That its weights are; buffers may hold what they like. Raises TaskError."""
+    buffers = {name for name, _ in model.named_buffers()}
+    for name, tensor in model.state_dict().items():
+        if name not in buffers and not is_finite(tensor):
+            raise TaskError(
+                f"the model's state '{name}' holds NaN or infinite numbers, which are no weights; "
+                "a mask or the like is a buffer, which model() makes with register_buffer"
+            )
+
+
+def is_finite(tensor: Tensor) -> bool:
+    return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())
+
+
+def same_bytes(one: Tensor, other: Tensor) -> bool:
+    """Also where NaN is the same NaN."""
+    return _to_array(one).tobytes() == _to_array(other).tobytes()
 
 
 def snapshot(model: nn.Module) -> dict[str, Tensor]:

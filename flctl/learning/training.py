@@ -89,7 +89,15 @@ def train_locally(
     total = loss = 0.0
     for step, (x, y) in enumerate(load(task, examples, batches), start=1):
         batch = (task.inputs(x.to(device), training=True), y.to(device))
-        loss = _step(task, model, optimizer, loss_of, batch, anchor, training.proximal_mu)
+        try:
+            loss = _step(task, model, optimizer, loss_of, batch, anchor, training.proximal_mu)
+        except TaskError as error:
+            if len(y) > 1:
+                raise
+            raise TaskError(
+                f"{error}; the last batch of agent {agent} has one example: begin a new run with "
+                "--drop-last"
+            ) from error
         if not math.isfinite(loss):
             raise TaskError(
                 f"task '{task.name}', agent {agent}, round {round_id}, step {step} of {steps}: "

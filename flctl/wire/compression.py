@@ -72,7 +72,9 @@ def check_update(file: ParameterFile, base: ParameterFile, asked: LocalTraining)
     update = open_update(file, base, asked)
     if update is not file:
         check(file, file.specs)
-    check(update, base.specs)  # base + change may be too large for the tensor's type
+    check(
+        update, base.specs, base.buffers, base
+    )  # base + change may be too large for the tensor's type
 
 
 def compression_metadata(compression: Compression, version: int = VERSION) -> dict[str, Any]:

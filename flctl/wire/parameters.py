@@ -10,7 +10,7 @@ writes metadata in random order). `safetensors.safe_open` reads what is written 
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from math import prod
 from typing import Annotated, Any, Protocol
 
@@ -224,8 +224,14 @@ def dump(
     return writer.finish()
 
 
-def check(file: Readable, specs: tuple[TensorSpec, ...]) -> None:
-    """That `file` holds exactly the tensors `specs`, with numbers that are finite.
+def check(
+    file: Readable,
+    specs: tuple[TensorSpec, ...],
+    buffers: Collection[str] = (),
+    base: Readable | None = None,
+) -> None:
+    """That `file` holds exactly the tensors `specs`, with numbers that are finite; `buffers`, such
+    as a mask of −∞, may hold others, with a `base` where they are the same bytes as there.
 
     Raises ParametersError that names the first tensor that does not fit.
     """
@@ -240,7 +246,10 @@ def check(file: Readable, specs: tuple[TensorSpec, ...]) -> None:
                     raise ParametersError(
                         f"{file.where}: tensor {spec.name} holds bytes that are neither 0 nor 1"
                     )
-            elif not _finite(part, spec.dtype):
+            elif not _finite(part, spec.dtype) and not (
+                spec.name in buffers
+                and (base is None or base.read(spec, start, len(part)).tobytes() == part.tobytes())
+            ):
                 raise ParametersError(
                     f"{file.where}: tensor {spec.name} holds NaN or infinite numbers"
                 )

@@ -30,6 +30,7 @@ from flctl.learning.state import (
     arrays_of,
     buffers_in,
     checkpoint_metadata,
+    expect_finite,
     load_into,
     load_state,
     model_metadata,
@@ -150,6 +151,7 @@ class Executor:
                 f"measured for {MOST_CLASSES} at most; choose --evaluate none"
             )
         model = initial_model(task, settings.seed)
+        expect_finite(model)
         check_optimizer(settings.local_training(1), model)
         fd = nameless_file("model")
         blob, size = save_state(fd, model.state_dict(), model_metadata(settings.task, model))

@@ -95,7 +95,7 @@ WRONG: dict[str, tuple[str, str, str]] = {
         f"{MODEL}m = nn.Linear(4, 3)\n        nn.init.constant_(m.bias, float('nan'))\n"
         "        return m",
         "state",
-        "its state 'bias' holds NaN",
+        "state 'bias' holds NaN",
     ),
     "another shape each time": (
         f"{MODEL}CALLS.append(1)\n        return nn.Linear(4, 3, bias=len(CALLS) % 2 == 1)",

@@ -79,6 +79,10 @@ def combine(
     def combined(part: Slice) -> tuple[Array, State]:
         if part.spec.dtype not in FLOATS:
             return median_of_integers(part, updates, votes), {}
+        if part.spec.name in buffers and not np.isfinite(part.of(base)).all():
+            # A mask or the like: no update counts in which it is another.
+            same = base.read(part.spec, part.start, part.count)
+            return same, _state_at(part, strategy.server, state, of_state)
         if part.spec.name in buffers and statistics is not strategy.rule:
             after = statistics((part.of(update) for update in updates), votes)
         else:
@@ -113,11 +117,13 @@ def combine(
 
 def _state_at(
     part: Slice,
-    server: ServerOptimizer,
+    server: ServerOptimizer | None,
     state: Mapping[str, Tensors] | None,
     of_state: Mapping[TensorSpec, TensorSpec],
 ) -> State:
-    """What the server's optimiser has kept for these elements."""
+    """What the server's optimiser, if there is one, has kept for these elements."""
+    if server is None:
+        return {}
     if state is None:
         return {name: np.full(part.count, value) for name, value in server.initial.items()}
     spec = of_state[part.spec]
