@@ -9,7 +9,16 @@ import typer
 
 from flctl.cli import logs, shards
 from flctl.cli.flags import OWN_DATA
-from flctl.cli.options import State, Verbose, state_folder
+from flctl.cli.options import (
+    Annotator,
+    Lead,
+    RAt,
+    State,
+    Verbose,
+    read_all_as,
+    reading_as,
+    state_folder,
+)
 from flctl.cli.shards import Alpha, Partition, Seed
 from flctl.cli.values import named_paths
 from flctl.errors import AccessError, UsageError
@@ -87,6 +96,9 @@ def agent(
             rich_help_panel=WORK,
         ),
     ] = None,
+    lead: Lead = None,
+    annotator: Annotator = None,
+    r_at: RAt = None,
     task: Annotated[
         list[str] | None,
         typer.Option(
@@ -228,6 +240,7 @@ def agent(
         "device": device,
         "threads": threads,
     }
+    read_all_as(reading_as(lead, annotator, r_at))
     logs.set_up(verbose)
     run_agent(_checked(config), exit_with_parent)
 

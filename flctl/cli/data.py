@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flctl.cli.options import HELP, Commands, Grouped, Json, Verbose, path
+from flctl.cli.options import (
+    HELP,
+    Annotator,
+    Commands,
+    Grouped,
+    Json,
+    Lead,
+    RAt,
+    Verbose,
+    path,
+    read_all_as,
+    reading_as,
+)
 from flctl.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -51,6 +63,9 @@ def describe(
         Path | None,
         typer.Option(parser=path, metavar="FILE", help="Also draw it into this file."),
     ] = None,
+    lead: Lead = None,
+    annotator: Annotator = None,
+    r_at: RAt = None,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
@@ -78,6 +93,7 @@ def describe(
         return
     from flctl.learning.dealing import count
 
+    read_all_as(reading_as(lead, annotator, r_at))
     name, learnt, found = _read(data, task)
     parts = {part: count(examples, learnt.classes) for part, examples in found.parts.items()}
     if png is not None:
@@ -123,6 +139,9 @@ def split(
         typer.Option(metavar="N", help="Same data and seed, same shares.  [default: 1]"),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier split.")] = False,
+    lead: Lead = None,
+    annotator: Annotator = None,
+    r_at: RAt = None,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
@@ -143,6 +162,7 @@ def split(
         raise UsageError(f"--out {out}: {data}, which is to be dealt, is in it; name a new folder")
     given = {"partition": partition, "alpha": alpha, "seed": seed, "virtual": agents}
     _settings("?", {}, given)  # so that a mistake is told before anything is read
+    read_all_as(reading_as(lead, annotator, r_at))
     name, learnt, found = _read(data, task)
     settings = _settings(name, learnt.defaults, given)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flctl.cli.flags import OWN_DATA
-from flctl.cli.options import Json, Verbose, path
+from flctl.cli.options import Annotator, Json, Lead, RAt, Verbose, path, reading_as
 from flctl.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -41,6 +41,9 @@ def evaluate(
     ] = "auto",
     test_batch_size: Annotated[int, typer.Option(metavar="N", min=1)] = 1000,
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda")] = "auto",
+    lead: Lead = None,
+    annotator: Annotator = None,
+    r_at: RAt = None,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
@@ -54,6 +57,7 @@ def evaluate(
     if data is not None and not data.exists():
         raise UsageError(f"--data {data}: there is no such file or folder")
     chosen, learnt = task_of(checkpoint, task)
+    learnt.will_read(reading_as(lead, annotator, r_at))
     with reading(data):
         parts = _parts(learnt, data, split)
     found: dict[str, Metrics] = _measure(learnt, checkpoint, parts, test_batch_size, device)

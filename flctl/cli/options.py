@@ -4,10 +4,13 @@ import os
 import re
 import shlex
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import typer.core
+
+if TYPE_CHECKING:
+    from flctl.learning.origin import ReadAs
 
 HELP = {"max_content_width": 100}
 
@@ -46,6 +49,62 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Verbose = Annotated[
     bool, typer.Option("--verbose", "-v", help="Log everything to stderr; tracebacks of faults.")
 ]
+HEARTBEATS = "Heartbeats (docs/ecg.md)"
+Lead = Annotated[
+    str | None,
+    typer.Option(
+        "--lead",
+        metavar="NAME|N",
+        envvar="FLCTL_LEAD",
+        help="Signal of WFDB records to read, by name or number.  [default: MLII, else II, else "
+        "what is most like them]",
+        rich_help_panel=HEARTBEATS,
+        show_default=False,
+    ),
+]
+Annotator = Annotated[
+    str | None,
+    typer.Option(
+        "--annotator",
+        metavar="NAME",
+        envvar="FLCTL_ANNOTATOR",
+        help="Suffix of the annotations of WFDB records.  [default: atr, else ecg, ari, qrsc, qrs]",
+        rich_help_panel=HEARTBEATS,
+        show_default=False,
+    ),
+]
+RAt = Annotated[
+    int | None,
+    typer.Option(
+        "--r-at",
+        metavar="N",
+        min=0,
+        max=186,
+        envvar="FLCTL_R_AT",
+        help="Sample of each row of a CSV or .npz file, from 0, that the R peak stands at.  "
+        "[default: found from the beats]",
+        rich_help_panel=HEARTBEATS,
+        show_default=False,
+    ),
+]
+
+
+def reading_as(lead: str | None, annotator: str | None, r_at: int | None) -> "ReadAs":
+    """What the three options say. Raises UsageError."""
+    from flctl.learning.origin import read_as_of
+
+    names = {"lead": "--lead", "annotator": "--annotator", "r_at": "--r-at"}
+    return read_as_of({"lead": lead, "annotator": annotator, "r_at": r_at}, names)
+
+
+def read_all_as(read_as: "ReadAs") -> None:
+    """In this process and those that it starts."""
+    from flctl.learning.origin import VARIABLES
+
+    for key, value in read_as.given.items():
+        os.environ[VARIABLES[key]] = str(value)
+
+
 Run = Annotated[
     str, typer.Argument(metavar="RUN", help="Its name, or as much of it as makes it unique.")
 ]

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flctl.cli.options import Json, Verbose, path
+from flctl.cli.options import Annotator, Json, Lead, RAt, Verbose, path, reading_as
 from flctl.errors import UsageError
 
 if TYPE_CHECKING:
@@ -39,6 +39,9 @@ def predict(
         typer.Option(parser=path, metavar="PNG", help="Draw examples with their classes there."),
     ] = None,
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda")] = "auto",
+    lead: Lead = None,
+    annotator: Annotator = None,
+    r_at: RAt = None,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
@@ -63,6 +66,7 @@ def predict(
         needs_matplotlib()
         picture = picture_path(plot, "--plot", [checkpoint, file])
     chosen, learnt = task_of(checkpoint, task)
+    learnt.will_read(reading_as(lead, annotator, r_at))
     model, on = load_model(learnt, checkpoint, device)
     with reading(file):
         cases = learnt.cases(file)

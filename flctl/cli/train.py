@@ -12,7 +12,20 @@ from flctl.cli import logs
 from flctl.cli.errors import warn
 from flctl.cli.flags import OUTPUT, WHAT, typed, with_settings, written
 from flctl.cli.models import copy_model, writable
-from flctl.cli.options import Context, Json, State, Verbose, again, path, state_folder
+from flctl.cli.options import (
+    Annotator,
+    Context,
+    Json,
+    Lead,
+    RAt,
+    State,
+    Verbose,
+    again,
+    path,
+    read_all_as,
+    reading_as,
+    state_folder,
+)
 from flctl.cli.output import counted, hint
 from flctl.cli.values import absolute
 from flctl.errors import CoordinatorAway, UsageError
@@ -69,6 +82,9 @@ def train(
             rich_help_panel=WHAT,
         ),
     ] = None,
+    lead: Lead = None,
+    annotator: Annotator = None,
+    r_at: RAt = None,
     state: State = None,
     context: Context = None,
     json: Json = False,
@@ -83,6 +99,7 @@ def train(
     """
     from flctl.cli.watching import watcher
 
+    read_all_as(reading_as(lead, annotator, r_at))
     flags = typed(settings)
     given, where = _collect(file, flags, resume)
     in_file = {key: Path(given.pop(key)) for key in BESIDE if key in given}

@@ -45,6 +45,7 @@ class Watcher:
         self._lock = threading.Lock()
         self._unwritten = False
         self._measures = False
+        self._data: str | None = None
         """Whether figures are expected."""
 
     def expect(self, given: Mapping[str, Any]) -> None:
@@ -52,6 +53,7 @@ class Watcher:
         self.story.rounds = int(given.get("rounds", 0))
         self.story.task = str(given.get("task", ""))
         self._measures = "task" in given and given.get("evaluate") != "none"
+        self._data = given.get("test_data") or given.get("data")
 
     def on_event(self, event: dict[str, Any]) -> None:
         """What has happened; a round that is told of again is passed over."""
@@ -214,6 +216,8 @@ class LineWatcher(Watcher):
             return
         task = shlex.quote(self.story.task)
         try_next = f"{program()} evaluate {shlex.quote(str(model))} --task {task}"
+        if self._data is not None:  # else it would measure other data
+            try_next += f" --data {shlex.quote(str(self._data))}"
         print_line(f"model in {model}" + (f"; try: {try_next}" if self.story.task else ""))
 
 

@@ -16,7 +16,7 @@ from flctl.learning.beats_csv import read_csv
 from flctl.learning.beats_npz import read_npz
 from flctl.learning.beats_wfdb import read_record
 from flctl.learning.manifest import MANIFEST
-from flctl.learning.origin import AS_IT_IS, Origin, ReadAs
+from flctl.learning.origin import AS_IT_IS, Origin, ReadAs, from_environment
 from flctl.learning.wfdb_headers import segments_of
 
 logger = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ def read_files(
     left out as long as there are others. Raises DataError of one line for whatever else is wrong.
     A long list is told to the log every two seconds.
     """
-    files, read_as = _files(path, read_as)
+    files, read_as = _files(path, read_as if read_as != AS_IT_IS else from_environment())
     key = (labelled, read_as, *((file, *_stamp(file)) for file in files))
     if key not in _kept:
         found = _read(path, files, labelled, read_as, clock)

@@ -14,7 +14,7 @@ from flctl.errors import DataError
 from flctl.learning.beat_files import read_files
 from flctl.learning.beats import LATER, R_AT, RATE_HZ, TRAIN, UNITS_PER_MV, UNSEEN, Beats
 from flctl.learning.examples import Cases, Examples, concatenate
-from flctl.learning.origin import Origin
+from flctl.learning.origin import Origin, ReadAs
 from flctl.learning.task import Task
 from flctl.wire.messages import TRAINING
 
@@ -164,7 +164,7 @@ class Ecg(Task):
         if path is not None:
             return read_files(path, read_as=self.read_as).beats
         with as_file(files("flctl.learning") / "data" / "ecg_demo.npz") as own:
-            return read_files(own).beats
+            return read_files(own, read_as=ReadAs(r_at=R_AT)).beats
 
 
 def _select(beats: list[Beats], rows_of: Callable[[Beats], NDArray[np.bool_]]) -> Examples | None:

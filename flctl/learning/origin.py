@@ -3,10 +3,12 @@
 Nothing here needs torch, so that the command line knows the flags.
 """
 
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Annotated
 
+import msgspec
 from msgspec import Meta, Struct
 
 from flctl.errors import UsageError
@@ -33,6 +35,25 @@ class ReadAs(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True
 
 
 AS_IT_IS = ReadAs()
+VARIABLES = {"lead": "FLCTL_LEAD", "annotator": "FLCTL_ANNOTATOR", "r_at": "FLCTL_R_AT"}
+
+
+def read_as_of(given: Mapping[str, str | int | None], names: Mapping[str, str]) -> ReadAs:
+    """Of what a person has given; `names` are what it is called there. Raises UsageError."""
+    for key, value in given.items():
+        if value is None or value == "":
+            continue
+        try:
+            msgspec.convert({key: value}, ReadAs, strict=False)
+        except msgspec.ValidationError as error:
+            raise UsageError(f"{names[key]} {value}: {str(error).split(' - ')[0]}") from error
+    plain = {key: value for key, value in given.items() if value not in (None, "")}
+    return msgspec.convert(plain, ReadAs, strict=False)
+
+
+def from_environment() -> ReadAs:
+    """For all processes of an agent or a run. Raises UsageError."""
+    return read_as_of({key: os.environ.get(name) for key, name in VARIABLES.items()}, VARIABLES)
 
 
 def check_known(given: ReadAs, known: Sequence[str], task: str) -> None:

@@ -1,5 +1,7 @@
 """Heartbeats as they come: each kind of file does wherever data are named."""
 
+import json
+
 import numpy as np
 import pytest
 from wfdb_records import write_record
@@ -74,3 +76,57 @@ def test_a_broken_record_ends_the_command_with_one_line(flctl, tmp_path, records
         done = flctl(*args)
         assert done.code == 1
         assert f"{records}: record b: b.dat is cut off" in done.complaint
+
+
+@pytest.fixture
+def reads_as(monkeypatch):
+    """What flags leave for the processes that are started goes away with the test."""
+    for name in ("FLCTL_LEAD", "FLCTL_ANNOTATOR", "FLCTL_R_AT"):
+        monkeypatch.setenv(name, "")
+
+
+@pytest.mark.usefixtures("reads_as")
+def test_what_was_read_is_said_and_another_lead_can_be_named(flctl, tmp_path):
+    """By `data describe` and `predict`, for people and as JSON, with what was left out and why."""
+    folder = tmp_path / "records"
+    write_record(folder, "a", "NNV", leads=["ECG lead I", "ECG lead II"])
+    write_record(folder, "b", "NNV", leads=["RESP", "PLETH"])
+    done = flctl("data", "describe", folder, "--task", "ecg")
+    assert done.code == 0
+    assert "Read: lead: ECG lead II" in done.out
+    assert "Read: annotator: atr" in done.out
+    assert "record b: no signal is named as an ECG: RESP, PLETH" in done.out
+    told = json.loads(flctl("data", "describe", folder, "--task", "ecg", "--json").out)["read"]
+    assert told[0]["facts"]["lead"] == "ECG lead II"
+    assert "PLETH" in told[1]["problem"]
+    model = save_model(tmp_path)
+    for args, lead in (((), "ECG lead II"), (("--lead", "i"), "ECG lead I")):
+        done = flctl("predict", model, folder / "a.hea", *args)
+        assert f"Read: lead: {lead}\n" in done.out
+        told = json.loads(flctl("predict", model, folder / "a.hea", *args, "--json").out)
+        assert told["read"][0]["facts"]["lead"] == lead
+    done = flctl("predict", model, folder / "a.hea", "--lead", "V5")
+    assert "there is no lead V5, but ECG lead I, ECG lead II" in done.complaint
+
+
+@pytest.mark.usefixtures("reads_as")
+def test_training_takes_the_lead_and_the_annotator_that_are_named(flctl, tmp_path):
+    """Simulated agents and agents in processes of their own alike."""
+    folder = tmp_path / "records"
+    for name in ("a", "b"):
+        header = write_record(folder, name, "NNV", leads=["MLII", "ch2"])
+        header.with_suffix(".atr").rename(header.with_suffix(".mine"))
+    named = ("--lead", "ch2", "--annotator", "mine")
+    models = {trained(flctl, tmp_path, folder, "--virtual", 2, *named),
+              trained(flctl, tmp_path, folder, "--local", 2, *named)}  # fmt: skip
+    assert len(models) == 1
+
+
+@pytest.mark.usefixtures("reads_as")
+def test_the_command_that_is_proposed_measures_the_same_data(flctl, tmp_path, records):
+    """Those that were named for the run, not those that ship."""
+    done = flctl("train", *RUN, "--virtual", 2, "--data", records)
+    assert f"--task ecg --data {records}" in done.out
+    beats = records / "a.hea"
+    done = flctl("train", *RUN, "--virtual", 2, "--data", records, "--test-data", beats)
+    assert f"--task ecg --data {beats}" in done.out
