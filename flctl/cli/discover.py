@@ -40,7 +40,7 @@ def discover(
 
     from flctl.cli import output
     from flctl.cli.keys import open_doors
-    from flctl.fleet.discovery import all_ready, compare, enrolled, too_many
+    from flctl.fleet.discovery import all_ready, compare, drift, enrolled, too_many
     from flctl.fleet.inventory import read_inventory
 
     expected = None if inventory is None else read_inventory(inventory)
@@ -66,6 +66,8 @@ def discover(
                 row.name or "?", row.host or "-", shown, row.version or "-", Text(row.advice)
             )
         output.show(made)
+    for line in drift(status) if not json else ():
+        output.print_line(line)
     if not json and (line := too_many(status)):
         output.print_line(line)
     if not json and (line := open_doors(status.get("tokens", ()), options)):

@@ -63,6 +63,22 @@ def compare(expected: Sequence[Expected], status: Mapping[str, Any], again: str 
     return rows
 
 
+def drift(status: Mapping[str, Any]) -> list[str]:
+    """A line for each agent whose version or owner's limits are not those of most of the others."""
+    agents = [agent for agent in status["agents"] if agent["version"]]
+    lines = []
+    for what, of in (("version", "version"), ("limits", "limits")):
+        values = [repr(agent.get(of)) for agent in agents]
+        usual = max(values, key=values.count, default="")
+        if 2 * values.count(usual) <= len(values):
+            continue  # there is nothing that most have
+        odd = [agent["name"] for agent, value in zip(agents, values, strict=True) if value != usual]
+        if odd:
+            few = ", ".join(odd[:5]) + (f" and {len(odd) - 5} more" if len(odd) > 5 else "")
+            lines.append(f"{what} not as on most agents: {few}; see flctl status --wide")
+    return lines
+
+
 def too_many(status: Mapping[str, Any]) -> str:
     """That keys wait where every shard has an owner, in words; "" when it is not so."""
     shards, waiting = status.get("shards"), len(status["waiting"])

@@ -131,3 +131,17 @@ def test_without_an_inventory_those_enrolled_are_expected():
     """Then nobody is extra."""
     there = status(agent("pi-01"), agent("pi-02", "lost", last_seen_s=None))
     assert [row.state for row in compare(enrolled(there), there)] == ["ready", "missing"]
+
+
+def test_what_differs_from_most_agents_is_named():
+    """Versions and owners' limits; where most have nothing in common, nothing is drift."""
+    from flctl.fleet.discovery import drift
+
+    agents = [{"name": f"pi-{n}", "version": "1", "limits": {"min_examples": 16}} for n in range(4)]
+    assert drift({"agents": agents}) == []
+    agents[2]["version"] = "0"
+    agents[3]["limits"] = {"min_examples": 1}
+    version, limits = drift({"agents": agents})
+    assert version.startswith("version not as on most agents: pi-2;")
+    assert limits.startswith("limits not as on most agents: pi-3;")
+    assert drift({"agents": agents[1:3]}) == []
