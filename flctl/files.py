@@ -17,6 +17,9 @@ from flctl.errors import StateError, UsageError
 
 PAGE_BYTES = 256 * 1024
 
+MOST_BYTES = 2**20
+"""Of a file with a key, a token or settings."""
+
 _syncing = ThreadPoolExecutor(max_workers=16, thread_name_prefix="sync")
 
 
@@ -193,8 +196,23 @@ def _is_still(path: Path, fd: int) -> bool:
     return os.path.samestat(there, os.fstat(fd))
 
 
+def read_small(path: Path, most: int = MOST_BYTES) -> bytes:
+    """What is in a file that somebody has named: it may be a device that never ends.
+
+    Raises OSError, also for one that is larger than `most` bytes.
+    """
+    with path.open("rb") as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise OSError(errno.EFBIG, f"it has more than {most >> 20} MB", str(path))
+    return data
+
+
 def page(path: Path, offset: int) -> bytes:
     """Up to PAGE_BYTES of the file from `offset` on; nothing at its end. Raises StateError."""
+    with explained(path, "read"):
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise StateError(f"{path}: is no regular file")
     with explained(path, "read"), path.open("rb") as file:
         file.seek(offset)
         return file.read(PAGE_BYTES)
@@ -226,6 +244,10 @@ def new_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(beside, ignore_errors=True)
 
 
+_LOCK_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+"""What a link that somebody has put there points to is not written to."""
+
+
 class Lock:
     """An exclusive lock that ends with the process, however it ends.
 
@@ -234,7 +256,7 @@ class Lock:
 
     def __init__(self, path: Path, busy: str) -> None:
         with explained(path, "take the lock"):
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._fd = os.open(path, _LOCK_FLAGS, 0o600)
         with contextlib.ExitStack() as undo:
             undo.callback(os.close, self._fd)
             with explained(path, "take the lock"):

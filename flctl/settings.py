@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from flctl.errors import SettingsError, one_line
+from flctl.files import read_small
 
 Count = Annotated[int, Meta(ge=1, le=10**9)]
 Threads = Annotated[int, Meta(ge=1, le=1024)]
@@ -234,7 +235,7 @@ def read_toml(path: Path, beside: Collection[str] = ()) -> dict[str, Any]:
     Raises SettingsError with file and line.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")  # some editors begin with a mark
+        text = read_small(path).decode("utf-8-sig")  # some editors begin with a mark
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise SettingsError(f"{path}: cannot read the run's settings: {reason}") from error

@@ -351,3 +351,18 @@ def test_a_temporary_file_that_was_planted_is_neither_used_nor_emptied(tmp_path,
     if kept is not None:
         assert b"secret" not in kept.read()
         kept.close()
+
+
+def test_a_file_without_an_end_is_not_read_to_its_end():
+    """Whatever a person has named: a key, a token, settings."""
+    with pytest.raises(OSError, match="more than 1 MB"):
+        files.read_small(Path("/dev/zero"))
+
+
+def test_a_lock_does_not_write_through_a_link(tmp_path):
+    victim, link = tmp_path / "victim", tmp_path / "coordinator.lock"
+    victim.write_text("precious")
+    link.symlink_to(victim)
+    with pytest.raises(StateError, match="cannot take the lock"):
+        files.Lock(link, "busy")
+    assert victim.read_text() == "precious"

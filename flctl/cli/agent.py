@@ -22,6 +22,7 @@ from flctl.cli.options import (
 from flctl.cli.shards import Alpha, Partition, Seed
 from flctl.cli.values import named_paths
 from flctl.errors import AccessError, UsageError
+from flctl.files import read_small
 from flctl.wire.messages import Limits
 
 COORDINATOR, IDENTITY, WORK = "Coordinator", "Identity", "Data and work"
@@ -263,6 +264,9 @@ def _checked(config: dict[str, Any]) -> Any:
 
 def _server_key(key: str | None, file: Path | None) -> str:
     if file is not None:
+        from flctl.transport.keypair import refuse_secret
+
+        refuse_secret(file.expanduser())
         key = _read(str(file), "--server-key-file")
     if not key:
         raise UsageError(
@@ -318,7 +322,7 @@ def _is_missing(file: str) -> bool:
 
 def _read(file: str, flag: str) -> str:
     try:
-        return Path(file).expanduser().read_text(encoding="ascii").strip()
+        return read_small(Path(file).expanduser()).decode("ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not plain text"
         raise UsageError(f"{flag} {file}: cannot be read: {reason}") from error

@@ -78,8 +78,8 @@ def _verify(
 ) -> None:
     from flctl.fleet import heads, pages
 
-    seen = heads.kept(folder, name) if given is None else None
-    verdict = pages.verify(page, where, given or (seen.head if seen else None))
+    seen = heads.kept(folder, name)
+    verdict = pages.verify(page, where, *chains.known(given, seen))
     chains.tell(verdict, "audit file", where, given, seen, json)
     if verdict.head:
         heads.keep(folder, name, heads.Seen(verdict.head, f"line {verdict.lines}", time.time()))
@@ -108,6 +108,8 @@ def _show(
         is_there = is_there or (seen is not None and chain.head == seen.head)
         if _read(line, where).at >= oldest:
             found.append(line)
+    if not chain.lines and page(0):
+        raise StateError(f"{where}: damaged: it has no whole line")
     fault = chain.verdict().fault
     if json and not follow:
         output.print_json([_plain(line) for line in found])
@@ -222,7 +224,10 @@ def _oldest(since: str | None) -> str:
     try:
         when = datetime.fromisoformat(since)
     except ValueError:
-        when = datetime.now(UTC) - timedelta(seconds=seconds(since, "--since"))
+        try:
+            when = datetime.now(UTC) - timedelta(seconds=seconds(since, "--since"))
+        except OverflowError:
+            raise UsageError(f"--since {since!r}: too long ago") from None
     if when.tzinfo is None:
         when = when.replace(tzinfo=UTC)
     return when.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -45,6 +45,11 @@ def wrong(chain: Mapping[str, Any]) -> str | None:
     return None if chain["chained"] else "not chained: an older flctl wrote it"
 
 
+def known(given: str | None, seen: "Seen | None") -> list[str]:
+    """The heads to look for: that of the command line, and the one that was kept here."""
+    return list(dict.fromkeys(filter(None, (given, seen.head if seen else None))))
+
+
 def tell(
     verdict: "Verdict",
     what: str,
@@ -55,20 +60,26 @@ def tell(
 ) -> None:
     """Print the verdict; exit code 1 unless all lines are as they were written.
 
-    `given` is the head of the command line, `seen` the one that was kept here.
+    `given` is the head of the command line, `seen` the one that was kept here; an older one that
+    is found does not excuse a newer one that is not.
     """
     from msgspec import to_builtins
 
     from flctl.cli import output
 
-    head = given or (seen.head if seen else None)
+    origins = {given: "given"} if given else {}
+    if seen:
+        origins.setdefault(seen.head, f"kept here ({seen.what})")
+    head = next(iter(origins), None)
     fault = verdict.fault
-    if fault is None and head is not None and verdict.kept_at is None:
-        origin = f"kept here ({seen.what})" if seen else "given"
+    if fault is None and verdict.missing:
+        lost = verdict.missing[0]
         fault = (
-            f"the head that was {origin}, {head}, is not in it: it was written again from the "
-            "beginning, or lines were cut off at its end"
+            f"the head that was {origins[lost]}, {lost}, is not in it: it was written again from "
+            "the beginning, or lines were cut off at its end"
         )
+    if fault is None and not verdict.lines:
+        fault = "it has no whole line, and an action leaves at least one"
     if fault is None and head is None and not verdict.chained:
         fault = "not chained: an older flctl wrote it, and no head is known that could vouch for it"
     if json:
@@ -84,8 +95,7 @@ def tell(
     elif fault is None:
         output.print_line(f"{what}: {output.counted(verdict.lines, 'line')} as written")
         if head is not None:
-            origin = f"kept here ({seen.what})" if seen else "given"
-            output.print_line(f"line {verdict.kept_at} has the head that was {origin}")
+            output.print_line(f"line {verdict.kept_at} has the head that was {origins[head]}")
         output.print_line(f"head {verdict.head}")
         if verdict.unchained:
             output.hint(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol, cast
 import typer
 
 from flctl.cli.finding import far
-from flctl.cli.options import HELP, Commands, Context, Grouped, Json, State, state_folder
+from flctl.cli.options import HELP, Commands, Context, Grouped, Json, State, again, state_folder
 from flctl.cli.shards import Alpha, Partition, Seed, Shards, deal
 from flctl.cli.values import seconds
 from flctl.errors import FlctlError, UsageError
@@ -114,9 +114,9 @@ def list_(state: State = None, context: Context = None, json: Json = False) -> N
     for waiting in found["waiting"]:
         output.print_line(
             f"waiting     {waiting['public_key']}  let it in with: "
-            f"flctl keys add NAME {waiting['public_key']}"
+            f"flctl keys add NAME {waiting['public_key']}{again(state, context)}"
         )
-    if line := open_doors(tokens):
+    if line := open_doors(tokens, again(state, context)):
         output.print_line(line)
 
 
@@ -306,7 +306,7 @@ def rotate_server(
     else:
         output.print_line(f"server key  {found['server_key']}, and for {overlap} as well")
         output.print_line(f"new key     {rotation['new_key']}")
-        output.print_line(key_rotation(rotation))
+        output.print_line(key_rotation(rotation, again(state, context)))
 
 
 def key_rotation(rotation: Mapping[str, Any], options: str = "") -> str:

@@ -233,8 +233,8 @@ def verify(
         else:
             name = str(console.about(run)["run"])
             where, page = f"the journal of run {name}", partial(console.journal, name)
-        seen = heads.kept(folder, name) if kept is None else None
-        verdict = pages.verify(page, where, kept or (seen.head if seen else None))
+        seen = heads.kept(folder, name)
+        verdict = pages.verify(page, where, *chains.known(kept, seen))
     chains.tell(verdict, f"run {name}", where, kept, seen, json)
 
 

@@ -9,13 +9,13 @@ JUMP = 2.0
 
 
 def jumps(examples: Mapping[str, int], history: History) -> dict[str, str]:
-    """Agents whose count of examples has jumped since the last committed round, and how.
+    """Agents whose count of examples has jumped since the last round that they were in, and how.
 
     Nothing proves a count; what one may weigh is bounded all the same (`max_share`).
     """
-    last = history.rounds[-1].participants if history.rounds else {}
+    last = history.weights
     return {
-        agent: f"claims {count} examples, {last[agent].examples} in the round before"
+        agent: f"claims {count} examples, {last[agent]} in its round before"
         for agent, count in sorted(examples.items())
-        if agent in last and count > JUMP * last[agent].examples
+        if agent in last and count > JUMP * last[agent]
     }

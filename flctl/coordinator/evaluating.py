@@ -1,15 +1,18 @@
 """Finds out how good a round's model is: on the coordinator's test data, or on the agents'."""
 
+import logging
 from collections.abc import Callable
 
 from flctl.coordinator.aggregation import Aggregated
 from flctl.coordinator.context import RunContext
-from flctl.coordinator.scoring import by_agents, by_coordinator
+from flctl.coordinator.scoring import by_agents, by_coordinator, outvoted
 from flctl.coordinator.survey import Survey
 from flctl.core.history import Score
 from flctl.core.roster import Member
 from flctl.errors import FlctlError
 from flctl.wire.messages import Evaluated, Metrics, RoundKey
+
+logger = logging.getLogger(__name__)
 
 Done = Callable[[Score | None, BaseException | None], None]
 
@@ -92,6 +95,9 @@ class Evaluating:
     def _finish(self, over: bool) -> None:
         if over and self._survey is not None:
             answers, self._survey = self._survey.answers, None
+            for agent in outvoted(answers):
+                text = "agent=%s its metrics are left out: other agents have other classes"
+                self._context.fleet.gate.warning(logger, agent, text, agent)
             self._conclude(lambda: by_agents(answers))
 
     def _conclude(self, score: Callable[[], Score | None]) -> None:

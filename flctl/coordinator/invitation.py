@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from flctl.errors import FlctlError
-from flctl.files import explained, make_folder, replace
+from flctl.files import explained, make_folder, read_small, replace
 from flctl.transport.keys import Keyring
 from flctl.transport.tokens import BY_INVITATION, MOST_USES, Token
 from flctl.wire.messages import Deal
@@ -112,4 +112,4 @@ class Invitation:
         if not self.path.exists():
             return ""
         with explained(self.path, "read the token", "--invite"):
-            return self.path.read_text(encoding="ascii", errors="replace").strip()
+            return read_small(self.path).decode("ascii", errors="replace").strip()

@@ -67,7 +67,7 @@ def verdict(path: Path, kept: str | None = None) -> Verdict:
 
     A torn last line is no fault. Raises StateError as `read_events` does.
     """
-    return verify((line for line, _ in _events(path)), kept)
+    return verify((line for line, _ in _events(path)), *([kept] if kept else []))
 
 
 def replay(path: Path, lean: bool = False) -> History:

@@ -26,7 +26,7 @@ class Listener(Protocol):
     """The part of the hub that answers with a key."""
 
     def listen_also(self, keys: KeyPair) -> None: ...
-    def listen_only(self, public: str) -> None: ...
+    def listen_only(self, keys: KeyPair) -> None: ...
 
 
 class Rotating:
@@ -68,7 +68,10 @@ class Rotating:
         """End the overlap when its time is over. `now` is of a clock that is not set."""
         if self._close_at is not None and now >= self._close_at:
             self._close_at = None
-            self._listener.listen_only(self._keys.current.public)
+            try:
+                self._listener.listen_only(self._keys.current)
+            except FlctlError as error:
+                logger.error("server key: %s", error)
         found = self._keys.overlap
         if found is None or self._clock() < found.ends or now < self._next_look:
             return
@@ -79,9 +82,9 @@ class Rotating:
             logger.error("the server key is not replaced yet: %s", error)
 
     def begin(self, overlap_s: float) -> None:
+        self._keys.begin(overlap_s)  # a refusal changes nothing
         self._close_at = None
-        self._listener.listen_only(self._keys.current.public)
-        self._keys.begin(overlap_s)
+        self._listener.listen_only(self._keys.current)
         try:
             self._listen()
         except FlctlError:

@@ -1,6 +1,5 @@
 """The score of a round from the metrics of those who evaluated its model."""
 
-import logging
 import math
 import sys
 from collections import Counter
@@ -11,8 +10,6 @@ from flctl.core.history import Score
 from flctl.core.metrics import classes_of, merge, without_counts
 from flctl.errors import RunError
 from flctl.wire.messages import Metrics
-
-logger = logging.getLogger(__name__)
 
 CLASSES = 20
 """With more of them, the journal keeps no counts by class of each agent's own."""
@@ -29,19 +26,23 @@ def by_coordinator(parts: dict[str, Metrics]) -> Score:
 def by_agents(answers: dict[str, Metrics]) -> Score | None:
     """Over the examples of all agents that answered; each agent's own stand beside.
 
-    Answers whose number of classes is not that of most are left out, so that one agent
-    cannot stop a run. None when nobody answered.
+    Those that are `outvoted` are left out, so that one agent cannot stop a run. None when no
+    agent answered.
     """
     if not answers:
         return None
-    sizes = Counter(classes_of(metrics) for metrics in answers.values())
-    classes = min(sizes, key=lambda size: (-sizes[size], size))
-    alike = {a: m for a, m in sorted(answers.items()) if classes_of(m) == classes}
-    if len(alike) < len(answers):
-        others = ", ".join(sorted(answers.keys() - alike.keys()))
-        logger.warning("metrics left out, because of their number of classes: %s", others)
+    others = outvoted(answers)
+    alike = {a: m for a, m in sorted(answers.items()) if a not in others}
+    classes = classes_of(next(iter(alike.values())))
     plain = {a: m if classes <= CLASSES else without_counts(m) for a, m in alike.items()}
     return _score(merge(list(alike.values())), "agents", "held out", plain)
+
+
+def outvoted(answers: dict[str, Metrics]) -> list[str]:
+    """Agents whose number of classes is not that of most."""
+    sizes = Counter(classes_of(metrics) for metrics in answers.values())
+    classes = min(sizes, key=lambda size: (-sizes[size], size), default=0)
+    return sorted(a for a, metrics in answers.items() if classes_of(metrics) != classes)
 
 
 def _score(main: Metrics, source: str, part: str, beside: dict[str, Metrics]) -> Score:

@@ -34,7 +34,9 @@ class Verdict(Struct, frozen=True):
     """The first line that does not follow from the lines before it, counted from 1."""
     breaks: int = 0
     kept_at: int | None = None
-    """The line whose chain is the head that was kept elsewhere."""
+    """The line whose chain is the (first) head that was kept elsewhere."""
+    missing: tuple[str, ...] = ()
+    """Heads that were kept elsewhere and are in no line."""
 
     @property
     def chained(self) -> bool:
@@ -90,7 +92,7 @@ class Chain:
             self.broken_at = self.broken_at or self.lines
         self.head = carried or computed
 
-    def verdict(self, kept_at: int | None = None) -> Verdict:
+    def verdict(self, kept_at: int | None = None, missing: tuple[str, ...] = ()) -> Verdict:
         return Verdict(
             lines=self.lines,
             head=self.head,
@@ -98,17 +100,20 @@ class Chain:
             broken_at=self.broken_at,
             breaks=self.breaks,
             kept_at=kept_at,
+            missing=missing,
         )
 
 
-def verify(lines: Iterable[bytes], kept: str | None = None) -> Verdict:
-    """The verdict about a file's whole lines; `kept` is a head that was kept elsewhere."""
-    chain, kept_at = Chain(), None
+def verify(lines: Iterable[bytes], *kept: str) -> Verdict:
+    """The verdict about a file's whole lines; `kept` are heads that were kept elsewhere."""
+    chain, found = Chain(), dict[str, int]()
     for line in lines:
         chain.follow(line)
-        if chain.head == kept:
-            kept_at = chain.lines
-    return chain.verdict(kept_at)
+        if chain.head in kept:
+            found[chain.head] = chain.lines
+    return chain.verdict(
+        found.get(kept[0]) if kept else None, tuple(head for head in kept if head not in found)
+    )
 
 
 def split(line: bytes) -> tuple[bytes, str | None]:

@@ -248,6 +248,8 @@ class History:
         self.accepted: dict[str, Update] = {}
         self.positions: dict[str, int] = {}
         """Batches each agent has consumed in committed rounds."""
+        self.weights: dict[str, int] = {}
+        """Examples that each agent has claimed in its last committed round."""
         self._consumed: list[bytes] = []
         """For each of `rounds`, as JSON, the batches of each of its participants."""
         self._exhausted: dict[str, int] = {}
@@ -362,6 +364,7 @@ class History:
         self._consumed.append(msgspec.json.encode(batches))
         for agent, part in event.participants.items():
             self.positions[agent] = self.positions.get(agent, 0) + part.batches
+            self.weights[agent] = part.examples
             update = self.accepted.get(agent)
             if update is not None and update.exhausted:
                 self._exhausted.setdefault(agent, event.round)

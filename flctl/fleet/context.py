@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Struct, structs
 
 from flctl.errors import NOT_DECODED, StateError, UsageError
-from flctl.files import explained, make_folder, replace
+from flctl.files import explained, make_folder, read_small, replace
 from flctl.transport.keys import KeyPair
 
 CURRENT = "current"
@@ -97,7 +97,7 @@ def load_context(state: Path, name: str | None = None) -> Context | None:
             f"there is no context '{name}'; make it with: flctl connect HOST:PORT {options}"
         )
     with explained(path, "read the context"):
-        data = path.read_bytes()
+        data = read_small(path)
     try:
         return msgspec.json.decode(data, type=Context)
     except NOT_DECODED as error:

@@ -26,8 +26,8 @@ def lines(page: Page, where: str) -> Iterator[bytes]:
         raise StateError(f"{where}, {error}") from error
 
 
-def verify(page: Page, where: str, kept: str | None) -> chain.Verdict:
-    return chain.verify(lines(page, where), kept)
+def verify(page: Page, where: str, *kept: str) -> chain.Verdict:
+    return chain.verify(lines(page, where), *kept)
 
 
 def _split(page: Page, where: str) -> Iterator[bytes]:

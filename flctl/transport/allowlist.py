@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Struct, structs
 
 from flctl.errors import NOT_DECODED, AccessError, StateError, UsageError, one_line
-from flctl.files import explained, replace
+from flctl.files import explained, read_small, replace
 from flctl.settings import AgentName
 from flctl.transport.tokens import BY_INVITATION, Token, remembered
 from flctl.wire.messages import Deal, Shard
@@ -20,6 +20,8 @@ KeyRole = Literal["agent", "read", "admin"]
 EVALUATE = "evaluate"
 """What a person writes for an agent that evaluates."""
 SCHEMA = 1
+MOST_BYTES = 64 * 2**20
+"""Of the list; a thousand keys take a third of a megabyte."""
 
 
 class Entry(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
@@ -130,11 +132,13 @@ class AllowList(Struct, forbid_unknown_fields=True, kw_only=True):
 def read(path: Path) -> AllowList:
     """Raises StateError when the file is not there, or damaged: never a list by halves."""
     with explained(path, "read the keys"):
-        data = path.read_bytes()
+        data = read_small(path, MOST_BYTES)
     try:
         allowed = msgspec.json.decode(data, type=AllowList)
     except NOT_DECODED as error:
-        raise StateError(f"{path}: the list of keys is damaged: {one_line(error)}") from error
+        raise StateError(
+            f"{path}: the list of keys is damaged: {one_line(error)}; put it back from a backup"
+        ) from error
     if allowed.schema != SCHEMA:
         raise StateError(f"{path}: schema {allowed.schema}, this version reads {SCHEMA}")
     names = {entry.name for entry in allowed.keys}

@@ -100,16 +100,22 @@ class ZeroMqHub:
         random, and dials again until it has met the one that it knows. Raises StateError."""
         if any(fleet.public == keys.public for fleet in self._fleets.values()):
             return
-        (first,) = self._fleets.values()
+        first = next(iter(self._fleets.values()))
         first.listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         self._open_fleet(parse_address(str(self.endpoint)), keys, shared=True)
 
-    def listen_only(self, public: str) -> None:
-        """Answer with this key only; connections that know the other one are ended."""
-        others = [mark for mark, fleet in self._fleets.items() if fleet.public != public]
+    def listen_only(self, keys: KeyPair) -> None:
+        """Answer with this pair only; connections that know the other one are ended."""
+        others = [mark for mark, fleet in self._fleets.items() if fleet.public != keys.public]
         if len(others) == len(self._fleets):
-            raise ValueError("no socket has this key")
-        for mark in others:
+            last = others.pop()  # it holds the port while the new one takes its place beside it
+            self._hang_up(others)
+            self.listen_also(keys)
+            others = [last]
+        self._hang_up(others)
+
+    def _hang_up(self, marks: list[bytes]) -> None:
+        for mark in marks:
             sock, fleet = self._sockets.pop(mark), self._fleets.pop(mark)
             del self._inboxes[mark]
             fleet.listening.close()

@@ -13,7 +13,14 @@ import zmq
 from zmq.utils import z85
 
 from flctl.errors import StateError, UsageError
-from flctl.files import explained, make_folder, replace, sync_folder, temporary_for
+from flctl.files import (
+    explained,
+    make_folder,
+    read_small,
+    replace,
+    sync_folder,
+    temporary_for,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -79,13 +86,24 @@ def _from_either(text: str) -> str | None:
 
 def read_public(path: Path) -> str:
     """The public key in a file. Raises UsageError for the file of a secret one, StateError."""
-    if path.suffix != PUBLIC and (_public_half(path).exists() or _is_private(path)):
-        raise UsageError(
-            f"{path}: this looks like the secret half, which must not leave its machine; "
-            f"name {_public_half(path)}"
-        )
+    if path.suffix != PUBLIC and _is_private(path):
+        raise _secret(path)
+    refuse_secret(path)
     with explained(path, "read the public key"):
-        return public_key(path.read_text(encoding="ascii", errors="replace"), str(path))
+        return public_key(read_small(path).decode("ascii", errors="replace"), str(path))
+
+
+def refuse_secret(path: Path) -> None:
+    """Raises UsageError for a file whose public half lies beside it."""
+    if path.suffix != PUBLIC and _public_half(path).exists():
+        raise _secret(path)
+
+
+def _secret(path: Path) -> UsageError:
+    return UsageError(
+        f"{path}: this looks like the secret half, which must not leave its machine; "
+        f"name {_public_half(path)}"
+    )
 
 
 def _is_private(path: Path) -> bool:
@@ -112,8 +130,7 @@ def load_or_make(path: Path) -> KeyPair:
         make_folder(path.parent)
         _write_once(path, KeyPair.make().secret + "\n")
     with explained(path, "read the secret key"):
-        text = path.read_text(encoding="ascii", errors="replace").strip()
-        _mend_mode(path)
+        text = read_small(path).decode("ascii", errors="replace").strip()
     try:
         pair = KeyPair.from_secret(text)
     except ValueError as error:
@@ -121,9 +138,11 @@ def load_or_make(path: Path) -> KeyPair:
             f"{path}: not a secret key: put it back from a backup; to make a new pair, which "
             f"everybody who knows the old one must be told, move it and {public.name} away"
         ) from error
+    with explained(path, "read the secret key"):
+        _mend_mode(path)
     known = ""
     with explained(public, "write the public key"), contextlib.suppress(FileNotFoundError):
-        known = public.read_text(encoding="ascii", errors="replace").strip()
+        known = read_small(public).decode("ascii", errors="replace").strip()
     if known and not is_public_key(known):
         raise StateError(f"{public}: not a public key: flctl writes one there; move it away")
     if not known or public_key(known, str(public)) != pair.public:

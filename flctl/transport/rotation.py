@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from flctl.errors import NOT_DECODED, StateError, UsageError, one_line
-from flctl.files import explained, replace, sync_folder
+from flctl.files import explained, read_small, replace, sync_folder
 from flctl.transport.keypair import PUBLIC, KeyPair, load_or_make
 
 SHORTEST_S, LONGEST_S = 60.0, 90 * 86_400.0
@@ -129,11 +129,14 @@ class ServerKeys:
         if not self._file.exists():
             return None
         with explained(self._file, "read about the server key"):
-            data = self._file.read_bytes()
+            data = read_small(self._file)
         try:
             found = msgspec.json.decode(data, type=Rotation)
         except NOT_DECODED as error:
-            raise StateError(f"{self._file}: damaged: {one_line(error)}") from error
+            raise StateError(
+                f"{self._file}: damaged: {one_line(error)}; put it back from a backup, or move it "
+                "away: then the key that was to be the next one is not good any more"
+            ) from error
         if found.schema != _SCHEMA:
             raise StateError(f"{self._file}: schema {found.schema}, this version reads {_SCHEMA}")
         return found

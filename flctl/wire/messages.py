@@ -123,12 +123,12 @@ class Device(Part, frozen=True):
 class Telemetry(Part, frozen=True):
     """How an agent's machine is; None where it cannot be measured."""
 
-    cpu_percent: float | None = None
-    load_1m: float | None = None
+    cpu_percent: Annotated[float, Meta(ge=0, le=1e6)] | None = None
+    load_1m: Annotated[float, Meta(ge=0, le=1e6)] | None = None
     memory_used_bytes: Natural | None = None
     memory_total_bytes: Natural | None = None
     disk_free_bytes: Natural | None = None
-    temperature_c: float | None = None
+    temperature_c: Annotated[float, Meta(ge=-300, le=10_000)] | None = None
     throttled: tuple[Short, ...] | None = None
     """Conditions in force, such as "under-voltage"; empty when there are none."""
     written_bytes: Natural = 0

@@ -297,6 +297,47 @@ def test_an_audit_file_that_was_written_again_is_found_by_the_head_kept_here(flc
     assert flctl("audit", "--head", head).code == 2
 
 
+def test_an_older_head_does_not_excuse_lines_that_were_cut_off(flctl, tmp_path: Path):
+    """Nor does the look with it take the place of the head that proves it."""
+    path = tmp_path / "state" / "audit.jsonl"
+    for name in ("pi-01", "pi-02"):
+        assert flctl("keys", "add", name, KeyPair.make().public).code == 0
+    whole = path.read_bytes().splitlines(keepends=True)
+    older = json.loads(whole[0])["chain"]
+    assert flctl("audit", "--verify").code == 0
+    path.write_bytes(b"".join(whole[:2]))
+    for _ in range(2):
+        done = flctl("audit", "--verify", "--head", older)
+        assert done.code == 1 and "kept here (line 4)" in " ".join(done.err.split())
+
+
+@pytest.mark.parametrize(
+    ("content", "looked", "verified"),
+    [(b"", 0, 1), (b"garbage", 1, 1), (b"garbage\n", 1, 1)],
+)
+def test_an_audit_file_without_a_line_is_damaged(flctl, tmp_path, content, looked, verified):
+    """An action leaves at least one."""
+    path = tmp_path / "state" / "audit.jsonl"
+    path.parent.mkdir()
+    path.write_bytes(content)
+    assert flctl("audit").code == looked
+    done = flctl("audit", "--verify")
+    assert done.code == verified and "no whole line" in " ".join(done.err.split())
+
+
+def test_an_audit_file_that_is_a_pipe_is_not_waited_for(flctl, tmp_path: Path):
+    (tmp_path / "state").mkdir()
+    os.mkfifo(tmp_path / "state" / "audit.jsonl")
+    done = flctl("audit")
+    assert done.code == 1 and "is no regular file" in " ".join(done.err.split())
+
+
+def test_a_time_before_all_times_is_wrong_usage(flctl):
+    assert flctl("keys", "add", "pi-01", KeyPair.make().public).code == 0
+    done = flctl("audit", "--since", "9999999999d")
+    assert done.code == 2 and "too long ago" in done.err
+
+
 def test_a_changed_line_is_named(flctl, tmp_path: Path):
     """With its number."""
     flctl("keys", "add", "pi-01", KeyPair.make().public)

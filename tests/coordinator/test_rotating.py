@@ -19,8 +19,8 @@ class Port:
     def listen_also(self, keys: KeyPair) -> None:
         self.public.append(keys.public)
 
-    def listen_only(self, public: str) -> None:
-        self.public = [public]
+    def listen_only(self, keys: KeyPair) -> None:
+        self.public = [keys.public]
 
 
 class Bed:
@@ -100,6 +100,18 @@ def test_the_overlap_ends_by_itself(bed: Bed, caplog):
     assert "agent=pi-02 is not known to have the new server key" in caplog.text
     bed.rotating.on_time(bed.fleet.clock() + LEAVE_S)
     assert bed.port.public == [new]
+
+
+def test_a_second_rotation_is_refused_and_changes_nothing(bed: Bed):
+    """Both keys stay good, and the first one ends as it would have."""
+    bed.rotating.begin(DAY)
+    new = bed.new
+    with pytest.raises(UsageError, match="is being replaced already"):
+        bed.rotating.begin(DAY)
+    assert bed.port.public == [bed.old, new]
+    bed.fleet.until(lambda: bed.rotating.missing() == [])
+    bed.rotating.finish(bed.fleet.clock())
+    bed.fleet.until(lambda: bed.port.public == [new])
 
 
 def test_an_abort_takes_the_new_key_back(bed: Bed):

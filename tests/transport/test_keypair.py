@@ -136,3 +136,23 @@ def test_a_public_half_of_an_older_version_stays_as_it_is(tmp_path):
     (tmp_path / "id.pub").write_text(f"{pair.public}\n")
     assert load_or_make(tmp_path / "id.key") == pair
     assert (tmp_path / "id.pub").read_text() == f"{pair.public}\n"
+
+
+def test_a_file_that_a_link_points_to_keeps_its_mode_unless_it_is_a_key(tmp_path):
+    """It is somebody else's."""
+    victim, link = tmp_path / "victim", tmp_path / "server.key"
+    victim.write_text("precious")
+    victim.chmod(0o644)
+    link.symlink_to(victim)
+    with pytest.raises(StateError, match="not a secret key"):
+        load_or_make(link)
+    assert victim.stat().st_mode & 0o777 == 0o644
+
+
+def test_the_secret_half_is_refused_where_the_public_one_is_asked_for(tmp_path, flctl):
+    """An agent would dial with it for ever."""
+    load_or_make(tmp_path / "server.key")
+    done = flctl(
+        "agent", "--coordinator", "127.0.0.1:1", "--server-key-file", tmp_path / "server.key"
+    )
+    assert done.code == 2 and f"name {tmp_path / 'server.pub'}" in " ".join(done.err.split())

@@ -54,7 +54,7 @@ def test_afterwards_only_the_new_one_lets_anybody_in(sockets, monkeypatch):
     hub.listen_also(new)
     kept = dial(sockets, new.public)
     talks(sockets, kept)
-    hub.listen_only(new.public)
+    hub.listen_only(new)
     assert hub.lost_connections()
     with monkeypatch.context() as hasty:  # while both keys listen, a dial may meet the other one
         hasty.setattr(links, "HUNG_UP_S", 0.3)
@@ -64,6 +64,14 @@ def test_afterwards_only_the_new_one_lets_anybody_in(sockets, monkeypatch):
     assert LinkEvent.DISCONNECTED not in events(sockets, kept)
     hub.listen_also(sockets.server)
     talks(sockets, dial(sockets, sockets.server.public))
+
+
+def test_the_one_key_that_is_good_is_listened_to_in_any_case(sockets):
+    """Also where only others were: the coordinator does not end over it."""
+    hub, new = sockets.open_hub(), KeyPair.make()
+    hub.listen_also(KeyPair.make())
+    hub.listen_only(new)
+    talks(sockets, dial(sockets, new.public))
 
 
 def test_a_link_that_is_given_other_keys_leaves_a_connection_by_another(sockets):
