@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from flctl.cli.bars import COLOURS
 from flctl.cli.curve import CENTRAL, FAINT, STYLE
 from flctl.cli.pictures import save_picture
-from flctl.errors import UsageError
+from flctl.errors import UsageError, printable
 
 if TYPE_CHECKING:
     from flctl.cli.said import Said
@@ -47,7 +47,9 @@ def draw(path: Path, said: "Said", name: str) -> None:
         if x.ndim == 2:
             _label(axes, said, len(chosen))
         left = 0.12 / width
-        figure.text(left, 1 - 0.32 / height, name, fontsize=13, fontweight="bold")
+        # A name is text, not mathematics, and may hold bytes that are no character.
+        title: dict[str, Any] = {"fontsize": 13, "fontweight": "bold", "parse_math": False}
+        figure.text(left, 1 - 0.32 / height, printable(name), **title)
         figure.text(left, 1 - 0.58 / height, _below(said, len(chosen)), fontsize=9, color=CENTRAL)
         figure.subplots_adjust(
             left=0.62 / width,

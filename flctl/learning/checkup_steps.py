@@ -21,7 +21,7 @@ from flctl.learning.fingerprint import (
     local_training,
 )
 from flctl.learning.guard import forward
-from flctl.learning.loader import BatchPlan, load
+from flctl.learning.loader import BatchPlan, in_order, load
 from flctl.learning.optimizer import check_optimizer
 from flctl.learning.state import is_finite, same_bytes
 from flctl.learning.task import initial_model
@@ -105,7 +105,7 @@ def check_metrics(subject: Subject) -> Said:
     if not np.isfinite(found.loss):
         raise subject.problem("loss", f"is {found.loss} on '{name}'")
     with torch.no_grad():
-        x, _ = part.batch(range(min(len(part), 100)))
+        x, _ = next(in_order(task, part, 100))  # by the task's own collate
         shares = task.probabilities(forward(task, subject.model, task.inputs(x, training=False)))
     within = max(1e-3, torch.finfo(shares.dtype).eps)  # half precision has three digits, or two
     sums = shares.double().sum(dim=1)

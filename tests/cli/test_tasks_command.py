@@ -297,3 +297,16 @@ def test_an_option_without_its_argument_names_the_help_to_read(flctl, words):
     command = " ".join(word for word in words[:-1] if word != "x")
     done = flctl(*words)
     assert (done.code, f"(see: flctl {command} --help)" in done.complaint) == (2, True), done.err
+
+
+def test_a_task_whose_collate_makes_the_inputs_is_fit(own, flctl):
+    """What is stored is not what the model takes: only collate knows."""
+    ref = own(
+        "def collate(self, items):\n"
+        "        x, y = super().collate(items)\n"
+        "        return x[:, :2].repeat(1, 3), y\n"
+        "    def model(self):\n"
+        "        return nn.Linear(6, 2)"
+    )
+    done = flctl("tasks", "check", ref)
+    assert done.code == 0, done.out

@@ -1,5 +1,6 @@
 """Where commands look, when a coordinator was connected and this machine has runs and keys too."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -117,3 +118,30 @@ def test_a_coordinator_on_this_machine_goes_first(connected, tmp_path):
     assert where_to_look(state, "local") is where_to_look(tmp_path / "other") is Place.FOLDER
     with pytest.raises(CoordinatorAway, match="no coordinator runs on"):
         open_console(state, "local")
+
+
+def test_contexts_are_listed_chosen_and_removed(flctl, connected, tmp_path):
+    """One that was chosen is asked by every command without --context."""
+    state = tmp_path / "state"
+    listed = json.loads(flctl("context", "list", "--json").out)
+    assert [(row["name"], row["current"]) for row in listed] == [("default", True), ("ward", False)]
+    assert listed[0]["coordinator"] == Far.where and listed[0]["server_key"].startswith("flk_")
+    assert flctl("context", "use", "ward").code == 0
+    (state / "contexts" / "default.json").unlink()
+    assert where_to_look(state, None) == load_context(state, "ward")
+    assert flctl("context", "rm", "ward").code == 0
+    assert where_to_look(state, None) is Place.FOLDER
+    assert "no context is saved" in flctl("context", "list").out
+
+
+def test_a_damaged_context_is_listed_and_can_be_removed(flctl, connected, tmp_path):
+    (tmp_path / "state" / "contexts" / "ward.json").write_text("{")
+    assert "damaged" in flctl("context", "list").out
+    assert flctl("context", "rm", "ward").code == 0
+
+
+@pytest.mark.parametrize("command", ["use", "rm"])
+@pytest.mark.parametrize("name", ["nowhere", "../default", "local"])
+def test_a_context_that_is_not_there(flctl, connected, command, name):
+    done = flctl("context", command, name)
+    assert done.code == 2 and name in done.complaint
