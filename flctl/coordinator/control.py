@@ -284,6 +284,7 @@ class Control:
 
     def _revoke(self, _: Asked, order: q.RevokeKey) -> Any:
         closed = self._coordinator.keyring.revoke(order.name)
+        self._coordinator.drop_revoked()  # it hears why, before its connection is closed
         return {"name": order.name, "closed": [token.id for token in closed]}
 
     def _new_token(self, asked: Asked, order: q.NewToken) -> Any:

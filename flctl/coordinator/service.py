@@ -413,9 +413,10 @@ class Coordinator:
             self.keyring.refresh(now)
         except StateError as error:
             logger.error("%s; the keys that were read before stay in force", error)
-        self._drop_revoked()
+        self.drop_revoked()
 
-    def _drop_revoked(self) -> None:
+    def drop_revoked(self) -> None:
+        """Agents that are not in the list of keys any more."""
         enrolled = set(self.enrolled())
         for member in list(self.roster.members.values()):
             if member.name not in enrolled:

@@ -167,6 +167,7 @@ def test_what_cannot_be_written_does_not_happen(fleet: MemoryFleet):
     assert isinstance(said, Trouble) and "nothing is changed without a line there" in said.message
     assert "eve" not in {entry.name for entry in fleet.keyring.entries()}
     assert isinstance(answer(fleet, "key-revoke", name="pi-03"), Answer)
+    assert "pi-03" not in fleet.coordinator.roster.members  # told before its connection is cut
     assert isinstance(answer(fleet, "stop", run=run), Answer)
     guest = KeyPair.make().public
     link = fleet.network.link(guest)
