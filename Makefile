@@ -16,7 +16,7 @@ BENCH_ARGS ?= --agents 3 --model-mb 1.72
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-containers test-hosts test-install test-arm test-faults check lint-playbooks audit lock fuzz format bench images images-all image-arm64 coordinator-arm64 clean
+.PHONY: help install demo test test-containers test-hosts test-install test-arm test-faults check lint-playbooks collection audit lock fuzz format bench images images-all image-arm64 coordinator-arm64 clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,6 +56,10 @@ lint-playbooks: $(VENV)/.installed-lint
 	cd ansible && for play in *.yml; do \
 		ANSIBLE_HOST_PATTERN_MISMATCH=ignore ../$(BIN)/ansible-playbook --syntax-check -i example/inventory.yml $$play >/dev/null || exit 1; done
 	PATH="$(abspath $(BIN)):$$PATH" ANSIBLE_ACTION_PLUGINS=ansible/action_plugins ANSIBLE_LIBRARY=ansible/library ANSIBLE_MODULE_UTILS=ansible/module_utils $(BIN)/ansible-lint --offline --profile production -q ansible
+
+collection: install ## Build the playbooks as the Ansible collection flctl.fleet, into dist/
+	mkdir -p dist
+	$(BIN)/python scripts/collection.py
 
 audit: install ## Ask the advisory database about every package, installed or in the images (needs the network)
 	$(PIP) install --quiet -e '.[audit]'

@@ -81,8 +81,8 @@ class ActionModule(ActionBase):
             return {"size": file.tell(), "sha256": digest}
 
     def as_root(self, task_vars, **args):
-        """What the module says, run as every other task of the play."""
-        return self._execute_module("flctl_send", args, task_vars=task_vars)
+        """What the module says, by whose name this was called, run as every other task."""
+        return self._execute_module(module_args=args, task_vars=task_vars)
 
     def as_user(self, command, data=None):
         """What a shell command of the connecting user prints."""

@@ -26,6 +26,7 @@ RECAP = re.compile(r"^(\S+)\s+: ok=(\d+)\s+changed=(\d+)\s+unreachable=(\d+)\s+f
 class Toys:
     def __init__(self, folder: Path, agents: int, with_coordinator: bool = False) -> None:
         """`with_coordinator`: the first agent lives on the coordinator's host."""
+        folder.mkdir(exist_ok=True)
         self.folder = folder
         self.names = [f"pi-{number:02}" for number in range(1, agents + 1)]
         self.hosts = self.names if with_coordinator else ["server", *self.names]
@@ -104,15 +105,26 @@ class Toys:
         current = f"sha256:coordinator-{coordinator or version}"
         server["tags"]["flctl-coordinator:current"] = current
 
-    def play(self, name: str, *args: str, code: int = 0, said: str = "") -> "Played":
-        """`said`: on standard input."""
+    def play(
+        self,
+        name: str | Path,
+        *args: str,
+        code: int = 0,
+        said: str = "",
+        collections: Path | None = None,
+    ) -> "Played":
+        """`said`: on standard input. `collections`: where the playbook of that name is, if it is
+        not the toys' own."""
         world = self.folder / "world.json"
         world.write_text(json.dumps(self.world))
         done = subprocess.run(
             [Path(sys.executable).with_name("ansible-playbook"), "-i",
-             self.folder / "inventory.json", self.ansible / f"{name}.yml", *args],
-            input=said, capture_output=True, text=True, timeout=300, check=False, cwd=self.ansible,
-            env={**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_HOME": str(self.folder / "home")},
+             self.folder / "inventory.json",
+             name if collections else self.ansible / f"{name}.yml", *args],
+            input=said, capture_output=True, text=True, timeout=300, check=False,
+            cwd=collections or self.ansible,
+            env={**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_HOME": str(self.folder / "home"),
+                 "ANSIBLE_COLLECTIONS_PATH": str(collections or "")},
         )  # fmt: skip
         self.world = json.loads(world.read_text())
         played = Played(done.stdout + done.stderr)
