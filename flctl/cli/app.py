@@ -8,6 +8,7 @@ from flctl import __version__
 from flctl.cli import contexts, data, emulate, keys, runs, service, tasks
 from flctl.cli.agent import agent
 from flctl.cli.audit import audit
+from flctl.cli.backup import backup, restore
 from flctl.cli.connect import connect
 from flctl.cli.coordinator import coordinator
 from flctl.cli.cordon import cordon, uncordon
@@ -60,7 +61,8 @@ def flctl(
 
 COMMANDS = (
     train, status, discover, cordon, uncordon, agent, coordinator, audit, health, connect, evaluate,
-    predict, demo, provision, deploy, upgrade, rollback, push_data, rotate_keys, update_os, remove,
+    predict, demo, backup, restore, provision, deploy, upgrade, rollback, push_data, rotate_keys,
+    update_os, remove,
 )  # fmt: skip
 for command in COMMANDS:
     app.command(cls=Grouped)(command)
