@@ -10,11 +10,12 @@ import msgspec
 from flctl import files
 from flctl.errors import NOT_DECODED
 from flctl.settings import AgentName
-from flctl.wire.messages import Digest, PublicKey, RunId
+from flctl.wire.messages import Digest, Life, PublicKey, RunId
 
 _NAME_FILE = "name"
 _TASKS_FILE = "tasks.json"
 _SERVER_KEYS_FILE = "server-keys.json"
+_LIFE_FILE = "coordinator.json"
 _PACE_FILE = "pace.json"
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 RUNS_KEPT = 2
@@ -25,6 +26,12 @@ class _ServerKeys(msgspec.Struct, frozen=True):
     given: str
     """The one that the owner gave when these were told."""
     keys: tuple[PublicKey, ...]
+
+
+class _Met(msgspec.Struct, frozen=True):
+    given: str
+    """As above."""
+    life: Life
 
 
 class _Pace(msgspec.Struct, frozen=True):
@@ -100,6 +107,20 @@ class AgentState:
         elif self.server_keys(given) != tuple(keys):
             stored = _ServerKeys(given=given, keys=tuple(keys))
             files.replace(path, msgspec.json.encode(stored) + b"\n")
+
+    def life(self, given: str) -> str:
+        """Of the coordinator that was told last, "" for none; see `server_keys` for `given`."""
+        with suppress(OSError, *NOT_DECODED):
+            data = files.read_small(self.folder / _LIFE_FILE)
+            found = msgspec.json.decode(data, type=_Met)
+            return found.life if found.given == given else ""
+        return ""
+
+    def save_life(self, given: str, life: str) -> None:
+        """Raises StateError."""
+        if self.life(given) != life:  # SD cards wear out
+            met = _Met(given=given, life=life)
+            files.replace(self.folder / _LIFE_FILE, msgspec.json.encode(met) + b"\n")
 
     def save_tasks(self, tasks: Mapping[str, Digest]) -> None:
         """Note what the owner has enabled, for `flctl tasks list`. Raises StateError."""

@@ -256,6 +256,11 @@ class Supervisor:
         again = self.session.welcomed
         self.session.on_welcome(message)
         self.work.agent = message.name
+        try:
+            if message.life:
+                self._state.save_life(self._config.server_key, message.life)
+        except StateError as error:  # only another coordinator is not noticed, then
+            logger.warning("%s", error)
         self._pulse.start(now, message.heartbeat_s)
         self._updates.offer_again(now)
         if not again:
@@ -299,6 +304,7 @@ class Supervisor:
             error=found.error if found is not None else None,
             server_keys=self._state.server_keys(self._config.server_key),
             limits=self._config.limits,
+            life=self._state.life(self._config.server_key),
         )
 
     def _heartbeat(self, sequence: int, rtt_ms: float | None) -> Heartbeat:

@@ -14,6 +14,7 @@ from flctl.coordinator.background import ThreadBackground
 from flctl.coordinator.control import Control
 from flctl.coordinator.evaluator import WorkerEvaluator
 from flctl.coordinator.invitation import Invitation
+from flctl.coordinator.lives import Lives
 from flctl.coordinator.rotating import Rotating
 from flctl.coordinator.service import HEARTBEAT_S, Coordinator
 from flctl.files import Lock, make_folder
@@ -115,6 +116,7 @@ def run_coordinator(
             state, keyring, bind, state, heartbeat_s, test_data
         )
         coordinator.runs.min_participants = min_participants
+        coordinator.lives = Lives(state, coordinator.roster, coordinator.gate)
         if invite is not None:
             who, args = local_actor(), {"folder": str(invite)}
             with coordinator.audit.action(who, "coordinator --invite", args) as came:

@@ -18,6 +18,7 @@ from flctl.coordinator.door import Door
 from flctl.coordinator.evaluator import Evaluator
 from flctl.coordinator.invitation import Invitation
 from flctl.coordinator.keeper import RunKeeper
+from flctl.coordinator.lives import Lives
 from flctl.coordinator.outgoing import Outgoing
 from flctl.coordinator.peers import Peers
 from flctl.coordinator.probing import Probing
@@ -125,6 +126,8 @@ class Coordinator:
         """Where operators' questions go."""
         self.rotating: Rotating | None = None
         """Of the server's key; None where it has but this one."""
+        self.lives: Lives | None = None
+        """None where its agents live and die with it."""
         self.invitation: Invitation | None = None
         """Kept open while it runs, if there is one."""
 
@@ -264,12 +267,7 @@ class Coordinator:
     ) -> None:
         peer, now = incoming.peer, self._clock()
         if isinstance(message, Hello):
-            if message.role == "evaluate" and not self.keyring.evaluates(incoming.key):
-                self._refuse_evaluator(incoming, name)
-                return
-            self._apply(self.roster.on_hello(name, peer, message, protocol, now))
-            if self.rotating is not None:
-                self.rotating.on_hello(peer, message)
+            self._on_hello(incoming, name, protocol, message)
             return
         if isinstance(message, Join):
             self._door.on_join(incoming, message, None)  # it has its name
@@ -295,6 +293,17 @@ class Coordinator:
                 self._on_stray_offer(name, peer, message)
             case _ if self.training is not None:
                 self._about_training(self.training, member, message, payload)
+
+    def _on_hello(self, incoming: Incoming, name: str, protocol: int, hello: Hello) -> None:
+        if hello.role == "evaluate" and not self.keyring.evaluates(incoming.key):
+            self._refuse_evaluator(incoming, name)
+            return
+        peer = incoming.peer
+        self._apply(self.roster.on_hello(name, peer, hello, protocol, self._clock()))
+        if self.lives is not None:
+            self.lives.on_hello(name, hello)
+        if self.rotating is not None:
+            self.rotating.on_hello(peer, hello)
 
     def _refuse_evaluator(self, incoming: Incoming, name: str) -> None:
         """Who measures the models decides which one counts as the best: a person says who."""
@@ -381,8 +390,10 @@ class Coordinator:
 
     def _welcome(self, name: str, peer: bytes, new: bool) -> None:
         member = self.roster.member(name)
+        knows = member.hello is not None and member.hello.life is not None
+        life = self.lives.own if self.lives is not None and knows else ""
         self.peers.send(
-            peer, Welcome(name=name, version=__version__, heartbeat_s=self._heartbeat_s)
+            peer, Welcome(name=name, version=__version__, heartbeat_s=self._heartbeat_s, life=life)
         )
         if new:
             version = member.hello.version if member.hello else ""

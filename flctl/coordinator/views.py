@@ -82,7 +82,7 @@ def agent_status(member: Member, now: float, cordoned: bool = False) -> dict[str
         "last_round": member.last_round,
         "progress": list(member.progress) if member.progress else None,
         "last_error": member.error,
-        "note": member.note,
+        "note": member.note or (member.elsewhere[1] if member.elsewhere else None),
     }
     for name in (
         "temperature_c",

@@ -115,6 +115,8 @@ class Member:
         time that an update of more is fetched."""
         self.jump: str | None = None
         """That they have jumped in this session, in words."""
+        self.elsewhere: tuple[str, str] | None = None
+        """The session that said that it was with another coordinator, and that in words."""
         self.last_round: int | None = None
         self.progress: tuple[int, int] | None = None
         self.challenger: Challenger | None = None

@@ -23,6 +23,7 @@ from msgspec import Struct
 
 from flctl import __version__
 from flctl.coordinator.audit import FILE as AUDIT
+from flctl.coordinator.lives import FILE as LIVES
 from flctl.coordinator.runs import RunFolder, all_runs
 from flctl.errors import StateError, UsageError
 from flctl.files import explained
@@ -31,7 +32,7 @@ from flctl.transport.keypair import PUBLIC, read_public
 FORMAT = 1
 ABOUT = "backup.json"
 PARTS = ("keys", "runs", "contexts", "heads")
-SINGLE = ("cordoned.json", AUDIT)
+SINGLE = ("cordoned.json", LIVES, AUDIT)
 """Folders, and single files, of the state folder that are kept."""
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:@+=-]*")
 """Of a file or folder: no dot at its beginning, nothing that a terminal or a shell acts on."""
@@ -99,7 +100,7 @@ class Stream:
         for part in PARTS:
             if part not in ("keys", "runs"):
                 yield from self._files(list(self._below(self._state / part)))
-        yield from self._files([p for p in (self._state / SINGLE[0],) if p.exists()])
+        yield from self._files([self._state / name for name in SINGLE if name != AUDIT])
         if (self._state / AUDIT).exists():
             yield from self._lines_of(self._state / AUDIT)
         yield bytes(2 * BLOCK)

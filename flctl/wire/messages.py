@@ -14,6 +14,7 @@ Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 """sha256 of a blob, in lower-case hexadecimal."""
 RunId = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}\Z")]
 Short = Annotated[str, Meta(max_length=200)]
+Life = Annotated[str, Meta(max_length=200)]
 Text = Annotated[str, Meta(max_length=2000)]
 PublicKey = Annotated[str, Meta(min_length=40, max_length=40)]
 """In Z85."""
@@ -179,6 +180,8 @@ class Hello(Message, frozen=True):
     """What its owner allows; an older agent has no limits."""
     server_keys: Annotated[tuple[PublicKey, ...], Meta(max_length=2)] = ()
     """Those of the coordinator that it was told and has stored."""
+    life: Life | None = None
+    """Of the coordinator that it was told last, "" for none; None: an agent that does not know."""
 
 
 class Heartbeat(Message, frozen=True):
@@ -269,10 +272,12 @@ class Join(Message, frozen=True, omit_defaults=True):
 # From the coordinator to an agent ----------------------------------------------------
 
 
-class Welcome(Message, frozen=True):
+class Welcome(Message, frozen=True, omit_defaults=True):
     name: AgentName
     version: Short
     heartbeat_s: Annotated[float, Meta(ge=0.1, le=3600)]
+    life: Life = ""
+    """Of this coordinator, to an agent that knows what that is (flctl/coordinator/lives.py)."""
 
 
 class Refused(Message, frozen=True):

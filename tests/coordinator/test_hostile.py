@@ -128,7 +128,7 @@ def test_a_count_of_examples_that_jumps_is_named_and_weighs_half(fleet: MemoryFl
     caplog.set_level("INFO")
     fleet.start_run(rounds=2)
     assert fleet.finish().state == "finished"
-    words = "claims 10 examples, 1 in the round before"
+    words = "claims 10 examples, 1 in its round before"
     assert words in fleet.status("pi-02")["note"]
     assert caplog.text.count(words) == 1
     assert "agent=pi-02 has 10 of 12 examples, and weighs 0.500" in caplog.text

@@ -17,6 +17,7 @@ LOG = logging.getLogger("flctl.test")
 NOT_BY_PEERS = {
     "aggregation": "once a round for each agent",
     "evaluator._call": "a worker that died, TRIES times for each evaluation of a round",
+    "evaluator.evaluate": "once a run",
     "invitation": "once each time that an operator opens the door",
     "journal.__init__": "once for each start of a run",
     "keeper": "runs that start, go on and end",
@@ -36,6 +37,7 @@ NOT_BY_PEERS = {
     "keypair": "a file of this machine",
     "keys._reread": "once for each trouble with the file",
     "link": "the agent's side",
+    "lives.__init__": "once for each start, about a file of this machine",
 }
 """Lines that no peer can repeat at will: module or module.function, and why."""
 
