@@ -33,7 +33,7 @@ test-containers: install ## Run the tests of the images and of compose.yaml (nee
 	$(BIN)/pytest tests/containers $(CONTAINER_ARGS)
 
 test-hosts: install $(VENV)/.installed-lint ## Run the playbooks against containers that play fresh Pis (needs Docker)
-	$(BIN)/pytest tests/hosts/test_archive.py tests/hosts/test_preflight.py tests/hosts/test_send.py tests/hosts/test_container.py tests/hosts/test_hosts.py $(HOSTS_ARGS)
+	$(BIN)/pytest tests/hosts/test_archive.py tests/hosts/test_preflight.py tests/hosts/test_send.py tests/hosts/test_container.py tests/hosts/test_rollout.py tests/hosts/test_hosts.py $(HOSTS_ARGS)
 
 test-install: install ## Try every install line of README in an empty environment (needs the network)
 	$(BIN)/pytest tests/install $(INSTALL_ARGS)

@@ -28,9 +28,9 @@ def test_the_coordinators_first_part_counts():
     assert score.beside == {"unseen patients": POOR}
 
 
-def test_without_test_data_the_error_says_how_to_name_some():
+def test_without_test_data_the_error_says_how_to_go_on():
     """When the coordinator was told to evaluate."""
-    with pytest.raises(RunError, match="--test-data"):
+    with pytest.raises(RunError, match="no test data; go on with --evaluate agents"):
         by_coordinator({})
 
 
