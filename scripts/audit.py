@@ -71,7 +71,17 @@ def licence_of(package: Distribution) -> str:
         told.get("License-Expression")
         or " ".join(c.rpartition(":: ")[2] for c in named)
         or (told.get("License") or "")[:TEXT_CHARACTERS]
+        or _licence_file(package)
     )
+
+
+def _licence_file(package: Distribution) -> str:
+    """The beginning of what `License-File` names: some say nothing else."""
+    for name in package.metadata.get_all("License-File") or ():
+        text = package.read_text(f"licenses/{name}") or package.read_text(name)
+        if text:
+            return " ".join(text[:TEXT_CHARACTERS].split())
+    return ""
 
 
 def known_bad(name: str, version: str) -> Iterator[str]:
