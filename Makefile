@@ -16,7 +16,7 @@ BENCH_ARGS ?= --agents 3 --model-mb 1.72
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-containers test-hosts test-install test-arm test-faults check lint-playbooks collection audit lock fuzz format bench images images-all image-arm64 coordinator-arm64 clean
+.PHONY: help install demo test test-containers test-hosts test-rollout test-install test-arm test-faults check lint-playbooks collection audit lock fuzz format bench images images-all image-arm64 coordinator-arm64 clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,7 +33,10 @@ test-containers: install ## Run the tests of the images and of compose.yaml (nee
 	$(BIN)/pytest tests/containers $(CONTAINER_ARGS)
 
 test-hosts: install $(VENV)/.installed-lint ## Run the playbooks against containers that play fresh Pis (needs Docker)
-	$(BIN)/pytest tests/hosts/test_archive.py tests/hosts/test_preflight.py tests/hosts/test_send.py tests/hosts/test_container.py tests/hosts/test_rollout.py tests/hosts/test_hosts.py $(HOSTS_ARGS)
+	$(BIN)/pytest tests/hosts/test_archive.py tests/hosts/test_preflight.py tests/hosts/test_send.py tests/hosts/test_container.py tests/hosts/test_hosts.py $(HOSTS_ARGS)
+
+test-rollout: install $(VENV)/.installed-lint ## Run the playbooks that change a fleet on toy hosts, with no Docker
+	$(BIN)/pytest tests/hosts/test_rollout.py $(ROLLOUT_ARGS)
 
 test-install: install ## Try every install line of README in an empty environment (needs the network)
 	$(BIN)/pytest tests/install $(INSTALL_ARGS)
