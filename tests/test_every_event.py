@@ -446,6 +446,7 @@ READ_BY: dict[str, tuple[Reader, ...]] = {
     "fleet/clients.py": WRITES,
     "fleet/driving.py": (train_in_lines, train_json),
     "fleet/heads.py": (runs_verify,),
+    "fleet/restore.py": (runs_verify,),  # the chain alone
     "fleet/replay.py": (runs_replay,),
     "fleet/virtual.py": (lean_history,),
     "records/recorded.py": (history, runs_export_csv),
