@@ -71,6 +71,7 @@ class Before:
             for c in _containers(client, fleet)
         }
         self._others = {thing.id for thing in _volumes_and_networks(client, fleet)}
+        self._volumes = {volume.id for volume in client.volumes.list()}
 
     def remove_newcomers(self) -> None:
         """Agents' containers that have come since: they could still join."""
@@ -80,6 +81,8 @@ class Before:
 
     def restore(self) -> None:
         """Remove what has come since, and put back what was replaced."""
+        _again_while_in_use(self._restore)
+        time.sleep(PAUSE_S)  # what the engine makes of a request that was broken off comes later
         _again_while_in_use(self._restore)
 
     def _restore(self) -> None:
@@ -94,6 +97,10 @@ class Before:
         for thing in _volumes_and_networks(self._client, self._fleet):
             if thing.id not in self._others:
                 thing.remove()
+        # For a container that was to come the engine makes its volume again, without a label.
+        for volume in self._client.volumes.list(filters={"name": f"^{self._fleet}-"}):
+            if volume.id not in self._volumes and not (volume.attrs.get("Labels") or {}):
+                volume.remove()
 
 
 def _again_while_in_use(remove: Callable[[], object]) -> None:
