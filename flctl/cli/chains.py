@@ -79,7 +79,7 @@ def tell(
             "the beginning, or lines were cut off at its end"
         )
     if fault is None and not verdict.lines:
-        fault = "it has no whole line, and an action leaves at least one"
+        fault = "it has no whole line: what stood in it is gone"
     if fault is None and head is None and not verdict.chained:
         fault = "not chained: an older flctl wrote it, and no head is known that could vouch for it"
     if json:

@@ -71,7 +71,7 @@ class Before:
             for c in _containers(client, fleet)
         }
         self._others = {thing.id for thing in _volumes_and_networks(client, fleet)}
-        self._volumes = {volume.id for volume in client.volumes.list()}
+        self._removed: set[str] = set()
 
     def remove_newcomers(self) -> None:
         """Agents' containers that have come since: they could still join."""
@@ -97,9 +97,10 @@ class Before:
         for thing in _volumes_and_networks(self._client, self._fleet):
             if thing.id not in self._others:
                 thing.remove()
+                self._removed.add(thing.id)
         # For a container that was to come the engine makes its volume again, without a label.
-        for volume in self._client.volumes.list(filters={"name": f"^{self._fleet}-"}):
-            if volume.id not in self._volumes and not (volume.attrs.get("Labels") or {}):
+        for volume in self._client.volumes.list():
+            if volume.id in self._removed:
                 volume.remove()
 
 
