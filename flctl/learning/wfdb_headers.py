@@ -1,5 +1,6 @@
 """What the headers of a WFDB record say, checked before it is believed, and which lead to take."""
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ OTHER_FORMATS = ("310", "311", "508", "516", "524")
 """Packed in other ways."""
 SLOWEST_HZ, FASTEST_HZ = 50, 20_000
 HEADER_BYTES = 4 * 1024**2
+_CONTROL = re.compile(rb"(?m)^(?!#)[^\n]*[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+"""In a line that is no comment: it could reach a terminal with the name of a signal."""
 GAP = "~"
 """In the place of a segment in which nothing was recorded."""
 OFTEN = 0.5
@@ -72,8 +75,12 @@ def _header(header: Path) -> Any:
         raise DataError(f"{name}: there is no {header.name}")
     if header.stat().st_size > HEADER_BYTES:
         raise DataError(f"{name}: {header.name} is larger than any header")
-    with told(header, f"{header.name} is no header of a WFDB record, or a damaged one"):
+    damaged = f"{header.name} is no header of a WFDB record, or a damaged one"
+    with told(header, damaged):
         said = wfdb.rdheader(str(header.with_suffix("")))
+        control = _CONTROL.search(header.read_bytes())
+    if control:
+        raise DataError(f"{name}: {damaged}: it holds control characters")
     if said.record_name != header.stem:
         raise DataError(f"{name}: {header.name} is the header of record {said.record_name}")
     return said

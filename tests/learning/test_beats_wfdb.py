@@ -256,6 +256,7 @@ BROKEN = {
     "header missing": (lambda h: h.unlink(), r"there is no r1\.hea"),
     "header empty": (write(".hea", b""), r"r1\.hea is no header of a WFDB record"),
     "header binary": (write(".hea", bytes(range(256))), r"r1\.hea is no header"),
+    "header with controls": (replace("MLII", "ML\x1b[31mII"), "it holds control characters"),
     "header of another": (replace("r1 2", "r9 2"), r"r1\.hea is the header of record r9"),
     "no signals": (write(".hea", b"r1 0 360 100\n"), "does not say which signals there are"),
     "segments": (
