@@ -17,7 +17,7 @@ from flctl.errors import TaskError, UsageError
 from flctl.learning.registry import known_tasks, task_digest
 from flctl.transport.blobs import BlobStore
 from flctl.transport.health import HealthPort
-from flctl.transport.keypair import load_or_make
+from flctl.transport.keypair import load_or_make, shown
 from flctl.transport.zeromq import ZeroMqLink
 from flctl.wire.messages import Digest
 from flctl.worker.process import WorkerProcess
@@ -57,7 +57,7 @@ def run_agent(config: AgentConfig, exit_with_parent: bool = False) -> None:
             "agent=%s coordinator=%s key=%s tasks=%s",
             supervisor.session.name or "(unnamed)",
             config.coordinator,
-            keys.public,
+            shown(keys.public),
             ",".join(f"{name}:{digest[:12]}" for name, digest in tasks.items()) or "none",
         )
         supervisor.run(stop)

@@ -11,6 +11,7 @@ from flctl.errors import FlctlError, StateError
 from flctl.transport.allowance import Allowance
 from flctl.transport.channel import Incoming
 from flctl.transport.gate import STRANGER, Gate
+from flctl.transport.keypair import shown
 from flctl.transport.keys import Entry, Keyring
 from flctl.wire.messages import Ask, Fetch, Hello, Join, Joined, Message, Refused
 
@@ -51,7 +52,7 @@ class Door:
         self._keyring.note_unknown(incoming.key)
         text = (
             "this key is not enrolled: on the coordinator run  "
-            f"flctl keys add NAME '{incoming.key}'  (or let it join with a token)"
+            f"flctl keys add NAME {shown(incoming.key)}  (or let it join with a token)"
         )
         self._refuse(incoming, "guest", text)
 
@@ -109,7 +110,7 @@ class Door:
                 text = (
                     f"this key is enrolled as {role}, not as an agent: give the agent a key of its "
                     f"own (another --state), or on the coordinator run  flctl keys revoke {name}  "
-                    f"and then  flctl keys add {name} '{incoming.key}'"
+                    f"and then  flctl keys add {name} {shown(incoming.key)}"
                 )
                 self._refuse(incoming, "role", text)
             case _:

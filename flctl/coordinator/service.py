@@ -37,6 +37,7 @@ from flctl.errors import (
 from flctl.transport.channel import LOCAL, Frame, Hub, Incoming, Sent
 from flctl.transport.gate import STRANGER, Gate
 from flctl.transport.health import HealthPort
+from flctl.transport.keypair import shown
 from flctl.transport.keys import Keyring
 from flctl.wire.messages import (
     Ask,
@@ -157,10 +158,10 @@ class Coordinator:
             try:
                 self._receive(incoming)
             except OSError as error:
-                source, key = self.source_of(incoming), incoming.key
+                source, key = self.source_of(incoming), shown(incoming.key)
                 self.gate.error(logger, source, "key=%s could not be served: %s", key, error)
             except Exception as error:  # whatever one peer sends must not end it for the others
-                what = f"key={incoming.key} a message could not be dealt with"
+                what = f"key={shown(incoming.key)} a message could not be dealt with"
                 self.gate.bug(logger, self.source_of(incoming), error, what)
         for background in (self._disk, self._thinking):
             try:
@@ -309,7 +310,7 @@ class Coordinator:
         """Who measures the models decides which one counts as the best: a person says who."""
         text = (
             f"{name} is not enrolled to evaluate: enrol it with  flctl keys add {name} "
-            f"'{incoming.key}' --role evaluate , or start it without --role evaluate"
+            f"{shown(incoming.key)} --role evaluate , or start it without --role evaluate"
         )
         self.peers.send(incoming.peer, Refused(reason="role", message=text, retry_s=10.0))
         self.roster.member(name)  # so that its status shows it

@@ -24,6 +24,7 @@ from collections.abc import Callable, Sequence
 import zmq
 
 from flctl.transport.gate import STRANGER, Gate
+from flctl.transport.keypair import shown
 from flctl.transport.ledger import Ledger, Shares, Verdict
 from flctl.transport.sockets import receive
 
@@ -184,8 +185,8 @@ class Guard:
             with contextlib.suppress(OSError):
                 ours.shutdown(socket.SHUT_RDWR)
         known = verdict.source or STRANGER
-        text = "key=%s connection closed: %s"
-        self._gate.warning(logger, known, text, connection.key or "unknown", verdict.reason)
+        key = shown(connection.key or "unknown")
+        self._gate.warning(logger, known, "key=%s connection closed: %s", key, verdict.reason)
 
 
 def wire_bytes(size: int) -> int:

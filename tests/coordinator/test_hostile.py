@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from memory_fleet import MemoryFleet, toy_update
 
-from flctl.transport.keys import KeyPair
+from flctl.transport.keypair import KeyPair, shown
 from flctl.wire import framing
 from flctl.wire.messages import (
     Ask,
@@ -279,7 +279,9 @@ def test_an_agent_with_an_operators_key_is_told(fleet: MemoryFleet, role: Any, c
     agent = fleet.add("pi-09", enrol=False, keys=pair)
     told = f"reason=role this key is enrolled as {role}, not as an agent"
     fleet.until(lambda: told in caplog.text, within_s=5)
-    assert f"flctl keys revoke boss  and then  flctl keys add boss '{pair.public}'" in caplog.text
+    assert (
+        f"flctl keys revoke boss  and then  flctl keys add boss {shown(pair.public)}" in caplog.text
+    )
     assert not agent.supervisor.session.welcomed
     fleet.keyring.revoke("boss")
     fleet.keyring.add("boss", pair.public, "agent")
