@@ -17,8 +17,8 @@ FLCTL = [sys.executable, "-m", "flctl"]
 QUIET = {**os.environ, "NO_COLOR": "1", "COLUMNS": "200", "PYTHONUNBUFFERED": "1"}
 
 
-def wait_for(condition: Callable[[], Any], what: str, within_s: float = 60.0) -> Any:
-    """The first true value of `condition`; fails after `within_s`."""
+def wait_for(condition: Callable[[], Any], what: str, within_s: float = 240.0) -> Any:
+    """The first true value of `condition`; fails after `within_s`, on a busy machine, too."""
     until = time.monotonic() + within_s
     while time.monotonic() < until:
         if value := condition():
@@ -116,10 +116,11 @@ class RealFleet:
         return {agent["name"]: agent for agent in json.loads(found.stdout)}
 
     def until_ready(self, *names: str) -> None:
-        wait_for(
-            lambda: all(self.status().get(n, {}).get("state") == "ready" for n in names),
-            f"{names} ready: {self.status()}",
-        )
+        def ready() -> bool:
+            agents = self.status()
+            return all(agents.get(name, {}).get("state") == "ready" for name in names)
+
+        wait_for(ready, f"{names} ready; their logs are in {self.folder}")
 
     def train(self, *options: object, **more: Any) -> subprocess.CompletedProcess[str]:
         return flctl("train", "--state", self.state, "--task", "ecg", "--json", *options, **more)
