@@ -6,7 +6,10 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-IMAGE = "flctl-rig-pi"
+from engine import TAG
+
+IMAGE = f"flctl-rig-pi-{TAG}"
+"""Of this checkout: those of another one are built of other files."""
 PLAIN, TRIXIE, GUARDED, ENGINE = "plain", "trixie", "guarded", "engine"
 """Kinds of a host: Debian 12; Debian 13; 12 with a password for sudo, behind a jump host; 12 with
 an engine and a daemon.json of its owner."""
