@@ -4,6 +4,7 @@ import json
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.flctl_engine import NotInstalled, Unusable, docker
+from ansible.module_utils.flctl_identity import of_inspected
 
 DOCUMENTATION = """
 module: flctl_container
@@ -11,7 +12,8 @@ short_description: Run a container of flctl, which may do little
 description:
   - Compares the container with what is wanted, and replaces it where they differ. The new one is
     created before the old one is stopped, so that what Docker refuses changes nothing.
-  - Always read-only, without capabilities, started at every boot, its log bounded.
+  - Always read-only, without capabilities, started at every boot, its log bounded. What is in it
+    knows from FLCTL_IMAGE which image that is.
 options:
   name: {type: str, required: true, description: "Of the container."}
   state:
@@ -142,6 +144,7 @@ def start(module, found):
         if module.check_mode:
             return {"changed": True, "differs": ["image"]}
         raise Unusable(f"there is no image {wish['image']}: run the playbook deploy")
+    wish["env"] = {**wish["env"], "FLCTL_IMAGE": of_inspected(image)[0]}
     want = wanted(wish, image)
     have = present(found) if found else {}
     differs = [part for part in want if want[part] != have.get(part)]

@@ -1,16 +1,40 @@
 """What an agent is told at its start, as one frozen value."""
 
+import hashlib
 import os
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 from msgspec import Meta, Struct, field
 
 from flctl.settings import AgentName, Count, Device, Threads
-from flctl.wire.messages import Limits, Role
+from flctl.wire.messages import Digest, Limits, Role
 from flctl.worker.jobs import DataSource
 
 Positive = Annotated[float, Meta(gt=0)]
+
+
+def usual_threads(cores: int) -> int:
+    """Half of the cores: more threads than idle cores are many times slower, and a Pi has other
+    things to do."""
+    return max(1, cores // 2)
+
+
+class Choices(Struct, frozen=True):
+    """What of an agent's settings its fleet has in common, beside its owner's limits."""
+
+    role: Role = "train"
+    device: Device = "auto"
+    threads: Annotated[int, Meta(ge=0, le=1024)] = 0
+    """0: as many as are usual there."""
+    tasks: tuple[str, ...] = ()
+    allow_tasks: tuple[str, ...] = ()
+
+    @property
+    def digest(self) -> Digest:
+        said = (self.role, self.device, self.threads, sorted(self.tasks), sorted(self.allow_tasks))
+        return hashlib.sha256(msgspec.json.encode(said)).hexdigest()
 
 
 class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -39,9 +63,10 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     limits: Limits = Limits()
     """What the owner allows the coordinator to ask for."""
     device: Device = "auto"
-    threads: Threads = max(1, (os.cpu_count() or 1) // 2)
-    """Of torch. Half of the cores: more threads than idle cores are many times slower, and a
-    Pi has other things to do."""
+    threads: Threads = usual_threads(os.cpu_count() or 0)
+    """Of torch."""
+    image: Digest | None = None
+    """Of its container, as `flctl_container` of the playbooks says it."""
     heartbeat_s: Positive = 5.0
     """Until the coordinator says otherwise."""
     offer_s: Positive = 30.0
@@ -50,3 +75,8 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     """Blobs beyond it go to the disk."""
     worker_idle_s: Positive = 60.0
     """Time without work after which the worker gives its memory back."""
+
+    @property
+    def choices(self) -> Choices:
+        threads = 0 if self.threads == usual_threads(os.cpu_count() or 0) else self.threads
+        return Choices(self.role, self.device, threads, self.tasks, self.allow_tasks)

@@ -304,6 +304,8 @@ class Supervisor:
             error=found.error if found is not None else None,
             server_keys=self._state.server_keys(self._config.server_key),
             limits=self._config.limits,
+            image=self._config.image,
+            settings=self._config.choices.digest,
             life=self._state.life(self._config.server_key),
         )
 

@@ -208,6 +208,7 @@ def agent(
     ] = None,
     state: State = None,
     verbose: Verbose = False,
+    image: Annotated[str | None, typer.Option(envvar="FLCTL_IMAGE", hidden=True)] = None,
     exit_with_parent: Annotated[bool, typer.Option(hidden=True)] = False,
 ) -> None:
     """Be an agent: train on this device's own data when asked.
@@ -240,6 +241,7 @@ def agent(
         ),
         "device": device,
         "threads": threads,
+        "image": image,
     }
     read_all_as(reading_as(lead, annotator, r_at))
     logs.set_up(verbose)

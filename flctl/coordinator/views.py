@@ -76,6 +76,8 @@ def agent_status(member: Member, now: float, cordoned: bool = False) -> dict[str
         "tasks": dict(hello.tasks) if hello else {},
         "datasets": msgspec.to_builtins(hello.datasets) if hello else [],
         "limits": msgspec.to_builtins(hello.limits) if hello else None,
+        "image": hello.image if hello else None,
+        "settings": hello.settings if hello else None,
         "examples": max((d.examples for d in hello.datasets), default=0) if hello else 0,
         "rtt_ms": member.rtt_ms,
         "last_seen_s": round(now - member.heard_at, 1) if member.heard_at > 0 else None,

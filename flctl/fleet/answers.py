@@ -78,6 +78,10 @@ class Agent(Struct, frozen=True):
     memory_total_bytes: Natural | None
     load_1m: float | None
     cordoned: bool = False
+    cores: Natural | None = None
+    limits: dict[Short, Natural] | None = None
+    image: Digest | None = None
+    settings: Digest | None = None
 
 
 class Waiting(Struct, frozen=True):

@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import msgspec
@@ -38,6 +39,10 @@ class Expected(NamedTuple):
     """The agent's: the host's `flctl_name`, or its name in the inventory."""
     host: str
     """Where Ansible reaches it: `ansible_host`, or its name in the inventory."""
+    called: str = ""
+    """Its name in the inventory."""
+    variables: Mapping[str, Any] = MappingProxyType({})
+    """As they are written there; only what is checked of them is used."""
 
 
 class Group(Struct, frozen=True):
@@ -213,7 +218,7 @@ def _expected(host: str, listing: Listing, path: Path) -> Expected:
         ) from error
     # A template is Ansible's to evaluate; the name in the inventory says as much to a person.
     plain = isinstance(address, str) and "{{" not in address
-    return Expected(name, address if plain else host)
+    return Expected(name, address if plain else host, host, variables)
 
 
 def _fault(path: Path, what: str) -> UsageError:

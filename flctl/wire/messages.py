@@ -182,6 +182,10 @@ class Hello(Message, frozen=True):
     """Those of the coordinator that it was told and has stored."""
     life: Life | None = None
     """Of the coordinator that it was told last, "" for none; None: an agent that does not know."""
+    image: Digest | None = None
+    """Of its container, as the playbooks tell images; None: it runs in none, or was not told."""
+    settings: Digest | None = None
+    """Of what it was set to: `flctl.agent.config.Choices`."""
 
 
 class Heartbeat(Message, frozen=True):

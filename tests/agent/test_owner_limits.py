@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from agent_rig import METRICS, MODEL, Rig, evaluate, key, train
 
+from flctl.agent.config import Choices
 from flctl.agent.main import enabled_tasks
 from flctl.errors import UsageError
 from flctl.settings import LocalTraining
@@ -198,10 +199,12 @@ def test_tasks_that_are_not_allowed_are_not_declared():
 
 
 def test_the_hello_says_what_the_owner_allows(tmp_path: Path):
-    """For `flctl status --wide`."""
-    rig = Rig(tmp_path, limits=Limits(min_examples=500))
+    """For `flctl status --wide`; and for `flctl discover` which image it runs, and a digest of the
+    other settings that a fleet has in common."""
+    rig = Rig(tmp_path, limits=Limits(min_examples=500), image="a" * 64, tasks=("ecg",))
     rig.step()
     (hello,) = rig.take(Hello)
     assert hello.limits == Limits(min_examples=500)
+    assert (hello.image, hello.settings) == ("a" * 64, Choices(tasks=("ecg",)).digest)
     rig.say(Welcome(name="pi-01", version="1", heartbeat_s=5.0))
     rig.close()

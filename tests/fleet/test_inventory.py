@@ -8,7 +8,7 @@ import pytest
 
 from flctl.errors import UsageError
 from flctl.fleet import inventory
-from flctl.fleet.inventory import Expected, read_inventory
+from flctl.fleet.inventory import read_inventory
 
 INI = """\
 # the shelf
@@ -62,15 +62,19 @@ def saved(**hostvars):
     )
 
 
+def named(path):
+    return [agent[:2] for agent in read_inventory(path)]
+
+
 def test_all_hosts_but_the_coordinators_with_ranges_groups_and_their_variables(tmp_path):
     """A host's own value goes before its group's; a template is not shown."""
-    assert read_inventory(write(tmp_path, {"hosts": INI})) == (
-        Expected("monitor", "10.0.0.20"),
-        Expected("pi-01", "pi-01"),
-        Expected("pi-02", "pi-02"),
-        Expected("pi-04", "10.0.0.14"),
-        Expected("pi-07", "Other"),
-    )
+    assert named(write(tmp_path, {"hosts": INI})) == [
+        ("monitor", "10.0.0.20"),
+        ("pi-01", "pi-01"),
+        ("pi-02", "pi-02"),
+        ("pi-04", "10.0.0.14"),
+        ("pi-07", "Other"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -93,7 +97,7 @@ def test_all_hosts_but_the_coordinators_with_ranges_groups_and_their_variables(t
 def test_variables_in_folders_count_as_in_a_playbook(tmp_path, files, agent):
     """What is wholly encrypted is passed over; everything else still counts."""
     path = write(tmp_path, {"hosts": "[flctl_agents]\npi-01\n", **files})
-    assert read_inventory(path) == (Expected(*agent),)
+    assert named(path) == [agent]
 
 
 def test_an_inventory_may_be_a_folder_with_a_vault(tmp_path):
@@ -105,7 +109,7 @@ def test_an_inventory_may_be_a_folder_with_a_vault(tmp_path):
 def test_a_saved_list_is_read_without_ansible(tmp_path, without_ansible):
     """`ansible-inventory --list > fleet.json`, with groups of groups."""
     file = write(tmp_path, {"fleet.json": saved(**{"Pi-02": {"flctl_name": "pi-02"}})})
-    assert read_inventory(file) == (Expected("pi-01", "pi-01"), Expected("pi-02", "Pi-02"))
+    assert named(file) == [("pi-01", "pi-01"), ("pi-02", "Pi-02")]
 
 
 def test_without_ansible_it_is_said_what_to_do(tmp_path, without_ansible):

@@ -32,7 +32,12 @@ class Engine:
     def docker(self, *args: str, env: dict[str, str] | None = None) -> str:
         match args:
             case ("image", "inspect", _):
-                return json.dumps([{"Id": "sha256:1", "Config": {"Env": ["PATH=/bin"]}}])
+                image = {
+                    "Id": "sha256:1",
+                    "Config": {"Env": ["PATH=/bin"]},
+                    "Architecture": "arm64",
+                }
+                return json.dumps([{**image, "RootFS": {"Layers": ["sha256:2"]}}])
             case ("container", "inspect", name):
                 if name not in self.containers:
                     raise Unusable("Error: No such container")
@@ -96,6 +101,19 @@ def test_a_container_that_is_as_wanted_is_left_alone(engine: Engine):
     assert engine.done == []
     assert ask(pids=300)["differs"] == ["memory", "pids"]
     assert engine.done == ["container", "stop", "rm", "rename", "start"]
+
+
+def test_what_is_in_it_knows_its_image(engine: Engine):
+    """By the digest that is the same on every engine, so that a fleet can be compared."""
+    ask()
+    variables = flctl_container.variables(engine.containers["flctl-agent"]["Config"]["Env"])
+    layers, config = ["sha256:2"], {"Env": ["PATH=/bin"]}
+    assert (
+        variables["FLCTL_IMAGE"]
+        == flctl_container.of_inspected(
+            {"RootFS": {"Layers": layers}, "Config": config, "Architecture": "arm64"}
+        )[0]
+    )
 
 
 def test_one_that_stands_still_is_started(engine: Engine):

@@ -38,6 +38,8 @@ EXAMPLES = [
         datasets=(m.DatasetInfo(name="default", task="ecg", examples=300, held_out=9),),
         error="nothing",
         limits=m.Limits(min_examples=100),
+        image=SHA,
+        settings=SHA,
     ),
     m.Heartbeat(
         sequence=1,
