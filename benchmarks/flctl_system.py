@@ -32,8 +32,8 @@ from models import shapes
 from flctl.agent.config import AgentConfig
 from flctl.agent.main import run_agent
 from flctl.coordinator.background import ThreadBackground
-from flctl.coordinator.evaluator import FirstModel
-from flctl.coordinator.service import Coordinator
+from flctl.coordinator.front.service import Coordinator
+from flctl.coordinator.store.resume import FirstModel
 from flctl.learning.registry import task_digest
 from flctl.settings import RunSettings, parse
 from flctl.transport.keys import Keyring, load_or_make

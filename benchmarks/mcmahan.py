@@ -14,7 +14,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from flctl.coordinator.runs import all_runs
+from flctl.coordinator.store.folder import all_runs
 from flctl.fleet.virtual import VirtualRun
 
 PAPER = {"iid": 20, "label": 229}

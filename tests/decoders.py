@@ -18,8 +18,8 @@ import msgspec
 import numpy as np
 
 from flctl.agent.state import saved_tasks, stored_server_keys
-from flctl.coordinator.audit import Actor, Audit, read_line
-from flctl.coordinator.journal import Journal, as_json, replay
+from flctl.coordinator.store.audit import Actor, Audit, read_line
+from flctl.coordinator.store.journal import Journal, as_json, replay
 from flctl.core import chain
 from flctl.core import history as happened
 from flctl.fleet import heads, pages

@@ -23,8 +23,15 @@ import pytest
 import flctl as package
 from flctl.cli.live import Dashboard
 from flctl.cli.watching import JsonWatcher, LineWatcher
-from flctl.coordinator.journal import DURABLE, Journal, as_json, complete, last_events, read_events
-from flctl.coordinator.runs import RunFolder, RunsOver, summary
+from flctl.coordinator.store.folder import RunFolder, RunsOver, summary
+from flctl.coordinator.store.journal import (
+    DURABLE,
+    Journal,
+    as_json,
+    complete,
+    last_events,
+    read_events,
+)
 from flctl.core.history import (
     AnyEvent,
     Attempt,
@@ -427,20 +434,20 @@ READ_BY: dict[str, tuple[Reader, ...]] = {
     "cli/story.py": (train_in_lines, train_live),
     "cli/train.py": (train_tensorboard,),  # what it recalls
     "cli/watching.py": (train_in_lines, train_json),
-    "coordinator/awaiting.py": (lean_history,),
-    "coordinator/claims.py": (lean_history,),  # the last round's participants
-    "coordinator/collection.py": WRITES,
-    "coordinator/context.py": WRITES,
-    "coordinator/control.py": (lean_history,),
-    "coordinator/lookups.py": (runs_list, runs_show),  # it answers the same
-    "coordinator/evaluating.py": WRITES,
-    "coordinator/journal.py": (history, lean_history),
-    "coordinator/keeper.py": (lean_history,),
-    "coordinator/rounding.py": WRITES,
-    "coordinator/runs.py": (metrics_json, runs_list, whether_it_is_over),
-    "coordinator/scoring.py": WRITES,
-    "coordinator/starting.py": (lean_history,),
-    "coordinator/training.py": (lean_history,),
+    "coordinator/run/awaiting.py": (lean_history,),
+    "coordinator/run/claims.py": (lean_history,),  # the last round's participants
+    "coordinator/run/intake.py": WRITES,
+    "coordinator/run/context.py": WRITES,
+    "coordinator/front/operators.py": (lean_history,),
+    "coordinator/front/lookups.py": (runs_list, runs_show),  # it answers the same
+    "coordinator/run/evaluating.py": WRITES,
+    "coordinator/store/journal.py": (history, lean_history),
+    "coordinator/run/keeper.py": (lean_history,),
+    "coordinator/run/round_driver.py": WRITES,
+    "coordinator/store/folder.py": (metrics_json, runs_list, whether_it_is_over),
+    "coordinator/run/scoring.py": WRITES,
+    "coordinator/store/resume.py": (lean_history,),
+    "coordinator/run/run.py": (lean_history,),
     "core/history.py": (history, lean_history),
     "fleet/answers.py": (history,),
     "fleet/clients.py": WRITES,

@@ -17,7 +17,7 @@ from flctl.cli.values import seconds
 from flctl.errors import FlctlError, StateError, UsageError
 
 if TYPE_CHECKING:
-    from flctl.coordinator.audit import Line
+    from flctl.coordinator.store.audit import Line
     from flctl.fleet.pages import Page
 
 LOOK_S = 1.0
@@ -47,7 +47,7 @@ def audit(
     Over a connection this takes an admin key. The lines are chained, and checked here; the last
     head is kept in the state folder of this command, and has to be among the lines the next time.
     """
-    from flctl.coordinator.audit import FILE
+    from flctl.coordinator.store.audit import FILE
     from flctl.fleet import pages
 
     if head is not None and not verify:
@@ -203,7 +203,7 @@ def _text(value: Any) -> str:
 
 
 def _read(line: bytes, where: str) -> "Line":
-    from flctl.coordinator.audit import read_line
+    from flctl.coordinator.store.audit import read_line
 
     try:
         return read_line(line)

@@ -46,7 +46,7 @@ def backup(
     """
     from flctl.cli.errors import warn
     from flctl.cli.output import counted, print_line, size
-    from flctl.coordinator.audit import Audit, local_actor
+    from flctl.coordinator.store.audit import Audit, local_actor
     from flctl.fleet import age
     from flctl.fleet.backup import Stream
 

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from flctl.coordinator.runs import RunFolder
+    from flctl.coordinator.store.folder import RunFolder
     from flctl.learning.task import Task
 
 

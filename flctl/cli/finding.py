@@ -30,7 +30,7 @@ def coordinator(state: Path, context: str | None) -> Iterator["Console"]:
 @contextmanager
 def recorded(run: str, state: Path | None, context: str | None) -> "Iterator[RecordedRun]":
     """The run of that name. Raises FlctlError."""
-    from flctl.coordinator.runs import RunFolder
+    from flctl.coordinator.store.folder import RunFolder
     from flctl.records.recorded import RecordedRun
 
     folder = state_folder(state)
@@ -77,7 +77,7 @@ def far(
 
 
 def summaries(state: Path) -> list[dict[str, Any]]:
-    from flctl.coordinator.runs import all_runs, summary
+    from flctl.coordinator.store.folder import all_runs, summary
     from flctl.files import explained
 
     found, runs = [], state / "runs"
@@ -101,8 +101,8 @@ def details(state: Path, run: str) -> dict[str, Any]:
     """What a coordinator would answer."""
     import msgspec
 
-    from flctl.coordinator.journal import as_json, chain_of, read_events
-    from flctl.coordinator.runs import RunFolder, summary
+    from flctl.coordinator.store.folder import RunFolder, summary
+    from flctl.coordinator.store.journal import as_json, chain_of, read_events
 
     folder = RunFolder.find(state, run)
     events = [as_json(event) for event in read_events(folder.journal_path)]

@@ -351,7 +351,7 @@ class _Folder:
         self._keyring = Keyring(state / "keys")
 
     def keys(self) -> dict[str, Any]:
-        from flctl.coordinator.views import shown_key, shown_tokens
+        from flctl.coordinator.front.views import shown_key, shown_tokens
 
         entries = [shown_key(entry) for entry in self._keyring.entries()]
         return {
@@ -423,7 +423,7 @@ class _Audited:
     """A book of which everything that changes it stands in the audit file beside it."""
 
     def __init__(self, book: _Folder, state: Path) -> None:
-        from flctl.coordinator.audit import Audit
+        from flctl.coordinator.store.audit import Audit
 
         self._book, self._audit = book, Audit(state)
 
@@ -434,7 +434,7 @@ class _Audited:
     def _change(self, name: str, method: Callable[..., Any], *args: Any) -> Any:
         from msgspec import to_builtins
 
-        from flctl.coordinator.audit import local_actor
+        from flctl.coordinator.store.audit import local_actor
 
         named = to_builtins(dict(signature(method).bind(*args).arguments))
         word = WORDS.get(name, name.replace("_", "-"))

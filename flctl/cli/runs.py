@@ -155,8 +155,8 @@ def replay(
     """Compute a run again and compare its models, byte for byte."""
     from flctl.cli import output
     from flctl.cli.checkpoints import expect_task
-    from flctl.coordinator.journal import chain_of
-    from flctl.coordinator.runs import RunFolder
+    from flctl.coordinator.store.folder import RunFolder
+    from flctl.coordinator.store.journal import chain_of
     from flctl.fleet.replay import Row, other_machine
     from flctl.fleet.replay import replay as replayed
 
@@ -217,7 +217,7 @@ def verify(
     at the end, are found by a head from another place: one from the coordinator's log, or the
     one that flctl train has kept here while it watched the run.
     """
-    from flctl.coordinator.runs import RunFolder
+    from flctl.coordinator.store.folder import RunFolder
     from flctl.fleet import heads, pages
 
     kept = chains.given(head)
@@ -242,7 +242,7 @@ def verify(
 def stop(run: Run, state: State = None, context: Context = None) -> None:
     """Stop a coordinator's run; it can be resumed."""
     from flctl.cli.output import print_line, program
-    from flctl.coordinator.runs import RunFolder
+    from flctl.coordinator.store.folder import RunFolder
 
     folder = state_folder(state)
     with far(folder, context, run) as console:

@@ -33,7 +33,7 @@ from flctl.settings import CHANGEABLE, RunSettings, parse, read_toml
 
 if TYPE_CHECKING:
     from flctl.cli.watching import Watcher
-    from flctl.coordinator.runs import RunFolder
+    from flctl.coordinator.store.folder import RunFolder
     from flctl.fleet.driving import RunResult
 
 COMMAND_LINE = "command line"
@@ -246,8 +246,8 @@ def _drive(
             raise UsageError("--resume with --task is for a run of agents on this machine")
         return _drive_fleet(state, context, given, where, resume, watching, target)
     from flctl.cli.checkpoints import expect_task
-    from flctl.coordinator.journal import as_json, chain_of, read_events
-    from flctl.coordinator.runs import RunFolder
+    from flctl.coordinator.store.folder import RunFolder
+    from flctl.coordinator.store.journal import as_json, chain_of, read_events
     from flctl.extras import needs_torch
     from flctl.fleet.driving import drive_local, drive_virtual
 
@@ -278,8 +278,8 @@ def _drive_fleet(
     target: Path | None,
 ) -> "RunResult":
     from flctl.cli.finding import past
-    from flctl.coordinator.journal import shown_chain
-    from flctl.coordinator.runs import RunFolder
+    from flctl.coordinator.store.folder import RunFolder
+    from flctl.coordinator.store.journal import shown_chain
     from flctl.core.chain import Chain
     from flctl.fleet.console import open_console
     from flctl.fleet.driving import drive_remote
@@ -344,7 +344,7 @@ def _kind(state: Path, context: str | None, given: dict[str, Any], resume: str |
 
 def _found(state: Path, run: str) -> "RunFolder | None":
     """A run of this machine."""
-    from flctl.coordinator.runs import RunFolder, all_runs
+    from flctl.coordinator.store.folder import RunFolder, all_runs
 
     there = any(folder.name.startswith(run) for folder in all_runs(state))
     return RunFolder.find(state, run) if there else None

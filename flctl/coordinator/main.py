@@ -9,14 +9,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
-from flctl.coordinator.audit import local_actor
 from flctl.coordinator.background import ThreadBackground
-from flctl.coordinator.control import Control
-from flctl.coordinator.evaluator import WorkerEvaluator
-from flctl.coordinator.invitation import Invitation
-from flctl.coordinator.lives import Lives
-from flctl.coordinator.rotating import Rotating
-from flctl.coordinator.service import HEARTBEAT_S, Coordinator
+from flctl.coordinator.front.lives import Lives
+from flctl.coordinator.front.operators import Control
+from flctl.coordinator.front.rotating import Rotating
+from flctl.coordinator.front.service import HEARTBEAT_S, Coordinator
+from flctl.coordinator.front.token_folder import TokenFolder
+from flctl.coordinator.run.evaluator import WorkerEvaluator
+from flctl.coordinator.store.audit import local_actor
 from flctl.files import Lock, make_folder
 from flctl.transport.addresses import LOCK
 from flctl.transport.gate import Gate
@@ -120,7 +120,7 @@ def run_coordinator(
         if invite is not None:
             who, args = local_actor(), {"folder": str(invite)}
             with coordinator.audit.action(who, "coordinator --invite", args) as came:
-                coordinator.invitation = Invitation(invite, keyring, deal)
+                coordinator.invitation = TokenFolder(invite, keyring, deal)
                 came["token"] = coordinator.invitation.token_id
 
         def stop(number: int, _: FrameType | None) -> None:

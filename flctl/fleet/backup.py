@@ -22,9 +22,9 @@ import msgspec
 from msgspec import Struct
 
 from flctl import __version__
-from flctl.coordinator.audit import FILE as AUDIT
-from flctl.coordinator.lives import FILE as LIVES
-from flctl.coordinator.runs import RunFolder, all_runs
+from flctl.coordinator.front.lives import FILE as LIVES
+from flctl.coordinator.store.audit import FILE as AUDIT
+from flctl.coordinator.store.folder import RunFolder, all_runs
 from flctl.errors import StateError, UsageError
 from flctl.files import explained
 from flctl.transport.keypair import PUBLIC, read_public

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from flctl.coordinator.evaluator import FirstModel
-from flctl.coordinator.runs import RunFolder
+from flctl.coordinator.store.folder import RunFolder
+from flctl.coordinator.store.resume import FirstModel
 from flctl.core.history import Update
 from flctl.files import explained
 from flctl.learning.compression import save_update

@@ -14,8 +14,8 @@ from typing import Any, cast
 import msgspec
 
 from flctl import __version__
-from flctl.coordinator.journal import shown_chain
-from flctl.coordinator.runs import all_runs
+from flctl.coordinator.store.folder import all_runs
+from flctl.coordinator.store.journal import shown_chain
 from flctl.core.chain import Chain
 from flctl.errors import (
     NOT_DECODED,

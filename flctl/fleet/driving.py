@@ -7,9 +7,9 @@ from typing import Any
 import psutil
 from msgspec import Struct, to_builtins
 
+from flctl.coordinator.front.service import Coordinator
 from flctl.coordinator.main import make_coordinator
-from flctl.coordinator.runs import RunFolder
-from flctl.coordinator.service import Coordinator
+from flctl.coordinator.store.folder import RunFolder
 from flctl.core.history import History
 from flctl.errors import RunError, UsageError
 from flctl.fleet.console import Console

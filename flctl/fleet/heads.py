@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
-from flctl.coordinator.journal import HEAD
+from flctl.coordinator.store.journal import HEAD
 from flctl.core.chain import is_head
 from flctl.errors import NOT_DECODED, FlctlError, StateError, one_line
 from flctl.files import explained, make_folder, replace

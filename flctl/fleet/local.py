@@ -14,7 +14,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from flctl.agent.state import residuals_of
-from flctl.coordinator.runs import RunFolder
+from flctl.coordinator.store.folder import RunFolder
 from flctl.errors import RunError
 from flctl.files import Lock, explained, is_locked, make_folder
 from flctl.settings import RunSettings

@@ -14,9 +14,9 @@ import torch
 from msgspec import Struct, to_builtins
 from msgspec.structs import replace
 
-from flctl.coordinator.aggregation import aggregate
-from flctl.coordinator.runs import RunFolder
-from flctl.coordinator.starting import expect_unchanged, machine
+from flctl.coordinator.run.aggregation import aggregate
+from flctl.coordinator.store.folder import RunFolder
+from flctl.coordinator.store.resume import expect_unchanged, machine
 from flctl.core.history import History, Round, Update
 from flctl.errors import DataError, RunError, UsageError
 from flctl.fleet.clients import Clients, first_model, train_client

@@ -13,10 +13,10 @@ from typing import IO
 import msgspec
 from msgspec import Struct, structs
 
-from flctl.coordinator.audit import FILE as AUDIT
-from flctl.coordinator.audit import Audit, local_actor
-from flctl.coordinator.journal import verdict
-from flctl.coordinator.runs import all_runs
+from flctl.coordinator.store.audit import FILE as AUDIT
+from flctl.coordinator.store.audit import Audit, local_actor
+from flctl.coordinator.store.folder import all_runs
+from flctl.coordinator.store.journal import verdict
 from flctl.core.chain import verify, whole_lines
 from flctl.errors import NOT_DECODED, FlctlError, StateError, UsageError, one_line, printable
 from flctl.files import explained, make_folder, new_folder, sync_folder

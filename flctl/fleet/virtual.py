@@ -12,11 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flctl.coordinator.aggregation import Aggregated, aggregate
-from flctl.coordinator.journal import Journal, as_json
-from flctl.coordinator.runs import RunFolder
-from flctl.coordinator.scoring import by_agents, by_coordinator
-from flctl.coordinator.starting import start_run, take_up
+from flctl.coordinator.run.aggregation import Aggregated, aggregate
+from flctl.coordinator.run.scoring import by_agents, by_coordinator
+from flctl.coordinator.store.folder import RunFolder
+from flctl.coordinator.store.journal import Journal, as_json
+from flctl.coordinator.store.resume import start_run, take_up
 from flctl.core import history as happened
 from flctl.core.history import History, Participant, Score
 from flctl.core.round import Pool, draw

@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 import msgspec
 
-from flctl.coordinator.runs import RunFolder
+from flctl.coordinator.store.folder import RunFolder
 from flctl.core.history import AnyEvent, History, Round
 from flctl.errors import RunError, StateError, UsageError
 from flctl.fleet.console import Console

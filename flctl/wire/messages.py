@@ -281,7 +281,7 @@ class Welcome(Message, frozen=True, omit_defaults=True):
     version: Short
     heartbeat_s: Annotated[float, Meta(ge=0.1, le=3600)]
     life: Life = ""
-    """Of this coordinator, to an agent that knows what that is (flctl/coordinator/lives.py)."""
+    """Of this coordinator, to an agent that knows what that is (coordinator/front/lives.py)."""
 
 
 class Refused(Message, frozen=True):

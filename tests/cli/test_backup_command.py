@@ -12,8 +12,8 @@ import pytest
 from real_fleet import RealFleet, wait_for
 from real_fleet import flctl as command
 
-from flctl.coordinator.journal import verdict
-from flctl.coordinator.runs import BEST, LAST, all_runs
+from flctl.coordinator.store.folder import BEST, LAST, all_runs
+from flctl.coordinator.store.journal import verdict
 from flctl.fleet import backup as backing
 from flctl.fleet.virtual import VirtualRun
 from flctl.transport.keys import Keyring

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from flctl.coordinator.runs import RunFolder
+from flctl.coordinator.store.folder import RunFolder
 from flctl.learning.ecg import Ecg
 
 RUN = ("train", "--task", "ecg", "--epochs", 1, "--rounds", 3)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from flctl.coordinator.runs import RunFolder
+from flctl.coordinator.store.folder import RunFolder
 
 OWN = """
 from pathlib import Path

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from flctl.coordinator import starting
-from flctl.coordinator.runs import RunFolder
+from flctl.coordinator.store import resume as starting
+from flctl.coordinator.store.folder import RunFolder
 from flctl.errors import StateError
 from flctl.fleet import driving
 

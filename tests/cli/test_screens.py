@@ -11,7 +11,7 @@ from flctl.cli.output import ENDLESS, show, table
 from flctl.cli.status import picture
 from flctl.cli.story import Story
 from flctl.cli.tables import NAME_BESIDE
-from flctl.coordinator.views import agent_status
+from flctl.coordinator.front.views import agent_status
 from flctl.core.roster import Member
 
 WIDTHS = (60, 80, 120)

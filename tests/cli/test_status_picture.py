@@ -4,7 +4,7 @@ import pytest
 from rich.console import Console
 
 from flctl.cli.status import picture
-from flctl.coordinator.views import agent_status
+from flctl.coordinator.front.views import agent_status
 from flctl.core.roster import Member
 from flctl.wire.messages import Device, Hello, Limits
 

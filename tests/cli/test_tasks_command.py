@@ -13,7 +13,7 @@ import pytest
 from flctl.agent.state import AgentState
 from flctl.cli.output import terminal
 from flctl.cli.status import picture
-from flctl.coordinator.views import agent_status
+from flctl.coordinator.front.views import agent_status
 from flctl.core.roster import Member
 from flctl.errors import TaskError
 from flctl.learning.registry import check_ref, installed_tasks, task_digest

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from flctl.cli.train import _collect
-from flctl.coordinator.runs import RunFolder
+from flctl.coordinator.store.folder import RunFolder
 from flctl.wire.parameters import ParameterFile
 
 QUICK = ("--task", "ecg", "--virtual", 2, "--epochs", 1, "--batch-size", 32)

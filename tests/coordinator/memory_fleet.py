@@ -19,9 +19,9 @@ from flctl.agent.config import AgentConfig
 from flctl.agent.state import AgentState
 from flctl.agent.supervisor import Supervisor
 from flctl.coordinator.background import InlineBackground
-from flctl.coordinator.control import Control
-from flctl.coordinator.evaluator import FirstModel
-from flctl.coordinator.service import Coordinator
+from flctl.coordinator.front.operators import Control
+from flctl.coordinator.front.service import Coordinator
+from flctl.coordinator.store.resume import FirstModel
 from flctl.core.history import History
 from flctl.core.metrics import from_confusion
 from flctl.core.randomness import derive
@@ -363,7 +363,7 @@ class MemoryFleet:
         return self.history()
 
     def history(self) -> History:
-        from flctl.coordinator.runs import all_runs
+        from flctl.coordinator.store.folder import all_runs
 
         return list(all_runs(self.state))[-1].history()
 
@@ -371,7 +371,7 @@ class MemoryFleet:
         return [found for found in self.events if found["event"] == event]
 
     def status(self, name: str) -> dict[str, Any]:
-        from flctl.coordinator.views import agent_status
+        from flctl.coordinator.front.views import agent_status
 
         assert self.coordinator is not None
         roster = self.coordinator.roster

@@ -11,8 +11,8 @@ import pytest
 from memory_fleet import MemoryFleet
 from test_owner_refuses import failing
 
-from flctl.coordinator.journal import Journal, read_events
-from flctl.coordinator.runs import RunFolder, all_runs
+from flctl.coordinator.store.folder import RunFolder, all_runs
+from flctl.coordinator.store.journal import Journal, read_events
 from flctl.core.history import History, Opened, Round, Update
 from flctl.errors import RunError
 

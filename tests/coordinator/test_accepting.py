@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from flctl.coordinator.accepting import Accepting
+from flctl.coordinator.run.accepting import Accepting
 
 
 class Syncing:

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flctl.coordinator.aggregation import aggregate
-from flctl.coordinator.runs import RunFolder
+from flctl.coordinator.run.aggregation import aggregate
+from flctl.coordinator.store.folder import RunFolder
 from flctl.errors import ParametersError, StateError
 from flctl.settings import RunSettings
 from flctl.wire.parameters import ParameterFile, dump
@@ -107,7 +107,7 @@ def test_one_claim_weighs_half_at_most(folder, caplog):
     def model(examples, **given):
         return aggregate(folder, 1, examples, RunSettings(task="ecg", **given)).model
 
-    caplog.set_level("INFO", "flctl.coordinator.aggregation")
+    caplog.set_level("INFO", "flctl.coordinator.run.aggregation")
     claim = {**EXAMPLES, "pi-02": 2**53}
     assert model(claim) == model(claim, max_share=0.5) != model(claim, max_share=1.0)
     assert f"agent=pi-02 has {2**53} of {2**53 + 22} examples, and weighs 0.500" in caplog.text

@@ -6,10 +6,10 @@ import msgspec
 import pytest
 from memory_fleet import MemoryFleet
 
-from flctl.coordinator import control
 from flctl.coordinator.background import InlineBackground
-from flctl.coordinator.control import Control
-from flctl.coordinator.turns import QUESTIONS
+from flctl.coordinator.front import operators as control
+from flctl.coordinator.front.operators import Control
+from flctl.coordinator.front.turns import QUESTIONS
 from flctl.errors import AccessError
 from flctl.fleet.console import Console
 from flctl.transport.channel import LOCAL

@@ -12,8 +12,8 @@ from memory_fleet import MemoryFleet
 from test_operators import console
 from test_questions import answer
 
-from flctl.coordinator import audit as audits
-from flctl.coordinator.audit import ALL_REFUSALS, ORDERS, REFUSALS, Actor, Audit
+from flctl.coordinator.store import audit as audits
+from flctl.coordinator.store.audit import ALL_REFUSALS, ORDERS, REFUSALS, Actor, Audit
 from flctl.core.chain import verify
 from flctl.errors import AccessError, StateError
 from flctl.transport.keys import KeyPair

@@ -11,7 +11,7 @@ from memory_fleet import MemoryFleet
 from test_operators import console
 
 from flctl.cli import chains
-from flctl.coordinator.journal import verdict
+from flctl.coordinator.store.journal import verdict
 from flctl.core.chain import Chain, split
 from flctl.errors import FlctlError, StateError
 from flctl.fleet import pages

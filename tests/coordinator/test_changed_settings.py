@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from memory_fleet import MemoryFleet
 
-from flctl.coordinator.evaluator import WorkerEvaluator
-from flctl.coordinator.runs import RunFolder
+from flctl.coordinator.run.evaluator import WorkerEvaluator
+from flctl.coordinator.store.folder import RunFolder
 from flctl.errors import DataError, RunError, SettingsError
 from flctl.learning.task import Task
 from flctl.settings import RunSettings

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import pytest
 from memory_fleet import MemoryFleet
 
-from flctl.coordinator.cordons import load_cordons, save_cordons
 from flctl.coordinator.main import make_coordinator
+from flctl.coordinator.store.cordons import load_cordons, save_cordons
 from flctl.errors import StateError
 from flctl.transport.keys import Keyring
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from memory_fleet import MemoryFleet
 
-from flctl.coordinator.journal import Journal
-from flctl.coordinator.runs import RunFolder, all_runs, has_digest
+from flctl.coordinator.store.folder import RunFolder, all_runs, has_digest
+from flctl.coordinator.store.journal import Journal
 
 
 def models(state: Path) -> list[str]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from memory_fleet import MemoryFleet, read_tensors, toy_model, toy_update
 
-from flctl.coordinator.runs import RunFolder
+from flctl.coordinator.store.folder import RunFolder
 from flctl.errors import RunError
 from flctl.settings import LocalTraining
 from flctl.transport.keys import KeyPair

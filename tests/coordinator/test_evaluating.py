@@ -4,7 +4,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from flctl.coordinator.evaluating import Evaluating
+from flctl.coordinator.run.evaluating import Evaluating
 from flctl.settings import parse
 from flctl.wire.messages import Evaluate, RoundKey
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from memory_fleet import MemoryFleet
 
-from flctl.coordinator import far
-from flctl.coordinator.control import Control
+from flctl.coordinator.front import remote_settings as far
+from flctl.coordinator.front.operators import Control
 from flctl.errors import SettingsError, UsageError
 from flctl.learning.registry import check_ref, known_tasks, task_digest
 from flctl.transport.channel import LOCAL

@@ -8,7 +8,7 @@ import pytest
 from memory_fleet import MemoryFleet
 
 from flctl.cli.logs import FORMAT, _OneLine
-from flctl.coordinator.door import GUEST_JOINS
+from flctl.coordinator.front.admission import GUEST_JOINS
 from flctl.transport import allowlist
 from flctl.transport.gate import LINES
 from flctl.transport.keys import KeyPair, Keyring

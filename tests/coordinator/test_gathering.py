@@ -2,7 +2,7 @@
 
 import pytest
 
-from flctl.coordinator.gathering import QUIET_S, STARTING_S, Gathering
+from flctl.coordinator.run.gathering import QUIET_S, STARTING_S, Gathering
 from flctl.core.roster import Roster
 from flctl.errors import NoAgents
 from flctl.settings import RunSettings

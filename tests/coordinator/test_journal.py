@@ -9,8 +9,8 @@ import threading
 import msgspec
 import pytest
 
-from flctl.coordinator import journal as journals
-from flctl.coordinator.journal import Journal, as_json, read_events, replay, verdict
+from flctl.coordinator.store import journal as journals
+from flctl.coordinator.store.journal import Journal, as_json, read_events, replay, verdict
 from flctl.core import history as happened
 from flctl.errors import StateError
 

@@ -6,8 +6,8 @@ import msgspec
 import pytest
 
 from flctl.agent.state import AgentState
-from flctl.coordinator.lives import FILE, KEPT, Lives
-from flctl.coordinator.views import agent_status
+from flctl.coordinator.front.lives import FILE, KEPT, Lives
+from flctl.coordinator.front.views import agent_status
 from flctl.core.roster import Roster
 from flctl.transport.gate import Gate
 from flctl.wire.messages import Device, Hello, Welcome

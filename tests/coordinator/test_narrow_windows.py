@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import pytest
 from memory_fleet import MemoryFleet
 
-from flctl.coordinator.journal import Journal
-from flctl.coordinator.runs import RunFolder, RunsOver, all_runs
+from flctl.coordinator.store.folder import RunFolder, RunsOver, all_runs
+from flctl.coordinator.store.journal import Journal
 from flctl.core.history import AnyEvent, Round
 from flctl.errors import StateError
 from flctl.transport.channel import Sent

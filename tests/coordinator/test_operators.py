@@ -8,10 +8,11 @@ import pytest
 from memory_fleet import MemoryFleet
 
 from flctl.cli.finding import past
-from flctl.coordinator import lookups, outgoing
-from flctl.coordinator.journal import Journal
-from flctl.coordinator.outgoing import KEPT_BYTES, Address, Outgoing
-from flctl.coordinator.runs import RunFolder
+from flctl.coordinator.front import lookups
+from flctl.coordinator.front import outbox as outgoing
+from flctl.coordinator.front.outbox import KEPT_BYTES, Address, Outbox
+from flctl.coordinator.store.folder import RunFolder
+from flctl.coordinator.store.journal import Journal
 from flctl.core.history import Rejected
 from flctl.errors import FlctlError, RunError
 from flctl.fleet import console as console_module
@@ -164,7 +165,7 @@ class Slow:
         self.room = room
         self.got: list[tuple[Message, bytes | None]] = []
         self.dropped: list[bytes] = []
-        self.outgoing = Outgoing(lambda _, *parts: framing.encode(*parts), self.send)
+        self.outgoing = Outbox(lambda _, *parts: framing.encode(*parts), self.send)
         self.outgoing.on_dropped = self.dropped.append
 
     def send(self, peer: bytes, frames: list[Any]) -> Sent:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 from memory_fleet import MemoryFleet
 
-from flctl.coordinator.runs import RunFolder
+from flctl.coordinator.store.folder import RunFolder
 from flctl.errors import UsageError
 from flctl.wire.messages import Limits
 from flctl.worker.jobs import JobFailed

@@ -1,6 +1,6 @@
 """A lost agent is found at once; strangers who come and go do not make the fleet pay."""
 
-from flctl.coordinator.probing import AGAIN, AT_ONCE, SPARE_S, Probing
+from flctl.coordinator.front.probing import AGAIN, AT_ONCE, SPARE_S, Probing
 
 
 class Count:

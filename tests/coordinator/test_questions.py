@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from memory_fleet import MemoryFleet
 
-from flctl.coordinator.control import Control
+from flctl.coordinator.front.operators import Control
 from flctl.transport.channel import LOCAL
 from flctl.transport.keys import KeyPair
 from flctl.wire import framing

@@ -3,7 +3,7 @@
 import pytest
 from memory_fleet import MemoryFleet
 
-from flctl.coordinator.rotating import LEAVE_S, Rotating
+from flctl.coordinator.front.rotating import LEAVE_S, Rotating
 from flctl.errors import UsageError
 from flctl.transport.keypair import KeyPair
 

@@ -11,10 +11,10 @@ from types import SimpleNamespace
 import msgspec
 import pytest
 
-from flctl.coordinator import runs
-from flctl.coordinator.journal import Journal
-from flctl.coordinator.runs import RunFolder, all_runs, summary
-from flctl.coordinator.starting import remove_unstarted
+from flctl.coordinator.store import folder as runs
+from flctl.coordinator.store.folder import RunFolder, all_runs, summary
+from flctl.coordinator.store.journal import Journal
+from flctl.coordinator.store.resume import remove_unstarted
 from flctl.core import history as happened
 from flctl.core.history import Participant, Score
 from flctl.errors import CheckpointError, FlctlError, StateError, UsageError

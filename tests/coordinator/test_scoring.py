@@ -7,8 +7,8 @@ import sys
 import msgspec
 import pytest
 
-from flctl.coordinator.scoring import by_agents, by_coordinator
-from flctl.coordinator.survey import Survey
+from flctl.coordinator.run.scoring import by_agents, by_coordinator
+from flctl.coordinator.run.survey import Survey
 from flctl.core.history import Score
 from flctl.core.metrics import from_confusion
 from flctl.errors import RunError

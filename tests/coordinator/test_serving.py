@@ -3,7 +3,7 @@
 import hashlib
 from pathlib import Path
 
-from flctl.coordinator.serving import Serving
+from flctl.coordinator.front.serving import Serving
 from flctl.transport.channel import Sent
 from flctl.wire.messages import CHUNK_BYTES, Chunk, Fetch, Message
 

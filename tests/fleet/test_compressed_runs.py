@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flctl.coordinator.runs import RunFolder
+from flctl.coordinator.store.folder import RunFolder
 from flctl.errors import SettingsError
 from flctl.fleet.clients import first_model
 from flctl.fleet.driving import drive_local

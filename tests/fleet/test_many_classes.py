@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from flctl.coordinator.runs import RunFolder
+from flctl.coordinator.store.folder import RunFolder
 from flctl.core.metrics import from_confusion
 from flctl.errors import TaskError
 from flctl.fleet.checking import check_task

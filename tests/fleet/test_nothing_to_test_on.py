@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from flctl.cli.lines import measured_by, round_line
-from flctl.coordinator.runs import BEST
+from flctl.coordinator.store.folder import BEST
 from flctl.fleet.driving import drive_virtual
 from flctl.fleet.virtual import VirtualRun
 from flctl.learning.source import evaluation_parts

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flctl.coordinator.runs import RunFolder, all_runs, has_digest
+from flctl.coordinator.store.folder import RunFolder, all_runs, has_digest
 from flctl.errors import DataError
 from flctl.fleet import virtual
 from flctl.fleet.virtual import VirtualRun

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from flctl.coordinator.journal import as_json
+from flctl.coordinator.store.journal import as_json
 from flctl.errors import StateError, UsageError
 from flctl.records.tensorboard import Events, Follower, export, points
 

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from flctl.coordinator.evaluator import WorkerEvaluator
+from flctl.coordinator.run.evaluator import WorkerEvaluator
 from flctl.errors import TaskError
 from flctl.learning.registry import task_digest
 from flctl.learning.task import load_task, loaded_digest

@@ -16,8 +16,8 @@ from typing import Protocol
 from msgspec import Struct, field
 
 from flctl.coordinator.background import Background
-from flctl.coordinator.journal import Journal
-from flctl.coordinator.runs import RunFolder
+from flctl.coordinator.store.folder import RunFolder
+from flctl.coordinator.store.journal import Journal
 from flctl.core.history import Update
 from flctl.errors import MalformedMessage, ParametersError
 from flctl.files import Syncing, explained

@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 
-from flctl.coordinator.audit import Actor, Audit, account, reason_of
-from flctl.coordinator.turns import Asked
+from flctl.coordinator.front.turns import Asked
+from flctl.coordinator.store.audit import Actor, Audit, account, reason_of
 from flctl.transport.channel import LOCAL
 from flctl.transport.keys import Keyring
 from flctl.wire import questions as q

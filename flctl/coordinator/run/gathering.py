@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Collection
 
-from flctl.coordinator.crew import Crew
+from flctl.coordinator.run.crew import Crew
 from flctl.core.roster import Member, Roster
 from flctl.core.round import Draw, Pool, draw
 from flctl.errors import NoAgents

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from flctl.coordinator.runs import RunFolder, state_name
+from flctl.coordinator.store.folder import RunFolder, state_name
 from flctl.core.strategies import Weights, combine, state_specs, strategy_of, weigh
 from flctl.files import Syncing, explained
 from flctl.settings import RunSettings

@@ -5,10 +5,10 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from flctl.coordinator.background import Background
-from flctl.coordinator.orders import Orders
-from flctl.coordinator.outgoing import Address
-from flctl.coordinator.service import Coordinator
-from flctl.coordinator.turns import QUESTIONS, Asked, Turns
+from flctl.coordinator.front.orders import Orders
+from flctl.coordinator.front.outbox import Address
+from flctl.coordinator.front.service import Coordinator
+from flctl.coordinator.front.turns import QUESTIONS, Asked, Turns
 from flctl.errors import AccessError, FlctlError
 from flctl.files import failure
 from flctl.transport.channel import LOCAL, Incoming

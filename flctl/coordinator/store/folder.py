@@ -20,7 +20,7 @@ from typing import Any
 
 import msgspec
 
-from flctl.coordinator.journal import replay
+from flctl.coordinator.store.journal import replay
 from flctl.core.history import History, Round
 from flctl.errors import CheckpointError, StateError, UsageError
 from flctl.files import Lock, explained, is_locked, make_folder, replace, sync_folder

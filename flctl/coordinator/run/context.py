@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from flctl.coordinator.background import Background
-from flctl.coordinator.crew import Crew
-from flctl.coordinator.evaluator import Evaluator
-from flctl.coordinator.journal import Journal, as_json
-from flctl.coordinator.runs import RunFolder
+from flctl.coordinator.run.crew import Crew
+from flctl.coordinator.run.evaluator import Evaluator
+from flctl.coordinator.store.folder import RunFolder
+from flctl.coordinator.store.journal import Journal, as_json
 from flctl.core.history import AnyEvent, History, Opened, Started
 from flctl.core.roster import Roster
 from flctl.core.round import Draw

@@ -7,14 +7,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from flctl.coordinator.awaiting import Awaiting
 from flctl.coordinator.background import Background
-from flctl.coordinator.context import Fleet, RunContext
-from flctl.coordinator.evaluator import Evaluator, FirstModel
-from flctl.coordinator.journal import Journal
-from flctl.coordinator.runs import RunFolder, all_runs
-from flctl.coordinator.starting import remove_unstarted, start_run, take_up
-from flctl.coordinator.training import Training
+from flctl.coordinator.run.awaiting import Awaiting
+from flctl.coordinator.run.context import Fleet, RunContext
+from flctl.coordinator.run.evaluator import Evaluator
+from flctl.coordinator.run.run import Run
+from flctl.coordinator.store.folder import RunFolder, all_runs
+from flctl.coordinator.store.journal import Journal
+from flctl.coordinator.store.resume import FirstModel, remove_unstarted, start_run, take_up
 from flctl.core.history import History, Kind
 from flctl.errors import FlctlError, RunError, UsageError
 from flctl.files import Lock
@@ -34,7 +34,7 @@ class RunKeeper:
         clock: Callable[[], float],
         wall_clock: Callable[[], float],
     ) -> None:
-        self.training: Training | None = None
+        self.training: Run | None = None
         """The run in progress."""
         self.min_participants = 1
         """No round with fewer is committed."""
@@ -185,7 +185,7 @@ class RunKeeper:
             )
             undo.pop_all()
         self._lock, self._awaiting = lock, None
-        self.training = Training(context)
+        self.training = Run(context)
         self.training.begin(noted, draw_again)
 
     def _now(self) -> float:

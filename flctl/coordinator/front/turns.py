@@ -8,8 +8,8 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import NamedTuple
 
-from flctl.coordinator.audit import Begun
-from flctl.coordinator.outgoing import Address
+from flctl.coordinator.front.outbox import Address
+from flctl.coordinator.store.audit import Begun
 from flctl.wire.messages import Ask
 
 QUESTIONS = 8

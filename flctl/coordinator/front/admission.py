@@ -4,9 +4,9 @@ import logging
 from collections.abc import Callable
 from typing import Literal, TypeAlias
 
-from flctl.coordinator.audit import Actor, Audit
-from flctl.coordinator.peers import Peers
-from flctl.coordinator.serving import Serving
+from flctl.coordinator.front.peers import Peers
+from flctl.coordinator.front.serving import Serving
+from flctl.coordinator.store.audit import Actor, Audit
 from flctl.errors import FlctlError, StateError
 from flctl.transport.allowance import Allowance
 from flctl.transport.channel import Incoming
@@ -26,7 +26,7 @@ GUEST_JOINS = 600
 on joins at once."""
 
 
-class Door:
+class Admission:
     def __init__(
         self,
         peers: Peers,

@@ -13,9 +13,8 @@ from typing import Any
 
 from flctl import __version__
 from flctl.coordinator.background import Background, InlineBackground
-from flctl.coordinator.desk import Desk
-from flctl.coordinator.far import settings_from_afar
-from flctl.coordinator.lookups import (
+from flctl.coordinator.front.desk import Desk
+from flctl.coordinator.front.lookups import (
     AllRuns,
     Model,
     Past,
@@ -24,17 +23,18 @@ from flctl.coordinator.lookups import (
     look_at_run,
     look_at_runs,
 )
-from flctl.coordinator.runs import RunFolder
-from flctl.coordinator.service import Coordinator
-from flctl.coordinator.turns import Asked
-from flctl.coordinator.views import (
+from flctl.coordinator.front.remote_settings import settings_from_afar
+from flctl.coordinator.front.service import Coordinator
+from flctl.coordinator.front.turns import Asked
+from flctl.coordinator.front.views import (
     agent_status,
     shown_key,
     shown_shards,
     shown_tokens,
     shown_waiting,
 )
-from flctl.coordinator.watching import Watcher
+from flctl.coordinator.front.watching import Watcher
+from flctl.coordinator.store.folder import RunFolder
 from flctl.core.roster import Member
 from flctl.errors import AccessError, RunError, UsageError
 from flctl.files import page

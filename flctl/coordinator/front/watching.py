@@ -4,10 +4,10 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from flctl.coordinator.journal import HEAD
-from flctl.coordinator.lookups import PAST_EVENTS
-from flctl.coordinator.outgoing import Outgoing
-from flctl.coordinator.turns import Asked
+from flctl.coordinator.front.lookups import PAST_EVENTS
+from flctl.coordinator.front.outbox import Outbox
+from flctl.coordinator.front.turns import Asked
+from flctl.coordinator.store.journal import HEAD
 
 Event = dict[str, Any]
 
@@ -17,7 +17,7 @@ class Watcher:
 
     def __init__(
         self,
-        operators: Outgoing,
+        operators: Outbox,
         asked: Asked,
         in_progress: Callable[[], str | None],
         may_read: Callable[[str], bool],

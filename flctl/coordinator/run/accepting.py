@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from flctl.coordinator.journal import Journal
+from flctl.coordinator.store.journal import Journal
 from flctl.files import Syncing
 
 

@@ -1,6 +1,6 @@
 """One run from its first round to its last. Read it from top to bottom:
 
-    begin ─► gather agents ─► open a round ─► (flctl.coordinator.rounding) ─► committed
+    begin ─► gather agents ─► open a round ─► (flctl.coordinator.run.round_driver) ─► committed
                   ▲                                                              │
                   └──────────────────────────────────────────────────────────────┘
 
@@ -12,11 +12,11 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from flctl.coordinator.context import RunContext
-from flctl.coordinator.gathering import Gathering
-from flctl.coordinator.journal import as_json
-from flctl.coordinator.rounding import RoundInProgress
-from flctl.coordinator.runs import RunFolder, has_digest
+from flctl.coordinator.run.context import RunContext
+from flctl.coordinator.run.gathering import Gathering
+from flctl.coordinator.run.round_driver import RoundDriver
+from flctl.coordinator.store.folder import RunFolder, has_digest
+from flctl.coordinator.store.journal import as_json
 from flctl.core import history as happened
 from flctl.core.roster import Member
 from flctl.errors import FlctlError, NoAgents
@@ -44,13 +44,13 @@ GOES_ON = (
 )
 
 
-class Training:
+class Run:
     def __init__(self, context: RunContext) -> None:
         self._context = context
         self._gathering: Gathering | None = None
         self._has_gathered = False
         """Once the fleet was given time to come, rounds go on with whoever is there."""
-        self._round: RoundInProgress | None = None
+        self._round: RoundDriver | None = None
         self._unsettled: happened.Round | None = None
         self._ending = False
         self._ends_with: happened.AnyEvent | None = None
@@ -197,7 +197,7 @@ class Training:
             )
         # Not synced: if it is lost in a crash, the round opens again, as good as new.
         context.record([opened], sync=False)
-        self._round = RoundInProgress(context, opened, self._on_done)
+        self._round = RoundDriver(context, opened, self._on_done)
         self._round.begin()
         self._settle()
 
@@ -234,7 +234,7 @@ class Training:
         context.folder.room_for(context.model_size, len(opened.invited) - len(accepted))
         names = ", ".join(sorted(accepted)) or "nobody yet"
         logger.info("run=%s round=%d goes on with updates of %s", self.run, opened.round, names)
-        self._round = RoundInProgress(context, opened, self._on_done, resumed=True)
+        self._round = RoundDriver(context, opened, self._on_done, resumed=True)
         self._round.begin()
 
     def _on_done(self, event: happened.Round | None, reason: str, awaits: bool = False) -> None:
@@ -414,7 +414,7 @@ class Training:
             self._look_for_agents(self._gathering)
         self._in_round(lambda now: now.on_time())
 
-    def _in_round(self, step: Callable[[RoundInProgress], None]) -> None:
+    def _in_round(self, step: Callable[[RoundDriver], None]) -> None:
         """If there is a round. What goes wrong with the disk meanwhile pauses the run."""
         if self._round is None:
             return

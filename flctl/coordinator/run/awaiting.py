@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
-from flctl.coordinator.context import Fleet
-from flctl.coordinator.gathering import Gathering
-from flctl.coordinator.journal import Journal, as_json
-from flctl.coordinator.runs import RunFolder
+from flctl.coordinator.run.context import Fleet
+from flctl.coordinator.run.gathering import Gathering
+from flctl.coordinator.store.folder import RunFolder
+from flctl.coordinator.store.journal import Journal, as_json
 from flctl.core.history import History, Stopped
 
 

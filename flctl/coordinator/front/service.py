@@ -11,21 +11,21 @@ from pathlib import Path
 from typing import Any, Protocol, assert_never
 
 from flctl import __version__
-from flctl.coordinator.audit import Audit
 from flctl.coordinator.background import Background
-from flctl.coordinator.cordons import load_cordons, save_cordons
-from flctl.coordinator.door import Door
-from flctl.coordinator.evaluator import Evaluator
-from flctl.coordinator.invitation import Invitation
-from flctl.coordinator.keeper import RunKeeper
-from flctl.coordinator.lives import Lives
-from flctl.coordinator.outgoing import Outgoing
-from flctl.coordinator.peers import Peers
-from flctl.coordinator.probing import Probing
-from flctl.coordinator.rotating import Rotating
-from flctl.coordinator.runs import RunsOver
-from flctl.coordinator.serving import Serving
-from flctl.coordinator.training import Training
+from flctl.coordinator.front.admission import Admission
+from flctl.coordinator.front.lives import Lives
+from flctl.coordinator.front.outbox import Outbox
+from flctl.coordinator.front.peers import Peers
+from flctl.coordinator.front.probing import Probing
+from flctl.coordinator.front.rotating import Rotating
+from flctl.coordinator.front.serving import Serving
+from flctl.coordinator.front.token_folder import TokenFolder
+from flctl.coordinator.run.evaluator import Evaluator
+from flctl.coordinator.run.keeper import RunKeeper
+from flctl.coordinator.run.run import Run
+from flctl.coordinator.store.audit import Audit
+from flctl.coordinator.store.cordons import load_cordons, save_cordons
+from flctl.coordinator.store.folder import RunsOver
 from flctl.core import roster as alive
 from flctl.core.roster import Member, Roster
 from flctl.errors import (
@@ -114,10 +114,10 @@ class Coordinator:
         self._health = health
         self.peers = Peers(hub, self.roster, self.gate)
         self._serving = Serving(self.peers.send)
-        self._door = Door(
+        self._door = Admission(
             self.peers, keyring, self._serving, self._ask, self.gate, clock, self.audit
         )
-        self.operators = Outgoing(self.peers.encode, hub.send)
+        self.operators = Outbox(self.peers.encode, hub.send)
         self._ping_sequence = 0
         self._probing = Probing(self._probe_all)
         self._next_tick = clock()
@@ -129,11 +129,11 @@ class Coordinator:
         """Of the server's key; None where it has but this one."""
         self.lives: Lives | None = None
         """None where its agents live and die with it."""
-        self.invitation: Invitation | None = None
+        self.invitation: TokenFolder | None = None
         """Kept open while it runs, if there is one."""
 
     @property
-    def training(self) -> Training | None:
+    def training(self) -> Run | None:
         """The run in progress."""
         return self.runs.training
 
@@ -317,7 +317,7 @@ class Coordinator:
         self.peers.complain(name, text)
 
     def _about_training(
-        self, training: Training, member: Member, message: Message, payload: Frame | None
+        self, training: Run, member: Member, message: Message, payload: Frame | None
     ) -> None:
         match message:
             case Progress():

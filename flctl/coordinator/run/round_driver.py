@@ -11,13 +11,13 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from flctl.coordinator.accepting import Accepting
-from flctl.coordinator.aggregation import Aggregated, aggregate
-from flctl.coordinator.claims import jumps
-from flctl.coordinator.collection import Collection, Outcome
-from flctl.coordinator.context import RunContext
-from flctl.coordinator.evaluating import Evaluating
-from flctl.coordinator.gathering import CORDONED_S, STARTING_S
+from flctl.coordinator.run.accepting import Accepting
+from flctl.coordinator.run.aggregation import Aggregated, aggregate
+from flctl.coordinator.run.claims import jumps
+from flctl.coordinator.run.context import RunContext
+from flctl.coordinator.run.evaluating import Evaluating
+from flctl.coordinator.run.gathering import CORDONED_S, STARTING_S
+from flctl.coordinator.run.intake import Collection, Outcome
 from flctl.core import history as happened
 from flctl.core import round as rounds
 from flctl.core.history import Participant, Score
@@ -50,7 +50,7 @@ TELL_S = 5.0
 Done = Callable[[happened.Round | None, str, bool], None]
 
 
-class RoundInProgress:
+class RoundDriver:
     """`resumed`: it was open when the coordinator stopped.
 
     `done(event, "", False)` is called when the round is committed, `done(None, reason, awaits)`

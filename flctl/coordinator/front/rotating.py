@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from flctl.coordinator.peers import Peers
+from flctl.coordinator.front.peers import Peers
 from flctl.core.roster import Roster
 from flctl.errors import FlctlError, UsageError
 from flctl.transport.keypair import KeyPair, shown

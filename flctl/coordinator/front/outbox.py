@@ -46,7 +46,7 @@ class _Queue(Struct):
     """Bytes."""
 
 
-class Outgoing:
+class Outbox:
     def __init__(self, encode: Encode, send: Send) -> None:
         self._encode, self._send = encode, send
         self._queues: dict[bytes, _Queue] = {}

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from flctl.coordinator.journal import chain_of, each_event, last_events
-from flctl.coordinator.outgoing import ANSWER_BYTES, expect_room
-from flctl.coordinator.runs import RunFolder, all_runs, summary
+from flctl.coordinator.front.outbox import ANSWER_BYTES, expect_room
+from flctl.coordinator.store.folder import RunFolder, all_runs, summary
+from flctl.coordinator.store.journal import chain_of, each_event, last_events
 from flctl.errors import FlctlError
 from flctl.wire.messages import Digest
 

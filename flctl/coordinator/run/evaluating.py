@@ -3,10 +3,10 @@
 import logging
 from collections.abc import Callable
 
-from flctl.coordinator.aggregation import Aggregated
-from flctl.coordinator.context import RunContext
-from flctl.coordinator.scoring import by_agents, by_coordinator, outvoted
-from flctl.coordinator.survey import Survey
+from flctl.coordinator.run.aggregation import Aggregated
+from flctl.coordinator.run.context import RunContext
+from flctl.coordinator.run.scoring import by_agents, by_coordinator, outvoted
+from flctl.coordinator.run.survey import Survey
 from flctl.core.history import Score
 from flctl.core.roster import Member
 from flctl.errors import FlctlError

@@ -13,17 +13,27 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from msgspec import Struct
+
 from flctl import __version__
-from flctl.coordinator.evaluator import FirstModel
-from flctl.coordinator.journal import Journal, complete
-from flctl.coordinator.runs import UNFINISHED, RunFolder
+from flctl.coordinator.store.folder import UNFINISHED, RunFolder
+from flctl.coordinator.store.journal import Journal, complete
 from flctl.core.history import AnyEvent, History, Kind, Paused, Resumed, Started, Withdrawn
 from flctl.errors import CheckpointError, StateError, UsageError
 from flctl.files import explained, make_folder, new_file, sync_folder
-from flctl.settings import SCHEMA, changed, normalised
+from flctl.settings import SCHEMA, RunSettings, changed, normalised
 from flctl.wire.messages import Digest
 
 logger = logging.getLogger(__name__)
+
+
+class FirstModel(Struct, frozen=True):
+    settings: RunSettings
+    task_digest: Digest
+    digest: Digest
+    size: int
+    fd: int
+    """Holds the model; whoever gets this closes it."""
 
 
 def machine() -> str:

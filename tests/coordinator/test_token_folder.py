@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from flctl.coordinator.invitation import TTL_S, Invitation
+from flctl.coordinator.front.token_folder import TTL_S, TokenFolder
 from flctl.errors import AccessError, StateError
 from flctl.transport.keypair import KeyPair
 from flctl.transport.keys import Keyring
@@ -36,7 +36,7 @@ def read(path: Path) -> str:
 
 def test_the_folder_has_what_an_agent_needs_to_join(tmp_path, keyring, clock):
     folder = tmp_path / "invite"
-    invitation = Invitation(folder, keyring, Deal(of=2, partition="iid"), clock)
+    invitation = TokenFolder(folder, keyring, Deal(of=2, partition="iid"), clock)
     assert read(folder / "server.pub") == keyring.server.public
     assert stat.S_IMODE((folder / "token").stat().st_mode) == 0o600
     key = KeyPair.make().public
@@ -53,7 +53,7 @@ def join(keyring: Keyring, folder: Path) -> str:
 
 def test_the_door_is_shut_after_a_while(tmp_path, keyring, clock):
     """A container that was let in cannot read a good token for ever."""
-    invitation = Invitation(tmp_path, keyring, None, clock)
+    invitation = TokenFolder(tmp_path, keyring, None, clock)
     first = read(tmp_path / "token")
     join(keyring, tmp_path)
     clock.now += TTL_S / 2
@@ -67,7 +67,7 @@ def test_the_door_is_shut_after_a_while(tmp_path, keyring, clock):
 
 def test_a_person_opens_it_again(tmp_path, keyring, clock):
     """What those who have just read the old token hold stays good."""
-    invitation = Invitation(tmp_path, keyring, None, clock)
+    invitation = TokenFolder(tmp_path, keyring, None, clock)
     first = read(tmp_path / "token")
     clock.now += TTL_S - 60
     opened = invitation.open()
@@ -81,11 +81,11 @@ def test_a_person_opens_it_again(tmp_path, keyring, clock):
 
 def test_it_is_shut_after_a_restart_once_there_are_agents(tmp_path, keyring, clock):
     """A machine that reboots enrols nobody."""
-    Invitation(tmp_path, keyring, None, clock).close()
-    Invitation(tmp_path, keyring, None, clock)
+    TokenFolder(tmp_path, keyring, None, clock).close()
+    TokenFolder(tmp_path, keyring, None, clock)
     assert join(keyring, tmp_path) == "pi-01"
-    Invitation(tmp_path, keyring, None, clock).close()
-    again = Invitation(tmp_path, keyring, None, clock)
+    TokenFolder(tmp_path, keyring, None, clock).close()
+    again = TokenFolder(tmp_path, keyring, None, clock)
     assert not (tmp_path / "token").exists()
     assert not keyring.open_tokens()
     again.open()
@@ -94,7 +94,7 @@ def test_it_is_shut_after_a_restart_once_there_are_agents(tmp_path, keyring, clo
 
 def test_a_revoked_agent_does_not_come_back_by_the_folder(tmp_path, keyring, clock):
     """It may make a new key and read the folder again, but the door is shut with its revocation."""
-    invitation = Invitation(tmp_path, keyring, None, clock)
+    invitation = TokenFolder(tmp_path, keyring, None, clock)
     name = join(keyring, tmp_path)
     stolen = read(tmp_path / "token")
     (closed,) = keyring.revoke(name)
@@ -106,7 +106,7 @@ def test_a_revoked_agent_does_not_come_back_by_the_folder(tmp_path, keyring, clo
 
 
 def test_as_many_come_in_as_there_are_shards(tmp_path, keyring, clock):
-    invitation = Invitation(tmp_path, keyring, Deal(of=2, partition="iid"), clock)
+    invitation = TokenFolder(tmp_path, keyring, Deal(of=2, partition="iid"), clock)
     for _ in range(2):
         join(keyring, tmp_path)
     invitation.keep()
@@ -115,18 +115,18 @@ def test_as_many_come_in_as_there_are_shards(tmp_path, keyring, clock):
 
 def test_a_coordinator_that_was_killed_goes_on_with_its_token(tmp_path, keyring, clock):
     deal = Deal(of=4, partition="record")
-    Invitation(tmp_path, keyring, deal, clock)
+    TokenFolder(tmp_path, keyring, deal, clock)
     first = read(tmp_path / "token")
     join(keyring, tmp_path)
-    Invitation(tmp_path, keyring, deal, clock)
+    TokenFolder(tmp_path, keyring, deal, clock)
     assert read(tmp_path / "token") == first
-    Invitation(tmp_path, keyring, Deal(of=8, partition="record"), clock)
+    TokenFolder(tmp_path, keyring, Deal(of=8, partition="record"), clock)
     assert read(tmp_path / "token") != first
 
 
 def test_a_token_that_could_not_be_written_is_made_anew(tmp_path, keyring, clock, monkeypatch):
     """The one in the file stays what is known."""
-    invitation = Invitation(tmp_path, keyring, None, clock)
+    invitation = TokenFolder(tmp_path, keyring, None, clock)
     first = read(tmp_path / "token")
 
     def fails(*_):
@@ -134,7 +134,7 @@ def test_a_token_that_could_not_be_written_is_made_anew(tmp_path, keyring, clock
 
     clock.now += TTL_S * 0.6
     with monkeypatch.context() as patch:
-        patch.setattr("flctl.coordinator.invitation.replace", fails)
+        patch.setattr("flctl.coordinator.front.token_folder.replace", fails)
         with pytest.raises(StateError):
             invitation.open()
     assert read(tmp_path / "token") == first
@@ -143,7 +143,7 @@ def test_a_token_that_could_not_be_written_is_made_anew(tmp_path, keyring, clock
 
 
 def test_a_token_that_was_closed_by_hand_is_taken_away(tmp_path, keyring, clock):
-    invitation = Invitation(tmp_path, keyring, None, clock)
+    invitation = TokenFolder(tmp_path, keyring, None, clock)
     keyring.close_token(read(tmp_path / "token"))
     invitation.keep()
     assert not (tmp_path / "token").exists()

@@ -25,7 +25,7 @@ USES = 100
 """Where no shards are dealt; else as many as there are shards."""
 
 
-class Invitation:
+class TokenFolder:
     """`deal` is what those who ask for a shard get a part of. Raises FlctlError when the folder
     cannot be used.
     """

@@ -12,8 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from msgspec import Struct
-
+from flctl.coordinator.store.resume import FirstModel
 from flctl.errors import (
     CheckpointError,
     DataError,
@@ -51,15 +50,6 @@ _KINDS: dict[str, Callable[[str], FlctlError]] = {
     "model": CheckpointError,
     "usage": SettingsError,
 }
-
-
-class FirstModel(Struct, frozen=True):
-    settings: RunSettings
-    task_digest: Digest
-    digest: Digest
-    size: int
-    fd: int
-    """Holds the model; whoever gets this closes it."""
 
 
 class Evaluator(Protocol):

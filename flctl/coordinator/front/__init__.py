@@ -1,0 +1,1 @@
+"""What a coordinator hears and answers: agents, operators, strangers."""
