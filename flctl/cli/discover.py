@@ -1,5 +1,6 @@
 """`flctl discover`: the agents that should be there, and those that are."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -40,14 +41,18 @@ def discover(
 
     from flctl.cli import output
     from flctl.cli.keys import open_doors
-    from flctl.fleet.discovery import all_ready, compare, drift, enrolled, too_many
+    from flctl.fleet.discovery import all_ready, compare, enrolled, too_many
     from flctl.fleet.inventory import read_inventory
 
     expected = None if inventory is None else read_inventory(inventory)
     with coordinator(state_folder(state), context) as console:
         status = console.status()
     options = again(state, context)
-    rows = compare(enrolled(status) if expected is None else expected, status, options)
+    # Ansible does not take the list that it has written for an inventory.
+    named = (
+        "FILE" if inventory is None or inventory.suffix == ".json" else shlex.quote(str(inventory))
+    )
+    rows = compare(enrolled(status) if expected is None else expected, status, options, named)
     if json:
         output.print_json(rows)
     elif not rows:
@@ -66,8 +71,6 @@ def discover(
                 row.name or "?", row.host or "-", shown, row.version or "-", Text(row.advice)
             )
         output.show(made)
-    for line in drift(status) if not json else ():
-        output.print_line(line)
     if not json and (line := too_many(status)):
         output.print_line(line)
     if not json and (line := open_doors(status.get("tokens", ()), options)):

@@ -4,7 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from msgspec import Struct
+from msgspec.structs import replace
 
+from flctl.fleet.drift import Difference, drift
 from flctl.fleet.inventory import Expected
 from flctl.transport.keypair import shown
 
@@ -35,19 +37,34 @@ class Row(Struct, frozen=True):
     version: str | None = None
     advice: str = ""
     """What to do about it, in one line; empty when all is well."""
+    drift: tuple[Difference, ...] = ()
+    """In what it is not as it should be, though it may work."""
 
 
-def compare(expected: Sequence[Expected], status: Mapping[str, Any], again: str = "") -> list[Row]:
+def compare(
+    expected: Sequence[Expected],
+    status: Mapping[str, Any],
+    again: str = "",
+    inventory: str = "FILE",
+) -> list[Row]:
     """A row for every expected agent, in their order, then for what else there is.
 
-    `status` is what the coordinator answers to "status"; `again` follows a suggested command.
+    `status` is what the coordinator answers to "status"; `again` follows a suggested command,
+    `inventory` is named in one that deploys.
     """
+    differences = drift(status["agents"], expected)
     there = {agent["name"]: agent for agent in status["agents"]}
     waiting = [shown(str(w["public_key"])) for w in status["waiting"]]
     revoked = set(status.get("revoked", ()))  # an older coordinator does not tell
     strangers = [e.name for e in expected if e.name not in there and e.name not in revoked]
     rows = [
-        _known(e.name, e.host, there[e.name], again)
+        _drifted(
+            _known(e.name, e.host, there[e.name], again),
+            differences.get(e.name, ()),
+            f"flctl deploy -i {inventory} --limit {e.called or e.name}"
+            if there[e.name].get("image")
+            else "",
+        )
         if e.name in there
         else _shut_out(e, again)
         if e.name in revoked
@@ -61,22 +78,6 @@ def compare(expected: Sequence[Expected], status: Mapping[str, Any], again: str 
     if len(waiting) != 1 or len(strangers) != 1:
         rows += [_unknown(key, again) for key in waiting]
     return rows
-
-
-def drift(status: Mapping[str, Any]) -> list[str]:
-    """A line for each agent whose version or owner's limits are not those of most of the others."""
-    agents = [agent for agent in status["agents"] if agent["version"]]
-    lines = []
-    for what, of in (("version", "version"), ("limits", "limits")):
-        values = [repr(agent.get(of)) for agent in agents]
-        usual = max(values, key=values.count, default="")
-        if 2 * values.count(usual) <= len(values):
-            continue  # there is nothing that most have
-        odd = [agent["name"] for agent, value in zip(agents, values, strict=True) if value != usual]
-        if odd:
-            few = ", ".join(odd[:5]) + (f" and {len(odd) - 5} more" if len(odd) > 5 else "")
-            lines.append(f"{what} not as on most agents: {few}; see flctl status --wide")
-    return lines
 
 
 def too_many(status: Mapping[str, Any]) -> str:
@@ -106,6 +107,16 @@ def _known(name: str, host: str, agent: Mapping[str, Any], again: str) -> Row:
     if state == "ready" and agent.get("cordoned"):
         state, advice = "cordoned", f"held back: flctl uncordon {name}{again}"
     return Row(name, host, state, agent["version"], advice)
+
+
+def _drifted(row: Row, differences: tuple[Difference, ...], deploy: str) -> Row:
+    """`deploy`: the command that sets it right; "" where the playbooks did not set it up."""
+    if not differences:
+        return row
+    advice = "; ".join(filter(None, (row.advice, ", ".join(map(str, differences)))))
+    if deploy and row.state == "ready":
+        advice += f"; run: {deploy}"
+    return replace(row, advice=advice, drift=differences)
 
 
 def _judge(agent: Mapping[str, Any]) -> tuple[State, str]:

@@ -1,10 +1,14 @@
 """The inventory against the roster: every row says how it stands and what to do."""
 
+import msgspec
 import pytest
 
+from flctl.agent.config import Choices
 from flctl.fleet.discovery import all_ready, compare, enrolled
+from flctl.fleet.drift import drift
 from flctl.fleet.inventory import Expected
 from flctl.transport.keypair import shown
+from flctl.wire.messages import Limits
 
 KEY, OTHER = "k" * 40, "o" * 40
 
@@ -133,15 +137,100 @@ def test_without_an_inventory_those_enrolled_are_expected():
     assert [row.state for row in compare(enrolled(there), there)] == ["ready", "missing"]
 
 
-def test_what_differs_from_most_agents_is_named():
-    """Versions and owners' limits; where most have nothing in common, nothing is drift."""
-    from flctl.fleet.discovery import drift
+IMAGE, OTHER_IMAGE = "9c1d" * 16, "3f2a" * 16
+LIMITS = msgspec.to_builtins(Limits())
 
-    agents = [{"name": f"pi-{n}", "version": "1", "limits": {"min_examples": 16}} for n in range(4)]
-    assert drift({"agents": agents}) == []
-    agents[2]["version"] = "0"
-    agents[3]["limits"] = {"min_examples": 1}
-    version, limits = drift({"agents": agents})
-    assert version.startswith("version not as on most agents: pi-2;")
-    assert limits.startswith("limits not as on most agents: pi-3;")
-    assert drift({"agents": agents[1:3]}) == []
+
+USUAL = Choices()
+
+
+def deployed(name, settings=USUAL, limits=LIMITS, **more):
+    """As the playbooks set one up."""
+    about = {"arch": "aarch64", "cores": 4, "image": IMAGE, "limits": limits, **more}
+    return agent(name, settings=settings.digest, **about)
+
+
+def advice(agents, hosts):
+    rows = compare(hosts, status(*agents), inventory="fleet.yml")
+    assert {row.state for row in rows} == {"ready"}
+    return [row.advice for row in rows]
+
+
+def test_what_differs_from_most_agents_is_named():
+    """Version, image, settings and limits, with both values; where most have nothing in common,
+    nothing is drift. What a person has set up no playbook sets right."""
+    hosts = expected("pi-0", "pi-1", "pi-2", "pi-3", "pi-4")
+    agents = [deployed(f"pi-{n}") for n in range(5)]
+    assert advice(agents, hosts) == [""] * 5
+    agents[1]["version"] = "0"
+    agents[2]["image"] = OTHER_IMAGE
+    agents[3] = deployed("pi-3", Choices(device="cuda"), {**LIMITS, "min_examples": 1}, image=None)
+    usual, other = USUAL.digest[:12], Choices(device="cuda").digest[:12]
+    assert advice(agents, hosts) == [
+        "",
+        "version 0 instead of 0.1.0 as on most; run: flctl deploy -i fleet.yml --limit pi-1",
+        "image 3f2a3f2a3f2a instead of 9c1d9c1d9c1d as on most; "
+        "run: flctl deploy -i fleet.yml --limit pi-2",
+        f"settings {other} instead of {usual} as on most, min_examples 1 instead of 16 as on most",
+        "",
+    ]
+    assert advice(agents[:2], hosts[:2]) == ["", ""]
+    (image,) = compare(hosts, status(*agents))[2].drift
+    assert msgspec.to_builtins(image) == {
+        "what": "image", "has": OTHER_IMAGE, "wanted": IMAGE, "by": "most agents",
+    }  # fmt: skip
+
+
+def test_images_of_two_architectures_are_not_drift():
+    """Nor is one of another version beside its version."""
+    agents = [deployed("pi-0"), deployed("pi-1"), deployed("pc", arch="x86_64", image=OTHER_IMAGE)]
+    assert not drift(agents)
+    assert not drift([{**each, "version": f"0.{n}"} for n, each in enumerate(agents)])
+
+
+@pytest.mark.parametrize(
+    ("variables", "is_as_wanted"),
+    [
+        ({}, False),
+        ({"flctl_agent_threads": 3, "flctl_agent_min_examples": "5"}, True),
+        ({"flctl_agent_environment": {"FLCTL_THREADS": "3", "FLCTL_MIN_EXAMPLES": "5"}}, True),
+        ({"flctl_agent_threads": 3, "flctl_agent_min_examples": 5, "flctl_agent_role": 7}, None),
+        ({"flctl_agent_threads": "{{ 2 + 1 }}", "flctl_agent_min_examples": 5}, None),
+        ({"flctl_agent_environment": "{{ of_all }}"}, None),
+        ({"flctl_agent_environment": ["FLCTL_THREADS"]}, False),
+    ],
+)
+def test_an_inventory_says_how_each_host_should_be(variables, is_as_wanted):
+    """What one host is meant to have is no drift, though it is alone with it; all hosts may be
+    wrong together. Where only Ansible could evaluate a variable, most agents count (None)."""
+    hosts = [Expected("pi-0", "pi-0", "zero", variables), *expected("pi-1", "pi-2")]
+    odd = deployed("pi-0", Choices(threads=3), {**LIMITS, "min_examples": 5})
+    found = drift([odd, deployed("pi-1"), deployed("pi-2")], hosts).get("pi-0", ())
+    assert [(each.what, each.by) for each in found] == (
+        []
+        if is_as_wanted
+        else [(what, "inventory" if is_as_wanted is False else "most agents")
+              for what in ("settings", "min_examples")]
+    )  # fmt: skip
+    assert ["--limit zero" in said for said in advice([odd], hosts[:1])] == [
+        bool(found and is_as_wanted is False)
+    ]
+
+
+def test_as_many_threads_as_are_usual_are_the_default():
+    """Half of the cores, whether it is said or not; lists may be text, in any order."""
+    hosts = [
+        Expected(
+            "pi-0", "pi-0", "pi-0", {"flctl_agent_threads": 2, "flctl_agent_tasks": ["b", "a"]}
+        )
+    ]
+    assert not drift([deployed("pi-0", Choices(tasks=("a", "b")))], hosts)
+    hosts = [Expected("pi-0", "pi-0", "pi-0", {"flctl_agent_environment": {"FLCTL_TASK": "b a"}})]
+    assert not drift([deployed("pi-0", Choices(tasks=("a", "b")))], hosts)
+
+
+def test_an_agent_by_hand_is_not_judged_by_an_inventory():
+    """Its options are not made of those variables."""
+    hosts = [Expected("pi-0", "pi-0", "pi-0", {"flctl_agent_min_examples": 5})]
+    assert not drift([deployed("pi-0", image=None)], hosts)
+    assert drift([deployed("pi-0")], hosts)

@@ -118,6 +118,10 @@ def test_the_inventory_and_the_fleet_agree(fleet: Fleet):
     """`flctl discover` reads the same file as the playbooks."""
     said = fleet.flctl("discover", "--inventory", fleet.inventory, "--check")
     assert said.count("ready") == 3
+    assert " instead of " not in said
+    deployed = fleet.status()
+    assert deployed["pi-02"]["image"] == deployed["pi-03"]["image"]
+    assert deployed["pi-02"]["image"]
 
 
 def test_who_cannot_be_reached_is_listed_with_what_to_do(fleet: Fleet):
