@@ -26,24 +26,11 @@ AgentName = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}\Z")]
 Seed = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Partition = Literal["iid", "label", "dirichlet", "size", "record"]
 Device = Literal["auto", "cpu", "cuda"]
-Strategy = Literal[
-    "fedavg",
-    "fedprox",
-    "fedavgm",
-    "fedadagrad",
-    "fedadam",
-    "fedyogi",
-    "median",
-    "trimmed-mean",
-    "krum",
-    "multi-krum",
-]
+StrategyName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9-]{0,62}\Z")]
+"""Which there are is known where rounds are aggregated (flctl.core.strategies)."""
 Compression = Literal["none", "fp16", "int8", "topk"]
 OptimizerArgs = dict[str, float | int | bool | str | list[float]]
 
-RANKED = ("median", "trimmed-mean")
-"""Strategies that sort what the agents sent at each place."""
-FEDPROX_MU = 0.01
 DEFAULT_QUORUM = 0.8
 
 SCHEMA = 1
@@ -79,7 +66,7 @@ class RunSettings(LocalTraining, frozen=True, forbid_unknown_fields=True, kw_onl
     task: str
     rounds: Count = 30
     seed: Seed = 1
-    strategy: Strategy = "fedavg"
+    strategy: StrategyName = "fedavg"
     """How updates become the next model."""
     strategy_args: dict[str, float | int] = {}
     """Arguments of the strategy, as docs/strategies.md names them."""
@@ -172,10 +159,9 @@ def agent_names(count: int) -> tuple[str, ...]:
     return tuple(f"pi-{number:0{width}d}" for number in range(1, count + 1))
 
 
-def parse(given: Mapping[str, Any], where: str, *, stored: bool = False) -> RunSettings:
+def parse(given: Mapping[str, Any], where: str) -> RunSettings:
     """Check `given` (key → value) and fill the rest with defaults.
 
-    `stored` are those of a run that exists: what no new run may ask for is still read.
     Raises SettingsError that names the key, the nearest known one, and `where`.
     """
     plain = normalised(given, where)
@@ -185,11 +171,7 @@ def parse(given: Mapping[str, Any], where: str, *, stored: bool = False) -> RunS
         settings = msgspec.convert(plain, RunSettings, strict=True)
     except msgspec.ValidationError as error:
         raise SettingsError(f"{where}: {_explain(error)}") from error
-    if settings.strategy == "fedprox" and "proximal_mu" not in plain:
-        settings = msgspec.structs.replace(settings, proximal_mu=FEDPROX_MU)
     _check_together(settings, where)
-    if not stored:
-        _check_sparse(settings, where)
     return settings
 
 
@@ -204,7 +186,7 @@ def changed(settings: RunSettings, changes: Mapping[str, Any], where: str) -> Ru
             f"{where}: {fixed[0]} stays what it was when the run began; {words} may be changed"
         )
     kept = {key: value for key in KEYS if (value := getattr(settings, key)) is not None}
-    return parse({**msgspec.to_builtins(kept), **plain}, where, stored=True)
+    return parse({**msgspec.to_builtins(kept), **plain}, where)
 
 
 def normalised(
@@ -279,7 +261,7 @@ def from_toml(path: Path) -> RunSettings:
         reason = error.strerror if isinstance(error, OSError) else error
         raise SettingsError(f"{path}: the settings of the run cannot be read: {reason}") from error
     _check_schema(table, path)
-    return parse(table, str(path), stored=True)
+    return parse(table, str(path))
 
 
 def _check_schema(table: dict[str, Any], path: Path) -> None:
@@ -324,16 +306,6 @@ def _check_together(settings: RunSettings, where: str) -> None:
         )
     if len(set(settings.agents)) != len(settings.agents):
         raise SettingsError(f"{where}: an agent is named twice")
-
-
-def _check_sparse(settings: RunSettings, where: str) -> None:
-    """That sparse updates are not combined by ranks: where less than half of the agents send a
-    number, the middle of all is "no change", and what was sent is lost (docs/compression.md)."""
-    if settings.compression == "topk" and settings.strategy in RANKED:
-        raise SettingsError(
-            f"{where}: compression topk does not go with strategy {settings.strategy}, which drops "
-            "what only a few agents send; choose compression int8, or strategy multi-krum"
-        )
 
 
 def _check_own_agents(settings: RunSettings, count: int, where: str) -> None:

@@ -28,7 +28,7 @@ def first_model(given: dict[str, Any], where: str, *, stored: bool = False) -> F
     """Complete the settings and make the first model in this process; `stored` is for those of
     a run that exists. Raises FlctlError."""
     made, fd = Executor().initialise(Initialise(given=given, where=where, stored=stored))
-    settings = parse(made.settings, where, stored=stored)
+    settings = parse(made.settings, where)
     return FirstModel(settings, made.task_digest, made.blob, made.size, fd)
 
 

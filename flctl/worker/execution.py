@@ -11,7 +11,7 @@ import msgspec
 import torch
 
 from flctl.core.metrics import without_counts
-from flctl.core.strategies import strategy_of
+from flctl.core.strategies import check_fits, strategy_of
 from flctl.errors import DataError, FlctlError, OtherData, SettingsError, TaskError
 from flctl.learning import device as devices
 from flctl.learning.compression import save_update
@@ -133,14 +133,16 @@ class Executor:
 
         What can be known to fail later fails here: the optimiser, the device, the data.
         """
-        first = parse(job.given, job.where, stored=job.stored)
-        strategy_of(first)
+        first = parse(job.given, job.where)
+        strategy = strategy_of(first)
         task = load_task(first.task)
         defaults = normalised(task.defaults, f"the defaults of task '{first.task}'")
         given = normalised(job.given, job.where)
         if "optimizer" in given:  # the arguments of another one are not its own
             defaults.pop("optimizer_args", None)
-        settings = parse({**defaults, **given}, job.where, stored=job.stored)
+        settings = parse({**strategy.training, **defaults, **given}, job.where)
+        if not job.stored:
+            check_fits(strategy, settings)
         devices.pick(settings.device)
         _check_paths(settings, job.where)
         if not job.stored:

@@ -3,12 +3,22 @@
 import os
 import tracemalloc
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 from memory_files import file_of
 
-from flctl.core.strategies import Strategy, combine, state_specs, strategy_of, weigh
+from flctl.core.strategies import (
+    Strategy,
+    check_fits,
+    combine,
+    installed_strategies,
+    state_specs,
+    strategy_class,
+    strategy_of,
+    weigh,
+)
 from flctl.errors import SettingsError, StrategyError
 from flctl.settings import parse
 from flctl.wire.parameters import ParameterFile, ParameterWriter
@@ -51,13 +61,11 @@ def stored(tensors: dict[str, np.ndarray], where: str = "update") -> ParameterFi
     )
 
 
-def settings_of(strategy: str, clip_norm: float | None = None, **args: float):
-    return parse(
-        {"task": "ecg", "strategy": strategy, "strategy_args": args, "clip_norm": clip_norm}, "test"
-    )
+def settings_of(strategy: str, **args: float):
+    return parse({"task": "ecg", "strategy": strategy, "strategy_args": args}, "test")
 
 
-def run(strategy: Strategy, rounds=(UPDATES,), base=BASE):
+def run(strategy: Strategy, rounds=(UPDATES,), base=BASE, clip_norm: float | None = None):
     """The model after each round, starting from `base`; the state goes on as in a run."""
     state, models = None, []
     for updates in rounds:
@@ -65,8 +73,7 @@ def run(strategy: Strategy, rounds=(UPDATES,), base=BASE):
         files = [stored(update) for update in updates]
         before = stored(base)
         writer = ParameterWriter(out, before.specs)
-        names = strategy.server.initial if strategy.server else {}
-        fds = {name: os.memfd_create(name) for name in names}
+        fds = {name: os.memfd_create(name) for name in strategy.initial}
         specs = tuple(state_specs(before.specs).values())
         state_out = {name: ParameterWriter(fd, specs) for name, fd in fds.items()}
         combine(
@@ -75,6 +82,7 @@ def run(strategy: Strategy, rounds=(UPDATES,), base=BASE):
             files,
             weigh(EXAMPLES[: len(updates)], "examples"),
             writer,
+            clip_norm=clip_norm,
             buffers=frozenset(["running_var"]),
             state=state,
             state_out=state_out,
@@ -158,7 +166,7 @@ def test_krum_says_when_a_round_is_too_small_for_its_promise():
 def test_clipping_scales_long_updates_down_and_leaves_short_ones():
     norms = [np.linalg.norm(flat(u) - flat(BASE)) for u in POISON]
     limit = (min(norms) + sorted(norms)[2]) / 2
-    (found,) = run(strategy_of(settings_of("fedavg", clip_norm=float(limit))), [POISON])
+    (found,) = run(strategy_of(settings_of("fedavg")), [POISON], clip_norm=float(limit))
     scales = [min(1.0, limit / norm) for norm in norms]
     assert sum(scale < 1 for scale in scales) >= 2
     clipped = [
@@ -226,8 +234,9 @@ def test_krum_is_refused_where_its_agents_are_too_few():
     for fleet in ({"virtual": 4}, {"local": 10, "fraction": 0.3}, {"agents": ["pi-01", "pi-02"]}):
         settings = parse({"task": "ecg", "strategy": "krum", **fleet}, "test")
         with pytest.raises(SettingsError, match="needs 5 agents in a round"):
-            strategy_of(settings)
-    strategy_of(parse({"task": "ecg", "strategy": "krum", "virtual": 5}, "test"))
+            check_fits(strategy_of(settings), settings)
+    settings = parse({"task": "ecg", "strategy": "krum", "virtual": 5}, "test")
+    check_fits(strategy_of(settings), settings)
 
 
 @pytest.mark.parametrize(
@@ -253,6 +262,23 @@ def test_wrong_arguments_are_named(strategy: str, args: dict[str, float], messag
         strategy_of(settings_of(strategy, **args))
 
 
+def test_an_unknown_strategy_gets_the_nearest_name():
+    with pytest.raises(SettingsError, match="unknown strategy 'fedavgg'; did you mean 'fedavg'"):
+        strategy_of(settings_of("fedavgg"))
+    with pytest.raises(SettingsError, match="unknown strategy 'xyz'; installed: fedadagrad, "):
+        strategy_of(settings_of("xyz"))
+
+
+def test_the_documentation_lists_every_strategy_with_its_arguments():
+    text = (Path(__file__).parents[2] / "docs" / "strategies.md").read_text()
+    for name in installed_strategies():
+        kind = strategy_class(name)
+        row = next(line for line in text.splitlines() if line.startswith(f"| `{name}` |"))
+        assert kind.summary in row, name
+        assert kind.paper in row, name
+        assert all(f"`{argument}`" in row for argument in kind.__struct_fields__), name
+
+
 @pytest.mark.parametrize("strategy", ["fedavg", "median", "trimmed-mean", "krum", "fedadam"])
 def test_memory_does_not_grow_with_the_model_or_the_fleet(strategy: str):
     """Twenty updates of 8 MB in less than 16 MB, whatever the strategy."""
@@ -260,8 +286,7 @@ def test_memory_does_not_grow_with_the_model_or_the_fleet(strategy: str):
     files = [stored(tensors) for _ in range(20)]
     chosen = strategy_of(settings_of(strategy))
     specs = tuple(state_specs(files[0].specs).values())
-    names = chosen.server.initial if chosen.server else {}
-    state_out = {name: ParameterWriter(os.memfd_create(name), specs) for name in names}
+    state_out = {name: ParameterWriter(os.memfd_create(name), specs) for name in chosen.initial}
     writer = ParameterWriter(os.memfd_create("out"), files[0].specs)
     tracemalloc.start()
     try:

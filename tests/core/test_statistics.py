@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from memory_files import file_of
 
-from flctl.core.strategies import combine, krum, strategy_of, weigh
+from flctl.core.strategies import combine, strategy_of, weigh
 from flctl.core.strategies.distances import squared_distances
+from flctl.core.strategies.krum import MultiKrum
 from flctl.settings import parse
 from flctl.wire.parameters import ParameterFile, ParameterWriter
 
@@ -32,12 +33,20 @@ BASE = {name: (dtype, np.zeros_like(array)) for name, (dtype, array) in update(1
 
 def model(updates, examples=None, **given) -> dict[str, np.ndarray]:
     """What `updates` become under these settings."""
-    strategy = strategy_of(parse({"task": "ecg", **given}, "test"))
+    settings = parse({"task": "ecg", **given}, "test")
     files, out = [file_of(tensors) for tensors in (BASE, *updates)], os.memfd_create("out")
     try:
         weights = weigh(examples or [10] * len(updates), "examples")
         writer = ParameterWriter(out, files[0].specs)
-        combine(strategy, files[0], files[1:], weights, writer, buffers=STATISTICS)
+        combine(
+            strategy_of(settings),
+            files[0],
+            files[1:],
+            weights,
+            writer,
+            clip_norm=settings.clip_norm,
+            buffers=STATISTICS,
+        )
         writer.finish()
         made = ParameterFile(out, "model")
         return {spec.name: made.read(spec).reshape(spec.shape) for spec in made.specs}
@@ -127,8 +136,8 @@ def test_krum_chooses_as_by_each_difference(seed: int, spread: float):
     np.testing.assert_allclose(found, expected, rtol=1e-6)
     assert (found == found.T).all() and (found[3] == found[7]).all()
     for keep in (1, 4, None):
-        chosen = krum.select(found, 3, keep)
-        np.testing.assert_array_equal(chosen, krum.select(expected, 3, keep))
+        krum = MultiKrum(byzantine=3, keep=keep)
+        np.testing.assert_array_equal(krum.choose(found), krum.choose(expected))
 
 
 def test_equal_updates_are_no_distance_apart():
@@ -143,7 +152,7 @@ def test_distances_that_overflow_do_not_hide_the_others():
     found = measured(points, np.zeros(4), "F64")
     np.testing.assert_array_equal(found[:4, :4], directly(points[:4]))
     assert np.isinf(found[4, :4]).all() and found[4, 4] == 0
-    assert 4 not in krum.select(found, 1, None)
+    assert 4 not in MultiKrum().choose(found)
 
 
 def test_distances_of_a_hundred_updates_are_a_matrix_product():

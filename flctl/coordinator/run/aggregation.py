@@ -45,7 +45,6 @@ def aggregate(
     if settings.weighting == "examples" and strategy.weighs:
         _log_bounded(round_id, examples, weights)
     before, here = folder.round_path(round_id - 1), folder.round_path(round_id)
-    kept = strategy.server.initial if strategy.server is not None else {}
     with ExitStack() as stack:
         base = _open(stack, folder.model_path(round_id - 1), "read the model")
         updates = [
@@ -64,13 +63,15 @@ def aggregate(
         of_state = tuple(state_specs(base.specs).values())
         state = {
             name: _open(stack, before / state_name(name), "read the server's state")
-            for name in kept
+            for name in strategy.initial
             if round_id > 1
         }
         for file in state.values():
             check_specs(file, of_state)
         model = _New(stack, here, "model.safetensors", base.specs, base.metadata)
-        state_out = {name: _New(stack, here, state_name(name), of_state) for name in kept}
+        state_out = {
+            name: _New(stack, here, state_name(name), of_state) for name in strategy.initial
+        }
         with explained(here, "write the model"):
             combine(
                 strategy,
@@ -78,6 +79,7 @@ def aggregate(
                 updates,
                 weights,
                 model.writer,
+                clip_norm=settings.clip_norm,
                 buffers=base.buffers,
                 state=state or None,
                 state_out={name: new.writer for name, new in state_out.items()},

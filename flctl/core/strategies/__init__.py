@@ -1,8 +1,25 @@
 """How the updates of a round become the next model: one file for each paper."""
 
-from flctl.core.strategies.choice import Strategy, strategy_of
+from flctl.core.strategies.averaging import Weights, weigh
 from flctl.core.strategies.combining import combine, state_specs
-from flctl.core.strategies.fedavg import Weights, weigh
+from flctl.core.strategies.registry import (
+    check_fits,
+    installed_strategies,
+    strategy_class,
+    strategy_of,
+)
 from flctl.core.strategies.slices import Tensors
+from flctl.core.strategies.strategy import Strategy
 
-__all__ = ["Strategy", "Tensors", "Weights", "combine", "state_specs", "strategy_of", "weigh"]
+__all__ = [
+    "Strategy",
+    "Tensors",
+    "Weights",
+    "check_fits",
+    "combine",
+    "installed_strategies",
+    "state_specs",
+    "strategy_class",
+    "strategy_of",
+    "weigh",
+]

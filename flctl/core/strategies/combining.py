@@ -14,12 +14,11 @@ from types import MappingProxyType
 
 import numpy as np
 
-from flctl.core.strategies import krum, robust
-from flctl.core.strategies.choice import Strategy
+from flctl.core.strategies.averaging import Floats, Weights
 from flctl.core.strategies.distances import squared_distances
-from flctl.core.strategies.fedavg import Floats, Weights, mean
-from flctl.core.strategies.fedopt import ServerOptimizer, State
+from flctl.core.strategies.robust import median
 from flctl.core.strategies.slices import Slice, Tensors, slices
+from flctl.core.strategies.strategy import State, Strategy
 from flctl.errors import StrategyError
 from flctl.wire.parameters import (
     FLOATS,
@@ -40,6 +39,7 @@ def combine(
     weights: Weights,
     out: ParameterWriter,
     *,
+    clip_norm: float | None = None,
     buffers: frozenset[str] = frozenset(),
     state: Mapping[str, Tensors] | None = None,
     state_out: Mapping[str, ParameterWriter] = MappingProxyType({}),
@@ -50,31 +50,30 @@ def combine(
     `updates` have the tensors of `base`, and finite numbers. `buffers` names the tensors
     that are statistics, not weights: clipping, distances and the server's optimiser leave
     them alone. `state` is what the last round wrote to `state_out`, one file for each name in
-    the optimiser's `initial`, None before the first round. Raises StrategyError.
+    the strategy's `initial`, None before the first round. Raises StrategyError.
     """
     learned = [s for s in out.specs if s.dtype in FLOATS and s.name not in buffers]
     of_state = state_specs(out.specs)
     scales = np.ones(len(updates))
-    if strategy.clip_norm is not None:
-        scales = _clip(strategy.clip_norm, base, updates, learned)
+    if clip_norm is not None:
+        scales = _clip(clip_norm, base, updates, learned)
     views = [
         update if scale == 1 else Clipped(base, update, scale, frozenset(learned))
         for update, scale in zip(updates, scales, strict=True)
     ]
-    votes = votes_of(weights, strategy)
-    if strategy.selection is not None:
-        selection = strategy.selection
-        apart = squared_distances(base, views, learned)
-        chosen = krum.select(apart, selection.byzantine, selection.keep)
+    defends = strategy.robust or clip_norm is not None
+    votes = votes_of(weights, defends)
+    if strategy.chooses:
+        chosen = strategy.choose(squared_distances(base, views, learned))
         views, weights = [views[i] for i in chosen], np.full(len(chosen), 1 / len(chosen))
 
     # Neither norms nor distances see the statistics: where they are the defence, statistics
     # and integers are the median of all updates, which no single one can move far.
-    statistics = robust.median if strategy.defends and strategy.streams else strategy.rule
+    median_of_statistics = defends and not strategy.ranks
 
     def length(spec: TensorSpec) -> int:
-        rule = statistics if spec.name in buffers else strategy.rule
-        return SLICE if spec.dtype in FLOATS and rule is mean else max(1, SLICE // len(updates))
+        ranks = strategy.ranks or (spec.name in buffers and median_of_statistics)
+        return SLICE if spec.dtype in FLOATS and not ranks else max(1, SLICE // len(updates))
 
     def combined(part: Slice) -> tuple[Array, State]:
         if part.spec.dtype not in FLOATS:
@@ -82,17 +81,17 @@ def combine(
         if part.spec.name in buffers and not np.isfinite(part.of(base)).all():
             # A mask or the like: no update counts in which it is another.
             same = base.read(part.spec, part.start, part.count)
-            return same, _state_at(part, strategy.server, state, of_state)
-        if part.spec.name in buffers and statistics is not strategy.rule:
-            after = statistics((part.of(update) for update in updates), votes)
+            return same, _state_at(part, strategy.initial, state, of_state)
+        if part.spec.name in buffers and median_of_statistics:
+            after = median(part.of(update) for update in updates)
         else:
-            after = strategy.rule((part.of(view) for view in views), weights)
-        if strategy.server is None:
+            after = strategy.combine((part.of(view) for view in views), weights)
+        if not strategy.steps:
             return from_float64(after, part.spec.dtype), {}
-        kept = _state_at(part, strategy.server, state, of_state)
+        kept = _state_at(part, strategy.initial, state, of_state)
         if part.spec.name not in buffers:
             before = part.of(base).astype(np.float64)
-            after = strategy.server.step(before, after - before, kept)
+            after = strategy.step(before, after - before, kept)
         model = from_float64(after, part.spec.dtype)
         _expect_finite(model, part.spec)
         return model, kept
@@ -117,19 +116,16 @@ def combine(
 
 def _state_at(
     part: Slice,
-    server: ServerOptimizer | None,
+    initial: Mapping[str, float],
     state: Mapping[str, Tensors] | None,
     of_state: Mapping[TensorSpec, TensorSpec],
 ) -> State:
-    """What the server's optimiser, if there is one, has kept for these elements."""
-    if server is None:
-        return {}
+    """What the strategy has kept for these elements."""
     if state is None:
-        return {name: np.full(part.count, value) for name, value in server.initial.items()}
+        return {name: np.full(part.count, value) for name, value in initial.items()}
     spec = of_state[part.spec]
     return {
-        name: state[name].read(spec, part.start, part.count).astype(np.float64)
-        for name in server.initial
+        name: state[name].read(spec, part.start, part.count).astype(np.float64) for name in initial
     }
 
 
@@ -185,14 +181,14 @@ def _clip(
         return np.asarray(np.minimum(1.0, norm / np.sqrt(squares)))
 
 
-def votes_of(weights: Weights, strategy: Strategy) -> Weights:
+def votes_of(weights: Weights, defends: bool) -> Weights:
     """How much each update counts where one of the numbers sent is chosen.
 
     As much as it weighs; but all the same where the strategy defends against hostile updates,
     or where one of three or more weighs half of all: a claim of examples must not decide alone.
     """
     alone = len(weights) > 2 and weights.max() >= 0.5 - 1e-9
-    return np.full(len(weights), 1 / len(weights)) if strategy.defends or alone else weights
+    return np.full(len(weights), 1 / len(weights)) if defends or alone else weights
 
 
 def median_of_integers(part: Slice, updates: Sequence[Tensors], weights: Weights) -> Array:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from flctl.core.strategies.fedavg import Floats
+from flctl.core.strategies.averaging import Floats
 from flctl.core.strategies.slices import Slice, Tensors, slices
 from flctl.wire.parameters import SLICE, TensorSpec
 

@@ -10,42 +10,47 @@ from collections.abc import Callable
 from typing import Annotated
 
 import numpy as np
-from msgspec import Meta, Struct
+from msgspec import Meta
 
-from flctl.core.strategies.fedavg import Floats
+from flctl.core.strategies.averaging import Floats
+from flctl.core.strategies.strategy import State, Strategy
 
-State = dict[str, Floats]
 Variance = Callable[[Floats, Floats], Floats]
 """The next v from the last and Δ²."""
 Rate = Annotated[float, Meta(gt=0)]
 Decay = Annotated[float, Meta(ge=0, lt=1)]
 
 
-class FedAvgM(Struct, frozen=True, forbid_unknown_fields=True):
+class FedAvgM(Strategy, frozen=True):
+    summary = "the mean change with momentum"
+    paper = "Hsu et al. 2019"
+    steps = True
+
     server_lr: Rate = 1.0
     momentum: Decay = 0.9
 
     @property
     def initial(self) -> dict[str, float]:
-        """The state before the first round."""
         return {"momentum": 0.0}
 
-    def step(self, x: Floats, delta: Floats, state: State) -> Floats:
+    def step(self, before: Floats, change: Floats, state: State) -> Floats:
         """m ← βm + Δ;  x ← x + ηm"""
-        m = state["momentum"] = self.momentum * state["momentum"] + delta
-        return x + self.server_lr * m
+        m = state["momentum"] = self.momentum * state["momentum"] + change
+        return before + self.server_lr * m
 
 
-class _Adaptive(Struct, frozen=True, forbid_unknown_fields=True):
+class _Adaptive(Strategy, frozen=True):
+    paper = "Reddi et al. 2021"
+    steps = True
+
     server_lr: Rate = 0.01
     beta1: Decay = 0.9
-    beta2: Decay = 0.99
     tau: Rate = 1e-3
     """How adaptive: the smaller, the more."""
 
     @property
     def initial(self) -> dict[str, float]:
-        """The state before the first round: v₋₁ = τ², the least that the paper allows."""
+        """v₋₁ = τ², the least that the paper allows."""
         return {"momentum": 0.0, "variance": self.tau**2}
 
     def _step(self, x: Floats, delta: Floats, state: State, variance: Variance) -> Floats:
@@ -55,28 +60,35 @@ class _Adaptive(Struct, frozen=True, forbid_unknown_fields=True):
         return np.asarray(x + self.server_lr * m / (np.sqrt(v) + self.tau))
 
 
-class FedAdagrad(_Adaptive, frozen=True, forbid_unknown_fields=True):
+class FedAdagrad(_Adaptive, frozen=True):
+    summary = "the mean change as the gradient of Adagrad"
+
     beta1: Decay = 0.0
 
-    def step(self, x: Floats, delta: Floats, state: State) -> Floats:
+    def step(self, before: Floats, change: Floats, state: State) -> Floats:
         """v ← v + Δ²"""
-        return self._step(x, delta, state, lambda v, square: v + square)
+        return self._step(before, change, state, lambda v, square: v + square)
 
 
-class FedYogi(_Adaptive, frozen=True, forbid_unknown_fields=True):
-    def step(self, x: Floats, delta: Floats, state: State) -> Floats:
+class FedYogi(_Adaptive, frozen=True):
+    summary = "the mean change as the gradient of Yogi"
+
+    beta2: Decay = 0.99
+
+    def step(self, before: Floats, change: Floats, state: State) -> Floats:
         """v ← v − (1 − β₂) Δ² sign(v − Δ²)"""
         kept = 1 - self.beta2
         return self._step(
-            x, delta, state, lambda v, square: v - kept * square * np.sign(v - square)
+            before, change, state, lambda v, square: v - kept * square * np.sign(v - square)
         )
 
 
-class FedAdam(_Adaptive, frozen=True, forbid_unknown_fields=True):
-    def step(self, x: Floats, delta: Floats, state: State) -> Floats:
+class FedAdam(_Adaptive, frozen=True):
+    summary = "the mean change as the gradient of Adam"
+
+    beta2: Decay = 0.99
+
+    def step(self, before: Floats, change: Floats, state: State) -> Floats:
         """v ← β₂v + (1 − β₂)Δ²"""
         beta2 = self.beta2
-        return self._step(x, delta, state, lambda v, square: beta2 * v + (1 - beta2) * square)
-
-
-ServerOptimizer = FedAvgM | FedAdagrad | FedYogi | FedAdam
+        return self._step(before, change, state, lambda v, square: beta2 * v + (1 - beta2) * square)
