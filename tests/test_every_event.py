@@ -21,8 +21,6 @@ import numpy as np
 import pytest
 
 import flctl as package
-from flctl.cli.live import Dashboard
-from flctl.cli.watching import JsonWatcher, LineWatcher
 from flctl.coordinator.store.folder import RunFolder, RunsOver, summary
 from flctl.coordinator.store.journal import (
     DURABLE,
@@ -55,6 +53,8 @@ from flctl.fleet.replay import replay
 from flctl.fleet.virtual import VirtualRun
 from flctl.records.recorded import history_of
 from flctl.records.tensorboard import Follower
+from flctl.terminal.live import Dashboard
+from flctl.terminal.watching import JsonWatcher, LineWatcher
 from flctl.transport.gate import Gate
 
 KINDS: tuple[type[Event], ...] = get_args(AnyEvent)
@@ -426,14 +426,13 @@ READ_BY: dict[str, tuple[Reader, ...]] = {
     "cli/demo.py": WRITES,  # its run is never taken up, so that nothing is withdrawn
     "cli/export.py": (runs_export_csv, runs_export_model, runs_export_tensorboard),
     "cli/finding.py": (runs_list, runs_show),
-    "cli/lines.py": (train_in_lines, train_json),
-    "cli/live.py": (train_live,),
+    "terminal/lines.py": (train_in_lines, train_json),
+    "terminal/live.py": (train_live,),
     "cli/plot.py": (runs_plot,),
-    "cli/run_picture.py": (runs_plot,),
+    "records/plots/run.py": (runs_plot,),
     "cli/runs.py": (runs_list, runs_show, runs_replay, runs_verify),
-    "cli/story.py": (train_in_lines, train_live),
+    "core/story.py": (train_in_lines, train_live),
     "cli/train.py": (train_tensorboard,),  # what it recalls
-    "cli/watching.py": (train_in_lines, train_json),
     "coordinator/run/awaiting.py": (lean_history,),
     "coordinator/run/claims.py": (lean_history,),  # the last round's participants
     "coordinator/run/intake.py": WRITES,
@@ -448,6 +447,7 @@ READ_BY: dict[str, tuple[Reader, ...]] = {
     "coordinator/run/scoring.py": WRITES,
     "coordinator/store/resume.py": (lean_history,),
     "coordinator/run/run.py": (lean_history,),
+    "terminal/watching.py": (train_in_lines, train_json),
     "core/history.py": (history, lean_history),
     "fleet/answers.py": (history,),
     "fleet/clients.py": WRITES,

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flctl.cli import chains
-from flctl.cli.errors import warn
 from flctl.cli.finding import far
 from flctl.cli.options import Context, Json, State, state_folder
 from flctl.cli.values import seconds
 from flctl.errors import FlctlError, StateError, UsageError
+from flctl.terminal.output import warn
 
 if TYPE_CHECKING:
     from flctl.coordinator.store.audit import Line
@@ -95,9 +95,9 @@ def _show(
     name: str,
 ) -> None:
     """The table, or with `follow` a line each, for as long as nobody presses Ctrl-C."""
-    from flctl.cli import output
     from flctl.core.chain import Chain
     from flctl.fleet import heads, pages
+    from flctl.terminal import output
 
     seen, chain, at = heads.kept(folder, name), Chain(), 0
     found: list[bytes] = []
@@ -138,7 +138,7 @@ def _new_lines(page: "Page", at: int) -> Iterator[bytes]:
 
 
 def _print(lines: Iterable[bytes], where: str, json: bool) -> None:
-    from flctl.cli import output
+    from flctl.terminal import output
 
     for data in lines:
         if json:
@@ -151,7 +151,7 @@ def _print(lines: Iterable[bytes], where: str, json: bool) -> None:
 
 def _table(lines: list["Line"]) -> None:
     """An action and its outcome are one row."""
-    from flctl.cli import output
+    from flctl.terminal import output
 
     outcomes = {line.id: line for line in lines if line.outcome in ("done", "failed")}
     begun = {line.id for line in lines if line.outcome == "begun"}

@@ -44,11 +44,11 @@ def backup(
     The coordinator may run meanwhile. The format is age's; `flctl restore` reads the file, with the
     secret half of one of the keys that it is encrypted for.
     """
-    from flctl.cli.errors import warn
-    from flctl.cli.output import counted, print_line, size
     from flctl.coordinator.store.audit import Audit, local_actor
     from flctl.fleet import age
     from flctl.fleet.backup import Stream
+    from flctl.formats import counted, size
+    from flctl.terminal.output import print_line, warn
 
     readers = [age.recipient(text, "--recipient") for text in recipient or []]
     if recipients_file is not None:
@@ -93,9 +93,9 @@ def restore(
 
     The folder must not have anything in it. It is there once everything is checked, or not at all.
     """
-    from flctl.cli.output import print_line
     from flctl.fleet import age
     from flctl.fleet import restore as restoring
+    from flctl.terminal.output import print_line
 
     keys, where = age.identities(identity), str(file)
     if list_:
@@ -125,9 +125,9 @@ def restore(
 def _tell(contents: "Contents", where: str) -> None:
     from datetime import UTC, datetime
 
-    from flctl.cli.errors import warn
-    from flctl.cli.output import counted, print_line, size
     from flctl.errors import printable
+    from flctl.formats import counted, size
+    from flctl.terminal.output import print_line, warn
     from flctl.transport.keypair import shown
 
     about = contents.about

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flctl.cli.errors import warn
 from flctl.errors import FlctlError, UsageError
+from flctl.terminal.output import warn
 
 if TYPE_CHECKING:
     from flctl.core.chain import Verdict
@@ -65,7 +65,8 @@ def tell(
     """
     from msgspec import to_builtins
 
-    from flctl.cli import output
+    from flctl import formats
+    from flctl.terminal import output
 
     origins = {given: "given"} if given else {}
     if seen:
@@ -93,7 +94,7 @@ def tell(
             }
         )
     elif fault is None:
-        output.print_line(f"{what}: {output.counted(verdict.lines, 'line')} as written")
+        output.print_line(f"{what}: {formats.counted(verdict.lines, 'line')} as written")
         if head is not None:
             output.print_line(f"line {verdict.kept_at} has the head that was {origins[head]}")
         output.print_line(f"head {verdict.head}")

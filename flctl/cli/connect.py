@@ -34,9 +34,10 @@ def connect(
     Every command then works on the coordinator at HOST:PORT, unless one runs on --state here or a
     RUN is named that --state has; --context chooses among several, --context local none of them.
     """
-    from flctl.cli.output import counted, print_line
     from flctl.fleet.console import remote_console
     from flctl.fleet.context import DEFAULT, Context, save_context, use_context
+    from flctl.formats import counted
+    from flctl.terminal.output import print_line
     from flctl.transport.keys import load_or_make, public_key
 
     if not key.exists():

@@ -20,8 +20,8 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="As 'flctl context lis
 @app.command(cls=Grouped, name="list")
 def list_(state: State = None, json: Json = False) -> None:
     """List them; commands without --context take the one that is marked."""
-    from flctl.cli import output
     from flctl.fleet.context import context_names, current_context, load_context
+    from flctl.terminal import output
     from flctl.transport.keys import shown
 
     folder = state_folder(state)
@@ -57,8 +57,8 @@ def list_(state: State = None, json: Json = False) -> None:
 @app.command(cls=Grouped)
 def use(name: Name, state: State = None) -> None:
     """Let commands without --context take this one."""
-    from flctl.cli.output import print_line
     from flctl.fleet.context import use_context
+    from flctl.terminal.output import print_line
 
     use_context(state_folder(state), name)
     print_line(f"{name} is in use")
@@ -67,9 +67,9 @@ def use(name: Name, state: State = None) -> None:
 @app.command(cls=Grouped)
 def rm(name: Name, state: State = None) -> None:
     """Remove a context; the key file that it was made with stays, and so does the enrolled key."""
-    from flctl.cli.output import print_line
     from flctl.errors import UsageError
     from flctl.fleet.context import context_names, forget_context
+    from flctl.terminal.output import print_line
 
     folder = state_folder(state)
     if name not in context_names(folder):

@@ -7,11 +7,11 @@ from typing import Annotated
 import typer
 
 from flctl.cli import logs
-from flctl.cli.errors import warn
 from flctl.cli.options import State, Verbose, path, state_folder
 from flctl.cli.shards import Alpha, Partition, Seed, Shards, deal
 from flctl.cli.values import seconds
 from flctl.errors import UsageError
+from flctl.terminal.output import warn
 
 
 def coordinator(
@@ -91,7 +91,7 @@ def coordinator(
         warn(f"no run can begin here: first models and tests need torch: {HOW}")
 
     def ready(endpoint: str, server_key: str) -> None:
-        from flctl.cli.output import print_line
+        from flctl.terminal.output import print_line
         from flctl.transport.keys import shown
 
         key = shown(server_key)

@@ -73,14 +73,16 @@ def describe(
 
     Of a folder that 'flctl data split' has made it shows who got what.
     """
-    from flctl.cli import bars, data_tables, logs, output
-    from flctl.cli.errors import warn
-    from flctl.cli.pictures import picture_path
+    from flctl.cli import logs
     from flctl.learning.manifest import MANIFEST, read_manifest
+    from flctl.records.plots import data as bars
+    from flctl.records.plots.style import needs_matplotlib, picture_path
+    from flctl.terminal import data_tables, output
+    from flctl.terminal.output import warn
 
     logs.set_up(verbose, quiet=True)
     if png is not None:
-        bars.needs_matplotlib()
+        needs_matplotlib()
         png = picture_path(png, "--png", [] if data is None else [data])
     if data is not None and task is None and (data / MANIFEST).exists():
         manifest = read_manifest(data)
@@ -152,8 +154,10 @@ def split(
     --local N' deals. DIR/manifest.json says who has how much of what, with the digest of each
     file, and DIR/shares.png shows it (if matplotlib is installed).
     """
-    from flctl.cli import bars, data_tables, logs, output
+    from flctl.cli import logs
     from flctl.learning.manifest import MANIFEST, PICTURE, check_place
+    from flctl.records.plots import data as bars
+    from flctl.terminal import data_tables, output
 
     logs.set_up(verbose, quiet=True)
     place = Path(os.path.realpath(out.expanduser()))
@@ -207,8 +211,9 @@ def verify(
     json: Json = False,
 ) -> None:
     """Compare the files of a split with the digests in its manifest."""
-    from flctl.cli import output
+    from flctl import formats
     from flctl.learning.manifest import check, read_manifest
+    from flctl.terminal import output
 
     checked = list(check(folder, read_manifest(folder), shares or ()))
     wrong = [(file, problem) for file, problem in checked if problem is not None]
@@ -221,7 +226,7 @@ def verify(
         raise DataError(f"{folder}: not as the manifest says: {first}{more}")
     if not json:
         output.print_line(
-            f"{folder}: {output.counted(len(checked), 'file')}, all as the manifest says"
+            f"{folder}: {formats.counted(len(checked), 'file')}, all as the manifest says"
         )
 
 

@@ -43,14 +43,15 @@ def demo(
     and talks to the coordinator over encrypted sockets. Beside it the same is trained with
     all data in one place, and by each agent alone. DIR gets model.safetensors and curve.png.
     """
-    from flctl.cli.curve import draw, needs_matplotlib
-    from flctl.cli.models import copy_model, writable
-    from flctl.cli.output import print_line, program, shown
-    from flctl.cli.watching import watcher
+    from flctl.cli.models import copy_model
     from flctl.extras import needs_torch
-    from flctl.files import make_folder
+    from flctl.files import make_folder, writable
     from flctl.fleet.comparison import Comparison, beside
     from flctl.fleet.driving import drive_local
+    from flctl.records.plots.comparison import draw
+    from flctl.records.plots.style import needs_matplotlib
+    from flctl.terminal.output import print_line, program, shown
+    from flctl.terminal.watching import watcher
 
     needs_matplotlib()
     needs_torch("the demo")
@@ -91,7 +92,7 @@ def demo(
 
 
 def _patience(doing: str) -> contextlib.AbstractContextManager[Any]:
-    from flctl.cli.output import terminal
+    from flctl.terminal.output import terminal
 
     console = terminal()
     return console.status(f"{doing} …") if console.is_terminal else contextlib.nullcontext()
@@ -107,8 +108,9 @@ def _show(
     """Final figures of each way to train, and of none at all, with what they were measured on."""
     import msgspec
 
-    from flctl.cli import output
+    from flctl import formats
     from flctl.fleet.comparison import OWN
+    from flctl.terminal import output
 
     last = federated[max(federated)]
     ours = {last["part"]: last, **last.get("beside", {})}
@@ -121,7 +123,7 @@ def _show(
     for part, words in PARTS.items():
         if all(part in way for way in ways):
             for key, name in (("accuracy", "accuracy"), ("macro_f1", "macro-F1")):
-                cells = [output.figure(way[part][key]) for way in ways]
+                cells = [formats.figure(way[part][key]) for way in ways]
                 made.add_row(words if key == "accuracy" else "", name, *cells)
     output.print_line("")
     output.show(made)
@@ -132,12 +134,12 @@ def _show(
 
 def explained(alone: "Compared", by: "Beside", agents: int) -> list[str]:
     """What stands in which row and column, and what the figures say and do not say."""
-    from flctl.cli import output
+    from flctl import formats
     from flctl.fleet.comparison import OWN
 
     texts = [
         f"one place: all data together. alone: mean of {agents} agents, each after "
-        f"{output.counted(max(alone.curve), 'round')} on its own data. always {by.commonest}: "
+        f"{formats.counted(max(alone.curve), 'round')} on its own data. always {by.commonest}: "
         f"without a model, every beat is called {by.commonest}. own patients: those of each agent, "
         "mean of the agents. all patients: those of all agents."
     ]
@@ -151,6 +153,6 @@ def explained(alone: "Compared", by: "Beside", agents: int) -> list[str]:
         )
     if "unseen" in by.classes:
         counts = ", ".join(f"{n} {name}" for name, n in by.classes["unseen"].items())
-        people = output.counted(by.groups.get("unseen", 0), "patient")
+        people = formats.counted(by.groups.get("unseen", 0), "patient")
         texts.append(f"Unseen are {people} with {counts} beats: too few to rely on.")
     return [line for text in texts for line in textwrap.wrap(text, WIDTH)]

@@ -39,10 +39,10 @@ def discover(
     """Compare who should be there with who is, and say what to do."""
     from rich.text import Text
 
-    from flctl.cli import output
     from flctl.cli.keys import open_doors
     from flctl.fleet.discovery import all_ready, compare, enrolled, too_many
     from flctl.fleet.inventory import read_inventory
+    from flctl.terminal import output
 
     expected = None if inventory is None else read_inventory(inventory)
     with coordinator(state_folder(state), context) as console:

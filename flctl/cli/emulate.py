@@ -127,11 +127,12 @@ def up(
 @app.command(cls=Grouped)
 def ps(fleet: Fleet = OWN, json: Json = False) -> None:
     """Show every container of the fleet: its state, faults, memory, shard."""
-    from flctl.cli import output
+    from flctl import formats
     from flctl.fleet.emulation.engine import engine
     from flctl.fleet.emulation.members import standing
     from flctl.fleet.emulation.plan import fleet_name
     from flctl.fleet.emulation.usage import memory_bytes
+    from flctl.terminal import output
 
     with engine() as client:
         found = standing(client, fleet_name(fleet))
@@ -146,7 +147,7 @@ def ps(fleet: Fleet = OWN, json: Json = False) -> None:
         traits = member.traits
         port = f"127.0.0.1:{traits['port']}" if "port" in traits else None
         made.add_row(
-            member.name, _coloured(member.state), output.size(memory.get(member.name)),
+            member.name, _coloured(member.state), formats.size(memory.get(member.name)),
             traits.get("profile", "-"), traits.get("shard", "-"), port or member.address or "-",
             member.image,
         )  # fmt: skip
@@ -165,11 +166,11 @@ def logs(
     fleet: Fleet = OWN,
 ) -> None:
     """Print what the coordinator and the agents have logged, in the order of time."""
-    from flctl.cli.output import print_line
     from flctl.fleet.emulation.engine import engine
     from flctl.fleet.emulation.members import chosen, standing
     from flctl.fleet.emulation.plan import fleet_name
     from flctl.fleet.emulation.said import followed, said
+    from flctl.terminal.output import print_line
 
     called = fleet_name(fleet)
     with engine() as client:
@@ -190,10 +191,10 @@ def down(fleet: Fleet = OWN, state: State = None) -> None:
 
     Save a model before, with: flctl runs export --context NAME
     """
-    from flctl.cli.output import print_line
     from flctl.fleet.emulation.engine import engine
     from flctl.fleet.emulation.leftovers import take_down
     from flctl.fleet.emulation.plan import fleet_name
+    from flctl.terminal.output import print_line
 
     called = fleet_name(fleet)
     with _progress() as tell, engine() as client:
@@ -268,11 +269,11 @@ def slow(
 
 def _do(fault: "Fault", names: list[str], fleet: str) -> None:
     """To each of them, with a line for each."""
-    from flctl.cli.output import print_line
     from flctl.fleet.emulation.engine import engine
     from flctl.fleet.emulation.faults import again
     from flctl.fleet.emulation.members import chosen
     from flctl.fleet.emulation.plan import fleet_name
+    from flctl.terminal.output import print_line
 
     called = fleet_name(fleet)
     with engine() as client, _progress(lines=False) as tell:
@@ -286,7 +287,7 @@ def _do(fault: "Fault", names: list[str], fleet: str) -> None:
 @contextlib.contextmanager
 def _progress(lines: bool = True) -> Iterator[Callable[[str], None]]:
     """Tells what is being done: in place on a terminal, else as `lines` on stderr."""
-    from flctl.cli.output import terminal
+    from flctl.terminal.output import terminal
 
     console = terminal(stderr=True)
     if console.is_terminal:
@@ -306,8 +307,9 @@ def _progress(lines: bool = True) -> Iterator[Callable[[str], None]]:
 
 
 def _show_up(plan: Any, done: Any, options: str) -> None:
-    from flctl.cli.output import counted, print_line
     from flctl.fleet.emulation.plan import of_fleet
+    from flctl.formats import counted
+    from flctl.terminal.output import print_line
 
     profile = plan.profile
     limits = f"{profile.name}: {profile.cores:g} cores, {profile.memory_mb} MiB each"

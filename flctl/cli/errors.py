@@ -12,20 +12,19 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Any, TextIO
+from typing import Any
 
 import typer
 
-from flctl.cli.output import drop, print_json
-from flctl.errors import FlctlError, TaskError, printable
+from flctl.errors import FlctlError, TaskError
 from flctl.extras import as_missing_torch
+from flctl.terminal.output import give_up_stdout, print_json, say
 
 INTERRUPTED = 130
 DETAILS = "FLCTL_DETAILS"
 """Set: tracebacks, also of commands that have no --verbose."""
 OF_STDOUT = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EPIPE, errno.EBADF)
 """Errors of writing; where anything else is written, that is told as a StateError."""
-RED, PLAIN = "\x1b[31m", "\x1b[0m"
 
 
 def run(app: typer.Typer, args: Sequence[str]) -> int:
@@ -53,33 +52,6 @@ def _call(app: typer.Typer, args: Sequence[str]) -> int:
         if isinstance(error, OSError) and error.filename is None and error.errno in OF_STDOUT:
             raise
         return _tell(app, error, args)
-
-
-def say(text: str, stream: TextIO) -> None:
-    """One line that begins with the program's name; red on a terminal."""
-    line = "flctl: " + printable(" ".join(text.split()))
-    try:
-        colour = stream.isatty() and not os.environ.get("NO_COLOR")
-        stream.write(f"{RED}{line}{PLAIN}\n" if colour else f"{line}\n")
-        stream.flush()
-    except (OSError, ValueError):
-        drop(stream)
-
-
-def warn(text: str) -> None:
-    """A line on stderr about something that does not end the command."""
-    say(text, sys.stderr)
-
-
-def give_up_stdout(error: OSError) -> bool:
-    """Nothing more can be written there. Whether that was told: a reader that has gone away
-    (`flctl … | head`) knows."""
-    drop(sys.stdout)
-    if isinstance(error, BrokenPipeError):
-        return False
-    why = "it is closed" if error.errno == errno.EBADF else error.strerror
-    warn(f"standard output cannot be written: {why}")
-    return True
 
 
 def _tell(app: typer.Typer, error: BaseException, args: Sequence[str]) -> int:

@@ -48,9 +48,10 @@ def evaluate(
     verbose: Verbose = False,
 ) -> None:
     """Measure a checkpoint: loss, accuracy, macro-F1, confusion."""
-    from flctl.cli import logs, output
+    from flctl.cli import logs
     from flctl.cli.checkpoints import task_of
-    from flctl.cli.patience import reading
+    from flctl.terminal import output
+    from flctl.terminal.patience import reading
     from flctl.wire.messages import Metrics
 
     logs.set_up(verbose, quiet=True)
@@ -114,23 +115,24 @@ def _measure(
 
 
 def _show(found: Mapping[str, Any]) -> None:
-    from flctl.cli import output
+    from flctl import formats
+    from flctl.terminal import output
 
     made = output.table("part", ">examples", ">loss", ">accuracy", ">macro-F1")
     for name, metrics in found.items():
         made.add_row(
             name,
             str(metrics.examples),
-            output.figure(metrics.loss, 4),
-            output.figure(metrics.accuracy, 4),
-            output.figure(metrics.macro_f1, 4),
+            formats.figure(metrics.loss, 4),
+            formats.figure(metrics.accuracy, 4),
+            formats.figure(metrics.macro_f1, 4),
         )
     output.show(made)
 
 
 def _show_confusion(classes: tuple[str, ...], confusion: tuple[tuple[int, ...], ...]) -> None:
     """Rows are what is true, columns what the model says."""
-    from flctl.cli import output
+    from flctl.terminal import output
 
     made = output.table("true \\ said", *(f">{name}" for name in classes))
     for name, row in zip(classes, confusion, strict=True):

@@ -73,7 +73,8 @@ def export(
 ) -> None:
     """Write a run's model or its figures for other programs."""
     from flctl.cli.finding import recorded
-    from flctl.cli.output import print_json, print_line, shown, size
+    from flctl.formats import size
+    from flctl.terminal.output import print_json, print_line, shown
 
     _check(format, which, per_agent, data, out)
     if task is not None and format != "onnx":
@@ -129,8 +130,7 @@ def _check(
 
 def _figures(found: "RecordedRun", format_: str, out: Path | None, per_agent: bool) -> Path | None:
     """Where they are; None when they went to standard output."""
-    from flctl.cli.models import writable
-    from flctl.files import explained, new_file
+    from flctl.files import explained, new_file, writable
     from flctl.records import tables, tensorboard
 
     if format_ == "tensorboard":
@@ -158,8 +158,7 @@ def _model(
     data: Path | None,
     given: str | None,
 ) -> Path:
-    from flctl.cli.models import writable
-    from flctl.files import explained, new_file
+    from flctl.files import explained, new_file, writable
 
     with tempfile.TemporaryDirectory(prefix="flctl-export-") as temporary:
         checkpoint = found.model(round_id, Path(temporary))
@@ -177,9 +176,9 @@ def _model(
         if format_ == "pt":
             models.save_pt(checkpoint, target)
             return target
-        from flctl.cli.patience import reading, waiting
         from flctl.learning.registry import task_to_load
         from flctl.learning.task import load_task
+        from flctl.terminal.patience import reading, waiting
 
         task = load_task(task_to_load(given, found.task, f"run {found.name}"))
         where = data or next(_data_of(found), None)

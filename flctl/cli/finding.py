@@ -6,10 +6,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flctl.cli.errors import say, warn
 from flctl.cli.options import state_folder
-from flctl.cli.patience import waiting
 from flctl.errors import FlctlError, StateError
+from flctl.terminal.output import say, warn
+from flctl.terminal.patience import waiting
 
 if TYPE_CHECKING:
     from flctl.core.chain import Chain

@@ -11,7 +11,7 @@ def health(state: State = None, json: Json = False) -> None:
     Well means that its loop turns: the exit code is 0, else 1. Whether an agent is linked
     to its coordinator is in the line only: to start it anew would not help.
     """
-    from flctl.cli import output
+    from flctl.terminal import output
     from flctl.transport.health import ask, in_words
 
     folder = state_folder(state)

@@ -52,7 +52,7 @@ def new(
     ],
 ) -> None:
     """Make a key pair, for an operator or for an agent."""
-    from flctl.cli.output import print_line
+    from flctl.terminal.output import print_line
     from flctl.transport.keys import load_or_make, shown
 
     if path.exists():
@@ -77,7 +77,7 @@ def add(
     context: Context = None,
 ) -> None:
     """Enrol a key under a name."""
-    from flctl.cli.output import print_line
+    from flctl.terminal.output import print_line
     from flctl.transport.keys import is_public_key, public_key, read_public
 
     named = not is_public_key(key) and Path(key).is_file()
@@ -90,7 +90,7 @@ def add(
 @app.command(cls=Grouped, name="list")
 def list_(state: State = None, context: Context = None, json: Json = False) -> None:
     """Show the server's key, enrolled keys, and unknown ones that knock."""
-    from flctl.cli import output
+    from flctl.terminal import output
 
     with _book(state, context, make=False) as book:
         found = _shown(book.keys())
@@ -148,7 +148,7 @@ def token(
     --shard auto is dealt a part that no other has, and the same one again whenever it comes
     back. Revoke an agent that is gone, and its part goes to the next one that joins.
     """
-    from flctl.cli.output import hint, print_line
+    from flctl.terminal.output import hint, print_line
 
     lasts_s = seconds(ttl, "--ttl")
     if role not in ("agent", "evaluate"):
@@ -175,7 +175,8 @@ def tokens(
     While one is open, unknown keys may connect and ask to join. A token closes by itself when its
     uses are spent or its time is over, and when an agent that joined with it is revoked.
     """
-    from flctl.cli import output
+    from flctl import formats
+    from flctl.terminal import output
 
     if close and close_all:
         raise UsageError("--close ID or --close-all, not both")
@@ -201,7 +202,7 @@ def tokens(
         for token in found["tokens"]:
             made.add_row(
                 token["id"],
-                output.span(token["closes_in_s"]),
+                formats.span(token["closes_in_s"]),
                 str(token["uses_left"]),
                 token.get("role", "agent"),
                 _dealt(token["deal"]),
@@ -217,7 +218,7 @@ def _dealt(deal: Mapping[str, Any] | None) -> str:
 
 def open_doors(tokens: Sequence[Mapping[str, Any]], options: str = "") -> str:
     """A line that warns while a stranger could join, else "". `options` follow the command."""
-    from flctl.cli.output import counted, span
+    from flctl.formats import counted, span
 
     if not tokens:
         return ""
@@ -237,7 +238,8 @@ def invite(
 
     It puts a token into that folder, and takes it away when its time is over.
     """
-    from flctl.cli.output import counted, print_line
+    from flctl.formats import counted
+    from flctl.terminal.output import print_line
 
     lasts_s = seconds(ttl, "--ttl")
     with _book(state, context, make=False) as book:
@@ -252,7 +254,7 @@ def revoke(name: Name, state: State = None, context: Context = None) -> None:
 
     An agent may still hold the token that it joined with: if that is open, it is closed too.
     """
-    from flctl.cli.output import print_line
+    from flctl.terminal.output import print_line
 
     with _book(state, context, make=False) as book:
         closed = book.revoke(name)
@@ -289,7 +291,7 @@ def rotate_server(
     'flctl status' shows how many agents have it. When the time is over, or with --finish, only
     the new one is good; an agent that was away all the time needs it by hand (flctl deploy).
     """
-    from flctl.cli import output
+    from flctl.terminal import output
 
     if finish and abort:
         raise UsageError("--finish or --abort, not both")
@@ -311,7 +313,7 @@ def rotate_server(
 
 def key_rotation(rotation: Mapping[str, Any], options: str = "") -> str:
     """A line about a server key that is being replaced. `options` follow the command."""
-    from flctl.cli.output import counted, span
+    from flctl.formats import counted, span
 
     missing = list(rotation["missing"])
     line = (

@@ -1,36 +1,10 @@
 """Files that a command leaves behind where its user wants them."""
 
 import shutil
-import tempfile
-from collections.abc import Iterable
 from pathlib import Path
 
-from flctl.errors import StateError, UsageError
-from flctl.files import explained, new_file, place_of
-
-
-def writable(path: Path, option: str, inputs: Iterable[Path] = ()) -> Path:
-    """`path` as a place for a file, absolute; `inputs` are not to be lost by it.
-
-    Raises UsageError now rather than at the end.
-    """
-    target = path.expanduser().absolute()
-    if target.is_dir():
-        raise UsageError(f"{option} {path}: is a folder; name a file in it")
-    try:
-        place = place_of(target)
-        with tempfile.TemporaryFile(dir=place.parent):
-            pass
-        overwritten = place.exists() and any(place.samefile(i) for i in inputs if i.exists())
-    except UsageError as error:
-        raise UsageError(f"{option} {error}") from error
-    except OSError as error:
-        raise UsageError(
-            f"{option} {path}: cannot write into {target.parent}: {error.strerror}"
-        ) from error
-    if overwritten:
-        raise UsageError(f"{option} {path}: is read here, and would be lost; name another one")
-    return target
+from flctl.errors import StateError
+from flctl.files import explained, new_file
 
 
 def copy_model(checkpoint: Path, target: Path, option: str) -> None:

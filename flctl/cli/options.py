@@ -138,11 +138,6 @@ def again(state: Path | None, context: str | None = None) -> str:
     return options
 
 
-def task_option(task: str) -> str:
-    """What follows a suggested command, so that it takes a task that is not an installed one."""
-    return f" --task {shlex.quote(task)}" if ":" in task else ""
-
-
 class Commands(typer.core.TyperGroup):
     """A group whose help has the first sentence of each command, whole."""
 

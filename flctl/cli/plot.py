@@ -38,11 +38,10 @@ def plot(
     Loss, accuracy and macro-F1 of every part that was tested, how long each round took and who
     took part in it, and what the last model took for what.
     """
-    from flctl.cli.curve import needs_matplotlib
     from flctl.cli.finding import recorded
-    from flctl.cli.output import print_json, print_line, shown
-    from flctl.cli.pictures import picture_path
-    from flctl.cli.run_picture import draw
+    from flctl.records.plots.run import draw
+    from flctl.records.plots.style import needs_matplotlib, picture_path
+    from flctl.terminal.output import print_json, print_line, shown
 
     needs_matplotlib()
     with recorded(run, state, context) as found:

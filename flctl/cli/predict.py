@@ -9,7 +9,7 @@ from flctl.cli.options import Annotator, Json, Lead, RAt, Verbose, path, reading
 from flctl.errors import UsageError
 
 if TYPE_CHECKING:
-    from flctl.cli.said import Said
+    from flctl.learning.predictions import Said
 
 
 def predict(
@@ -49,14 +49,14 @@ def predict(
 
     Where the file has no classes, it needs none; where it has, they are compared.
     """
-    from flctl.cli import logs, output
+    from flctl.cli import logs
     from flctl.cli.checkpoints import load_model, task_of
-    from flctl.cli.curve import needs_matplotlib
-    from flctl.cli.patience import reading
-    from flctl.cli.pictures import picture_path
-    from flctl.cli.said import Said
     from flctl.learning.origin import summary
     from flctl.learning.prediction import predict as judge
+    from flctl.learning.predictions import Said
+    from flctl.records.plots.style import needs_matplotlib, picture_path
+    from flctl.terminal import output
+    from flctl.terminal.patience import reading
 
     logs.set_up(verbose, quiet=True)
     if not file.exists():
@@ -72,7 +72,7 @@ def predict(
         cases = learnt.cases(file)
     said = Said(learnt, cases, judge(learnt, model, cases.examples, device=on))
     if picture is not None:
-        from flctl.cli.gallery import draw
+        from flctl.records.plots.predictions import draw
 
         draw(picture, said, str(output.shown(file.absolute())))
     if json:
@@ -95,7 +95,7 @@ def _show(said: "Said", rows: int) -> None:
     """A table of the first `rows` (0: all)."""
     from rich.text import Text
 
-    from flctl.cli import output
+    from flctl.terminal import output
 
     shown = min(rows or len(said), len(said))
     numbers = range(len(said))
@@ -122,7 +122,7 @@ def _show(said: "Said", rows: int) -> None:
 
 def _summarise(said: "Said") -> None:
     """How many are of each class."""
-    from flctl.cli import output
+    from flctl.terminal import output
 
     made = output.table("class", ">examples", ">share")
     counts = {name: count for name, count in said.counts.items() if count}

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flctl.cli import chains
-from flctl.cli.errors import warn
 from flctl.cli.export import export
 from flctl.cli.finding import details, far, summaries
 from flctl.cli.options import (
@@ -21,12 +20,12 @@ from flctl.cli.options import (
     State,
     again,
     state_folder,
-    task_option,
 )
 from flctl.cli.plot import plot
 from flctl.cli.values import named_paths
 from flctl.core.history import BEST
 from flctl.errors import FlctlError, UsageError
+from flctl.terminal.output import task_option, warn
 
 if TYPE_CHECKING:
     from flctl.core.history import Round, Score
@@ -46,7 +45,8 @@ STYLES = {"running": "cyan", "finished": "green", "paused": "yellow", "stopped":
 @app.command(cls=Grouped, name="list")
 def list_(state: State = None, context: Context = None, json: Json = False) -> None:
     """List all runs, the newest last."""
-    from flctl.cli import output
+    from flctl import formats
+    from flctl.terminal import output
 
     folder = state_folder(state)
     with far(folder, context, beside=folder / "runs") as console:
@@ -73,7 +73,7 @@ def list_(state: State = None, context: Context = None, json: Json = False) -> N
             run["run"],
             Text(run["state"], style=STYLES.get(run["state"], "red")),
             f"{run['round']}/{run['rounds']}",
-            *(output.figure((run["metrics"] or {}).get(name), 4) for name in FIGURES),
+            *(formats.figure((run["metrics"] or {}).get(name), 4) for name in FIGURES),
             _when(run["started"]),
             Text(run["reason"], style="dim"),
         )
@@ -83,8 +83,9 @@ def list_(state: State = None, context: Context = None, json: Json = False) -> N
 @app.command(cls=Grouped)
 def show(run: Run, state: State = None, context: Context = None, json: Json = False) -> None:
     """Show a run: its rounds, their figures, who took part."""
-    from flctl.cli import output
+    from flctl import formats
     from flctl.records.recorded import history_of
+    from flctl.terminal import output
 
     folder = state_folder(state)
     with far(folder, context, run) as console:
@@ -121,7 +122,7 @@ def show(run: Run, state: State = None, context: Context = None, json: Json = Fa
         made.add_row(
             str(event.round),
             *_figures(event.metrics),
-            output.span(event.seconds),
+            formats.span(event.seconds),
             *(_saved(event) if saved else ()),
             str(len(event.participants)),
             f"without {', '.join(event.missing)}" if event.missing else "",
@@ -153,12 +154,13 @@ def replay(
     json: Json = False,
 ) -> None:
     """Compute a run again and compare its models, byte for byte."""
-    from flctl.cli import output
+    from flctl import formats
     from flctl.cli.checkpoints import expect_task
     from flctl.coordinator.store.folder import RunFolder
     from flctl.coordinator.store.journal import chain_of
     from flctl.fleet.replay import Row, other_machine
     from flctl.fleet.replay import replay as replayed
+    from flctl.terminal import output
 
     sources = {name: Path(path) for name, path in named_paths(data or [], "--data", None).items()}
     folder = RunFolder.find(state_folder(state), run)
@@ -191,7 +193,7 @@ def replay(
         )
     elif same:
         output.print_line(
-            f"run {folder.name}: {output.counted(len(rows) - 1, 'round')} computed again, "
+            f"run {folder.name}: {formats.counted(len(rows) - 1, 'round')} computed again, "
             "the same byte for byte"
         )
     if not same:
@@ -241,8 +243,8 @@ def verify(
 @app.command(cls=Grouped)
 def stop(run: Run, state: State = None, context: Context = None) -> None:
     """Stop a coordinator's run; it can be resumed."""
-    from flctl.cli.output import print_line, program
     from flctl.coordinator.store.folder import RunFolder
+    from flctl.terminal.output import print_line, program
 
     folder = state_folder(state)
     with far(folder, context, run) as console:
@@ -264,7 +266,7 @@ for command in (export, plot):
 
 def _saved(event: "Round") -> tuple[str, str, str]:
     """Bytes of a round's updates, how many times fewer they are, and the mean relative error."""
-    from flctl.cli.output import figure, size
+    from flctl.formats import figure, size
 
     parts = event.participants.values()
     up = sum(part.bytes_up for part in parts)
@@ -274,7 +276,8 @@ def _saved(event: "Round") -> tuple[str, str, str]:
 
 def _show_last(event: "Round") -> None:
     """Who did what in the last round, and the figures beside the main ones."""
-    from flctl.cli import output
+    from flctl import formats
+    from flctl.terminal import output
 
     made = output.table(
         f"round {event.round}", ">examples", ">batches", ">loss", ">took", ">bytes up",
@@ -285,9 +288,9 @@ def _show_last(event: "Round") -> None:
             agent,
             str(part.examples),
             str(part.batches),
-            output.figure(part.loss, 4),
-            output.span(part.seconds),
-            output.size(part.bytes_up or None),
+            formats.figure(part.loss, 4),
+            formats.span(part.seconds),
+            formats.size(part.bytes_up or None),
         )
     output.print_line("")
     output.show(made)
@@ -300,7 +303,7 @@ def _show_last(event: "Round") -> None:
 
 
 def _figures(found: "Score | Metrics | None") -> tuple[str, str, str]:
-    from flctl.cli.output import figure
+    from flctl.formats import figure
 
     if found is None:
         return figure(None, 4), figure(None, 4), figure(None, 4)

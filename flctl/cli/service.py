@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from flctl.cli.errors import warn
 from flctl.cli.options import HELP, Commands, Grouped, state_folder
 from flctl.errors import UsageError
+from flctl.terminal.output import warn
 
 app = typer.Typer(
     help="Keep an agent or a coordinator running, also after a reboot (systemd).",
@@ -59,8 +59,8 @@ def install(
     For example: flctl service install agent --coordinator SERVER:7700 --server-key KEY
     --join-token-file token --name pi-01 --data beats.npz. To change an option, install again.
     """
-    from flctl.cli.output import print_line
     from flctl.fleet import units
+    from flctl.terminal.output import print_line
 
     as_system = _as_system(kind, system)
     if not dry_run:
@@ -84,8 +84,8 @@ def install(
 @app.command(cls=Grouped)
 def remove(kind: Kind, system: System = None) -> None:
     """Stop it and remove its unit; its state folder and its keys stay."""
-    from flctl.cli.output import print_line
     from flctl.fleet import units
+    from flctl.terminal.output import print_line
 
     as_system = _as_system(kind, system)
     units.needs_systemd(as_system)

@@ -52,7 +52,7 @@ def status(
     json: Json = False,
 ) -> None:
     """Show every agent: state, device, link, last round, last error."""
-    from flctl.cli import output
+    from flctl.terminal import output
 
     options, folder = again(state, context), state_folder(state)
     if not watch:
@@ -79,7 +79,7 @@ def status(
 def _watch(console: Any, every: float, wide: bool, options: str) -> None:
     from rich.live import Live
 
-    from flctl.cli.output import terminal
+    from flctl.terminal.output import terminal
 
     with Live(console=terminal(), screen=terminal().is_terminal, auto_refresh=False) as live:
         while True:
@@ -96,7 +96,8 @@ def picture(found: Mapping[str, Any], wide: bool = False, options: str = "") -> 
     from rich.text import Text
 
     from flctl.cli.keys import key_rotation, open_doors
-    from flctl.cli.output import span, table
+    from flctl.formats import span
+    from flctl.terminal.output import table
     from flctl.transport.keypair import shown
 
     coordinator = found["coordinator"]
@@ -140,7 +141,7 @@ def picture(found: Mapping[str, Any], wide: bool = False, options: str = "") -> 
 def _run_line(run: Mapping[str, Any] | None) -> Any:
     from rich.text import Text
 
-    from flctl.cli.output import span
+    from flctl.formats import span
 
     if run is None:
         return Text("no run is in progress", style="dim")
@@ -163,7 +164,7 @@ def _run_line(run: Mapping[str, Any] | None) -> Any:
 def _row(agent: Mapping[str, Any], lost_after_s: float) -> list[Any]:
     from rich.text import Text
 
-    from flctl.cli.output import figure, size
+    from flctl.formats import figure, size
 
     state = agent["state"]
     if state in AWAY:  # what it had said of itself is no longer so
@@ -198,7 +199,7 @@ def _row(agent: Mapping[str, Any], lost_after_s: float) -> list[Any]:
 
 def _silence(agent: Mapping[str, Any], lost_after_s: float) -> str:
     """For how long nothing has been heard of it, where that is worth a word."""
-    from flctl.cli.output import span
+    from flctl.formats import span
 
     silent_s = agent["last_seen_s"]
     if silent_s is None:
@@ -212,7 +213,7 @@ def _silence(agent: Mapping[str, Any], lost_after_s: float) -> str:
 
 def _abilities(agents: Sequence[Mapping[str, Any]]) -> Any:
     """A row for each agent and task: the digest of its code, and the data it can use."""
-    from flctl.cli.output import table
+    from flctl.terminal.output import table
 
     made = table(
         "agent", "task", "digest", "data set", ">examples", ">held out",
@@ -235,7 +236,7 @@ def _abilities(agents: Sequence[Mapping[str, Any]]) -> Any:
 
 def _limits(agents: Sequence[Mapping[str, Any]]) -> Any:
     """A row for each agent: what its owner allows."""
-    from flctl.cli.output import table
+    from flctl.terminal.output import table
 
     made = table(
         "agent", ">min examples", ">min batch size", ">min batches", ">max model",

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 import typer
 
 from flctl.cli.options import HELP, Commands, Grouped, Json, State, Verbose, path, state_folder
-from flctl.cli.patience import waiting
 from flctl.cli.status import DIGEST_SHOWN
 from flctl.errors import FlctlError, UsageError
+from flctl.terminal.patience import waiting
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -37,8 +37,9 @@ def list_(state: State = None, json: Json = False, verbose: Verbose = False) -> 
     that it had at its last start.
     """
     from flctl.agent.state import saved_tasks
-    from flctl.cli import logs, output
+    from flctl.cli import logs
     from flctl.learning.catalogue import catalogue
+    from flctl.terminal import output
 
     logs.set_up(verbose, quiet=True)
     folder = state_folder(state)
@@ -93,9 +94,10 @@ def check(
 
     Exit code 0: fit for a fleet; 1: it has a problem, and the line says what to do.
     """
-    from flctl.cli import logs, output
-    from flctl.cli.errors import warn
+    from flctl.cli import logs
     from flctl.fleet.checking import check_task
+    from flctl.terminal import output
+    from flctl.terminal.output import warn
 
     logs.set_up(verbose, quiet=True)
     if data is not None and not data.exists():

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flctl.cli import logs
-from flctl.cli.errors import warn
 from flctl.cli.flags import OUTPUT, WHAT, typed, with_settings, written
-from flctl.cli.models import copy_model, writable
+from flctl.cli.models import copy_model
 from flctl.cli.options import (
     Annotator,
     Context,
@@ -26,15 +25,17 @@ from flctl.cli.options import (
     reading_as,
     state_folder,
 )
-from flctl.cli.output import counted, hint
 from flctl.cli.values import absolute
 from flctl.errors import CoordinatorAway, UsageError
+from flctl.files import writable
+from flctl.formats import counted
 from flctl.settings import CHANGEABLE, RunSettings, parse, read_toml
+from flctl.terminal.output import hint, warn
 
 if TYPE_CHECKING:
-    from flctl.cli.watching import Watcher
     from flctl.coordinator.store.folder import RunFolder
     from flctl.fleet.driving import RunResult
+    from flctl.terminal.watching import Watcher
 
 COMMAND_LINE = "command line"
 AGENTS = ("local", "virtual", "agents", "dataset")
@@ -97,7 +98,7 @@ def train(
     agents on this machine, --virtual N simulates them. The run's folder in --state keeps its
     settings, its journal and the models of its last rounds.
     """
-    from flctl.cli.watching import watcher
+    from flctl.terminal.watching import watcher
 
     read_all_as(reading_as(lead, annotator, r_at))
     flags = typed(settings)

@@ -3,9 +3,10 @@
 import pytest
 from msgspec import structs
 
-from flctl.cli import curve, demo
+from flctl.cli import demo
 from flctl.errors import UsageError
 from flctl.fleet.comparison import Beside, Compared
+from flctl.records.plots import comparison, style
 from flctl.wire.messages import Metrics
 
 
@@ -36,20 +37,20 @@ def test_it_is_drawn(tmp_path):
         path = tmp_path / f"curve-{rounds}.png"
         federated = {r: {**told, "beside": beside} for r in range(1, rounds + 1)}
         central, alone = compared([rounds], 0.6), compared([1], 0.4)
-        curve.draw(path, federated, central, alone, around(), agents=4)
+        comparison.draw(path, federated, central, alone, around(), agents=4)
         assert path.read_bytes().startswith(b"\x89PNG")
 
 
 def test_it_says_what_it_needs(monkeypatch):
     """Without matplotlib the demo says how to get it, before it trains."""
-    monkeypatch.setattr(curve.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(style.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match="pip install"):
-        curve.needs_matplotlib()
+        style.needs_matplotlib()
 
 
 def test_labels_do_not_overlap():
     """Close values get places at least the gap apart, in the same order."""
-    low, high, middle = curve.apart([0.1, 0.92, 0.91], 0.05)
+    low, high, middle = style.apart([0.1, 0.92, 0.91], 0.05)
     assert low == 0.1
     assert high - middle == pytest.approx(0.05)
 

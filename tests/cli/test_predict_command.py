@@ -139,7 +139,7 @@ def test_the_name_of_the_picture_says_its_format(flctl, tmp_path, checkpoint, su
 
 def test_the_picture_shows_every_class():
     """The first examples of each, by turns, in their order."""
-    from flctl.cli.gallery import choose
+    from flctl.records.plots.predictions import choose
 
     assert choose([0] * 50 + [1, 2, 1], 6) == [0, 1, 2, 50, 51, 52]
     assert choose([3, 3], 6) == [0, 1]

@@ -6,13 +6,13 @@ import pytest
 from rich.console import Console
 
 from flctl.cli import runs
-from flctl.cli.live import Dashboard
-from flctl.cli.output import ENDLESS, show, table
 from flctl.cli.status import picture
-from flctl.cli.story import Story
-from flctl.cli.tables import NAME_BESIDE
 from flctl.coordinator.front.views import agent_status
 from flctl.core.roster import Member
+from flctl.core.story import Story
+from flctl.terminal.live import Dashboard
+from flctl.terminal.output import ENDLESS, show, table
+from flctl.terminal.tables import NAME_BESIDE
 
 WIDTHS = (60, 80, 120)
 WARD = "heart-monitor-ward-7-bed-12-second-floor"
@@ -105,7 +105,7 @@ def listed(monkeypatch):
     def shown(width):
         console = Console(file=io.StringIO(), width=width or ENDLESS, color_system=None,
                           force_terminal=bool(width))  # fmt: skip
-        monkeypatch.setattr("flctl.cli.output.terminal", lambda: console)
+        monkeypatch.setattr("flctl.terminal.output.terminal", lambda: console)
         monkeypatch.setattr(runs, "summaries", lambda _: SUMMARIES)
         monkeypatch.setenv("FLCTL_STATE", "/nowhere")
         runs.list_()

@@ -5,12 +5,12 @@ import io
 import pytest
 from rich.console import Console
 
-from flctl.cli import lines
-from flctl.cli.live import Dashboard, sparkline
-from flctl.cli.output import figure, span
-from flctl.cli.story import Story
-from flctl.cli.watching import LineWatcher
+from flctl.core.story import Story
 from flctl.fleet.driving import RunResult
+from flctl.formats import figure, span
+from flctl.terminal import lines
+from flctl.terminal.live import Dashboard, sparkline
+from flctl.terminal.watching import LineWatcher
 
 ALL = ("pi-01", "pi-02", "pi-03")
 

@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flctl.cli.lines import measured_by, round_line
 from flctl.coordinator.store.folder import BEST
 from flctl.fleet.driving import drive_virtual
 from flctl.fleet.virtual import VirtualRun
 from flctl.learning.source import evaluation_parts
 from flctl.learning.task import load_task
+from flctl.terminal.lines import measured_by, round_line
 from flctl.worker.jobs import DataSource
 
 GIVEN = {"task": "ecg", "virtual": 2, "rounds": 2, "partition": "iid", "batch_size": 8}

@@ -7,19 +7,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flctl.cli.curve import CENTRAL, STYLE, needs_matplotlib
-from flctl.cli.output import counted
-from flctl.cli.pictures import save_picture
+from flctl.formats import counted
+from flctl.records.plots.style import CENTRAL, COLOURS, STYLE, save_picture
 
 if TYPE_CHECKING:
     from flctl.learning.manifest import Counts, Manifest
 
-__all__ = ["can_draw", "draw_data", "draw_shares", "needs_matplotlib"]
-
-COLOURS = (
-    "#0969da", "#d4a72c", "#cf222e", "#8250df", "#2da44e",
-    "#e16f24", "#6e7781", "#e85aad", "#1b9aaa", "#7d4e2d",
-)  # fmt: skip
 PARTS = ("#424a53", "#9aa4af", "#d0d7de")
 """Greys, so that a part is not taken for a class."""
 ROWS = 60

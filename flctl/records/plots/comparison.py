@@ -1,42 +1,14 @@
 """The picture of a run: its figures round by round, beside what they are compared with."""
 
-import importlib.util
 from collections.abc import Callable, Mapping
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flctl.cli.output import counted
-from flctl.cli.pictures import save_picture
-from flctl.errors import UsageError
+from flctl.formats import counted
+from flctl.records.plots.style import ALONE, CENTRAL, FEDERATED, PANELS, STYLE, apart, save_picture
 
 if TYPE_CHECKING:
     from flctl.fleet.comparison import Beside, Compared
-
-INK, FAINT = "#24292f", "#d0d7de"
-FEDERATED, CENTRAL, ALONE = "#0969da", "#57606a", "#bf8700"
-STYLE: dict[Any, Any] = {
-    "font.size": 10,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": FAINT,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": FAINT,
-    "grid.linewidth": 0.6,
-}
-"""Of every picture that flctl draws."""
-PANELS = (("loss", "loss"), ("accuracy", "accuracy"), ("macro_f1", "macro-F1"))
-
-
-def needs_matplotlib() -> None:
-    """Raises UsageError when it is not installed."""
-    if importlib.util.find_spec("matplotlib") is None:
-        raise UsageError("the picture needs matplotlib: pip install 'flctl[plot]'")
 
 
 def draw(
@@ -124,15 +96,6 @@ def _panel(
 def _span(curves: Any) -> float:
     values = [value for _, _, curve, _ in curves for value in curve.values()]
     return float(max(values) - min(values)) or 1.0
-
-
-def apart(values: list[float], gap: float) -> list[float]:
-    """Places for labels near `values`, in their order, at least `gap` from one another."""
-    order = sorted(range(len(values)), key=values.__getitem__)
-    places = list(values)
-    for below, above in pairwise(order):
-        places[above] = max(places[above], places[below] + gap)
-    return places
 
 
 def _own(alone: "Compared") -> str:

@@ -11,16 +11,22 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from flctl.cli import lines
-from flctl.cli.errors import give_up_stdout, say, warn
-from flctl.cli.options import task_option
-from flctl.cli.output import print_json, print_line, program
-from flctl.cli.story import Story
+from flctl.core.story import Story
 from flctl.errors import FlctlError
+from flctl.terminal import lines
+from flctl.terminal.output import (
+    give_up_stdout,
+    print_json,
+    print_line,
+    program,
+    say,
+    task_option,
+    warn,
+)
 
 if TYPE_CHECKING:
-    from flctl.cli.live import LiveView
     from flctl.fleet.driving import RunResult
+    from flctl.terminal.live import LiveView
 
 _FIGURES = ("loss", "accuracy", "macro_f1", "source", "part", "examples")
 
@@ -232,8 +238,8 @@ class LiveWatcher(LineWatcher):
         """The picture draws itself from the story."""
 
     def __enter__(self) -> "LiveWatcher":
-        from flctl.cli.live import LiveView
-        from flctl.cli.output import terminal
+        from flctl.terminal.live import LiveView
+        from flctl.terminal.output import terminal
 
         self._view = LiveView(self.story, terminal())
         self._view.__enter__()

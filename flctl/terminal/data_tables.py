@@ -4,7 +4,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from flctl.cli import output
+from flctl import formats
+from flctl.terminal import output
 
 if TYPE_CHECKING:
     from flctl.learning.manifest import Counts, Manifest, Share
@@ -50,7 +51,7 @@ def show_shares(manifest: "Manifest") -> None:
     classes = _columns(manifest.classes)
     mixed = f", alpha {manifest.alpha:g}" if manifest.partition == "dirichlet" else ""
     output.print_line(
-        f"task {manifest.task} dealt to {output.counted(manifest.agents, 'agent')}: "
+        f"task {manifest.task} dealt to {formats.counted(manifest.agents, 'agent')}: "
         f"partition {manifest.partition}{mixed}, seed {manifest.seed}\n"
     )
     recorded = any(share.parts["train"].records for share in agents.values())
@@ -64,7 +65,7 @@ def show_shares(manifest: "Manifest") -> None:
         made.add_row(
             name,
             *_cells([train.examples, *(train.classes[c] for c in classes), *held_out]),
-            output.size(share.size),
+            formats.size(share.size),
             *([_few(list(train.records))] if recorded else []),
         )
     output.show(made)
@@ -72,7 +73,7 @@ def show_shares(manifest: "Manifest") -> None:
         if name not in agents:
             output.print_line(
                 f"\n{name}, for 'flctl train --test-data': {_contents(share)}, "
-                f"{output.size(share.size)}"
+                f"{formats.size(share.size)}"
             )
 
 
@@ -89,7 +90,7 @@ def _show_records(
         made.add_row(record, *_cells([*in_parts, *by_class, sum(whole[record].values())]))
     output.show(made)
     if len(whole) > ROWS:
-        more = output.counted(len(whole) - ROWS, "smaller record")
+        more = formats.counted(len(whole) - ROWS, "smaller record")
         output.print_line(f"… and {more}; --json has them all")
 
 

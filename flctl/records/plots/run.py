@@ -5,11 +5,18 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flctl.cli.bars import COLOURS
-from flctl.cli.curve import CENTRAL, FEDERATED, INK, PANELS, STYLE, apart
-from flctl.cli.output import counted
-from flctl.cli.pictures import save_picture
 from flctl.core.history import BEST, Round
+from flctl.formats import counted
+from flctl.records.plots.style import (
+    CENTRAL,
+    COLOURS,
+    FEDERATED,
+    INK,
+    PANELS,
+    STYLE,
+    apart,
+    save_picture,
+)
 from flctl.records.tables import by_agents, training_loss
 
 if TYPE_CHECKING:

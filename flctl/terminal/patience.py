@@ -10,7 +10,7 @@ from typing import Any
 @contextlib.contextmanager
 def reading(what: object) -> Iterator[None]:
     """While data are read, say so, and how far it is, which their reader tells its log."""
-    from flctl.cli.output import terminal
+    from flctl.terminal.output import terminal
 
     logger, console = logging.getLogger("flctl.learning"), terminal(stderr=True)
     if what is None or not console.is_terminal or logger.isEnabledFor(logging.INFO):
@@ -32,7 +32,7 @@ def reading(what: object) -> Iterator[None]:
 @contextlib.contextmanager
 def waiting(text: str, after_s: float = 0.0) -> Iterator[None]:
     """While something takes long, say what, at a terminal; not before `after_s`."""
-    from flctl.cli.output import terminal
+    from flctl.terminal.output import terminal
 
     console = terminal(stderr=True)
     if not console.is_terminal:

@@ -1,6 +1,7 @@
 """Results on stdout, as JSON or as tables; colour only on a terminal."""
 
 import contextlib
+import errno
 import os
 import shlex
 import shutil
@@ -18,9 +19,10 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.segment import Segment
 
-    from flctl.cli.tables import Table
+    from flctl.terminal.tables import Table
 
 
+RED, PLAIN = "\x1b[31m", "\x1b[0m"
 ENDLESS = 100_000
 """Columns of a file or a pipe: nothing is wrapped there, left out or padded."""
 
@@ -62,6 +64,33 @@ def drop(stream: TextIO) -> None:
         os.close(nowhere)
 
 
+def say(text: str, stream: TextIO) -> None:
+    """One line that begins with the program's name; red on a terminal."""
+    line = "flctl: " + printable(" ".join(text.split()))
+    try:
+        colour = stream.isatty() and not os.environ.get("NO_COLOR")
+        stream.write(f"{RED}{line}{PLAIN}\n" if colour else f"{line}\n")
+        stream.flush()
+    except (OSError, ValueError):
+        drop(stream)
+
+
+def warn(text: str) -> None:
+    """A line on stderr about something that does not end the command."""
+    say(text, sys.stderr)
+
+
+def give_up_stdout(error: OSError) -> bool:
+    """Nothing more can be written there. Whether that was told: a reader that has gone away
+    (`flctl … | head`) knows."""
+    drop(sys.stdout)
+    if isinstance(error, BrokenPipeError):
+        return False
+    why = "it is closed" if error.errno == errno.EBADF else error.strerror
+    warn(f"standard output cannot be written: {why}")
+    return True
+
+
 def hint(text: str) -> None:
     """A line for a person at the terminal, on stderr; nothing when that is a file."""
     if sys.stderr.isatty():
@@ -92,52 +121,14 @@ def terminal(stderr: bool = False) -> "Console":
 
 
 def table(*columns: str, yields: "Sequence[str]" = (), note_lines: int | None = 2) -> "Table":
-    """An empty table in the house's style; see `flctl.cli.tables`, which needs rich."""
-    from flctl.cli.tables import Table
+    """An empty table in the house's style; see `flctl.terminal.tables`, which needs rich."""
+    from flctl.terminal.tables import Table
 
     return Table(columns, yields, note_lines)
 
 
 def show(made: "Table") -> None:
     terminal().print(made)
-
-
-def figure(value: float | None, digits: int = 3) -> str:
-    """Plain up to a million, and as 1.8e+308 beyond it."""
-    if value is None:
-        return "-"
-    return f"{value:.{digits}f}" if abs(value) < 1e6 else f"{value:.1e}"
-
-
-def counted(number: int, noun: str) -> str:
-    """1 round, 2 rounds."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def size(count: float | None) -> str:
-    """Bytes in the unit that fits."""
-    if count is None:
-        return "-"
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(count) < 1024:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} TiB"
-
-
-def span(seconds: float | None) -> str:
-    """A length of time as a person says it: 0.8 s, 42 s, 3:07, 2:15:40, 3 d."""
-    if seconds is None:
-        return "-"
-    if seconds < 10:
-        return f"{max(seconds, 0):.1f} s"
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes}:{rest:02d}"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours < 48 else f"{hours // 24} d"
 
 
 def program() -> str:
@@ -148,6 +139,11 @@ def program() -> str:
     if called.name != "flctl":
         return "flctl"
     return shlex.quote(str(shown(called)))
+
+
+def task_option(task: str) -> str:
+    """What follows a suggested command, so that it takes a task that is not an installed one."""
+    return f" --task {shlex.quote(task)}" if ":" in task else ""
 
 
 def shown(path: Path) -> Path:

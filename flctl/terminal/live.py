@@ -10,10 +10,10 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.live import Live
 from rich.text import Text
 
-from flctl.cli.output import figure, span
-from flctl.cli.story import Doing, RoundLine, Story
-from flctl.cli.tables import NAME_BESIDE, Table
 from flctl.core.history import BEST
+from flctl.core.story import Doing, RoundLine, Story
+from flctl.formats import figure, span
+from flctl.terminal.tables import NAME_BESIDE, Table
 
 ROUNDS_SHOWN = 5
 BAR_WIDTH = 24

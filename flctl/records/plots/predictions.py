@@ -5,13 +5,11 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flctl.cli.bars import COLOURS
-from flctl.cli.curve import CENTRAL, FAINT, STYLE
-from flctl.cli.pictures import save_picture
 from flctl.errors import UsageError, printable
+from flctl.records.plots.style import CENTRAL, COLOURS, FAINT, STYLE, save_picture
 
 if TYPE_CHECKING:
-    from flctl.cli.said import Said
+    from flctl.learning.predictions import Said
 
 COLUMNS, MOST = 6, 24
 WRONG = "#cf222e"

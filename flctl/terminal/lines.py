@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from flctl.cli.output import counted, figure, span
-from flctl.cli.story import on_training_data
+from flctl.core.story import on_training_data
+from flctl.formats import counted, figure, span
 
 TROUBLE = ("rejected", "agent-lost", "agent-failed", "attempt", "withdrawn", "waiting")
 """Events that go to stderr when lines are asked for."""

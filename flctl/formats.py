@@ -1,0 +1,48 @@
+"""Figures, sizes, times and lists as people write them."""
+
+from collections.abc import Collection
+
+
+def figure(value: float | None, digits: int = 3) -> str:
+    """Plain up to a million, and as 1.8e+308 beyond it."""
+    if value is None:
+        return "-"
+    return f"{value:.{digits}f}" if abs(value) < 1e6 else f"{value:.1e}"
+
+
+def counted(number: int, noun: str) -> str:
+    """1 round, 2 rounds."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def size(count: float | None) -> str:
+    """Bytes in the unit that fits."""
+    if count is None:
+        return "-"
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(count) < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
+def span(seconds: float | None) -> str:
+    """A length of time as a person says it: 0.8 s, 42 s, 3:07, 2:15:40, 3 d."""
+    if seconds is None:
+        return "-"
+    if seconds < 10:
+        return f"{max(seconds, 0):.1f} s"
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes}:{rest:02d}"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours < 48 else f"{hours // 24} d"
+
+
+def few(names: Collection[str], most: int = 5) -> str:
+    """The first of `names`, sorted, and how many more there are."""
+    listed = sorted(names)
+    more = f" and {len(listed) - most} more" if len(listed) > most else ""
+    return ", ".join(listed[:most]) + more

@@ -1,0 +1,1 @@
+"""Pictures of runs, data and predictions, by matplotlib."""

@@ -1,0 +1,65 @@
+"""What all pictures have in common: colours, labels, where the file goes."""
+
+import importlib.util
+from collections.abc import Iterable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from flctl.errors import UsageError
+from flctl.files import explained, new_file, writable
+
+FORMATS = ("png", "svg", "pdf")
+COLOURS = (
+    "#0969da", "#d4a72c", "#cf222e", "#8250df", "#2da44e",
+    "#e16f24", "#6e7781", "#e85aad", "#1b9aaa", "#7d4e2d",
+)  # fmt: skip
+INK, FAINT = "#24292f", "#d0d7de"
+FEDERATED, CENTRAL, ALONE = "#0969da", "#57606a", "#bf8700"
+STYLE: dict[Any, Any] = {
+    "font.size": 10,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": FAINT,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": FAINT,
+    "grid.linewidth": 0.6,
+}
+"""Of every picture that flctl draws."""
+PANELS = (("loss", "loss"), ("accuracy", "accuracy"), ("macro_f1", "macro-F1"))
+
+
+def needs_matplotlib() -> None:
+    """Raises UsageError when it is not installed."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise UsageError("the picture needs matplotlib: pip install 'flctl[plot]'")
+
+
+def picture_path(path: Path, option: str, inputs: Iterable[Path] = ()) -> Path:
+    """`path` as a place for a picture, absolute. Raises UsageError."""
+    if path.suffix.lower().removeprefix(".") not in FORMATS:
+        known = f"{', '.join(f'.{name}' for name in FORMATS[:-1])} or .{FORMATS[-1]}"
+        raise UsageError(f"{option} {path}: a picture's name ends with {known}")
+    return writable(path, option, inputs)
+
+
+def save_picture(figure: Any, path: Path, option: str, dpi: int = 150) -> None:
+    """In the format that the name says, whole or not at all. Raises StateError."""
+    kind = path.suffix.lower().removeprefix(".")
+    metadata = {"Software" if kind == "png" else "Creator": "flctl"}
+    with explained(path, "save the picture", option), new_file(path) as file:
+        figure.savefig(file, format=kind, dpi=dpi, metadata=metadata)
+
+
+def apart(values: list[float], gap: float) -> list[float]:
+    """Places for labels near `values`, in their order, at least `gap` from one another."""
+    order = sorted(range(len(values)), key=values.__getitem__)
+    places = list(values)
+    for below, above in pairwise(order):
+        places[above] = max(places[above], places[below] + gap)
+    return places
