@@ -16,10 +16,12 @@ import pytest
 # two threads on a busy two-core machine are many times slower than one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# Whoever starts the tests in the background of a script has them ignore Ctrl-C, and with them
-# every process that they start to try it on.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and current_thread() is main_thread():
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# In the background of a script, or under nohup, a process ignores Ctrl-C or SIGHUP, and so does
+# every process that it starts, also those on which a test tries these signals.
+if current_thread() is main_thread():
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 IN_CI = os.environ.get("CI", "").lower() in ("1", "true")
