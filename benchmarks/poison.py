@@ -34,11 +34,11 @@ class PoisonedRun(VirtualRun):
     """Its last agent sends poison."""
 
     def _record(self, event: happened.AnyEvent) -> None:
-        if isinstance(event, happened.Update) and event.agent == self._clients.names[-1]:
+        if isinstance(event, happened.UpdateStored) and event.agent == self._clients.names[-1]:
             self._spoil(event)
         super()._record(event)
 
-    def _spoil(self, event: happened.Update) -> None:
+    def _spoil(self, event: happened.UpdateStored) -> None:
         path = self.folder.spool_path(event.round) / f"{event.agent}.safetensors"
         with self.folder.model_path(event.round - 1).open("rb") as file:
             base = load_state(file.fileno(), "the model")

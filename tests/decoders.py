@@ -178,24 +178,24 @@ def _settings(**given: Any) -> Any:
 
 @cache
 def _journal() -> bytes:
-    update = happened.Update(
+    update = happened.UpdateStored(
         at=3.0, round=1, agent="pi-01", blob=SHA, size=10, examples=5, batches=2, loss=0.5,
         last_loss=0.25, exhausted=False, seconds=1.5,
     )  # fmt: skip
     events = [
-        happened.Started(
+        happened.RunStarted(
             at=1.0, schema=1, run="ecg-1", kind="fleet", task_digest=SHA, model=SHA, size=10,
             version="0.1", machine="x86_64",
         ),
-        happened.Opened(
+        happened.RoundOpened(
             at=2.0, round=1, attempt=1, base=SHA, invited=("pi-01",), need=1
         ),
         update,
-        happened.Round(
+        happened.RoundCommitted(
             at=4.0, round=1, attempt=1, model="b" * 64, size=10, seconds=2.0,
             participants={"pi-01": happened.Participant.of(update)}, missing=(), metrics=None,
         ),
-        happened.Finished(at=5.0),
+        happened.RunFinished(at=5.0),
     ]  # fmt: skip
     return b"".join(msgspec.json.encode(as_json(event)) + b"\n" for event in events)
 

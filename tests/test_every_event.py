@@ -32,19 +32,19 @@ from flctl.coordinator.store.journal import (
 )
 from flctl.core.history import (
     AnyEvent,
-    Attempt,
+    AttemptFailed,
     Event,
-    Failed,
-    Finished,
     History,
-    Opened,
-    Paused,
-    Rejected,
-    Resumed,
-    Round,
-    Started,
-    Stopped,
-    Withdrawn,
+    RoundCommitted,
+    RoundOpened,
+    RoundsWithdrawn,
+    RunFailed,
+    RunFinished,
+    RunPaused,
+    RunResumed,
+    RunStarted,
+    RunStopped,
+    UpdateRejected,
 )
 from flctl.fleet.answers import read_event
 from flctl.fleet.driving import _once
@@ -58,7 +58,7 @@ from flctl.terminal.watching import JsonWatcher, LineWatcher
 from flctl.transport.gate import Gate
 
 KINDS: tuple[type[Event], ...] = get_args(AnyEvent)
-ENDS = {Paused: "paused", Finished: "finished", Failed: "failed", Stopped: "stopped"}
+ENDS = {RunPaused: "paused", RunFinished: "finished", RunFailed: "failed", RunStopped: "stopped"}
 SOURCE = Path(package.__file__).parent
 LOSSES = {1: 0.5, 2: 0.25, 3: 0.375}
 """Of the rounds that count: the best is neither the last nor the most accurate one."""
@@ -81,13 +81,13 @@ class Case(NamedTuple):
         return [begun, *map(as_json, self.events)]
 
     @property
-    def counted(self) -> dict[int, Round]:
+    def counted(self) -> dict[int, RoundCommitted]:
         """What this test takes for the truth: the last event of each round not withdrawn."""
-        rounds: dict[int, Round] = {}
+        rounds: dict[int, RoundCommitted] = {}
         for event in self.events:
-            if isinstance(event, Round):
+            if isinstance(event, RoundCommitted):
                 rounds[event.round] = event
-            elif isinstance(event, Withdrawn):
+            elif isinstance(event, RoundsWithdrawn):
                 rounds = {n: r for n, r in rounds.items() if n <= event.round}
         return rounds
 
@@ -136,7 +136,7 @@ def story(real: list[AnyEvent]) -> list[AnyEvent]:
     by_round = {n: [e for e in real if getattr(e, "round", None) == n] for n in (1, 2, 3)}
 
     def measured(event: AnyEvent, loss: float, accuracy: float, **other: Any) -> AnyEvent:
-        if not isinstance(event, Round):
+        if not isinstance(event, RoundCommitted):
             return event
         score = msgspec.structs.replace(event.metrics, loss=loss, accuracy=accuracy)  # type: ignore[type-var]
         return msgspec.structs.replace(event, metrics=score, **other)
@@ -147,24 +147,24 @@ def story(real: list[AnyEvent]) -> list[AnyEvent]:
     def wrong(n: int, base: str) -> list[AnyEvent]:
         """With the least loss and the greatest accuracy of all."""
         events = [measured(e, 0.1 / n, 0.99, model=str(n) * 64) for e in by_round[n]]
-        return [msgspec.structs.replace(e, base=base) if isinstance(e, Opened) else e
+        return [msgspec.structs.replace(e, base=base) if isinstance(e, RoundOpened) else e
                 for e in events]  # fmt: skip
 
     opened, *updates, committed = right(3)
-    assert isinstance(opened, Opened) and isinstance(real[0], Started)
+    assert isinstance(opened, RoundOpened) and isinstance(real[0], RunStarted)
     first = right(1)
-    assert isinstance(first[-1], Round)
+    assert isinstance(first[-1], RoundCommitted)
     return [
         real[0],
         *first,
         *wrong(2, first[-1].model),
         *wrong(3, "2" * 64),
-        Withdrawn(at=0, round=1, reason="damaged"),
-        Resumed(at=0),
+        RoundsWithdrawn(at=0, round=1, reason="damaged"),
+        RunResumed(at=0),
         *right(2),
         opened,
-        Rejected(at=0, round=3, agent=opened.invited[0], reason="NaN"),
-        Attempt(at=0, round=3, attempt=1, reason="too few"),
+        UpdateRejected(at=0, round=3, agent=opened.invited[0], reason="NaN"),
+        AttemptFailed(at=0, round=3, attempt=1, reason="too few"),
         msgspec.structs.replace(opened, attempt=2),
         *updates,
         committed,
@@ -175,10 +175,10 @@ def ends_with(kind: type[Event], real: list[AnyEvent]) -> list[AnyEvent]:
     """The story up to the last event of that kind."""
     events = story(real)
     ends = {
-        Paused: Paused(at=0, reason="too few"),
-        Finished: Finished(at=0),
-        Failed: Failed(at=0, reason="broken"),
-        Stopped: Stopped(at=0, reason="by an operator"),
+        RunPaused: RunPaused(at=0, reason="too few"),
+        RunFinished: RunFinished(at=0),
+        RunFailed: RunFailed(at=0, reason="broken"),
+        RunStopped: RunStopped(at=0, reason="by an operator"),
     }
     if kind in ends:
         events.append(ends[kind])
@@ -245,7 +245,7 @@ def metrics_json(case: Case) -> None:
     case.folder.mend(case.folder.history(lean=True), 0)
     for last in list(case.counted.values())[-1:]:
         told = (case.folder.round_path(last.round) / "metrics.json").read_bytes()
-        assert msgspec.json.decode(told, type=Round) == last
+        assert msgspec.json.decode(told, type=RoundCommitted) == last
     best = case.folder.path / "best.safetensors"
     if case.best is not None:
         assert best.read_bytes() == case.folder.model_path(case.best).read_bytes()
@@ -264,7 +264,7 @@ def runs_list(case: Case) -> None:
 
 @reader
 def whether_it_is_over(case: Case) -> None:
-    over = isinstance(case.events[-1], Finished | Failed)
+    over = isinstance(case.events[-1], RunFinished | RunFailed)
     over_here = RunsOver(case.folder.path.parents[1], Gate())
     assert over_here.is_over(case.folder.name, "pi-01") is over
 

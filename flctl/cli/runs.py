@@ -28,7 +28,7 @@ from flctl.errors import FlctlError, UsageError
 from flctl.terminal.output import task_option, warn
 
 if TYPE_CHECKING:
-    from flctl.core.history import Round, Score
+    from flctl.core.history import RoundCommitted, Score
     from flctl.wire.messages import Metrics
 
 app = typer.Typer(
@@ -264,7 +264,7 @@ for command in (export, plot):
     app.command(cls=Grouped)(command)
 
 
-def _saved(event: "Round") -> tuple[str, str, str]:
+def _saved(event: "RoundCommitted") -> tuple[str, str, str]:
     """Bytes of a round's updates, how many times fewer they are, and the mean relative error."""
     from flctl.formats import figure, size
 
@@ -274,7 +274,7 @@ def _saved(event: "Round") -> tuple[str, str, str]:
     return size(up), f"{event.size * len(parts) / up:.1f} ×" if up else "-", figure(error)
 
 
-def _show_last(event: "Round") -> None:
+def _show_last(event: "RoundCommitted") -> None:
     """Who did what in the last round, and the figures beside the main ones."""
     from flctl import formats
     from flctl.terminal import output

@@ -18,17 +18,18 @@ Kind = Literal["fleet", "local", "virtual"]
 RoundId = Annotated[int, Meta(ge=0)]
 
 
-def _tag(name: str) -> str:
-    return name.lower()
-
-
-class Event(Struct, frozen=True, kw_only=True, tag_field="event", tag=_tag):
+class Event(Struct, frozen=True, kw_only=True, tag_field="event"):
     """Base; `at` is seconds since 1970 by this machine's clock, for people to read."""
 
     at: float
 
+    @property
+    def word(self) -> str:
+        """Its tag, by which the journal and JSON call it."""
+        return str(self.__struct_config__.tag)
 
-class Started(Event, frozen=True):
+
+class RunStarted(Event, frozen=True, tag="started"):
     schema: int
     run: RunId
     kind: Kind
@@ -42,7 +43,7 @@ class Started(Event, frozen=True):
     """Of run.toml, which stays as it is; older journals do not say."""
 
 
-class Opened(Event, frozen=True):
+class RoundOpened(Event, frozen=True, tag="opened"):
     round: RoundId
     attempt: int
     base: Digest
@@ -53,7 +54,7 @@ class Opened(Event, frozen=True):
     """Agents that the quorum counts, and that were not here to be invited."""
 
 
-class Update(Event, frozen=True):
+class UpdateStored(Event, frozen=True, tag="update"):
     """An update is in the spool, checked and durable."""
 
     round: RoundId
@@ -71,13 +72,13 @@ class Update(Event, frozen=True):
     data: Digest | None = None
 
 
-class Rejected(Event, frozen=True):
+class UpdateRejected(Event, frozen=True, tag="rejected"):
     round: RoundId
     agent: str
     reason: str
 
 
-class Attempt(Event, frozen=True):
+class AttemptFailed(Event, frozen=True, tag="attempt"):
     """An attempt of a round has failed."""
 
     round: RoundId
@@ -102,7 +103,7 @@ class Participant(Struct, frozen=True):
     """Of all its examples for training, as they were when the round began."""
 
     @classmethod
-    def of(cls, update: Update) -> "Participant":
+    def of(cls, update: UpdateStored) -> "Participant":
         return cls(
             examples=update.examples,
             batches=update.batches,
@@ -138,7 +139,7 @@ class Score(Struct, frozen=True, omit_defaults=True):
         return not self.part.startswith(TRAINING)
 
 
-class Round(Event, frozen=True):
+class RoundCommitted(Event, frozen=True, tag="round"):
     """A round is committed: its model is on disk and counts."""
 
     round: RoundId
@@ -159,58 +160,58 @@ class Round(Event, frozen=True):
         return f"round={self.round} committed agents={len(self.participants)} {took}{figures}"
 
 
-class Withdrawn(Event, frozen=True):
+class RoundsWithdrawn(Event, frozen=True, tag="withdrawn"):
     """The rounds after `round` do not count any more: what they made is damaged."""
 
     round: RoundId
     reason: str
 
 
-class Paused(Event, frozen=True):
+class RunPaused(Event, frozen=True, tag="paused"):
     reason: str
     awaits: bool = False
     """Too few agents are here: the run goes on by itself when enough are."""
 
 
-class Resumed(Event, frozen=True):
+class RunResumed(Event, frozen=True, tag="resumed"):
     reproducible: bool = True
     changed: dict[str, str | int | float] = {}
     """Settings that are others from here on."""
 
 
-class Finished(Event, frozen=True):
+class RunFinished(Event, frozen=True, tag="finished"):
     reason: str = ""
 
 
-class Failed(Event, frozen=True):
+class RunFailed(Event, frozen=True, tag="failed"):
     reason: str
 
 
-class Stopped(Event, frozen=True):
+class RunStopped(Event, frozen=True, tag="stopped"):
     reason: str = ""
 
 
 AnyEvent: TypeAlias = (
-    Started
-    | Opened
-    | Update
-    | Rejected
-    | Attempt
-    | Round
-    | Withdrawn
-    | Paused
-    | Resumed
-    | Finished
-    | Failed
-    | Stopped
+    RunStarted
+    | RoundOpened
+    | UpdateStored
+    | UpdateRejected
+    | AttemptFailed
+    | RoundCommitted
+    | RoundsWithdrawn
+    | RunPaused
+    | RunResumed
+    | RunFinished
+    | RunFailed
+    | RunStopped
 )
 
 
 _ENDED: dict[type[Event], State] = {
-    Paused: "paused",
-    Finished: "finished",
-    Failed: "failed",
-    Stopped: "stopped",
+    RunPaused: "paused",
+    RunFinished: "finished",
+    RunFailed: "failed",
+    RunStopped: "stopped",
 }
 
 
@@ -238,14 +239,14 @@ class History:
         self.incomplete = False
         """The last round lacks what a lean history leaves out of rounds before the last, because
         those after it were withdrawn; `complete` puts it back."""
-        self.started: Started | None = None
+        self.started: RunStarted | None = None
         self.state: State = "running"
         self.reason = ""
         self.awaits = False
         """It is paused until enough agents are here."""
-        self.rounds: list[Round] = []
-        self.opened: Opened | None = None
-        self.accepted: dict[str, Update] = {}
+        self.rounds: list[RoundCommitted] = []
+        self.opened: RoundOpened | None = None
+        self.accepted: dict[str, UpdateStored] = {}
         self.positions: dict[str, int] = {}
         """Batches each agent has consumed in committed rounds."""
         self.weights: dict[str, int] = {}
@@ -284,7 +285,7 @@ class History:
         return set(self._exhausted)
 
     @property
-    def best(self) -> Round | None:
+    def best(self) -> RoundCommitted | None:
         """The best of the committed rounds that were evaluated on data for testing."""
         best = best_round(
             {
@@ -322,40 +323,40 @@ class History:
         """Raises StateError when the event cannot follow what was before."""
         self.updated_at = event.at
         match event:
-            case Started():
+            case RunStarted():
                 self.started = event
-            case Opened():
+            case RoundOpened():
                 self._expect(event.round == self.round + 1 and event.base == self.base, event)
                 if self.opened is None or self.opened.round != event.round:
                     self.accepted = {}
                 self.opened = event
-            case Update():
+            case UpdateStored():
                 self._expect(self.opened is not None and event.round == self.opened.round, event)
                 self.accepted[event.agent] = event
-            case Rejected():
+            case UpdateRejected():
                 self.last_rejected[event.agent] = event.reason
-            case Round():
+            case RoundCommitted():
                 self._expect(event.round == self.round + 1, event)
                 self._commit(event)
-            case Withdrawn():
+            case RoundsWithdrawn():
                 self._expect(event.round < self.round, event)
                 self._withdraw(event.round)
-            case Resumed():
+            case RunResumed():
                 self.state, self.reason, self.awaits = "running", "", False
                 self.reproducible = self.reproducible and event.reproducible
                 self.changed |= event.changed
-            case Paused() | Finished() | Failed() | Stopped():
+            case RunPaused() | RunFinished() | RunFailed() | RunStopped():
                 self.state, self.reason = _ENDED[type(event)], event.reason
-                self.awaits = isinstance(event, Paused) and event.awaits
-            case Attempt():
+                self.awaits = isinstance(event, RunPaused) and event.awaits
+            case AttemptFailed():
                 pass
 
-    def complete(self, event: Round) -> None:
+    def complete(self, event: RoundCommitted) -> None:
         """`event` is the last round, whole."""
         self.rounds[-1] = event
         self.incomplete = False
 
-    def _commit(self, event: Round) -> None:
+    def _commit(self, event: RoundCommitted) -> None:
         if self._lean and self.rounds:
             self.rounds[-1] = _lean(self.rounds[-1])
         self.rounds.append(event)
@@ -384,12 +385,12 @@ class History:
     def _expect(self, condition: bool, event: Any) -> None:
         if not condition:
             raise StateError(
-                f"the journal says '{type(event).__name__.lower()}' of round {event.round} "
+                f"the journal says '{event.word}' of round {event.round} "
                 f"after round {self.round}: it is damaged or from another run"
             )
 
 
-def _lean(event: Round) -> Round:
+def _lean(event: RoundCommitted) -> RoundCommitted:
     """Without its participants and the details of its score."""
     score = event.metrics
     if score is not None:

@@ -9,7 +9,7 @@ import torch
 
 from flctl.coordinator.store.folder import RunFolder
 from flctl.coordinator.store.resume import FirstModel
-from flctl.core.history import Update
+from flctl.core.history import UpdateStored
 from flctl.files import explained
 from flctl.learning.compression import save_update
 from flctl.learning.examples import Examples
@@ -90,7 +90,7 @@ def train_client(
     device: torch.device,
     clock: Callable[[], float] = time.time,
     on_step: OnStep | None = None,
-) -> Update:
+) -> UpdateStored:
     """One client's part of a round; its update goes into the spool like any agent's.
 
     `position` is the number of batches it has consumed in the rounds before.
@@ -128,7 +128,7 @@ def train_client(
             residuals=folder.residuals_path(agent),
             buffers=buffers,
         )
-    return Update(
+    return UpdateStored(
         at=round(clock(), 3),
         round=round_id,
         agent=agent,

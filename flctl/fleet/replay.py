@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from flctl.coordinator.run.aggregation import aggregate
 from flctl.coordinator.store.folder import RunFolder
 from flctl.coordinator.store.resume import expect_unchanged, machine
-from flctl.core.history import History, Round, Update
+from flctl.core.history import History, RoundCommitted, UpdateStored
 from flctl.errors import DataError, RunError, UsageError
 from flctl.fleet.clients import Clients, first_model, train_client
 from flctl.learning import device as devices
@@ -111,7 +111,7 @@ class _Again:
         why = f"the code of task {self._settings.task} has changed since" if changed else ""
         return _row(0, history.started.model, made.digest, why)
 
-    def round(self, event: Round) -> Row:
+    def round(self, event: RoundCommitted) -> Row:
         for agent, part in sorted(event.participants.items()):
             own = self._training.get(agent)
             if own is None or part.data not in (None, own.digest):
@@ -148,7 +148,7 @@ class _Again:
         return _row(event.round, event.model, made.model, "")
 
 
-def _counts(journal: int, update: Update, settings: RunSettings) -> bool:
+def _counts(journal: int, update: UpdateStored, settings: RunSettings) -> bool:
     """Whether the journal's count can be of these data; version 0.1 counted the examples of the
     round's batches where those are limited now all that there are count."""
     if settings.federate_after_n_batches is None:

@@ -93,7 +93,7 @@ class VirtualRun:
                 self._end(self._rounds(noted))
             except KeyboardInterrupt as error:
                 reason = str(error) or "stopped by the user"
-                self._end(happened.Stopped(at=_now(), reason=reason))
+                self._end(happened.RunStopped(at=_now(), reason=reason))
                 raise
         return self.history
 
@@ -117,19 +117,19 @@ class VirtualRun:
             for round_id in range(self.history.round + 1, self.settings.rounds + 1):
                 if self.settings.on_exhausted == "stop" and self.history.exhausted:
                     said = (self.history.data_used, self.history.alone)
-                    return happened.Finished(at=_now(), reason="; ".join(filter(None, said)))
+                    return happened.RunFinished(at=_now(), reason="; ".join(filter(None, said)))
                 self._round(round_id)
         except (FlctlError, OSError) as error:
             logger.info("run=%s paused: %s", self.folder.name, error)
             logger.debug("run=%s paused", self.folder.name, exc_info=error)
-            return happened.Paused(at=_now(), reason=str(error))
-        return happened.Finished(at=_now(), reason=self.history.alone)
+            return happened.RunPaused(at=_now(), reason=str(error))
+        return happened.RunFinished(at=_now(), reason=self.history.alone)
 
     def _end(self, event: happened.AnyEvent) -> None:
         with contextlib.suppress(StateError):  # a full disk must not hide the reason
             self.folder.sync(self.history)
             self._journal.append([event])
-        if isinstance(event, happened.Finished):
+        if isinstance(event, happened.RunFinished):
             self.folder.forget_residuals()
         self.history.apply(event)
         self._publish(as_json(event, self._journal.head))
@@ -149,7 +149,7 @@ class VirtualRun:
         examples = {agent: update.examples for agent, update in accepted.items()}
         made = aggregate(self.folder, round_id, examples, self.settings)
         score = self._evaluate(made)
-        committed = happened.Round(
+        committed = happened.RoundCommitted(
             at=_now(),
             round=round_id,
             attempt=1,
@@ -167,11 +167,11 @@ class VirtualRun:
         logger.info("%s head=%s", committed.for_log(), self._journal.head)
         self.folder.settle(committed, self.history, self.settings.keep_rounds)
 
-    def _open(self, round_id: int) -> happened.Opened:
+    def _open(self, round_id: int) -> happened.RoundOpened:
         names = frozenset(self._clients.training)
         drawn = draw(self.settings, round_id, Pool(names, names, len(names)))
         self.folder.room_for(self.size, len(drawn.invited))
-        opened = happened.Opened(
+        opened = happened.RoundOpened(
             at=_now(),
             round=round_id,
             attempt=1,
@@ -182,7 +182,7 @@ class VirtualRun:
         self._record(opened)
         return opened
 
-    def _train(self, agent: str, opened: happened.Opened) -> None:
+    def _train(self, agent: str, opened: happened.RoundOpened) -> None:
         """One client's part of a round; its update goes into the spool like any agent's."""
 
         def progress(step: int, steps: int, loss: float) -> None:
@@ -254,7 +254,7 @@ class VirtualRun:
         return self.history.rounds[-1].size if self.history.rounds else started.size
 
     def _record(self, event: happened.AnyEvent) -> None:
-        self._journal.append([event], sync=isinstance(event, happened.Round))
+        self._journal.append([event], sync=isinstance(event, happened.RoundCommitted))
         self.history.apply(event)
         self._publish(as_json(event, self._journal.head))
 

@@ -7,7 +7,7 @@ from typing import Any, get_args
 import msgspec
 
 from flctl.coordinator.store.folder import RunFolder
-from flctl.core.history import AnyEvent, History, Round
+from flctl.core.history import AnyEvent, History, RoundCommitted
 from flctl.errors import RunError, StateError, UsageError
 from flctl.fleet.console import Console
 
@@ -34,7 +34,7 @@ class RecordedRun:
         self.history = history_of(events)
 
     @property
-    def rounds(self) -> list[Round]:
+    def rounds(self) -> list[RoundCommitted]:
         """Committed ones, at least one. Raises RunError."""
         if not self.history.rounds:
             raise RunError(f"run {self.name} has no committed round yet")

@@ -6,13 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TypeAlias
 
-from flctl.core.history import Participant, Round, Score
+from flctl.core.history import Participant, RoundCommitted, Score
 from flctl.wire.messages import Metrics
 
 Row: TypeAlias = dict[str, str | float | None]
 
 
-def round_rows(rounds: Iterable[Round]) -> list[Row]:
+def round_rows(rounds: Iterable[RoundCommitted]) -> list[Row]:
     """Columns of other parts of the test data begin with the part's name."""
     rows: list[Row] = []
     for event in rounds:
@@ -41,7 +41,7 @@ def round_rows(rounds: Iterable[Round]) -> list[Row]:
     return rows
 
 
-def agent_rows(rounds: Iterable[Round]) -> list[Row]:
+def agent_rows(rounds: Iterable[RoundCommitted]) -> list[Row]:
     """Who trained, and who measured the model on what it holds out."""
     rows: list[Row] = []
     for event in rounds:
@@ -84,7 +84,7 @@ def training_loss(participants: Mapping[str, Participant]) -> float | None:
     return sum(part.loss * part.examples for part in participants.values()) / examples
 
 
-def by_agents(event: Round) -> bool:
+def by_agents(event: RoundCommitted) -> bool:
     """Whether the agents have measured the round's model, so that `beside` is by agent."""
     return event.metrics is not None and event.metrics.source == "agents"
 

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from flctl.core.history import Round, Started, Withdrawn
+from flctl.core.history import RoundCommitted, RoundsWithdrawn, RunStarted
 from flctl.errors import StateError, UsageError
 from flctl.files import explained, new_folder
 from flctl.records.recorded import as_event
@@ -31,7 +31,7 @@ def needs_tensorboard() -> None:
         raise UsageError("TensorBoard events need tensorboard: pip install 'flctl[tensorboard]'")
 
 
-def points(event: Round) -> dict[str, float]:
+def points(event: RoundCommitted) -> dict[str, float]:
     """The scalars of a round by their tags; its number is their step."""
     people, score = event.participants, event.metrics
     found: dict[str, float | None] = {
@@ -69,7 +69,7 @@ class Events:
             self._written = _steps(folder)
         self._file: IO[bytes] | None = None
 
-    def add(self, event: Round) -> None:
+    def add(self, event: RoundCommitted) -> None:
         """Raises StateError when it cannot be written."""
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.compat.proto.summary_pb2 import Summary
@@ -80,7 +80,7 @@ class Events:
         self._write(Event(wall_time=event.at, step=event.round, summary=Summary(value=values)))
         self._written.add(event.round)
 
-    def withdraw(self, event: Withdrawn) -> None:
+    def withdraw(self, event: RoundsWithdrawn) -> None:
         """What was written of the rounds after `event.round` counts no longer. Raises StateError.
 
         TensorBoard takes it as the start of a program that goes on behind that step.
@@ -133,11 +133,11 @@ class Follower:
         if event.get("event") == "begun":
             self._open(event["run"])
         match as_event(event):
-            case Started(run=run):
+            case RunStarted(run=run):
                 self._open(run)
-            case Round() as committed if self._events is not None:
+            case RoundCommitted() as committed if self._events is not None:
                 self._events.add(committed)
-            case Withdrawn() as withdrawn if self._events is not None:
+            case RoundsWithdrawn() as withdrawn if self._events is not None:
                 self._events.withdraw(withdrawn)
 
     def _open(self, run: str) -> None:
@@ -149,7 +149,7 @@ class Follower:
             self._events.close()
 
 
-def export(rounds: Iterable[Round], target: Path) -> None:
+def export(rounds: Iterable[RoundCommitted], target: Path) -> None:
     """The folder `target` with all events; one that was there is replaced as a whole.
 
     Raises UsageError when it is no folder of events, StateError.

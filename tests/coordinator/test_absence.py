@@ -13,7 +13,7 @@ from test_owner_refuses import failing
 
 from flctl.coordinator.store.folder import RunFolder, all_runs
 from flctl.coordinator.store.journal import Journal, read_events
-from flctl.core.history import History, Opened, Round, Update
+from flctl.core.history import History, RoundCommitted, RoundOpened, UpdateStored
 from flctl.errors import RunError
 
 
@@ -370,11 +370,11 @@ def test_whoever_comes_and_goes_no_round_is_one_agents_update(
     needs: dict[int, int] = {}
     for event in read_events(folder.journal_path):
         match event:
-            case Opened():
+            case RoundOpened():
                 needs[event.round] = event.need
-            case Update():
+            case UpdateStored():
                 accepted.setdefault(event.round, set()).add(event.agent)
-            case Round():
+            case RoundCommitted():
                 people = set(event.participants)
                 assert people == accepted[event.round]
                 assert len(people) >= needs[event.round] >= 2

@@ -17,8 +17,8 @@ from flctl.errors import StateError
 MODEL = "a" * 64
 
 
-def started(schema: int = 1) -> happened.Started:
-    return happened.Started(
+def started(schema: int = 1) -> happened.RunStarted:
+    return happened.RunStarted(
         at=1.0,
         schema=schema,
         run="ecg-1",
@@ -31,12 +31,12 @@ def started(schema: int = 1) -> happened.Started:
     )
 
 
-def opened() -> happened.Opened:
-    return happened.Opened(at=2.0, round=1, attempt=1, base=MODEL, invited=("é", "y"), need=1)
+def opened() -> happened.RoundOpened:
+    return happened.RoundOpened(at=2.0, round=1, attempt=1, base=MODEL, invited=("é", "y"), need=1)
 
 
-def rejected(reason="NaN", agent="x") -> happened.Rejected:
-    return happened.Rejected(at=3.0, round=1, agent=agent, reason=reason)
+def rejected(reason="NaN", agent="x") -> happened.UpdateRejected:
+    return happened.UpdateRejected(at=3.0, round=1, agent=agent, reason=reason)
 
 
 EVENTS = [started(), opened(), rejected(), rejected("shape\nof two lines")]
@@ -224,7 +224,7 @@ def test_an_event_that_could_not_be_read_back_is_not_written(path, bad):
     before = write(path)
     journal = Journal(path)
     with pytest.raises(StateError, match="an event that cannot be kept"):
-        journal.append([rejected(), happened.Paused(at=bad, reason="x")])
+        journal.append([rejected(), happened.RunPaused(at=bad, reason="x")])
     with pytest.raises(StateError, match="an event that cannot be kept"):
         journal.append([rejected("caf\udce9")])
     journal.close()

@@ -8,7 +8,7 @@ from memory_fleet import MemoryFleet
 
 from flctl.coordinator.store.folder import RunFolder, RunsOver, all_runs
 from flctl.coordinator.store.journal import Journal
-from flctl.core.history import AnyEvent, Round
+from flctl.core.history import AnyEvent, RoundCommitted
 from flctl.errors import StateError
 from flctl.transport.channel import Sent
 from flctl.transport.gate import Gate
@@ -174,7 +174,7 @@ def test_a_stop_while_a_round_is_written_down_comes_after_it(
     append = Journal.append
 
     def interrupted(self: Journal, events: Sequence[AnyEvent], sync: bool = True) -> None:
-        if any(isinstance(event, Round) and event.round == 2 for event in events):
+        if any(isinstance(event, RoundCommitted) and event.round == 2 for event in events):
             assert fleet.coordinator is not None and fleet.coordinator.training is not None
             fleet.coordinator.training.stop("stopped by an operator")
         append(self, events, sync)

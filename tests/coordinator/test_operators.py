@@ -13,7 +13,7 @@ from flctl.coordinator.front import outbox as outgoing
 from flctl.coordinator.front.outbox import KEPT_BYTES, Address, Outbox
 from flctl.coordinator.store.folder import RunFolder
 from flctl.coordinator.store.journal import Journal
-from flctl.core.history import Rejected
+from flctl.core.history import UpdateRejected
 from flctl.errors import FlctlError, RunError
 from flctl.fleet import console as console_module
 from flctl.fleet.console import Console
@@ -104,7 +104,7 @@ def test_a_run_longer_than_any_answer_is_watched_to_its_end(
     fleet.until(lambda: bool(fleet.named("round")))
     folder = RunFolder.find(fleet.state, run)
     with contextlib.closing(Journal(folder.journal_path)) as journal:
-        trouble = Rejected(at=1e9, round=1, agent="pi-01", reason="x" * 1000)
+        trouble = UpdateRejected(at=1e9, round=1, agent="pi-01", reason="x" * 1000)
         journal.append([trouble] * 3000)
     for module in (outgoing, lookups):
         monkeypatch.setattr(module, "ANSWER_BYTES", 2 * 2**20)

@@ -33,7 +33,7 @@ def begin(state, task="ecg", kind="fleet", **settings) -> RunFolder:
     folder.model_path(0).write_bytes(b"model 0")
     record(
         folder,
-        happened.Started(
+        happened.RunStarted(
             at=1.0,
             schema=1,
             run=folder.name,
@@ -54,12 +54,14 @@ def record(folder: RunFolder, *events: happened.AnyEvent) -> None:
     journal.close()
 
 
-def commit(folder: RunFolder, round_id: int, loss: float | None = None, keep=0) -> happened.Round:
+def commit(
+    folder: RunFolder, round_id: int, loss: float | None = None, keep=0
+) -> happened.RoundCommitted:
     """One round, as the coordinator commits and settles it."""
     score = None
     if loss is not None:
         score = Score(loss=loss, accuracy=0.5, macro_f1=0.4, examples=9, source="coordinator")
-    event = happened.Round(
+    event = happened.RoundCommitted(
         at=float(round_id),
         round=round_id,
         attempt=1,
@@ -223,11 +225,11 @@ def test_what_withdrawn_rounds_have_left_is_not_best_nor_last(tmp_path, caplog):
     folder = begin(tmp_path)
     for round_id, loss in ((1, 0.5), (2, 0.6), (3, 0.1)):
         commit(folder, round_id, loss, keep=2)
-    record(folder, happened.Withdrawn(at=9.0, round=2, reason="damaged"))
+    record(folder, happened.RoundsWithdrawn(at=9.0, round=2, reason="damaged"))
     folder.mend(folder.history(lean=True), 2)
     assert names_of(folder) == {"last.safetensors": b"model 2"}
     assert "best.safetensors is not the model that the journal names" in caplog.text
-    record(folder, happened.Withdrawn(at=9.0, round=0, reason="damaged"))
+    record(folder, happened.RoundsWithdrawn(at=9.0, round=0, reason="damaged"))
     folder.mend(folder.history(lean=True), 2)
     assert names_of(folder) == {}
 
@@ -326,7 +328,7 @@ def test_a_run_that_nobody_drives_does_not_run(tmp_path, kind, state, reason):
     lock = folder.lock()
     assert (summary(folder)["state"], summary(folder)["reason"]) == ("running", "")
     lock.release()
-    record(folder, happened.Finished(at=9.0))
+    record(folder, happened.RunFinished(at=9.0))
     assert summary(folder)["state"] == "finished"
 
 
@@ -334,10 +336,10 @@ def test_the_summary_of_a_run_is_plain_json(tmp_path):
     """Round, metrics, checkpoint, and who has delivered in the open round."""
     folder = begin(tmp_path, rounds=9)
     commit(folder, 1, 0.5)
-    opened = happened.Opened(
+    opened = happened.RoundOpened(
         at=5.0, round=2, attempt=3, base=digest(1), invited=("pi-01", "pi-02"), need=2
     )
-    update = happened.Update(
+    update = happened.UpdateStored(
         at=6.0,
         round=2,
         agent="pi-02",

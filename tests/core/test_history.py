@@ -14,8 +14,8 @@ from flctl.wire.messages import Metrics
 A, B, C = ("a" * 64, "b" * 64, "c" * 64)
 
 
-def started() -> happened.Started:
-    return happened.Started(
+def started() -> happened.RunStarted:
+    return happened.RunStarted(
         at=1.0,
         schema=1,
         run="ecg-1",
@@ -28,8 +28,8 @@ def started() -> happened.Started:
     )
 
 
-def opened(round_id=1, base=A, attempt=1) -> happened.Opened:
-    return happened.Opened(
+def opened(round_id=1, base=A, attempt=1) -> happened.RoundOpened:
+    return happened.RoundOpened(
         at=2.0, round=round_id, attempt=attempt, base=base, invited=("x", "y"), need=1
     )
 
@@ -45,8 +45,8 @@ def test_journals_that_know_nothing_of_compression_are_read():
     assert msgspec.convert(older, happened.AnyEvent) == update()
 
 
-def update(agent="x", round_id=1, batches=4, exhausted=False) -> happened.Update:
-    return happened.Update(
+def update(agent="x", round_id=1, batches=4, exhausted=False) -> happened.UpdateStored:
+    return happened.UpdateStored(
         at=3.0,
         round=round_id,
         agent=agent,
@@ -61,11 +61,11 @@ def update(agent="x", round_id=1, batches=4, exhausted=False) -> happened.Update
     )
 
 
-def committed(round_id=1, model=B, agents=("x",), loss=0.5, batches=4) -> happened.Round:
+def committed(round_id=1, model=B, agents=("x",), loss=0.5, batches=4) -> happened.RoundCommitted:
     score = None
     if loss is not None:
         score = Score(loss=loss, accuracy=0.5, macro_f1=0.5, examples=9, source="coordinator")
-    return happened.Round(
+    return happened.RoundCommitted(
         at=4.0,
         round=round_id,
         attempt=1,
@@ -153,31 +153,32 @@ def test_the_best_round_has_the_smallest_loss():
 @pytest.mark.parametrize(
     ("event", "state", "reason"),
     [
-        (happened.Paused(at=9.0, reason="disk full"), "paused", "disk full"),
-        (happened.Finished(at=9.0), "finished", ""),
-        (happened.Failed(at=9.0, reason="bug"), "failed", "bug"),
-        (happened.Stopped(at=9.0, reason="by hand"), "stopped", "by hand"),
+        (happened.RunPaused(at=9.0, reason="disk full"), "paused", "disk full"),
+        (happened.RunFinished(at=9.0), "finished", ""),
+        (happened.RunFailed(at=9.0, reason="bug"), "failed", "bug"),
+        (happened.RunStopped(at=9.0, reason="by hand"), "stopped", "by hand"),
     ],
 )
 def test_a_run_ends_and_goes_on(event, state, reason):
     """The reason stays until the run is resumed; the open round stays open."""
     made = history(opened(), update("x"), event)
     assert (made.state, made.reason, made.updated_at) == (state, reason, 9.0)
-    made.apply(happened.Resumed(at=10.0))
+    made.apply(happened.RunResumed(at=10.0))
     assert (made.state, made.reason) == ("running", "")
     assert set(made.accepted) == {"x"} and made.reproducible
 
 
 def test_one_resume_on_another_machine_is_enough():
     """Later ones on the same machine do not make the run reproducible again."""
-    made = history(happened.Resumed(at=1.0, reproducible=False), happened.Resumed(at=2.0))
+    made = history(happened.RunResumed(at=1.0, reproducible=False), happened.RunResumed(at=2.0))
     assert not made.reproducible
 
 
 def test_the_last_rejection_of_an_agent_is_known():
     """For the person who asks why it is missing."""
     rejected = [
-        happened.Rejected(at=1.0, round=1, agent="x", reason=reason) for reason in ("NaN", "shape")
+        happened.UpdateRejected(at=1.0, round=1, agent="x", reason=reason)
+        for reason in ("NaN", "shape")
     ]
     assert history(opened(), *rejected).last_rejected == {"x": "shape"}
 
@@ -205,15 +206,15 @@ def test_every_event_survives_json():
         started(),
         opened(),
         update(),
-        happened.Rejected(at=1.0, round=1, agent="x", reason="NaN"),
-        happened.Attempt(at=1.0, round=1, attempt=1, reason="quorum"),
+        happened.UpdateRejected(at=1.0, round=1, agent="x", reason="NaN"),
+        happened.AttemptFailed(at=1.0, round=1, attempt=1, reason="quorum"),
         committed(),
-        happened.Withdrawn(at=1.0, round=0, reason="r"),
-        happened.Paused(at=1.0, reason="r"),
-        happened.Resumed(at=1.0, reproducible=False),
-        happened.Finished(at=1.0),
-        happened.Failed(at=1.0, reason="r"),
-        happened.Stopped(at=1.0),
+        happened.RoundsWithdrawn(at=1.0, round=0, reason="r"),
+        happened.RunPaused(at=1.0, reason="r"),
+        happened.RunResumed(at=1.0, reproducible=False),
+        happened.RunFinished(at=1.0),
+        happened.RunFailed(at=1.0, reason="r"),
+        happened.RunStopped(at=1.0),
     ]
     for event in events:
         line = msgspec.json.encode(event)
@@ -237,11 +238,11 @@ def test_withdrawn_rounds_are_as_if_they_had_never_been(lean):
             made.apply(event)
     for event in (opened(2, B), update(round_id=2, exhausted=True), committed(2, C), opened(3, C)):
         twice.apply(event)
-    twice.apply(happened.Withdrawn(at=9.0, round=1, reason="damaged"))
+    twice.apply(happened.RoundsWithdrawn(at=9.0, round=1, reason="damaged"))
     assert (twice.round, twice.base, twice.positions) == (once.round, once.base, once.positions)
     assert twice.exhausted == once.exhausted and not twice.accepted and twice.opened is None
     with pytest.raises(StateError):
-        twice.apply(happened.Withdrawn(at=9.0, round=1, reason="damaged"))
+        twice.apply(happened.RoundsWithdrawn(at=9.0, round=1, reason="damaged"))
 
 
 def test_a_lean_history_of_a_large_fleet_stays_small():

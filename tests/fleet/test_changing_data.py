@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from real_fleet import beats
 
-from flctl.core.history import History, Round
+from flctl.core.history import History, RoundCommitted
 from flctl.fleet.driving import drive_local
 from flctl.fleet.replay import replay
 from flctl.fleet.virtual import VirtualRun
@@ -43,11 +43,11 @@ def simulate(state: Path, folder: Path, rounds: int, changes: Changes) -> Virtua
     return run
 
 
-def counts(event: Round) -> int:
+def counts(event: RoundCommitted) -> int:
     return sum(part.examples for part in event.participants.values())
 
 
-def digests(event: Round) -> dict[str, str | None]:
+def digests(event: RoundCommitted) -> dict[str, str | None]:
     return {agent: part.data for agent, part in event.participants.items()}
 
 
@@ -107,7 +107,7 @@ def test_an_agent_without_data_is_left_out(tmp_path: Path, folder: Path) -> None
             (folder / f"{record}.npz").unlink()
 
     run = simulate(tmp_path / "state", folder, 4, {1: remove, 3: lambda: put(folder, 101)})
-    rounds: list[Round] = run.folder.history().rounds
+    rounds: list[RoundCommitted] = run.folder.history().rounds
     assert [len(event.participants) for event in rounds] == [3, 2, 2, 3], run.history.reason
     assert rounds[1].missing == ("pi-03",) and not rounds[3].missing
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from flctl.core.history import Participant, Round, Score
+from flctl.core.history import Participant, RoundCommitted, Score
 from flctl.wire.messages import Metrics
 
 Scalars = dict[str, dict[int, list[float]]]
@@ -15,7 +15,7 @@ def made(round_id, *agents, source="coordinator", missing=(), **score):
     """Agent n has 10 n examples and a loss of n."""
     figures = {"loss": 0.5, "accuracy": 0.75, "macro_f1": 0.625, "examples": 40, **score}
     other = Metrics(loss=2.0, accuracy=0.25, macro_f1=0.125, examples=7)
-    return Round(
+    return RoundCommitted(
         at=1e9 + round_id,
         round=round_id,
         attempt=1,
@@ -36,7 +36,7 @@ def made(round_id, *agents, source="coordinator", missing=(), **score):
 
 
 @pytest.fixture
-def make_round() -> Callable[..., Round]:
+def make_round() -> Callable[..., RoundCommitted]:
     return made
 
 

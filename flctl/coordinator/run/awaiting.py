@@ -7,7 +7,7 @@ from flctl.coordinator.run.context import Fleet
 from flctl.coordinator.run.gathering import Gathering
 from flctl.coordinator.store.folder import RunFolder
 from flctl.coordinator.store.journal import Journal, as_json
-from flctl.core.history import History, Stopped
+from flctl.core.history import History, RunStopped
 
 
 class Awaiting:
@@ -61,7 +61,7 @@ class Awaiting:
         try:
             journal = Journal(self.folder.journal_path)
             try:
-                stopped = Stopped(at=at, reason=reason)
+                stopped = RunStopped(at=at, reason=reason)
                 journal.append([stopped])
                 head = journal.head
             finally:

@@ -11,7 +11,7 @@ from flctl.coordinator.run.crew import Crew
 from flctl.coordinator.run.evaluator import Evaluator
 from flctl.coordinator.store.folder import RunFolder
 from flctl.coordinator.store.journal import Journal, as_json
-from flctl.core.history import AnyEvent, History, Opened, Started
+from flctl.core.history import AnyEvent, History, RoundOpened, RunStarted
 from flctl.core.roster import Roster
 from flctl.core.round import Draw
 from flctl.errors import StateError
@@ -69,7 +69,7 @@ class RunContext:
         return self.folder.name
 
     @property
-    def started(self) -> Started:
+    def started(self) -> RunStarted:
         if self.history.started is None:
             raise StateError(f"{self.folder.journal_path}: the run never started")
         return self.history.started
@@ -83,11 +83,11 @@ class RunContext:
         fleet = self.fleet
         return Crew(self.settings, self.started.task_digest, fleet.roster, fleet.trainers, self.run)
 
-    def opened(self, drawn: Draw, attempt: int) -> Opened:
+    def opened(self, drawn: Draw, attempt: int) -> RoundOpened:
         """An attempt of the next round, of these. Raises StateError where the disk has no room."""
         history = self.history
         self.folder.room_for(self.model_size, len(drawn.invited) - len(history.accepted))
-        return Opened(
+        return RoundOpened(
             at=self.now(),
             round=history.round + 1,
             attempt=attempt,

@@ -18,7 +18,7 @@ from msgspec import Struct, field
 from flctl.coordinator.background import Background
 from flctl.coordinator.store.folder import RunFolder
 from flctl.coordinator.store.journal import Journal
-from flctl.core.history import Update
+from flctl.core.history import UpdateStored
 from flctl.errors import MalformedMessage, ParametersError
 from flctl.files import Syncing, explained
 from flctl.settings import LocalTraining
@@ -49,7 +49,7 @@ class Teller(Protocol):
 class Outcome(Struct):
     """What became of updates: stored, refused with the reason, or the disk failed."""
 
-    stored: list[Update] = field(default_factory=list)
+    stored: list[UpdateStored] = field(default_factory=list)
     syncing: Syncing | None = None
     """Stored ones are safe after its `wait` and a sync of the journal; None: they are safe."""
     rejected: list[tuple[str, str]] = field(default_factory=list)
@@ -252,8 +252,8 @@ class Collection:
         self._report(outcome if outcome is not None else Outcome(error=error))
         self._store_next()
 
-    def _event(self, agent: str, offer: UpdateReady) -> Update:
-        return Update(
+    def _event(self, agent: str, offer: UpdateReady) -> UpdateStored:
+        return UpdateStored(
             at=round(self._wall_clock(), 3),
             round=self._round,
             agent=agent,

@@ -47,7 +47,7 @@ RETURN_S = 20.0
 TELL_S = 5.0
 """For whom a round waits is told at most so often."""
 
-Done = Callable[[happened.Round | None, str, bool], None]
+Done = Callable[[happened.RoundCommitted | None, str, bool], None]
 
 
 class RoundDriver:
@@ -60,7 +60,7 @@ class RoundDriver:
     def __init__(
         self,
         context: RunContext,
-        opened: happened.Opened,
+        opened: happened.RoundOpened,
         done: Done,
         resumed: bool = False,
     ) -> None:
@@ -322,7 +322,7 @@ class RoundDriver:
     def _commit(self) -> None:
         context, made = self._context, self._made
         assert made is not None
-        event = happened.Round(
+        event = happened.RoundCommitted(
             at=context.now(),
             round=self.key.round,
             attempt=self._round.attempt,
@@ -338,14 +338,16 @@ class RoundDriver:
             server_state=made.server_state,
         )
 
-        def work() -> happened.Round:
+        def work() -> happened.RoundCommitted:
             context.journal.append([event])
             return event
 
         self.committing = True
         context.disk.submit(work, self._on_committed)
 
-    def _on_committed(self, event: happened.Round | None, error: BaseException | None) -> None:
+    def _on_committed(
+        self, event: happened.RoundCommitted | None, error: BaseException | None
+    ) -> None:
         self.committing = False
         if self._closed:
             return
@@ -441,7 +443,7 @@ class RoundDriver:
             logger, agent, "round=%d agent=%s update rejected: %s", self.key.round, agent, reason
         )
         context.fleet.roster.member(agent).note = f"round {self.key.round}: {reason}"
-        event = happened.Rejected(
+        event = happened.UpdateRejected(
             at=context.now(), round=self.key.round, agent=agent, reason=reason
         )
         if self._record(event, sync=False):
@@ -452,7 +454,7 @@ class RoundDriver:
         context, attempt = self._context, self._round.attempt
         failed = "; ".join(f"{a}: {why}" for a, why in sorted(self._round.failed.items()))
         reason = f"{error} [{failed}]" if failed else str(error)
-        event = happened.Attempt(
+        event = happened.AttemptFailed(
             at=context.now(), round=self.key.round, attempt=attempt, reason=reason
         )
         if not self._record(event):

@@ -51,7 +51,7 @@ class Run:
         self._has_gathered = False
         """Once the fleet was given time to come, rounds go on with whoever is there."""
         self._round: RoundDriver | None = None
-        self._unsettled: happened.Round | None = None
+        self._unsettled: happened.RoundCommitted | None = None
         self._ending = False
         self._ends_with: happened.AnyEvent | None = None
         """The end that comes after the commit which is being written."""
@@ -140,12 +140,12 @@ class Run:
         """Wait for the agents of the next round, or finish when there is none."""
         context = self._context
         if context.history.round >= context.settings.rounds:
-            self._end(happened.Finished(at=context.now(), reason=context.history.alone))
+            self._end(happened.RunFinished(at=context.now(), reason=context.history.alone))
             return
         if context.settings.on_exhausted == "stop" and context.history.exhausted:
             said = (context.history.data_used, context.history.alone)
             reason = "; ".join(filter(None, said))
-            self._end(happened.Finished(at=context.now(), reason=reason))
+            self._end(happened.RunFinished(at=context.now(), reason=reason))
             return
         self._gathering = Gathering(
             context.settings,
@@ -201,7 +201,7 @@ class Run:
         self._round.begin()
         self._settle()
 
-    def _shut_out(self, opened: happened.Opened) -> bool:
+    def _shut_out(self, opened: happened.RoundOpened) -> bool:
         """Whether the open round asks agents whose key was revoked since: a Pi that is gone for
         good; or too few agents for what the coordinator demands now. Others are drawn then,
         beside those whose update is here."""
@@ -214,7 +214,7 @@ class Run:
             logger.warning("round=%d no longer asks %s: not enrolled", opened.round, names)
         return bool(gone)
 
-    def _look_at_spool(self, opened: happened.Opened) -> None:
+    def _look_at_spool(self, opened: happened.RoundOpened) -> None:
         """What is damaged there was never accepted."""
         spool = self._context.folder.make_spool(opened.round)
         accepted = self._context.history.accepted
@@ -228,7 +228,7 @@ class Run:
                 )
                 del accepted[agent]
 
-    def _reopen(self, opened: happened.Opened) -> None:
+    def _reopen(self, opened: happened.RoundOpened) -> None:
         """Go on in the round that was open when the coordinator stopped."""
         context, accepted = self._context, self._context.history.accepted
         context.folder.room_for(context.model_size, len(opened.invited) - len(accepted))
@@ -237,7 +237,9 @@ class Run:
         self._round = RoundDriver(context, opened, self._on_done, resumed=True)
         self._round.begin()
 
-    def _on_done(self, event: happened.Round | None, reason: str, awaits: bool = False) -> None:
+    def _on_done(
+        self, event: happened.RoundCommitted | None, reason: str, awaits: bool = False
+    ) -> None:
         """The round is committed, or cannot go on."""
         if event is None:
             self._pause(reason, awaits)
@@ -278,7 +280,7 @@ class Run:
         if not self._ending:
             for member in self._context.fleet.roster.connected():
                 self._context.fleet.tell(member.name, Cancel(run=self.run))
-            self._end(happened.Stopped(at=self._context.now(), reason=reason))
+            self._end(happened.RunStopped(at=self._context.now(), reason=reason))
 
     def abandon(self) -> None:
         """The coordinator stops: leave everything so that the run goes on at its next start."""
@@ -299,7 +301,7 @@ class Run:
         if awaits:
             reason += f"; {GOES_ON}"
         logger.error("run=%s paused: %s", self.run, reason)
-        self._end(happened.Paused(at=self._context.now(), reason=reason, awaits=awaits))
+        self._end(happened.RunPaused(at=self._context.now(), reason=reason, awaits=awaits))
 
     def _end(self, event: happened.AnyEvent) -> None:
         if self._ending:
@@ -318,12 +320,7 @@ class Run:
             if error is not None:
                 logger.error("run=%s its end could not be written: %s", self.run, error)
             else:
-                logger.info(
-                    "run=%s %s head=%s",
-                    self.run,
-                    type(event).__name__.lower(),
-                    context.journal.head,
-                )
+                logger.info("run=%s %s head=%s", self.run, event.word, context.journal.head)
             context.history.apply(event)
             self.ended = True
             context.journal.close()
@@ -332,7 +329,7 @@ class Run:
         def end() -> None:
             # Best and last, which nobody makes again after the end.
             context.folder.sync(context.history)
-            if isinstance(event, happened.Finished):
+            if isinstance(event, happened.RunFinished):
                 context.folder.forget_residuals()
             context.journal.append([event])
 

@@ -21,7 +21,7 @@ from typing import Any
 import msgspec
 
 from flctl.coordinator.store.journal import replay
-from flctl.core.history import History, Round
+from flctl.core.history import History, RoundCommitted
 from flctl.errors import CheckpointError, StateError, UsageError
 from flctl.files import Lock, explained, is_locked, make_folder, replace, sync_folder
 from flctl.settings import RunSettings, changed, from_toml, to_toml
@@ -133,7 +133,7 @@ class RunFolder:
         """Once the run is finished: nobody goes on with it."""
         shutil.rmtree(self.path / "residuals", ignore_errors=True)
 
-    def verify_state(self, event: Round) -> None:
+    def verify_state(self, event: RoundCommitted) -> None:
         """That the strategy's state after a round is what the journal says.
 
         Raises CheckpointError.
@@ -165,7 +165,7 @@ class RunFolder:
             )
         return _verify(kept[round_id], history.model_of(round_id))
 
-    def settle(self, event: Round, history: History, keep: int) -> None:
+    def settle(self, event: RoundCommitted, history: History, keep: int) -> None:
         """After a commit: metrics.json, best and last, and what is not needed any more.
 
         Nothing here is needed to go on: it can be made again from the journal.
@@ -203,7 +203,7 @@ class RunFolder:
             with explained(self.path, f"put back {BEST}"):
                 self._put_back(history.best)
 
-    def _put_back(self, best: Round | None) -> None:
+    def _put_back(self, best: RoundCommitted | None) -> None:
         """Of a round before the last, or none."""
         path = self.path / BEST
         if best is None:

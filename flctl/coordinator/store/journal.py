@@ -13,7 +13,15 @@ from pathlib import Path
 import msgspec
 
 from flctl.core.chain import Chain, Verdict, verify
-from flctl.core.history import AnyEvent, Failed, Finished, History, Paused, Round, Stopped
+from flctl.core.history import (
+    AnyEvent,
+    History,
+    RoundCommitted,
+    RunFailed,
+    RunFinished,
+    RunPaused,
+    RunStopped,
+)
 from flctl.errors import NOT_DECODED, StateError, one_line
 from flctl.files import explained
 from flctl.settings import SCHEMA
@@ -22,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 HEAD = "head"
 """Beside the fields of an event that is shown: the chain up to its line."""
-DURABLE = (Round, Paused, Finished, Failed, Stopped)
+DURABLE = (RoundCommitted, RunPaused, RunFinished, RunFailed, RunStopped)
 """Events that are synced before they are told: no power cut takes their line back."""
 
 _encode = msgspec.json.Encoder().encode
@@ -91,7 +99,7 @@ def complete(path: Path, history: History) -> None:
     """
     if not history.incomplete:
         return
-    rounds = (event for _, event in _events(path) if isinstance(event, Round))
+    rounds = (event for _, event in _events(path) if isinstance(event, RoundCommitted))
     # Of several the last one: those before it were withdrawn.
     last = deque((event for event in rounds if event.round == history.round), maxlen=1)
     history.complete(last[0])

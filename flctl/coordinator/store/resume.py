@@ -18,7 +18,15 @@ from msgspec import Struct
 from flctl import __version__
 from flctl.coordinator.store.folder import UNFINISHED, RunFolder
 from flctl.coordinator.store.journal import Journal, complete
-from flctl.core.history import AnyEvent, History, Kind, Paused, Resumed, Started, Withdrawn
+from flctl.core.history import (
+    AnyEvent,
+    History,
+    Kind,
+    RoundsWithdrawn,
+    RunPaused,
+    RunResumed,
+    RunStarted,
+)
 from flctl.errors import CheckpointError, StateError, UsageError
 from flctl.files import explained, make_folder, new_file, sync_folder
 from flctl.settings import SCHEMA, RunSettings, changed, normalised
@@ -93,7 +101,7 @@ def _fill(folder: RunFolder, first: FirstModel, kind: Kind, at: float) -> None:
             while data := os.read(first.fd, 1 << 20):
                 file.write(data)
     journal = Journal(folder.journal_path)
-    started = Started(
+    started = RunStarted(
         at=at,
         schema=SCHEMA,
         run=folder.name,
@@ -153,7 +161,7 @@ def take_up(
         history.state == "running" and not history.opened and not history.rounds and not asked
     ):
         return noted
-    resumed = Resumed(at=at, reproducible=started.machine == machine(), changed=asked)
+    resumed = RunResumed(at=at, reproducible=started.machine == machine(), changed=asked)
     journal.append([resumed])
     history.apply(resumed)
     return [*noted, resumed]
@@ -175,11 +183,11 @@ def _withdraw_damaged(
             damage = damage or error
     else:
         assert damage is not None
-        journal.append([Paused(at=at, reason=str(damage))])
+        journal.append([RunPaused(at=at, reason=str(damage))])
         raise damage
     if damage is None:
         return []
-    withdrawn = Withdrawn(at=at, round=round_id, reason=str(damage))
+    withdrawn = RoundsWithdrawn(at=at, round=round_id, reason=str(damage))
     logger.error(
         "run=%s %s; it goes on with the model of round %d, what came after is done again",
         folder.name, damage, round_id,

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flctl.core.history import BEST, Round
+from flctl.core.history import BEST, RoundCommitted
 from flctl.formats import counted
 from flctl.records.plots.style import (
     CENTRAL,
@@ -67,7 +67,9 @@ def draw(path: Path, run: "RecordedRun", classes: Sequence[str], per_agent: bool
             plt.close(figure)
 
 
-def _panels(rounds: Sequence[Round], classes: Sequence[str], per_agent: bool) -> list[Panel]:
+def _panels(
+    rounds: Sequence[RoundCommitted], classes: Sequence[str], per_agent: bool
+) -> list[Panel]:
     last = rounds[-1].metrics
     evaluated = any(event.metrics is not None for event in rounds)
     keys = PANELS if evaluated else (("loss", "training loss, mean of the agents"),)
@@ -92,7 +94,7 @@ def _panels(rounds: Sequence[Round], classes: Sequence[str], per_agent: bool) ->
     return panels
 
 
-def _figure(axis: Any, rounds: Sequence[Round], key: str, title: str) -> None:
+def _figure(axis: Any, rounds: Sequence[RoundCommitted], key: str, title: str) -> None:
     """Loss, accuracy or macro-F1 of every part that was evaluated, and the training loss."""
     curves: dict[str, dict[int, float]] = {}
     if key == "loss":
@@ -142,7 +144,7 @@ def _plain(curve: Mapping[int, float]) -> dict[int, float]:
     return {at: value if abs(value) < DIVERGED else math.nan for at, value in curve.items()}
 
 
-def _times(axis: Any, rounds: Sequence[Round]) -> None:
+def _times(axis: Any, rounds: Sequence[RoundCommitted]) -> None:
     """The whole of each round, and within it the agent that trained longest."""
     at = [event.round for event in rounds]
     wide = _wide(rounds)
@@ -154,7 +156,7 @@ def _times(axis: Any, rounds: Sequence[Round]) -> None:
     _legend_above(axis)
 
 
-def _agents(axis: Any, rounds: Sequence[Round]) -> None:
+def _agents(axis: Any, rounds: Sequence[RoundCommitted]) -> None:
     """How many took part, and how many were missing."""
     from matplotlib.ticker import MaxNLocator
 
@@ -195,7 +197,7 @@ def _confusion(
                           fontsize=9 if len(classes) <= 6 else 7)  # fmt: skip
 
 
-def _each(axis: Any, rounds: Sequence[Round], key: str, title: str) -> None:
+def _each(axis: Any, rounds: Sequence[RoundCommitted], key: str, title: str) -> None:
     """A line for each agent; of many agents their median too, and no colours."""
     agents = sorted({agent for event in rounds for agent in event.participants})
     few = len(agents) <= NAMED
@@ -226,7 +228,7 @@ def _each(axis: Any, rounds: Sequence[Round], key: str, title: str) -> None:
         axis.legend(frameon=False, fontsize=8.5, ncols=2 if len(agents) > 5 and few else 1)
 
 
-def _over_rounds(axis: Any, rounds: Sequence[Round], title: str) -> None:
+def _over_rounds(axis: Any, rounds: Sequence[RoundCommitted], title: str) -> None:
     from matplotlib.ticker import MaxNLocator
 
     axis.set_title(title, loc="left", fontweight="bold")
@@ -244,7 +246,7 @@ def _legend_above(axis: Any) -> None:
     )
 
 
-def _wide(rounds: Sequence[Round]) -> float:
+def _wide(rounds: Sequence[RoundCommitted]) -> float:
     return 0.75 if len(rounds) <= 60 else 1.0
 
 
