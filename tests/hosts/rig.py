@@ -106,6 +106,14 @@ class Rig:
         """What a command prints that root runs there, past ssh and sudo."""
         return docker("exec", self.container(host), *command, check=check)
 
+    def offer_update(self, host: str) -> None:
+        """An update that asks for a reboot, as a kernel's does, in the only repository that the
+        host has from now on."""
+        self.root(host, "sh", "-c", OFFER)
+
+    def updated(self, host: str) -> bool:
+        return self.root(host, "dpkg-query", "-W", "-f", "${Version}", "rig-kernel") == "2"
+
     def ssh_options(self, host: str) -> list[str]:
         """Of OpenSSH: only these hosts' own keys are taken, and a guarded one is reached by way
         of the jump host alone."""
@@ -185,4 +193,22 @@ GUARD = """
 echo 'pi ALL=(ALL) ALL' > /etc/sudoers.d/010_pi-nopasswd
 echo 'AllowUsers pi@{jump}' > /etc/ssh/sshd_config.d/guard.conf
 systemctl try-restart ssh
+"""
+OFFER = """
+set -e
+mkdir -p /srv/apt/tree/DEBIAN && cd /srv/apt
+printf '#!/bin/sh\\ntouch /run/reboot-required\\n' > tree/DEBIAN/postinst
+chmod 755 tree/DEBIAN/postinst
+for version in 1 2; do
+  printf 'Package: rig-kernel\\nArchitecture: all\\nMaintainer: rig\\nDescription: none\\n' \\
+    > tree/DEBIAN/control
+  echo "Version: $version" >> tree/DEBIAN/control
+  dpkg-deb -b tree rig-kernel_$version.deb
+done
+dpkg -i rig-kernel_1.deb && rm /run/reboot-required rig-kernel_1.deb
+{ cat tree/DEBIAN/control && echo "Filename: ./rig-kernel_2.deb
+Size: $(stat -c %s rig-kernel_2.deb)
+SHA256: $(sha256sum rig-kernel_2.deb | cut -d' ' -f1)"; } > Packages
+rm -f /etc/apt/sources.list /etc/apt/sources.list.d/*
+echo 'deb [trusted=yes] file:/srv/apt ./' > /etc/apt/sources.list.d/rig.list
 """

@@ -235,6 +235,45 @@ def test_a_rollback_goes_to_the_image_before(fleet: Fleet):
     assert fleet.status()["pi-03"]["version"] == "0.1.1"
 
 
+BOOT = "systemctl show --value --property UserspaceTimestampMonotonic"
+"""A container's own; the boot id is that of the kernel, which stays."""
+
+
+def test_updates_stop_at_a_host_that_does_not_come_back(fleet: Fleet):
+    """pi-01 is updated, booted, and takes part again; pi-02 stays off: one line says so, and pi-03
+    and the server are left alone until somebody has looked. They follow with the next run."""
+    for host in (*PIS, "server"):
+        fleet.rig.offer_update(host)
+        docker("update", "--restart=always", fleet.rig.container(host))
+    docker("update", "--restart=no", fleet.rig.container("pi-02"))
+    with (fleet.folder / "group_vars" / "all.yml").open("a") as settings:
+        settings.write(
+            f"os_update_boot_command: {BOOT}\n"
+            "os_update_reboot_timeout_s: \"{{ 20 if inventory_hostname == 'pi-02' else 300 }}\"\n"
+        )
+    booted = fleet.rig.root("pi-01", "sh", "-c", BOOT)
+    play = fleet.play("update-os", code=1)
+    assert play.failed == {"pi-02"}
+    line = "pi-02: it is updated, but has not come back within 20 s of its reboot"
+    assert line in " ".join(play.said.split())
+    assert fleet.rig.root("pi-01", "sh", "-c", BOOT) != booted
+    assert [fleet.rig.updated(host) for host in ("pi-01", "pi-03", "server")] == [
+        True,
+        False,
+        False,
+    ]
+    agents = fleet.status()
+    assert [agents[pi]["ready"] for pi in ("pi-01", "pi-03")] == [True, True]
+    assert not any(agent["cordoned"] for agent in agents.values())
+    docker("start", fleet.rig.container("pi-02"))
+    fleet.rig.wait_for_ssh("pi-02")
+    fleet.rig.inventory(fleet.inventory)
+    fleet.until(lambda agents: agents["pi-02"]["ready"], "pi-02 is ready again")
+    fleet.play("update-os")
+    assert all(fleet.rig.updated(host) for host in (*PIS, "server"))
+    fleet.train()
+
+
 def test_new_keys_shut_out_the_old_ones(fleet: Fleet):
     """The agent comes back with another key; what the card held before is of no use. A link that
     its container has planted leads root nowhere."""

@@ -249,10 +249,36 @@ STUBS = {
 }
 
 
+UNREACHABLE = """
+- command: docker restart system
+  vars:
+    ansible_connection: "{{ 'ssh' if inventory_hostname == 'pi-01' else 'local' }}"
+    ansible_host: 127.0.0.1
+    ansible_port: 1
+"""
+
+
+def stub_updates(toys: Toys, **other: str) -> None:
+    """The updates themselves would be this machine's."""
+    for name, text in {**STUBS, **other}.items():
+        (toys.ansible / "roles" / "os_update" / "tasks" / f"{name}.yml").write_text(text)
+
+
+def test_an_update_ends_where_a_host_is_gone(tmp_path: Path):
+    """Of two at a time one cannot be reached any more: Ansible itself would go on with the next."""
+    toys = Toys(tmp_path, 3)
+    toys.deployed("1")
+    stub_updates(toys, main=UNREACHABLE)
+    toys.inventory({"flctl_rollout_batches": [2, 1]})
+    played = toys.play("update-os", code=2)
+    assert "pi-01: gone in the midst of the update" in played.said
+    assert waits(toys) == [["pi-01"]]
+    assert not toys.calls("server", "system")
+
+
 def test_hosts_are_updated_between_rounds(toys: Toys):
     """Cordoned, updated, seen at work, invited again; one without updates is left alone."""
-    for name, text in STUBS.items():  # the updates themselves would be this machine's
-        (toys.ansible / "roles" / "os_update" / "tasks" / f"{name}.yml").write_text(text)
+    stub_updates(toys)
     toys.play("update-os")
     assert waits(toys) == [["pi-01"], ["pi-03"], ["pi-04"]]
     order = [c[0] if "system" in c else c[-1] for c in toys.world["calls"]
