@@ -60,10 +60,11 @@ def test_each_layer_gets_its_own_part_of_the_lock():
     """Together they are the whole lock, with no package in two layers of the image."""
     lock = wanted.locked((SCRIPTS / "image" / "lock.txt").read_text())
     torch, build, flctl = (
-        set(wanted.locked(wanted.main(layer))) for layer in ("torch", "build", "flctl[train,plot]")
+        set(wanted.locked(wanted.main(layer)))
+        for layer in ("torch", "build", "flctl[train,plot,backup]")
     )
     assert {"sympy", "mpmath", "jinja2", "markupsafe"} <= torch
-    assert {"pyzmq", "matplotlib"} <= flctl
+    assert {"pyzmq", "matplotlib", "pyrage"} <= flctl
     assert not torch & flctl
     assert torch | build | flctl == lock.keys()
 
