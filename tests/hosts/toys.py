@@ -6,12 +6,15 @@ program `docker` first in its path: it plays the engine, the images, and flctl i
 is the rig.
 """
 
+import atexit
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +44,14 @@ class Toys:
             python = folder / host / "python"
             python.parent.mkdir()
             python.write_text(
-                f"#!/bin/sh\nexport TOY_ROOT={folder} TOY_HOST={host} PATH={TOYS}:$PATH\n"
-                f'exec {sys.executable} "$@"\n'
+                f"#!/bin/sh\nexport TOY_ROOT={folder} TOY_HOST={host} PATH={folder}/bin:$PATH\n"
+                f'exec {sys.executable} -SE {TOYS}/python.py "$@"\n'
             )
             python.chmod(0o755)
+        (folder / "bin").mkdir()
+        docker = folder / "bin" / "docker"
+        docker.write_text(f'#!/bin/sh\nexec {sys.executable} -SE {TOYS}/docker "$@"\n')
+        docker.chmod(0o755)
         self.inventory({})
 
     def _copy(self) -> None:
@@ -121,10 +128,11 @@ class Toys:
             [Path(sys.executable).with_name("ansible-playbook"), "-i",
              self.folder / "inventory.json",
              name if collections else self.ansible / f"{name}.yml", *args],
-            input=said, capture_output=True, text=True, timeout=300, check=False,
+            input=said, capture_output=True, text=True, timeout=600, check=False,
             cwd=collections or self.ansible,
             env={**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_HOME": str(self.folder / "home"),
-                 "ANSIBLE_COLLECTIONS_PATH": str(collections or "")},
+                 "ANSIBLE_COLLECTIONS_PATH": str(collections or ""), "ANSIBLE_PIPELINING": "1",
+                 "TOY_MODULES": modules()},
         )  # fmt: skip
         self.world = json.loads(world.read_text())
         played = Played(done.stdout + done.stderr)
@@ -138,6 +146,18 @@ class Toys:
     def calls(self, *words: str) -> list[list[str]]:
         """Of `docker`: host and arguments, of those that hold all of these words."""
         return [call for call in self.world["calls"] if {*words} <= {*call}]
+
+
+@cache
+def modules() -> str:
+    """The socket of toys/modules.py, which lives as long as this process."""
+    path = str(Path(tempfile.mkdtemp(prefix="toys-")) / "modules")
+    server = subprocess.Popen(
+        [sys.executable, TOYS / "modules.py", path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert server.stdout and server.stdout.readline()
+    atexit.register(server.communicate)
+    return path
 
 
 class Played:
