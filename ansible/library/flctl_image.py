@@ -29,7 +29,7 @@ options:
       - V(absent) removes all.
   digest: {type: str, description: "Of the image that is wanted: its layers and configuration."}
   archive: {type: path, description: "A file of C(docker save)."}
-  reference: {type: str, description: "HOST/PATH/NAME:TAG of a registry."}
+  reference: {type: str, description: "HOST/PATH/NAME:TAG of a registry, or …@DIGEST."}
   id: {type: str, description: "Of the image that is to run."}
 author: flctl
 """
@@ -82,21 +82,23 @@ class Images:
             raise Unusable(f"{archive}: not one image but {len(loaded)}")
         self.take_in(loaded[0], digest)
 
-    def pull(self, reference):
-        """The digest of what was pulled."""
+    def pull(self, reference, digest):
+        """The digest of what was pulled: `digest`, where one was announced."""
         if not self.change:
-            return self.by_tag["current"]["digest"]
+            self.changed = bool(digest)
+            return digest or self.by_tag["current"]["digest"]
         docker("pull", "--quiet", reference)
         found = self.inspect(reference)
         if not self.with_digest(found["digest"])["id"]:
             self.changed = True
-            self.take_in(reference, found["digest"])
+            self.take_in(reference, digest or found["digest"])
         return found["digest"]
 
     def take_in(self, reference, digest):
         """Known as next from now on, and no more by the name it came with."""
         found = self.inspect(reference)
         if found["digest"] != digest:
+            docker("image", "rm", reference)
             raise Unusable(f"{reference}: not the image that was announced, {digest[:12]}")
         old = self.by_tag["next"]
         self.tag(found, "next")
@@ -151,7 +153,7 @@ def act(module):
     if wish["state"] == "loaded":
         images.load(wish["archive"], digest)
     elif wish["state"] == "pulled":
-        digest = images.pull(wish["reference"])
+        digest = images.pull(wish["reference"], digest)
     elif wish["state"] == "promoted":
         images.promote(wish["id"])
     elif wish["state"] == "swapped":

@@ -31,6 +31,7 @@ options:
   architecture: {type: str, required: true, description: "As uname -m says on the Pi."}
   layers: {type: list, elements: list, default: [], description: "Of the images that the Pi has."}
   digest: {type: str, description: "What the Pi has: no file is made when it is the same."}
+  only_look: {type: bool, default: false, description: "Names no file, only what it would hold."}
   compress: {type: bool, default: true, description: "Whether the file is compressed."}
   cache: {type: path, required: true, description: "Folder for what is made."}
 author: flctl
@@ -163,7 +164,7 @@ def look(module):
         reference, described = engine_image(module.params["image"], wanted)
         digest, version = of_inspected(described)
     found = {"digest": digest, "version": version or "unknown"}
-    if digest == module.params["digest"]:
+    if module.params["only_look"] or digest == module.params["digest"]:
         return {**found, "path": "", "layers": 0}
     cache.mkdir(parents=True, exist_ok=True)
     # Once, though it is asked for every Pi, several at a time.
@@ -187,6 +188,7 @@ def main():
             "architecture": {"type": "str", "required": True},
             "layers": {"type": "list", "elements": "list", "default": []},
             "digest": {"type": "str"},
+            "only_look": {"type": "bool", "default": False},
             "compress": {"type": "bool", "default": True},
             "cache": {"type": "path", "required": True},
         },

@@ -37,6 +37,8 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
         sys.stderr.write(engine.build(what))
     try:
         rig.up()
-        yield Fleet(rig, folder)
+        fleet = Fleet(rig, folder)
+        fleet.set("flctl_registry", True)
+        yield fleet
     finally:
         rig.down()

@@ -42,6 +42,12 @@ class Fleet:
             f"  - {{name: me, key: \"{{{{ lookup('file', '{folder}/me.pub') }}}}\"}}\n"
         )
 
+    def set(self, name: str, value: object) -> None:
+        """A variable of all hosts."""
+        settings = self.folder / "group_vars" / "all.yml"
+        others = [line for line in settings.read_text().splitlines() if f"{name}:" not in line]
+        settings.write_text("\n".join([*others, f"{name}: {json.dumps(value)}", ""]))
+
     def flctl(self, *args: object, code: int = 0) -> str:
         """What it says, on both streams. It must end with `code`."""
         log = self.folder / f"{args[0]}.log"  # to be read while it works
@@ -162,6 +168,12 @@ class Play:
     @property
     def changed(self) -> int:
         return sum(host["changed"] for host in self.recap.values())
+
+    def changed_by(self, task: str) -> list[str]:
+        """The hosts where a task of that name has changed something, as often as it did."""
+        parts = [part.partition("\n") for part in self.said.split("\nTASK [")]
+        said = "".join(text for name, _, text in parts if name.partition("]")[0].endswith(task))
+        return re.findall(r"(?m)^changed: \[([^]\s]+)", said)
 
     @property
     def failed(self) -> set[str]:

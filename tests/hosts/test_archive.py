@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import sys
 import tarfile
 from pathlib import Path
@@ -13,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "ansible" / "librar
 
 import flctl_image
 import flctl_image_archive
+import flctl_registry
 from ansible.module_utils.flctl_identity import of_inspected, of_record
 from flctl_image_archive import Archive, Unusable, in_common
 from flctl_image_archive import saved as saved_by_engine
@@ -153,3 +155,39 @@ def test_a_pi_takes_an_image_with_an_equal_label_for_another_one(monkeypatch: An
     assert not again.changed
     with pytest.raises(flctl_image.Unusable, match="not the image that was announced"):
         again.load("image.tar", "0" * 64)
+
+
+def test_another_image_from_a_registry_is_not_kept(monkeypatch: Any):
+    """Its layers and configuration are not those that the controller named; nor is it let run."""
+    reference, removed = "10.0.0.1:7701/flctl-agent@sha256:abc", []
+
+    def docker(*args: str) -> str:
+        if args[:2] == ("image", "rm"):
+            removed.append(args[2])
+        elif args[:2] == ("image", "inspect"):
+            if args[2] != reference:
+                raise flctl_image.Unusable("Error: No such image")
+            return json.dumps([inspected(LAYERS, CONFIG)])
+        return ""
+
+    monkeypatch.setattr(flctl_image, "docker", docker)
+    images = flctl_image.Images("flctl-agent", change=True)
+    with pytest.raises(flctl_image.Unusable, match="not the image that was announced"):
+        images.pull(reference, "0" * 64)
+    assert removed == [reference]
+
+
+def test_a_registry_keeps_the_newest_few_images_of_a_name(tmp_path: Path, monkeypatch: Any):
+    """Room is given back where something went, and only there."""
+    ran: list[tuple[str, ...]] = []
+    monkeypatch.setattr(flctl_registry, "run", lambda *command: ran.append(command))
+    registry = flctl_registry.Registry(tmp_path, "flctl-agent", "5", 7702, "push.yml")
+    for age in range(1, 6):
+        link = registry.tags / str(age) / "current" / "link"
+        link.parent.mkdir(parents=True)
+        link.write_text(f"sha256:{age:064}")
+        os.utime(link, (age, age))
+        registry.prune()
+        assert len(ran) == (age == 5)
+    assert sorted(tag.name for tag in registry.tags.iterdir()) == ["2", "3", "4", "5"]
+    assert registry.manifest() == f"sha256:{5:064}"

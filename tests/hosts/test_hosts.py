@@ -5,7 +5,7 @@ import shutil
 import time
 
 import pytest
-from fleet import Fleet
+from fleet import Fleet, Play
 from rig import Rig, docker
 
 PIS = ("pi-01", "pi-02", "pi-03")
@@ -25,7 +25,10 @@ def test_two_playbooks_and_one_command_train_a_model(fleet: Fleet):
     assert read_settings(fleet, "pi-03") == settings
     assert engine_of(fleet, "pi-03") == engine
     fleet.play("push-data", "--source", fleet.folder / "shares")
-    fleet.play("deploy")
+    before = {pi: engine_of(fleet, pi) for pi in PIS}
+    deployed = fleet.play("deploy")
+    came_once(deployed, 2)  # the coordinator's image and the agents'
+    assert {pi: engine_of(fleet, pi) for pi in PIS} == before  # no engine was restarted for it
     fleet.connect()
     agents = fleet.status()
     assert {name: agent["ready"] for name, agent in agents.items()} == dict.fromkeys(PIS, True)
@@ -34,6 +37,12 @@ def test_two_playbooks_and_one_command_train_a_model(fleet: Fleet):
     assert {agent["last_round"] for agent in fleet.status().values()} == {1}
     assert fleet.rig.ssh("pi-02", "hostname") == "pi-02"
     assert "cgroup_enable=memory" in fleet.rig.ssh("pi-02", "cat", "/boot/firmware/cmdline.txt")
+
+
+def came_once(play: Play, images: int) -> None:
+    """Images left the controller so often; each Pi pulled its own from the coordinator's host."""
+    assert len(play.changed_by("Copy the archive")) == images, play.said
+    assert sorted(play.changed_by("Pull it from the coordinator's host")) == [*PIS], play.said
 
 
 def read_settings(fleet: Fleet, host: str) -> str:
@@ -173,15 +182,53 @@ def test_a_second_run_changes_nothing(fleet: Fleet, name: str):
     assert (play.changed, play.failed) == (0, set()), play.said
 
 
+PUT = """
+import http.client, ssl, sys
+tls = ssl.create_default_context(cafile=f"/etc/docker/certs.d/{sys.argv[1]}/ca.crt")
+for method, path in (("GET", "tags/list"), ("POST", "blobs/uploads/")):
+    asked = http.client.HTTPSConnection(sys.argv[1], context=tls, timeout=10)
+    asked.request(method, f"/v2/flctl-agent/{path}")
+    print(asked.getresponse().status)
+"""
+
+
+def test_the_registry_is_written_to_only_on_the_way(fleet: Fleet):
+    """From the network it is only read, with the certificate that a Pi knows; over loopback nothing
+    answers. The server's engine keeps none of the fleet's images."""
+    address = f"{fleet.rig.address('server')}:7701"
+    assert fleet.rig.root("pi-01", "python3", "-c", PUT, address).split() == ["200", "405"]
+    listening = fleet.rig.root("server", "ss", "-tln")
+    assert [port in listening for port in (":7701", ":7702", ":5000")] == [True, False, False]
+    assert [*fleet.images("server")] == ["flctl-coordinator:current"]
+    for pi in PIS:
+        assert [*fleet.images(pi)] == ["flctl-agent:current"]
+
+
+def test_a_registry_that_is_dead_is_named(fleet: Fleet):
+    """One line says which, and what to do; the agent goes on, and a deploy brings it back."""
+    archive = fleet.another_version("agent", "0.1.0.1")
+    fleet.rig.root("server", "systemctl", "stop", "flctl-registry-pull")
+    only = ("--limit", "pi-01", "--set", f"flctl_agent_archive={archive}", "--", "--tags", "images")
+    play = fleet.play("deploy", *only, code=1)
+    said = " ".join(play.said.split())
+    assert "pi-01: docker pull" in said
+    assert "connection refused" in said
+    assert "systemctl status flctl-registry-pull" in said
+    assert fleet.status()["pi-01"]["ready"]
+    fleet.play("deploy", "--limit", "server", "--", "--tags", "images")
+    assert ":7701" in fleet.rig.root("server", "ss", "-tln")
+
+
 def test_an_upgrade_goes_through_the_fleet_while_it_trains(fleet: Fleet):
     """All end with the new version; the run goes on, and no round of it had to be repeated."""
     coordinator = fleet.another_version("coordinator", "0.1.1")
     agent = fleet.another_version("agent", "0.1.1")
     with fleet.training() as run:
-        fleet.play(
+        play = fleet.play(
             "upgrade", "--set", f"flctl_coordinator_archive={coordinator}",
             "--set", f"flctl_agent_archive={agent}",
         )  # fmt: skip
+        came_once(play, 2)
         shown = fleet.status()
         events = [event["event"] for event in fleet.events(run)]
     assert {agent["version"] for agent in shown.values()} == {"0.1.1"}
@@ -191,7 +238,9 @@ def test_an_upgrade_goes_through_the_fleet_while_it_trains(fleet: Fleet):
 
 
 def test_a_broken_version_stops_at_the_canary(fleet: Fleet):
-    """It is rolled back, in words; nobody else was touched, and the fleet still trains."""
+    """It is rolled back, in words; nobody else was touched, and the fleet still trains. The image
+    comes from the controller itself, from now on."""
+    fleet.set("flctl_registry", False)
     broken = fleet.another_version(
         "agent", "0.1.2", ("wire/framing.py", "^PROTOCOL = .*", "PROTOCOL = 99")
     )
@@ -217,6 +266,8 @@ def test_a_host_that_is_off_is_passed_over_and_listed(fleet: Fleet):
     agents = fleet.status()
     assert agents["pi-02"]["state"] in ("lost", "stopped")
     assert {agents[pi]["version"] for pi in ("pi-01", "pi-03")} == {"0.1.3"}
+    assert ":7701" not in fleet.rig.root("server", "ss", "-tln")  # it went with its variable
+    fleet.rig.root("server", "sh", "-c", "! ls -d /var/lib/flctl-registry /etc/flctl-registry")
 
 
 def test_an_agent_comes_back_by_itself_when_its_host_boots(fleet: Fleet):
@@ -300,3 +351,4 @@ def test_what_is_removed_leaves_nothing_behind(fleet: Fleet):
         assert fleet.rig.root(host, "docker", "images", "--quiet") == ""
         found = fleet.rig.root(host, "find", "/etc", "/opt", "/var", "/home", "-name", "*flctl*")
         assert set(found.splitlines()) <= {"/etc/systemd/journald.conf.d/flctl.conf"}
+        assert fleet.rig.root(host, "sh", "-c", "ls /etc/docker/certs.d 2>/dev/null || true") == ""
