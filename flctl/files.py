@@ -1,8 +1,11 @@
 """Files that survive a power cut, and locks that end with their process."""
 
 import contextlib
+import difflib
 import errno
 import fcntl
+import glob
+import itertools
 import os
 import shutil
 import stat
@@ -35,6 +38,24 @@ def failure(error: OSError, path: Path, doing: str, option: str = "--state") -> 
             )
         case _:
             return StateError(f"{path}: cannot {doing}: {error.strerror or error}")
+
+
+def absent(path: Path) -> str:
+    """What there is to say of a path where nothing is, and what may have been meant instead."""
+    names: list[str] = []
+    with contextlib.suppress(OSError, ValueError):
+        longer = sorted(each.name for each in path.parent.glob(f"{glob.escape(path.name)}.*"))
+        names = [name for name in longer if name.endswith(".hea")] or longer
+        there = [each.name for each in itertools.islice(path.parent.iterdir(), 1000)]
+        names += difflib.get_close_matches(path.name, there, n=1, cutoff=0.7)
+    meant = f"; did you mean {path.with_name(names[0])}?" if names else ""
+    return f"there is no such file or folder{meant}"
+
+
+def expect_path(path: Path, named: str = "") -> None:
+    """That something is there; `named` is how a person has named it. Raises UsageError."""
+    if not path.exists():
+        raise UsageError(f"{named or path}: {absent(path)}")
 
 
 @contextlib.contextmanager

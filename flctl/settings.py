@@ -29,6 +29,9 @@ Device = Literal["auto", "cpu", "cuda"]
 StrategyName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9-]{0,62}\Z")]
 """Which there are is known where rounds are aggregated (flctl.core.strategies)."""
 Compression = Literal["none", "fp16", "int8", "topk"]
+Lead = Annotated[str, Meta(min_length=1, max_length=100)]
+Annotator = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,20}\Z")]
+RAt = Annotated[int, Meta(ge=0, le=186)]
 OptimizerArgs = dict[str, float | int | bool | str | list[float]]
 
 DEFAULT_QUORUM = 0.8
@@ -110,6 +113,13 @@ class RunSettings(LocalTraining, frozen=True, forbid_unknown_fields=True, kw_onl
     """Concentration of `partition = "dirichlet"`; small is very unequal."""
     test_data: str | None = None
     """File or folder that the coordinator evaluates on; the task's own without it."""
+    lead: Lead | None = None
+    """Name or number (from 1) of the signal of a record that is read for testing, and by local or
+    virtual agents; agents of their own say themselves how theirs are read."""
+    annotator: Annotator | None = None
+    """Suffix of the file with a record's annotations, for the same."""
+    r_at: RAt | None = None
+    """Sample of each row of a table, from 0, that the R peak stands at, for the same."""
     evaluate: Literal["auto", "coordinator", "agents", "none"] = "auto"
     test_batch_size: Count = 1000
     device: Device = "auto"
@@ -278,7 +288,7 @@ def is_utf8(text: str) -> bool:
 def _check_together(settings: RunSettings, where: str) -> None:
     if settings.local is not None and settings.virtual is not None:
         raise SettingsError(f"{where}: local and virtual exclude each other; choose one")
-    for name in ("task", "data", "dataset", "test_data", "optimizer"):
+    for name in ("task", "data", "dataset", "test_data", "lead", "optimizer"):
         if not is_utf8(getattr(settings, name) or ""):
             raise SettingsError(f"{where}: {name} is not UTF-8 text")
     for number in ("lr", "quorum", "deadline_s", "wait_s", "alpha", "proximal_mu", "clip_norm"):
@@ -337,7 +347,7 @@ def _explain(error: msgspec.ValidationError) -> str:
         return text
     name = place.rstrip("`")
     key = _WORDS.get(name, name)
-    if "matching regex" in text:
+    if "matching regex" in text and name != "annotator":
         text = "not a name: up to 63 of a-z 0-9 . _ - with a letter or digit first"
     choices = get_args(get_type_hints(RunSettings).get(name))
     if "enum value" in text and choices:

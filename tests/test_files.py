@@ -366,3 +366,17 @@ def test_a_lock_does_not_write_through_a_link(tmp_path):
     with pytest.raises(StateError, match="cannot take the lock"):
         files.Lock(link, "busy")
     assert victim.read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [("106", "106.hea"), ("beats", "beats.csv"), ("mitbd", "mitdb"), ("other", None)],
+)
+def test_a_path_that_is_not_there_comes_with_what_may_be_meant(tmp_path, typed, meant):
+    """The record of that name, another file of that stem, a name that is alike; or nothing."""
+    for name in ("106.atr", "106.dat", "106.hea", "beats.csv", "mitdb"):
+        (tmp_path / name).touch()
+    with pytest.raises(UsageError) as refused:
+        files.expect_path(tmp_path / typed, "--data X")
+    hint = f"; did you mean {tmp_path / meant}?" if meant else ""
+    assert str(refused.value) == f"--data X: there is no such file or folder{hint}"

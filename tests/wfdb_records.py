@@ -52,3 +52,26 @@ def write_record(folder: Path, name: str = "r1", symbols: str = "N", **changes: 
         write_dir=str(folder),
     )
     return folder / f"{name}.hea"
+
+
+def write_long_record(folder: Path, hours: int, annotated: bool = True) -> Path:
+    """MLII and V5 at 360 Hz, packed as MIT-BIH's (format 212), a beat each 0.8 s; the header.
+
+    One minute again and again, so that a day is written in a second.
+    """
+    minute = np.round(200 * beats_like(RATE_HZ)[: 57 * 360]).astype(np.int32)
+    minute = np.resize(minute[72:][: 56 * 360], 56 * 360)  # whole beats, from between two of them
+    noise = np.random.default_rng(1).integers(-9, 10, (2, len(minute)), dtype=np.int32)
+    a, b = (minute + noise[0]) & 0xFFF, noise[1] & 0xFFF
+    packed = np.stack([a & 0xFF, a >> 8 | (b >> 8) << 4, b & 0xFF], axis=1).astype(np.uint8)
+    times = -(-hours * 3600 // 56)
+    with (folder / "long.dat").open("wb") as file:
+        for _ in range(times):
+            file.write(packed.tobytes())
+    lines = [f"long.dat 212 200 12 0 0 0 0 {lead}\n" for lead in ("MLII", "V5")]
+    header = folder / "long.hea"
+    header.write_text(f"long 2 {RATE_HZ} {times * len(minute)}\n{''.join(lines)}")
+    if annotated:
+        normal = (1 << 10 | 288).to_bytes(2, "little")
+        (folder / "long.atr").write_bytes(normal * (times * 70 - 1) + bytes(2))
+    return header

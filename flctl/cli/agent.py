@@ -22,7 +22,7 @@ from flctl.cli.options import (
 from flctl.cli.shards import Alpha, Partition, Seed
 from flctl.cli.values import named_paths
 from flctl.errors import AccessError, UsageError
-from flctl.files import read_small
+from flctl.files import absent, read_small
 from flctl.wire.messages import Limits
 
 COORDINATOR, IDENTITY, WORK = "Coordinator", "Identity", "Data and work"
@@ -340,6 +340,6 @@ def _datasets(data: list[str], shard: Any) -> dict[str, Any]:
         if path is not None and not Path(path).exists():
             name, equals, _ = text.partition("=")
             also = f", and '{name}' cannot name a data set: no / in names" if equals else ""
-            why = f"there is no such file or folder{also if '/' in name else ''}"
+            why = f"{absent(Path(path))}{also if '/' in name else ''}"
             raise UsageError(f"--data {text}: {why}")
     return {name: {"path": path, "shard": shard} for name, path in paths.items()}

@@ -1,31 +1,51 @@
 """A checkpoint that a command is given, and the task that it is of."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from flctl.errors import CheckpointError, ParametersError, UsageError
+from flctl.errors import CheckpointError, ParametersError, UsageError, one_line
+from flctl.terminal.output import warn
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
     from flctl.coordinator.store.folder import RunFolder
+    from flctl.learning.origin import ReadAs
     from flctl.learning.task import Task
 
 
-def task_of(checkpoint: Path, given: str | None) -> "tuple[str, Task]":
+def task_of(checkpoint: Path, given: str | None, read_as: "ReadAs") -> "tuple[str, Task]":
     """The task that is `given`, else the installed one that the file names, and its name.
 
+    That the model has learnt from data that were read in another way than `read_as` is a warning.
     Raises CheckpointError for what is no checkpoint, UsageError when neither names a task.
     """
     from flctl.learning.registry import task_to_load
     from flctl.learning.task import load_task
 
-    named = _named(checkpoint)
+    metadata = _metadata(checkpoint)
+    named = metadata.get("task")
+    named = named if isinstance(named, str) else None
     if not given and named is None:
         raise UsageError(f"{checkpoint} does not say of which task it is; say --task NAME")
     name = task_to_load(given or None, named or "", str(checkpoint))
-    return name, load_task(name)
+    task = load_task(name)
+    task.will_read(read_as)
+    known = metadata.get("read_as", {})
+    if known != read_as.given and task.options:
+        warn(
+            f"{checkpoint} has learnt from data that were read {_flags(known)}, these are read "
+            f"{_flags(read_as.given)}"
+        )
+    return name, task
+
+
+def _flags(given: object) -> str:
+    """As on the command line."""
+    pairs = given.items() if isinstance(given, dict) else ()
+    flags = (f"--{key.replace('_', '-')} {value}" for key, value in pairs)
+    return f"with {one_line(' '.join(flags))}" if pairs else "as they say themselves"
 
 
 def expect_task(folder: "RunFolder", given: str | None) -> None:
@@ -57,14 +77,13 @@ def load_model(task: "Task", checkpoint: Path, device: str) -> "tuple[nn.Module,
     return model, on
 
 
-def _named(checkpoint: Path) -> str | None:
+def _metadata(checkpoint: Path) -> dict[str, Any]:
     from flctl.wire.parameters import ParameterFile
 
     try:
         with checkpoint.open("rb") as file:
-            task = ParameterFile(file.fileno(), str(checkpoint)).metadata.get("task")
+            return ParameterFile(file.fileno(), str(checkpoint)).metadata
     except OSError as error:
         raise CheckpointError(f"{checkpoint}: cannot be read: {error.strerror}") from error
     except ParametersError as error:
         raise CheckpointError(f"{error}: not a checkpoint of flctl, or a damaged one") from error
-    return task if isinstance(task, str) else None

@@ -11,6 +11,7 @@ from flctl.cli.options import State, Verbose, path, state_folder
 from flctl.cli.shards import Alpha, Partition, Seed, Shards, deal
 from flctl.cli.values import seconds
 from flctl.errors import UsageError
+from flctl.files import expect_path
 from flctl.terminal.output import warn
 
 
@@ -83,8 +84,7 @@ def coordinator(
         raise UsageError("--shards goes with --invite; else: flctl keys token --shards N")
     listed = tuple(path.absolute() for path in test_data or ())
     for named in listed:
-        if not named.exists():
-            raise UsageError(f"--test-data {named}: there is no such file or folder")
+        expect_path(named, f"--test-data {named}")
     folder = state_folder(state)
     logs.set_up(verbose)
     if not has_torch():

@@ -22,6 +22,7 @@ from flctl.cli.options import (
     reading_as,
 )
 from flctl.errors import DataError, UsageError
+from flctl.files import expect_path
 
 if TYPE_CHECKING:
     from flctl.learning.dealing import DataSet
@@ -232,8 +233,8 @@ def verify(
 
 def _read(data: Path | None, task: str | None) -> "tuple[str, Task, DataSet]":
     """The task by its name, and what it reads. Raises FlctlError."""
-    if data is not None and not data.exists():
-        raise UsageError(f"{data}: there is no such file or folder")
+    if data is not None:
+        expect_path(data)
     if data is None and task is None:
         raise UsageError("name a file or folder, or with --task the task that brings data along")
     from flctl.learning.dealing import find_task, read_data

@@ -9,6 +9,7 @@ import typer
 from flctl.cli.flags import OWN_DATA
 from flctl.cli.options import Annotator, Json, Lead, RAt, Verbose, path, reading_as
 from flctl.errors import DataError, UsageError
+from flctl.files import expect_path
 
 if TYPE_CHECKING:
     from flctl.learning.examples import Examples
@@ -55,10 +56,9 @@ def evaluate(
     from flctl.wire.messages import Metrics
 
     logs.set_up(verbose, quiet=True)
-    if data is not None and not data.exists():
-        raise UsageError(f"--data {data}: there is no such file or folder")
-    chosen, learnt = task_of(checkpoint, task)
-    learnt.will_read(reading_as(lead, annotator, r_at))
+    if data is not None:
+        expect_path(data, f"--data {data}")
+    chosen, learnt = task_of(checkpoint, task, reading_as(lead, annotator, r_at))
     with reading(data):
         parts = _parts(learnt, data, split)
     found: dict[str, Metrics] = _measure(learnt, checkpoint, parts, test_batch_size, device)

@@ -14,6 +14,7 @@ from flctl.cli.options import Context, Json, OfTask, Run, State, path
 from flctl.core.history import BEST
 from flctl.errors import UsageError, printable
 from flctl.extras import needs_torch
+from flctl.files import expect_path
 
 if TYPE_CHECKING:
     from flctl.records.recorded import RecordedRun
@@ -112,8 +113,8 @@ def _check(
         raise UsageError("--per-agent is for --format csv")
     if data is not None and format_ != "onnx":
         raise UsageError("--data is for --format onnx")
-    if data is not None and not data.exists():
-        raise UsageError(f"--data {data}: there is no such file or folder")
+    if data is not None:
+        expect_path(data, f"--data {data}")
     if out == STDOUT and format_ != "csv":
         raise UsageError(f"--out -: only csv goes to standard output; name a place for {format_}")
     if format_ == "tensorboard":

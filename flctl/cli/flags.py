@@ -113,6 +113,13 @@ FLAGS = (
          "of the result depend on it.", "N"),
     Flag("data", str, DATA, "File or folder that is dealt to --local or --virtual agents; agents "
          "of their own use what they have.", "PATH", OWN_DATA, absolute),
+    Flag("lead", str, DATA, "Signal of WFDB records for --local, --virtual and --test-data, by its "
+         "name or number; agents of their own have their own --lead.", "NAME|N",
+         "MLII, else what is most like it"),
+    Flag("annotator", str, DATA, "Suffix of the annotations of WFDB records, for the same.", "NAME",
+         "atr, else ecg, ari, qrsc, qrs"),
+    Flag("r_at", int, DATA, "Sample of each row of a CSV or .npz file, from 0, that the R peak "
+         "stands at, for the same.", "N", "found from the beats"),
     Flag("partition", str, DATA, "How it is dealt: at random, two classes each, unequal mixes "
          "(--alpha), unequal sizes, or whole records.", "iid|label|dirichlet|size|record",
          "record for ecg, else iid"),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flctl.cli.options import Annotator, Json, Lead, RAt, Verbose, path, reading_as
-from flctl.errors import UsageError
+from flctl.files import expect_path
 
 if TYPE_CHECKING:
     from flctl.learning.predictions import Said
@@ -59,14 +59,12 @@ def predict(
     from flctl.terminal.patience import reading
 
     logs.set_up(verbose, quiet=True)
-    if not file.exists():
-        raise UsageError(f"{file}: there is no such file or folder")
+    expect_path(file)
     picture = None
     if plot is not None:
         needs_matplotlib()
         picture = picture_path(plot, "--plot", [checkpoint, file])
-    chosen, learnt = task_of(checkpoint, task)
-    learnt.will_read(reading_as(lead, annotator, r_at))
+    chosen, learnt = task_of(checkpoint, task, reading_as(lead, annotator, r_at))
     model, on = load_model(learnt, checkpoint, device)
     with reading(file):
         cases = learnt.cases(file)

@@ -10,7 +10,8 @@ import typer
 
 from flctl.cli.options import HELP, Commands, Grouped, Json, State, Verbose, path, state_folder
 from flctl.cli.status import DIGEST_SHOWN
-from flctl.errors import FlctlError, UsageError
+from flctl.errors import FlctlError
+from flctl.files import expect_path
 from flctl.terminal.patience import waiting
 
 if TYPE_CHECKING:
@@ -100,8 +101,8 @@ def check(
     from flctl.terminal.output import warn
 
     logs.set_up(verbose, quiet=True)
-    if data is not None and not data.exists():
-        raise UsageError(f"--data {data}: there is no such file or folder")
+    if data is not None:
+        expect_path(data, f"--data {data}")
     found: list[Finding] = []
     with _stdout_kept() as out:
         findings = check_task(task, None if data is None else data.absolute())

@@ -12,17 +12,12 @@ from flctl.cli import logs
 from flctl.cli.flags import OUTPUT, WHAT, typed, with_settings, written
 from flctl.cli.models import copy_model
 from flctl.cli.options import (
-    Annotator,
     Context,
     Json,
-    Lead,
-    RAt,
     State,
     Verbose,
     again,
     path,
-    read_all_as,
-    reading_as,
     state_folder,
 )
 from flctl.cli.values import absolute
@@ -83,9 +78,6 @@ def train(
             rich_help_panel=WHAT,
         ),
     ] = None,
-    lead: Lead = None,
-    annotator: Annotator = None,
-    r_at: RAt = None,
     state: State = None,
     context: Context = None,
     json: Json = False,
@@ -100,7 +92,6 @@ def train(
     """
     from flctl.terminal.watching import watcher
 
-    read_all_as(reading_as(lead, annotator, r_at))
     flags = typed(settings)
     given, where = _collect(file, flags, resume)
     in_file = {key: Path(given.pop(key)) for key in BESIDE if key in given}

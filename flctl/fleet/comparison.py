@@ -201,13 +201,13 @@ class _Scene:
     def __init__(self, given: dict[str, Any]) -> None:
         from flctl.fleet.clients import Clients, first_model
         from flctl.learning.source import evaluation_parts
-        from flctl.learning.task import load_task
+        from flctl.learning.task import task_of
         from flctl.worker.jobs import for_testing
 
         first = first_model(given, "the comparison")
         os.close(first.fd)
         settings = self.settings = first.settings
-        self.task = load_task(settings.task)
+        self.task = task_of(settings)
         self.clients = Clients(self.task, settings)
         self.own = self.clients.held_out()
         source = for_testing(settings)

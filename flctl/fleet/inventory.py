@@ -19,6 +19,7 @@ import msgspec
 from msgspec import Struct
 
 from flctl.errors import NOT_DECODED, UsageError, printable
+from flctl.files import absent
 from flctl.settings import AgentName
 
 AGENTS = "flctl_agents"
@@ -95,7 +96,7 @@ def read_inventory(path: Path) -> tuple[Expected, ...]:
 def list_hosts(path: Path, environment: Mapping[str, str] | None = None) -> Listing:
     """From the saved list `path`, or from Ansible. Raises UsageError."""
     if not path.exists():
-        raise _fault(path, "there is no such file or folder")
+        raise _fault(path, absent(path))
     saved = _saved(path)
     if saved is not None:
         return decode_list(saved, path)

@@ -17,6 +17,7 @@ from flctl.agent.state import residuals_of
 from flctl.coordinator.store.folder import RunFolder
 from flctl.errors import RunError
 from flctl.files import Lock, explained, is_locked, make_folder
+from flctl.learning.origin import VARIABLES, of_settings
 from flctl.settings import RunSettings
 from flctl.transport.keys import Keyring, load_or_make
 
@@ -167,11 +168,15 @@ class LocalFleet:
             command += ["--data", f"{settings.dataset}={settings.data}"]
         if self._verbose:
             command.append("--verbose")
+        read_as = of_settings(settings).given
+        command += [f"--{key.replace('_', '-')}={value}" for key, value in read_as.items()]
+        elsewhere = {key: at for key, at in os.environ.items() if key not in VARIABLES.values()}
         log = None if self._verbose else self._log(name).open("ab")
         try:
             return subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=log or 2, stderr=log, start_new_session=True
-            )
+                command, stdin=subprocess.PIPE, stdout=log or 2, stderr=log, env=elsewhere,
+                start_new_session=True,
+            )  # fmt: skip
         finally:
             if log is not None:
                 log.close()

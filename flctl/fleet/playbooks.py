@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from flctl.errors import FlctlError, UsageError
+from flctl.files import expect_path
 from flctl.fleet.inventory import AGENTS, COORDINATOR, ansible, list_hosts
 
 PROGRAM = "ansible-playbook"
@@ -41,8 +42,7 @@ def run_playbook(
 
     Raises FlctlError when something has failed, KeyboardInterrupt when it was ended with Ctrl-C.
     """
-    if not inventory.exists():
-        raise UsageError(f"--inventory {inventory}: there is no such file or folder")
+    expect_path(inventory, f"--inventory {inventory}")
     path = playbook(name)
     _expect_hosts(inventory, _environment(path))
     command = [program(), str(path), "--inventory", str(inventory), *options]

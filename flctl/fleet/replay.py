@@ -19,11 +19,12 @@ from flctl.coordinator.store.folder import RunFolder
 from flctl.coordinator.store.resume import expect_unchanged, machine
 from flctl.core.history import History, RoundCommitted, UpdateStored
 from flctl.errors import DataError, RunError, UsageError
+from flctl.files import expect_path
 from flctl.fleet.clients import Clients, first_model, train_client
 from flctl.learning import device as devices
 from flctl.learning.examples import Examples
 from flctl.learning.source import training_examples
-from flctl.learning.task import Task, load_task
+from flctl.learning.task import Task, load_task, task_of
 from flctl.settings import RunSettings
 from flctl.wire.messages import Digest
 from flctl.worker.jobs import DataSource
@@ -58,7 +59,10 @@ def replay(
     if not history.rounds:
         raise RunError(f"run {folder.name} has no committed round; there is nothing to replay")
     expect_unchanged(folder, history)
-    task = load_task(settings.task)
+    assert history.started is not None
+    # How agents of their own read is for them to say, and for the environment of who has copies.
+    fleet = history.started.kind == "fleet"
+    task = load_task(settings.task) if fleet else task_of(settings)
     training = _training(task, settings, history, sources)
     rows: list[Row] = []
 
@@ -171,8 +175,7 @@ def _training(
         people = _few(took_part)
         raise UsageError(f"--data {unknown[0]}=…: took no part in the run; {people} did")
     for agent, path in sources.items():
-        if not path.exists():
-            raise UsageError(f"--data {agent}={path}: there is no such file or folder")
+        expect_path(path, f"--data {agent}={path}")
     here = history.started.kind != "fleet"
     if here and not sources:
         try:

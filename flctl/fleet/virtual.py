@@ -28,7 +28,7 @@ from flctl.learning.examples import Examples
 from flctl.learning.reading import Reading
 from flctl.learning.source import evaluation_parts
 from flctl.learning.state import load_into
-from flctl.learning.task import load_task
+from flctl.learning.task import task_of
 from flctl.settings import changed
 from flctl.wire.messages import Metrics
 from flctl.worker.jobs import for_testing
@@ -61,7 +61,7 @@ class VirtualRun:
             self._journal = Journal(folder.journal_path)
             undo.callback(self._journal.close)
             self._device = devices.set_up(self.settings.device, self.settings.threads)
-            self.task = load_task(self.settings.task)
+            self.task = task_of(self.settings)
             self._clients = Clients(self.task, self.settings)
             self._tests = self._test_data()
             undo.pop_all()

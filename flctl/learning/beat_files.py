@@ -11,6 +11,7 @@ from typing import Protocol
 from msgspec.structs import replace
 
 from flctl.errors import DataError, NothingToUse, OtherData
+from flctl.files import absent
 from flctl.learning.beats import Beats
 from flctl.learning.beats_csv import read_csv
 from flctl.learning.beats_npz import read_npz
@@ -56,7 +57,7 @@ def read_beats(
 def read_files(
     path: Path,
     labelled: bool = True,
-    read_as: ReadAs = AS_IT_IS,
+    read_as: ReadAs | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> BeatFiles:
     """The beats of a file, or of all files of a known type in a folder, sorted by name.
@@ -65,7 +66,7 @@ def read_files(
     left out as long as there are others. Raises DataError of one line for whatever else is wrong.
     A long list is told to the log every two seconds.
     """
-    files, read_as = _files(path, read_as if read_as != AS_IT_IS else from_environment())
+    files, read_as = _files(path, from_environment() if read_as is None else read_as)
     key = (labelled, read_as, *((file, *_stamp(file)) for file in files))
     if key not in _kept:
         found = _read(path, files, labelled, read_as, clock)
@@ -115,7 +116,7 @@ def _files(path: Path, read_as: ReadAs) -> tuple[list[Path], ReadAs]:
         whole = [file for file in files if file.suffix != ".hea" or file.stem not in parts]
         return whole, read_as
     if not path.exists():
-        raise DataError(f"{path}: there is no such file or folder")
+        raise DataError(f"{path}: {absent(path)}")
     if path.suffix.lower() in READERS:
         return [path], read_as
     if path.suffix == ".dat" or (path.suffix and path.with_suffix(".hea").exists()):

@@ -97,17 +97,18 @@ def annotated(header: Path) -> Annotated:
 
 def _cut_all(record: Record, known: Annotations) -> Annotated:
     at = np.round(known.sample * RATE_HZ / record.rate_hz).astype(np.int64)
-    whole = np.zeros(len(at), dtype=np.bool_)
-    x = []
+    whole, x = np.zeros(len(at), dtype=np.bool_), np.empty((len(at), WINDOW), np.int16)
+    n = 0
     for piece in pieces(record, PIECE_S, MARGIN_S):
         first, end = np.searchsorted(at, (piece.core.start, piece.core.stop))
         whole[first:end], windows = _cut(record, piece, at[first:end])
-        x.append(windows)
-    if not whole.any():
+        x[n : n + len(windows)] = windows
+        n += len(windows)
+    if not n:
         raise NothingToUse(
             f"{name_of(record.header)}: none of its {len(at)} beats has a whole window"
         )
-    return Annotated(known.sample, known.symbol, whole, np.concatenate(x), record)
+    return Annotated(known.sample, known.symbol, whole, x[:n], record)
 
 
 def _found(record: Record, facts: dict[str, str | float]) -> Beats:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import torch
 from msgspec import Struct
 
 from flctl.errors import DataError, FlctlError, OtherData, TaskError, UsageError
@@ -104,7 +103,7 @@ def count(examples: Examples, classes: tuple[str, ...]) -> Counts:
     if examples.group is not None:
         names, at = np.unique(examples.group, return_inverse=True)
         counts = np.zeros((len(names), len(classes)), dtype=np.int64)
-        np.add.at(counts, (at, examples.y.numpy()), 1)
+        np.add.at(counts, (at, examples.labels), 1)
         for record, row in zip(names.tolist(), counts.tolist(), strict=True):
             records[record] = {name: n for name, n in zip(classes, row, strict=True) if n}
     by_class = dict(zip(classes, examples.histogram().tolist(), strict=True))
@@ -174,9 +173,5 @@ def _test_parts(task: Task, path: Path | None, held_out: Examples | None) -> dic
 def _same(one: Examples | None, other: Examples | None) -> bool:
     if one is None or other is None:
         return one is other
-    return (
-        one.x.dtype == other.x.dtype
-        and torch.equal(one.x, other.x)
-        and torch.equal(one.y, other.y)
-        and (one.group is None or other.group is None or np.array_equal(one.group, other.group))
-    )
+    a, b = one.group, other.group
+    return one.digest == other.digest and (a is None or b is None or np.array_equal(a, b))

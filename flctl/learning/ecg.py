@@ -3,12 +3,10 @@
 from collections.abc import Callable, Mapping
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from flctl.errors import DataError
 from flctl.learning.beat_files import read_files
@@ -18,18 +16,23 @@ from flctl.learning.origin import Origin, ReadAs
 from flctl.learning.task import Task
 from flctl.wire.messages import TRAINING
 
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
 HELD_OUT_SHARE = 0.2
 """Of each record's beats, the latest, where a file does not say its split; where it does not
 say their order either, beats from all over it: Kaggle's are sorted by class."""
 
 
-def ecg_net() -> nn.Module:
+def ecg_net() -> "nn.Module":
     """Beats in mV, shape (n, 187), to logits, shape (n, 5); 19,469 parameters.
 
     Each channel of each beat is normalised by itself: that takes away what differs between
     patients, and unlike batch norm it keeps no running statistics that agents with unlike
     data would pull apart (Hsieh et al. 2020, https://arxiv.org/abs/1910.00189).
     """
+    from torch import nn
+
     return nn.Sequential(
         nn.Unflatten(1, (1, 187)),
         *_block(1, 16, kernel=15, stride=4),
@@ -42,8 +45,10 @@ def ecg_net() -> nn.Module:
     )
 
 
-def _block(inputs: int, outputs: int, kernel: int, stride: int) -> list[nn.Module]:
+def _block(inputs: int, outputs: int, kernel: int, stride: int) -> "list[nn.Module]":
     """Half, or for the first a quarter, as many samples come out as go in."""
+    from torch import nn
+
     return [
         nn.Conv1d(inputs, outputs, kernel, stride, padding=kernel // 2),
         nn.GroupNorm(outputs, outputs),
@@ -75,7 +80,7 @@ class Ecg(Task):
         "lr_decay": 0.955,
     }
 
-    def model(self) -> nn.Module:
+    def model(self) -> "nn.Module":
         return ecg_net()
 
     def train_data(self, path: Path | None) -> Examples:
@@ -114,8 +119,8 @@ class Ecg(Task):
         known = all(file.y is not None for file in beats)
         whole = [
             Examples(
-                torch.from_numpy(file.x),
-                torch.from_numpy(file.y if file.y is not None and known else _no_class(file)),
+                file.x,
+                file.y if file.y is not None and known else _no_class(file),
                 classes=len(self.classes),
                 group=file.record,
                 where=file.where,
@@ -135,10 +140,10 @@ class Ecg(Task):
         """Of each file its lead, rate, unit and annotator, or how its rows are laid out."""
         return [] if path is None else read_files(path, read_as=self.read_as).origins
 
-    def points(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def points(self, x: "Tensor") -> "tuple[Tensor, Tensor]":
         """Milliseconds from the R peak, and millivolts."""
-        ms = (torch.arange(len(x)) - R_AT) * (1000 / RATE_HZ)
-        return ms, x.to(torch.float32) / UNITS_PER_MV
+        at, _ = super().points(x)
+        return (at - R_AT) * (1000 / RATE_HZ), x.float() / UNITS_PER_MV
 
     def write(self, folder: Path, train: Examples | None, tests: Mapping[str, Examples]) -> None:
         """One file beats.npz, not packed: the same bytes whatever zlib is installed."""
@@ -148,7 +153,7 @@ class Ecg(Task):
         assert whole.group is not None
         arrays = {
             "X": whole.x.numpy(),
-            "y": whole.y.numpy().astype(np.uint8),
+            "y": whole.labels.astype(np.uint8),
             "record": whole.group,
             "split": np.concatenate([np.full(len(p), split, dtype=np.uint8) for split, p in parts]),
         }
@@ -156,9 +161,9 @@ class Ecg(Task):
             arrays["r_at"] = np.array(R_AT)
         np.savez(folder / "beats.npz", allow_pickle=False, **arrays)
 
-    def inputs(self, x: Tensor, *, training: bool) -> Tensor:  # noqa: ARG002
+    def inputs(self, x: "Tensor", *, training: bool) -> "Tensor":  # noqa: ARG002
         """Millivolts."""
-        return x.to(torch.float32) / UNITS_PER_MV
+        return x.float() / UNITS_PER_MV
 
     def _read(self, path: Path | None) -> list[Beats]:
         if path is not None:
@@ -172,8 +177,8 @@ def _select(beats: list[Beats], rows_of: Callable[[Beats], NDArray[np.bool_]]) -
     parts = []
     for file in beats:
         whole = Examples(
-            torch.from_numpy(file.x),
-            torch.from_numpy(_no_class(file) if file.y is None else file.y),
+            file.x,
+            _no_class(file) if file.y is None else file.y,
             classes=len(Ecg.classes),
             group=file.record,
             where=file.where,

@@ -1,26 +1,31 @@
-"""Labelled examples in memory, checked when they are made."""
+"""Labelled examples in memory, checked when they are made.
+
+What only counts or deals them needs no torch, which takes 180 MB.
+"""
 
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.utils.data import Dataset
 
 from flctl.errors import DataError
 from flctl.learning.origin import Origin
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Array: TypeAlias = NDArray[Any]
 Indices = NDArray[np.int64]
-Batch = tuple[Tensor, Tensor]
+Batch: TypeAlias = "tuple[Tensor, Tensor]"
 
 
-class Examples(Dataset[Batch]):
-    """`x` of shape (n, …) and any type, `y` int64 of shape (n,) in [0, classes).
+class Examples:
+    """`x` of shape (n, …) and any type, `y` int64 of shape (n,) in [0, classes): tensors, or arrays
+    that become tensors when they are asked for.
 
     `group` names for each example what must stay together (a record, a patient), so that
     a data set can be dealt by it. `where` is the file for errors.
@@ -29,55 +34,68 @@ class Examples(Dataset[Batch]):
 
     def __init__(
         self,
-        x: Tensor,
-        y: Tensor,
+        x: "Tensor | Array",
+        y: "Tensor | Array",
         *,
         classes: int,
         group: Sequence[str] | NDArray[np.str_] | None = None,
         where: str = "the data",
     ) -> None:
-        self.x = _in_memory(x, "inputs", where)
-        self.y = _whole(_in_memory(y, "labels", where), where)
+        self._x = _in_memory(x, "inputs", where)
+        self._y = _whole(_in_memory(y, "labels", where), where)
         self.classes = classes
         self.group = None if group is None else np.asarray(group, dtype=np.str_)
         self.where = where
         self._check()
 
     def __len__(self) -> int:
-        return len(self.y)
+        return len(self._y)
+
+    @property
+    def x(self) -> "Tensor":
+        return _tensor(self._x)
+
+    @property
+    def y(self) -> "Tensor":
+        return _tensor(self._y)
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """`y` as an array."""
+        return self._y
 
     def __getitem__(self, index: int) -> Batch:
         return self.x[index], self.y[index]
 
     def batch(self, indices: Sequence[int] | Indices) -> Batch:
         """Those examples as one batch: much faster than one after another."""
+        import torch
+
         rows = torch.as_tensor(indices)
         return self.x[rows], self.y[rows]
 
     def select(self, indices: Indices) -> "Examples":
         """A copy of the examples at `indices`, in that order. Raises DataError for none."""
-        rows = torch.from_numpy(np.ascontiguousarray(indices, dtype=np.int64))
-        group = None if self.group is None else self.group[indices]
+        rows = np.ascontiguousarray(indices, dtype=np.int64)
+        group = None if self.group is None else self.group[rows]
         return Examples(
-            self.x[rows], self.y[rows], classes=self.classes, group=group, where=self.where
+            self._x[rows], self._y[rows], classes=self.classes, group=group, where=self.where
         )
 
     def histogram(self) -> NDArray[np.int64]:
         """Examples of each class, shape (classes,)."""
-        return np.bincount(self.y.numpy(), minlength=self.classes)
+        return np.bincount(self._y, minlength=self.classes)
 
     def rows(self) -> set[int]:
         """A hash of each input: the same input, the same hash."""
-        x = self.x.view(torch.int16) if self.x.dtype == torch.bfloat16 else self.x
-        return {hash(row.tobytes()) for row in x.numpy()}
+        return {hash(row.tobytes()) for row in _array(self._x)}
 
     @cached_property
     def digest(self) -> str:
         """sha256 of all inputs and labels, and of what kind they are: what training depends on,
         whatever files they are from."""
         found = hashlib.sha256()
-        x = self.x.view(torch.int16) if self.x.dtype == torch.bfloat16 else self.x
-        for array in (x.numpy(), self.y.numpy()):
+        for array in (_array(self._x), self._y):
             found.update(f"{array.dtype}{array.shape}".encode())
             found.update(np.ascontiguousarray(array).data.cast("B") if array.size else b"")
         return found.hexdigest()
@@ -87,34 +105,61 @@ class Examples(Dataset[Batch]):
         return len(self) >= len(other) and other.rows() <= self.rows()
 
     def _check(self) -> None:
-        if self.y.ndim != 1 or len(self.x) != len(self.y):
-            raise DataError(
-                f"{self.where}: {len(self.x)} inputs but labels of shape {list(self.y.shape)}"
-            )
-        if self.group is not None and self.group.shape != (len(self.y),):
-            raise DataError(f"{self.where}: {len(self.y)} examples, {len(self.group)} group names")
-        if not len(self.y):
+        x, y = self._x, self._y
+        if y.ndim != 1 or len(x) != len(y):
+            raise DataError(f"{self.where}: {len(x)} inputs but labels of shape {list(y.shape)}")
+        if self.group is not None and self.group.shape != (len(y),):
+            raise DataError(f"{self.where}: {len(y)} examples, {len(self.group)} group names")
+        if not len(y):
             raise DataError(f"{self.where}: no examples")
-        bad = torch.nonzero((self.y < 0) | (self.y >= self.classes))
+        bad = np.flatnonzero((y < 0) | (y >= self.classes))
         if len(bad):
-            at = int(bad[0, 0])
             raise DataError(
-                f"{self.where}: example {at} has label {int(self.y[at])}, "
+                f"{self.where}: example {bad[0]} has label {y[bad[0]]}, "
                 f"not in 0 to {self.classes - 1}"
             )
-        if self.x.is_floating_point():
-            finite = torch.isfinite(self.x).reshape(len(self.x), -1).all(dim=1)
-            if not bool(finite.all()):
-                at = int(torch.nonzero(~finite)[0, 0])
+        if _is_float(x):
+            each = np.isfinite(x) if isinstance(x, np.ndarray) else x.isfinite().numpy()
+            finite = each.reshape(len(x), -1).all(axis=1)
+            if not finite.all():
+                at = int(finite.argmin())
                 raise DataError(f"{self.where}: example {at} holds NaN or infinite numbers")
 
 
-def _in_memory(values: Tensor, what: str, where: str) -> Tensor:
-    if not isinstance(values, Tensor):
-        raise DataError(f"{where}: the {what} are a {type(values).__name__}, not a torch.Tensor")
+def _tensor(values: "Tensor | Array") -> "Tensor":
+    import torch
+
+    return torch.from_numpy(values) if isinstance(values, np.ndarray) else values
+
+
+def _array(values: "Tensor | Array") -> Array:
+    """The same memory; bfloat16, which NumPy does not have, as whole numbers."""
+    if isinstance(values, np.ndarray):
+        return values
+    import torch
+
+    array: Array = (values.view(torch.int16) if values.dtype == torch.bfloat16 else values).numpy()
+    return array
+
+
+def _is_float(values: "Tensor | Array") -> bool:
+    if isinstance(values, np.ndarray):
+        return values.dtype.kind == "f"
+    return values.is_floating_point()
+
+
+def _in_memory(values: "Tensor | Array", what: str, where: str) -> "Tensor | Array":
+    if isinstance(values, np.ndarray) and values.dtype.kind in "biuf":
+        values = np.require(values, requirements=["C", "W"])
+    else:
+        from torch import Tensor
+
+        if not isinstance(values, Tensor):
+            kind = getattr(values, "dtype", type(values).__name__)
+            raise DataError(f"{where}: the {what} are a {kind}, not a torch.Tensor or numbers")
     if not values.ndim:
         raise DataError(f"{where}: the {what} are a single number, not one for each example")
-    if values.device.type != "cpu":
+    if not isinstance(values, np.ndarray) and values.device.type != "cpu":
         raise DataError(
             f"{where}: the {what} are on the device '{values.device}'; keep them on the CPU: each "
             "batch is moved to where the model is"
@@ -122,10 +167,12 @@ def _in_memory(values: Tensor, what: str, where: str) -> Tensor:
     return values
 
 
-def _whole(y: Tensor, where: str) -> Tensor:
+def _whole(y: "Tensor | Array", where: str) -> NDArray[np.int64]:
     """Labels as int64; a fraction would become another class in silence."""
-    whole = y.to(torch.int64)
-    if y.is_floating_point() and not torch.equal(whole.to(y.dtype), y):
+    given = y if isinstance(y, np.ndarray) else (y.double() if _is_float(y) else y).numpy()
+    with np.errstate(invalid="ignore"):
+        whole = given.astype(np.int64, copy=False)
+    if _is_float(y) and not np.array_equal(whole.astype(given.dtype), given):
         raise DataError(f"{where}: labels of type {y.dtype} that are no whole numbers")
     return whole
 
@@ -149,14 +196,21 @@ def concatenate(parts: Sequence[Examples], where: str) -> Examples:
     """One set of all `parts`, in their order; groups only if every part has them."""
     if len(parts) == 1 and parts[0].where == where:
         return parts[0]
-    groups: list[NDArray[Any]] = [p.group for p in parts if p.group is not None]
+    groups: list[Array] = [p.group for p in parts if p.group is not None]
+    inputs: list[Any] = [part._x for part in parts]
     try:
-        x = torch.cat([part.x for part in parts])
-    except RuntimeError as error:
+        x: Any
+        if all(isinstance(each, np.ndarray) for each in inputs):
+            x = np.concatenate(inputs)
+        else:
+            import torch
+
+            x = torch.cat([part.x for part in parts])
+    except (RuntimeError, ValueError) as error:
         raise DataError(f"{where}: files with inputs of different shapes") from error
     return Examples(
         x,
-        torch.cat([part.y for part in parts]),
+        np.concatenate([part.labels for part in parts]),
         classes=parts[0].classes,
         group=np.concatenate(groups) if len(groups) == len(parts) else None,
         where=where,

@@ -12,13 +12,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
-
 from flctl.errors import DataError, FlctlError, TaskError, is_out_of_memory, one_line
 from flctl.learning.examples import Cases, Examples
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
+
     from flctl.learning.task import Task
 
 
@@ -29,7 +28,7 @@ def guarded(task: "Task") -> "Task":
     return task
 
 
-def forward(task: "Task", model: nn.Module, x: Tensor) -> Tensor:
+def forward(task: "Task", model: "nn.Module", x: "Tensor") -> "Tensor":
     """The model's output of a batch of inputs, shape (n, classes). Raises TaskError."""
     with blamed(task, "the model's forward"):
         output = model(x)
@@ -73,6 +72,8 @@ def of_loader(task: "Task", error: Exception) -> FlctlError:
 
 def kind(value: object) -> str:
     """What a value is, in words: for "returns …"."""
+    from torch import Tensor
+
     if isinstance(value, Tensor):
         return f"a tensor of shape {list(value.shape)}"
     return "None" if value is None else f"an object of type {type(value).__name__}"
@@ -114,6 +115,8 @@ def _place(trace: TracebackType | None, task: "Task | None") -> str:
 
 
 def _wrong_scores(task: "Task", result: object, n: int) -> str:
+    from torch import Tensor
+
     classes = len(task.classes)
     if not isinstance(result, Tensor) or not result.is_floating_point():
         given = result.dtype if isinstance(result, Tensor) else kind(result)
@@ -127,6 +130,8 @@ def _wrong_scores(task: "Task", result: object, n: int) -> str:
 
 
 def _no_model(_: "Task", result: object) -> str:
+    from torch import nn
+
     return "" if isinstance(result, nn.Module) else f"{kind(result)}, not a torch.nn.Module"
 
 
@@ -150,12 +155,16 @@ def _no_parts(task: "Task", result: object, *_: object) -> str:
 
 
 def _no_loss(_: "Task", result: object, *__: object) -> str:
+    from torch import Tensor
+
     if isinstance(result, Tensor) and result.numel() == 1 and result.is_floating_point():
         return ""
     return f"{kind(result)}, not a tensor with one floating-point number, the batch's mean loss"
 
 
 def _no_inputs(_: "Task", result: object, *given: Any) -> str:
+    from torch import Tensor
+
     if not isinstance(result, Tensor):
         return f"{kind(result)}, not a tensor"
     if given and (not result.ndim or len(result) != len(given[0])):
@@ -164,13 +173,15 @@ def _no_inputs(_: "Task", result: object, *given: Any) -> str:
 
 
 def _no_batch(_: "Task", result: Any, *given: Any) -> str:
+    from torch import Tensor, int64
+
     fits = isinstance(result, tuple | list) and len(result) == 2
     if not fits or not all(isinstance(part, Tensor) and part.ndim for part in result):
         return f"{kind(result)}, not two tensors: inputs and labels"
     x, y = result
     if given and (len(x), *y.shape) != (len(given[0]), len(given[0])):
         return f"{kind(x)} and {kind(y)} for a batch of {len(given[0])}"
-    if y.dtype != torch.int64:
+    if y.dtype != int64:
         return f"labels of type {y.dtype}, not torch.int64"
     return ""
 

@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 from platformdirs import user_cache_path
-from torch import Tensor
 
 from flctl.errors import DataError, OtherData, one_line
 from flctl.learning.vision import import_torchvision
 
 Part = Literal["train", "t10k"]
+Array = NDArray[Any]
+Values = NDArray[np.uint8]
 
 LAYOUTS = (".", "MNIST/raw", "FashionMNIST/raw")
 """Where the files may lie in a folder: in itself, or as torchvision lays them out."""
@@ -52,22 +53,22 @@ def has_part(folder: Path, part: Part) -> bool:
     return any(file.exists() for file in _candidates(folder, f"{part}-images-idx3-ubyte"))
 
 
-def read_part(folder: Path, part: Part) -> tuple[Tensor, Tensor]:
-    """Images, uint8 of shape (n, height, width), and labels, int64. Raises DataError."""
+def read_part(folder: Path, part: Part) -> tuple[Values, Values]:
+    """Images of shape (n, height, width) and labels. Raises DataError."""
     images = _read(folder, f"{part}-images-idx3-ubyte", 3)
     labels = _read(folder, f"{part}-labels-idx1-ubyte", 1)
-    return images, labels.long()
+    return images, labels
 
 
-def read_images(file: Path) -> Tensor:
+def read_images(file: Path) -> Values:
     """The images of one file, as `read_part` has them. Raises DataError."""
     return _read_file(file, 3)
 
 
-def write_part(folder: Path, part: Part, images: Tensor, labels: Tensor) -> None:
+def write_part(folder: Path, part: Part, images: Array, labels: Array) -> None:
     """What `read_part` reads; values 0 to 255. Plain files, so that a Pi need not unpack them."""
     for name, values in (("images-idx3", images), ("labels-idx1", labels)):
-        array = values.numpy().astype(np.uint8)
+        array = values.astype(np.uint8)
         sizes = b"".join(size.to_bytes(4, "big") for size in array.shape)
         header = bytes([0, 0, UNSIGNED_BYTES, array.ndim]) + sizes
         (folder / f"{part}-{name}-ubyte").write_bytes(header + array.tobytes())
@@ -106,7 +107,7 @@ def _candidates(folder: Path, name: str) -> tuple[Path, Path]:
     return folder / name, folder / f"{name}.gz"
 
 
-def _read(folder: Path, name: str, axes: int) -> Tensor:
+def _read(folder: Path, name: str, axes: int) -> Values:
     file = next((f for f in _candidates(folder, name) if f.exists()), None)
     if file is None:
         use = "for testing" if name.startswith("t10k") else "for training"
@@ -114,7 +115,7 @@ def _read(folder: Path, name: str, axes: int) -> Tensor:
     return _read_file(file, axes)
 
 
-def _read_file(file: Path, axes: int) -> Tensor:
+def _read_file(file: Path, axes: int) -> Values:
     """Two zero bytes, the type, the number of axes, each one's size, and then the values."""
     try:
         with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as source:
@@ -129,8 +130,7 @@ def _read_file(file: Path, axes: int) -> Tensor:
     shape = [int.from_bytes(data[at : at + 4], "big") for at in range(4, values, 4)]
     if data[:4] != bytes([0, 0, UNSIGNED_BYTES, axes]) or len(data) != values + math.prod(shape):
         raise DataError(f"{file}: damaged, or not an IDX file of this kind")
-    array = np.frombuffer(data, np.uint8, offset=values).reshape(shape)
-    return torch.from_numpy(array.copy())
+    return np.frombuffer(data, np.uint8, offset=values).reshape(shape)
 
 
 @contextmanager

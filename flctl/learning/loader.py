@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from flctl.core.randomness import derive
 from flctl.errors import SettingsError, is_out_of_memory
@@ -65,9 +65,10 @@ def load(task: Task, examples: Examples, batches: Iterable[Indices]) -> Iterator
         yield from (examples.batch(indices) for indices in batches)
         return
     collate: Callable[[Any], Batch] = task.collate if own_collate else _as_is
+    found: Any = examples if own_collate else _InBatches(examples)
     try:
         yield from DataLoader(
-            examples if own_collate else _InBatches(examples),
+            found,
             batch_sampler=(indices.tolist() for indices in batches),
             collate_fn=collate,
             num_workers=task.workers,
@@ -87,7 +88,7 @@ def in_order(task: Task, examples: Examples, batch_size: int) -> Iterator[Batch]
     return load(task, examples, [indices[start : start + batch_size] for start in starts])
 
 
-class _InBatches(Dataset[Batch]):
+class _InBatches:
     """`Examples` for a loader that asks for a whole batch at once (`__getitems__`)."""
 
     def __init__(self, examples: Examples) -> None:

@@ -2,15 +2,14 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional
+import numpy as np
 
 from flctl.errors import DataError
 from flctl.learning.examples import Cases, Examples
 from flctl.learning.idx import (
+    Array,
     Part,
     downloaded,
     find_folder,
@@ -22,22 +21,8 @@ from flctl.learning.idx import (
 )
 from flctl.learning.task import Task
 
-
-class Net(nn.Module):
-    """The network of the 2020 guide, 431,080 parameters: (n, 1, 28, 28) to log-probabilities."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(1, 20, 5)
-        self.conv2 = nn.Conv2d(20, 50, 5)
-        self.fc1 = nn.Linear(800, 500)
-        self.fc2 = nn.Linear(500, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = functional.max_pool2d(functional.relu(self.conv1(x)), 2)
-        x = functional.max_pool2d(functional.relu(self.conv2(x)), 2)
-        x = functional.relu(self.fc1(x.flatten(1)))
-        return functional.log_softmax(self.fc2(x), dim=1)
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 class Mnist(Task):
@@ -49,7 +34,9 @@ class Mnist(Task):
     classes = ("0", "1", "2", "3", "4", "5", "6", "7", "8", "9")
     defaults: ClassVar[Mapping[str, Any]] = {"rounds": 5, "batch_size": 64, "lr": 0.05}
 
-    def model(self) -> nn.Module:
+    def model(self) -> "nn.Module":
+        from flctl.learning.mnist_net import Net
+
         return Net()
 
     def is_here(self) -> bool:
@@ -71,21 +58,23 @@ class Mnist(Task):
         if path.is_dir():
             return super().cases(path)
         images = _checked(read_images(path), f"{path}:")
-        nobody = torch.zeros(len(images), dtype=torch.int64)
+        nobody = np.zeros(len(images), np.int64)
         return Cases(Examples(images, nobody, classes=10, where=str(path)), labelled=False)
 
     def write(self, folder: Path, train: Examples | None, tests: Mapping[str, Examples]) -> None:
         """The four IDX files, or two of them, as they are published but not packed."""
         if train is not None:
-            write_part(folder, "train", train.x, train.y)
+            write_part(folder, "train", train.x.numpy(), train.labels)
         for test in tests.values():  # there is one, if any
-            write_part(folder, "t10k", test.x, test.y)
+            write_part(folder, "t10k", test.x.numpy(), test.labels)
 
-    def inputs(self, x: Tensor, *, training: bool) -> Tensor:  # noqa: ARG002
+    def inputs(self, x: "Tensor", *, training: bool) -> "Tensor":  # noqa: ARG002
         """Bytes to numbers of mean 0 and deviation 1 over MNIST."""
-        return ((x.to(torch.float32) / 255 - 0.1307) / 0.3081).unsqueeze(1)
+        return ((x.float() / 255 - 0.1307) / 0.3081).unsqueeze(1)
 
-    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+    def loss(self, output: "Tensor", target: "Tensor") -> "Tensor":
+        from torch.nn import functional
+
         return functional.nll_loss(output, target)
 
     def _read(self, folder: Path, part: Part) -> Examples:
@@ -94,7 +83,7 @@ class Mnist(Task):
         return Examples(images, labels, classes=10, where=f"{folder}, {part}")
 
 
-def _checked(images: Tensor, where: str) -> Tensor:
+def _checked(images: Array, where: str) -> Array:
     if images.shape[1:] != (28, 28):
         raise DataError(f"{where} images of {list(images.shape[1:])}, not 28 x 28")
     return images

@@ -6,12 +6,12 @@ Nothing here needs torch, so that the command line knows the flags.
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Annotated
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Struct
 
 from flctl.errors import UsageError
+from flctl.settings import Annotator, Lead, RAt, RunSettings
 
 
 class ReadAs(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
@@ -20,11 +20,11 @@ class ReadAs(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True
     Which of these a task knows is in its `options`.
     """
 
-    lead: Annotated[str, Meta(min_length=1, max_length=100)] | None = None
+    lead: Lead | None = None
     """Name or number (from 1) of the signal of a record."""
-    annotator: Annotated[str, Meta(pattern="^[A-Za-z0-9_-]{1,20}$")] | None = None
+    annotator: Annotator | None = None
     """Suffix of the file that holds a record's annotations."""
-    r_at: Annotated[int, Meta(ge=0, le=186)] | None = None
+    r_at: RAt | None = None
     """Sample of each row, from 0, that the R peak stands at."""
 
     @property
@@ -51,8 +51,12 @@ def read_as_of(given: Mapping[str, str | int | None], names: Mapping[str, str]) 
     return msgspec.convert(plain, ReadAs, strict=False)
 
 
+def of_settings(settings: RunSettings) -> ReadAs:
+    return ReadAs(lead=settings.lead, annotator=settings.annotator, r_at=settings.r_at)
+
+
 def from_environment() -> ReadAs:
-    """For all processes of an agent or a run. Raises UsageError."""
+    """For all processes of an agent, and a run that begins. Raises UsageError."""
     return read_as_of({key: os.environ.get(name) for key, name in VARIABLES.items()}, VARIABLES)
 
 

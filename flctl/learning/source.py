@@ -96,7 +96,7 @@ def shards(examples: Examples, shard: ShardLike, changing: bool = False) -> list
     try:
         return partition(
             shard.partition,
-            examples.y.numpy(),
+            examples.labels,
             examples.group,
             shard.of,
             alpha=shard.alpha,

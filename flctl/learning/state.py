@@ -33,12 +33,14 @@ def checkpoint_metadata(task: str) -> dict[str, Any]:
     return {"task": task, "format": FORMAT}
 
 
-def model_metadata(task: str, model: nn.Module) -> dict[str, Any]:
+def model_metadata(task: str, model: nn.Module, read_as: Mapping[str, Any]) -> dict[str, Any]:
     """The same, with the names of the buffers: statistics, which are no weights. Both ends of a
-    run go by it, without torch on the coordinator; an update's own metadata are not asked."""
+    run go by it, without torch on the coordinator; an update's own metadata are not asked. And
+    how the run's data were read, where somebody has said so."""
     kept = model.state_dict().keys()
     buffers = sorted(name for name, _ in model.named_buffers() if name in kept)
-    return checkpoint_metadata(task) | ({"buffers": buffers} if buffers else {})
+    more = {"buffers": buffers, "read_as": dict(read_as)}
+    return checkpoint_metadata(task) | {key: value for key, value in more.items() if value}
 
 
 def specs_of(state: Mapping[str, Tensor]) -> tuple[TensorSpec, ...]:

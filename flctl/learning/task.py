@@ -10,23 +10,22 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 from weakref import WeakKeyDictionary
-
-import torch
-from torch import Tensor, nn
-from torch.nn import functional
 
 from flctl.core.randomness import derive
 from flctl.errors import TaskError, UnknownTask
 from flctl.learning.examples import Batch, Cases, Examples, concatenate
 from flctl.learning.guard import blamed, guarded, kind, reason
-from flctl.learning.origin import AS_IT_IS, Origin, ReadAs, check_known
+from flctl.learning.origin import Origin, ReadAs, check_known, of_settings
 from flctl.learning.registry import locate, task_digest
-from flctl.learning.state import specs_of
+from flctl.settings import RunSettings
 from flctl.wire.messages import Digest
 
-Loss = Callable[[Tensor, Tensor], Tensor]
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Loss: TypeAlias = "Callable[[Tensor, Tensor], Tensor]"
 """Model's output and targets (int64, shape (n,)) to the mean loss of the batch, a scalar."""
 
 
@@ -46,8 +45,8 @@ class Task:
     workers: ClassVar[int] = 0
     """Processes that load and collate batches; 0: the worker itself."""
 
-    read_as: ReadAs = AS_IT_IS
-    """How the owner of the data wants them to be read."""
+    read_as: ReadAs | None = None
+    """How the owner of the data wants them to be read; None: as the environment says."""
 
     def will_read(self, read_as: ReadAs) -> None:
         """From now on it reads data so. Raises UsageError for what it has no option for."""
@@ -58,7 +57,7 @@ class Task:
         """What was read of each file at `path`, for people. Raises DataError."""
         return ()
 
-    def model(self) -> nn.Module:
+    def model(self) -> "nn.Module":
         """A new model; its output has the shape (n, classes)."""
         raise TaskError(f"task '{self.name}' has no method 'model'; every task needs one")
 
@@ -91,8 +90,10 @@ class Task:
         parts = self.test_parts(path) or {"train": self.train_data(path)}
         return Cases(concatenate(list(parts.values()), str(path)))
 
-    def points(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def points(self, x: "Tensor") -> "tuple[Tensor, Tensor]":
         """The curve that `flctl predict --plot` draws of a one-dimensional `x`."""
+        import torch
+
         return torch.arange(len(x)), x
 
     def write(
@@ -109,32 +110,36 @@ class Task:
         """
         raise TaskError(f"task '{self.name}' cannot write data: its class has no method 'write'")
 
-    def inputs(self, x: Tensor, *, training: bool) -> Tensor:  # noqa: ARG002
+    def inputs(self, x: "Tensor", *, training: bool) -> "Tensor":  # noqa: ARG002
         """The model's input from a batch of stored examples, on the device that holds `x`.
 
         Here is the place to scale, and when `training` to augment: with torch's own
         generator, which is seeded for each agent and round.
         """
-        return x.to(torch.float32)
+        return x.float()
 
     def collate(self, examples: Sequence[Batch]) -> Batch:
         """One batch of a list of examples. Unless this is overridden, a batch is taken from
         memory at once. To read inputs from disk only when they are needed, let the `x` of
         `Examples` hold row numbers or the like and look them up here.
         """
+        import torch
+
         return torch.stack([x for x, _ in examples]), torch.stack([y for _, y in examples])
 
-    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+    def loss(self, output: "Tensor", target: "Tensor") -> "Tensor":
         """Mean over the batch, a scalar."""
+        from torch.nn import functional
+
         return functional.cross_entropy(output, target)
 
     def training_loss(self, examples: Examples) -> Loss:  # noqa: ARG002
         """The loss to train with; it may depend on what this agent owns."""
         return self.loss
 
-    def probabilities(self, output: Tensor) -> Tensor:
+    def probabilities(self, output: "Tensor") -> "Tensor":
         """Of each class, shape (n, classes); right for logits and for their log-softmax."""
-        return functional.softmax(output, dim=1)
+        return output.softmax(dim=1)
 
 
 def load_task(ref: str) -> Task:
@@ -171,6 +176,13 @@ def load_task(ref: str) -> Task:
         raise TaskError(f"task '{ref}': {class_name}() fails: {reason(error)}") from error
 
 
+def task_of(settings: RunSettings) -> Task:
+    """That of a run, which reads as the run does. Raises TaskError, UsageError."""
+    task = load_task(settings.task)
+    task.will_read(of_settings(settings))
+    return task
+
+
 _digests: WeakKeyDictionary[ModuleType, Digest] = WeakKeyDictionary()
 
 
@@ -183,8 +195,12 @@ def loaded_digest(ref: str) -> Digest:
     return (_digests.get(module) if module is not None else None) or task_digest(ref)
 
 
-def initial_model(task: Task, seed: int) -> nn.Module:
+def initial_model(task: Task, seed: int) -> "nn.Module":
     """The model that a run of this seed begins with. Raises TaskError."""
+    import torch
+
+    from flctl.learning.state import specs_of
+
     torch.manual_seed(derive(seed, "model"))
     with blamed(task, "model"):
         model = task.model()

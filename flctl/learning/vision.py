@@ -11,8 +11,6 @@ import sys
 from types import ModuleType
 from typing import Any
 
-import torch
-
 from flctl.errors import TaskError
 
 _declared: list[Any] = []
@@ -40,6 +38,8 @@ def _import() -> ModuleType:
 def _declare_operators() -> None:
     for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
         del sys.modules[name]  # what the failed import left half done
+    import torch
+
     library = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
     for operator in ("nms", "qnms"):
         schema = f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"

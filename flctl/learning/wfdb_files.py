@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from flctl.errors import DataError, FlctlError, NothingToUse, one_line
 from flctl.learning.beats import RATE_HZ, UNITS_PER_MV
+from flctl.learning.resampling import resample
 
 AT_ONCE = 2_000_000
 """Samples of all signals that wfdb reads at once; it takes some 20 bytes for each."""
@@ -99,8 +100,6 @@ def pieces(record: Record, core_s: float, margin_s: float) -> Iterator[Piece]:
 
     Raises DataError, for what is wrong with the sum of a signal at the end.
     """
-    from scipy.signal import resample_poly
-
     up, down = record.ratio.numerator, record.ratio.denominator
     core = max(1, round(min(core_s * record.rate_hz, PIECE_SAMPLES) / down)) * down
     margin = -(-int((margin_s + FILTER_S) * record.rate_hz) // down) * down
@@ -116,7 +115,7 @@ def pieces(record: Record, core_s: float, margin_s: float) -> Iterator[Piece]:
             mv[invalid] = np.interp(rows[invalid], rows[~invalid], mv[~invalid]) if valid else 0
         gaps = np.concatenate(([0], np.cumsum(invalid)))
         # Whole again where the file's own unit is 1/200 mV.
-        units = resample_poly(np.round(mv * UNITS_PER_MV, 6), up, down)
+        units = resample(np.round(mv * UNITS_PER_MV, 6), up, down)
         last = min(record.length_125, (start + core) // down * up)
         yield Piece(a // down * up, range(start // down * up, last), units, a, gaps)
     if not any_valid:

@@ -52,6 +52,7 @@ class Watcher:
         self._unwritten = False
         self._measures = False
         self._data: str | None = None
+        self._read_as = ""
         """Whether figures are expected."""
 
     def expect(self, given: Mapping[str, Any]) -> None:
@@ -60,6 +61,9 @@ class Watcher:
         self.story.task = str(given.get("task", ""))
         self._measures = "task" in given and given.get("evaluate") != "none"
         self._data = given.get("test_data") or given.get("data")
+        flags = {"--lead": "lead", "--annotator": "annotator", "--r-at": "r_at"}
+        typed = ((flag, given.get(key)) for flag, key in flags.items())
+        self._read_as = "".join(f" {f} {shlex.quote(str(v))}" for f, v in typed if v is not None)
 
     def on_event(self, event: dict[str, Any]) -> None:
         """What has happened; a round that is told of again is passed over."""
@@ -223,7 +227,7 @@ class LineWatcher(Watcher):
         task = shlex.quote(self.story.task)
         try_next = f"{program()} evaluate {shlex.quote(str(model))} --task {task}"
         if self._data is not None:  # else it would measure other data
-            try_next += f" --data {shlex.quote(str(self._data))}"
+            try_next += f" --data {shlex.quote(str(self._data))}{self._read_as}"
         print_line(f"model in {model}" + (f"; try: {try_next}" if self.story.task else ""))
 
 

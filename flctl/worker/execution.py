@@ -13,12 +13,14 @@ import torch
 from flctl.core.metrics import without_counts
 from flctl.core.strategies import check_fits, strategy_of
 from flctl.errors import DataError, FlctlError, OtherData, SettingsError, TaskError
+from flctl.files import absent
 from flctl.learning import device as devices
 from flctl.learning.compression import save_update
 from flctl.learning.evaluation import evaluate
 from flctl.learning.examples import Examples
 from flctl.learning.limits import check_held_out
 from flctl.learning.optimizer import check_optimizer
+from flctl.learning.origin import from_environment, of_settings
 from flctl.learning.reading import Reading
 from flctl.learning.source import (
     evaluation_parts,
@@ -70,6 +72,8 @@ class Holding:
     def __init__(self, ref: str, source: DataSource) -> None:
         self.key = (ref, source)
         self.task: Task = load_task(ref)
+        if source.read_as is not None:
+            self.task.will_read(source.read_as)
         task, path = self.task, None if source.path is None else Path(source.path)
         self._training = Reading(path, lambda: training_examples(task, source))
         self._held_out = Reading(path, lambda: held_out_examples(task, source))
@@ -140,7 +144,11 @@ class Executor:
         given = normalised(job.given, job.where)
         if "optimizer" in given:  # the arguments of another one are not its own
             defaults.pop("optimizer_args", None)
-        settings = parse({**strategy.training, **defaults, **given}, job.where)
+        here = {} if job.stored else from_environment().given
+        here = {name: value for name, value in here.items() if name in task.options}
+        settings = parse({**strategy.training, **defaults, **here, **given}, job.where)
+        read_as = of_settings(settings)
+        task.will_read(read_as)
         if not job.stored:
             check_fits(strategy, settings)
         devices.pick(settings.device)
@@ -156,7 +164,9 @@ class Executor:
         expect_finite(model)
         check_optimizer(settings.local_training(1), model)
         fd = nameless_file("model")
-        blob, size = save_state(fd, model.state_dict(), model_metadata(settings.task, model))
+        blob, size = save_state(
+            fd, model.state_dict(), model_metadata(settings.task, model, read_as.given)
+        )
         done = Initialised(
             settings=msgspec.to_builtins(settings),
             task_digest=loaded_digest(settings.task),
@@ -317,7 +327,7 @@ class _Limited:
 def _check_paths(settings: RunSettings, where: str) -> None:
     for key, path in (("data", settings.data), ("test_data", settings.test_data)):
         if path is not None and not Path(path).exists():
-            raise SettingsError(f"{where}: {key}: there is no file or folder {path}")
+            raise SettingsError(f"{where}: {key} {path}: {absent(Path(path))}")
 
 
 def _check_data(task: Task, settings: RunSettings) -> None:

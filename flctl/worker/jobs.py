@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeAlias
 
 from msgspec import Struct
 
+from flctl.learning.origin import ReadAs, of_settings
 from flctl.settings import Device, LocalTraining, RunSettings
 from flctl.wire.messages import DatasetInfo, Digest, Limits, Metrics, Shard
 
@@ -20,14 +21,16 @@ class DataSource(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Agents train on it: only what they hold out is for testing."""
     beside: str | None = None
     """Where the data are that they train on, if these are for testing alone and that is known."""
+    read_as: ReadAs | None = None
+    """None: as the environment of the worker says."""
 
 
 def for_testing(settings: RunSettings) -> DataSource:
     """What a run is evaluated on where its agents do not do it."""
-    named, data = settings.test_data, settings.data
+    named, data, read_as = settings.test_data, settings.data, of_settings(settings)
     if named is None:
-        return DataSource(path=data, trained_on=True)
-    return DataSource(path=named, beside=data)
+        return DataSource(path=data, trained_on=True, read_as=read_as)
+    return DataSource(path=named, beside=data, read_as=read_as)
 
 
 class Job(Struct, frozen=True, kw_only=True, tag=str.lower):

@@ -122,6 +122,32 @@ def test_training_takes_the_lead_and_the_annotator_that_are_named(flctl, tmp_pat
     assert len(models) == 1
 
 
+@pytest.mark.parametrize("fleet", ["--virtual", "--local"])
+def test_a_run_remembers_how_its_data_were_read(flctl, tmp_path, monkeypatch, fleet):
+    """From a flag or the environment: for its record, a resume, a replay, and who tries its model,
+    whatever the environment says by then."""
+    folder = tmp_path / "records"
+    for name in ("a", "b"):
+        write_record(folder, name, "NNV", leads=["ch2", "MLII"])
+    monkeypatch.setenv("FLCTL_LEAD", "ch2")
+    trained(flctl, tmp_path, folder, fleet, 2, "--annotator", "atr")
+    monkeypatch.delenv("FLCTL_LEAD")
+    (run,) = json.loads(flctl("runs", "list", "--json").out)
+    about = json.loads(flctl("runs", "show", run["run"], "--json").out)
+    assert about["settings"]["lead"] == "ch2"
+    assert about["settings"]["annotator"] == "atr"
+    for named in ("", "MLII"):
+        monkeypatch.setenv("FLCTL_LEAD", named)
+        done = flctl("runs", "replay", about["run"])
+        assert done.code == 0, done.out + done.err
+    monkeypatch.delenv("FLCTL_LEAD")
+    model = tmp_path / f"records{fleet}.safetensors"
+    done = flctl("predict", model, folder / "a.hea")
+    assert "read with --lead ch2 --annotator atr, these are read as they say themselves" in done.err
+    done = flctl("predict", model, folder / "a.hea", "--lead", "ch2", "--annotator", "atr")
+    assert "learnt from" not in done.err
+
+
 @pytest.mark.usefixtures("reads_as")
 def test_the_command_that_is_proposed_measures_the_same_data(flctl, tmp_path, records):
     """Those that were named for the run, not those that ship."""

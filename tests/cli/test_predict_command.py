@@ -169,6 +169,7 @@ def test_bad_arguments_are_one_line(flctl, tmp_path, checkpoint):
     link.symlink_to(file)
     for args, code, message in (
         ((checkpoint, tmp_path / "nothing.csv"), 2, "there is no such file or folder"),
+        ((checkpoint, tmp_path / "b"), 2, f"did you mean {file}?"),
         ((file, file), 1, "not a checkpoint of flctl"),
         ((tmp_path / "no.safetensors", file), 1, "cannot be read"),
         ((checkpoint, file, "--task", "mnist"), 1, "another model"),

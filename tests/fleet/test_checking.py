@@ -150,10 +150,10 @@ WRONG: dict[str, tuple[str, str, str]] = {
         "data",
         "example 5 holds NaN",
     ),
-    "an array": (
-        f"{TRAIN}x, y = points(40)\n        return Examples(x.numpy(), y, classes=3)",
+    "texts": (
+        f"{TRAIN}x, y = points(40)\n        return Examples(x.numpy().astype(str), y, classes=3)",
         "data",
-        "train_data: the data: the inputs are a ndarray, not a torch.Tensor",
+        "train_data: the data: the inputs are a <U32, not a torch.Tensor or numbers",
     ),
     "on another device": (
         f"{TRAIN}x, y = points(40)\n        return Examples(x.to('meta'), y, classes=3)",
