@@ -33,7 +33,7 @@ def task_of(checkpoint: Path, given: str | None, read_as: "ReadAs") -> "tuple[st
     task = load_task(name)
     task.will_read(read_as)
     known = metadata.get("read_as", {})
-    if known != read_as.given and task.options:
+    if known and known != read_as.given:
         warn(
             f"{checkpoint} has learnt from data that were read {_flags(known)}, these are read "
             f"{_flags(read_as.given)}"
