@@ -143,7 +143,7 @@ def test_a_run_remembers_how_its_data_were_read(flctl, tmp_path, monkeypatch, fl
     monkeypatch.delenv("FLCTL_LEAD")
     model = tmp_path / f"records{fleet}.safetensors"
     done = flctl("predict", model, folder / "a.hea")
-    assert "read with --lead ch2 --annotator atr, these are read as they say themselves" in done.err
+    assert "read with --annotator atr --lead ch2, these are read as they say themselves" in done.err
     done = flctl("predict", model, folder / "a.hea", "--lead", "ch2", "--annotator", "atr")
     assert "learnt from" not in done.err
 
