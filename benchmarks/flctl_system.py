@@ -34,6 +34,8 @@ from flctl.agent.main import run_agent
 from flctl.coordinator.background import ThreadBackground
 from flctl.coordinator.front.service import Coordinator
 from flctl.coordinator.store.resume import FirstModel
+from flctl.core.history import RoundCommitted, RunFailed, RunPaused, UpdateRejected
+from flctl.core.stream import AgentFailed, AgentLost, Published
 from flctl.learning.registry import task_digest
 from flctl.settings import RunSettings, parse
 from flctl.transport.keys import Keyring, load_or_make
@@ -170,14 +172,14 @@ class Stopwatch:
     def start(self) -> None:
         self._last = time.perf_counter()
 
-    def on_event(self, event: dict[str, Any]) -> None:
-        match event["event"]:
-            case "round":
+    def on_event(self, told: Published) -> None:
+        match told.event:
+            case RoundCommitted():
                 now = time.perf_counter()
                 self.rounds_s.append(now - self._last)
                 self._last = now
-            case "paused" | "failed" | "rejected" | "agent-failed" | "agent-lost":
-                raise RuntimeError(f"the run did not go well: {event}")
+            case RunPaused() | RunFailed() | UpdateRejected() | AgentFailed() | AgentLost():
+                raise RuntimeError(f"the run did not go well: {told}")
 
     @property
     def done(self) -> bool:

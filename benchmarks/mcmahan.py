@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from flctl.coordinator.store.folder import all_runs
+from flctl.core.history import RoundCommitted
+from flctl.core.stream import Published
 from flctl.fleet.virtual import VirtualRun
 
 PAPER = {"iid": 20, "label": 229}
@@ -38,11 +40,12 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     state = options.state / options.partition
     accuracies: list[float] = []
 
-    def publish(event: dict[str, Any]) -> None:
-        if event["event"] == "round":
-            accuracies.append(event["metrics"]["accuracy"])
-            row = {"round": event["round"], "accuracy": accuracies[-1]}
-            print(json.dumps({**row, "seconds": event["seconds"]}), flush=True)
+    def publish(told: Published) -> None:
+        event = told.event
+        if isinstance(event, RoundCommitted) and event.metrics is not None:
+            accuracies.append(event.metrics.accuracy)
+            row = {"round": event.round, "accuracy": accuracies[-1]}
+            print(json.dumps({**row, "seconds": event.seconds}), flush=True)
 
     def between() -> None:
         if accuracies and accuracies[-1] >= options.target:

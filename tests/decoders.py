@@ -19,7 +19,7 @@ import numpy as np
 
 from flctl.agent.state import saved_tasks, stored_server_keys
 from flctl.coordinator.store.audit import Actor, Audit, read_line
-from flctl.coordinator.store.journal import Journal, as_json, replay
+from flctl.coordinator.store.journal import Journal, replay
 from flctl.core import chain
 from flctl.core import history as happened
 from flctl.fleet import heads, pages
@@ -197,7 +197,7 @@ def _journal() -> bytes:
         ),
         happened.RunFinished(at=5.0),
     ]  # fmt: skip
-    return b"".join(msgspec.json.encode(as_json(event)) + b"\n" for event in events)
+    return b"".join(msgspec.json.encode(msgspec.to_builtins(event)) + b"\n" for event in events)
 
 
 def _open_journal(path: Path) -> None:

@@ -25,9 +25,8 @@ from flctl.coordinator.store.folder import RunFolder, RunsOver, summary
 from flctl.coordinator.store.journal import (
     DURABLE,
     Journal,
-    as_json,
     complete,
-    last_events,
+    published,
     read_events,
 )
 from flctl.core.history import (
@@ -46,12 +45,11 @@ from flctl.core.history import (
     RunStopped,
     UpdateRejected,
 )
-from flctl.fleet.answers import read_event
-from flctl.fleet.driving import _once
+from flctl.core.stream import Followed, Published, RunBegun
+from flctl.fleet.answers import read_told
 from flctl.fleet.heads import Heads, kept
 from flctl.fleet.replay import replay
 from flctl.fleet.virtual import VirtualRun
-from flctl.records.recorded import history_of
 from flctl.records.tensorboard import Follower
 from flctl.terminal.live import Dashboard
 from flctl.terminal.watching import JsonWatcher, LineWatcher
@@ -74,11 +72,11 @@ class Case(NamedTuple):
     tmp_path: Path
 
     @property
-    def told(self) -> list[dict[str, Any]]:
+    def told(self) -> list[Published]:
         """As a coordinator tells it."""
-        begun = {"event": "begun", "run": self.folder.name, "round": 0, "rounds": 3, "task": "ecg",
-                 "agents": ["pi-01", "pi-02"]}  # fmt: skip
-        return [begun, *map(as_json, self.events)]
+        name = self.folder.name
+        begun = RunBegun(run=name, round=0, rounds=3, task="ecg", agents=("pi-01", "pi-02"))
+        return [Published(name, begun), *published(self.folder.journal_path)]
 
     @property
     def counted(self) -> dict[int, RoundCommitted]:
@@ -219,10 +217,10 @@ def reader(read: Reader) -> Reader:
 
 @reader
 def history(case: Case) -> None:
-    sent = json.loads(json.dumps(case.told))
-    checked = [read_event(event, "there") for event in sent]
-    assert [event for event in checked if event is not None] == sent
-    for found in (case.folder.history(), history_of(case.told)):
+    sent = msgspec.msgpack.decode(msgspec.msgpack.encode(case.told))
+    assert [read_told(body, "there") for body in sent] == case.told
+    assert [told.seq for told in case.told[1:]] == list(range(len(case.events)))
+    for found in (case.folder.history(), History.of(case.events)):
         assert {r.round: r for r in found.rounds} == case.counted
         assert (found.best.round if found.best else None) == case.best
 
@@ -277,7 +275,7 @@ def runs_show(case: Case) -> None:
     assert {int(n): float(loss) for n, loss, _ in rows} == case.losses
     assert len(rows) == len(case.losses)
     told = json.loads(case.command("show", "--json") or "")
-    assert told["events"] == json.loads(json.dumps(case.told[1:]))
+    assert told["events"] == json.loads(msgspec.json.encode(case.events))
 
 
 @reader
@@ -356,23 +354,23 @@ def runs_verify(case: Case) -> None:
     """Against the head that `train` has kept, where some event told one."""
     state = case.folder.path.parents[1]
     heads = Heads(state)
-    for event in [case.told[0], *last_events(case.folder.journal_path, len(case.events))]:
-        heads.on_event(event)
+    for told in case.told:
+        heads.on_event(told)
     seen = kept(state, case.folder.name)
     assert (seen is not None) is any(isinstance(event, DURABLE) for event in case.events)
     assert case.flctl("runs", "verify", case.folder.name).code == 0
 
 
 def watched(case: Case, watcher: LineWatcher | JsonWatcher) -> str:
-    """What it prints when the connection is lost at the end, and all comes again."""
+    """What it prints when the connection is lost, and the last ones come again."""
     out = io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(io.StringIO()):
         watcher.expect({"task": "ecg", "rounds": 3})
-        for event in _once(iter([*case.told, None, *case.told[1:]])):
-            watcher.on_event(event)
-    assert {line.round: line.metrics["loss"] for line in watcher.story.done if line.metrics} == (
-        case.losses
-    )
+        followed = Followed()
+        for told in [*case.told, *case.told[-3:]]:
+            if followed.is_new(told):
+                watcher.on_event(told)
+    assert {line.round: line.score.loss for line in watcher.story.done if line.score} == case.losses
     best = watcher.story.best
     assert (best.round if best else None) == case.best
     return out.getvalue()
@@ -461,8 +459,7 @@ READ_BY: dict[str, tuple[Reader, ...]] = {
     "records/tensorboard.py": (runs_export_tensorboard, train_tensorboard),
 }
 TOUCHES = re.compile(
-    r"core\.history|core import history|read_events|last_events|\[.event.\]|get\(.event.\)"
-    r"|\.history\(|history_of|as_event|recorded\("
+    r"core\.history|core import history|core\.stream|read_events|\.history\(|recorded\("
 )
 
 

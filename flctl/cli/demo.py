@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 import typer
 
 from flctl.cli import logs
@@ -44,6 +45,8 @@ def demo(
     all data in one place, and by each agent alone. DIR gets model.safetensors and curve.png.
     """
     from flctl.cli.models import copy_model
+    from flctl.core.history import RoundCommitted
+    from flctl.core.stream import Published
     from flctl.extras import needs_torch
     from flctl.files import make_folder, writable
     from flctl.fleet.comparison import Comparison, beside
@@ -68,10 +71,10 @@ def demo(
     watching.expect(given)
     watching.again = again(shown(folder / "state"))
 
-    def on_event(event: dict[str, Any]) -> None:
-        watching.on_event(event)
-        if event["event"] == "round" and event.get("metrics"):
-            federated[event["round"]] = event["metrics"]
+    def on_event(told: Published) -> None:
+        watching.on_event(told)
+        if isinstance(told.event, RoundCommitted) and told.event.metrics is not None:
+            federated[told.event.round] = msgspec.to_builtins(told.event.metrics)
 
     with Comparison(given, every=max(1, rounds // 15), rounds_alone=-(-rounds // 3)) as comparison:
         with watching:

@@ -1,7 +1,7 @@
 """Finds runs: in the state folder, or with the coordinator that has them."""
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ from flctl.terminal.output import say, warn
 from flctl.terminal.patience import waiting
 
 if TYPE_CHECKING:
-    from flctl.core.chain import Chain
+    from flctl.core.history import AnyEvent
     from flctl.fleet.console import Console
     from flctl.records.recorded import RecordedRun
 
@@ -31,26 +31,18 @@ def coordinator(state: Path, context: str | None) -> Iterator["Console"]:
 def recorded(run: str, state: Path | None, context: str | None) -> "Iterator[RecordedRun]":
     """The run of that name. Raises FlctlError."""
     from flctl.coordinator.store.folder import RunFolder
+    from flctl.coordinator.store.journal import read_events
     from flctl.records.recorded import RecordedRun
 
     folder = state_folder(state)
     with far(folder, context, run) as console:
         if console is None:
-            about = details(folder, run)
-            yield RecordedRun(about, about["events"], RunFolder.find(folder, run))
+            about = details(folder, run)[0]
+            found = RunFolder.find(folder, run)
+            yield RecordedRun(about, read_events(found.journal_path), found)
         else:
             about = console.about(run)
-            yield RecordedRun(about, past(console, about), console)
-
-
-def past(
-    console: "Console", about: Mapping[str, Any], chain: "Chain | None" = None
-) -> Iterable[dict[str, Any]]:
-    """The events of the run that `about` is of, one after the other; `chain` follows them."""
-    if "events" in about:  # a coordinator of an older version sends all at once
-        found: list[dict[str, Any]] = about["events"]
-        return found
-    return console.events(about["run"], chain)
+            yield RecordedRun(about, console.events(about["run"]), console)
 
 
 @contextmanager
@@ -97,15 +89,21 @@ def summaries(state: Path) -> list[dict[str, Any]]:
     return found
 
 
-def details(state: Path, run: str) -> dict[str, Any]:
-    """What a coordinator would answer."""
+def details(
+    state: Path, run: str, console: "Console | None" = None
+) -> "tuple[dict[str, Any], list[AnyEvent]]":
+    """Summary, settings and chain of a run, here or with its coordinator, and all its events."""
     import msgspec
 
     from flctl.coordinator.store.folder import RunFolder, summary
-    from flctl.coordinator.store.journal import as_json, chain_of, read_events
+    from flctl.coordinator.store.journal import chain_of, read_events, shown_chain
+    from flctl.core.chain import Chain
 
+    if console is not None:
+        about, chain = console.about(run), Chain()
+        events = list(console.events(about["run"], chain))
+        return {**about, "chain": shown_chain(chain.verdict())}, events
     folder = RunFolder.find(state, run)
-    events = [as_json(event) for event in read_events(folder.journal_path)]
     settings = msgspec.to_builtins(folder.settings())
-    chain = chain_of(folder.journal_path)
-    return {**summary(folder), "settings": settings, "chain": chain, "events": events}
+    about = {**summary(folder), "settings": settings, "chain": chain_of(folder.journal_path)}
+    return about, read_events(folder.journal_path)

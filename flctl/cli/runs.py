@@ -23,7 +23,7 @@ from flctl.cli.options import (
 )
 from flctl.cli.plot import plot
 from flctl.cli.values import named_paths
-from flctl.core.history import BEST
+from flctl.core.history import BEST, History
 from flctl.errors import FlctlError, UsageError
 from flctl.terminal.output import task_option, warn
 
@@ -84,15 +84,14 @@ def list_(state: State = None, context: Context = None, json: Json = False) -> N
 def show(run: Run, state: State = None, context: Context = None, json: Json = False) -> None:
     """Show a run: its rounds, their figures, who took part."""
     from flctl import formats
-    from flctl.records.recorded import history_of
     from flctl.terminal import output
 
     folder = state_folder(state)
     with far(folder, context, run) as console:
-        found = details(folder, run) if console is None else console.run(run)
+        found, events = details(folder, run, console)
         can_go_on = console is not None or found["kind"] != "fleet"
     if json:
-        output.print_json(found)
+        output.print_json({**found, "events": events})
         return
     compression = found["settings"].get("compression", "none")
     for name in ("run", "task", "kind", "state", "reason", "checkpoint"):
@@ -116,7 +115,7 @@ def show(run: Run, state: State = None, context: Context = None, json: Json = Fa
         ">round", ">loss", ">accuracy", ">macro-F1", ">took", *saved, ">agents", "~",
         yields=("error", "fewer", "up", "took"),
     )  # fmt: skip
-    history = history_of(found["events"])
+    history = History.of(events)
     rounds = history.rounds
     for event in rounds:
         made.add_row(

@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,6 +30,7 @@ from flctl.terminal.output import hint, warn
 
 if TYPE_CHECKING:
     from flctl.coordinator.store.folder import RunFolder
+    from flctl.core.stream import Published
     from flctl.fleet.driving import RunResult
     from flctl.terminal.watching import Watcher
 
@@ -239,7 +241,7 @@ def _drive(
         return _drive_fleet(state, context, given, where, resume, watching, target)
     from flctl.cli.checkpoints import expect_task
     from flctl.coordinator.store.folder import RunFolder
-    from flctl.coordinator.store.journal import as_json, chain_of, read_events
+    from flctl.coordinator.store.journal import chain_of, published
     from flctl.extras import needs_torch
     from flctl.fleet.driving import drive_local, drive_virtual
 
@@ -249,7 +251,7 @@ def _drive(
         expect_task(folder, task)
         journal = folder.journal_path
         _warn_of_chain(str(journal), chain_of(journal))
-        watching.recall(as_json(event) for event in read_events(journal))
+        watching.recall(published(journal))
     with watching:
         if kind == "virtual":
             result = drive_virtual(state, given, where, watching.on_event, resume)
@@ -269,10 +271,9 @@ def _drive_fleet(
     watching: "Watcher",
     target: Path | None,
 ) -> "RunResult":
-    from flctl.cli.finding import past
     from flctl.coordinator.store.folder import RunFolder
     from flctl.coordinator.store.journal import shown_chain
-    from flctl.core.chain import Chain
+    from flctl.fleet import pages
     from flctl.fleet.console import open_console
     from flctl.fleet.driving import drive_remote
     from flctl.fleet.heads import Heads
@@ -290,14 +291,15 @@ def _drive_fleet(
     try:
         with console, watching:
             if resume is not None:
-                about, chain = console.about(resume), Chain()
-                watching.recall(past(console, about, chain))
-                _warn_of_chain(f"the journal of run {about['run']}", shown_chain(chain.verdict()))
+                name = console.about(resume)["run"]
+                journal = f"the journal of run {name}"
+                verdict = pages.verify(partial(console.journal, name), journal)
+                _warn_of_chain(journal, shown_chain(verdict))
             heads = Heads(state)
 
-            def on_event(event: dict[str, Any]) -> None:
-                heads.on_event(event)
-                watching.on_event(event)
+            def on_event(told: "Published") -> None:
+                heads.on_event(told)
+                watching.on_event(told)
 
             result = drive_remote(console, given, where, on_event, resume)
             if target is not None and result.state == "finished":

@@ -4,7 +4,7 @@ The journal is the only truth about a run. `History.apply` is the whole rule of 
 restarted coordinator knows where it was.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
@@ -260,6 +260,14 @@ class History:
         self.changed: dict[str, str | int | float] = {}
         """Settings that the run did not begin with."""
         self.updated_at = 0.0
+
+    @classmethod
+    def of(cls, events: Iterable[AnyEvent]) -> "History":
+        """What they add up to. Raises StateError."""
+        history = cls()
+        for event in events:
+            history.apply(event)
+        return history
 
     @property
     def round(self) -> int:

@@ -1,14 +1,30 @@
 """What a run's events add up to for somebody who watches: pure, with the time passed in."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
-from flctl.core.history import best_round
-from flctl.wire.messages import TRAINING
+from flctl.core.history import (
+    AttemptFailed,
+    RoundCommitted,
+    RoundOpened,
+    RoundsWithdrawn,
+    Score,
+    UpdateRejected,
+    UpdateStored,
+    best_round,
+)
+from flctl.core.stream import (
+    ENDS,
+    AgentCame,
+    AgentFailed,
+    AgentLost,
+    AgentsAwaited,
+    BatchTrained,
+    Published,
+    RunBegun,
+)
 
-NEWS = ("opened", "update", "agent-here", "attempt", "round", "waiting")
+NEWS = (RoundOpened, UpdateStored, AgentCame, AttemptFailed, RoundCommitted, AgentsAwaited)
 """After these it shows anew whether a round waits for agents."""
 RECENT = 5
 """Rounds whose mean length the estimate of the time left rests on."""
@@ -34,7 +50,7 @@ class RoundLine:
     round: int
     seconds: float
     agents: int
-    metrics: Mapping[str, Any] | None
+    score: Score | None
     missing: tuple[str, ...] = ()
 
 
@@ -65,44 +81,40 @@ class Story:
     def __post_init__(self) -> None:
         self.began = self.round_began = self.now
 
-    def apply(self, event: Mapping[str, Any], now: float) -> None:
-        """Unknown events are passed over: a newer coordinator may send more."""
+    def apply(self, told: Published, now: float) -> None:
         self.now = now
-        if self.waits_until is not None and event.get("event") in NEWS:
+        event = told.event
+        if self.waits_until is not None and isinstance(event, NEWS):
             self.message, self.waits_until = "", None
-        match event.get("event"):
-            case "begun":
-                self.run = event.get("run", self.run)
-                self.before = max(self.before, event.get("round") or 0)
-                self.rounds = event.get("rounds", self.rounds)
-                self.task = event.get("task", self.task)
-                self.expected = len(event.get("agents") or ())
-            case "waiting":
-                self.message = f"waiting for agents: {event.get('missing') or ''}".rstrip(": ")
-                left_s = event.get("left_s")  # an older coordinator does not say it
-                self.waits_until = math.inf if left_s is None else now + left_s
-            case "opened":
+        match event:
+            case RunBegun():
+                self.run, self.rounds, self.task = event.run, event.rounds, event.task
+                self.before = max(self.before, event.round)
+                self.expected = len(event.agents)
+            case AgentsAwaited():
+                self.message = f"waiting for agents: {event.missing or ''}".rstrip(": ")
+                self.waits_until = math.inf if event.left_s is None else now + event.left_s
+            case RoundOpened():
                 self._open(event)
-            case "progress":
+            case BatchTrained():
                 self._progress(event)
-            case "update":
-                doing = self._agent(event)
-                doing.state, doing.loss, doing.examples = "done", event["loss"], event["examples"]
-                doing.step = doing.steps = event.get("batches", doing.steps)
-            case "rejected" | "agent-failed" | "agent-lost" | "agent-here":
+            case UpdateStored():
+                doing = self.agents.setdefault(event.agent, Doing())
+                doing.state, doing.loss, doing.examples = "done", event.loss, event.examples
+                doing.step = doing.steps = event.batches
+            case UpdateRejected() | AgentFailed() | AgentLost() | AgentCame():
                 self._trouble(event)
-            case "attempt":
-                self.message = f"attempt {event['attempt']} failed: {event['reason']}"
-            case "round":
+            case AttemptFailed():
+                self.message = f"attempt {event.attempt} failed: {event.reason}"
+            case RoundCommitted():
                 self._commit(event)
-            case "withdrawn":
-                self.done = [line for line in self.done if line.round <= event["round"]]
+            case RoundsWithdrawn():
+                self.done = [line for line in self.done if line.round <= event.round]
                 self.message = (
-                    f"{event['reason']}; the rounds after round {event['round']} are done again"
+                    f"{event.reason}; the rounds after round {event.round} are done again"
                 )
-            case "paused" | "failed" | "stopped" | "finished" as ended:
-                self.ended = ended
-                self.message = event.get("reason") or ""
+            case _ if isinstance(event, ENDS):
+                self.ended, self.message = event.word, event.reason
 
     @property
     def last_round(self) -> int:
@@ -117,16 +129,16 @@ class Story:
     def best(self) -> RoundLine | None:
         """Of those that were evaluated on data for testing."""
         losses = {
-            line.round: float(line.metrics["loss"])
+            line.round: line.score.loss
             for line in self.done
-            if line.metrics and not on_training_data(line.metrics)
+            if line.score is not None and line.score.tests
         }
         best = best_round(losses)
         return next((line for line in self.done if line.round == best), None)
 
     @property
     def accuracies(self) -> list[float]:
-        return [_accuracy(line) for line in self.done if line.metrics]
+        return [line.score.accuracy for line in self.done if line.score is not None]
 
     def share_done(self) -> float:
         """Of the whole run, in [0, 1]; the open round counts by its agents' steps."""
@@ -148,60 +160,40 @@ class Story:
             return None  # it is late: nothing is known
         return mean * (left - 1) + max(this, 0.0)
 
-    def _open(self, event: Mapping[str, Any]) -> None:
-        again = event["round"] == self.open_round
-        self.open_round, self.attempt = event["round"], event.get("attempt", 1)
-        kept = self.agents if again else {}
-        self.agents = {name: kept.get(name, Doing()) for name in event["invited"]}
+    def _open(self, event: RoundOpened) -> None:
+        kept = self.agents if event.round == self.open_round else {}
+        self.open_round, self.attempt = event.round, event.attempt
+        self.agents = {name: kept.get(name, Doing()) for name in event.invited}
         self.message = ""
         self.round_began = self.now
 
-    def _progress(self, event: Mapping[str, Any]) -> None:
-        doing = self._agent(event)
+    def _progress(self, event: BatchTrained) -> None:
+        doing = self.agents.setdefault(event.agent, Doing())
         doing.state, doing.note = "training", ""
-        doing.step, doing.steps = event["step"], event["steps"]
-        doing.loss = event.get("loss", doing.loss)
+        doing.step, doing.steps = event.step, event.steps
+        doing.loss = doing.loss if event.loss is None else event.loss
 
-    def _trouble(self, event: Mapping[str, Any]) -> None:
-        if event["agent"] not in self.agents:
+    def _trouble(self, event: UpdateRejected | AgentFailed | AgentLost | AgentCame) -> None:
+        doing = self.agents.get(event.agent)
+        if doing is None:
             return
-        doing = self._agent(event)
-        match event["event"]:
-            case "agent-here":
-                if doing.state == "lost":
-                    doing.state, doing.note = "waiting", ""
-            case "agent-lost":
-                if doing.state != "done":
-                    doing.state, doing.note = "lost", event.get("reason", "")
-            case "agent-failed":
-                doing.state = "retrying" if event.get("retrying") else "failed"
-                doing.note = f"{event.get('kind', 'error')}: {event.get('message', '')}"
-            case "rejected":
-                doing.state, doing.note = "rejected", event.get("reason", "")
+        match event:
+            case AgentCame() if doing.state == "lost":
+                doing.state, doing.note = "waiting", ""
+            case AgentLost() if doing.state != "done":
+                doing.state, doing.note = "lost", event.reason
+            case AgentFailed():
+                doing.state = "retrying" if event.retrying else "failed"
+                doing.note = f"{event.kind}: {event.message}"
+            case UpdateRejected():
+                doing.state, doing.note = "rejected", event.reason
 
-    def _commit(self, event: Mapping[str, Any]) -> None:
-        if event["round"] <= self.last_round:
-            return  # told again after the coordinator was away
-        people = event.get("participants") or ()
+    def _commit(self, event: RoundCommitted) -> None:
+        if event.round <= self.last_round:
+            return
         self.done.append(
             RoundLine(
-                round=event["round"],
-                seconds=event["seconds"],
-                agents=len(people),
-                metrics=event.get("metrics"),
-                missing=tuple(event.get("missing") or ()),
+                event.round, event.seconds, len(event.participants), event.metrics, event.missing
             )
         )
         self.round_began = self.now
-
-    def _agent(self, event: Mapping[str, Any]) -> Doing:
-        return self.agents.setdefault(event["agent"], Doing())
-
-
-def on_training_data(metrics: Mapping[str, Any]) -> bool:
-    """Whether they are figures on what the model has learnt."""
-    return str(metrics.get("part", "")).startswith(TRAINING)
-
-
-def _accuracy(line: RoundLine) -> float:
-    return float(line.metrics["accuracy"]) if line.metrics else 0.0

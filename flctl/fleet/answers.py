@@ -6,22 +6,22 @@ newer coordinator says beside that stays in the dict that `--json` prints; a com
 new field declares it here first.
 """
 
-from typing import Annotated, Any, TypeAlias, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, get_args
 
 import msgspec
 from msgspec import Meta, Struct
 
 from flctl.core import history
-from flctl.errors import NOT_DECODED, MalformedMessage, one_line
+from flctl.core.stream import AnyLive, Published, Texts
+from flctl.errors import NOT_DECODED, FlctlError, MalformedMessage, UsageError, one_line
 from flctl.settings import AgentName
-from flctl.wire.messages import DatasetInfo, Digest, Natural, Offset, RunId, Short
+from flctl.wire.messages import DatasetInfo, Digest, Natural, Offset, RunId, Short, Trouble
 
 T = TypeVar("T")
 
 PublicKey = Annotated[str, Meta(pattern=r"^[0-9A-Za-z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}\Z")]
 """Z85: no quote and no space, so that it can stand in a command."""
 JoinToken = Annotated[str, Meta(pattern=r"^flt_[0-9a-f]{8,100}\Z")]
-Texts = Annotated[str, Meta(max_length=10_000)]
 Names = tuple[AgentName, ...]
 
 
@@ -153,8 +153,6 @@ class RunSettings(Struct, frozen=True):
 
 class RunDetails(Run, frozen=True):
     settings: RunSettings
-    events: list[Any] | None = None
-    """Of an older coordinator."""
 
 
 class OfRun(Struct, frozen=True):
@@ -190,56 +188,6 @@ class Checkpoint(Struct, frozen=True):
     round: Natural
 
 
-# Events that are told as they happen and stand in no journal.
-
-
-class Live(Struct, frozen=True, tag_field="event"):
-    pass
-
-
-class Begun(Live, frozen=True, tag="begun"):
-    run: RunId
-    round: Natural
-    rounds: Natural
-    task: Short
-    agents: Names
-
-
-class ForAgents(Live, frozen=True, tag="waiting"):
-    missing: Texts | None = None
-    round: Natural | None = None
-    """The one that is open; None between rounds."""
-    left_s: float | None = None
-
-
-class Progress(Live, frozen=True, tag="progress"):
-    round: Natural
-    agent: AgentName
-    step: Natural
-    steps: Natural
-    loss: float | None = None
-
-
-class AgentFailed(Live, frozen=True, tag="agent-failed"):
-    round: Natural
-    agent: AgentName
-    kind: Short
-    message: Texts
-    retrying: bool = False
-
-
-class AgentLost(Live, frozen=True, tag="agent-lost"):
-    agent: AgentName
-    reason: Texts = ""
-
-
-class AgentHere(Live, frozen=True, tag="agent-here"):
-    agent: AgentName
-
-
-AnyLive: TypeAlias = Begun | ForAgents | Progress | AgentFailed | AgentLost | AgentHere
-
-
 class _Tagged(Struct, frozen=True):
     event: str
 
@@ -253,12 +201,15 @@ class _Names(Struct, frozen=True):
     missing: Names | Texts | None = ()
 
 
-KNOWN: dict[str, Any] = {
-    str(kind.__struct_config__.tag): family
+class _Envelope(Struct, frozen=True):
+    event: Any
+
+
+KNOWN = frozenset(
+    str(kind.__struct_config__.tag)
     for family in (AnyLive, history.AnyEvent)
     for kind in get_args(family)
-}
-"""The union that each kind of event belongs to."""
+)
 
 
 def read(kind: type[T], body: object, where: str) -> T:
@@ -271,15 +222,26 @@ def read(kind: type[T], body: object, where: str) -> T:
         ) from error
 
 
-def read_event(event: object, where: str) -> dict[str, Any] | None:
-    """An event of a run as it came; None for a kind that this version does not know.
+def read_told(body: object, where: str) -> Published | None:
+    """An event as the stream has it; None for a kind that this version does not know.
 
     Raises MalformedMessage.
     """
-    family = KNOWN.get(read(_Tagged, event, where).event)
-    if family is None:
-        return None
-    read(family, event, where)
-    read(_Names, event, where)  # a journal takes any text
-    assert isinstance(event, dict)
-    return event
+    envelope = read(_Envelope, body, where)
+    found = None
+    if read(_Tagged, envelope.event, where).event in KNOWN:
+        found = read(Published, body, where)
+        read(_Names, envelope.event, where)  # a journal takes any text
+    return found
+
+
+def whole(parts: bytearray, where: str) -> Any:
+    """An answer that has come in parts. Raises MalformedMessage."""
+    try:
+        return msgspec.msgpack.decode(parts)
+    except NOT_DECODED as error:
+        raise MalformedMessage(f"the answer of {where} is damaged: {one_line(error)}") from error
+
+
+def as_error(trouble: Trouble) -> FlctlError:
+    return UsageError(trouble.message) if trouble.exit_code == 2 else FlctlError(trouble.message)

@@ -1,6 +1,6 @@
 """Carries a run through, wherever its agents are, and tells of it event by event."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,14 @@ from flctl.coordinator.front.service import Coordinator
 from flctl.coordinator.main import make_coordinator
 from flctl.coordinator.store.folder import RunFolder
 from flctl.core.history import History
+from flctl.core.stream import ENDS, AgentsAwaited, Published, RunBegun
 from flctl.errors import RunError, UsageError
 from flctl.fleet.console import Console
 from flctl.fleet.local import LocalFleet, agents_folder
 from flctl.settings import RunSettings, agent_names
 from flctl.transport.keys import Keyring
 
-OnEvent = Callable[[dict[str, Any]], None]
+OnEvent = Callable[[Published], None]
 POLL_S = 0.25
 AGENT_BYTES = 300 * 2**20
 """What an agent on this machine takes with its worker, torch included, at least."""
@@ -75,7 +76,7 @@ def drive_local(
         keyring = Keyring(temporary / "keys")
         coordinator, endpoint = make_coordinator(state, keyring, "127.0.0.1:0")
         # That its own agents have yet to start is no news.
-        coordinator.watch(lambda event: None if _is_start(event) else on_event(event))
+        coordinator.watch(lambda told: None if _is_start(told) else on_event(told))
         embedded = _Embedded(coordinator, keyring, temporary, endpoint, names, verbose)
         try:
             if folder is None:
@@ -87,8 +88,8 @@ def drive_local(
             embedded.close()
 
 
-def _is_start(event: dict[str, Any]) -> bool:
-    return event["event"] == "waiting" and "round" not in event
+def _is_start(told: Published) -> bool:
+    return isinstance(told.event, AgentsAwaited) and told.event.round is None
 
 
 def _expect_room(agents: int) -> None:
@@ -199,10 +200,11 @@ def watch_remote(console: Console, run: str, on_event: OnEvent) -> RunResult:
     """Watch a coordinator's run until it ends. Raises FlctlError."""
     about = console.about(run)
     begun = {key: about[key] for key in ("run", "round", "rounds", "task")}
-    on_event({"event": "begun", **begun, "agents": list(about["settings"]["agents"])})
-    for event in _once(console.watch(run)):
-        on_event(event)
-        if event["event"] in ("finished", "paused", "failed", "stopped"):
+    agents = tuple(about["settings"]["agents"])
+    on_event(Published(about["run"], RunBegun(**begun, agents=agents)))
+    for told in filter(None, console.watch(about["run"])):
+        on_event(told)
+        if isinstance(told.event, ENDS):
             found = console.about(run)
             if found["state"] != "running":  # else it is an old one of a resumed run
                 return RunResult(
@@ -214,20 +216,6 @@ def watch_remote(console: Console, run: str, on_event: OnEvent) -> RunResult:
                     metrics=found["metrics"],
                 )
     raise RunError(f"run {run}: the coordinator ended the watching")
-
-
-def _once(events: Iterator[dict[str, Any] | None]) -> Iterator[dict[str, Any]]:
-    """Leaves out what was told before: after a reconnection the past comes again."""
-    told: set[tuple[Any, ...]] = set()
-    for event in events:
-        if event is None:
-            continue
-        if "at" in event:
-            mark = (event["event"], event["at"], event.get("round"), event.get("agent"))
-            if mark in told:
-                continue
-            told.add(mark)
-        yield event
 
 
 def _resumable(state: Path, run: str, kind: str) -> RunFolder:

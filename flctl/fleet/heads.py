@@ -5,15 +5,15 @@ kept here. One small file each in STATE/heads, for this user only.
 """
 
 import logging
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta, Struct
 
-from flctl.coordinator.store.journal import HEAD
 from flctl.core.chain import is_head
+from flctl.core.history import RoundCommitted
+from flctl.core.stream import DURABLE, Published
 from flctl.errors import NOT_DECODED, FlctlError, StateError, one_line
 from flctl.files import explained, make_folder, replace
 from flctl.wire.messages import RunId
@@ -36,20 +36,17 @@ class Heads:
 
     def __init__(self, state: Path) -> None:
         self._state = state
-        self._run = ""
 
-    def on_event(self, event: Mapping[str, Any]) -> None:
+    def on_event(self, told: Published) -> None:
         """What cannot be kept is logged: the run goes on."""
-        if event.get("event") == "begun":
-            self._run = str(event.get("run", ""))
-        head = event.get(HEAD)
-        if not self._run or not isinstance(head, str) or not is_head(head):
+        event = told.event
+        if not isinstance(event, DURABLE) or not is_head(told.head):
             return
-        what = f"round {event['round']}" if "round" in event else str(event["event"])
+        what = f"round {event.round}" if isinstance(event, RoundCommitted) else event.word
         try:
-            keep(self._state, self._run, Seen(head, what[:100], float(event.get("at", 0.0))))
+            keep(self._state, told.run, Seen(told.head, what, event.at))
         except FlctlError as error:
-            logger.warning("run=%s its head is not kept: %s", self._run, error)
+            logger.warning("run=%s its head is not kept: %s", told.run, error)
 
 
 def keep(state: Path, name: str, seen: Seen) -> None:

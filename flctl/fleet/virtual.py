@@ -15,11 +15,12 @@ from typing import Any
 from flctl.coordinator.run.aggregation import Aggregated, aggregate
 from flctl.coordinator.run.scoring import by_agents, by_coordinator
 from flctl.coordinator.store.folder import RunFolder
-from flctl.coordinator.store.journal import Journal, as_json
+from flctl.coordinator.store.journal import Journal
 from flctl.coordinator.store.resume import start_run, take_up
 from flctl.core import history as happened
 from flctl.core.history import History, Participant, Score
 from flctl.core.round import Pool, draw
+from flctl.core.stream import AnyLive, BatchTrained, Published, RunBegun
 from flctl.errors import FlctlError, StateError
 from flctl.fleet.clients import Clients, first_model, train_client
 from flctl.learning import device as devices
@@ -35,7 +36,7 @@ from flctl.worker.jobs import for_testing
 
 logger = logging.getLogger(__name__)
 
-Publish = Callable[[dict[str, Any]], None]
+Publish = Callable[[Published], None]
 
 
 class VirtualRun:
@@ -100,18 +101,17 @@ class VirtualRun:
     def _rounds(self, noted: Sequence[happened.AnyEvent]) -> happened.AnyEvent:
         """One after another; how the run ends. `noted`: what `take_up` has written."""
         logger.info("run=%s begins at round %d", self.folder.name, self.history.round + 1)
-        self._publish(
-            {
-                "event": "begun",
-                "run": self.folder.name,
-                "round": self.history.round,
-                "rounds": self.settings.rounds,
-                "task": self.settings.task,
-                "agents": list(self._clients.names),
-            }
+        self._tell(
+            RunBegun(
+                run=self.folder.name,
+                round=self.history.round,
+                rounds=self.settings.rounds,
+                task=self.settings.task,
+                agents=self._clients.names,
+            )
         )
         for event in noted:
-            self._publish(as_json(event))
+            self._tell(event)
         try:
             self.folder.mend(self.history, self.settings.keep_rounds)
             for round_id in range(self.history.round + 1, self.settings.rounds + 1):
@@ -132,7 +132,7 @@ class VirtualRun:
         if isinstance(event, happened.RunFinished):
             self.folder.forget_residuals()
         self.history.apply(event)
-        self._publish(as_json(event, self._journal.head))
+        self._tell(event)
 
     def _round(self, round_id: int) -> None:
         """Invite, train, aggregate, evaluate, commit."""
@@ -186,15 +186,8 @@ class VirtualRun:
         """One client's part of a round; its update goes into the spool like any agent's."""
 
         def progress(step: int, steps: int, loss: float) -> None:
-            self._publish(
-                {
-                    "event": "progress",
-                    "round": opened.round,
-                    "agent": agent,
-                    "step": step,
-                    "steps": steps,
-                    "loss": loss,
-                }
+            self._tell(
+                BatchTrained(round=opened.round, agent=agent, step=step, steps=steps, loss=loss)
             )
 
         update = train_client(
@@ -256,7 +249,13 @@ class VirtualRun:
     def _record(self, event: happened.AnyEvent) -> None:
         self._journal.append([event], sync=isinstance(event, happened.RoundCommitted))
         self.history.apply(event)
-        self._publish(as_json(event, self._journal.head))
+        self._tell(event)
+
+    def _tell(self, event: happened.AnyEvent | AnyLive) -> None:
+        """One that stands in no journal, or that a full disk did not take, has no number."""
+        journaled = list(self._journal.told(event)) if isinstance(event, happened.Event) else []
+        for told in journaled or [Published(self.folder.name, event)]:
+            self._publish(told)
 
 
 def _now() -> float:

@@ -2,17 +2,12 @@
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, get_args
-
-import msgspec
+from typing import Any
 
 from flctl.coordinator.store.folder import RunFolder
 from flctl.core.history import AnyEvent, History, RoundCommitted
-from flctl.errors import RunError, StateError, UsageError
+from flctl.errors import RunError, UsageError
 from flctl.fleet.console import Console
-
-KNOWN = frozenset(str(kind.__struct_config__.tag) for kind in get_args(AnyEvent))
-"""How the journal calls what it holds."""
 
 
 class RecordedRun:
@@ -22,7 +17,7 @@ class RecordedRun:
     def __init__(
         self,
         about: Mapping[str, Any],
-        events: Iterable[Mapping[str, Any]],
+        events: Iterable[AnyEvent],
         models: RunFolder | Console,
     ) -> None:
         self._models = models
@@ -31,7 +26,7 @@ class RecordedRun:
         self.kind: str = about["kind"]
         self.state: str = about["state"]
         self.settings: Mapping[str, Any] = about["settings"]
-        self.history = history_of(events)
+        self.history = History.of(events)
 
     @property
     def rounds(self) -> list[RoundCommitted]:
@@ -65,30 +60,3 @@ class RecordedRun:
             return self._models.kept_model(round_id, self.history)
         target, model = folder / "model.safetensors", self.history.model_of(round_id)
         return self._models.save_checkpoint(self.name, target, round_id, model)
-
-
-def history_of(events: Iterable[Mapping[str, Any]]) -> History:
-    """What they add up to. A newer coordinator may tell of more: that is passed over.
-
-    Raises StateError.
-    """
-    history = History()
-    for event in events:
-        known = as_event(event)
-        if known is not None:
-            history.apply(known)
-    return history
-
-
-def as_event(event: Mapping[str, Any]) -> AnyEvent | None:
-    """An event as the journal and a coordinator tell it; None for one that journals do not have.
-
-    Raises StateError.
-    """
-    if event.get("event") not in KNOWN:
-        return None
-    try:
-        known: AnyEvent = msgspec.convert(event, AnyEvent)
-    except msgspec.ValidationError as error:
-        raise StateError(f"an event that this version of flctl cannot read: {error}") from error
-    return known

@@ -12,14 +12,14 @@ import os
 import socket
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from flctl.core.history import RoundCommitted, RoundsWithdrawn, RunStarted
+from flctl.core.history import RoundCommitted, RoundsWithdrawn
+from flctl.core.stream import Published
 from flctl.errors import StateError, UsageError
 from flctl.files import explained, new_folder
-from flctl.records.recorded import as_event
 from flctl.records.tables import by_agents, training_loss
 
 PREFIX = "events.out.tfevents."
@@ -128,21 +128,15 @@ class Follower:
         self._folder = folder
         self._events: Events | None = None
 
-    def on_event(self, event: Mapping[str, Any]) -> None:
+    def on_event(self, told: Published) -> None:
         """Any event of a run, from its beginning on. Raises StateError."""
-        if event.get("event") == "begun":
-            self._open(event["run"])
-        match as_event(event):
-            case RunStarted(run=run):
-                self._open(run)
+        if self._events is None and told.run:
+            self._events = Events(self._folder / told.run)
+        match told.event:
             case RoundCommitted() as committed if self._events is not None:
                 self._events.add(committed)
             case RoundsWithdrawn() as withdrawn if self._events is not None:
                 self._events.withdraw(withdrawn)
-
-    def _open(self, run: str) -> None:
-        if self._events is None:
-            self._events = Events(self._folder / run)
 
     def close(self) -> None:
         if self._events is not None:

@@ -1,38 +1,41 @@
 """A run's events as lines: for a pipe, a file or a log."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from flctl.core.story import on_training_data
+from flctl.core.history import AttemptFailed, RoundCommitted, RoundsWithdrawn, UpdateRejected
+from flctl.core.stream import (
+    ENDS,
+    AgentFailed,
+    AgentLost,
+    AgentsAwaited,
+    BatchTrained,
+    Published,
+)
 from flctl.formats import counted, figure, span
-
-TROUBLE = ("rejected", "agent-lost", "agent-failed", "attempt", "withdrawn", "waiting")
-"""Events that go to stderr when lines are asked for."""
-_ENDS = ("finished", "paused", "failed", "stopped")
+from flctl.wire.messages import TRAINING
 
 
-def round_line(event: Mapping[str, Any], rounds: int) -> str:
+def round_line(event: RoundCommitted, rounds: int) -> str:
     """A committed round on one line."""
-    width = len(str(rounds))
-    parts = [f"round {event['round']:{width}d}/{rounds}"]
-    metrics = event.get("metrics")
-    if metrics:
-        if on_training_data(metrics):
+    parts = [f"round {event.round:{len(str(rounds))}d}/{rounds}"]
+    score = event.metrics
+    if score is not None:
+        if not score.tests:
             parts.append("on training data:")
-        parts.append(f"loss {figure(metrics['loss'], 4)}")
-        parts.append(f"accuracy {figure(metrics['accuracy'], 4)}")
-        parts.append(f"macro-F1 {figure(metrics['macro_f1'], 4)}")
-    parts.append(counted(len(event.get("participants") or ()), "agent"))
-    parts.append(span(event["seconds"]))
-    missing = event.get("missing") or ()
-    if missing:
-        parts.append(f"without {_few(missing)}")
+        parts.append(f"loss {figure(score.loss, 4)}")
+        parts.append(f"accuracy {figure(score.accuracy, 4)}")
+        parts.append(f"macro-F1 {figure(score.macro_f1, 4)}")
+    parts.append(counted(len(event.participants), "agent"))
+    parts.append(span(event.seconds))
+    if event.missing:
+        parts.append(f"without {_few(event.missing)}")
     return "  ".join(parts)
 
 
 def measured_by(metrics: Mapping[str, Any]) -> str:
     """Who measured the model."""
-    if on_training_data(metrics):
+    if str(metrics.get("part", "")).startswith(TRAINING):
         return (
             "measured on data that it was trained on, which does not tell how good it is: name "
             "others with --test-data"
@@ -43,50 +46,43 @@ def measured_by(metrics: Mapping[str, Any]) -> str:
     return f"measured by agents: {who}" if who else "measured by agents"
 
 
-def trouble_line(event: Mapping[str, Any]) -> str:
-    """What went wrong, and with whom."""
-    place = f"round {event['round']}: " if "round" in event else ""
-    match event["event"]:
-        case "rejected":
-            return f"{place}{event['agent']}: update rejected: {event['reason']}"
-        case "agent-lost":
-            return f"{event['agent']} lost: {event.get('reason', '')}"
-        case "agent-failed":
-            again = "; it tries again" if event.get("retrying") else ""
-            return f"{place}{event['agent']} failed: {event['kind']}: {event['message']}{again}"
-        case "attempt":
-            return f"{place}attempt {event['attempt']} failed: {event['reason']}"
-        case "withdrawn":
-            return f"{event['reason']}; the rounds after round {event['round']} are done again"
-        case _:
-            left_s = event.get("left_s")
-            left = f", for {span(left_s)} at most" if left_s else ""
-            text = f"{place}waiting for agents: {event.get('missing') or ''}".rstrip(": ")
-            return text + left
+def trouble_line(told: Published) -> str:
+    """What went wrong, and with whom; empty for what is no trouble."""
+    event, text = told.event, ""
+    match event:
+        case UpdateRejected():
+            text = f"{event.agent}: update rejected: {event.reason}"
+        case AgentLost():
+            text = f"{event.agent} lost: {event.reason}"
+        case AgentFailed():
+            again = "; it tries again" if event.retrying else ""
+            text = f"{event.agent} failed: {event.kind}: {event.message}{again}"
+        case AttemptFailed():
+            text = f"attempt {event.attempt} failed: {event.reason}"
+        case RoundsWithdrawn():
+            return f"{event.reason}; the rounds after round {event.round} are done again"
+        case AgentsAwaited():
+            left = f", for {span(event.left_s)} at most" if event.left_s else ""
+            text = f"waiting for agents: {event.missing or ''}".rstrip(": ") + left
+    round_id = getattr(event, "round", None)
+    return text if round_id is None or not text else f"round {round_id}: {text}"
 
 
-def as_json_event(event: Mapping[str, Any], verbose: bool) -> dict[str, Any] | None:
+def as_json_event(told: Published, verbose: bool) -> dict[str, Any] | None:
     """The event as `--json` prints it; None for what it leaves out.
 
     Progress is left out unless `verbose`, the run's end because the last line says it.
     """
-    kind = event.get("event")
-    if kind in _ENDS or (kind == "progress" and not verbose):
+    event, plain = told.event, told.plain()
+    if isinstance(event, ENDS) or (isinstance(event, BatchTrained) and not verbose):
         return None
-    if kind != "round":
-        return dict(event)
-    updates = event.get("participants") or {}
-    told = {key: event[key] for key in ("event", "round", "seconds")}
-    rest = {key: value for key, value in event.items() if key not in (*told, "participants")}
-    return {
-        **told,
-        "metrics": event.get("metrics"),
-        "participants": sorted(updates),
-        "updates": dict(updates),
-        **{key: value for key, value in rest.items() if key != "metrics"},
-    }
+    if not isinstance(event, RoundCommitted):
+        return plain
+    updates = plain.pop("participants")
+    first = {key: plain.pop(key) for key in ("event", "round", "seconds", "metrics")}
+    return {**first, "participants": sorted(updates), "updates": updates, **plain}
 
 
-def _few(names: Any) -> str:
+def _few(names: Iterable[str]) -> str:
     listed = sorted(names)
     return ", ".join(listed[:5]) + (f" and {len(listed) - 5} more" if len(listed) > 5 else "")

@@ -156,12 +156,12 @@ def rounds(lines: Sequence[RoundLine], width: int = 2) -> RenderableType:
         yields=("took", "agents"), tells=False,
     )  # fmt: skip
     for line in lines:
-        metrics = line.metrics or {}
+        score = line.score
         made.add_row(
             f"{line.round:{width}d}",
-            figure(metrics.get("loss"), 4),
-            figure(metrics.get("accuracy"), 4),
-            figure(metrics.get("macro_f1"), 4),
+            figure(None if score is None else score.loss, 4),
+            figure(None if score is None else score.accuracy, 4),
+            figure(None if score is None else score.macro_f1, 4),
             f"{line.agents}" + (f" of {line.agents + len(line.missing)}" if line.missing else ""),
             span(line.seconds),
         )
@@ -172,13 +172,13 @@ def trend(story: Story, width: int) -> RenderableType:
     """The accuracy of all rounds as a sparkline, and that of the best one."""
     values = story.accuracies
     best = story.best
-    if best is None or best.metrics is None or len(values) < 2:
+    if best is None or best.score is None or len(values) < 2:
         return Text()
     return Text.assemble(
         ("accuracy  ", "dim"),
         (sparkline(values, max(width - 50, 10)), "cyan"),
         (f"  best ({BEST}) ", "dim"),
-        f"{best.metrics['accuracy']:.4f}",
+        f"{best.score.accuracy:.4f}",
         (f" in round {best.round}", "dim"),
     )
 

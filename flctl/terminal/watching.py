@@ -11,7 +11,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from flctl.core.history import RoundCommitted
 from flctl.core.story import Story
+from flctl.core.stream import Published
 from flctl.errors import FlctlError
 from flctl.terminal import lines
 from flctl.terminal.output import (
@@ -46,7 +48,7 @@ class Watcher:
         """What has to follow a command that is suggested, so that it finds the run."""
         self.target: Path | None = None
         """Where the final model is to be copied, by this process."""
-        self.also: Callable[[dict[str, Any]], None] = lambda _: None
+        self.also: Callable[[Published], None] = lambda _: None
         """Is told every event too; what it raises ends its part in this, not the run."""
         self._lock = threading.Lock()
         self._unwritten = False
@@ -65,22 +67,20 @@ class Watcher:
         typed = ((flag, given.get(key)) for flag, key in flags.items())
         self._read_as = "".join(f" {f} {shlex.quote(str(v))}" for f, v in typed if v is not None)
 
-    def on_event(self, event: dict[str, Any]) -> None:
-        """What has happened; a round that is told of again is passed over."""
+    def on_event(self, told: Published) -> None:
+        """What has happened."""
         with self._lock:
-            repeated = event.get("event") == "round" and event["round"] <= self.story.last_round
-            self.story.apply(event, time.monotonic())
-            self._tell(event)
-            if not repeated:
-                with self._printing():
-                    self.show(event)
+            self.story.apply(told, time.monotonic())
+            self._tell(told)
+            with self._printing():
+                self.show(told)
 
-    def recall(self, past: Iterable[dict[str, Any]]) -> None:
+    def recall(self, past: Iterable[Published]) -> None:
         """What happened before a run is taken up: of interest only to `also`."""
-        for event in past:
-            self._tell(event)
+        for told in past:
+            self._tell(told)
 
-    def show(self, event: dict[str, Any]) -> None:
+    def show(self, told: Published) -> None:
         """Print what there is to say about one event."""
 
     def finish(self, result: "RunResult", saved: Path | None) -> bool:
@@ -120,9 +120,9 @@ class Watcher:
         own = task_option(self.story.task) if self.embedded else ""
         return f"{program()} train --resume {run}{own}{self.again}{copy}"
 
-    def _tell(self, event: dict[str, Any]) -> None:
+    def _tell(self, told: Published) -> None:
         try:
-            self.also(event)
+            self.also(told)
         except FlctlError as error:
             self.also, self._unwritten = lambda _: None, True
             warn(f"{error}; the run goes on without")
@@ -163,10 +163,10 @@ class JsonWatcher(Watcher):
         super().__init__()
         self._verbose = verbose
 
-    def show(self, event: dict[str, Any]) -> None:
-        told = lines.as_json_event(event, self._verbose)
-        if told is not None:
-            print_json(told, indent=False)
+    def show(self, told: Published) -> None:
+        shown = lines.as_json_event(told, self._verbose)
+        if shown is not None:
+            print_json(shown, indent=False)
 
     def show_end(self, result: "RunResult", saved: Path | None) -> None:
         end: dict[str, Any] = {
@@ -191,15 +191,14 @@ class LineWatcher(Watcher):
         super().__init__()
         self._last_trouble = ""
 
-    def show(self, event: dict[str, Any]) -> None:
-        kind = event.get("event")
-        if kind == "round":
-            print_line(lines.round_line(event, self.story.rounds))
-        elif kind in lines.TROUBLE and not self.story.ended:
-            text = lines.trouble_line(event)
-            if text != self._last_trouble:
-                self._last_trouble = text
-                say(text, sys.stderr)
+    def show(self, told: Published) -> None:
+        if isinstance(told.event, RoundCommitted):
+            print_line(lines.round_line(told.event, self.story.rounds))
+            return
+        text = lines.trouble_line(told)
+        if text and text != self._last_trouble and not self.story.ended:
+            self._last_trouble = text
+            say(text, sys.stderr)
 
     def show_end(self, result: "RunResult", saved: Path | None) -> None:
         if result.state != "finished":
@@ -238,7 +237,7 @@ class LiveWatcher(LineWatcher):
         super().__init__()
         self._view: LiveView | None = None
 
-    def show(self, event: dict[str, Any]) -> None:
+    def show(self, told: Published) -> None:
         """The picture draws itself from the story."""
 
     def __enter__(self) -> "LiveWatcher":

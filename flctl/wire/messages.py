@@ -420,7 +420,7 @@ class RunEvent(Message, frozen=True):
     """One event of a run that is watched (`Ask(what="watch")`)."""
 
     id: Natural
-    event: dict[str, Any]
+    event: Any
 
 
 FromAgent: TypeAlias = (

@@ -62,8 +62,8 @@ class Journal(OfRun, frozen=True, tag="journal"):
 class Watch(OfRun, frozen=True, tag="watch"):
     """A run's events, for as long as the connection lasts."""
 
-    past: bool = True
-    """Those so far come first."""
+    after: Annotated[int, Meta(ge=-1, le=2**53)] = -1
+    """The number of the last event that the asker has; those after it come first."""
 
 
 class Watching(Question, frozen=True, tag="watching"):

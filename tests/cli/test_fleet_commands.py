@@ -9,8 +9,9 @@ import time
 import pytest
 
 from flctl.coordinator.main import make_coordinator
+from flctl.core.stream import AgentsAwaited
 from flctl.files import Lock
-from flctl.fleet import console
+from flctl.fleet import connection, console
 from flctl.transport.addresses import LOCK
 from flctl.transport.keypair import KeyPair, public_key, shown
 from flctl.transport.keys import Keyring, load_or_make
@@ -210,7 +211,7 @@ def test_a_key_that_is_revoked_while_it_is_connected(fleet, connect, tmp_path):
 
 def test_a_coordinator_that_does_not_answer(flctl, tmp_path, monkeypatch):
     """As one that is suspended: whose process holds the folder, and not to start another."""
-    monkeypatch.setattr(console, "ANSWER_S", 0.3)
+    monkeypatch.setattr(connection, "ANSWER_S", 0.3)
     state = tmp_path / "state"
     state.mkdir()
     lock = Lock(state / LOCK, "busy")
@@ -232,7 +233,7 @@ def test_a_run_that_waits_for_its_agents(flctl, fleet, tmp_path):
         done = flctl("status")
         assert (done.code, done.err) == (0, "")
         assert f"{run}  round 1/30, waiting for agents: pi-01" in done.out
-        events = (event for event in operator.watch(run) if event is not None)
-        told = next(event for event in events if event["event"] == "waiting")
-        assert told["missing"] == "pi-01: not connected"
+        events = (told.event for told in operator.watch(run) if told is not None)
+        told = next(event for event in events if isinstance(event, AgentsAwaited))
+        assert told.missing == "pi-01: not connected"
         operator.stop(run)

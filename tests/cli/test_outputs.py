@@ -13,6 +13,7 @@ import pytest
 
 from flctl.coordinator.store import resume as starting
 from flctl.coordinator.store.folder import RunFolder
+from flctl.core.stream import Published, RunBegun
 from flctl.errors import StateError
 from flctl.fleet import driving
 
@@ -146,7 +147,7 @@ def test_the_demo_can_be_resumed(flctl, tmp_path, monkeypatch):
     """What Ctrl-C suggests names the demo's own state folder."""
 
     def interrupted(state, given, where, on_event):
-        on_event({"event": "begun", "run": "ecg-1", "round": 0, "rounds": 20, "task": "ecg"})
+        on_event(Published("ecg-1", RunBegun(run="ecg-1", round=0, rounds=20, task="ecg")))
         raise KeyboardInterrupt
 
     monkeypatch.setattr(driving, "drive_local", interrupted)

@@ -3,9 +3,29 @@
 import io
 
 import pytest
+from msgspec import structs
 from rich.console import Console
 
+from flctl.core.history import (
+    AttemptFailed,
+    Participant,
+    RoundCommitted,
+    RoundOpened,
+    RunFinished,
+    Score,
+    UpdateRejected,
+    UpdateStored,
+)
 from flctl.core.story import Story
+from flctl.core.stream import (
+    AgentCame,
+    AgentFailed,
+    AgentLost,
+    AgentsAwaited,
+    BatchTrained,
+    Published,
+    RunBegun,
+)
 from flctl.fleet.driving import RunResult
 from flctl.formats import figure, span
 from flctl.terminal import lines
@@ -15,37 +35,53 @@ from flctl.terminal.watching import LineWatcher
 ALL = ("pi-01", "pi-02", "pi-03")
 
 
-def metrics(accuracy):
-    return {"loss": 1 - accuracy, "accuracy": accuracy, "macro_f1": accuracy / 2, "examples": 9}
+MODEL = "a" * 64
 
 
-def opened(round_id, attempt=1):
-    return {"event": "opened", "round": round_id, "attempt": attempt, "invited": list(ALL)}
+def opened(round_id, attempt=1, invited=ALL):
+    return RoundOpened(
+        at=1.0, round=round_id, attempt=attempt, base=MODEL, invited=tuple(invited), need=1
+    )
 
 
 def update(agent, round_id=1):
-    return {
-        "event": "update", "round": round_id, "agent": agent,
-        "loss": 0.25, "examples": 40, "batches": 4,
-    }  # fmt: skip
+    return UpdateStored(
+        at=1.0, round=round_id, agent=agent, blob=MODEL, size=9, examples=40, batches=4,
+        loss=0.25, last_loss=0.25, exhausted=False, seconds=1.0,
+    )  # fmt: skip
+
+
+def rejected(agent, round_id=1):
+    return UpdateRejected(at=1.0, round=round_id, agent=agent, reason="NaN")
+
+
+def score(accuracy):
+    return Score(
+        loss=1 - accuracy, accuracy=accuracy, macro_f1=accuracy / 2, examples=9,
+        source="coordinator",
+    )  # fmt: skip
 
 
 def committed(round_id, accuracy=0.5, people=ALL, missing=()):
-    part = {"examples": 40, "batches": 4, "loss": 0.25, "seconds": 1.0}
-    return {
-        "event": "round", "round": round_id, "seconds": 2.0, "missing": list(missing),
-        "participants": dict.fromkeys(people, part), "metrics": metrics(accuracy),
-    }  # fmt: skip
+    part = Participant(examples=40, batches=4, loss=0.25, seconds=1.0)
+    return RoundCommitted(
+        at=1.0, round=round_id, attempt=1, model=MODEL, size=9, seconds=2.0,
+        missing=tuple(missing), participants=dict.fromkeys(people, part), metrics=score(accuracy),
+    )  # fmt: skip
 
 
-BEGUN = {"event": "begun", "run": "ecg-1", "round": 0, "rounds": 10, "task": "ecg"}
-PROGRESS = {"event": "progress", "round": 1, "agent": "pi-01", "step": 1, "steps": 4, "loss": 0.5}
+BEGUN = RunBegun(run="ecg-1", round=0, rounds=10, task="ecg")
+PROGRESS = BatchTrained(round=1, agent="pi-01", step=1, steps=4, loss=0.5)
+
+
+def published(event):
+    return Published("ecg-1", event)
 
 
 def told(*events):
     story = Story(0.0)
     for second, event in enumerate(events, start=1):
-        story.apply(event, float(second))
+        story.apply(published(event), float(second))
     return story
 
 
@@ -74,7 +110,7 @@ def test_a_round_told_twice_counts_once():
 
 def test_a_new_attempt_keeps_who_is_done():
     """Agents whose update was accepted stay done when the round is tried again."""
-    failed = {"event": "attempt", "round": 1, "attempt": 1, "reason": "too few"}
+    failed = AttemptFailed(at=1.0, round=1, attempt=1, reason="too few")
     story = told(BEGUN, opened(1), update("pi-02"), failed, opened(1, attempt=2))
     assert story.agents["pi-02"].state == "done"
     assert story.message == ""
@@ -82,23 +118,21 @@ def test_a_new_attempt_keeps_who_is_done():
 
 def test_trouble_is_shown_at_the_agent():
     """Lost, failed and rejected agents say why; one that is back is waited for again."""
-    lost = {"event": "agent-lost", "agent": "pi-01", "reason": "silent for 30 s"}
-    rejected = {"event": "rejected", "round": 1, "agent": "pi-02", "reason": "NaN"}
-    died = {
-        "event": "agent-failed", "round": 1, "agent": "pi-03", "kind": "worker died",
-        "message": "signal 9", "retrying": True,
-    }  # fmt: skip
-    story = told(BEGUN, opened(1), lost, rejected, died)
+    lost = AgentLost(agent="pi-01", reason="silent for 30 s")
+    died = AgentFailed(
+        round=1, agent="pi-03", kind="worker died", message="signal 9", retrying=True
+    )
+    story = told(BEGUN, opened(1), lost, rejected("pi-02"), died)
     assert [(d.state, d.note) for d in story.agents.values()] == [
         ("lost", "silent for 30 s"), ("rejected", "NaN"), ("retrying", "worker died: signal 9"),
     ]  # fmt: skip
-    story.apply({"event": "agent-here", "agent": "pi-01"}, 9.0)
+    story.apply(published(AgentCame(agent="pi-01")), 9.0)
     assert story.agents["pi-01"].state == "waiting"
 
 
 def test_for_whom_a_round_waits_stands_there_with_the_time_that_is_left():
     """Instead of an estimate of the run, of which nothing is known then."""
-    waiting = {"event": "waiting", "round": 2, "missing": "pi-03: lost", "left_s": 60.0}
+    waiting = AgentsAwaited(round=2, missing="pi-03: lost", left_s=60.0)
     story = told(BEGUN, opened(1), committed(1), opened(2), waiting)
     assert story.message == "waiting for agents: pi-03: lost"
     assert story.time_left(4.0) is None
@@ -107,16 +141,16 @@ def test_for_whom_a_round_waits_stands_there_with_the_time_that_is_left():
     shown = console.file.getvalue()
     assert "waiting for agents: pi-03: lost, for 40 s more" in shown
     assert " left" not in shown
-    story.apply({"event": "agent-here", "agent": "pi-03"}, 30.0)
+    story.apply(published(AgentCame(agent="pi-03")), 30.0)
     assert (story.message, story.waits_until) == ("", None)
-    assert lines.trouble_line(waiting) == (
+    assert lines.trouble_line(published(waiting)) == (
         "round 2: waiting for agents: pi-03: lost, for 1:00 at most"
     )
 
 
 def test_the_last_round_that_is_late_has_no_estimate():
     """Nothing is 0.0 s away for minutes."""
-    story = told({**BEGUN, "rounds": 2}, opened(1), committed(1), opened(2))
+    story = told(structs.replace(BEGUN, rounds=2), opened(1), committed(1), opened(2))
     assert story.time_left(4.0) == 2.0
     assert story.time_left(99.0) is None
     assert told(BEGUN, opened(1), committed(1), opened(2)).time_left(99.0) == 16.0
@@ -124,16 +158,11 @@ def test_the_last_round_that_is_late_has_no_estimate():
 
 def test_a_run_that_is_resumed_begins_where_it_was():
     """Not at round 0, nor with an empty bar."""
-    story = told({**BEGUN, "round": 4})
+    story = told(structs.replace(BEGUN, round=4))
     console = Console(file=io.StringIO(), width=100, color_system=None)
     console.print(Dashboard(story, lambda: story.now))
     assert "round 4/10" in console.file.getvalue()
     assert story.share_done() == 0.4
-
-
-def test_unknown_events_do_no_harm():
-    """A newer coordinator may tell of things that are not known here."""
-    assert told(BEGUN, {"event": "eclipse"}).run == "ecg-1"
 
 
 def drawn(story, height=24, width=100):
@@ -156,8 +185,8 @@ def test_the_picture_fits_the_terminal():
     """Of a hundred agents those are shown that have something to say; the rest is counted."""
     story = told(BEGUN, committed(1))
     many = [f"pi-{n:03}" for n in range(1, 101)]
-    story.apply({"event": "opened", "round": 2, "invited": many}, 2.0)
-    story.apply({"event": "rejected", "round": 2, "agent": "pi-077", "reason": "NaN"}, 3.0)
+    story.apply(published(opened(2, invited=many)), 2.0)
+    story.apply(published(rejected("pi-077", 2)), 3.0)
     picture = drawn(story)
     assert len(picture) <= 24
     assert any("pi-077" in line for line in picture)
@@ -178,20 +207,24 @@ def test_a_round_is_one_line():
     assert line == (
         "round  3/10  loss 0.2500  accuracy 0.7500  macro-F1 0.3750  2 agents  2.0 s  without pi-03"
     )
-    unmeasured = {**committed(3, people=ALL[:1]), "metrics": None}
+    unmeasured = structs.replace(committed(3, people=ALL[:1]), metrics=None)
     assert lines.round_line(unmeasured, 10) == "round  3/10  1 agent  2.0 s"
 
 
 def test_json_events():
     """A round lists its participants by name; progress only when asked for; ends are left out."""
-    told_round = lines.as_json_event(committed(1), verbose=False)
+    told_round = lines.as_json_event(Published("ecg-1", committed(1), 7), verbose=False)
     assert told_round is not None
     assert list(told_round)[:5] == ["event", "round", "seconds", "metrics", "participants"]
     assert told_round["participants"] == list(ALL)
     assert told_round["updates"]["pi-01"]["batches"] == 4
-    assert lines.as_json_event(PROGRESS, verbose=False) is None
-    assert lines.as_json_event(PROGRESS, verbose=True) == PROGRESS
-    assert lines.as_json_event({"event": "finished", "reason": ""}, verbose=True) is None
+    assert (told_round["run"], told_round["seq"]) == ("ecg-1", 7)
+    assert lines.as_json_event(published(PROGRESS), verbose=False) is None
+    assert lines.as_json_event(published(PROGRESS), verbose=True) == {
+        "event": "progress", "round": 1, "agent": "pi-01", "step": 1, "steps": 4, "loss": 0.5,
+        "run": "ecg-1",
+    }  # fmt: skip
+    assert lines.as_json_event(published(RunFinished(at=1.0)), verbose=True) is None
 
 
 def test_lengths_of_time():

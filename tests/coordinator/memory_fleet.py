@@ -314,7 +314,7 @@ class MemoryFleet:
         )
         self.control = Control(self.coordinator, "memory:1", self.clock)
         self.coordinator.control = self.control
-        self.coordinator.watch(self.events.append)
+        self.coordinator.watch(lambda told: self.events.append(told.plain()))
         self.coordinator.runs.resume_interrupted()
         return self.coordinator
 

@@ -1,5 +1,6 @@
 """Operators who ask much, read little, or watch: what it costs the others is bounded."""
 
+import contextlib
 from typing import Any
 
 import msgspec
@@ -10,6 +11,9 @@ from flctl.coordinator.background import InlineBackground
 from flctl.coordinator.front import operators as control
 from flctl.coordinator.front.operators import Control
 from flctl.coordinator.front.turns import QUESTIONS
+from flctl.coordinator.store.journal import Journal, read_events
+from flctl.core.history import RunFinished, RunResumed
+from flctl.core.stream import AgentCame, Published
 from flctl.errors import AccessError
 from flctl.fleet.console import Console
 from flctl.transport.channel import LOCAL
@@ -17,7 +21,6 @@ from flctl.transport.keys import KeyPair
 from flctl.transport.memory import MemoryLink
 from flctl.wire import framing
 from flctl.wire.messages import Answer, Ask, Message, RunEvent, Trouble
-from flctl.wire.questions import KINDS
 
 
 def heard(link: MemoryLink) -> list[Message]:
@@ -25,7 +28,8 @@ def heard(link: MemoryLink) -> list[Message]:
 
 
 def events(link: MemoryLink) -> list[dict[str, Any]]:
-    return [message.event for message in heard(link) if isinstance(message, RunEvent)]
+    told = (m.event for m in heard(link) if isinstance(m, RunEvent))
+    return [msgspec.convert(event, Published).plain() for event in told]
 
 
 def reader(fleet: MemoryFleet, name: str = "ana") -> MemoryLink:
@@ -146,14 +150,14 @@ def test_what_happens_while_the_past_is_read_arrives_once(fleet: MemoryFleet):
     link = reader(fleet)
     ask(link, 1, "watch", run=run)
     fleet.until(lambda: len(fleet.named("round")) == 1)
-    fleet.coordinator.publish({"event": "agent-here", "agent": "pi-77"})
+    fleet.coordinator.publish(Published("", AgentCame(agent="pi-77")))
     held.ended = True
     fleet.finish()
     got = events(link)
     journal = [msgspec.to_builtins(e) for e in fleet.history().rounds]
     assert [e["round"] for e in got if e["event"] == "round"] == [e["round"] for e in journal]
-    marks = [(e["event"], e["at"], e.get("agent")) for e in got if "at" in e]
-    assert len(marks) == len(set(marks))
+    numbers = [e["seq"] for e in got if "seq" in e]
+    assert numbers == list(range(len(read_events(fleet.state / "runs" / run / "journal.jsonl"))))
     assert sum(e.get("agent") == "pi-77" for e in got) == 1
 
 
@@ -167,7 +171,7 @@ def test_a_revoked_reader_gets_no_more_events(fleet: MemoryFleet):
     heard(link)
     fleet.finish()
     assert events(link) == []
-    fleet.coordinator.publish({"event": "any"})
+    fleet.coordinator.publish(Published(run, AgentCame(agent="pi-77")))
     assert not fleet.control._watchers
 
 
@@ -229,14 +233,14 @@ def test_an_hour_of_quiet_reads_no_journal(fleet: MemoryFleet, monkeypatch: pyte
     told = [event for event in iter(lambda: next(events), None) if event]
     while fleet.now < began + 3600:
         assert next(events) is None
-    assert len(reads) == 1 and told[-1]["event"] == "finished"
-    fleet.coordinator.publish({"event": "agent-here", "agent": "pi-77"})
+    assert len(reads) == 1 and isinstance(told[-1].event, RunFinished)
+    fleet.coordinator.publish(Published("", AgentCame(agent="pi-77")))
     assert any(next(events) for _ in range(3))
 
 
 @pytest.mark.parametrize("why", ["dropped", "restarted"])
 def test_a_watch_that_was_lost_is_asked_again(fleet: MemoryFleet, why: str):
-    """With the past, for what was missed; the coordinator was restarted, or had dropped it."""
+    """For what was missed; the coordinator was restarted, or had dropped it."""
     run = fleet.start_run(rounds=1)
     fleet.finish()
     link, operator = watching(fleet)
@@ -248,21 +252,14 @@ def test_a_watch_that_was_lost_is_asked_again(fleet: MemoryFleet, why: str):
         fleet.start_coordinator()
     else:
         fleet.coordinator.operators.drop(link.peer)
-    found = [next(events) for _ in range(200)]
-    assert sum(event["event"] == "finished" for event in found if event) == 1
-
-
-def test_an_older_coordinator_that_does_not_know_the_question_is_asked_for_the_past(
-    fleet: MemoryFleet, monkeypatch: pytest.MonkeyPatch
-):
-    """As it always was; it answers with trouble, or an even older one with nothing."""
-    run = fleet.start_run(rounds=1)
-    fleet.finish()
-    monkeypatch.delitem(KINDS, "watching")
-    _, operator = watching(fleet)
-    events = operator.watch(run)
-    found = [next(events) for _ in range(200)]
-    assert sum(event["event"] == "finished" for event in found if event) >= 2
+    fleet.coordinator.publish(Published(run, AgentCame(agent="pi-77")))
+    found = [event for event in (next(events) for _ in range(200)) if event]
+    assert all(event.seq is None for event in found), "what was told before is not sent again"
+    with contextlib.closing(Journal(fleet.state / "runs" / run / "journal.jsonl")) as journal:
+        journal.append([RunResumed(at=1.0)])
+    fleet.coordinator.operators.drop(link.peer)
+    found = [event for event in (next(events) for _ in range(200)) if event]
+    assert [type(event.event) for event in found if event.seq is not None] == [RunResumed]
 
 
 @pytest.mark.parametrize("cut", [False, True])

@@ -11,8 +11,11 @@ from memory_fleet import MemoryFleet
 from test_operators import console
 
 from flctl.cli import chains
+from flctl.cli.finding import details
 from flctl.coordinator.store.journal import verdict
 from flctl.core.chain import Chain, split
+from flctl.core.history import RunFinished
+from flctl.core.stream import Published
 from flctl.errors import FlctlError, StateError
 from flctl.fleet import pages
 from flctl.fleet.driving import watch_remote
@@ -75,7 +78,7 @@ def test_the_operator_checks_the_lines_for_itself(fleet: MemoryFleet, tmp_path: 
         assert (found.fault, found.kept_at) == (None, None)
         with pytest.raises(FlctlError, match=r"kept here \(finished\).*is not in it"):
             chains.tell(found, "it", "it", None, seen, False)
-        assert operator.run(run)["chain"]["chained"] is True
+        assert details(tmp_path, run, operator)[0]["chain"]["chained"] is True
 
 
 def test_a_long_journal_comes_page_by_page(fleet: MemoryFleet, tmp_path: Path):
@@ -93,8 +96,7 @@ def test_a_long_journal_comes_page_by_page(fleet: MemoryFleet, tmp_path: Path):
 def test_the_name_of_a_run_is_no_path(tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture):
     """A coordinator chooses it; a head that cannot be kept does not end the watching."""
     heads = Heads(tmp_path)
-    heads.on_event({"event": "begun", "run": name})
-    heads.on_event({"event": "round", "round": 1, "at": 1.0, "head": "a" * 64})
+    heads.on_event(Published(name, RunFinished(at=1.0), head="a" * 64))
     assert list(tmp_path.rglob("*")) == []
     assert not name or "is not kept" in caplog.text
 

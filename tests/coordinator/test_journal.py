@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from flctl.coordinator.store import journal as journals
-from flctl.coordinator.store.journal import Journal, as_json, read_events, replay, verdict
+from flctl.coordinator.store.journal import Journal, read_events, replay, verdict
 from flctl.core import history as happened
 from flctl.errors import StateError
 
@@ -60,7 +60,7 @@ def test_what_is_written_is_read_back(path):
     assert read_events(path) == EVENTS
     lines = [json.loads(line) for line in data.splitlines()]
     assert all(len(line.pop("chain")) == 64 for line in lines)
-    assert lines == json.loads(json.dumps([as_json(e) for e in EVENTS]))
+    assert lines == json.loads(json.dumps([msgspec.to_builtins(e) for e in EVENTS]))
     assert json.loads(data.splitlines()[0])["event"] == "started"
     assert path.stat().st_mode & 0o777 == 0o600
 

@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 from memory_fleet import MemoryFleet
 
-from flctl.cli.finding import past
 from flctl.coordinator.front import lookups
 from flctl.coordinator.front import outbox as outgoing
 from flctl.coordinator.front.outbox import KEPT_BYTES, Address, Outbox
 from flctl.coordinator.store.folder import RunFolder
 from flctl.coordinator.store.journal import Journal
-from flctl.core.history import UpdateRejected
+from flctl.core.history import Participant, RoundCommitted, UpdateRejected
+from flctl.core.stream import AgentCame, Published
 from flctl.errors import FlctlError, RunError
-from flctl.fleet import console as console_module
+from flctl.fleet import connection
 from flctl.fleet.console import Console
 from flctl.fleet.driving import drive_remote
 from flctl.records.recorded import RecordedRun
@@ -56,12 +56,12 @@ def test_who_watches_anew_is_told_once(fleet: MemoryFleet):
         fleet.finish()
         told = [event for event in seen(operator) if event["event"] == "round"]
         assert len(told) == 1
-    fleet.coordinator.publish({"event": "any"})
+    fleet.coordinator.publish(Published(run, AgentCame(agent="pi-77")))
     assert len(fleet.coordinator._watchers) == before, "the one that has left is forgotten"
 
 
 def seen(operator: Console) -> list[dict[str, Any]]:
-    return [m.event for m, _ in operator._messages(0) if isinstance(m, RunEvent)]
+    return [m.event["event"] for m, _ in operator.messages(0) if isinstance(m, RunEvent)]
 
 
 def test_a_run_can_begin_as_soon_as_another_one_is_stopped(
@@ -85,10 +85,10 @@ def test_an_event_larger_than_one_message_arrives(fleet: MemoryFleet):
     """As a round of hundreds of agents is; to whoever watches already, and again in the past."""
     run = fleet.start_run(rounds=1)
     assert fleet.coordinator is not None
-    part = {"examples": 9, "batches": 9, "loss": 0.12345678, "seconds": 1.2345678}
+    part = Participant(examples=9, batches=9, loss=0.12345678, seconds=1.2345678)
     people = {f"pi-{n:04}": part for n in range(1500)}
-    large = {"event": "round", "at": 1.0, "round": 1, "attempt": 1, "model": "0" * 64, "size": 9,
-             "seconds": 1.0, "participants": people}  # fmt: skip
+    large = Published(run, RoundCommitted(at=1.0, round=1, attempt=1, model="0" * 64, size=9,
+                                          seconds=1.0, participants=people))  # fmt: skip
     with console(fleet) as operator:
         told = operator.watch(run)
         next(told)
@@ -112,15 +112,14 @@ def test_a_run_longer_than_any_answer_is_watched_to_its_end(
     fleet.start_coordinator()
     with console(fleet) as operator:
         with pytest.raises(FlctlError, match="the answer has"):
-            operator._ask("run", run=run)
+            operator.ask("run", run=run)
         result = drive_remote(operator, {}, "the test", lambda _: None, resume=run)
         assert (result.state, result.rounds) == ("finished", 2)
         assert operator.save_checkpoint(run, tmp_path / "model").stat().st_size > 0
         about = operator.about(run)
-        assert "events" not in about
-        found = RecordedRun(about, past(operator, about), operator)
+        found = RecordedRun(about, operator.events(run), operator)
         assert [event.round for event in found.rounds] == [1, 2]
-        assert len(operator.run(run)["events"]) > 3000
+        assert len(list(operator.events(run))) > 3000
 
 
 @pytest.mark.parametrize("restarted", [False, True])
@@ -152,7 +151,7 @@ def test_a_checkpoint_arrives_although_the_connection_breaks(
         return requests(self, now)
 
     monkeypatch.setattr(Download, "requests", ask)
-    monkeypatch.setattr(console_module, "ANSWER_S", 2.0)
+    monkeypatch.setattr(connection, "ANSWER_S", 2.0)
     with operator:
         got = operator.save_checkpoint(run, tmp_path / "model").read_bytes()
     assert got == (RunFolder.find(fleet.state, run).path / "last.safetensors").read_bytes()

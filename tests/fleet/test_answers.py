@@ -1,11 +1,14 @@
 """What a coordinator answers is checked, and compared with what it was asked."""
 
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from flctl.core.history import AnyEvent
 from flctl.errors import FlctlError, MalformedMessage
 from flctl.fleet.console import Console
 from flctl.records.recorded import RecordedRun
@@ -28,7 +31,7 @@ ROUND = {
     "seconds": 1.0, "participants": {"pi-01": {"examples": 9, "batches": 9, "loss": 1.0,
     "seconds": 1.0}},
 }  # fmt: skip
-DETAILS = {**RUN, "settings": {"agents": []}, "events": [STARTED, ROUND]}
+DETAILS = {**RUN, "settings": {"agents": []}}
 INFO = {"version": "1", "uptime_s": 1.0, "endpoint": "a:1", "server_key": KEY, "run": None}
 STATUS = {"coordinator": INFO, "agents": [], "waiting": []}
 KEYS: dict[str, Any] = {"server_key": KEY, "keys": [], "waiting": []}
@@ -68,23 +71,21 @@ def asked(body: Any) -> Console:
     return Console(Lying(body), "server:7700")
 
 
+def told(event: Any) -> tuple[Any, Any]:
+    return lambda c: list(c.events("ecg-1")), {"data": json.dumps(event).encode() + b"\n"}
+
+
 LIES: dict[str, tuple[Any, Any]] = {
-    "a run's name is a path": (lambda c: c.run("ecg"), {**DETAILS, "run": "../../victim"}),
+    "a run's name is a path": (lambda c: c.about("ecg"), {**DETAILS, "run": "../../victim"}),
     "a run in a list is a path": (lambda c: c.runs(), [{**RUN, "run": "../../victim"}]),
-    "another run": (lambda c: c.run("mnist-2"), DETAILS),
+    "another run": (lambda c: c.about("mnist-2"), DETAILS),
     "another run was stopped": (lambda c: c.stop("mnist-2"), {"run": "ecg-1"}),
     "another run goes on": (lambda c: c.resume("mnist-2"), {"run": "ecg-1"}),
     "a new run is a path": (lambda c: c.start({}, "the test"), {"run": "../x"}),
-    "an agent's name is a formula": (
-        lambda c: c.run("ecg"),
-        {**DETAILS, "events": [{**ROUND, "participants": {"=1+1": {}}}]},
-    ),
-    "an event without its round": (
-        lambda c: c.run("ecg"),
-        {**DETAILS, "events": [{"event": "round"}]},
-    ),
-    "an event is no event": (lambda c: c.run("ecg"), {**DETAILS, "events": [[1]]}),
-    "a digest": (lambda c: c.run("ecg"), {**DETAILS, "events": [{**STARTED, "model": "x"}]}),
+    "an agent's name is a formula": told({**ROUND, "participants": {"=1+1": {}}}),
+    "an event without its round": told({"event": "round"}),
+    "an event is no event": told([1]),
+    "a digest": told({**STARTED, "model": "x"}),
     "a checkpoint's size": (
         lambda c: c.save_checkpoint("ecg", Path("x")),
         {"blob": MODEL, "size": 2**60, "round": 1},
@@ -121,13 +122,20 @@ def test_an_answer_that_cannot_be_true_is_refused(lie, tmp_path, monkeypatch):
 
 def test_what_a_newer_coordinator_says_beside_is_kept():
     """For --json; an event of a kind that this version does not know is left out."""
-    body = {**DETAILS, "mood": "good", "events": [STARTED, {"event": "sang", "song": 1}, ROUND]}
-    found = asked(body).run("ecg")
-    assert (found["mood"], found["events"]) == ("good", [STARTED, ROUND])
+    assert asked({**DETAILS, "mood": "good"}).about("ecg")["mood"] == "good"
+    sang = {"event": {"event": "sang", "song": 1}, "run": "ecg-1"}
+    assert next(Console(Lying(event=sang), "x").watch("ecg-1")) is None
 
 
 @pytest.mark.parametrize(
-    "event", [{"event": "progress", "agent": ["a"]}, {"event": "begun", "run": "../x"}]
+    "event",
+    [
+        {"event": {"event": "progress", "agent": ["a"]}, "run": "ecg-1"},
+        {"event": {"event": "begun", "run": "../x"}, "run": "ecg-1"},
+        {"event": {"event": "agent-here", "agent": "pi-01"}, "run": "../x"},
+        {"event": {"event": "agent-here", "agent": "pi-01"}, "run": "ecg-1", "seq": -1},
+        {"event": "begun"},
+    ],
 )
 def test_an_event_that_is_watched_is_checked(event):
     told = Console(Lying(event=event), "server:7700").watch("ecg-1")
@@ -142,19 +150,15 @@ def test_a_line_of_a_far_journal_is_checked(line):
 
 
 def test_an_event_of_another_run_tells_nothing():
-    event = {
-        "event": "begun",
-        "run": "mnist-2",
-        "round": 0,
-        "rounds": 1,
-        "task": "mnist",
-        "agents": [],
-    }
-    assert next(Console(Lying(event=event), "server:7700").watch("ecg-1")) is None
+    begun = {"event": "begun", "run": "mnist-2", "round": 0, "rounds": 1, "task": "mnist"}
+    for run in ("mnist-2", "ecg-1"):
+        told = {"event": begun, "run": run}
+        assert next(Console(Lying(event=told), "server:7700").watch("ecg-1")) is None
 
 
 def test_the_model_of_a_round_is_the_one_in_the_record(tmp_path):
     """Not whatever the coordinator sends for it."""
-    run = RecordedRun(DETAILS, [STARTED, ROUND], asked({"blob": "b" * 64, "size": 9, "round": 1}))
+    events = msgspec.convert([STARTED, ROUND], list[AnyEvent])
+    run = RecordedRun(DETAILS, events, asked({"blob": "b" * 64, "size": 9, "round": 1}))
     with pytest.raises(MalformedMessage, match="another model of round 1"):
         run.model(1, tmp_path)

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from real_fleet import beats
 
 from flctl.core.history import History, RoundCommitted
+from flctl.core.stream import Published
 from flctl.fleet.driving import drive_local
 from flctl.fleet.replay import replay
 from flctl.fleet.virtual import VirtualRun
@@ -33,8 +33,8 @@ def put(folder: Path, record: int) -> Path:
 def simulate(state: Path, folder: Path, rounds: int, changes: Changes) -> VirtualRun:
     """`changes`: by the number of the round that has been committed before."""
 
-    def on_event(event: dict[str, Any]) -> None:
-        if event["event"] == "round" and (change := changes.get(event["round"])):
+    def on_event(told: Published) -> None:
+        if isinstance(told.event, RoundCommitted) and (change := changes.get(told.event.round)):
             change()
 
     given = {**GIVEN, "virtual": 3, "rounds": rounds, "data": str(folder)}
@@ -135,8 +135,8 @@ def test_local_agents_take_what_is_there(tmp_path: Path, folder: Path) -> None:
     """Processes of their own: what they declared is declared again before an update is offered."""
     changes: Changes = {2: lambda: put(folder, 105), 4: (folder / "104.npz").unlink}
 
-    def on_event(event: dict[str, Any]) -> None:
-        if event["event"] == "round" and (change := changes.get(event["round"])):
+    def on_event(told: Published) -> None:
+        if isinstance(told.event, RoundCommitted) and (change := changes.get(told.event.round)):
             change()
 
     given = {**GIVEN, "local": 2, "rounds": 6, "data": str(folder), "deadline_s": 60.0}

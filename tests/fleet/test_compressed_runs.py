@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from flctl.coordinator.store.folder import RunFolder
+from flctl.core.history import RoundCommitted
+from flctl.core.stream import Published
 from flctl.errors import SettingsError
 from flctl.fleet.clients import first_model
 from flctl.fleet.driving import drive_local
@@ -57,9 +59,9 @@ class InterruptedAt:
         self.round_id: int | None = round_id
         self.run = ""
 
-    def __call__(self, event: dict[str, Any]) -> None:
-        self.run = event.get("run", self.run)
-        if event["event"] == "round" and event["round"] == self.round_id:
+    def __call__(self, told: Published) -> None:
+        self.run = told.run
+        if isinstance(told.event, RoundCommitted) and told.event.round == self.round_id:
             self.round_id = None
             raise KeyboardInterrupt
 

@@ -1,12 +1,13 @@
 """Data of which none are for testing: no figure, or one that is called what it is."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from flctl.coordinator.store.folder import BEST
+from flctl.core.history import RoundCommitted
+from flctl.core.stream import Published
 from flctl.fleet.driving import drive_virtual
 from flctl.fleet.virtual import VirtualRun
 from flctl.learning.source import evaluation_parts
@@ -92,8 +93,8 @@ def test_a_simulated_run_goes_on_with_another_evaluation(tmp_path: Path) -> None
     """After its first rounds were measured, those that follow are not."""
     state = tmp_path / "state"
 
-    def stop(event: dict[str, Any]) -> None:
-        if event["event"] == "round" and event["round"] == 1:
+    def stop(told: Published) -> None:
+        if isinstance(told.event, RoundCommitted) and told.event.round == 1:
             raise KeyboardInterrupt
 
     path = tmp_path / "both.npz"

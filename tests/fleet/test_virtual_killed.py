@@ -3,12 +3,13 @@
 import os
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from flctl.coordinator.store.folder import RunFolder, all_runs, has_digest
+from flctl.core.history import RoundCommitted
+from flctl.core.stream import Published
 from flctl.errors import DataError
 from flctl.fleet import virtual
 from flctl.fleet.virtual import VirtualRun
@@ -26,8 +27,10 @@ def test_its_last_model_is_last_after_all(tmp_path: Path):
              "partition": "iid"}  # fmt: skip
     killed = tmp_path / "killed" / "runs"
 
-    def watch(event: dict[str, Any]) -> None:
-        if event["event"] == "round" and event["round"] == 2:  # the journal has it already
+    def watch(told: Published) -> None:
+        if (
+            isinstance(told.event, RoundCommitted) and told.event.round == 2
+        ):  # the journal has it already
             shutil.copytree(made.folder.path.parent, killed)
 
     made = VirtualRun.start(tmp_path / "state", given, "the test", watch)

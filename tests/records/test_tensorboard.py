@@ -7,16 +7,15 @@ import sys
 
 import pytest
 
-from flctl.coordinator.store.journal import as_json
+from flctl.core.stream import Published
 from flctl.errors import StateError, UsageError
 from flctl.records.tensorboard import Events, Follower, export, points
 
 
 def follow(folder, rounds):
     with contextlib.closing(Follower(folder)) as follower:
-        follower.on_event({"event": "begun", "run": "ecg-1"})
         for event in rounds:
-            follower.on_event(as_json(event))
+            follower.on_event(Published("ecg-1", event))
 
 
 def test_every_figure_has_a_tag(make_round):
@@ -91,13 +90,3 @@ def test_a_place_where_nothing_can_be_written(tmp_path):
         Follower(tmp_path / "file")
     with pytest.raises(StateError, match="Not a directory"):
         Follower(tmp_path / "file" / "below")
-
-
-def test_a_round_of_a_newer_coordinator(tmp_path):
-    """What cannot be read is one line."""
-    with (
-        contextlib.closing(Follower(tmp_path)) as follower,
-        pytest.raises(StateError, match="this version of flctl"),
-    ):
-        follower.on_event({"event": "begun", "run": "ecg-1"})
-        follower.on_event({"event": "round", "round": "one"})

@@ -1,6 +1,5 @@
 """What operators ask of the disk; each of these runs on a thread of its own, off the loop."""
 
-from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,19 +8,21 @@ import msgspec
 
 from flctl.coordinator.front.outbox import ANSWER_BYTES, expect_room
 from flctl.coordinator.store.folder import RunFolder, all_runs, summary
-from flctl.coordinator.store.journal import chain_of, each_event, last_events
+from flctl.coordinator.store.journal import chain_of, each_event, published
+from flctl.core.stream import Published
 from flctl.errors import FlctlError
 from flctl.wire.messages import Digest
 
 PAST_EVENTS = 2000
 PAST_BYTES = 4 * 1024 * 1024
-"""What a watcher is sent of a run's past, at most: its end."""
+"""What a watcher is sent of a run's past at a time, at most."""
 
 
 class Past(NamedTuple):
     run: str
-    summary: dict[str, Any]
-    events: list[dict[str, Any]]
+    events: list[Published]
+    more: bool
+    """There are others after them."""
 
 
 class Model(NamedTuple):
@@ -67,18 +68,16 @@ def _encoded(journal: Path) -> Iterator[msgspec.Raw]:
         yield msgspec.Raw(data)
 
 
-def look_at_past(state: Path, run: str, past: bool) -> Past:
-    """Raises FlctlError, OSError."""
+def look_at_past(state: Path, run: str, after: int) -> Past:
+    """The next events after that number. Raises FlctlError, OSError."""
     folder = RunFolder.find(state, run)
-    events = last_events(folder.journal_path, PAST_EVENTS) if past else []
-    kept: deque[dict[str, Any]] = deque()
-    left = PAST_BYTES
-    for event in reversed(events):
-        left -= len(msgspec.msgpack.encode(event))
-        if left < 0 and kept:
-            break
-        kept.appendleft(event)
-    return Past(folder.name, summary(folder), list(kept))
+    found, left = Past(folder.name, [], False), PAST_BYTES
+    for told in published(folder.journal_path, after):
+        left -= len(msgspec.msgpack.encode(told))
+        if len(found.events) == PAST_EVENTS or (left < 0 and found.events):
+            return found._replace(more=True)
+        found.events.append(told)
+    return found
 
 
 def look_at_model(state: Path, run: str, round_id: int | None) -> Model:

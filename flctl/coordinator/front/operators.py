@@ -36,6 +36,7 @@ from flctl.coordinator.front.views import (
 from flctl.coordinator.front.watching import Watcher
 from flctl.coordinator.store.folder import RunFolder
 from flctl.core.roster import Member
+from flctl.core.stream import Published
 from flctl.errors import AccessError, RunError, UsageError
 from flctl.files import page
 from flctl.transport.channel import LOCAL, Incoming
@@ -167,9 +168,10 @@ class Control:
         self._desk.look(asked, read, same)
 
     def _watch(self, asked: Asked, question: q.Watch) -> None:
-        """The events of a run so far, then every new one, as RunEvents."""
+        """The events of a run after the asker's, then every new one, as RunEvents; where they are
+        many only the next ones, and it asks again."""
         state, peer, id_ = self._coordinator.state, asked.to.peer, asked.ask.id
-        watcher = Watcher(self._operators, asked, self._in_progress, self._may_read)
+        watcher = Watcher(self._operators, asked, question.after, self._may_read)
         self._unwatch(peer)
         self._watchers[peer] = watcher
         self._coordinator.watch(watcher)
@@ -177,21 +179,19 @@ class Control:
         def then(found: Past) -> None:
             if self._watchers.get(peer) is not watcher:
                 return  # it is gone
-            self._operators.answer(asked.to, id_, found.summary)
-            watcher.begin(found.run, found.events)
+            if found.more:
+                self._unwatch(peer)
+            watcher.begin(found)
+            self._operators.answer(asked.to, id_, {"more": found.more})
             training = self._coordinator.training
             if training is not None and training.run == found.run and (waits := training.waiting()):
-                self._operators.event(asked.to, id_, waits)
+                watcher(Published(found.run, waits))
 
-        self._desk.look(asked, lambda: look_at_past(state, question.run, question.past), then)
+        self._desk.look(asked, lambda: look_at_past(state, question.run, question.after), then)
 
     def _watching(self, asked: Asked, question: q.Watching) -> Any:
         watcher = self._watchers.get(asked.to.peer)
         return {"watching": watcher is not None and watcher.asked.ask.id == question.question}
-
-    def _in_progress(self) -> str | None:
-        training = self._coordinator.training
-        return training.run if training is not None else None
 
     def _may_read(self, key: str) -> bool:
         return key == LOCAL or self._coordinator.keyring.role_of(key) in ("read", "admin")
@@ -259,7 +259,7 @@ class Control:
         if training is None or training.run != folder.name:
             raise UsageError(f"run {folder.name} is not in progress")
 
-        def on_event(_: dict[str, Any]) -> None:
+        def on_event(_: Published) -> None:
             if training.ended:
                 self._coordinator.unwatch(on_event)
                 self._desk.answer(asked, {"run": folder.name})

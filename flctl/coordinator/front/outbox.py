@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec import Struct, field
 
+from flctl.core.stream import Published
 from flctl.errors import RunError
 from flctl.transport.channel import Frame, Sent
 from flctl.wire.framing import HEADER_BYTES
@@ -68,14 +69,14 @@ class Outbox:
             expect_room(len(data))
             self._put_in_parts(to, question, data)
 
-    def event(self, to: Address, question: int, event: dict[str, Any]) -> bool:
+    def event(self, to: Address, question: int, told: Published) -> bool:
         """To whoever watches; a round of hundreds of agents is larger than one message.
 
         False as `put` says it.
         """
-        data = msgspec.msgpack.encode(event)
+        data = msgspec.msgpack.encode(told)
         if len(data) <= ROOM:
-            return self.put(to, RunEvent(id=question, event=event))
+            return self.put(to, RunEvent(id=question, event=msgspec.Raw(data)))
         return self._put_in_parts(to, question, data)
 
     def _put_in_parts(self, to: Address, question: int, data: bytes) -> bool:

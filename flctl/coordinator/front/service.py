@@ -28,6 +28,7 @@ from flctl.coordinator.store.cordons import load_cordons, save_cordons
 from flctl.coordinator.store.folder import RunsOver
 from flctl.core import roster as alive
 from flctl.core.roster import Member, Roster
+from flctl.core.stream import AgentCame, AgentLost, AnyLive, Published
 from flctl.errors import (
     FlctlError,
     MalformedMessage,
@@ -64,6 +65,8 @@ from flctl.wire.messages import (
 )
 
 logger = logging.getLogger(__name__)
+
+OnTold = Callable[[Published], None]
 
 HEARTBEAT_S = 5.0
 TICK_S = 0.25
@@ -122,7 +125,7 @@ class Coordinator:
         self._probing = Probing(self._probe_all)
         self._next_tick = clock()
         self._next_rest = clock() + REST_S
-        self._watchers: list[Callable[[dict[str, Any]], None]] = []
+        self._watchers: list[OnTold] = []
         self.control: Answering | None = None
         """Where operators' questions go."""
         self.rotating: Rotating | None = None
@@ -384,7 +387,7 @@ class Coordinator:
                     self.gate.warning(logger, name, "agent=%s %s", name, text)
                 case alive.Lost(name, why):
                     self.gate.warning(logger, name, "agent=%s lost: %s", name, why)
-                    self.publish({"event": "agent-lost", "agent": name, "reason": why})
+                    self._publish(AgentLost(agent=name, reason=why))
                     self._gone(name)
                 case _:
                     assert_never(action)
@@ -399,7 +402,7 @@ class Coordinator:
         if new:
             version = member.hello.version if member.hello else ""
             self.gate.info(logger, name, "agent=%s is here, version=%s", name, version)
-            self.publish({"event": "agent-here", "agent": name})
+            self._publish(AgentCame(agent=name))
         if member.ready and self.training is not None:
             self.training.on_here(name)
 
@@ -483,13 +486,17 @@ class Coordinator:
         """For an operator. Raises StateError."""
         self._serving.put(digest, path, asked=True)
 
-    def publish(self, event: dict[str, Any]) -> None:
+    def publish(self, told: Published) -> None:
         for watcher in list(self._watchers):
-            watcher(event)
+            watcher(told)
 
-    def watch(self, watcher: Callable[[dict[str, Any]], None]) -> None:
+    def _publish(self, event: AnyLive) -> None:
+        """Of the fleet: part of the run in progress."""
+        self.publish(Published(self.training.run if self.training is not None else "", event))
+
+    def watch(self, watcher: OnTold) -> None:
         self._watchers.append(watcher)
 
-    def unwatch(self, watcher: Callable[[dict[str, Any]], None]) -> None:
+    def unwatch(self, watcher: OnTold) -> None:
         if watcher in self._watchers:
             self._watchers.remove(watcher)

@@ -6,7 +6,7 @@ from typing import Any
 from flctl.coordinator.run.context import Fleet
 from flctl.coordinator.run.gathering import Gathering
 from flctl.coordinator.store.folder import RunFolder
-from flctl.coordinator.store.journal import Journal, as_json
+from flctl.coordinator.store.journal import Journal
 from flctl.core.history import History, RunStopped
 
 
@@ -63,9 +63,9 @@ class Awaiting:
             try:
                 stopped = RunStopped(at=at, reason=reason)
                 journal.append([stopped])
-                head = journal.head
             finally:
                 journal.close()
         finally:
             lock.release()
-        self._fleet.publish(as_json(stopped, head))
+        for told in journal.told(stopped):
+            self._fleet.publish(told)

@@ -4,16 +4,17 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from flctl.coordinator.background import Background
 from flctl.coordinator.run.crew import Crew
 from flctl.coordinator.run.evaluator import Evaluator
 from flctl.coordinator.store.folder import RunFolder
-from flctl.coordinator.store.journal import Journal, as_json
+from flctl.coordinator.store.journal import Journal
 from flctl.core.history import AnyEvent, History, RoundOpened, RunStarted
 from flctl.core.roster import Roster
 from flctl.core.round import Draw
+from flctl.core.stream import AnyLive, Published
 from flctl.errors import StateError
 from flctl.settings import RunSettings
 from flctl.transport.gate import Gate
@@ -42,7 +43,7 @@ class Fleet(Protocol):
     def serve(self, digest: Digest, path: Path) -> None:
         """Let agents fetch the blob from this file from now on."""
 
-    def publish(self, event: dict[str, Any]) -> None:
+    def publish(self, told: Published) -> None:
         """For whoever watches the run."""
 
 
@@ -110,8 +111,18 @@ class RunContext:
         self.journal.append(events, sync)
         self.note(events)
 
-    def note(self, events: Sequence[AnyEvent], head: str = "") -> None:
-        """What is in the journal already; `head` is its head after them, if it is one to keep."""
+    def note(self, events: Sequence[AnyEvent]) -> None:
+        """What is in the journal already."""
         for event in events:
             self.history.apply(event)
-            self.fleet.publish(as_json(event, head))
+        self.tell(events)
+
+    def tell(self, events: Sequence[AnyEvent]) -> None:
+        """Whoever watches, what is in journal and history already."""
+        for event in events:
+            for told in self.journal.told(event):
+                self.fleet.publish(told)
+
+    def publish(self, event: AnyLive) -> None:
+        """What stands in no journal."""
+        self.fleet.publish(Published(self.run, event))

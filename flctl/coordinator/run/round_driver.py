@@ -22,6 +22,7 @@ from flctl.core import history as happened
 from flctl.core import round as rounds
 from flctl.core.history import Participant, Score
 from flctl.core.roster import Member, Refusal
+from flctl.core.stream import AgentsAwaited
 from flctl.errors import FlctlError
 from flctl.transport.channel import Frame
 from flctl.wire.messages import (
@@ -139,19 +140,14 @@ class RoundDriver:
             "time_left_s": round(max(0.0, left), 1),
         }
 
-    def waiting(self) -> dict[str, object] | None:
+    def waiting(self) -> AgentsAwaited | None:
         """The event that says for whom the round waits, though they are away; None: for none."""
         missing = self._away()
         if not missing:
             return None
         left_s = round(self._round.time_left(self._context.clock()), 1)
-        return {
-            "event": "waiting",
-            "round": self.key.round,
-            "ready": sorted(self._round.arrived | self._round.waiting),
-            "missing": missing,
-            "left_s": left_s,
-        }
+        ready = tuple(sorted(self._round.arrived | self._round.waiting))
+        return AgentsAwaited(round=self.key.round, ready=ready, missing=missing, left_s=left_s)
 
     def _away(self) -> str:
         """Who is away and needed, and why, in words."""
@@ -255,7 +251,7 @@ class RoundDriver:
         news, (told, at) = (self._away(), self._round.stuck), self._told
         if news != told and now >= at + TELL_S and (event := self.waiting()):
             self._told = news, now
-            self._context.fleet.publish(event)
+            self._context.publish(event)
         elif not news[0]:
             self._told = news, at
 

@@ -16,9 +16,9 @@ from flctl.coordinator.run.context import RunContext
 from flctl.coordinator.run.gathering import Gathering
 from flctl.coordinator.run.round_driver import RoundDriver
 from flctl.coordinator.store.folder import RunFolder, has_digest
-from flctl.coordinator.store.journal import as_json
 from flctl.core import history as happened
 from flctl.core.roster import Member
+from flctl.core.stream import AgentFailed, AgentsAwaited, BatchTrained, Published, RunBegun
 from flctl.errors import FlctlError, NoAgents
 from flctl.transport.channel import Frame
 from flctl.wire.messages import (
@@ -93,7 +93,7 @@ class Run:
             **about_round,
         }
 
-    def waiting(self) -> dict[str, Any] | None:
+    def waiting(self) -> AgentsAwaited | None:
         """The event that says for whom a round waits; None while none does."""
         if self._round is not None:
             return self._round.waiting()
@@ -101,7 +101,7 @@ class Run:
             return None
         ready, missing = self._gathering.ready(), self._gathering.why_not()
         left_s = round(self._gathering.time_left(self._context.clock()), 1)
-        return {"event": "waiting", "ready": ready, "missing": missing, "left_s": left_s}
+        return AgentsAwaited(ready=tuple(ready), missing=missing, left_s=left_s)
 
     # From start to finish ------------------------------------------------------------------
 
@@ -112,18 +112,17 @@ class Run:
         context = self._context
         history = context.history
         logger.info("run=%s begins at round %d", self.run, history.round + 1)
-        context.fleet.publish(
-            {
-                "event": "begun",
-                "run": self.run,
-                "round": history.round,
-                "rounds": context.settings.rounds,
-                "task": context.settings.task,
-                "agents": list(context.settings.agents),
-            }
+        settings = context.settings
+        context.publish(
+            RunBegun(
+                run=self.run,
+                round=history.round,
+                rounds=settings.rounds,
+                task=settings.task,
+                agents=settings.agents,
+            )
         )
-        for event in noted:
-            context.fleet.publish(as_json(event))
+        context.tell(noted)
         try:
             context.folder.mend(history, context.settings.keep_rounds)
             if history.opened is not None:
@@ -181,7 +180,7 @@ class Run:
         told = self._waiting_told
         if gathering.changed_at > told and now >= told + WAITING_S and (event := self.waiting()):
             self._waiting_told = now
-            context.fleet.publish(event)
+            context.publish(event)
 
     def _open(self, gathering: Gathering) -> None:
         context, before = self._context, self._context.history.opened
@@ -247,7 +246,7 @@ class Run:
         self._leave_round()
         context = self._context
         head = context.journal.head
-        context.note([event], head)
+        context.note([event])
         for agent, member in context.fleet.roster.members.items():
             if agent in event.participants:
                 member.last_round = event.round
@@ -324,7 +323,9 @@ class Run:
             context.history.apply(event)
             self.ended = True
             context.journal.close()
-            context.fleet.publish(as_json(event, context.journal.head))
+            if error is not None:
+                context.fleet.publish(Published(self.run, event))
+            context.tell([event])
 
         def end() -> None:
             # Best and last, which nobody makes again after the end.
@@ -358,15 +359,14 @@ class Run:
 
     def on_progress(self, agent: str, progress: Progress) -> None:
         if progress.key == self.key:
-            self._context.fleet.publish(
-                {
-                    "event": "progress",
-                    "round": progress.key.round,
-                    "agent": agent,
-                    "step": progress.step,
-                    "steps": progress.steps,
-                    "loss": progress.loss if math.isfinite(progress.loss) else None,
-                }
+            self._context.publish(
+                BatchTrained(
+                    round=progress.key.round,
+                    agent=agent,
+                    step=progress.step,
+                    steps=progress.steps,
+                    loss=progress.loss if math.isfinite(progress.loss) else None,
+                )
             )
 
     def on_failed(self, agent: str, failed: Failed, told: bool) -> None:
@@ -384,15 +384,14 @@ class Run:
                 failed.message,
                 "; it tries again" if failed.retrying else "",
             )
-            self._context.fleet.publish(
-                {
-                    "event": "agent-failed",
-                    "round": failed.key.round,
-                    "agent": agent,
-                    "kind": failed.kind,
-                    "message": failed.message,
-                    "retrying": failed.retrying,
-                }
+            self._context.publish(
+                AgentFailed(
+                    round=failed.key.round,
+                    agent=agent,
+                    kind=failed.kind,
+                    message=failed.message,
+                    retrying=failed.retrying,
+                )
             )
         if not failed.retrying:
             self._in_round(lambda now: now.on_failed(agent, failed))

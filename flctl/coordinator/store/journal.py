@@ -13,38 +13,18 @@ from pathlib import Path
 import msgspec
 
 from flctl.core.chain import Chain, Verdict, verify
-from flctl.core.history import (
-    AnyEvent,
-    History,
-    RoundCommitted,
-    RunFailed,
-    RunFinished,
-    RunPaused,
-    RunStopped,
-)
+from flctl.core.history import AnyEvent, History, RoundCommitted
+from flctl.core.stream import DURABLE, FROM_START, Published
 from flctl.errors import NOT_DECODED, StateError, one_line
 from flctl.files import explained
 from flctl.settings import SCHEMA
 
 logger = logging.getLogger(__name__)
 
-HEAD = "head"
-"""Beside the fields of an event that is shown: the chain up to its line."""
-DURABLE = (RoundCommitted, RunPaused, RunFinished, RunFailed, RunStopped)
-"""Events that are synced before they are told: no power cut takes their line back."""
-
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(AnyEvent).decode
 _Marked = msgspec.defstruct("_Marked", [("schema", int, SCHEMA)])
 _schema = msgspec.json.Decoder(_Marked)
-
-
-def as_json(event: AnyEvent, head: str = "") -> dict[str, object]:
-    """The event as the journal has it; with the `head`, where it is one to keep."""
-    built: dict[str, object] = msgspec.to_builtins(event)
-    if head and isinstance(event, DURABLE):
-        built[HEAD] = head
-    return built
 
 
 def read_events(path: Path) -> list[AnyEvent]:
@@ -60,14 +40,17 @@ def each_event(path: Path) -> Iterator[AnyEvent]:
     return (event for _, event in _events(path))
 
 
-def last_events(path: Path, count: int) -> list[dict[str, object]]:
-    """The same as JSON, with their heads, and without all of a long run in memory."""
+def published(path: Path, after: int = FROM_START) -> Iterator[Published]:
+    """The events after the one with that number, as those heard them who followed the run."""
     chain = Chain()
-    last: deque[tuple[AnyEvent, str]] = deque(maxlen=count)
-    for line, event in _events(path):
+    for seq, (line, event) in enumerate(_events(path)):
         chain.follow(line)
-        last.append((event, chain.head))
-    return [as_json(event, head) for event, head in last]
+        if seq > after:
+            yield _published(path, event, seq, chain.head)
+
+
+def _published(path: Path, event: AnyEvent, seq: int, head: str) -> Published:
+    return Published(path.parent.name, event, seq, head if isinstance(event, DURABLE) else "")
 
 
 def verdict(path: Path, kept: str | None = None) -> Verdict:
@@ -140,12 +123,14 @@ class Journal:
         self._lock = threading.Lock()
         with explained(path, "open the journal"):
             whole, self._chain = _whole_lines(path) if path.exists() else (0, Chain())
+            self._count = self._chain.lines
             self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
             os.ftruncate(self._fd, whole)
         self._whole = whole
         """Bytes up to the end of the last good line."""
         self.head = self._chain.head
         """The chain up to the last line that no power cut takes back."""
+        self._untold: deque[Published] = deque()
         if fault := self._chain.verdict().fault:
             logger.error("%s: %s; it goes on after its last line", path, fault)
 
@@ -158,7 +143,10 @@ class Journal:
         lines = [self._line(event) for event in events]
         with self._lock, explained(self.path, "write the journal"):
             chain = Chain.from_head(self._chain.head)
-            data = b"".join(chain.seal(line) + b"\n" for line in lines)
+            data, told = b"", []
+            for seq, (line, event) in enumerate(zip(lines, events, strict=True), self._count):
+                data += chain.seal(line) + b"\n"
+                told.append(_published(self.path, event, seq, chain.head))
             # Half a line that could not be taken back, either: never for the next one to follow.
             if os.fstat(self._fd).st_size != self._whole:
                 os.ftruncate(self._fd, self._whole)
@@ -171,8 +159,23 @@ class Journal:
                 raise
             self._whole += len(data)
             self._chain = chain
+            self._count += len(told)
+            self._untold += told
             if sync:
                 self.head = chain.head
+
+    def told(self, event: AnyEvent) -> Iterator[Published]:
+        """Takes what was appended up to `event` and was not taken yet, in the journal's order:
+        what another thread has appended meanwhile, too."""
+        with self._lock:
+            if not any(told.event is event for told in self._untold):
+                return
+        while True:
+            with self._lock:
+                told = self._untold.popleft()
+            yield told
+            if told.event is event:
+                return
 
     def sync(self) -> None:
         """Make all that was appended durable. Raises StateError."""

@@ -1,0 +1,123 @@
+"""The one stream of events that everybody who follows a run reads, here or far away.
+
+An event of the journal carries its index there, which survives a restart: who was away asks for
+what came after it. What is told as it happens and stands in no journal carries none.
+"""
+
+from typing import Annotated, Any, TypeAlias
+
+import msgspec
+from msgspec import Meta, Struct
+
+from flctl.core.history import (
+    AnyEvent,
+    RoundCommitted,
+    RunFailed,
+    RunFinished,
+    RunPaused,
+    RunStopped,
+)
+from flctl.settings import AgentName
+from flctl.wire.messages import Natural, RunId, Short
+
+Texts = Annotated[str, Meta(max_length=10_000)]
+FROM_START = -1
+"""Before the first event of a journal."""
+ENDS = (RunPaused, RunFinished, RunFailed, RunStopped)
+DURABLE = (RoundCommitted, *ENDS)
+"""Events that are synced before they are told: no power cut takes their line back."""
+
+
+class Live(Struct, frozen=True, kw_only=True, tag_field="event"):
+    """Base of what stands in no journal."""
+
+
+class RunBegun(Live, frozen=True, tag="begun"):
+    """It starts, or goes on after `round`."""
+
+    run: RunId
+    round: Natural
+    rounds: Natural
+    task: Short
+    agents: tuple[AgentName, ...] = ()
+    """That are named for it; empty: all that are here."""
+
+
+class AgentsAwaited(Live, frozen=True, omit_defaults=True, tag="waiting"):
+    missing: Texts | None = None
+    """Who, and why."""
+    ready: tuple[AgentName, ...] = ()
+    round: Natural | None = None
+    """The one that is open; None between rounds."""
+    left_s: float | None = None
+
+
+class BatchTrained(Live, frozen=True, tag="progress"):
+    round: Natural
+    agent: AgentName
+    step: Natural
+    steps: Natural
+    loss: float | None = None
+
+
+class AgentFailed(Live, frozen=True, tag="agent-failed"):
+    round: Natural
+    agent: AgentName
+    kind: Short
+    message: Texts
+    retrying: bool = False
+
+
+class AgentLost(Live, frozen=True, tag="agent-lost"):
+    agent: AgentName
+    reason: Texts = ""
+
+
+class AgentCame(Live, frozen=True, tag="agent-here"):
+    agent: AgentName
+
+
+AnyLive: TypeAlias = RunBegun | AgentsAwaited | BatchTrained | AgentFailed | AgentLost | AgentCame
+
+
+class Published(Struct, frozen=True, omit_defaults=True):
+    run: Annotated[str, Meta(pattern=r"^([a-z0-9][a-z0-9-]{0,62})?\Z")]
+    """Empty: of the fleet, while no run is in progress."""
+    event: AnyEvent | AnyLive
+    seq: Natural | None = None
+    """The event's index in the journal of the run."""
+    head: str = ""
+    """The journal's chain up to this line, of a DURABLE event."""
+
+    def plain(self) -> dict[str, Any]:
+        """Flat, as `--json` prints it."""
+        beside = {"run": self.run, "seq": self.seq, "head": self.head}
+        told = {key: value for key, value in beside.items() if value not in (None, "")}
+        return {**msgspec.to_builtins(self.event), **told}
+
+
+class Followed:
+    """What somebody has of the events of one run, to ask for those after them.
+
+    A power cut may take events back that were not durable: others have their numbers then.
+    """
+
+    def __init__(self, after: int = FROM_START) -> None:
+        self.after = after
+        """All events up to this one are here, and durable."""
+        self.last = after
+        self._since: dict[int, AnyEvent | AnyLive] = {}
+
+    def is_new(self, told: Published) -> bool:
+        """Whether it was not told before; it counts as told from now on."""
+        seq = told.seq
+        if seq is None:
+            return True
+        if seq <= self.after or self._since.get(seq) == told.event:
+            return False
+        self.last = seq
+        if isinstance(told.event, DURABLE):
+            self.after, self._since = seq, {}
+        else:
+            self._since[seq] = told.event
+        return True

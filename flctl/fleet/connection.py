@@ -1,0 +1,234 @@
+"""One connection of an operator to a coordinator: questions, their answers, and blobs."""
+
+import itertools
+import shlex
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from flctl import __version__
+from flctl.errors import (
+    AccessError,
+    CoordinatorAway,
+    FlctlError,
+    MalformedMessage,
+    ProtocolMismatch,
+)
+from flctl.files import holder_of, is_locked
+from flctl.fleet import answers
+from flctl.transport.addresses import LOCK
+from flctl.transport.blobs import Download
+from flctl.transport.channel import Frame, Link, LinkEvent
+from flctl.wire import framing
+from flctl.wire.messages import (
+    Answer,
+    AnswerPart,
+    Ask,
+    BlobGone,
+    Chunk,
+    Message,
+    Refused,
+    RunEvent,
+    ServerKeys,
+    Trouble,
+)
+
+ANSWER_S = 20.0
+"""How long an answer may take before the coordinator counts as away."""
+LOOKING = ("status", "runs", "run", "checkpoint", "keys", "journal", "audit")
+"""Questions that change nothing: they are asked again when the connection is lost."""
+
+
+class Connection:
+    """Blocking calls, one at a time. Each raises CoordinatorAway when nobody answers, and
+    the coordinator's own error when it refuses."""
+
+    def __init__(
+        self,
+        link: Link,
+        where: str,
+        key: str = "",
+        state: Path | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`key` is the public one that is shown there; `state` the folder of a coordinator here."""
+        self._link = link
+        self.where, self.clock = where, clock
+        self._key, self._state = key, state
+        self.patience: Callable[[], AbstractContextManager[object]] = nullcontext
+        """Entered while an answer is awaited."""
+        self.on_server_keys: Callable[[tuple[str, ...]], None] = lambda _: None
+        """By which keys the coordinator is known from now on; it tells that of its own accord."""
+        self._is_right = False
+        """It has been connected: whoever is there has the server key that was given."""
+        self._ids = itertools.count(1)
+        self._decode = framing.to_operator()
+        self._aside: deque[tuple[Message, Frame | None]] = deque()
+        """Of a run that is watched, and came while something else was asked."""
+
+    def close(self) -> None:
+        self._link.close()
+
+    def question(self, what: str, **args: Any) -> Ask:
+        """Sent; its answer is among the `messages`."""
+        return self._send(Ask(id=next(self._ids), what=what, args=args))
+
+    def ask(self, what: Any, within_s: float = ANSWER_S, **args: Any) -> Any:
+        with self.patience():
+            return self._answer_to(what, within_s, args)
+
+    def _answer_to(self, what: Any, within_s: float, args: dict[str, Any]) -> Any:
+        question = self.question(what, **args)
+        until = time.monotonic() + within_s
+        parts = bytearray()
+        aside, self._aside = self._aside, deque()
+        while (left := until - time.monotonic()) > 0:
+            for message, payload in self.messages(min(left, 0.5)):
+                match message:
+                    case Answer(id=question.id, body=body):
+                        self._aside = aside
+                        return body
+                    case AnswerPart(id=question.id, last=last) if payload is not None:
+                        parts += payload
+                        until = max(until, time.monotonic() + ANSWER_S)
+                        if last:
+                            self._aside = aside
+                            return answers.whole(parts, self.where)
+                    case Trouble(id=question.id):
+                        self._aside = aside
+                        raise answers.as_error(message)
+                    case RunEvent() | AnswerPart():
+                        aside.append((message, payload))
+            if self._was_cut():
+                if what not in LOOKING:
+                    raise CoordinatorAway(
+                        f"the coordinator at {self.where} went away before it answered; whether "
+                        "it has done it, flctl status and flctl runs list show"
+                    )
+                parts.clear()
+                self._send(question)
+        raise self._silent(within_s)
+
+    def _send(self, message: Ask) -> Ask:
+        until = time.monotonic() + ANSWER_S
+        frames = framing.encode(message)
+        while not self._link.send(frames):
+            if time.monotonic() > until:
+                raise self._silent(ANSWER_S)
+            self._was_cut()
+            self._link.wait(0.2)
+        self._was_cut()
+        return message
+
+    def messages(self, timeout_s: float) -> Iterator[tuple[Message, Frame | None]]:
+        while self._aside:
+            yield self._aside.popleft()
+        self._link.wait(timeout_s)
+        for frames in self._link.receive():
+            try:
+                _, message, payload = self._decode(frames)
+            except ProtocolMismatch as error:
+                raise _other_protocol(frames, error) from error
+            except MalformedMessage:
+                if refusal := _refusal(frames):
+                    raise self._refused(refusal.message) from None
+                continue
+            if isinstance(message, ServerKeys):
+                self.on_server_keys(message.keys)
+                continue
+            yield message, payload
+
+    def _was_cut(self) -> bool:
+        """Whether the connection has ended since this was asked last. Raises AccessError."""
+        return LinkEvent.DISCONNECTED in self.heed()
+
+    def heed(self) -> set[LinkEvent]:
+        """What has become of the connection since this was asked last. Raises AccessError."""
+        events = list(self._link.events())
+        for event in events:
+            match event:
+                case LinkEvent.CONNECTED:
+                    self._is_right = True
+                case LinkEvent.KEY_REFUSED:
+                    raise self._refused("it was never enrolled there, or was revoked")
+                case LinkEvent.SERVER_KEY_WRONG if not self._is_right:  # else it only starts anew
+                    raise AccessError(
+                        f"whoever answers at {self.where} hangs up: it does not have the server "
+                        "key that was given, or is no coordinator"
+                    )
+        return set(events)
+
+    def _silent(self, waited_s: float) -> CoordinatorAway:
+        text = f"no answer from the coordinator at {self.where} in {waited_s:.0f} s"
+        if self._state is None:
+            return CoordinatorAway(f"{text}: does it run there, and is that its address?")
+        lock, start = self._state / LOCK, start_command(self._state)
+        if not is_locked(lock):
+            return CoordinatorAway(f"{text}: it has ended; start it again with: {start}")
+        holder = holder_of(lock)
+        return CoordinatorAway(
+            f"process {holder} holds {self.where} but has not answered for {waited_s:.0f} s: "
+            f"wake it (kill -CONT {holder}), or end it (kill -KILL {holder}) and start another "
+            f"({start})"
+        )
+
+    def _refused(self, why: str) -> AccessError:
+        return AccessError(
+            f"the coordinator at {self.where} does not let in this key ('{self._key}'): {why}; "
+            f"whoever may steer it can, with: flctl keys add NAME '{self._key}' --role admin"
+        )
+
+    def download(self, download: Download, run: str, round_id: int) -> None:
+        """Raises CoordinatorAway when it does not come, or is not there any more."""
+        moved = time.monotonic()
+        while not download.done:
+            requests = download.requests()
+            while requests and self._link.send(framing.encode(requests[0])):
+                requests.pop(0)
+            for fetch in requests:
+                download.unsent(fetch)
+            for message, payload in self.messages(0.5):
+                match message:
+                    case Chunk(blob=download.blob, offset=offset) if payload is not None:
+                        download.on_chunk(offset, payload)
+                        moved = time.monotonic()
+                    case BlobGone(blob=download.blob):
+                        raise CoordinatorAway(f"{self.where} does not have the checkpoint any more")
+            if self._was_cut():
+                # What was under way is lost, and a coordinator that was restarted serves only
+                # what it is asked for.
+                self.ask("checkpoint", run=run, round=round_id)
+                download.restart()
+                moved = time.monotonic()
+            if time.monotonic() - moved > ANSWER_S:
+                raise CoordinatorAway(f"{self.where} stopped sending the checkpoint")
+        for fetch in download.requests():
+            self._link.send(framing.encode(fetch))
+        download.finish()
+
+
+def start_command(state: Path) -> str:
+    return f"flctl coordinator --state {shlex.quote(str(state))}"
+
+
+def _other_protocol(frames: list[Frame], error: ProtocolMismatch) -> FlctlError:
+    if error.theirs != framing.NOTICE:
+        return FlctlError(f"the coordinator speaks another protocol: {error}")
+    notice = framing.read_notice(frames)
+    older = notice.oldest > framing.PROTOCOL
+    return FlctlError(
+        f"this flctl ({__version__}) speaks protocol {framing.PROTOCOL}, the coordinator "
+        f"({notice.version}) {notice.oldest} to {notice.newest}: upgrade "
+        + ("this flctl" if older else "the coordinator")
+    )
+
+
+def _refusal(frames: list[Frame]) -> Refused | None:
+    try:
+        _, message, _ = framing.to_agent()(frames)
+    except (MalformedMessage, ProtocolMismatch):
+        return None
+    return message if isinstance(message, Refused) else None
