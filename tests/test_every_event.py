@@ -435,6 +435,12 @@ READ_BY: dict[str, tuple[Reader, ...]] = {
     "coordinator/run/claims.py": (lean_history,),  # the last round's participants
     "coordinator/run/intake.py": WRITES,
     "coordinator/run/context.py": WRITES,
+    "coordinator/front/outbox.py": WRITES,
+    "coordinator/front/service.py": WRITES,
+    "coordinator/front/watching.py": WRITES,
+    "core/stream.py": (history, train_in_lines),
+    "fleet/console.py": (history,),
+    "fleet/following.py": (history,),
     "coordinator/front/operators.py": (lean_history,),
     "coordinator/front/lookups.py": (runs_list, runs_show),  # it answers the same
     "coordinator/run/evaluating.py": WRITES,

@@ -10,6 +10,7 @@ import pytest
 
 from flctl.coordinator.main import make_coordinator
 from flctl.core.stream import AgentsAwaited
+from flctl.errors import AccessError
 from flctl.files import Lock
 from flctl.fleet import connection, console
 from flctl.transport.addresses import LOCK
@@ -205,7 +206,7 @@ def test_a_key_that_is_revoked_while_it_is_connected(fleet, connect, tmp_path):
     with console.remote_console(context) as far:
         assert far.status()["agents"] == []
         fleet[1].revoke("me")
-        with pytest.raises(console.AccessError, match="this key was revoked"):
+        with pytest.raises(AccessError, match="this key was revoked"):
             far.status()
 
 

@@ -10,8 +10,9 @@ import msgspec
 import pytest
 
 from flctl.coordinator.store import journal as journals
-from flctl.coordinator.store.journal import Journal, read_events, replay, verdict
+from flctl.coordinator.store.journal import Journal, published, read_events, replay, verdict
 from flctl.core import history as happened
+from flctl.core.history import RunFinished
 from flctl.errors import StateError
 
 MODEL = "a" * 64
@@ -341,4 +342,22 @@ def test_what_could_not_be_written_is_not_in_the_chain(path, monkeypatch):
             journal.append([opened()])
     journal.append([rejected("later")])
     assert verdict(path).fault is None and journal.head == verdict(path).head
+    journal.close()
+
+
+def test_an_event_keeps_its_number_after_a_restart(path):
+    """It is its index in the journal; each is told once, in the journal's order."""
+    journal = Journal(path)
+    first, second, third = started(), opened(), rejected("NaN")
+    journal.append([first])
+    journal.append([second, third], sync=False)
+    told = [*journal.told(second), *journal.told(second), *journal.told(third)]
+    assert [(t.seq, t.event) for t in told] == [(0, first), (1, second), (2, third)]
+    journal.close()
+    journal = Journal(path)
+    end = RunFinished(at=9.0)
+    journal.append([end])
+    (last,) = journal.told(end)
+    assert (last.seq, last.head) == (3, journal.head)
+    assert [*published(path)][3:] == [*published(path, after=2)] == [last]
     journal.close()

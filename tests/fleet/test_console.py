@@ -4,7 +4,8 @@ from collections.abc import Iterable, Sequence
 
 import pytest
 
-from flctl.fleet.console import AccessError, Console, CoordinatorAway
+from flctl.errors import AccessError, CoordinatorAway
+from flctl.fleet.console import Console
 from flctl.transport.channel import Frame, LinkEvent
 from flctl.wire import framing
 from flctl.wire.messages import Answer, Ask
