@@ -12,7 +12,7 @@ def main() -> None:
     ending = None
     try:
         # First of all: most of a short command's time goes into the imports that follow.
-        from flctl.cli.process import Ending, open_streams
+        from flctl.process import Ending, open_streams
 
         open_streams()
         ending = Ending()

@@ -167,6 +167,12 @@ def writable(path: Path, option: str, inputs: Iterable[Path] = ()) -> Path:
     return target
 
 
+def copy_file(source: Path, target: Path, doing: str, option: str) -> None:
+    """Copy `source` to `target`, whole or not at all. Raises StateError."""
+    with explained(target, doing, option), new_file(target) as out, source.open("rb") as file:
+        shutil.copyfileobj(file, out)
+
+
 @contextlib.contextmanager
 def new_file(path: Path, mode: int = 0o644) -> Iterator[IO[bytes]]:
     """A binary file that takes the place of `path` when the block ends well.

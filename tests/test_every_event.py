@@ -423,14 +423,14 @@ WRITES: tuple[Reader, ...] = ()
 READ_BY: dict[str, tuple[Reader, ...]] = {
     "cli/demo.py": WRITES,  # its run is never taken up, so that nothing is withdrawn
     "cli/export.py": (runs_export_csv, runs_export_model, runs_export_tensorboard),
-    "cli/finding.py": (runs_list, runs_show),
+    "terminal/finding.py": (runs_list, runs_show),
+    "terminal/runs.py": (runs_list, runs_show),
     "terminal/lines.py": (train_in_lines, train_json),
     "terminal/live.py": (train_live,),
-    "cli/plot.py": (runs_plot,),
     "records/plots/run.py": (runs_plot,),
     "cli/runs.py": (runs_list, runs_show, runs_replay, runs_verify),
     "core/story.py": (train_in_lines, train_live),
-    "cli/train.py": (train_tensorboard,),  # what it recalls
+    "terminal/training.py": (train_tensorboard,),  # what it recalls
     "coordinator/run/awaiting.py": (lean_history,),
     "coordinator/run/claims.py": (lean_history,),  # the last round's participants
     "coordinator/run/intake.py": WRITES,

@@ -1,43 +1,45 @@
-"""All commands. Their modules load nothing heavy; each imports what it needs when it runs."""
+"""All commands. A module is imported when its command is called, or listed."""
 
-from typing import Annotated
+import importlib
+from typing import Annotated, Any
 
 import typer
+import typer.main
 
 from flctl import __version__
-from flctl.cli import contexts, data, emulate, keys, runs, service, tasks
-from flctl.cli.agent import agent
-from flctl.cli.audit import audit
-from flctl.cli.backup import backup, restore
-from flctl.cli.connect import connect
-from flctl.cli.coordinator import coordinator
-from flctl.cli.cordon import cordon, uncordon
-from flctl.cli.demo import demo
-from flctl.cli.discover import discover
-from flctl.cli.evaluate import evaluate
-from flctl.cli.health import health
-from flctl.cli.options import HELP, Commands, Grouped
-from flctl.cli.playbooks import (
-    deploy,
-    provision,
-    push_data,
-    remove,
-    rollback,
-    rotate_keys,
-    update_os,
-    upgrade,
-)
-from flctl.cli.predict import predict
-from flctl.cli.status import status
-from flctl.cli.train import train
+from flctl.cli.options import HELP, Commands
+
+NAMES = (
+    "train", "status", "discover", "cordon", "uncordon", "agent", "coordinator", "audit", "health",
+    "connect", "evaluate", "predict", "demo", "backup", "restore", "provision", "deploy", "upgrade",
+    "rollback", "push-data", "rotate-keys", "update-os", "remove", "context", "data", "emulate",
+    "keys", "runs", "service", "tasks",
+)  # fmt: skip
+MODULES = {"uncordon": "cordon", "restore": "backup", "context": "contexts"}
+MODULES |= dict.fromkeys(NAMES[15:23], "playbooks")
+"""Of each command whose module has another name."""
+
+
+class Root(Commands):
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002
+        return list(NAMES)
+
+    def get_command(self, ctx: Any, name: str) -> Any:  # noqa: ARG002
+        if name not in self.commands and name in NAMES:
+            module = importlib.import_module(f"flctl.cli.{MODULES.get(name, name)}")
+            found: Any = typer.main.get_command(module.app)
+            found = getattr(found, "commands", {}).get(name, found)
+            found.name = name
+            self.commands[name] = found
+        return self.commands.get(name)
+
 
 app = typer.Typer(
     no_args_is_help=True,
-    cls=Commands,
+    cls=Root,
     rich_markup_mode=None,
-    add_completion=False,
     context_settings=HELP,
-    epilog="Exit codes: 0 done, 1 failed, 2 wrong usage, 130 ended with Ctrl-C.",
+    epilog="Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted with Ctrl-C.",
 )
 
 
@@ -57,19 +59,3 @@ def flctl(
 
     Try first: flctl demo
     """
-
-
-COMMANDS = (
-    train, status, discover, cordon, uncordon, agent, coordinator, audit, health, connect, evaluate,
-    predict, demo, backup, restore, provision, deploy, upgrade, rollback, push_data, rotate_keys,
-    update_os, remove,
-)  # fmt: skip
-for command in COMMANDS:
-    app.command(cls=Grouped)(command)
-app.add_typer(contexts.app, name="context")
-app.add_typer(data.app, name="data")
-app.add_typer(emulate.app, name="emulate")
-app.add_typer(keys.app, name="keys")
-app.add_typer(runs.app, name="runs")
-app.add_typer(service.app, name="service")
-app.add_typer(tasks.app, name="tasks")

@@ -5,44 +5,39 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flctl.cli.options import State, again, path, state_folder
+from flctl.cli.options import Here, argument, command, flag, option, path, single
 from flctl.errors import UsageError
 
 if TYPE_CHECKING:
     from flctl.fleet.restore import Contents
 
+app = single()
 
+
+@command(
+    app,
+    "flctl backup fleet.age --new-identity fleet.key",
+    "flctl backup fleet.age --recipient age1...",
+)
 def backup(
-    file: Annotated[Path, typer.Argument(parser=path, metavar="FILE", help="To be written.")],
+    file: Annotated[Path, argument("FILE", "File to write.", parser=path)],
+    here: Here,
     recipient: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="KEY",
-            help="Public key that the backup is encrypted for: age1..., or ssh-ed25519 ...; may be "
-            "given several times.",
-        ),
+        option("KEY", "Public key to encrypt for: age1..., or ssh-ed25519 ...; can be repeated."),
     ] = None,
     recipients_file: Annotated[
-        Path | None,
-        typer.Option(
-            parser=path, metavar="PATH", help="File with such keys, one a line.", show_default=False
-        ),
+        Path | None, option("PATH", "File with such keys, one per line.", parser=path)
     ] = None,
     new_identity: Annotated[
         Path | None,
-        typer.Option(
-            parser=path,
-            metavar="PATH",
-            help="Make a key pair for it, with the secret half in this new file.",
-            show_default=False,
-        ),
+        option("PATH", "Make a new key pair, with the secret half in this new file.", parser=path),
     ] = None,
-    state: State = None,
 ) -> None:
-    """Write keys, runs and settings of a coordinator into one encrypted file.
+    """Write the keys, runs and settings of a coordinator into one encrypted file.
 
-    The coordinator may run meanwhile. The format is age's; `flctl restore` reads the file, with the
-    secret half of one of the keys that it is encrypted for.
+    The coordinator may keep running. The file has the format of age; `flctl restore` reads it
+    with the secret half of one of the keys that it is encrypted for.
     """
     from flctl.coordinator.store.audit import Audit, local_actor
     from flctl.fleet import age
@@ -58,40 +53,38 @@ def backup(
             "name whom the backup is encrypted for: --recipient age1..., --recipients-file, or "
             "--new-identity PATH for a new key pair"
         )
-    folder = state_folder(state)
-    stream = Stream(folder)
+    stream = Stream(here.folder)
     if new_identity is not None:
         public = age.new_identity(new_identity)
         readers.append(public)
         print_line(f"key pair made: public key {public}, secret half in {new_identity}")
         print_line("keep a copy of that file elsewhere: without it the backup cannot be read")
     asked = {"file": str(file), "for": ", ".join(map(str, readers))}
-    with Audit(folder).action(local_actor(), "backup", asked, needed=False):
+    with Audit(here.folder).action(local_actor(), "backup", asked, needed=False):
         age.encrypt(stream, file, readers)
     for name in stream.left_out:
-        warn(f"{folder / name}: is a link, or nothing that flctl has written: not in the backup")
+        warn(f"{here.folder / name}: is a link, or not written by flctl: not in the backup")
     runs = counted(stream.about.runs, "run")
-    print_line(f"{file}: {size(file.stat().st_size)}, with the keys and {runs} of {folder}")
+    print_line(f"{file}: {size(file.stat().st_size)}, with the keys and {runs} of {here.folder}")
 
 
+@command(
+    app,
+    "flctl restore fleet.age --identity fleet.key --list",
+    "flctl restore fleet.age --identity fleet.key --state /srv/flctl",
+)
 def restore(
-    file: Annotated[Path, typer.Argument(parser=path, metavar="FILE", help="The backup.")],
+    file: Annotated[Path, argument("FILE", "The backup.", parser=path)],
     identity: Annotated[
         Path,
-        typer.Option(
-            parser=path,
-            metavar="PATH",
-            help="File with the secret key of age or ssh that it is encrypted for.",
-        ),
+        option("PATH", "File with the secret key, of age or ssh, to decrypt with.", parser=path),
     ],
-    list_: Annotated[
-        bool, typer.Option("--list", help="Only check it, and show what is in it.")
-    ] = False,
-    state: State = None,
+    here: Here,
+    list_: Annotated[bool, flag("Only check the backup and show its contents.", "--list")] = False,
 ) -> None:
-    """Make a new state folder out of a backup.
+    """Make a new state folder from a backup.
 
-    The folder must not have anything in it. It is there once everything is checked, or not at all.
+    The folder must be empty or missing. It appears once everything is checked, or not at all.
     """
     from flctl.fleet import age
     from flctl.fleet import restore as restoring
@@ -101,28 +94,27 @@ def restore(
     if list_:
         with age.decrypted(file, keys) as clear:
             contents = restoring.look(clear, where)
-        _tell(contents, where)
+        _show(contents, where)
         return
 
     def unpack(into: Path) -> "Contents":
         with age.decrypted(file, keys) as clear:
             return restoring.unpack(clear, where, into)
 
-    folder = state_folder(state)
-    contents = restoring.restore(unpack, folder)
-    _tell(contents, where)
-    print_line(f"restored to {folder}")
+    contents = restoring.restore(unpack, here.folder)
+    _show(contents, where)
+    print_line(f"restored to {here.folder}")
     if contents.about.server_key:
         print_line(
-            f"next: see that the coordinator on {contents.about.host or 'the old host'} is stopped "
-            f"for good, then start this one: flctl coordinator{again(state)}"
+            f"next: make sure that the coordinator on {contents.about.host or 'the old host'} is "
+            f"stopped for good, then start this one: flctl coordinator{here.again}"
         )
-        print_line("agents find it if it has the old address; else start them with the new one")
+        print_line("agents find it at the old address; else start them with the new one")
     if contents.faults:
         raise typer.Exit(1)
 
 
-def _tell(contents: "Contents", where: str) -> None:
+def _show(contents: "Contents", where: str) -> None:
     from datetime import UTC, datetime
 
     from flctl.errors import printable

@@ -1,38 +1,36 @@
-"""`flctl connect`: remember a far coordinator, to steer it from here."""
+"""`flctl connect`: save a remote coordinator."""
 
 import shlex
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from flctl.cli.options import State, state_folder
+from flctl.cli.options import Here, argument, command, option, single
 from flctl.errors import UsageError
 
+app = single()
 
+
+@command(app, "flctl connect SERVER:7700 --server-key KEY --key me.key")
 def connect(
-    coordinator: Annotated[str, typer.Argument(metavar="HOST:PORT", help="Its address.")],
+    coordinator: Annotated[str, argument("HOST:PORT", "Address of the coordinator.")],
     server_key: Annotated[
-        str,
-        typer.Option(metavar="KEY", envvar="FLCTL_SERVER_KEY", help="Its public key."),
+        str, option("KEY", "Public key of the coordinator.", env="FLCTL_SERVER_KEY")
     ],
     key: Annotated[
         Path,
-        typer.Option(
-            metavar="FILE",
-            help="Your own secret key, from 'flctl keys new FILE'; its public half must be "
-            "enrolled there as read or admin.",
+        option(
+            "FILE",
+            "Your secret key, made by 'flctl keys new FILE'; its public half must be enrolled on "
+            "the coordinator as read or admin.",
         ),
     ],
-    name: Annotated[
-        str, typer.Option(metavar="NAME", help="To call it by with --context.")
-    ] = "default",
-    state: State = None,
+    here: Here,
+    name: Annotated[str, option("NAME", "Name for --context.")] = "default",
 ) -> None:
-    """Steer a far coordinator from here.
+    """Save a remote coordinator, so that all commands use it.
 
-    Every command then works on the coordinator at HOST:PORT, unless one runs on --state here or a
-    RUN is named that --state has; --context chooses among several, --context local none of them.
+    A coordinator that runs on --state, or a RUN that is stored there, takes precedence.
+    --context chooses among several coordinators; --context local chooses this machine.
     """
     from flctl.fleet.console import remote_console
     from flctl.fleet.context import DEFAULT, Context, save_context, use_context
@@ -53,9 +51,8 @@ def connect(
         secret_key=pair.secret,
     )
     with remote_console(context) as console:
-        status = console.status()
-    path = save_context(state_folder(state), context, name)
-    if name == DEFAULT:  # the one that was connected last is meant
-        use_context(state_folder(state), name)
-    agents = counted(len(status["agents"]), "agent")
+        agents = counted(len(console.status()["agents"]), "agent")
+    path = save_context(here.folder, context, name)
+    if name == DEFAULT:  # the last connection becomes the current one
+        use_context(here.folder, name)
     print_line(f"connected to {coordinator} ({agents}); saved in {path}")

@@ -1,48 +1,32 @@
-"""`flctl context`: the far coordinators that `flctl connect` has saved."""
+"""`flctl context`: the remote coordinators that `flctl connect` has saved."""
 
 from typing import Annotated
 
-import typer
+from flctl.cli import completion
+from flctl.cli.options import Here, Json, argument, command, group
+from flctl.errors import StateError, UsageError
 
-from flctl.cli.options import HELP, Commands, Grouped, Json, State, again, state_folder
-from flctl.errors import StateError
-
-app = typer.Typer(
-    help="The far coordinators that 'flctl connect' has saved.",
-    no_args_is_help=True,
-    cls=Commands,
-    rich_markup_mode=None,
-    context_settings=HELP,
-)
-Name = Annotated[str, typer.Argument(metavar="NAME", help="As 'flctl context list' shows it.")]
+app = group("Remote coordinators that 'flctl connect' has saved.")
+Name = Annotated[str, argument("NAME", "As listed by 'flctl context list'.", completion.contexts)]
 
 
-@app.command(cls=Grouped, name="list")
-def list_(state: State = None, json: Json = False) -> None:
-    """List them; commands without --context take the one that is marked."""
+@command(app, "flctl context list", name="list")
+def list_(here: Here, json: Json = False) -> None:
+    """List the saved contexts and which one is in use."""
     from flctl.fleet.context import context_names, current_context, load_context
     from flctl.terminal import output
     from flctl.transport.keys import shown
 
-    folder = state_folder(state)
-    current, rows = current_context(folder), []
-    for name in context_names(folder):
+    current, rows = current_context(here.folder), []
+    for name in context_names(here.folder):
         try:
-            saved, fault = load_context(folder, name), ""
+            saved, fault = load_context(here.folder, name), ""
         except StateError:
             saved, fault = None, "damaged: connect again, or remove it"
         row = {"name": name, "current": name == current, "coordinator": None, "server_key": None}
         if saved is not None:
             row |= {"coordinator": saved.coordinator, "server_key": shown(saved.server_key)}
         rows.append({**row, "fault": fault})
-    if json:
-        output.print_json(rows)
-        return
-    if not rows:
-        output.print_line(
-            f"no context is saved; make one with: flctl connect HOST:PORT{again(state)}"
-        )
-        return
     made = output.table(
         "context", "in use", "coordinator", "server key", "~", yields=("server key",)
     )
@@ -51,28 +35,27 @@ def list_(state: State = None, json: Json = False) -> None:
             str(row["name"]), "yes" if row["current"] else "", str(row["coordinator"] or "-"),
             str(row["server_key"] or "-"), str(row["fault"]),
         )  # fmt: skip
-    output.show(made)
+    none = f"no context is saved; make one with: flctl connect HOST:PORT{here.again}"
+    output.answer(rows, json, made if rows else none)
 
 
-@app.command(cls=Grouped)
-def use(name: Name, state: State = None) -> None:
-    """Let commands without --context take this one."""
+@command(app, "flctl context use lab")
+def use(name: Name, here: Here) -> None:
+    """Use this context for commands without --context."""
     from flctl.fleet.context import use_context
     from flctl.terminal.output import print_line
 
-    use_context(state_folder(state), name)
+    use_context(here.folder, name)
     print_line(f"{name} is in use")
 
 
-@app.command(cls=Grouped)
-def rm(name: Name, state: State = None) -> None:
-    """Remove a context; the key file that it was made with stays, and so does the enrolled key."""
-    from flctl.errors import UsageError
+@command(app, "flctl context rm lab")
+def rm(name: Name, here: Here) -> None:
+    """Remove a context; the key file and the enrolled key stay."""
     from flctl.fleet.context import context_names, forget_context
     from flctl.terminal.output import print_line
 
-    folder = state_folder(state)
-    if name not in context_names(folder):
-        raise UsageError(f"there is no context '{name}'; see: flctl context list{again(state)}")
-    forget_context(folder, name)
+    if name not in context_names(here.folder):
+        raise UsageError(f"there is no context '{name}'; see: flctl context list{here.again}")
+    forget_context(here.folder, name)
     print_line(f"{name} is removed")

@@ -1,77 +1,78 @@
-"""`flctl coordinator`: be the coordinator, until told to stop."""
+"""`flctl coordinator`: run a coordinator on this machine."""
 
 import shlex
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from flctl.cli import logs
-from flctl.cli.options import State, Verbose, path, state_folder
-from flctl.cli.shards import Alpha, Partition, Seed, Shards, deal
-from flctl.cli.values import seconds
+from flctl.cli.options import Here, Verbose, command, option, path, single
+from flctl.cli.shards import Dealing, Shards, deal
 from flctl.errors import UsageError
 from flctl.files import expect_path
+from flctl.terminal import logs
 from flctl.terminal.output import warn
+from flctl.values import seconds
+
+app = single()
 
 
+@command(
+    app,
+    "flctl coordinator",
+    "flctl coordinator --bind 0.0.0.0:7700 --state /srv/flctl",
+    auto_envvar_prefix="FLCTL",
+)
 def coordinator(
+    here: Here,
+    dealing: Dealing,
     bind: Annotated[
         str,
-        typer.Option(
-            metavar="HOST:PORT",
-            envvar="FLCTL_BIND",
-            help="Where agents dial in; 0.0.0.0:7700 for all networks, port 0 for any free one.",
+        option(
+            "HOST:PORT",
+            "Address to listen on for agents; 0.0.0.0:7700 for all networks, port 0 for any "
+            "free port.",
         ),
     ] = "127.0.0.1:7700",
     heartbeat: Annotated[
         str,
-        typer.Option(
-            metavar="TIME",
-            help="How often agents report; longer spares a mobile connection. An agent is lost "
-            "after 6 of them, and not before 30 s.",
+        option(
+            "TIME",
+            "Interval of the agents' reports; a longer one saves traffic on a mobile connection. "
+            "An agent counts as lost after 6 intervals, but not before 30 s.",
         ),
     ] = "5s",
     invite: Annotated[
         Path | None,
-        typer.Option(
-            metavar="DIR",
-            parser=path,
-            envvar="FLCTL_INVITE",
-            help="Keep the server key in this folder, as server.pub, and for 15 minutes a join "
-            "token, at the first start and after 'flctl keys invite': for agents that share the "
+        option(
+            "DIR",
+            "Keep the server key in this folder, as server.pub, and a join token for 15 minutes "
+            "after the first start and after 'flctl keys invite': for agents that share the "
             "folder with this coordinator, as in a compose file.",
+            parser=path,
         ),
     ] = None,
     test_data: Annotated[
         list[Path] | None,
-        typer.Option(
-            metavar="PATH",
+        option(
+            "PATH",
+            "File, or folder of files, that operators on other machines may choose as test data "
+            "of a run; can be repeated. Without it they can choose none.",
             parser=path,
-            envvar="FLCTL_TEST_DATA",
-            help="A file, or a folder of them, that operators on other machines may name as the "
-            "test data of a run; may be repeated. Without it they can name none.",
         ),
     ] = None,
     shards: Shards = None,
-    partition: Partition = None,
-    alpha: Alpha = None,
-    shard_seed: Seed = None,
     min_participants: Annotated[
         int,
-        typer.Option(
-            metavar="N",
+        option(
+            "N",
+            "Commit no round with fewer agents, whatever the quorum of a run.",
             min=1,
-            envvar="FLCTL_MIN_PARTICIPANTS",
-            help="Commit no round of fewer agents, whatever a run's quorum.",
         ),
     ] = 1,
-    state: State = None,
     verbose: Verbose = False,
 ) -> None:
-    """Be the coordinator: wait for agents, carry out runs.
+    """Run a coordinator: it accepts agents and carries out runs.
 
-    A run goes on when this process is killed and started again.
+    A run continues after this process is killed and started again.
     """
     from flctl.coordinator.main import run_coordinator
     from flctl.extras import HOW, has_torch
@@ -79,34 +80,32 @@ def coordinator(
     heartbeat_s = seconds(heartbeat, "--heartbeat")
     if not 1 <= heartbeat_s <= 600:
         raise UsageError(f"--heartbeat {heartbeat}: from 1s to 10m")
-    dealt = deal(shards, partition, alpha, shard_seed)
+    dealt = deal(shards, dealing)
     if dealt is not None and invite is None:
-        raise UsageError("--shards goes with --invite; else: flctl keys token --shards N")
+        raise UsageError("--shards requires --invite; else use: flctl keys token --shards N")
     listed = tuple(path.absolute() for path in test_data or ())
     for named in listed:
         expect_path(named, f"--test-data {named}")
-    folder = state_folder(state)
     logs.set_up(verbose)
     if not has_torch():
-        warn(f"no run can begin here: first models and tests need torch: {HOW}")
+        warn(f"no run can start here: first models and tests need torch: {HOW}")
 
     def ready(endpoint: str, server_key: str) -> None:
         from flctl.terminal.output import print_line
         from flctl.transport.keys import shown
 
         key = shown(server_key)
-        print_line(f"coordinator  {endpoint}\nserver key   {key}")
         print_line(
-            "An agent joins with:\n"
-            f"  flctl keys token --state {shlex.quote(str(folder))} > token\n"
-            f"  flctl agent --coordinator {_dialled(endpoint)} --server-key {key} "
+            f"coordinator  {endpoint}\nserver key   {key}\nAn agent joins with:\n"
+            f"  flctl keys token --state {shlex.quote(str(here.folder))} > token\n"
+            f"  flctl agent --coordinator {_reachable(endpoint)} --server-key {key} "
             "--join-token-file token --state DIR --data PATH"
         )
 
-    run_coordinator(folder, bind, ready, heartbeat_s, invite, dealt, listed, min_participants)
+    run_coordinator(here.folder, bind, ready, heartbeat_s, invite, dealt, listed, min_participants)
 
 
-def _dialled(endpoint: str) -> str:
+def _reachable(endpoint: str) -> str:
     """The address as another machine would write it."""
     plain = endpoint.removeprefix("tcp://")
     host, _, port = plain.rpartition(":")

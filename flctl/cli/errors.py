@@ -1,10 +1,10 @@
-"""From an exception to one line on stderr and an exit code; the only place that does it.
+"""The only place that turns an exception into one line on stderr and an exit code.
 
 0      done
 1      tried and failed
 2      the command or its settings are wrong
-130    ended with Ctrl-C
-128+n  ended by signal n (flctl/cli/process.py)
+130    interrupted with Ctrl-C
+128+n  ended by signal n (flctl/process.py)
 """
 
 import errno
@@ -12,13 +12,14 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 
+from flctl.cli import completion
 from flctl.errors import FlctlError, TaskError
 from flctl.extras import as_missing_torch
-from flctl.terminal.output import give_up_stdout, print_json, say
+from flctl.terminal.output import drop, give_up_stdout, print_json, say, warn
 
 INTERRUPTED = 130
 DETAILS = "FLCTL_DETAILS"
@@ -27,8 +28,18 @@ OF_STDOUT = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EPIPE, er
 """Errors of writing; where anything else is written, that is told as a StateError."""
 
 
+def fail(text: str, json: bool) -> NoReturn:
+    """End a command that has printed its result; as JSON it is not printed twice."""
+    if json:
+        warn(text)
+        raise typer.Exit(1)
+    raise FlctlError(text)
+
+
 def run(app: typer.Typer, args: Sequence[str]) -> int:
     """Run the command line `args` (without the program's name) and return its exit code."""
+    if completion.ASKED in os.environ:
+        drop(sys.stderr)  # no line but completions may reach the prompt
     try:
         return _call(app, args)
     except OSError as error:
@@ -44,8 +55,8 @@ def _call(app: typer.Typer, args: Sequence[str]) -> int:
         return code if isinstance(code, int) else 0
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
-    except SystemExit:
-        raise
+    except SystemExit as error:  # of the completion
+        return error.code if isinstance(error.code, int) else 0
     except BaseException as error:  # a user's task may raise anything
         if isinstance(error.__cause__, KeyboardInterrupt):  # it came in the midst of an import
             return INTERRUPTED
@@ -91,9 +102,10 @@ def _in_words(app: typer.Typer, error: Any, args: Sequence[str]) -> tuple[str, i
 
 def _command(app: typer.Typer, args: Sequence[str]) -> tuple[str, Any]:
     """What these words call: its name, and the parser's command."""
-    words, command = ["flctl"], typer.main.get_command(app)
+    words: list[str] = ["flctl"]
+    command: Any = typer.main.get_command(app)
     for arg in args:
-        found = getattr(command, "commands", {}).get(arg)
+        found = command.get_command(None, arg) if hasattr(command, "commands") else None
         if found is None:
             break
         words.append(arg)

@@ -1,24 +1,23 @@
-"""`flctl health`: whether the agent or coordinator of a state folder is well."""
+"""`flctl health`: whether the agent or coordinator of a state folder is healthy."""
 
 import typer
 
-from flctl.cli.options import Json, State, state_folder
+from flctl.cli.options import Here, Json, command, single
+
+app = single()
 
 
-def health(state: State = None, json: Json = False) -> None:
-    """Say whether the agent or the coordinator that runs here is well; made for containers.
+@command(app, "flctl health --state ./pi-01")
+def health(here: Here, json: Json = False) -> None:
+    """Check whether the agent or coordinator that runs here is healthy, for containers.
 
-    Well means that its loop turns: the exit code is 0, else 1. Whether an agent is linked
-    to its coordinator is in the line only: to start it anew would not help.
+    Exit code 0 if its main loop responds, else 1. A lost link between agent and coordinator is
+    only reported: a restart would not restore it.
     """
     from flctl.terminal import output
     from flctl.transport.health import ask, in_words
 
-    folder = state_folder(state)
-    found = ask(folder)
-    well, text = in_words(folder, found)
-    if json:
-        output.print_json({"healthy": well, **found})
-    else:
-        output.print_line(text)
+    found = ask(here.folder)
+    well, text = in_words(here.folder, found)
+    output.answer({"healthy": well, **found}, json, text)
     raise typer.Exit(0 if well else 1)

@@ -1,57 +1,31 @@
 """`flctl keys`: who may connect, and as what."""
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
-from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Protocol, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
-import typer
-
-from flctl.cli.finding import far
-from flctl.cli.options import HELP, Commands, Context, Grouped, Json, State, again, state_folder
-from flctl.cli.shards import Alpha, Partition, Seed, Shards, deal
-from flctl.cli.values import seconds
+from flctl.cli import completion
+from flctl.cli.options import At, Json, argument, command, flag, group, option
+from flctl.cli.shards import Dealing, Shards, deal
 from flctl.errors import FlctlError, UsageError
+from flctl.terminal.finding import far
+from flctl.values import seconds
 
 if TYPE_CHECKING:
-    from flctl.wire.messages import Deal
+    from flctl.fleet.keybook import KeyBook
 
-app = typer.Typer(
-    help="Who may connect: key pairs, enrolled keys, join tokens.",
-    no_args_is_help=True,
-    cls=Commands,
-    rich_markup_mode=None,
-    context_settings=HELP,
-)
-
-Name = Annotated[str, typer.Argument(metavar="NAME", help="Of the agent or the operator.")]
+app = group("Who may connect: key pairs, enrolled keys, join tokens.")
+Name = Annotated[str, argument("NAME", "Name of the agent or operator.", completion.agents)]
 
 
-class Book(Protocol):
-    """The list of keys, of a coordinator that runs or in its folder."""
-
-    def keys(self) -> dict[str, Any]: ...
-    def add_key(self, name: str, key: str, role: str) -> None: ...
-    def revoke(self, name: str) -> list[str]: ...
-    def token(self, ttl_s: float, uses: int, deal: "Deal | None", evaluates: bool) -> str: ...
-    def close_tokens(self, ids: Sequence[str] | None) -> list[str]: ...
-    def invite(self, ttl_s: float) -> dict[str, Any]: ...
-    def rotate_server(self, step: str, overlap_s: float, anyway: bool) -> dict[str, Any]: ...
-
-
-@app.command(cls=Grouped)
+@command(app, "flctl keys new me.key")
 def new(
     path: Annotated[
-        Path,
-        typer.Argument(
-            metavar="FILE", help="For the secret half: me.key; the other one goes to me.pub."
-        ),
+        Path, argument("FILE", "File for the secret half, me.key; the public half is me.pub.")
     ],
 ) -> None:
-    """Make a key pair, for an operator or for an agent."""
+    """Make a key pair for an operator or an agent."""
     from flctl.terminal.output import print_line
     from flctl.transport.keys import load_or_make, shown
 
@@ -61,20 +35,19 @@ def new(
 
 
 # A key in Z85 may begin with a hyphen.
-@app.command(cls=Grouped, context_settings={**HELP, "ignore_unknown_options": True})
+@command(app, "flctl keys add alice alice.pub --role admin", ignore_unknown_options=True)
 def add(
-    name: Name,
-    key: Annotated[str, typer.Argument(metavar="KEY", help="The public half, or a file with it.")],
+    name: Annotated[str, argument("NAME", "Name of the agent or operator.")],
+    key: Annotated[str, argument("KEY", "The public key, or a file with it.")],
+    at: At,
     role: Annotated[
         str,
-        typer.Option(
-            metavar="agent|evaluate|read|admin",
-            help="agent: trains. evaluate: an agent that only measures models. read: looks "
-            "(status, runs). admin: steers (train, keys).",
+        option(
+            "agent|evaluate|read|admin",
+            "agent: trains. evaluate: an agent that only measures models. read: may look (status, "
+            "runs). admin: may also change (train, keys).",
         ),
     ] = "agent",
-    state: State = None,
-    context: Context = None,
 ) -> None:
     """Enrol a key under a name."""
     from flctl.terminal.output import print_line
@@ -82,181 +55,121 @@ def add(
 
     named = not is_public_key(key) and Path(key).is_file()
     text = read_public(Path(key)) if named else public_key(key, f"key of {name}")
-    with _book(state, context) as book:
+    with _book(at) as book:
         book.add_key(name, text, role)
     print_line(f"{name} may connect, as {role}")
 
 
-@app.command(cls=Grouped, name="list")
-def list_(state: State = None, context: Context = None, json: Json = False) -> None:
-    """Show the server's key, enrolled keys, and unknown ones that knock."""
+@command(app, "flctl keys list", name="list")
+def list_(at: At, json: Json = False) -> None:
+    """List the server's key, enrolled keys, and unknown keys that tried to connect."""
     from flctl.terminal import output
+    from flctl.terminal.keys import keys_table, open_tokens, shown_keys
 
-    with _book(state, context, make=False) as book:
-        found = _shown(book.keys())
-    revoked = found.pop("revoked", [])
-    tokens = found.pop("tokens", [])
+    with _book(at, make=False) as book:
+        found = shown_keys(book.keys())
+    revoked, tokens = found.pop("revoked", []), found.pop("tokens", [])
     if json:
         output.print_json(found)
         return
     output.print_line(f"server key  {found['server_key']}")
-    dealt = any(entry.get("shard") for entry in found["keys"])
-    made = output.table("name", "role", "public key", *(["shard"] if dealt else []))
-    for entry in found["keys"]:
-        part = [entry.get("shard") or "-"] if dealt else []
-        made.add_row(entry["name"], entry["role"], entry["public_key"], *part)
-    for entry in revoked:
-        made.add_row(entry["name"], "revoked", entry["public_key"])
-    if found["keys"] or revoked:
-        output.show(made)
-    else:
-        output.print_line("no key is enrolled; see: flctl keys token --help, flctl keys add --help")
+    made = keys_table(found["keys"], revoked)
+    none = "no key is enrolled; see: flctl keys token --help, flctl keys add --help"
+    output.show(made if found["keys"] or revoked else none)
     for waiting in found["waiting"]:
-        output.print_line(
-            f"waiting     {waiting['public_key']}  let it in with: "
-            f"flctl keys add NAME {waiting['public_key']}{again(state, context)}"
-        )
-    if line := open_doors(tokens, again(state, context)):
+        key = waiting["public_key"]
+        output.print_line(f"waiting     {key}  let it in with: flctl keys add NAME {key}{at.again}")
+    if line := open_tokens(tokens, at.again):
         output.print_line(line)
 
 
-@app.command(cls=Grouped)
+@command(app, "flctl keys token > token", "flctl keys token --uses 20 --ttl 1h --shards 20 > token")
 def token(
-    ttl: Annotated[
-        str, typer.Option(metavar="TIME", help="How long it can be used: 90s, 10m, 2h, 7d.")
-    ] = "10m",
-    uses: Annotated[int, typer.Option(metavar="N", help="How many agents may join with it.")] = 1,
+    at: At,
+    dealing: Dealing,
+    ttl: Annotated[str, option("TIME", "How long it is valid: 90s, 10m, 2h, 7d.")] = "10m",
+    uses: Annotated[int, option("N", "Number of agents that may join with it.")] = 1,
     role: Annotated[
-        str,
-        typer.Option(
-            metavar="agent|evaluate",
-            help="agent: they train. evaluate: they only measure models.",
-        ),
+        str, option("agent|evaluate", "agent: they train. evaluate: they only measure models.")
     ] = "agent",
     shards: Shards = None,
-    partition: Partition = None,
-    alpha: Alpha = None,
-    shard_seed: Seed = None,
-    state: State = None,
-    context: Context = None,
 ) -> None:
-    """Print a token with which new agents can join for a while.
+    """Print a token with which new agents can join.
 
-    Pass it on in a file (flctl agent --join-token-file): an argument stands in `ps`.
+    Pass it on in a file (flctl agent --join-token-file), because `ps` shows arguments.
 
-    With --shards N, agents that all have the same data set share it: each that joins with
-    --shard auto is dealt a part that no other has, and the same one again whenever it comes
-    back. Revoke an agent that is gone, and its part goes to the next one that joins.
+    With --shards N, agents that hold the same data set share it: each one that joins with
+    --shard auto gets its own part, and the same part when it reconnects. When an agent is
+    revoked, its part goes to the next agent that joins.
     """
     from flctl.terminal.output import hint, print_line
 
     lasts_s = seconds(ttl, "--ttl")
     if role not in ("agent", "evaluate"):
         raise UsageError(f"--role {role}: agent or evaluate; keys add enrols operators")
-    dealt = deal(shards, partition, alpha, shard_seed)
-    with _book(state, context) as book:
+    dealt = deal(shards, dealing)
+    with _book(at) as book:
         print_line(book.token(lasts_s, uses, dealt, role == "evaluate"))
     hint(f"good for {uses} within {ttl}; use it with: flctl agent --join-token-file FILE")
 
 
-@app.command(cls=Grouped)
+@command(app, "flctl keys tokens", "flctl keys tokens --close-all")
 def tokens(
-    close: Annotated[
-        list[str] | None,
-        typer.Option(metavar="ID", help="Nobody joins with this one any more; several times."),
-    ] = None,
-    close_all: Annotated[bool, typer.Option("--close-all", help="Close all of them.")] = False,
-    state: State = None,
-    context: Context = None,
+    at: At,
+    close: Annotated[list[str] | None, option("ID", "Close this token; can be repeated.")] = None,
+    close_all: Annotated[bool, flag("Close all of them.", "--close-all")] = False,
     json: Json = False,
 ) -> None:
-    """Show the join tokens that are open, or close some.
+    """List the open join tokens, or close some.
 
-    While one is open, unknown keys may connect and ask to join. A token closes by itself when its
-    uses are spent or its time is over, and when an agent that joined with it is revoked.
+    While one is open, unknown keys may connect and ask to join. A token closes when its uses or
+    its time are over, and when an agent that joined with it is revoked.
     """
-    from flctl import formats
     from flctl.terminal import output
+    from flctl.terminal.keys import tokens_table
 
     if close and close_all:
         raise UsageError("--close ID or --close-all, not both")
-    with _book(state, context, make=False) as book:
+    with _book(at, make=False) as book:
         if close or close_all:
             closed = book.close_tokens(None if close_all else close)
-            if json:
-                output.print_json({"closed": closed})
-            else:
-                output.print_line(f"closed: {', '.join(closed) or 'none was open'}")
+            text = f"closed: {', '.join(closed) or 'none was open'}"
+            output.answer({"closed": closed}, json, text)
             return
         found = book.keys()
     if "tokens" not in found:
         raise FlctlError("the coordinator is older than this flctl: it does not list its tokens")
-    if json:
-        output.print_json(found["tokens"])
-    elif not found["tokens"]:
-        output.print_line("no join token is open; open one with: flctl keys token")
-    else:
-        made = output.table(
-            "token", "closes in", ">uses left", "role", "deals", "opened", "made by"
-        )
-        for token in found["tokens"]:
-            made.add_row(
-                token["id"],
-                formats.span(token["closes_in_s"]),
-                str(token["uses_left"]),
-                token.get("role", "agent"),
-                _dealt(token["deal"]),
-                time.strftime("%Y-%m-%d %H:%M", time.localtime(token["opened"])),
-                token["by"] or "-",
-            )
-        output.show(made)
+    none = "no join token is open; open one with: flctl keys token"
+    output.answer(found["tokens"], json, tokens_table(found["tokens"]) if found["tokens"] else none)
 
 
-def _dealt(deal: Mapping[str, Any] | None) -> str:
-    return "-" if deal is None else f"{deal['of']} shards, {deal['partition']}"
-
-
-def open_doors(tokens: Sequence[Mapping[str, Any]], options: str = "") -> str:
-    """A line that warns while a stranger could join, else "". `options` follow the command."""
-    from flctl.formats import counted, span
-
-    if not tokens:
-        return ""
-    uses = counted(sum(token["uses_left"] for token in tokens), "use")
-    last = span(max(token["closes_in_s"] for token in tokens))
-    number = counted(len(tokens), "join token")
-    return f"{number} open, {uses} left, closed in {last}: flctl keys tokens{options}"
-
-
-@app.command(cls=Grouped)
+@command(app, "flctl keys invite --ttl 1h")
 def invite(
-    ttl: Annotated[str, typer.Option(metavar="TIME", help="For how long: 90s, 10m, 2h.")] = "15m",
-    state: State = None,
-    context: Context = None,
+    at: At, ttl: Annotated[str, option("TIME", "How long it is valid: 90s, 10m, 2h.")] = "15m"
 ) -> None:
     """Let agents join that share a folder with the coordinator (coordinator --invite).
 
-    It puts a token into that folder, and takes it away when its time is over.
+    A token is placed in that folder, and removed when its time is over.
     """
     from flctl.formats import counted
     from flctl.terminal.output import print_line
 
     lasts_s = seconds(ttl, "--ttl")
-    with _book(state, context, make=False) as book:
+    with _book(at, make=False) as book:
         opened = book.invite(lasts_s)
     uses = counted(opened["uses"], "agent")
     print_line(f"token {opened['id']} lies in {opened['folder']}, for {uses} within {ttl}")
 
 
-@app.command(cls=Grouped)
-def revoke(name: Name, state: State = None, context: Context = None) -> None:
-    """Shut a key out, at once; a token does not let it in again.
+@command(app, "flctl keys revoke pi-03")
+def revoke(name: Name, at: At) -> None:
+    """Revoke a key at once; a token does not admit it again.
 
-    An agent may still hold the token that it joined with: if that is open, it is closed too.
+    An open token that the agent joined with is closed too, because the agent may still have it.
     """
     from flctl.terminal.output import print_line
 
-    with _book(state, context, make=False) as book:
+    with _book(at, make=False) as book:
         closed = book.revoke(name)
     print_line(f"{name} is shut out")
     if closed:
@@ -266,197 +179,59 @@ def revoke(name: Name, state: State = None, context: Context = None) -> None:
         )
 
 
-@app.command(cls=Grouped, name="rotate-server")
+@command(
+    app,
+    "flctl keys rotate-server --overlap 14d",
+    "flctl keys rotate-server --finish",
+    name="rotate-server",
+)
 def rotate_server(
-    overlap: Annotated[
-        str, typer.Option(metavar="TIME", help="How long both keys are good: 2h, 7d, 30d.")
-    ] = "7d",
-    finish: Annotated[
-        bool, typer.Option("--finish", help="Only the new key is good from now on.")
-    ] = False,
+    at: At,
+    overlap: Annotated[str, option("TIME", "How long both keys are valid: 2h, 7d, 30d.")] = "7d",
+    finish: Annotated[bool, flag("Accept only the new key from now on.", "--finish")] = False,
     anyway: Annotated[
-        bool,
-        typer.Option("--anyway", help="Finish although some agents do not have the new key."),
+        bool, flag("Finish although some agents do not have the new key.", "--anyway")
     ] = False,
-    abort: Annotated[
-        bool, typer.Option("--abort", help="Only the old key is good from now on.")
-    ] = False,
-    state: State = None,
-    context: Context = None,
+    abort: Annotated[bool, flag("Accept only the old key from now on.", "--abort")] = False,
     json: Json = False,
 ) -> None:
-    """Replace the coordinator's own key, by which agents and operators know it.
+    """Replace the coordinator's own key, by which agents and operators recognise it.
 
-    For a time both keys are good, and all agents and operators that connect are told the new one.
-    'flctl status' shows how many agents have it. When the time is over, or with --finish, only
-    the new one is good; an agent that was away all the time needs it by hand (flctl deploy).
+    Both keys are valid for a while, and agents and operators that connect receive the new one;
+    'flctl status' shows how many agents have it. At the end of the time, or with --finish, only
+    the new key is valid. An agent that was away until then needs it by hand (flctl deploy).
     """
     from flctl.terminal import output
+    from flctl.terminal.keys import key_rotation, shown_keys
 
     if finish and abort:
         raise UsageError("--finish or --abort, not both")
     if anyway and not finish:
-        raise UsageError("--anyway goes with --finish")
+        raise UsageError("--anyway requires --finish")
     step = "finish" if finish else "abort" if abort else "begin"
     lasts_s = seconds(overlap, "--overlap")
-    with _book(state, context, make=False) as book:
-        found = _shown(book.rotate_server(step, lasts_s if step == "begin" else 0.0, anyway))
-    if json:
-        output.print_json(found)
-    elif (rotation := found["rotation"]) is None:
-        output.print_line(f"server key  {found['server_key']}, and no other one is good")
+    with _book(at, make=False) as book:
+        found = shown_keys(book.rotate_server(step, lasts_s if step == "begin" else 0.0, anyway))
+    if (rotation := found["rotation"]) is None:
+        text = f"server key  {found['server_key']}, and no other one is valid"
     else:
-        output.print_line(f"server key  {found['server_key']}, and for {overlap} as well")
-        output.print_line(f"new key     {rotation['new_key']}")
-        output.print_line(key_rotation(rotation, again(state, context)))
-
-
-def key_rotation(rotation: Mapping[str, Any], options: str = "") -> str:
-    """A line about a server key that is being replaced. `options` follow the command."""
-    from flctl.formats import counted, span
-
-    missing = list(rotation["missing"])
-    line = (
-        f"the server key is being replaced: {counted(rotation['have'], 'agent')} with the new one"
-    )
-    if missing:
-        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
-        line += f", not yet {', '.join(missing[:5])}{more}"
-    left = span(max(0.0, rotation["ends_in_s"]))
-    return f"{line}; the old one is good for {left}: flctl keys rotate-server{options} --finish"
-
-
-def _shown(found: Any) -> Any:
-    """An answer with its keys as people see them; as `z85` stands what a file of an older version
-    has, to compare with."""
-    from flctl.transport.keys import shown
-
-    if isinstance(found, list):
-        return [_shown(part) for part in found]
-    if not isinstance(found, Mapping):
-        return found
-    made = {k: shown(v) if k in KEYS and v else _shown(v) for k, v in found.items()}
-    if "public_key" in found:
-        made["z85"] = found["public_key"]
-    return made
-
-
-KEYS = ("server_key", "public_key", "new_key")
-
-
-class _Folder:
-    """The list in a state folder; a coordinator that runs on it sees a change at once."""
-
-    def __init__(self, state: Path) -> None:
-        from flctl.transport.keys import Keyring
-
-        self._keyring = Keyring(state / "keys")
-
-    def keys(self) -> dict[str, Any]:
-        from flctl.coordinator.front.views import shown_key, shown_tokens
-
-        entries = [shown_key(entry) for entry in self._keyring.entries()]
-        return {
-            "server_key": self._keyring.server.public,
-            "keys": entries,
-            "revoked": [shown_key(entry) for entry in self._keyring.revoked()],
-            "waiting": [],
-            "tokens": shown_tokens(self._keyring),
-        }
-
-    def add_key(self, name: str, key: str, role: str) -> None:
-        self._keyring.add(name, key, role)  # type: ignore[arg-type]  # checked there
-
-    def revoke(self, name: str) -> list[str]:
-        return [token.id for token in self._keyring.revoke(name)]
-
-    def token(self, ttl_s: float, uses: int, deal: "Deal | None", evaluates: bool) -> str:
-        from flctl.transport.channel import LOCAL
-
-        return self._keyring.new_token(ttl_s, uses, deal, LOCAL, evaluates)
-
-    def token_id(self, text: str) -> str | None:
-        token = self._keyring.open_token(text)
-        return token.id if token is not None else None
-
-    def close_tokens(self, ids: Sequence[str] | None) -> list[str]:
-        return [token.id for token in self._keyring.close_tokens(ids)]
-
-    def invite(self, ttl_s: float) -> dict[str, Any]:  # noqa: ARG002
-        raise UsageError("no coordinator runs here, and only one that runs keeps such a folder")
-
-    def rotate_server(self, step: str, overlap_s: float, anyway: bool) -> dict[str, Any]:
-        """Without a coordinator nobody is told before it runs again."""
-        keys = self._keyring.server_keys
-        agents = [entry.name for entry in self._keyring.entries() if entry.role == "agent"]
-        if step == "begin":
-            keys.begin(overlap_s)
-        elif step == "abort":
-            keys.abort()
-        elif agents and keys.overlap is not None and not anyway:
-            raise UsageError(
-                "no coordinator runs here, so that nobody knows which agents have the new key: "
-                "start it, or add --anyway"
-            )
-        else:
-            keys.finish()
-        found = keys.overlap
-        rotation = None
-        if found is not None:
-            rotation = {
-                "new_key": found.new,
-                "ends": found.ends,
-                "ends_in_s": found.ends - self._keyring.now,
-                "have": 0,
-                "missing": agents,
-            }
-        return {"server_key": keys.current.public, "rotation": rotation}
-
-
-LOOKING = ("keys",)
-"""Methods of a Book that change nothing."""
-SHUTTING = ("revoke", "close_tokens")
-"""Those that must not fail for want of a line in the audit file."""
-WORDS = {"add_key": "key-add", "revoke": "key-revoke", "close_tokens": "token-close"}
-"""As a coordinator that runs calls it in its audit file."""
-
-
-class _Audited:
-    """A book of which everything that changes it stands in the audit file beside it."""
-
-    def __init__(self, book: _Folder, state: Path) -> None:
-        from flctl.coordinator.store.audit import Audit
-
-        self._book, self._audit = book, Audit(state)
-
-    def __getattr__(self, name: str) -> Any:
-        method = getattr(self._book, name)
-        return method if name in LOOKING else partial(self._change, name, method)
-
-    def _change(self, name: str, method: Callable[..., Any], *args: Any) -> Any:
-        from msgspec import to_builtins
-
-        from flctl.coordinator.store.audit import local_actor
-
-        named = to_builtins(dict(signature(method).bind(*args).arguments))
-        word = WORDS.get(name, name.replace("_", "-"))
-        with self._audit.action(local_actor(), word, named, name not in SHUTTING) as came:
-            result = method(*args)
-            if name == "token":
-                came["id"] = self._book.token_id(result)
-            elif result is not None:
-                came["result"] = to_builtins(result)
-        return result
+        text = (
+            f"server key  {found['server_key']}, and for {overlap} as well\n"
+            f"new key     {rotation['new_key']}\n{key_rotation(rotation, at.again)}"
+        )
+    output.answer(found, json, text)
 
 
 @contextmanager
-def _book(state: Path | None, context: str | None, make: bool = True) -> Iterator[Book]:
+def _book(at: At, make: bool = True) -> "Iterator[KeyBook]":
     """`make`: whether a folder without keys gets some."""
-    folder = state_folder(state)
-    with far(folder, context, beside=folder / "keys") as console:
+    folder = at.folder
+    with far(folder, at.context, beside=folder / "keys") as console:
         if console is not None:
             yield console
             return
+        from flctl.fleet.keybook import AuditedKeys
+
         if not make and not (folder / "keys").exists():
             raise UsageError(f"{folder}: no coordinator has kept keys there; name its --state")
-        yield cast(Book, _Audited(_Folder(folder), folder))
+        yield cast("KeyBook", AuditedKeys(folder))

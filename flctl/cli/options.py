@@ -1,145 +1,122 @@
-"""Options that several commands share, and what their defaults are."""
+"""How commands declare their options, and the options that several of them share."""
 
+import inspect
 import os
 import re
 import shlex
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar, get_type_hints
 
 import typer
 import typer.core
 
+from flctl.cli import completion
+
 if TYPE_CHECKING:
     from flctl.learning.origin import ReadAs
 
-HELP = {"max_content_width": 100}
+HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+Function = TypeVar("Function", bound=Callable[..., None])
+
+
+def option(
+    metavar: str | None,
+    help: str,
+    *names: str,
+    env: str | None = None,
+    panel: str | None = None,
+    complete: Callable[..., list[str]] | None = None,
+    **more: Any,
+) -> Any:
+    """An option as the help shows it: `metavar` is never the name of a Python type."""
+    more = {"metavar": metavar, "envvar": env, "autocompletion": complete, **more}
+    return typer.Option(*names, help=help, rich_help_panel=panel, **more)
+
+
+def flag(help: str, *names: str, **more: Any) -> Any:
+    return option(None, help, *names, **more)
+
+
+def argument(metavar: str, help: str, complete: Any = None, **more: Any) -> Any:
+    return typer.Argument(metavar=metavar, help=help, autocompletion=complete, **more)
 
 
 def path(text: str) -> Path:
-    """Of an option: an empty one is a mistake, not the current folder."""
+    """An empty option is a mistake, not the current folder."""
     if not text:
         raise typer.BadParameter("it is empty")
     return Path(text)
 
 
-State = Annotated[
-    Path | None,
-    typer.Option(
-        "--state",
-        parser=path,
-        envvar="FLCTL_STATE",
-        metavar="DIR",
-        help="Folder for keys and runs.  [default: your account's state folder]",
-        show_default=False,
-    ),
-]
-Context = Annotated[
-    str | None,
-    typer.Option(
-        "--context",
-        envvar="FLCTL_CONTEXT",
-        metavar="NAME",
-        help="Look at the far coordinator that 'flctl connect' saved under this name; local: at "
-        "this machine only.  [default: the coordinator that runs on --state; else --state, for a "
-        "RUN that it has; else the one that was connected; else --state]",
-        show_default=False,
-    ),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Verbose = Annotated[
-    bool, typer.Option("--verbose", "-v", help="Log everything to stderr; tracebacks of faults.")
-]
-HEARTBEATS = "Heartbeats (docs/ecg.md)"
-Lead = Annotated[
-    str | None,
-    typer.Option(
-        "--lead",
-        metavar="NAME|N",
-        envvar="FLCTL_LEAD",
-        help="Signal of WFDB records to read, by name or number.  [default: MLII, else II, else "
-        "what is most like them]",
-        rich_help_panel=HEARTBEATS,
-        show_default=False,
-    ),
-]
-Annotator = Annotated[
-    str | None,
-    typer.Option(
-        "--annotator",
-        metavar="NAME",
-        envvar="FLCTL_ANNOTATOR",
-        help="Suffix of the annotations of WFDB records.  [default: atr, else ecg, ari, qrsc, qrs]",
-        rich_help_panel=HEARTBEATS,
-        show_default=False,
-    ),
-]
-RAt = Annotated[
-    int | None,
-    typer.Option(
-        "--r-at",
-        metavar="N",
-        min=0,
-        max=186,
-        envvar="FLCTL_R_AT",
-        help="Sample of each row of a CSV or .npz file, from 0, that the R peak stands at.  "
-        "[default: found from the beats]",
-        rich_help_panel=HEARTBEATS,
-        show_default=False,
-    ),
-]
+def group(help: str) -> typer.Typer:
+    return typer.Typer(
+        help=help,
+        no_args_is_help=True,
+        cls=Commands,
+        rich_markup_mode=None,
+        context_settings=HELP,
+        add_completion=False,
+    )
 
 
-def reading_as(lead: str | None, annotator: str | None, r_at: int | None) -> "ReadAs":
-    """What the three options say. Raises UsageError."""
-    from flctl.learning.origin import read_as_of
-
-    names = {"lead": "--lead", "annotator": "--annotator", "r_at": "--r-at"}
-    return read_as_of({"lead": lead, "annotator": annotator, "r_at": r_at}, names)
+def single() -> typer.Typer:
+    """For a module with commands that are no group."""
+    return typer.Typer(rich_markup_mode=None, add_completion=False)
 
 
-def read_all_as(read_as: "ReadAs") -> None:
-    """In this process and those that it starts."""
-    from flctl.learning.origin import VARIABLES
+def command(
+    app: typer.Typer, *examples: str, name: str | None = None, **settings: Any
+) -> Callable[[Function], Function]:
+    """Make a function a command of `app`; its help ends with `examples`.
 
-    for key, value in read_as.given.items():
-        os.environ[VARIABLES[key]] = str(value)
+    A parameter that is a NamedTuple stands for its fields: options that several commands share.
+    """
 
+    def register(function: Function) -> Function:
+        app.command(
+            name,
+            cls=Command,
+            epilog="\n".join(examples),
+            context_settings={**HELP, **settings},
+        )(_spread(function))
+        return function
 
-Run = Annotated[
-    str, typer.Argument(metavar="RUN", help="Its name, or as much of it as makes it unique.")
-]
-OfTask = Annotated[
-    str | None,
-    typer.Option(
-        "--task",
-        metavar="module:Class",
-        help="The run's task, where it is not an installed one.",
-        show_default=False,
-    ),
-]
+    return register
 
 
-def state_folder(given: Path | None) -> Path:
-    """The folder that --state or FLCTL_STATE names, absolute, else the platform's own."""
-    if given is not None:
-        return given.expanduser().absolute()
-    import platformdirs
+def _spread(function: Callable[..., None]) -> Callable[..., None]:
+    signature = inspect.signature(function)
+    hints = get_type_hints(function, include_extras=True)
+    parts: dict[str, Any] = {}
+    parameters = []
+    for name, parameter in signature.parameters.items():
+        kind = hints.get(name)
+        if isinstance(kind, type) and issubclass(kind, tuple) and hasattr(kind, "_fields"):
+            parts[name] = kind
+            defaults: dict[str, Any] = getattr(kind, "_field_defaults", {})
+            for field, hint in get_type_hints(kind, include_extras=True).items():
+                default = defaults.get(field, inspect.Parameter.empty)
+                given = {"default": default, "annotation": hint}
+                parameters.append(inspect.Parameter(field, parameter.KEYWORD_ONLY, **given))
+        else:
+            given = {"annotation": kind, "kind": parameter.KEYWORD_ONLY}
+            parameters.append(parameter.replace(**given))
 
-    return platformdirs.user_state_path("flctl")
+    @wraps(function)
+    def call(**values: Any) -> None:
+        for name, kind in parts.items():
+            values[name] = kind(**{field: values.pop(field) for field in kind._fields})
+        function(**values)
 
-
-def again(state: Path | None, context: str | None = None) -> str:
-    """What follows a suggested command, so that it finds what this one has found."""
-    options = ""
-    if state is not None and os.environ.get("FLCTL_STATE") != str(state):
-        options += f" --state {shlex.quote(str(state))}"
-    if context is not None and os.environ.get("FLCTL_CONTEXT") != context:
-        options += f" --context {shlex.quote(context)}"
-    return options
+    call.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    call.__annotations__ = {p.name: p.annotation for p in parameters}
+    return call
 
 
 class Commands(typer.core.TyperGroup):
-    """A group whose help has the first sentence of each command, whole."""
+    """A group whose help shows the first sentence of each command in full."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         found = ((name, self.get_command(ctx, name)) for name in self.list_commands(ctx))
@@ -148,9 +125,15 @@ class Commands(typer.core.TyperGroup):
             formatter.write_dl(rows)
 
 
-class Grouped(typer.core.TyperCommand):
+class Command(typer.core.TyperCommand):
     """A command whose help lists its options by group, in plain text: rich would take longer
     to load than everything else a command needs."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """Typer puts braces around what is required."""
+        return [
+            piece.replace("{", "").replace("}", "") for piece in super().collect_usage_pieces(ctx)
+        ]
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         groups: dict[str, list[tuple[str, str]]] = {}
@@ -159,9 +142,165 @@ class Grouped(typer.core.TyperCommand):
             if record is not None:
                 is_argument = param.param_type_name == "argument"
                 name = "Arguments" if is_argument else getattr(param, "rich_help_panel", None)
-                shown = re.sub(r" <\w+\[.+\]>$", "", record[0])  # Python's word for several
+                shown = re.sub(r" <\w+(\[.+\])?>$", "", record[0])  # a type of Python
                 groups.setdefault(name or "Options", []).append((shown, record[1]))
-        # What every command has is of the least interest.
+        # The options that every command has come last.
         for name in sorted(groups, key=lambda name: name == "Options"):
             with formatter.section(name):
                 formatter.write_dl(groups[name])
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002
+        """A line to copy is not wrapped."""
+        lines = (self.epilog or "").splitlines()
+        if lines:
+            with formatter.section("Examples" if len(lines) > 1 else "Example"):
+                formatter.write("".join(f"  {line}\n" for line in lines))
+
+
+State = Annotated[
+    Path | None,
+    option(
+        "DIR",
+        "Folder for keys and runs.  [default: your account's state folder]",
+        "--state",
+        env="FLCTL_STATE",
+        parser=path,
+        show_default=False,
+    ),
+]
+Context = Annotated[
+    str | None,
+    option(
+        "NAME",
+        "Use the remote coordinator that 'flctl connect' saved under this name, or 'local' for "
+        "this machine only.  [default: the coordinator running on --state; for a RUN stored in "
+        "--state, that folder; then the connected coordinator; then --state]",
+        "--context",
+        env="FLCTL_CONTEXT",
+        show_default=False,
+        complete=completion.contexts,
+    ),
+]
+Json = Annotated[bool, flag("Print JSON.", "--json")]
+Verbose = Annotated[bool, flag("Log everything to stderr, with tracebacks.", "--verbose", "-v")]
+Run = Annotated[str, argument("RUN", "Name of the run, or a unique prefix.", completion.runs)]
+Agents = Annotated[
+    list[str], argument("NAME", "Agents, as listed by 'flctl status'.", completion.agents)
+]
+OfTask = Annotated[
+    str | None,
+    option(
+        "MODULE:CLASS",
+        "The run's task, if it is not an installed one.",
+        "--task",
+        show_default=False,
+        complete=completion.tasks,
+    ),
+]
+Task = Annotated[
+    str | None,
+    option(
+        "NAME",
+        "Name of an installed task, or MODULE:CLASS.  [default: from the file]",
+        "--task",
+        show_default=False,
+        complete=completion.tasks,
+    ),
+]
+Device = Annotated[str, option("auto|cpu|cuda", "Device to compute on.", "--device")]
+Checkpoint = Annotated[Path, argument("CHECKPOINT", "A .safetensors file.", parser=path)]
+
+
+class At(NamedTuple):
+    """The state folder of this machine, or a coordinator to ask."""
+
+    state: State = None
+    context: Context = None
+
+    @property
+    def folder(self) -> Path:
+        """The one that --state or FLCTL_STATE names, absolute, else the platform's own."""
+        if self.state is not None:
+            return self.state.expanduser().absolute()
+        import platformdirs
+
+        return platformdirs.user_state_path("flctl")
+
+    @property
+    def again(self) -> str:
+        """What a suggested command needs to find the same."""
+        given = {"state": self.state, "context": self.context}
+        return "".join(
+            f" --{name} {shlex.quote(str(value))}"
+            for name, value in given.items()
+            if value is not None and os.environ.get(f"FLCTL_{name.upper()}") != str(value)
+        )
+
+
+class Here(NamedTuple):
+    state: State = None
+
+    @property
+    def folder(self) -> Path:
+        return At(self.state).folder
+
+    @property
+    def again(self) -> str:
+        return At(self.state).again
+
+
+HEARTBEATS = "Heartbeats (docs/ecg.md)"
+
+
+class Heartbeats(NamedTuple):
+    """How files with heartbeats are read."""
+
+    lead: Annotated[
+        str | None,
+        option(
+            "NAME|N",
+            "Signal of WFDB records to read, by name or number.  [default: MLII, else II, else "
+            "the most similar one]",
+            env="FLCTL_LEAD",
+            panel=HEARTBEATS,
+            show_default=False,
+        ),
+    ] = None
+    annotator: Annotated[
+        str | None,
+        option(
+            "NAME",
+            "Suffix of the annotation files of WFDB records.  [default: atr, else ecg, ari, "
+            "qrsc, qrs]",
+            env="FLCTL_ANNOTATOR",
+            panel=HEARTBEATS,
+            show_default=False,
+        ),
+    ] = None
+    r_at: Annotated[
+        int | None,
+        option(
+            "N",
+            "Position of the R peak in each row of a CSV or .npz file, counted from 0.  "
+            "[default: detected]",
+            env="FLCTL_R_AT",
+            panel=HEARTBEATS,
+            min=0,
+            max=186,
+        ),
+    ] = None
+
+    @property
+    def read_as(self) -> "ReadAs":
+        """Raises UsageError."""
+        from flctl.learning.origin import read_as_of
+
+        names = {"lead": "--lead", "annotator": "--annotator", "r_at": "--r-at"}
+        return read_as_of(self._asdict(), names)
+
+    def apply(self) -> None:
+        """To this process and those that it starts. Raises UsageError."""
+        from flctl.learning.origin import VARIABLES
+
+        for key, value in self.read_as.given.items():
+            os.environ[VARIABLES[key]] = str(value)

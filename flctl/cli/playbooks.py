@@ -1,246 +1,184 @@
-"""`flctl provision`, `deploy`, `upgrade` and the like: the playbooks, from wherever flctl is."""
+"""`flctl provision`, `deploy`, `upgrade` and so on: runs the Ansible playbooks of flctl."""
 
 import re
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import typer
 
+from flctl.cli.options import argument, command, flag, option, single
 from flctl.cli.options import path as a_path
 from flctl.errors import UsageError
 
-Inventory = Annotated[
-    Path,
-    typer.Option(
-        "--inventory",
-        "-i",
-        parser=a_path,
-        metavar="FILE",
-        envvar="FLCTL_INVENTORY",
-        help="Ansible inventory with the groups flctl_coordinator and flctl_agents.",
-    ),
-]
-Limit = Annotated[
-    str | None,
-    typer.Option(metavar="HOSTS", help="Only these hosts of it: pi-02, or pi-0*, or a group."),
-]
-Check = Annotated[
-    bool, typer.Option("--check", help="Change nothing, only show what would be changed.")
-]
-Ask = Annotated[
-    bool, typer.Option("--ask-become-pass", "-K", help="Ask for the password of sudo there.")
-]
-Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="NAME=VALUE", help="A variable of the playbooks; several times."),
-]
-More = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="-- OPTIONS", help="What else ansible-playbook should be told."),
-]
+app = single()
+FLEET = "-i fleet.ini"
+
+
+class Playbook(NamedTuple):
+    """What every playbook takes."""
+
+    inventory: Annotated[
+        Path,
+        option(
+            "FILE",
+            "Ansible inventory with the groups flctl_coordinator and flctl_agents.",
+            "--inventory",
+            "-i",
+            env="FLCTL_INVENTORY",
+            parser=a_path,
+        ),
+    ]
+    limit: Annotated[str | None, option("HOSTS", "Only these hosts: pi-02, pi-0* or a group.")] = (
+        None
+    )
+    check: Annotated[bool, flag("Show what would change, and change nothing.", "--check")] = False
+    ask_become_pass: Annotated[
+        bool, flag("Ask for the sudo password of the hosts.", "--ask-become-pass", "-K")
+    ] = False
+    set_: Annotated[
+        list[str] | None,
+        option("NAME=VALUE", "Variable of the playbooks; can be repeated.", "--set"),
+    ] = None
+    more: Annotated[
+        list[str] | None, argument("-- OPTIONS", "Further options of ansible-playbook.")
+    ] = None
+
+    def run(self, name: str, version: str | None = None, **extra: str | None) -> None:
+        """Raises UsageError, FlctlError."""
+        from flctl.fleet.playbooks import run_playbook
+
+        variables = {} if version is None else {"flctl_version": version}
+        for text in self.set_ or []:
+            key, equals, value = text.partition("=")
+            if not equals or not key.isidentifier():
+                raise UsageError(f"--set {text}: NAME=VALUE, with the name of a variable")
+            variables[key] = value
+        variables |= {key: value for key, value in extra.items() if value is not None}
+        options = [
+            *(("--limit", self.limit) if self.limit else ()),
+            *(("--check", "--diff") if self.check else ()),
+            *(("--ask-become-pass",) if self.ask_become_pass else ()),
+        ]
+        run_playbook(name, self.inventory, variables, [*options, *(self.more or [])])
+
+
 Anyway = Annotated[
-    bool,
-    typer.Option(
-        "--anyway",
-        help="Also when the run in progress is of other code, so that it waits for agents.",
-    ),
+    bool, flag("Proceed even if the run in progress needs other code and has to wait.", "--anyway")
 ]
 Version = Annotated[
-    str | None,
-    typer.Option(metavar="X.Y.Z", help="Of flctl.  [default: the one that is installed here]"),
+    str | None, option("X.Y.Z", "Version of flctl.  [default: the one installed here]")
 ]
 
 
-def provision(
-    inventory: Inventory,
-    limit: Limit = None,
-    check: Check = False,
-    ask_become_pass: Ask = False,
-    set_: Set = None,
-    more: More = None,
-) -> None:
-    """Make fresh Pis ready: name, clock, memory limits, Docker.
+@command(app, f"flctl provision {FLEET}", f"flctl provision {FLEET} --limit pi-04 -K")
+def provision(playbook: Playbook) -> None:
+    """Prepare fresh Pis: host name, clock, memory limits, Docker.
 
-    Needs ssh and sudo there. Safe to run again.
+    Needs ssh and sudo on the hosts. Safe to repeat.
     """
-    _run("provision", inventory, limit, check, ask_become_pass, set_, more)
+    playbook.run("provision")
 
 
+@command(app, f"flctl deploy {FLEET}", f"flctl deploy {FLEET} --replace pi-03")
 def deploy(
-    inventory: Inventory,
+    playbook: Playbook,
     version: Version = None,
-    limit: Limit = None,
     replace: Annotated[
         str | None,
-        typer.Option(
-            metavar="HOST",
-            help="Only this host, whose card was dead and is new: it is provisioned, gets a new "
-            "key in place of the old one, and is invited again.",
+        option(
+            "HOST",
+            "Only this host, after its SD card was replaced: provision it, enrol a new key in "
+            "place of the old one, and invite it again.",
         ),
     ] = None,
-    check: Check = False,
-    ask_become_pass: Ask = False,
-    set_: Set = None,
-    more: More = None,
 ) -> None:
-    """Start the coordinator and the agents in their containers, as the inventory says.
+    """Start the coordinator and the agents in containers, as the inventory says.
 
-    Images come from this machine's Docker engine (make images). Safe to run again; to change
-    the version of a fleet at work, flctl upgrade.
+    The images come from the Docker engine of this machine (make images). Safe to repeat. To
+    change the version of a running fleet, use flctl upgrade.
     """
-    given = list(set_ or [])
     if replace is not None:
-        if limit is not None or not re.fullmatch(r"\w[\w.-]*", replace) or replace == "all":
+        one = re.fullmatch(r"(?!all$)\w[\w.-]*", replace)
+        if playbook.limit is not None or not one:
             raise UsageError(f"--replace {replace}: the name of one host, without --limit")
-        limit = replace
-        _run("provision", inventory, limit, check, ask_become_pass, given, more)
-        given.append(f"flctl_replace={replace}")
-    _run("deploy", inventory, limit, check, ask_become_pass, given, more, version)
+        playbook = playbook._replace(limit=replace)
+        playbook.run("provision")
+    playbook.run("deploy", version, flctl_replace=replace)
 
 
-def update_os(
-    inventory: Inventory,
-    limit: Limit = None,
-    check: Check = False,
-    ask_become_pass: Ask = False,
-    set_: Set = None,
-    more: More = None,
-) -> None:
-    """Install Debian's updates on the hosts of a fleet at work, and reboot where they need it.
+@command(app, f"flctl update-os {FLEET}")
+def update_os(playbook: Playbook) -> None:
+    """Install Debian's updates on the hosts of a running fleet, and reboot those that need it.
 
-    An agent finishes its round first, and is invited again when it is back as it was. A host
-    without updates is left alone; the coordinator's host comes last.
+    Each agent finishes its round first and is invited again once it is back. Hosts without
+    updates are not touched; the coordinator's host comes last.
     """
-    _run("update-os", inventory, limit, check, ask_become_pass, set_, more)
+    playbook.run("update-os")
 
 
-def upgrade(
-    inventory: Inventory,
-    version: Version = None,
-    limit: Limit = None,
-    anyway: Anyway = False,
-    check: Check = False,
-    ask_become_pass: Ask = False,
-    set_: Set = None,
-    more: More = None,
-) -> None:
-    """Bring another version to a fleet at work: the coordinator, one agent, then the rest.
+@command(app, f"flctl upgrade {FLEET}", f"flctl upgrade {FLEET} --version 0.2.0 --check")
+def upgrade(playbook: Playbook, version: Version = None, anyway: Anyway = False) -> None:
+    """Upgrade a running fleet: the coordinator, then one agent, then the rest.
 
-    An agent finishes its round first. A batch that comes back worse than before is rolled back,
-    and the rest are left as they are. Hosts that are switched off are listed at the end. Where
-    the new version has other code for the task of the run in progress, it asks before.
+    Each agent finishes its round first. A batch that is worse than before is rolled back, and
+    the remaining hosts keep their version. Hosts that are switched off are listed at the end.
+    If the new version changes the task of the run in progress, the command asks first.
     """
-    given = _with(set_, anyway)
-    _run("upgrade", inventory, limit, check, ask_become_pass, given, more, version)
+    playbook.run("upgrade", version, flctl_rollout_anyway="true" if anyway else None)
 
 
-def rollback(
-    inventory: Inventory,
-    limit: Limit = None,
-    anyway: Anyway = False,
-    check: Check = False,
-    ask_become_pass: Ask = False,
-    set_: Set = None,
-    more: More = None,
-) -> None:
-    """Go back to the image that ran before: the agents, then the coordinator."""
-    given = _with(set_, anyway)
-    _run("rollback", inventory, limit, check, ask_become_pass, given, more)
+@command(app, f"flctl rollback {FLEET}")
+def rollback(playbook: Playbook, anyway: Anyway = False) -> None:
+    """Return to the previous image: the agents first, then the coordinator."""
+    playbook.run("rollback", flctl_rollout_anyway="true" if anyway else None)
 
 
+@command(app, f"flctl push-data {FLEET} --source shares")
 def push_data(
-    inventory: Inventory,
+    playbook: Playbook,
     source: Annotated[
         Path | None,
-        typer.Option(
+        option(
+            "DIR",
+            "Folder made by 'flctl data split': each agent gets the share with its name.  "
+            "[default: none; data already on the Pis are registered]",
             parser=a_path,
-            metavar="DIR",
-            help="What flctl data split has made: each agent gets the share of its name.  "
-            "[default: none; data that a Pi has already are registered]",
         ),
     ] = None,
-    limit: Limit = None,
-    check: Check = False,
-    ask_become_pass: Ask = False,
-    set_: Set = None,
-    more: More = None,
 ) -> None:
-    """Bring shares to the Pis that shall own them. Nothing ever comes back.
+    """Copy shares of a data set to the Pis that own them; no data are copied back.
 
-    A transfer that was cut off goes on where it ended; checksums are compared at the end.
+    An interrupted transfer continues where it stopped. Checksums are compared at the end.
     """
-    given = list(set_ or [])
-    if source is not None:
-        if not (source / "manifest.json").is_file():
-            raise UsageError(
-                f"--source {source}: no manifest.json there; flctl data split makes it"
-            )
-        given.append(f"flctl_push_data_source={source.absolute()}")
-    _run("push-data", inventory, limit, check, ask_become_pass, given, more)
+    if source is not None and not (source / "manifest.json").is_file():
+        raise UsageError(f"--source {source}: no manifest.json there; flctl data split makes it")
+    playbook.run("push-data", flctl_push_data_source=str(source.absolute()) if source else None)
 
 
-def rotate_keys(
-    inventory: Inventory,
-    limit: Limit = None,
-    check: Check = False,
-    ask_become_pass: Ask = False,
-    set_: Set = None,
-    more: More = None,
-) -> None:
-    """Give the agents new keys, made on the Pis; the old ones are shut out.
+@command(app, f"flctl rotate-keys {FLEET}", f"flctl rotate-keys {FLEET} --limit pi-02")
+def rotate_keys(playbook: Playbook) -> None:
+    """Replace the agents' keys with new ones, made on the Pis; the old keys are revoked.
 
-    Also what lets a Pi in again whose card was written anew.
+    Also re-enrols a Pi whose SD card was rewritten.
     """
-    _run("rotate-keys", inventory, limit, check, ask_become_pass, set_, more)
+    playbook.run("rotate-keys")
 
 
+@command(app, f"flctl remove {FLEET} --limit pi-05")
 def remove(
-    inventory: Inventory,
-    yes: Annotated[
-        bool, typer.Option("--yes", help="Do not ask whether this is really wanted.")
-    ] = False,
-    limit: Limit = None,
-    check: Check = False,
-    ask_become_pass: Ask = False,
-    set_: Set = None,
-    more: More = None,
+    playbook: Playbook, yes: Annotated[bool, flag("Do not ask for confirmation.", "--yes")] = False
 ) -> None:
-    """Take flctl off the Pis: containers, images, keys, and the data that push-data brought.
+    """Remove flctl from the Pis: containers, images, keys, and data copied by push-data.
 
-    What a Pi had before stays, and so does Docker. The coordinator keeps its runs, unless
+    Other data stay, and so does Docker. The coordinator keeps its runs, unless
     --set flctl_coordinator_remove_runs=true.
     """
-    if not (yes or check):
+    if not (yes or playbook.check):
         if not sys.stdin.isatty():
-            raise UsageError("remove asks first, and here is nobody to answer: add --yes")
-        typer.confirm(f"Remove flctl from {limit or f'all hosts of {inventory}'}?", abort=True)
-    given = [*(set_ or []), "flctl_remove_confirmed=true"]
-    _run("remove", inventory, limit, check, ask_become_pass, given, more)
-
-
-def _with(set_: list[str] | None, anyway: bool) -> list[str]:
-    return [*(set_ or []), *(["flctl_rollout_anyway=true"] if anyway else [])]
-
-
-def _run(
-    name: str,
-    inventory: Path,
-    limit: str | None,
-    check: bool,
-    ask_become_pass: bool,
-    set_: list[str] | None,
-    more: list[str] | None,
-    version: str | None = None,
-) -> None:
-    from flctl.fleet.playbooks import run_playbook
-
-    variables: dict[str, str] = {} if version is None else {"flctl_version": version}
-    for text in set_ or []:
-        key, equals, value = text.partition("=")
-        if not equals or not key.isidentifier():
-            raise UsageError(f"--set {text}: NAME=VALUE, with the name of a variable")
-        variables[key] = value
-    options = [*(("--limit", limit) if limit else ()), *(("--check", "--diff") if check else ())]
-    options += ["--ask-become-pass"] if ask_become_pass else []
-    run_playbook(name, inventory, variables, [*options, *(more or [])])
+            raise UsageError(
+                "remove needs confirmation, but stdin is not a terminal; pass --yes to confirm"
+            )
+        hosts = playbook.limit or f"all hosts of {playbook.inventory}"
+        typer.confirm(f"Remove flctl from {hosts}?", abort=True)
+    playbook.run("remove", flctl_remove_confirmed="true")

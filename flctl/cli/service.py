@@ -1,41 +1,35 @@
-"""`flctl service`: an agent or a coordinator that survives a reboot, by systemd."""
+"""`flctl service`: an agent or a coordinator as a systemd service."""
 
 import os
 import pwd
-import sys
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from flctl.cli.options import HELP, Commands, Grouped, state_folder
+from flctl.cli.options import Here, argument, command, flag, group, option
 from flctl.errors import UsageError
 from flctl.terminal.output import warn
 
-app = typer.Typer(
-    help="Keep an agent or a coordinator running, also after a reboot (systemd).",
-    no_args_is_help=True,
-    cls=Commands,
-    rich_markup_mode=None,
-    context_settings=HELP,
-)
+app = group("Run an agent or a coordinator as a systemd service, started at boot.")
 KINDS = ("agent", "coordinator")
-ONCE = ("FLCTL_JOIN_TOKEN",)
-"""Secrets, which belong into no unit."""
-GONE_AT_BOOT = ("/tmp", "/run", "/dev/shm")
-Kind = Annotated[str, typer.Argument(metavar="agent|coordinator")]
+Kind = Annotated[str, argument("agent|coordinator", "What to run.")]
 System = Annotated[
     bool | None,
-    typer.Option(
+    flag(
+        "Service of the system, or of your account.  [default: of the system for root]",
         "--system/--user",
-        help="A service of the system, or of your account.  [default: of the system for root]",
         show_default=False,
     ),
 ]
 
 
-@app.command(
-    cls=Grouped, context_settings={"ignore_unknown_options": True, "allow_extra_args": True}
+@command(
+    app,
+    "flctl service install agent --coordinator SERVER:7700 --server-key KEY \\",
+    "    --join-token-file token --name pi-01 --data beats.npz",
+    "flctl service install coordinator --bind 0.0.0.0:7700",
+    ignore_unknown_options=True,
+    allow_extra_args=True,
 )
 def install(
     context: typer.Context,
@@ -43,21 +37,17 @@ def install(
     system: System = None,
     account: Annotated[
         str | None,
-        typer.Option(
+        option(
+            "ACCOUNT",
+            "Account that a service of the system runs as.  [default: the caller of sudo]",
             "--as",
-            metavar="ACCOUNT",
-            help="Whom a service of the system runs as.  [default: who called sudo]",
-            show_default=False,
         ),
     ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the unit and change nothing.")
-    ] = False,
+    dry_run: Annotated[bool, flag("Print the unit and change nothing.", "--dry-run")] = False,
 ) -> None:
-    """Start it now and at every boot: give the options of 'flctl agent' or 'flctl coordinator'.
+    """Start it now and at every boot, with the options of 'flctl agent' or 'flctl coordinator'.
 
-    For example: flctl service install agent --coordinator SERVER:7700 --server-key KEY
-    --join-token-file token --name pi-01 --data beats.npz. To change an option, install again.
+    To change an option, install it again.
     """
     from flctl.fleet import units
     from flctl.terminal.output import print_line
@@ -65,7 +55,12 @@ def install(
     as_system = _as_system(kind, system)
     if not dry_run:
         units.needs_systemd(as_system)
-    unit = _unit(kind, list(context.args), _account(account) if as_system else None)
+    account = units.account_of(account) if as_system else None
+    given = _parsed(kind, context.args)
+    state = given["state"]
+    if state is None and account is not None and "FLCTL_STATE" not in os.environ:
+        state = units.state_of(account)
+    unit = units.unit_for(kind, list(context.args), given, account, Here(state).folder)
     if dry_run:
         print_line(unit.text().rstrip())
         return
@@ -78,12 +73,12 @@ def install(
     print_line(f"{path} is in force; look at it with: journalctl {user}-u {unit.name} -f")
     if not as_system and not units.lingers():
         me = pwd.getpwuid(os.getuid()).pw_name
-        warn(f"it starts at your login and not at boot until: sudo loginctl enable-linger {me}")
+        warn(f"it starts at your login, not at boot, until: sudo loginctl enable-linger {me}")
 
 
-@app.command(cls=Grouped)
+@command(app, "flctl service remove agent")
 def remove(kind: Kind, system: System = None) -> None:
-    """Stop it and remove its unit; its state folder and its keys stay."""
+    """Stop it and remove its unit; the state folder and its keys stay."""
     from flctl.fleet import units
     from flctl.terminal.output import print_line
 
@@ -99,53 +94,10 @@ def _as_system(kind: str, given: bool | None) -> bool:
     return os.geteuid() == 0 if given is None else given
 
 
-def _account(given: str | None) -> str:
-    name = given or os.environ.get("SUDO_USER")
-    if not name:
-        raise UsageError("name the account that the service runs as: --as ACCOUNT")
-    try:
-        return pwd.getpwnam(name).pw_name
-    except KeyError:
-        raise UsageError(f"--as {name}: there is no such account") from None
-
-
-def _unit(kind: str, options: list[str], account: str | None) -> Any:
-    """Raises UsageError for what the command itself would refuse, or what a boot would lose."""
-    from flctl.fleet.units import Unit
-
-    given = _parsed(kind, options)
-    state, home = given["state"], Path(pwd.getpwnam(account).pw_dir if account else "~")
-    if state is None and account is not None and "FLCTL_STATE" not in os.environ:
-        state = home / ".local" / "state" / "flctl"
-    folder = state_folder(state)
-    if not any(word.partition("=")[0] == "--state" for word in options):
-        options = [*options, "--state", str(folder)]
-    if given.get("join_token_file") == "-":
-        raise UsageError("--join-token-file -: a service has no standard input; name a file")
-    writes = [folder]
-    if given.get("invite") is not None:
-        writes.append(given["invite"].expanduser().absolute())
-    if kind == "agent" and account is not None:
-        writes.append(home / ".cache" / "flctl")  # what a task downloads
-    for word in (str(folder), *options):
-        if any(word.startswith(f"{gone}/") or f"={gone}/" in word for gone in GONE_AT_BOOT):
-            raise UsageError(f"{word}: {GONE_AT_BOOT[0]} and the like are empty after a reboot")
-    kept = {
-        key: value
-        for key, value in os.environ.items()
-        if key.startswith("FLCTL_") and key not in (*ONCE, "FLCTL_STATE")
-    }
-    words = [sys.executable, "-P", "-m", "flctl", kind, *options]
-    for word in (*words, *kept.values(), *map(str, writes)):
-        if not word.isprintable():
-            raise UsageError(f"{word!r}: a unit cannot hold it")
-    return Unit(kind, words, Path.cwd(), writes, account, kept)
-
-
 def _parsed(kind: str, options: list[str]) -> dict[str, Any]:
-    """As the command would; nothing of it is run."""
+    """As the command would parse them; nothing is run."""
     from flctl.cli.app import app as flctl
 
-    command: Any = typer.main.get_command(flctl)
-    command = command.commands[kind]
-    return dict(command.make_context(f"flctl {kind}", list(options)).params)
+    root: Any = typer.main.get_command(flctl)
+    found = root.get_command(None, kind)
+    return dict(found.make_context(f"flctl {kind}", list(options)).params)

@@ -1,107 +1,89 @@
 """The options that say how data are dealt to agents."""
 
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_args
 
-import typer
-
-from flctl.cli.values import share_of
+from flctl.cli.options import option
 from flctl.errors import UsageError
+from flctl.values import share_of
 
 if TYPE_CHECKING:
     from flctl.wire.messages import Deal, Shard
 
 PARTITION, ALPHA, SEED = "iid", 0.5, 1
+PARTITIONS = "iid|label|dirichlet|size|record"
 PANEL = "Shards"
 AUTO = "auto"
 
-Partition = Annotated[
-    str | None,
-    typer.Option(
-        metavar="iid|label|dirichlet|size|record",
-        envvar="FLCTL_PARTITION",
-        help=f"How shards divide the data.  [default: {PARTITION}]",
-        rich_help_panel=PANEL,
-    ),
-]
-Alpha = Annotated[
-    float | None,
-    typer.Option(
-        metavar="A",
-        help=f"For --partition dirichlet.  [default: {ALPHA}]",
-        rich_help_panel=PANEL,
-    ),
-]
-Seed = Annotated[
-    int | None,
-    typer.Option(
-        metavar="N",
-        help=f"The same for all who share the data.  [default: {SEED}]",
-        rich_help_panel=PANEL,
-    ),
-]
+
+class Dealing(NamedTuple):
+    partition: Annotated[
+        str | None,
+        option(
+            PARTITIONS,
+            f"How the data are divided into shards.  [default: {PARTITION}]",
+            env="FLCTL_PARTITION",
+            panel=PANEL,
+        ),
+    ] = None
+    alpha: Annotated[
+        float | None, option("A", f"For --partition dirichlet.  [default: {ALPHA}]", panel=PANEL)
+    ] = None
+    shard_seed: Annotated[
+        int | None,
+        option("N", f"Same for all agents that share the data.  [default: {SEED}]", panel=PANEL),
+    ] = None
+
+    @property
+    def is_given(self) -> bool:
+        return self != Dealing()
+
+    def into(self, of: int) -> "Deal":
+        """Raises UsageError."""
+        from flctl.settings import Partition
+        from flctl.wire.messages import Deal
+
+        kind: Any = self.partition or PARTITION
+        if kind not in get_args(Partition):
+            raise UsageError(f"--partition {kind}: one of {', '.join(get_args(Partition))}")
+        alpha = ALPHA if self.alpha is None else self.alpha
+        if not 0 < alpha < 1e9:
+            raise UsageError(f"--alpha {alpha}: a number above 0")
+        seed = SEED if self.shard_seed is None else self.shard_seed
+        return Deal(of=of, partition=kind, alpha=alpha, seed=seed)
+
+
 Shards = Annotated[
     int | None,
-    typer.Option(
-        metavar="N",
-        envvar="FLCTL_SHARDS",
+    option(
+        "N",
+        "Assign one of N parts of the data to each agent that joins with --shard auto.",
+        env="FLCTL_SHARDS",
+        panel=PANEL,
         min=1,
         max=10**6,
-        help="Deal each agent that joins with --shard auto a part of its own, of N.",
-        rich_help_panel=PANEL,
     ),
 ]
 
 
-def deal(of: int | None, kind: str | None, alpha: float | None, seed: int | None) -> "Deal | None":
-    """What `--shards` and its like ask for; None without it. Raises UsageError."""
+def deal(of: int | None, dealing: Dealing) -> "Deal | None":
+    """What `--shards N` and the options beside it ask for. Raises UsageError."""
     if of is None:
-        if (kind, alpha, seed) != (None, None, None):
-            raise UsageError("--partition, --alpha and --shard-seed go with --shards N")
+        if dealing.is_given:
+            raise UsageError("--partition, --alpha and --shard-seed require --shards N")
         return None
-    return _deal(of, kind, alpha, seed)
+    return dealing.into(of)
 
 
-def shard(
-    text: str | None, kind: str | None, alpha: float | None, seed: int | None
-) -> "Shard | None":
-    """What `--shard K/N` and its like ask for; None without it, and for auto.
-
-    Raises UsageError.
-    """
-    if text == AUTO and (kind, alpha, seed) != (None, None, None):
+def shard_of(text: str | None, dealing: Dealing) -> "Shard | None":
+    """What `--shard K/N` asks for; None without it and for auto. Raises UsageError."""
+    if text == AUTO and dealing.is_given:
         raise UsageError(
-            "--partition, --alpha and --shard-seed: with --shard auto the coordinator says how "
-            "the data are dealt (flctl keys token --shards N)"
+            "--partition, --alpha and --shard-seed: with --shard auto the coordinator decides how "
+            "the data are divided (flctl keys token --shards N)"
         )
     if text in (None, AUTO):
         return None
     from flctl.wire.messages import Shard
 
     index, of = share_of(text, "--shard")
-    return Shard.of_deal(_deal(of, kind, alpha, seed), index)
-
-
-def _deal(of: int, kind: str | None, alpha: float | None, seed: int | None) -> "Deal":
-    from flctl.wire.messages import Deal
-
-    return Deal(
-        of=of,
-        partition=_kind(kind),
-        alpha=_alpha(alpha),
-        seed=SEED if seed is None else seed,
-    )
-
-
-def _kind(text: str | None) -> Any:
-    from flctl.settings import Partition as Kind
-
-    if text is not None and text not in get_args(Kind):
-        raise UsageError(f"--partition {text}: one of {', '.join(get_args(Kind))}")
-    return text or PARTITION
-
-
-def _alpha(alpha: float | None) -> float:
-    value = ALPHA if alpha is None else alpha
-    if not 0 < value < 1e9:
-        raise UsageError(f"--alpha {value}: a number above 0")
-    return value
+    return Shard.of_deal(dealing.into(of), index)

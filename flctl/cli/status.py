@@ -1,271 +1,62 @@
 """`flctl status`: every agent as the coordinator knows it."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from flctl.cli.finding import coordinator
-from flctl.cli.options import Context, Json, State, again, state_folder
+from flctl.cli.options import At, Json, command, flag, option, single
+from flctl.terminal.finding import coordinator
 
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-
-STYLES = {
-    "ready": "green",
-    "training": "cyan",
-    "evaluating": "cyan",
-    "offering": "cyan",
-    "starting": "dim",
-    "stopped": "dim",
-    "no data": "yellow",
-}
-AWAY = ("lost", "stopped")
-LIVE = (
-    "rtt_ms",
-    "temperature_c",
-    "memory_used_bytes",
-    "memory_total_bytes",
-    "load_1m",
-    "throttled",
-)
-"""What an agent says of itself with every heartbeat."""
-DIGEST_SHOWN = 12
-"""Characters of a task's digest: enough to compare by eye."""
+app = single()
 
 
+@command(app, "flctl status", "flctl status --watch --every 5", "flctl status --json | jq .")
 def status(
-    watch: Annotated[
-        bool, typer.Option("--watch", "-w", help="Keep looking until Ctrl-C.")
-    ] = False,
-    every: Annotated[float, typer.Option(metavar="SECONDS", help="For --watch.", min=0.2)] = 2.0,
+    at: At,
+    watch: Annotated[bool, flag("Update the picture until Ctrl-C.", "--watch", "-w")] = False,
+    every: Annotated[float, option("SECONDS", "Interval of --watch.", min=0.2)] = 2.0,
     wide: Annotated[
         bool,
-        typer.Option(
-            "--wide",
-            help="Also each agent's tasks with digests, its data sets and its owner's limits.",
-        ),
+        flag("Also the tasks of each agent with digests, its data sets and its limits.", "--wide"),
     ] = False,
-    state: State = None,
-    context: Context = None,
     json: Json = False,
 ) -> None:
-    """Show every agent: state, device, link, last round, last error."""
+    """Show the agents: state, device, link, last round, last error."""
     from flctl.terminal import output
 
-    options, folder = again(state, context), state_folder(state)
-    if not watch:
-        with coordinator(folder, context) as console:
-            found = console.status()
-        if json:
-            output.print_json(found["agents"])
-        else:
-            output.terminal().print(picture(found, wide, options))
+    if watch:
+        _watch(at, every, wide, json)
         return
-    from flctl.fleet.console import open_console
+    with coordinator(at.folder, at.context) as console:
+        found = console.status()
+    if json:
+        output.print_json(found["agents"])
+    else:
+        output.show(_picture(found, wide, at))
 
-    with open_console(folder, context) as console:
+
+def _watch(at: At, every: float, wide: bool, json: bool) -> None:
+    from rich.live import Live
+
+    from flctl.fleet.console import open_console
+    from flctl.terminal.output import print_json, terminal
+
+    with open_console(at.folder, at.context) as console:
         try:
-            if json:
+            while json:
+                print_json(console.status()["agents"], indent=False)
+                time.sleep(every)
+            screen = terminal()
+            with Live(console=screen, screen=screen.is_terminal, auto_refresh=False) as live:
                 while True:
-                    output.print_json(console.status()["agents"], indent=False)
+                    live.update(_picture(console.status(), wide, at), refresh=True)
                     time.sleep(every)
-            _watch(console, every, wide, options)
         except KeyboardInterrupt:
             raise typer.Exit(0) from None
 
 
-def _watch(console: Any, every: float, wide: bool, options: str) -> None:
-    from rich.live import Live
+def _picture(found: Any, wide: bool, at: At) -> Any:
+    from flctl.terminal.status import picture
 
-    from flctl.terminal.output import terminal
-
-    with Live(console=terminal(), screen=terminal().is_terminal, auto_refresh=False) as live:
-        while True:
-            live.update(picture(console.status(), wide, options), refresh=True)
-            time.sleep(every)
-
-
-def picture(found: Mapping[str, Any], wide: bool = False, options: str = "") -> "RenderableType":
-    """The coordinator, its run, and a row for each agent; if `wide`, what each can work on.
-
-    `options` follow a suggested command.
-    """
-    from rich.console import Group
-    from rich.text import Text
-
-    from flctl.cli.keys import key_rotation, open_doors
-    from flctl.formats import span
-    from flctl.terminal.output import table
-    from flctl.transport.keypair import shown
-
-    coordinator = found["coordinator"]
-    head = [
-        Text.assemble(
-            ("coordinator ", "bold"), coordinator["endpoint"],
-            ("  version ", "dim"), coordinator["version"],
-            ("  up ", "dim"), span(coordinator["uptime_s"]),
-        ),
-        _run_line(coordinator["run"]),
-    ]  # fmt: skip
-    if not found["agents"]:
-        hint = f"no agent is enrolled; make a token for new ones with: flctl keys token{options}"
-        head.append(Text(hint, style="yellow"))
-    made = table(
-        "agent", "state", ">round", ">examples", ">link", ">temp", "memory", ">load", "device",
-        "version", "~note",
-        yields=("device", "load", "memory", "version", "link", "temp", "examples", "round"),
-    )  # fmt: skip
-    for agent in found["agents"]:
-        made.add_row(*_row(agent, coordinator.get("lost_after_s", 30.0)))
-    tables: list[RenderableType] = [made]
-    if wide:
-        tables += [Text(), _abilities(found["agents"]), Text(), _limits(found["agents"])]
-    from flctl.fleet.discovery import too_many
-
-    rest = [Text(line, style="yellow") for line in filter(None, [too_many(found)])]
-    rest += [
-        Text(f"an unknown key waits: flctl keys add NAME {shown(key)}{options}", style="yellow")
-        for key in (waiting["public_key"] for waiting in found["waiting"])
-    ]
-    if rotation := coordinator.get("rotation"):
-        rest.append(Text(key_rotation(rotation, options), style="yellow"))
-    # An older coordinator does not tell its tokens.
-    if line := open_doors(found.get("tokens", ()), options):
-        rest.append(Text(line, style="yellow"))
-    rest += [Text(line, style="yellow") for line in _disagreements(found["agents"])]
-    return Group(*head, Text(), *tables, *rest) if found["agents"] else Group(*head, *rest)
-
-
-def _run_line(run: Mapping[str, Any] | None) -> Any:
-    from rich.text import Text
-
-    from flctl.formats import span
-
-    if run is None:
-        return Text("no run is in progress", style="dim")
-    line = f"{run['run']}  round {run['round'] + 1}/{run['rounds']}, {run['phase']}"
-    waits = run["phase"].startswith(("waiting", "paused"))
-    waiting = run.get("waiting_for", ())  # an older coordinator leaves it out between rounds
-    why = run.get("why", "")
-    if waits and why:
-        line += f": {why}"
-    elif waiting:
-        names = ", ".join(waiting[:5]) + (" …" if len(waiting) > 5 else "")
-        line += f"{': ' if waits else ', waiting for '}{names}"
-    if why and not waits:
-        line += f"; needed and away: {why}"
-    if (left_s := run.get("time_left_s")) is not None and (waiting or why):
-        line += f"; for {span(left_s)} at most"
-    return Text.assemble(("run ", "bold"), line)
-
-
-def _row(agent: Mapping[str, Any], lost_after_s: float) -> list[Any]:
-    from rich.text import Text
-
-    from flctl.formats import figure, size
-
-    state = agent["state"]
-    if state in AWAY:  # what it had said of itself is no longer so
-        agent = {**agent, **dict.fromkeys(LIVE)}
-    progress = agent["progress"]
-    shown = f"{state} {progress[0]}/{progress[1]}" if progress and progress[1] else state
-    if state == "lost" and agent["last_seen_s"] is None:
-        shown = "not seen"
-    cordoned = agent.get("cordoned", False)  # an older coordinator does not know it
-    if cordoned:
-        shown += ", cordoned"
-    memory = agent["memory_used_bytes"], agent["memory_total_bytes"]
-    note = agent["note"] or agent["last_error"] or _silence(agent, lost_after_s)
-    held_back = agent["throttled"]
-    if held_back:
-        note = ", ".join(held_back) + (f"; {note}" if note else "")
-    rtt = agent["rtt_ms"]
-    return [
-        agent["name"],
-        Text(shown, style="yellow" if cordoned else STYLES.get(state, "red")),
-        "-" if agent["last_round"] is None else str(agent["last_round"]),
-        str(agent["examples"]) if agent["version"] else "-",
-        "-" if rtt is None else f"{rtt:.1f} ms",
-        "-" if agent["temperature_c"] is None else f"{agent['temperature_c']:.0f} °C",
-        "-" if None in memory else f"{size(memory[0])} of {size(memory[1])}",
-        figure(agent["load_1m"], 2),
-        " ".join(filter(None, (agent["kind"], agent["arch"]))) or "-",
-        agent["version"] or "-",
-        Text(note, style="yellow"),
-    ]
-
-
-def _silence(agent: Mapping[str, Any], lost_after_s: float) -> str:
-    """For how long nothing has been heard of it, where that is worth a word."""
-    from flctl.formats import span
-
-    silent_s = agent["last_seen_s"]
-    if silent_s is None:
-        return "not since the coordinator's start"
-    if agent["state"] in AWAY:
-        return f"last seen {span(silent_s)} ago"
-    if silent_s > lost_after_s / 3:
-        return f"silent for {span(silent_s)}, lost after {span(lost_after_s)}"
-    return ""
-
-
-def _abilities(agents: Sequence[Mapping[str, Any]]) -> Any:
-    """A row for each agent and task: the digest of its code, and the data it can use."""
-    from flctl.terminal.output import table
-
-    made = table(
-        "agent", "task", "digest", "data set", ">examples", ">held out",
-        yields=("held out", "examples", "data set"),
-    )  # fmt: skip
-    for agent in agents:
-        name = agent["name"]
-        for task, digest in sorted(agent["tasks"].items()):
-            usable = [info for info in agent["datasets"] if info["task"] == task]
-            for info in usable or [{"name": "none", "examples": "-", "held_out": "-"}]:
-                made.add_row(
-                    name, task, digest[:DIGEST_SHOWN], info["name"], str(info["examples"]),
-                    str(info.get("held_out", 0)),
-                )  # fmt: skip
-                name = ""
-        if not agent["tasks"]:
-            made.add_row(name, "none", "-", "-", "-", "-")
-    return made
-
-
-def _limits(agents: Sequence[Mapping[str, Any]]) -> Any:
-    """A row for each agent: what its owner allows."""
-    from flctl.terminal.output import table
-
-    made = table(
-        "agent", ">min examples", ">min batch size", ">min batches", ">max model",
-        ">max rounds per hour", yields=("min batches", "min batch size", "max rounds per hour"),
-    )  # fmt: skip
-    for agent in agents:
-        limits = agent.get("limits")  # an older agent has none, an older coordinator cannot tell
-        if limits is None:
-            made.add_row(agent["name"], *("-" for _ in range(5)))
-            continue
-        made.add_row(
-            agent["name"], str(limits["min_examples"]), str(limits["min_batch_size"]),
-            str(limits["min_batches"]), f"{limits['max_model_mb']} MiB",
-            str(limits["max_rounds_per_hour"] or "no limit"),
-        )  # fmt: skip
-    return made
-
-
-def _disagreements(agents: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """A line for each task of which agents that are here have different code."""
-    holders: dict[str, dict[str, list[str]]] = {}
-    for agent in agents:
-        for task, digest in (agent["tasks"] if agent["state"] not in AWAY else {}).items():
-            holders.setdefault(task, {}).setdefault(digest, []).append(agent["name"])
-    for task, versions in sorted(holders.items()):
-        if len(versions) > 1:
-            each = "; ".join(f"{d[:DIGEST_SHOWN]} on {_few(n)}" for d, n in versions.items())
-            yield f"task {task} is not the same everywhere: {each}; install one version"
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return picture(found, wide, at.again)

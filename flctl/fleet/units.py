@@ -1,16 +1,22 @@
 """The systemd unit of an agent or a coordinator: its text, and putting it in force."""
 
 import os
+import pwd
 import shutil
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from msgspec import Struct
 
 from flctl.errors import FlctlError, UsageError
 from flctl.files import explained, make_folder, replace
 
+ONCE = ("FLCTL_JOIN_TOKEN",)
+"""Secrets, which do not belong in a unit."""
+GONE_AT_BOOT = ("/tmp", "/run", "/dev/shm")
 SYSTEM = Path("/etc/systemd/system")
 # Of a process without privileges: a manager of one account cannot do the second part for it.
 HARDENED = """\
@@ -159,3 +165,46 @@ def _literal(text: str) -> str:
 def _quoted(text: str) -> str:
     escaped = _literal(text).replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
+
+
+def account_of(given: str | None) -> str:
+    name = given or os.environ.get("SUDO_USER")
+    if not name:
+        raise UsageError("name the account that the service runs as: --as ACCOUNT")
+    try:
+        return pwd.getpwnam(name).pw_name
+    except KeyError:
+        raise UsageError(f"--as {name}: there is no such account") from None
+
+
+def state_of(account: str) -> Path:
+    return Path(pwd.getpwnam(account).pw_dir) / ".local" / "state" / "flctl"
+
+
+def unit_for(
+    kind: str, options: list[str], given: Mapping[str, Any], account: str | None, folder: Path
+) -> Unit:
+    """Raises UsageError for what the command itself would refuse, or what a boot would lose."""
+    home = Path(pwd.getpwnam(account).pw_dir if account else "~")
+    if not any(word.partition("=")[0] == "--state" for word in options):
+        options = [*options, "--state", str(folder)]
+    if given.get("join_token_file") == "-":
+        raise UsageError("--join-token-file -: a service has no standard input; name a file")
+    writes = [folder]
+    if given.get("invite") is not None:
+        writes.append(given["invite"].expanduser().absolute())
+    if kind == "agent" and account is not None:
+        writes.append(home / ".cache" / "flctl")  # what a task downloads
+    for word in (str(folder), *options):
+        if any(word.startswith(f"{gone}/") or f"={gone}/" in word for gone in GONE_AT_BOOT):
+            raise UsageError(f"{word}: {GONE_AT_BOOT[0]} and the like are empty after a reboot")
+    kept = {
+        key: value
+        for key, value in os.environ.items()
+        if key.startswith("FLCTL_") and key not in (*ONCE, "FLCTL_STATE")
+    }
+    words = [sys.executable, "-P", "-m", "flctl", kind, *options]
+    for word in (*words, *kept.values(), *map(str, writes)):
+        if not word.isprintable():
+            raise UsageError(f"{word!r}: a unit cannot hold it")
+    return Unit(kind, words, Path.cwd(), writes, account, kept)

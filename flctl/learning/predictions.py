@@ -1,4 +1,4 @@
-"""What a model says of each example of a file, beside what the file says."""
+"""What a model predicts for each example of a file, beside what the file says."""
 
 import math
 from collections import Counter
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 TOP = 3
 
 
-class Said(NamedTuple):
+class Predictions(NamedTuple):
     task: "Task"
     cases: "Cases"
     probabilities: "NDArray[np.float32]"

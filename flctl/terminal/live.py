@@ -85,8 +85,7 @@ class LiveView:
 def header(story: Story, now: float, width: int) -> RenderableType:
     """The run, and how far it is."""
     title = Text.assemble(
-        ("flctl ", "bold"),
-        (story.run or "starting …", "bold cyan" if story.run else "dim"),
+        ("flctl ", "bold"), (story.run or "starting …", "bold cyan" if story.run else "dim")
     )
     for name, value in (("task", story.task), ("agents", len(story.agents) or story.expected)):
         if value:

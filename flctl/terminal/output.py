@@ -16,7 +16,7 @@ from flctl.errors import printable
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from rich.console import Console
+    from rich.console import Console, RenderableType
     from rich.segment import Segment
 
     from flctl.terminal.tables import Table
@@ -127,8 +127,14 @@ def table(*columns: str, yields: "Sequence[str]" = (), note_lines: int | None = 
     return Table(columns, yields, note_lines)
 
 
-def show(made: "Table") -> None:
-    terminal().print(made)
+def show(made: "RenderableType") -> None:
+    """A table, a picture, or a line of text."""
+    print_line(made) if isinstance(made, str) else terminal().print(made)
+
+
+def answer(value: Any, as_json: bool, shown: "RenderableType") -> None:
+    """The result of a command: `value` as JSON, else `shown`."""
+    print_json(value) if as_json else show(shown)
 
 
 def program() -> str:

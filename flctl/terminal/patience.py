@@ -2,8 +2,9 @@
 
 import contextlib
 import logging
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 
@@ -61,3 +62,25 @@ class _Told(logging.Handler):
             logging.getLogger().handle(record)
         else:
             self._status.update(f"{record.getMessage()} …")
+
+
+@contextlib.contextmanager
+def progress(lines: bool = True) -> Iterator[Callable[[str], None]]:
+    """Shows the current step: in place on a terminal, else as `lines` on stderr."""
+    from flctl.terminal.output import terminal
+
+    console = terminal(stderr=True)
+    if console.is_terminal:
+        with console.status("") as status:
+            yield lambda text: status.update(f"{text} …")
+        return
+    last = ""
+
+    def tell(text: str) -> None:
+        nonlocal last
+        if lines and text != last:
+            last = text
+            sys.stderr.write(f"{text}\n")
+            sys.stderr.flush()
+
+    yield tell

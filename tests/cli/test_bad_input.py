@@ -65,7 +65,7 @@ def test_nothing_is_removed_where_nobody_can_be_asked(flctl, tmp_path, monkeypat
     monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
     done = flctl("remove", "-i", tmp_path / "inventory.yml")
     assert (done.code, done.out) == (2, "")
-    assert done.complaint.endswith("add --yes")
+    assert done.complaint.endswith("pass --yes to confirm")
 
 
 @pytest.mark.parametrize(
@@ -273,7 +273,7 @@ def test_nobody_to_ask(flctl):
 
 def test_ctrl_c_in_the_midst_of_an_import(flctl, monkeypatch):
     """Python makes a RuntimeError of what is raised while a class is made."""
-    from flctl.coordinator import runs
+    from flctl.coordinator.store import folder as runs
 
     class Interrupted:
         def __set_name__(self, *_):
@@ -285,7 +285,7 @@ def test_ctrl_c_in_the_midst_of_an_import(flctl, monkeypatch):
 
 def test_a_fault_of_our_own_is_one_line_too(flctl, monkeypatch, capsys):
     """An exception that nobody foresaw is named with its type; the traceback is to be had."""
-    from flctl.coordinator import runs
+    from flctl.coordinator.store import folder as runs
 
     def broken(*_):
         raise ZeroDivisionError("of one's own")

@@ -9,7 +9,7 @@ import pytest
 
 LIKE_MAIN = """
 import os, signal, sys
-from flctl.cli.process import Ending
+from flctl.process import Ending
 
 ending = Ending()
 try:

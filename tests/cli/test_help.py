@@ -1,6 +1,8 @@
 """What a stranger sees first, and how soon."""
 
+import re
 import resource
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -62,7 +64,7 @@ def test_help_groups_the_options_and_tells_the_defaults(flctl):
 
 def test_no_command_shows_the_help(flctl):
     """`flctl` alone, and a group alone, print their help and end well."""
-    assert "130 ended with Ctrl-C" in flctl().out
+    assert "130 interrupted with Ctrl-C" in flctl().out
     for args in ((), ("keys",), ("runs",)):
         done = flctl(*args)
         assert (done.code, done.err) == (0, "")
@@ -75,7 +77,7 @@ def test_version(flctl):
 
 
 def commands():
-    """Of every group, with what comes before it."""
+    """Every command and group, with the words that call it."""
     import typer.main
 
     from flctl.cli.app import app
@@ -84,23 +86,52 @@ def commands():
     while queue:
         name, command = queue.pop()
         yield name, command
-        queue += [((*name, sub), c) for sub, c in getattr(command, "commands", {}).items()]
+        if hasattr(command, "list_commands"):
+            queue += [
+                ((*name, n), command.get_command(None, n)) for n in command.list_commands(None)
+            ]
 
 
-def test_help_cuts_no_sentence_and_shows_no_type_of_python():
-    """At 60 columns, too."""
-    import click
+EVERY = dict(commands())
+TYPES = re.compile(r"<\w+>|\b(TEXT|INTEGER|FLOAT|PATH RANGE|BOOLEAN)\b|list\[| RANGE\b")
 
-    for name, command in commands():
-        for width in (60, 80, 120):
-            context = click.Context(
-                command, info_name=" ".join(("flctl", *name)), terminal_width=width
-            )
-            told = command.get_help(context)
-            assert "list[" not in told, name
-            if hasattr(command, "commands"):
-                rows = told[told.index("Commands:") :]
-                assert "..." not in rows, name
+
+@pytest.mark.parametrize("name", EVERY, ids=" ".join)
+def test_help_cuts_no_sentence_and_shows_no_type_of_python(flctl, name, monkeypatch):
+    """At 60 columns, too; -h and --help are the same."""
+    for width in (60, 80, 120):
+        monkeypatch.setenv("COLUMNS", str(width))
+        done = flctl(*name, "-h")
+        assert (done.code, done.err) == (0, "")
+        assert not TYPES.search(done.out), done.out
+        if hasattr(EVERY[name], "list_commands"):
+            assert "..." not in done.out[done.out.index("Commands:") :]
+    assert flctl(*name, "--help").out == done.out
+
+
+@pytest.mark.parametrize(
+    "name", [n for n, c in EVERY.items() if not hasattr(c, "list_commands")], ids=" ".join
+)
+def test_every_command_has_an_example_that_parses(flctl, name):
+    """Its help ends with lines to copy; they name the command, and options that it has."""
+    command = EVERY[name]
+    examples = flctl(*name, "-h").out.partition("\nExample")[2].splitlines()[1:]
+    calls = " ".join(examples).replace("\\ ", " ").split("flctl ")[1:]
+    assert calls
+    for call in calls:
+        words = shlex.split(call.partition("|")[0].partition(">")[0])
+        assert tuple(words[: len(name)]) == name
+        command.make_context(" ".join(name), words[len(name) :])
+
+
+@pytest.mark.parametrize(
+    "args",
+    ["status --nope", "nope", "runs nope", "runs show", "emulate up -n 0", "train --rounds x"],
+)
+def test_wrong_usage_is_one_line(flctl, args):
+    done = flctl(*args.split())
+    assert done.code == 2
+    assert "--help" in done.complaint
 
 
 def test_types_are_marked_as_such():

@@ -6,12 +6,13 @@ import pytest
 from rich.console import Console
 
 from flctl.cli import runs
-from flctl.cli.status import picture
+from flctl.cli.options import At
 from flctl.coordinator.front.views import agent_status
 from flctl.core.roster import Member
 from flctl.core.story import Story
 from flctl.terminal.live import Dashboard
 from flctl.terminal.output import ENDLESS, show, table
+from flctl.terminal.status import picture
 from flctl.terminal.tables import NAME_BESIDE
 
 WIDTHS = (60, 80, 120)
@@ -108,7 +109,7 @@ def listed(monkeypatch):
         monkeypatch.setattr("flctl.terminal.output.terminal", lambda: console)
         monkeypatch.setattr(runs, "summaries", lambda _: SUMMARIES)
         monkeypatch.setenv("FLCTL_STATE", "/nowhere")
-        runs.list_()
+        runs.list_(At())
         return console.file.getvalue().splitlines()
 
     return shown

@@ -23,7 +23,7 @@ def orders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PATH", str(folder), prepend=":")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setattr(units, "needs_systemd", lambda _: None)
-    monkeypatch.setattr("flctl.cli.service.GONE_AT_BOOT", ("/run",))  # tests live in /tmp
+    monkeypatch.setattr("flctl.fleet.units.GONE_AT_BOOT", ("/run",))  # tests live in /tmp
     return log
 
 
@@ -52,7 +52,7 @@ def test_what_is_installed_starts_now_and_at_boot_and_can_be_removed(flctl, orde
 @pytest.mark.parametrize("what", [AGENT, ("coordinator", "--bind", "0.0.0.0:7700")])
 def test_the_unit_is_one_that_systemd_takes(flctl, tmp_path, monkeypatch, what, options):
     """Also with a key of characters that mean something in a unit; no secret stands in it."""
-    monkeypatch.setattr("flctl.cli.service.GONE_AT_BOOT", ("/run",))
+    monkeypatch.setattr("flctl.fleet.units.GONE_AT_BOOT", ("/run",))
     monkeypatch.setenv("FLCTL_JOIN_TOKEN", "secret-token")
     monkeypatch.setenv("FLCTL_THREADS", "1")
     done = flctl("service", "install", *what, *options, "--dry-run")

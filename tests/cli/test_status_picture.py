@@ -3,9 +3,9 @@
 import pytest
 from rich.console import Console
 
-from flctl.cli.status import picture
 from flctl.coordinator.front.views import agent_status
 from flctl.core.roster import Member
+from flctl.terminal.status import picture
 from flctl.wire.messages import Device, Hello, Limits
 
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from flctl.cli.logs import FORMAT, _OneLine
+from flctl.terminal.logs import FORMAT, _OneLine
 from flctl.terminal.output import print_json, print_line, say, show, table
 
 EVIL = "Pi\x1b]0;owned\x07\x1b[2J\r\x9b31m"

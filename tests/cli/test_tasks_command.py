@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from flctl.agent.state import AgentState
-from flctl.cli.status import picture
 from flctl.coordinator.front.views import agent_status
 from flctl.core.roster import Member
 from flctl.errors import TaskError
 from flctl.learning.registry import check_ref, installed_tasks, task_digest
 from flctl.terminal.output import terminal
+from flctl.terminal.status import picture
 from flctl.wire.messages import DatasetInfo, Device, Hello
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "machines"

@@ -2,8 +2,8 @@
 
 import pytest
 
-from flctl.cli.values import arguments, named_paths, names, seconds, share_of
 from flctl.errors import UsageError
+from flctl.values import arguments, named_paths, names, seconds, share_of
 
 
 @pytest.mark.parametrize(

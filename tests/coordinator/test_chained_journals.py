@@ -10,8 +10,6 @@ import pytest
 from memory_fleet import MemoryFleet
 from test_operators import console
 
-from flctl.cli import chains
-from flctl.cli.finding import details
 from flctl.coordinator.store.journal import verdict
 from flctl.core.chain import Chain, split
 from flctl.core.history import RunFinished
@@ -21,6 +19,8 @@ from flctl.fleet import pages
 from flctl.fleet.driving import watch_remote
 from flctl.fleet.heads import Heads, kept
 from flctl.fleet.virtual import VirtualRun
+from flctl.terminal import chains
+from flctl.terminal.finding import details
 
 
 def recomputed(path: Path, old: bytes, new: bytes) -> None:

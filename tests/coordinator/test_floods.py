@@ -7,8 +7,8 @@ import msgspec
 import pytest
 from memory_fleet import MemoryFleet
 
-from flctl.cli.logs import FORMAT, _OneLine
 from flctl.coordinator.front.admission import GUEST_JOINS
+from flctl.terminal.logs import FORMAT, _OneLine
 from flctl.transport import allowlist
 from flctl.transport.gate import LINES
 from flctl.transport.keys import KeyPair, Keyring

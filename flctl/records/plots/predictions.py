@@ -9,14 +9,14 @@ from flctl.errors import UsageError, printable
 from flctl.records.plots.style import CENTRAL, COLOURS, FAINT, STYLE, save_picture
 
 if TYPE_CHECKING:
-    from flctl.learning.predictions import Said
+    from flctl.learning.predictions import Predictions
 
 COLUMNS, MOST = 6, 24
 WRONG = "#cf222e"
 
 
-def draw(path: Path, said: "Said", name: str) -> None:
-    """Write up to 24 examples to `path` as PNG, of each class that was said its first ones.
+def draw(path: Path, found: "Predictions", name: str) -> None:
+    """Write up to 24 examples to `path` as PNG, the first ones of each predicted class.
 
     Raises UsageError when they are neither curves nor images, StateError.
     """
@@ -25,10 +25,10 @@ def draw(path: Path, said: "Said", name: str) -> None:
     mpl.use("agg")
     from matplotlib import pyplot as plt
 
-    x = said.cases.examples.x
+    x = found.cases.examples.x
     if x.ndim not in (2, 3):
         raise UsageError(f"--plot: an example has {x.ndim - 1} dimensions; 1 or 2 can be drawn")
-    chosen = choose(said.best, MOST)
+    chosen = choose(found.best, MOST)
     columns = min(COLUMNS, len(chosen))
     lines = -(-len(chosen) // columns)
     width, height = max(2.0 * columns + 0.6, 6.4), 1.65 * lines + 1.55
@@ -40,15 +40,15 @@ def draw(path: Path, said: "Said", name: str) -> None:
             if at is None:
                 axis.set_visible(False)
                 continue
-            _image(axis, x[at]) if x.ndim == 3 else _curve(axis, *said.task.points(x[at]))
-            _title(axis, said, at)
+            _image(axis, x[at]) if x.ndim == 3 else _curve(axis, *found.task.points(x[at]))
+            _title(axis, found, at)
         if x.ndim == 2:
-            _label(axes, said, len(chosen))
+            _label(axes, found, len(chosen))
         left = 0.12 / width
         # A name is text, not mathematics, and may hold bytes that are no character.
         title: dict[str, Any] = {"fontsize": 13, "fontweight": "bold", "parse_math": False}
         figure.text(left, 1 - 0.32 / height, printable(name), **title)
-        figure.text(left, 1 - 0.58 / height, _below(said, len(chosen)), fontsize=9, color=CENTRAL)
+        figure.text(left, 1 - 0.58 / height, _below(found, len(chosen)), fontsize=9, color=CENTRAL)
         figure.subplots_adjust(
             left=0.62 / width,
             right=1 - 0.15 / width,
@@ -82,20 +82,20 @@ def _image(axis: Any, x: Any) -> None:
     axis.set_axis_off()
 
 
-def _title(axis: Any, said: "Said", at: int) -> None:
+def _title(axis: Any, found: "Predictions", at: int) -> None:
     """What it is, how surely, and what the file says when that is something else."""
-    name, probability = said.top(at)[0]
-    colour = COLOURS[said.task.classes.index(name) % len(COLOURS)]
+    name, probability = found.top(at)[0]
+    colour = COLOURS[found.task.classes.index(name) % len(COLOURS)]
     axis.set_title(f"{name} {probability:.2f}", loc="left", color=colour, fontweight="bold",
                    fontsize=9, pad=3)  # fmt: skip
-    wrong = said.cases.labelled and said.true(at) != name
-    text = f"is {said.true(at)}" if wrong else ""
+    wrong = found.cases.labelled and found.true(at) != name
+    text = f"is {found.true(at)}" if wrong else ""
     axis.set_title(f"{text}  #{at + 1}".strip(), loc="right", color=WRONG if wrong else CENTRAL,
                    fontsize=8, pad=3)  # fmt: skip
 
 
-def _label(axes: Any, said: "Said", count: int) -> None:
-    across, up = said.task.axes
+def _label(axes: Any, found: "Predictions", count: int) -> None:
+    across, up = found.task.axes
     columns = axes.shape[1]
     axes[-1, 0].set_xlabel(across)
     for row in axes:
@@ -105,9 +105,9 @@ def _label(axes: Any, said: "Said", count: int) -> None:
         axes[lowest, column].tick_params(labelbottom=True)
 
 
-def _below(said: "Said", shown: int) -> str:
-    counts = "   ".join(f"{said.full(name)}: {n:,}" for name, n in said.counts.items() if n)
-    total = len(said)
+def _below(found: "Predictions", shown: int) -> str:
+    counts = "   ".join(f"{found.full(name)}: {n:,}" for name, n in found.counts.items() if n)
+    total = len(found)
     part = f"{shown} of {total:,} are shown" if shown < total else ""
-    right = f"{said.right:,} of {total:,} right" if said.right is not None else ""
+    right = f"{found.right:,} of {total:,} right" if found.right is not None else ""
     return "   ".join(filter(None, (counts, right and f"({right})", part and f"({part})")))

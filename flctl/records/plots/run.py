@@ -1,11 +1,13 @@
 """The picture of `flctl runs plot`: what a run's journal says, round by round."""
 
+import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flctl.core.history import BEST, RoundCommitted
+from flctl.errors import FlctlError
 from flctl.formats import counted
 from flctl.records.plots.style import (
     CENTRAL,
@@ -268,3 +270,18 @@ def _below(run: "RecordedRun") -> str:
             f"{score.accuracy:.3f}, macro-F1 {score.macro_f1:.3f} on {score.examples:,} examples"
         )
     return "  ·  ".join(said)
+
+
+def class_names(run: "RecordedRun", given: str | None) -> tuple[str, ...]:
+    """Of the task that is `given` or installed here; else the numbers of the classes."""
+    score = run.rounds[-1].metrics
+    count = len(score.confusion) if score is not None else 0
+    if count:
+        with contextlib.suppress(FlctlError, ModuleNotFoundError):  # without torch no task loads
+            from flctl.learning.registry import task_to_load
+            from flctl.learning.task import load_task
+
+            names = tuple(load_task(task_to_load(given, run.task, run.name)).classes)
+            if len(names) == count:
+                return names
+    return tuple(map(str, range(count)))

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import select
+import signal
 import socket
 import sys
 import traceback
@@ -27,6 +28,7 @@ class Archives:
 
 def main(path):
     sys.meta_path.append(Archives)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         listener.bind(path)
         listener.listen(64)
@@ -37,15 +39,13 @@ def main(path):
                 if os.fork() == 0:
                     listener.close()
                     serve(connection)
-            with contextlib.suppress(ChildProcessError):
-                while os.waitpid(-1, os.WNOHANG)[0]:
-                    pass
 
 
 def serve(connection):
     """One module, as if its interpreter had been started by the other side."""
     code = 1
     try:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         said, descriptors, *_ = socket.recv_fds(connection, 1 << 18, 3)
         for standard, descriptor in enumerate(descriptors):
             os.dup2(descriptor, standard)

@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flctl.cli.options import state_folder
 from flctl.errors import FlctlError, StateError
 from flctl.terminal.output import say, warn
 from flctl.terminal.patience import waiting
@@ -28,13 +27,12 @@ def coordinator(state: Path, context: str | None) -> Iterator["Console"]:
 
 
 @contextmanager
-def recorded(run: str, state: Path | None, context: str | None) -> "Iterator[RecordedRun]":
+def recorded(run: str, folder: Path, context: str | None) -> "Iterator[RecordedRun]":
     """The run of that name. Raises FlctlError."""
     from flctl.coordinator.store.folder import RunFolder
     from flctl.coordinator.store.journal import read_events
     from flctl.records.recorded import RecordedRun
 
-    folder = state_folder(state)
     with far(folder, context, run) as console:
         if console is None:
             about = details(folder, run)[0]

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flctl.errors import CheckpointError, ParametersError, UsageError, one_line
+from flctl.errors import CheckpointError, ParametersError, StateError, UsageError, one_line
 from flctl.terminal.output import warn
 
 if TYPE_CHECKING:
@@ -87,3 +87,13 @@ def _metadata(checkpoint: Path) -> dict[str, Any]:
         raise CheckpointError(f"{checkpoint}: cannot be read: {error.strerror}") from error
     except ParametersError as error:
         raise CheckpointError(f"{error}: not a checkpoint of flctl, or a damaged one") from error
+
+
+def copy_model(checkpoint: Path, target: Path, option: str) -> None:
+    """Copy the model of a finished run. Raises StateError."""
+    from flctl.files import copy_file
+
+    try:
+        copy_file(checkpoint, target, "save the model", option)
+    except StateError as error:
+        raise StateError(f"{error}; the run is done, its model is in {checkpoint}") from error

@@ -1,25 +1,13 @@
-"""What `runs verify` and `audit --verify` have in common: read a file, follow its chain, tell."""
+"""Chained lines, of `runs verify` and `audit --verify`: the verdict in words."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from flctl.errors import FlctlError, UsageError
-from flctl.terminal.output import warn
+from flctl.errors import UsageError
 
 if TYPE_CHECKING:
     from flctl.core.chain import Verdict
     from flctl.fleet.heads import Seen
-
-Head = Annotated[
-    str | None,
-    typer.Option(
-        "--head",
-        metavar="HASH",
-        help="A head that was kept elsewhere: everything up to it must be as it was then.",
-    ),
-]
 
 
 def given(head: str | None) -> str | None:
@@ -50,22 +38,17 @@ def known(given: str | None, seen: "Seen | None") -> list[str]:
     return list(dict.fromkeys(filter(None, (given, seen.head if seen else None))))
 
 
-def tell(
-    verdict: "Verdict",
-    what: str,
-    where: str,
-    given: str | None,
-    seen: "Seen | None",
-    json: bool,
-) -> None:
-    """Print the verdict; exit code 1 unless all lines are as they were written.
+def report(
+    verdict: "Verdict", what: str, where: str, given: str | None, seen: "Seen | None", json: bool
+) -> str | None:
+    """Print the verdict. Returns what is wrong; None when all lines are as they were written.
 
-    `given` is the head of the command line, `seen` the one that was kept here; an older one that
-    is found does not excuse a newer one that is not.
+    `given` is the head of the command line, `seen` the one that was kept here; finding an older
+    one does not excuse a missing newer one.
     """
     from msgspec import to_builtins
 
-    from flctl import formats
+    from flctl.formats import counted
     from flctl.terminal import output
 
     origins = {given: "given"} if given else {}
@@ -80,31 +63,20 @@ def tell(
             "the beginning, or lines were cut off at its end"
         )
     if fault is None and not verdict.lines:
-        fault = "it has no whole line: what stood in it is gone"
+        fault = "it has no whole line: its contents are gone"
     if fault is None and head is None and not verdict.chained:
-        fault = "not chained: an older flctl wrote it, and no head is known that could vouch for it"
+        fault = "not chained: an older flctl wrote it, and no known head can confirm it"
     if json:
-        output.print_json(
-            {
-                "what": what,
-                **to_builtins(verdict),
-                "chained": verdict.chained,
-                "checked_head": head,
-                "fault": fault,
-            }
-        )
+        more = {"chained": verdict.chained, "checked_head": head, "fault": fault}
+        output.print_json({"what": what, **to_builtins(verdict), **more})
     elif fault is None:
-        output.print_line(f"{what}: {formats.counted(verdict.lines, 'line')} as written")
+        output.print_line(f"{what}: {counted(verdict.lines, 'line')} as written")
         if head is not None:
             output.print_line(f"line {verdict.kept_at} has the head that was {origins[head]}")
         output.print_line(f"head {verdict.head}")
         if verdict.unchained:
             output.hint(
-                f"lines 1 to {verdict.unchained} are of an older flctl, without a chain of their "
-                "own; what follows vouches for them since it was written"
+                f"lines 1 to {verdict.unchained} are from an older flctl, without a chain of their "
+                "own; the lines after them confirm them"
             )
-    if fault is not None:
-        if json:
-            warn(f"{where}: {fault}")
-            raise typer.Exit(1)
-        raise FlctlError(f"{where}: {fault}")
+    return None if fault is None else f"{where}: {fault}"

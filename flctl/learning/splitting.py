@@ -1,0 +1,42 @@
+"""What `flctl data` reads and deals, and the command that deals it again."""
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from flctl.errors import UsageError
+from flctl.files import expect_path
+from flctl.learning.dealing import DataSet, find_task, read_data
+from flctl.learning.task import Task, load_task
+from flctl.settings import RunSettings, normalised, parse
+
+
+def read_named(data: Path | None, task: str | None) -> tuple[str, Task, DataSet]:
+    """The task by its name, and what it reads. Raises FlctlError."""
+    if data is not None:
+        expect_path(data)
+    if data is None and task is None:
+        raise UsageError("name a file or folder, or a task with data of its own (--task)")
+    if task is None:
+        assert data is not None
+        name, found = find_task(data)
+        return name, load_task(name), found
+    learnt = load_task(task)
+    return task, learnt, read_data(learnt, data)
+
+
+def split_settings(task: str, defaults: Mapping[str, Any], given: Mapping[str, Any]) -> RunSettings:
+    """As `flctl train` reads the same options. Raises SettingsError."""
+    plain = {key: value for key, value in given.items() if value is not None}
+    own = normalised(defaults, f"the defaults of task '{task}'")
+    return parse({**own, **plain, "task": task}, "command line")
+
+
+def split_command(data: Path | None, out: Path, task: str, settings: RunSettings) -> str:
+    words = ["flctl", "data", "split", *([] if data is None else [str(data)]), "--task", task,
+             "--out", str(out), "--agents", str(settings.virtual),
+             "--partition", settings.partition]  # fmt: skip
+    if settings.partition == "dirichlet":
+        words += ["--alpha", repr(settings.alpha)]
+    return shlex.join([*words, "--seed", str(settings.seed)])

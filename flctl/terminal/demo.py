@@ -1,0 +1,69 @@
+"""The figures of `flctl demo`, and what they mean."""
+
+import textwrap
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from flctl.fleet.comparison import OWN, Beside, Compared
+from flctl.formats import counted, figure
+from flctl.terminal import output
+
+PARTS = {"own": "own patients, later", "later": "all patients, later", "unseen": "unseen patients"}
+"""What was measured on, as `flctl.fleet.comparison` and the task name it."""
+LEAD = 0.02
+"""Of accuracy; a smaller difference is not reliable."""
+WIDTH = 80
+"""Of the text below the figures."""
+
+
+def show(
+    federated: Mapping[int, Mapping[str, Any]],
+    central: Compared,
+    alone: Compared,
+    by: Beside,
+    agents: int,
+) -> None:
+    """Final figures of each way to train, and of none at all, with what they were measured on."""
+    last = federated[max(federated)]
+    ours = {last["part"]: last, **last.get("beside", {})}
+    if by.own is not None:
+        ours[OWN] = msgspec.to_builtins(by.own)
+    rest = (msgspec.to_builtins(found) for found in (central.final, alone.final, by.always))
+    ways = (ours, *rest)
+    heads = ("federated", "one place", "alone", f"always {by.commonest}")
+    made = output.table("", "", *(f">{head}" for head in heads))
+    for part, words in PARTS.items():
+        if all(part in way for way in ways):
+            for key, name in (("accuracy", "accuracy"), ("macro_f1", "macro-F1")):
+                cells = [figure(way[part][key]) for way in ways]
+                made.add_row(words if key == "accuracy" else "", name, *cells)
+    output.print_line("")
+    output.show(made)
+    output.print_line("")
+    for line in explained(alone, by, agents):
+        output.print_line(line)
+
+
+def explained(alone: Compared, by: Beside, agents: int) -> list[str]:
+    """What stands in which row and column, and what the figures say and do not say."""
+    texts = [
+        f"one place: all data together. alone: mean of {agents} agents, each after "
+        f"{counted(max(alone.curve), 'round')} on its own data. always {by.commonest}: "
+        f"without a model, every beat is called {by.commonest}. own patients: those of each agent, "
+        "mean of the agents. all patients: those of all agents."
+    ]
+    if by.own is not None and OWN in alone.final:
+        ahead = alone.final[OWN].accuracy - by.own.accuracy
+        how = "better" if ahead > LEAD else "as well" if ahead > -LEAD else ""
+        texts.append(
+            (f"An agent alone does {how} on its own patients. " if how else "")
+            + "What federation brings is the patient of another agent, and the beat that an agent "
+            "has seldom or never seen."
+        )
+    if "unseen" in by.classes:
+        counts = ", ".join(f"{n} {name}" for name, n in by.classes["unseen"].items())
+        people = counted(by.groups.get("unseen", 0), "patient")
+        texts.append(f"Unseen are {people} with {counts} beats: too few to rely on.")
+    return [line for text in texts for line in textwrap.wrap(text, WIDTH)]

@@ -1,0 +1,74 @@
+"""Writes a run's model or figures for other programs, with progress on the terminal."""
+
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from flctl.errors import printable
+from flctl.files import copy_file, explained, new_file, writable
+from flctl.records import tables, tensorboard
+from flctl.records.recorded import RecordedRun
+from flctl.terminal.patience import reading, waiting
+
+STDOUT = Path("-")
+
+
+def export_figures(
+    found: RecordedRun, format_: str, out: Path | None, per_agent: bool
+) -> Path | None:
+    """Where they were written; None for standard output."""
+    if format_ == "tensorboard":
+        folder = (out or Path("tensorboard")).expanduser().absolute() / found.name
+        tensorboard.export(found.rounds, folder)
+        return folder
+    make = tables.agent_rows if per_agent else tables.round_rows
+    table = tables.as_csv(make(found.rounds))
+    if out == STDOUT:
+        text = table.decode()
+        sys.stdout.write(printable(text) if sys.stdout.isatty() else text)
+        return None
+    name = Path(f"{found.name}-agents.csv" if per_agent else f"{found.name}.csv")
+    target = writable(out or name, "--out")
+    with explained(target, "save the table", "--out"), new_file(target) as file:
+        file.write(table)
+    return target
+
+
+def export_model(
+    found: RecordedRun,
+    format_: str,
+    round_id: int,
+    out: Path,
+    data: Path | None,
+    given: str | None,
+) -> Path:
+    with tempfile.TemporaryDirectory(prefix="flctl-export-") as temporary:
+        checkpoint = found.model(round_id, Path(temporary))
+        target = writable(out, "--out", [checkpoint, *([data] if data else [])])
+        if format_ == "safetensors":
+            copy_file(checkpoint, target, "save the model", "--out")
+            return target
+        from flctl.records import models  # loads torch
+
+        if format_ == "pt":
+            models.save_pt(checkpoint, target)
+            return target
+        from flctl.learning.registry import task_to_load
+        from flctl.learning.task import load_task
+
+        task = load_task(task_to_load(given, found.task, f"run {found.name}"))
+        where = data or next(_data_of(found), None)
+        with reading(where):
+            example = models.example_input(task, where)
+        with waiting("converting the model to ONNX"):
+            models.save_onnx(task, checkpoint, example, target)
+    return target
+
+
+def _data_of(found: RecordedRun) -> Iterator[Path]:
+    """What the run was tested or trained on, if that is here."""
+    for key in ("test_data", "data"):
+        given = found.settings.get(key)
+        if given is not None and Path(given).exists():
+            yield Path(given)
