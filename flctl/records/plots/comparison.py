@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flctl.formats import counted
-from flctl.records.plots.style import ALONE, CENTRAL, FEDERATED, PANELS, STYLE, apart, save_picture
+from flctl.records.plots.style import ALONE, CENTRAL, FEDERATED, PANELS, apart, picture
 
 if TYPE_CHECKING:
     from flctl.fleet.comparison import Beside, Compared
@@ -20,41 +20,21 @@ def draw(
     agents: int,
 ) -> None:
     """Write the picture to `path` as PNG; `federated` holds each round's metrics."""
-    import matplotlib as mpl
-
-    mpl.use("agg")
-    from matplotlib import pyplot as plt
-
-    with mpl.rc_context(STYLE):
-        figure, axes = plt.subplots(1, 3, figsize=(12, 4.6))
-        last = federated[max(federated)]
-        for axis, (key, title) in zip(axes, PANELS, strict=True):
-            _panel(axis, key, title, federated, central, alone)
+    last = federated[max(federated)]
+    title = f"One heartbeat classifier, {agents} agents, no beat leaves its owner"
+    below = (
+        f"Real MIT-BIH beats of 16 patients; measured on {last['examples']:,} later beats of all "
+        f"of them. An agent alone has seen only its own{_own(alone)}."
+    )
+    with picture(path, "--out", title, below, columns=3, size=(12, 4.6)) as (figure, (axes,)):
+        for axis, (key, heading) in zip(axes, PANELS, strict=True):
+            _panel(axis, key, heading, federated, central, alone)
         handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(
-            handles[::-1],
-            labels[::-1],
-            loc="lower center",
-            ncols=3,
-            frameon=False,
-            bbox_to_anchor=(0.5, 0.055),
-        )
-        figure.suptitle(
-            f"One heartbeat classifier, {agents} agents, no beat leaves its owner",
-            x=0.015, ha="left", fontsize=14, fontweight="bold",
-        )  # fmt: skip
-        figure.text(
-            0.015, 0.875,
-            f"Real MIT-BIH beats of 16 patients; measured on {last['examples']:,} later beats of "
-            f"all of them. An agent alone has seen only its own{_own(alone)}.",
-            ha="left", fontsize=10, color=CENTRAL,
-        )  # fmt: skip
-        figure.text(
-            0.015, 0.025, _unseen(last, central, alone, by), ha="left", fontsize=9, color=CENTRAL
-        )
+        place = {"loc": "lower center", "bbox_to_anchor": (0.5, 0.055)}
+        figure.legend(handles[::-1], labels[::-1], ncols=3, frameon=False, **place)
+        note = _unseen(last, central, alone, by)
+        figure.text(0.015, 0.025, note, ha="left", fontsize=9, color=CENTRAL)
         figure.subplots_adjust(left=0.05, right=0.985, top=0.79, bottom=0.235, wspace=0.2)
-        save_picture(figure, path, "--out")
-        plt.close(figure)
 
 
 def _panel(

@@ -2,13 +2,12 @@
 
 import importlib.util
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flctl.formats import counted
-from flctl.records.plots.style import CENTRAL, COLOURS, STYLE, save_picture
+from flctl.records.plots.style import COLOURS, picture
 
 if TYPE_CHECKING:
     from flctl.learning.manifest import Counts, Manifest
@@ -42,7 +41,7 @@ def draw_shares(path: Path, manifest: "Manifest") -> None:
         f"Partition {manifest.partition}{mixed}, seed {manifest.seed}{shown}.",
         panels=2,
         rows=len(rows),
-    ) as (figure, (amounts, mixes)):
+    ) as (figure, ((amounts, mixes),)):
         ends = [
             f"{trains[name].examples:,}"
             + (f" · {counted(len(trains[name].records), 'record')}" if trains[name].records else "")
@@ -65,11 +64,11 @@ def draw_data(
         for record, counts in part.records.items():
             whole.setdefault(record, Counter()).update(counts)
     by_record = _first(dict(sorted(whole.items())))
-    said = ", ".join(f"{part.examples:,} {name}" for name, part in parts.items())
+    amounts = ", ".join(f"{part.examples:,} {name}" for name, part in parts.items())
     with _figure(
-        path, f"{title}: {total:,} examples", f"{said}.",
+        path, f"{title}: {total:,} examples", f"{amounts}.",
         panels=2 if by_record else 1, rows=max(len(by_class), len(by_record)),
-    ) as (figure, axes):  # fmt: skip
+    ) as (figure, (axes,)):  # fmt: skip
         ends = [f"{sum(row.values()):,}" for row in by_class.values()]
         _bars(axes[0], by_class, list(parts), "examples of each class, by part", ends, PARTS)
         axes[0].legend(
@@ -86,33 +85,13 @@ def draw_data(
             _legend(figure, axes[1])
 
 
-@contextmanager
-def _figure(
-    path: Path, title: str, below: str, *, panels: int, rows: int
-) -> Iterator[tuple[Any, Sequence[Any]]]:
-    """A figure with that many panels beside one another, saved when the block ends."""
-    import matplotlib as mpl
-
-    mpl.use("agg")
-    from matplotlib import pyplot as plt
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
-    height = 2.2 + 0.27 * max(rows, 4)
-    with mpl.rc_context({**STYLE, "axes.grid.axis": "x", "font.family": "DejaVu Sans"}):
-        room = (0.01, 0, 0.98, 1 - 0.85 / height)  # below the title
-        layout = ConstrainedLayoutEngine(rect=room, wspace=0.05, h_pad=0.08)
-        width = 5.6 * panels + 0.6
-        figure, axes = plt.subplots(
-            1, panels, figsize=(width, height), squeeze=False, layout=layout
-        )
-        try:
-            x = 0.12 / width
-            figure.text(x, 1 - 0.34 / height, title, fontsize=13, fontweight="bold")
-            figure.text(x, 1 - 0.64 / height, below, color=CENTRAL)
-            yield figure, axes[0]
-            save_picture(figure, path, "--png")
-        finally:
-            plt.close(figure)
+def _figure(path: Path, title: str, below: str, *, panels: int, rows: int) -> Any:
+    """A figure with that many panels beside one another."""
+    size = (5.6 * panels + 0.6, 2.2 + 0.27 * max(rows, 4))
+    layout, style = {"wspace": 0.05, "h_pad": 0.08}, {"axes.grid.axis": "x"}
+    return picture(
+        path, "--png", title, below, columns=panels, size=size, layout=layout, style=style
+    )
 
 
 def _bars(

@@ -5,8 +5,8 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flctl.errors import UsageError, printable
-from flctl.records.plots.style import CENTRAL, COLOURS, FAINT, STYLE, save_picture
+from flctl.errors import UsageError
+from flctl.records.plots.style import CENTRAL, COLOURS, FAINT, picture
 
 if TYPE_CHECKING:
     from flctl.learning.predictions import Predictions
@@ -20,11 +20,6 @@ def draw(path: Path, found: "Predictions", name: str) -> None:
 
     Raises UsageError when they are neither curves nor images, StateError.
     """
-    import matplotlib as mpl
-
-    mpl.use("agg")
-    from matplotlib import pyplot as plt
-
     x = found.cases.examples.x
     if x.ndim not in (2, 3):
         raise UsageError(f"--plot: an example has {x.ndim - 1} dimensions; 1 or 2 can be drawn")
@@ -32,10 +27,10 @@ def draw(path: Path, found: "Predictions", name: str) -> None:
     columns = min(COLUMNS, len(chosen))
     lines = -(-len(chosen) // columns)
     width, height = max(2.0 * columns + 0.6, 6.4), 1.65 * lines + 1.55
-    with mpl.rc_context({**STYLE, "font.size": 8, "font.family": "DejaVu Sans"}):
-        figure, axes = plt.subplots(
-            lines, columns, figsize=(width, height), sharex=True, sharey=True, squeeze=False
-        )
+    with picture(
+        path, "--plot", name, _below(found, len(chosen)), lines=lines, columns=columns,
+        size=(width, height), style={"font.size": 8}, sharex=True, sharey=True,
+    ) as (figure, axes):  # fmt: skip
         for axis, at in zip_longest(axes.flat, chosen):
             if at is None:
                 axis.set_visible(False)
@@ -44,11 +39,6 @@ def draw(path: Path, found: "Predictions", name: str) -> None:
             _title(axis, found, at)
         if x.ndim == 2:
             _label(axes, found, len(chosen))
-        left = 0.12 / width
-        # A name is text, not mathematics, and may hold bytes that are no character.
-        title: dict[str, Any] = {"fontsize": 13, "fontweight": "bold", "parse_math": False}
-        figure.text(left, 1 - 0.32 / height, printable(name), **title)
-        figure.text(left, 1 - 0.58 / height, _below(found, len(chosen)), fontsize=9, color=CENTRAL)
         figure.subplots_adjust(
             left=0.62 / width,
             right=1 - 0.15 / width,
@@ -57,10 +47,6 @@ def draw(path: Path, found: "Predictions", name: str) -> None:
             wspace=0.12,
             hspace=0.3,
         )
-        try:
-            save_picture(figure, path, "--plot")
-        finally:
-            plt.close(figure)
 
 
 def choose(best: Sequence[int], most: int) -> list[int]:

@@ -3,6 +3,7 @@
 import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,14 +11,12 @@ from flctl.core.history import BEST, RoundCommitted
 from flctl.errors import FlctlError
 from flctl.formats import counted
 from flctl.records.plots.style import (
-    CENTRAL,
     COLOURS,
     FEDERATED,
     INK,
     PANELS,
-    STYLE,
     apart,
-    save_picture,
+    picture,
 )
 from flctl.records.tables import by_agents, training_loss
 
@@ -39,34 +38,15 @@ Panel = Callable[[Any], None]
 
 def draw(path: Path, run: "RecordedRun", classes: Sequence[str], per_agent: bool) -> None:
     """Write the picture to `path` as PNG. Raises RunError without a round, StateError."""
-    import matplotlib as mpl
-
-    mpl.use("agg")
-    from matplotlib import pyplot as plt
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
     panels = _panels(run.rounds, classes, per_agent)
     lines = -(-len(panels) // COLUMNS)
-    width, height = 12.6, 1.0 + 3.5 * lines
-    with mpl.rc_context({**STYLE, "font.family": "DejaVu Sans", "axes.titlesize": 11}):
-        layout = ConstrainedLayoutEngine(
-            rect=(0.005, 0.01, 0.99, 1 - 0.9 / height), wspace=0.05, hspace=0.06
-        )
-        figure, axes = plt.subplots(
-            lines, COLUMNS, figsize=(width, height), squeeze=False, layout=layout
-        )
-        try:
-            for axis, panel in zip(axes.flat, panels, strict=False):
-                panel(axis)
-            for axis in axes.flat[len(panels) :]:
-                axis.set_visible(False)
-            x = 0.12 / width
-            title = f"{run.task}: run {run.name}"
-            figure.text(x, 1 - 0.38 / height, title, fontsize=14, fontweight="bold")
-            figure.text(x, 1 - 0.68 / height, _below(run), color=CENTRAL)
-            save_picture(figure, path, "--out", dpi=130)
-        finally:
-            plt.close(figure)
+    with picture(
+        path, "--out", f"{run.task}: run {run.name}", _below(run), lines=lines, columns=COLUMNS,
+        size=(12.6, 1.0 + 3.5 * lines), layout={"wspace": 0.05, "hspace": 0.06},
+        style={"axes.titlesize": 11},
+    ) as (_, axes):  # fmt: skip
+        for axis, panel in zip_longest(axes.flat, panels):
+            panel(axis) if panel is not None else axis.set_visible(False)
 
 
 def _panels(

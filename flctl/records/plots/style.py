@@ -1,12 +1,13 @@
 """What all pictures have in common: colours, labels, where the file goes."""
 
 import importlib.util
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from flctl.errors import UsageError
+from flctl.errors import UsageError, printable
 from flctl.files import explained, new_file, writable
 
 FORMATS = ("png", "svg", "pdf")
@@ -48,12 +49,47 @@ def picture_path(path: Path, option: str, inputs: Iterable[Path] = ()) -> Path:
     return writable(path, option, inputs)
 
 
-def save_picture(figure: Any, path: Path, option: str, dpi: int = 150) -> None:
-    """In the format that the name says, whole or not at all. Raises StateError."""
-    kind = path.suffix.lower().removeprefix(".")
-    metadata = {"Software" if kind == "png" else "Creator": "flctl"}
-    with explained(path, "save the picture", option), new_file(path) as file:
-        figure.savefig(file, format=kind, dpi=dpi, metadata=metadata)
+@contextmanager
+def picture(
+    path: Path,
+    option: str,
+    title: str,
+    below: str,
+    *,
+    lines: int = 1,
+    columns: int,
+    size: tuple[float, float],
+    layout: Mapping[str, Any] | None = None,
+    style: dict[Any, Any] | None = None,
+    **axes: Any,
+) -> Iterator[tuple[Any, Any]]:
+    """A figure and its axes below two lines of text; written to `path` when the block ends well,
+    whole or not at all. `layout`: how constrained panels are spaced. Raises StateError."""
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    from matplotlib import pyplot as plt
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    width, height = size
+    with mpl.rc_context({**STYLE, "font.family": "DejaVu Sans", **(style or {})}):
+        if layout is not None:
+            room = (0.01, 0.005, 0.98, 1 - 0.9 / height)  # below the title
+            axes["layout"] = ConstrainedLayoutEngine(rect=room, **layout)
+        figure, panels = plt.subplots(lines, columns, figsize=size, squeeze=False, **axes)
+        try:
+            # A name is text, not mathematics, and may hold bytes that are no character.
+            words: dict[str, Any] = {"x": 0.12 / width, "parse_math": False}
+            figure.text(y=1 - 0.36 / height, s=printable(title), fontsize=13, fontweight="bold",
+                        **words)  # fmt: skip
+            figure.text(y=1 - 0.66 / height, s=below, color=CENTRAL, **words)
+            yield figure, panels
+            kind = path.suffix.lower().removeprefix(".")
+            metadata = {"Software" if kind == "png" else "Creator": "flctl"}
+            with explained(path, "save the picture", option), new_file(path) as file:
+                figure.savefig(file, format=kind, dpi=140, metadata=metadata)
+        finally:
+            plt.close(figure)
 
 
 def apart(values: list[float], gap: float) -> list[float]:
