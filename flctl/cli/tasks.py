@@ -4,7 +4,7 @@ import contextlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 from flctl.cli import completion
 from flctl.cli.errors import fail
@@ -14,7 +14,6 @@ from flctl.terminal import logs
 from flctl.terminal.patience import waiting
 
 if TYPE_CHECKING:
-    from flctl.learning.catalogue import Listed
     from flctl.learning.checkup import Finding
 
 app = group("Which tasks are installed, and whether one is fit for a fleet.")
@@ -40,7 +39,7 @@ def list_(here: Here, json: Json = False, verbose: Verbose = False) -> None:
     with _stdout_kept():
         found = catalogue(agent)
     if json:
-        output.print_json([_plain(listed) for listed in found])
+        output.print_json([listed.plain() for listed in found])
         return
     made = output.table(
         "task", "enabled", "digest", "package", "version", "class", "~", yields=("package",)
@@ -133,17 +132,3 @@ def _stdout_kept() -> Iterator[TextIO]:
     out = sys.stdout
     with contextlib.redirect_stdout(sys.stderr):
         yield out
-
-
-def _plain(listed: "Listed") -> dict[str, Any]:
-    return {
-        "name": listed.task.name,
-        "class": listed.task.ref,
-        "file": None if listed.file is None else str(listed.file),
-        "package": listed.task.package,
-        "version": listed.task.version,
-        "digest": listed.digest,
-        "enabled": listed.enabled,
-        "problem": listed.problem,
-        "note": listed.note,
-    }

@@ -16,7 +16,7 @@ def until_idle(console: Console, names: list[str], wait_s: float) -> None:
     while busy := _busy(console.status(), names):
         if time.monotonic() >= until:
             raise FlctlError(
-                f"still busy after {wait_s:.0f} s: {busy}; they stay cordoned: wait longer, or "
+                f"still at work after {wait_s:.0f} s: {busy}; they stay cordoned: wait longer, or "
                 "invite them again with flctl uncordon"
             )
         time.sleep(LOOK_S)

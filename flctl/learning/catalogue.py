@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from msgspec import Struct
 
@@ -21,6 +22,20 @@ class Listed(Struct, frozen=True):
     enabled: bool
     """Whether a coordinator may ask for it."""
     note: str | None = None
+
+    def plain(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "name": self.task.name,
+            "class": self.task.ref,
+            "file": None if self.file is None else str(self.file),
+            "package": self.task.package,
+            "version": self.task.version,
+            "digest": self.digest,
+            "enabled": self.enabled,
+            "problem": self.problem,
+            "note": self.note,
+        }
 
 
 def catalogue(agent: Mapping[str, Digest] | None) -> list[Listed]:

@@ -3,10 +3,10 @@
 import pytest
 from msgspec import structs
 
-from flctl.cli import demo
 from flctl.errors import UsageError
 from flctl.fleet.comparison import Beside, Compared
 from flctl.records.plots import comparison, style
+from flctl.terminal import demo
 from flctl.wire.messages import Metrics
 
 
@@ -59,7 +59,7 @@ def test_the_figures_say_what_was_measured_on_what(capsys):
     """Agents alone on their own patients and on everybody's; the commonest class beside it."""
     told = {"loss": 0.5, "accuracy": 0.8, "macro_f1": 0.4, "examples": 50, "part": "later"}
     federated = {9: {**told, "beside": {"unseen": told}}}
-    demo._show(federated, compared([9], 0.6), compared([3], 0.71), around(), agents=4)
+    demo.show(federated, compared([9], 0.6), compared([3], 0.71), around(), agents=4)
     out = capsys.readouterr().out
     head, own, own_f1, all_of, *_ = [line.split() for line in out.splitlines() if line]
     assert head == ["federated", "one", "place", "alone", "always", "N"]

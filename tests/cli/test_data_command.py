@@ -121,7 +121,7 @@ def test_force_replaces_only_what_a_split_has_written(flctl, beats, shares, tmp_
     (tmp_path / "other" / "thesis.txt").write_text("three years")
     for data, out, said in (
         (beats(), tmp_path / "other", "holds 'thesis.txt', which no split has written"),
-        (shares / "pi-01", shares, "which is to be dealt, is in it"),
+        (shares / "pi-01", shares, "the data to deal"),
         (beats(), tmp_path / "other" / "thesis.txt", "is not a folder"),
     ):
         before = everything(tmp_path)
@@ -224,7 +224,7 @@ def test_a_file_that_cannot_be_written_whole_is_one_line_and_leaves_nothing(beat
 def test_verify_finds_every_file_that_is_not_as_it_was(flctl, shares, damage, said):
     """Names it, and says what is wrong; the other shares may be checked alone."""
     whole = flctl("data", "verify", shares)
-    assert (whole.code, whole.out) == (0, f"{shares}: 3 files, all as the manifest says\n")
+    assert (whole.code, whole.out) == (0, f"{shares}: 3 files, all match the manifest\n")
     damage(shares / "pi-02" / "beats.npz")
     done = flctl("data", "verify", shares)
     assert (done.code, said in done.complaint) == (1, True), done.err

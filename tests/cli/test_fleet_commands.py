@@ -56,7 +56,7 @@ def test_discover_of_an_empty_fleet(flctl, fleet):
     """Nobody expected is no success; without --check it is only said."""
     done = flctl("discover", "--check")
     assert done.code == 1
-    assert "no agent is expected, and none is there" in done.out
+    assert "no agent is expected and none is connected" in done.out
     assert flctl("discover").code == 0
 
 
@@ -151,7 +151,7 @@ def test_the_servers_key_is_replaced_under_agents_and_operators(connect, flctl, 
     assert (found["server_key"], found["rotation"]["missing"]) == (shown(old), ["pi-01"])
     assert agent.hears(ServerKeys).keys == (new, old)
     screen = flctl("status", *far).out
-    assert "0 agents with the new one, not yet pi-01; the old one is good for" in screen
+    assert "0 agents with the new one, not yet pi-01; the old one is valid for" in screen
     saved = json.loads((tmp_path / "far" / "contexts" / "default.json").read_text())
     assert (saved["server_key"], saved["old_server_key"]) == (new, old)
     done = flctl("keys", "rotate-server", "--finish", *far)
@@ -161,7 +161,7 @@ def test_the_servers_key_is_replaced_under_agents_and_operators(connect, flctl, 
     assert "1 agent with the new one; the old one" in flctl("status", *far).out
     done = flctl("keys", "rotate-server", "--finish", *far)
     assert done.code == 0, done.err
-    assert f"server key  {shown(new)}, and no other one is good" in done.out
+    assert f"server key  {shown(new)}, and no other one is valid" in done.out
     assert agent.hears(ServerKeys).keys == (new,)
     agent.link.use_server_keys((new,))
     agent.says_hello(new)

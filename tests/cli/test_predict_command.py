@@ -66,7 +66,7 @@ def test_a_long_table_is_cut_and_summed_up(flctl, tmp_path, checkpoint):
     """Twenty rows, or as many as asked for, what is left out, how many of each class."""
     file = as_csv(tmp_path / "beats.csv")
     lines = flctl("predict", checkpoint, file).out.splitlines()
-    assert lines[21] == "… and 10 more; --rows 0 shows all, --json says all"
+    assert lines[21] == "… and 10 more; --rows 0 shows all, as does --json"
     assert [line.split()[-3:] for line in lines[-4:-2]] == [["15", "50.0", "%"]] * 2
     assert lines[-1] == "30 of 30 are of the class that the file says (100.0 %)."
     assert len(flctl("predict", checkpoint, file, "--rows", 0).out.splitlines()) == 1 + 30 + 6

@@ -8,8 +8,10 @@ from rich.console import Console
 from flctl.cli import runs
 from flctl.cli.options import At
 from flctl.coordinator.front.views import agent_status
+from flctl.core.history import AttemptFailed, RoundOpened
 from flctl.core.roster import Member
 from flctl.core.story import Story
+from flctl.core.stream import AgentFailed, Published, RunBegun
 from flctl.terminal.live import Dashboard
 from flctl.terminal.output import ENDLESS, show, table
 from flctl.terminal.status import picture
@@ -148,12 +150,17 @@ def test_the_live_view_shows_names_and_states(width, count):
     """Within the terminal's height, at any width, with errors of any length."""
     story = Story(0.0)
     names = [WARD, *(f"pi-{n:02}" for n in range(count))]
-    story.apply({"event": "begun", "run": WARD, "rounds": 300, "task": "ecg"}, 0.0)
-    story.apply({"event": "opened", "round": 1, "invited": names}, 1.0)
-    died = {"event": "agent-failed", "round": 1, "kind": "worker died", "message": REASON}
-    for name in (WARD, "pi-00", "pi-01"):
-        story.apply({**died, "agent": name}, 2.0)
-    story.apply({"event": "attempt", "round": 1, "attempt": 2, "reason": REASON[:200]}, 3.0)
+    opened = {"round": 1, "attempt": 1, "base": "a" * 64, "need": 1}
+    for now, event in (
+        (0.0, RunBegun(run=WARD, round=0, rounds=300, task="ecg")),
+        (1.0, RoundOpened(at=1.0, invited=tuple(names), **opened)),
+        *(
+            (2.0, AgentFailed(round=1, agent=name, kind="worker died", message=REASON))
+            for name in (WARD, "pi-00", "pi-01")
+        ),
+        (3.0, AttemptFailed(at=3.0, round=1, attempt=2, reason=REASON[:200])),
+    ):
+        story.apply(Published(WARD, event), now)
     shown = lines(Dashboard(story, lambda: 9.0), width)
     assert len(shown) <= 24
     at = next(n for n, line in enumerate(shown) if line.startswith(WARD) and n > 3)

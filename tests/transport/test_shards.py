@@ -111,10 +111,10 @@ def test_a_shard_is_shown_as_it_is_typed():
 @pytest.mark.parametrize(
     ("args", "complaint"),
     [
-        (["keys", "token", "--partition", "iid"], "go with --shards N"),
+        (["keys", "token", "--partition", "iid"], "require --shards N"),
         (["keys", "token", "--shards", "4", "--partition", "x"], "--partition x: one of iid"),
         (["keys", "token", "--shards", "4", "--alpha", "-1"], "--alpha -1.0: a number above 0"),
-        (["coordinator", "--shards", "4"], "--shards goes with --invite"),
+        (["coordinator", "--shards", "4"], "--shards requires --invite"),
     ],
 )
 def test_options_that_make_no_sense_are_wrong_usage(flctl, args, complaint):
