@@ -433,7 +433,8 @@ READ_BY: dict[str, tuple[Reader, ...]] = {
     "terminal/training.py": (train_tensorboard,),  # what it recalls
     "coordinator/run/awaiting.py": (lean_history,),
     "coordinator/run/claims.py": (lean_history,),  # the last round's participants
-    "coordinator/run/intake.py": WRITES,
+    "coordinator/run/decisions.py": WRITES,
+    "coordinator/run/storing.py": WRITES,
     "coordinator/run/context.py": WRITES,
     "coordinator/front/outbox.py": WRITES,
     "coordinator/front/service.py": WRITES,

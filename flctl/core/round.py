@@ -1,37 +1,50 @@
-"""One round as a pure state machine: an event or a time goes in, actions come out.
+"""One round as a pure state machine: events and the time go in, actions come out.
+
+The standing of each agent:
+
+    ASKED ─► OFFERED ─► WHOLE ─► STORED ─► SAFE          OUT: not in this attempt
+
+The phase of the round:
 
     open ─► closed ─► aggregated ─► evaluated ─► committed
-      └───► failed (below quorum at the deadline) ─► retried as a new attempt
+      └─► failed ─► paused ─► open (the next attempt) or over
 
-A round closes at once when no agent that is still here owes an update and the quorum is
-met; at the deadline with the quorum; it fails at the deadline below it, or as soon as
-the quorum cannot be met any more. Between two attempts there is a pause, and an agent
-that has failed too often is asked no more where the others are enough. Where agents that
-are away make it fail, the next attempt is drawn from those that are here (`draw`).
+A closing rule says when the updates are enough. Whatever it says, a round fails at its deadline
+below the quorum, or as soon as the quorum is out of reach. Between two attempts there is a pause,
+and an agent that has failed too often is asked no more where the others are enough. If the
+absence of agents makes an attempt fail, the next one is drawn from those that are here.
 """
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from enum import Enum
 from typing import TypeAlias
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from flctl.core.randomness import sample
 from flctl.errors import QuorumNotMet
 from flctl.settings import RunSettings
-from flctl.wire.messages import Digest
+from flctl.wire.messages import Accepted, Cancel, Discarded, Message, RoundKey, UpdateReady
 
 FAILURES = 3
 """An agent that has failed so often in a round is left out, if the quorum can do without it."""
 PAUSE_S, LONGEST_PAUSE_S = 2.0, 60.0
 """Before the second attempt; four times as long before each further one, up to the longest."""
+STARTING_S = 180.0
+"""How much longer agents are waited for while one still reads its data: a Pi imports slowly."""
+CORDONED_S = 3600.0
+"""The same while too few are left because some are cordoned: an upgrade does not end a run."""
 
 
 def pause_after(attempt: int) -> float:
     """Seconds between the failure of this attempt, counted from 1, and the next one."""
     return min(LONGEST_PAUSE_S, PAUSE_S * 4.0 ** min(attempt - 1, 8))
+
+
+# The draw ----------------------------------------------------------------------------------
 
 
 class Pool(Struct, frozen=True):
@@ -47,6 +60,9 @@ class Pool(Struct, frozen=True):
     """Those that are away, and are asked if they come back while the round is open."""
     without: frozenset[str] = frozenset()
     """Those whose data have run out: the quorum does not count them until there are some again."""
+    cordoned: frozenset[str] = frozenset()
+    starting: frozenset[str] = frozenset()
+    """Connected, and still reading their data."""
 
 
 class Draw(Struct, frozen=True):
@@ -93,18 +109,160 @@ def draw(
     )
 
 
-class Phase(Enum):
-    OPEN = "open"
-    CLOSED = "closed"
-    AGGREGATED = "aggregated"
-    EVALUATED = "evaluated"
-    COMMITTED = "committed"
-    FAILED = "failed"
+# The closing rule --------------------------------------------------------------------------
+
+
+class Closing(Struct, frozen=True):
+    """When a base has its updates. This one: as soon as `need` are here."""
+
+    need: int
+    deadline_s: float = math.inf
+    """Then what is here is enough, or the attempt has failed."""
+
+    def complete(self, arrived: int, owing: int) -> bool:  # noqa: ARG002
+        """Whether nothing more is waited for; `owing` updates may still come soon."""
+        return arrived >= self.need
+
+
+class AllOrQuorum(Closing, frozen=True):
+    """The synchronous round: all that were asked and are here, or the quorum at the deadline."""
+
+    def complete(self, arrived: int, owing: int) -> bool:
+        return not owing and arrived >= self.need
+
+
+# One agent ---------------------------------------------------------------------------------
+
+
+class Standing(Enum):
+    ASKED = "asked"
+    OFFERED = "offered"  # its update is on its way here
+    WHOLE = "whole"  # all bytes are here
+    STORED = "stored"  # checked and in the journal: it counts
+    SAFE = "safe"  # on disk, and its agent knows
+    OUT = "out"  # not in this attempt
+
+
+class Seat(Struct):
+    agent: str
+    key: RoundKey
+    """Of the update that it is asked for."""
+    standing: Standing = Standing.ASKED
+    here: bool = True
+    """It is connected, or is believed to be."""
+    why: str = ""
+    """Why it is out."""
+
+    @property
+    def counts(self) -> bool:
+        return self.standing in (Standing.STORED, Standing.SAFE)
+
+    @property
+    def delivered(self) -> bool:
+        """All bytes are here: whether the agent still is does not matter any more."""
+        return self.counts or self.standing is Standing.WHOLE
+
+    @property
+    def owes(self) -> bool:
+        """Its update may come soon."""
+        owing = self.here and self.standing in (Standing.ASKED, Standing.OFFERED)
+        return owing or self.standing is Standing.WHOLE
+
+
+# Events ------------------------------------------------------------------------------------
+
+
+class Begin(Struct, frozen=True):
+    """The round begins, or goes on after a restart; then those that are not `here` are given
+    `grace_s` to come back."""
+
+    here: frozenset[str]
+    grace_s: float = 0.0
+
+
+class Offered(Struct, frozen=True):
+    agent: str
+    offer: UpdateReady
+
+
+class BytesComplete(Struct, frozen=True):
+    agent: str
+
+
+class Stored(Struct, frozen=True):
+    """What became of a batch: in the journal, or unusable and why; `synced`: and on disk."""
+
+    agents: tuple[str, ...]
+    unusable: Mapping[str, str] = {}
+    synced: bool = True
+
+
+class Synced(Struct, frozen=True):
+    agents: tuple[str, ...]
+
+
+class Unusable(Struct, frozen=True):
+    """The update of the agent does not pass the checks."""
+
+    agent: str
+    reason: str
+
+
+class Gone(Struct, frozen=True):
+    """The agent is known not to be connected."""
+
+    agent: str
+
+
+class Back(Struct, frozen=True):
+    """The agent is connected (again) and can be asked; it repeats what it offered before."""
+
+    agent: str
+
+
+class CannotDeliver(Struct, frozen=True):
+    agent: str
+    reason: str
+    by_owner: bool = False
+    """The owner of the device does not allow it: no attempt asks it again."""
+
+
+class Seen(Struct, frozen=True):
+    """The answer to `Look`."""
+
+    pool: Pool
+
+
+class Tick(Struct, frozen=True):
+    pass
+
+
+class Reached(Struct, frozen=True):
+    """What was last to be done is: a closed round is aggregated, and so on."""
+
+    phase: "Phase"
+
+
+Event: TypeAlias = (
+    Begin
+    | Offered
+    | BytesComplete
+    | Stored
+    | Synced
+    | Unusable
+    | Gone
+    | Back
+    | CannotDeliver
+    | Seen
+    | Tick
+    | Reached
+)
+
+
+# Actions -----------------------------------------------------------------------------------
 
 
 class Invite(Struct, frozen=True):
-    """Ask the agent for an update, if it is connected."""
-
     agent: str
 
 
@@ -112,19 +270,43 @@ class Pull(Struct, frozen=True):
     """Fetch the update that the agent offers."""
 
     agent: str
+    offer: UpdateReady
 
 
-class Accept(Struct, frozen=True):
-    """Tell the agent that its update is safe."""
+class Store(Struct, frozen=True):
+    """Check these, make them durable, journal them; `last`: their sync may go on meanwhile."""
 
+    agents: tuple[str, ...]
+    last: bool
+
+
+class Sync(Struct, frozen=True):
+    """Wait until these, which are stored, are on disk."""
+
+    agents: tuple[str, ...]
+
+
+class Tell(Struct, frozen=True):
     agent: str
+    message: Message
 
 
-class Discard(Struct, frozen=True):
-    """Tell the agent that its update is not wanted."""
+class Look(Struct, frozen=True):
+    """Find out who could take part in a further attempt."""
 
-    agent: str
+
+class Fail(Struct, frozen=True):
+    """The attempt has failed."""
+
+    attempt: int
     reason: str
+
+
+class Retry(Struct, frozen=True):
+    """The next attempt begins."""
+
+    attempt: int
+    drawn: Draw
 
 
 class Aggregate(Struct, frozen=True):
@@ -134,73 +316,111 @@ class Aggregate(Struct, frozen=True):
     missing: tuple[str, ...]
 
 
-class Evaluate(Struct, frozen=True):
+class Measure(Struct, frozen=True):
     pass
 
 
-class Commit(Struct, frozen=True):
+class Write(Struct, frozen=True):
     pass
 
 
-class Fail(Struct, frozen=True):
-    error: QuorumNotMet
-    away: tuple[str, ...] = ()
-    """With these the quorum could have been met: it is their absence that ends the attempt."""
+class End(Struct, frozen=True):
+    """The round cannot go on; `awaits`: before these, and others, are here."""
+
+    reason: str
+    missing: frozenset[str] = frozenset()
+    awaits: bool = False
 
 
-Action: TypeAlias = Invite | Pull | Accept | Discard | Aggregate | Evaluate | Commit | Fail
+Action: TypeAlias = (
+    Invite | Pull | Store | Sync | Tell | Look | Fail | Retry | Aggregate | Measure | Write | End
+)
+
+
+# The machine -------------------------------------------------------------------------------
+
+
+class Phase(Enum):
+    OPEN = "open"
+    FAILED = "failed"
+    PAUSED = "waiting to try again"
+    OVER = "over"
+    CLOSED = "closed"
+    AGGREGATED = "aggregated"
+    EVALUATED = "evaluated"
+    COMMITTED = "committed"
+
+
+LAST = (Phase.CLOSED, Phase.AGGREGATED, Phase.EVALUATED, Phase.COMMITTED)
+UNDECIDED = (Phase.OPEN, Phase.FAILED, Phase.PAUSED)
+"""An update that becomes whole now counts, in this attempt or the next one."""
 
 
 class Round:
-    """`arrived` holds the agents whose update was accepted before (after a restart).
-
-    `patience_s`: how long agents that are away are waited for when no other owes an update."""
+    """`key_of(agent)`: what its update has to be for; `arrived`: agents whose update was accepted
+    before a restart; `least`: no quorum is less."""
 
     def __init__(
         self,
         round_id: int,
-        base: Digest,
+        key_of: Callable[[str], RoundKey],
+        settings: RunSettings,
+        closing: Closing,
         invited: Iterable[str],
-        need: int,
-        deadline_s: float,
-        arrived: Iterable[str] = (),
+        arrived: Collection[str] = (),
         attempt: int = 1,
-        patience_s: float = math.inf,
+        least: int = 1,
     ) -> None:
-        self.id = round_id
-        self.base = base
-        self.invited = frozenset(invited)
-        self.need = need
-        self.deadline_s, self.patience_s = deadline_s, patience_s
-        self.attempt = attempt
-        self.phase = Phase.OPEN
-        self.arrived: set[str] = set(arrived) & self.invited
-        self.offered: set[str] = set()
-        """Their update is on its way here."""
-        self.gone: set[str] = set()
-        """Not connected; they may come back before the deadline."""
-        self.failed: dict[str, str] = {}
-        """They will not deliver in this attempt, and why."""
-        self.refused: set[str] = set()
-        """Their owners do not allow it: they are not asked again in this round."""
+        self.id, self._key_of, self._least = round_id, key_of, least
+        self._settings, self._closing = settings, closing
+        self.attempt, self.phase = attempt, Phase.OPEN
+        self.seats = {agent: Seat(agent, key_of(agent)) for agent in sorted(invited)}
+        for agent in self.seats.keys() & {*arrived}:
+            self.seats[agent].standing = Standing.SAFE
+        self._storing = False
+        self._unsynced: tuple[str, ...] = ()
         self._failures: Counter[str] = Counter()
         """Attempts in which each has failed."""
-        self._deadline = math.inf
-        self._short_since = math.inf
+        self._refused: set[str] = set()
+        """Their owners do not allow it."""
+        self._tries = 0
+        """Attempts that have failed, but for those which ended because agents were away."""
+        self._failed: Fail | None = None
+        """The last attempt, and whether those who are away could have saved it."""
+        self._for_absence = False
+        self._doubted: set[str] = set()
+        """Not here since the restart; they count as here until the grace is over."""
+        self._grace_until = self._deadline = self._short_since = self._retry_at = math.inf
+        self._patience_s = settings.wait_s
+
+    # What is the case ------------------------------------------------------------------------
+
+    @property
+    def need(self) -> int:
+        return self._closing.need
+
+    @property
+    def arrived(self) -> set[str]:
+        return {seat.agent for seat in self.seats.values() if seat.counts}
 
     @property
     def waiting(self) -> set[str]:
-        """Agents that are here and owe an update."""
-        return set(self.invited) - self.arrived - self.gone - self.failed.keys()
+        """Agents whose update may come soon."""
+        return {seat.agent for seat in self.seats.values() if seat.owes}
 
     @property
     def missing(self) -> list[str]:
-        return sorted(self.invited - self.arrived)
+        return [seat.agent for seat in self.seats.values() if not seat.counts]
 
     @property
-    def hopeless(self) -> bool:
-        """No further attempt can bring the quorum about: too many do not allow it."""
-        return len(self.invited - self.refused) < self.need
+    def out(self) -> dict[str, str]:
+        """Who does not deliver in this attempt, and why."""
+        return {s.agent: s.why for s in self.seats.values() if s.standing is Standing.OUT}
+
+    @property
+    def away(self) -> set[str]:
+        """Not connected, with nothing delivered; they may come back before the deadline."""
+        return {s.agent for s in self.seats.values() if not s.here and not s.delivered}
 
     @property
     def short(self) -> bool:
@@ -212,154 +432,272 @@ class Round:
         """Nothing but a return helps."""
         return self.short and not self.waiting
 
-    @property
-    def tired(self) -> set[str]:
-        """They have failed too often to be asked again, where the others are enough."""
-        return {agent for agent in self.failed if self._failures[agent] >= FAILURES}
-
     def time_left(self, now: float) -> float:
-        """Until the attempt ends, in seconds."""
-        ends = self._deadline
-        if self.stuck and self._short_since < math.inf:
-            ends = min(ends, self._short_since + self.patience_s)
+        """Until the attempt ends, or the next one begins, in seconds."""
+        ends = self._retry_at if self.phase is Phase.PAUSED else self._deadline
+        if self.stuck:
+            ends = min(ends, self._short_since + self._patience_s)
         return max(0.0, ends - now)
 
-    def open(self, now: float) -> list[Action]:
-        """Begin, or go on after a restart: the deadline starts anew."""
-        self._deadline, self._short_since = now + self.deadline_s, math.inf
-        asked = (agent for agent in self.missing if agent not in self.failed)
-        return [*(Invite(agent) for agent in asked), *self._close_if_complete()]
+    # What happens ----------------------------------------------------------------------------
 
-    def give_up(self) -> list[Action]:
-        """End the attempt: those who are away are waited for no longer."""
-        return self._fail() if self.phase is Phase.OPEN else []
+    def on(self, event: Event, now: float) -> list[Action]:
+        actions = [*self._on(event, now)]
+        return [*actions, *self._end_if_due(), *self._to_disk()]
 
-    def retry(self, now: float, drawn: Draw | None = None) -> list[Action]:
-        """A new attempt after a failed one, of those who were drawn again: what was accepted
-        stays, as does who is left out."""
-        if self.phase is not Phase.FAILED:
-            return []
-        if drawn is not None:
-            self.invited = frozenset(drawn.invited) | self.arrived
-            self.need = drawn.need
-            self.gone &= self.invited
-            self.failed = {a: why for a, why in self.failed.items() if a in self.invited}
-        self.phase = Phase.OPEN
-        self.attempt += 1
-        left_out = self._left_out()
-        self.failed = {agent: why for agent, why in self.failed.items() if agent in left_out}
-        self.offered.clear()
-        return self.open(now)
+    def _on(self, event: Event, now: float) -> Iterable[Action]:  # noqa: PLR0911, PLR0912
+        match event:
+            case Begin(here, grace_s):
+                return self._begin(here, grace_s, now)
+            case Offered(agent, offer):
+                return self._offered(agent, offer)
+            case BytesComplete(agent):
+                return self._complete(agent)
+            case Stored():
+                return self._stored(event)
+            case Synced(agents):
+                return self._safe(agents)
+            case Unusable(agent, reason):
+                return self._unusable(agent, reason)
+            case Gone(agent):
+                return self._moved(agent, here=False)
+            case Back(agent):
+                return self._moved(agent, here=True)
+            case CannotDeliver(agent, reason, by_owner):
+                if not self._has_delivered(agent):
+                    self._leave(agent, reason, by_owner)
+                return []
+            case Seen(pool):
+                return self._seen(pool, now)
+            case Tick():
+                return self._tick(now)
+            case Reached(phase):
+                return self._reached(phase)
 
-    def on_offer(self, agent: str, round_id: int, base: Digest) -> list[Action]:
-        """An agent has a finished update, for this round or another.
+    def _begin(self, here: Collection[str], grace_s: float, now: float) -> list[Action]:
+        self._deadline, self._short_since = now + self._closing.deadline_s, math.inf
+        self._retry_at, self._grace_until = math.inf, now + grace_s
+        asked = [s for s in self.seats.values() if s.standing is Standing.ASKED]
+        absent = {seat.agent for seat in asked if seat.agent not in here}
+        self._doubted = absent if grace_s else set()
+        for seat in asked:
+            seat.here = seat.agent not in absent or bool(grace_s)
+        return [Invite(seat.agent) for seat in asked if seat.agent not in absent]
 
-        No action: it is on its way already, or a new attempt will ask for it.
-        """
-        if (round_id, base) != (self.id, self.base):
-            return [Discard(agent, f"for round {round_id}, which is over")]
-        if agent in self.arrived:
-            return [Accept(agent)]  # our acknowledgement was lost
+    def _offered(self, agent: str, offer: UpdateReady) -> list[Action]:
+        seat, key = self.seats.get(agent), offer.key
+        over: list[Action] = [_discard(agent, key, f"for round {key.round}, which is over")]
+        if key.round != self.id or key.base != self._key_of(agent).base:
+            return over
+        if seat is not None and key != seat.key:
+            return [_discard(agent, key, f"for another order of round {self.id}")]
+        if seat is not None and seat.delivered:  # the acknowledgement is lost, or comes
+            return [Tell(agent, Accepted(key=key))] if seat.standing is Standing.SAFE else []
         if self.phase is not Phase.OPEN:
-            over = Discard(agent, f"for round {round_id}, which is over")
-            return [] if self.phase is Phase.FAILED else [over]
-        if agent not in self.invited or agent in self.failed:
-            reason = self.failed.get(agent, f"not invited to round {self.id}")
-            return [Discard(agent, reason)]
-        self.gone.discard(agent)
-        if agent in self.offered:
+            return [] if self.phase in UNDECIDED else over
+        if seat is None or seat.standing is Standing.OUT:
+            why = seat.why if seat is not None else f"not invited to round {self.id}"
+            return [_discard(agent, key, why)]
+        self._doubted.discard(agent)
+        seat.here, seen = True, seat.standing
+        seat.standing = Standing.OFFERED
+        return [] if seen is Standing.OFFERED else [Pull(agent, offer)]
+
+    def _complete(self, agent: str) -> list[Action]:
+        seat = self.seats.get(agent)
+        if seat is None or self.phase not in UNDECIDED:
+            return self._unusable(agent, f"round {self.id} was over before it arrived")
+        if not seat.delivered:
+            seat.standing = Standing.WHOLE
+        return []
+
+    def _stored(self, batch: Stored) -> list[Action]:
+        self._storing = False
+        actions: list[Action] = []
+        for agent in batch.agents:
+            seat = self.seats.get(agent)
+            if seat is None or self.phase not in UNDECIDED:
+                actions += self._unusable(agent, f"round {self.id} was over before it arrived")
+            elif not seat.counts:
+                seat.standing = Standing.STORED
+                self._refused.discard(agent)
+        if batch.synced:
+            actions += self._safe(batch.agents)
+        else:
+            self._unsynced += batch.agents
+        for agent, reason in batch.unusable.items():
+            actions += self._unusable(agent, reason)
+        return actions
+
+    def _safe(self, agents: Iterable[str]) -> list[Action]:
+        seats = [self.seats[agent] for agent in agents if agent in self.seats]
+        stored = [seat for seat in seats if seat.standing is Standing.STORED]
+        for seat in stored:
+            seat.standing = Standing.SAFE
+        return [Tell(seat.agent, Accepted(key=seat.key)) for seat in stored]
+
+    def _unusable(self, agent: str, reason: str) -> list[Action]:
+        self._leave(agent, reason)
+        return [_discard(agent, self._key_of(agent), reason)]
+
+    def _leave(self, agent: str, why: str, by_owner: bool = False) -> None:
+        seat = self.seats.get(agent)
+        if seat is None or seat.counts:
+            return
+        self._failures[agent] += seat.standing is not Standing.OUT
+        seat.standing, seat.why = Standing.OUT, why
+        if by_owner:
+            self._refused.add(agent)
+
+    def _moved(self, agent: str, here: bool) -> list[Action]:
+        seat = self.seats.get(agent)
+        if seat is None:
             return []
-        self.offered.add(agent)
-        return [Pull(agent)]
+        seat.here = here
+        self._doubted.discard(agent)
+        if seat.standing is Standing.OFFERED:
+            seat.standing = Standing.ASKED
+        ask = here and seat.standing is Standing.ASKED and self.phase is Phase.OPEN
+        return [Invite(agent)] if ask else []
 
-    def on_stored(self, agent: str) -> list[Action]:
-        """The update is in the spool, and checked."""
-        if agent in self.arrived:
-            return [Accept(agent)]
-        if self.phase not in (Phase.OPEN, Phase.FAILED) or agent not in self.invited:
-            return [Discard(agent, f"round {self.id} was over before it arrived")]
-        self.offered.discard(agent)
-        self.gone.discard(agent)
-        self.failed.pop(agent, None)
-        self.refused.discard(agent)
-        self.arrived.add(agent)
-        return [Accept(agent), *self._close_if_complete()]
-
-    def on_rejected(self, agent: str, reason: str) -> list[Action]:
-        """The update did not stand the checks: the agent is out for this attempt."""
-        return [Discard(agent, reason), *self.on_failed(agent, reason)]
-
-    def on_failed(self, agent: str, reason: str, refused: bool = False) -> list[Action]:
-        """The agent cannot deliver; `refused`: its owner does not allow it."""
-        if agent not in self.invited or agent in self.arrived:
-            return []
-        self.offered.discard(agent)
-        if agent not in self.failed:
-            self._failures[agent] += 1
-        self.failed[agent] = reason
-        if refused:
-            self.refused.add(agent)
-        return self._close_if_complete()
-
-    def on_gone(self, agent: str) -> list[Action]:
-        """The agent is known not to be connected."""
-        if agent not in self.invited:
-            return []
-        self.offered.discard(agent)
-        self.gone.add(agent)
-        return self._close_if_complete()
-
-    def on_back(self, agent: str) -> list[Action]:
-        """The agent is connected (again): what it offered before, it offers anew."""
-        self.gone.discard(agent)
-        self.offered.discard(agent)
-        owes = agent in self.invited and agent not in self.arrived and agent not in self.failed
-        return [Invite(agent)] if owes and self.phase is Phase.OPEN else []
-
-    def on_time(self, now: float) -> list[Action]:
-        if self.phase is not Phase.OPEN:
-            return []
+    def _tick(self, now: float) -> list[Action]:
+        if self.phase is Phase.PAUSED:
+            return [Look()] if now >= self._retry_at else []
+        if now >= self._grace_until:
+            for agent in self._doubted:
+                self.seats[agent].here = False
+            self._doubted, self._grace_until = set(), math.inf
+        if ended := self._end_if_due():
+            return ended
+        if self.phase is not Phase.OPEN or self._at_disk:
+            return []  # what is being stored was in time
         self._short_since = min(self._short_since, now) if self.short else math.inf
-        if now < self._deadline and not (self.stuck and now >= self._short_since + self.patience_s):
-            return []
-        return self._close() if len(self.arrived) >= self.need else self._fail()
+        if now >= self._deadline:
+            return self._close() if len(self.arrived) >= self.need else self._fail()
+        return [Look()] if self.stuck else []
 
-    def on_aggregated(self) -> list[Action]:
-        return self._advance(Phase.CLOSED, Phase.AGGREGATED, Evaluate())
+    def _seen(self, pool: Pool, now: float) -> list[Action]:
+        match self.phase:
+            case Phase.OPEN if self.stuck and not self._at_disk:
+                self._patience_s = self._settings.wait_s
+                if self.away & pool.cordoned:
+                    self._patience_s += CORDONED_S
+                elif self.away & pool.starting:
+                    self._patience_s += STARTING_S
+                late = now >= self._short_since + self._patience_s
+                return self._fail() if late or self._draw(pool, self.out).holds else []
+            case Phase.FAILED:
+                return self._after_failure(pool, now)
+            case Phase.PAUSED if now >= self._retry_at:
+                drawn = self._draw(pool, self._tired)
+                return self._retry(drawn if drawn.holds else self._draw(pool), pool, now)
+        return []
 
-    def on_evaluated(self) -> list[Action]:
-        return self._advance(Phase.AGGREGATED, Phase.EVALUATED, Commit())
+    # What follows ----------------------------------------------------------------------------
 
-    def on_committed(self) -> None:
-        self._advance(Phase.EVALUATED, Phase.COMMITTED)
-
-    def _left_out(self) -> set[str]:
-        tired = self.tired
-        if len(self.invited - self.refused - tired) < self.need:
-            tired = set()
-        return tired | self.refused
-
-    def _close_if_complete(self) -> list[Action]:
+    def _end_if_due(self) -> list[Action]:
         if self.phase is not Phase.OPEN:
             return []
-        if len(self.invited - self.failed.keys()) < self.need:
+        if len(self.seats.keys() - self.out.keys()) < self.need:
             return self._fail()
-        if self.waiting or len(self.arrived) < self.need:
-            return []  # those who are gone can come back for a while
-        return self._close()
+        complete = self._closing.complete(len(self.arrived), len(self.waiting))
+        return self._close() if complete else []
+
+    def _to_disk(self) -> list[Action]:
+        """One batch at a time; all that become whole meanwhile are the next one."""
+        actions: list[Action] = []
+        if self._unsynced and self.phase in UNDECIDED:
+            actions.append(Sync(self._unsynced))
+            self._unsynced = ()
+        whole = [s.agent for s in self.seats.values() if s.standing is Standing.WHOLE]
+        if whole and not self._storing and self.phase in UNDECIDED:
+            self._storing = True
+            others = len(self.waiting - {*whole})
+            last = self._closing.complete(len(self.arrived) + len(whole), others)
+            actions.append(Store(tuple(whole), last))
+        return actions
+
+    @property
+    def _at_disk(self) -> bool:
+        return any(seat.standing is Standing.WHOLE for seat in self.seats.values())
+
+    def _has_delivered(self, agent: str) -> bool:
+        seat = self.seats.get(agent)
+        return seat is not None and seat.delivered
 
     def _close(self) -> list[Action]:
         self.phase = Phase.CLOSED
-        return [Aggregate(tuple(sorted(self.arrived)), tuple(self.missing))]
+        cancelled = [Tell(agent, Cancel(run=self.seats[agent].key.run)) for agent in self.missing]
+        return [*cancelled, Aggregate(tuple(sorted(self.arrived)), tuple(self.missing))]
 
     def _fail(self) -> list[Action]:
-        could = self.short and len(self.invited - self.failed.keys()) >= self.need
-        away = tuple(sorted(self.gone - self.arrived - self.failed.keys())) if could else ()
+        could = self.short and len(self.seats.keys() - self.out.keys()) >= self.need
+        self._for_absence = could and bool(self.away - self.out.keys())
+        error = QuorumNotMet(self.id, len(self.arrived), self.need, self.missing)
+        failed = "; ".join(f"{agent}: {why}" for agent, why in self.out.items())
+        self._failed = Fail(self.attempt, f"{error} [{failed}]" if failed else str(error))
         self.phase = Phase.FAILED
-        return [Fail(QuorumNotMet(self.id, len(self.arrived), self.need, self.missing), away)]
+        return [self._failed, Look()]
 
-    def _advance(self, before: Phase, after: Phase, *actions: Action) -> list[Action]:
+    def _after_failure(self, pool: Pool, now: float) -> list[Action]:
+        """At once with others, later with the same, or not at all."""
+        assert self._failed is not None
+        others, failed = self._draw(pool, self.out), self.out.keys()
+        no_more_data = failed & pool.without
+        broken = failed - no_more_data
+        away = self._for_absence
+        if (away and others.holds) or ((away or no_more_data) and not broken):
+            return self._retry(others, pool, now)
+        self._tries += 1
+        hopeless = len(self.seats.keys() - self._refused) < self.need and not others.holds
+        if hopeless or self._tries >= self._settings.attempts:
+            tried = f"{self._tries} attempts" if self._tries > 1 else "1 attempt"
+            self.phase = Phase.OVER
+            return [End(f"{self._failed.reason}, after {tried}")]
+        self.phase, self._retry_at = Phase.PAUSED, now + pause_after(self._tries)
+        return []
+
+    def _draw(self, pool: Pool, without: Collection[str] = ()) -> Draw:
+        here = replace(pool, here=pool.here - frozenset(without))
+        delivered = [seat.agent for seat in self.seats.values() if seat.delivered]
+        return draw(self._settings, self.id, here, delivered, self._least)
+
+    @property
+    def _tired(self) -> set[str]:
+        """They have failed too often to be asked again, where the others are enough."""
+        return {agent for agent in self.out if self._failures[agent] >= FAILURES}
+
+    def _retry(self, drawn: Draw, pool: Pool, now: float) -> list[Action]:
+        """The next attempt; what was accepted stays, as does who is left out."""
+        if not drawn.holds:
+            self.phase = Phase.OVER
+            missing = {*drawn.absent, *(self.away & {*drawn.invited})}
+            reason = f"{drawn.able} of {drawn.need} required agents are ready"
+            return [End(reason, frozenset(missing), awaits=True)]
+        self._closing = replace(self._closing, need=drawn.need)
+        seats = self.seats
+        self.seats = {
+            agent: seats.get(agent) or Seat(agent, self._key_of(agent)) for agent in drawn.invited
+        }
+        self.phase, self.attempt = Phase.OPEN, self.attempt + 1
+        tired = self._tired
+        if len(self.seats.keys() - self._refused - tired) < self.need:
+            tired = set()
+        for seat in self.seats.values():
+            if not seat.delivered and seat.agent not in (self._refused | tired) & self.out.keys():
+                seat.standing, seat.why = Standing.ASKED, ""
+        return [Retry(self.attempt, drawn), *self._begin(pool.here, 0.0, now)]
+
+    def _reached(self, phase: Phase) -> list[Action]:
+        """Raises RuntimeError when that is not what was to be done."""
+        before = LAST[LAST.index(phase) - 1]
         if self.phase is not before:
             raise RuntimeError(f"round {self.id} is {self.phase.value}, not {before.value}")
-        self.phase = after
-        return list(actions)
+        self.phase = phase
+        if phase is Phase.AGGREGATED:  # what was stored last is on disk, too
+            return [*self._safe(self.seats), Measure()]
+        return [Write()] if phase is Phase.EVALUATED else []
+
+
+def _discard(agent: str, key: RoundKey, reason: str) -> Tell:
+    return Tell(agent, Discarded(key=key, reason=reason))

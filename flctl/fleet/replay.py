@@ -15,6 +15,7 @@ from msgspec import Struct, to_builtins
 from msgspec.structs import replace
 
 from flctl.coordinator.run.aggregation import aggregate
+from flctl.coordinator.run.decisions import weigh_in
 from flctl.coordinator.store.folder import RunFolder
 from flctl.coordinator.store.resume import expect_unchanged, machine
 from flctl.core.history import History, RoundCommitted, UpdateStored
@@ -144,8 +145,7 @@ class _Again:
                 )
                 return Row(event.round, event.model, None, why)
             self._positions[agent] = self._positions.get(agent, 0) + update.batches
-        examples = {agent: part.examples for agent, part in event.participants.items()}
-        made = aggregate(self._folder, event.round, examples, self._settings)
+        made = aggregate(self._folder, event.round, weigh_in(event.participants), self._settings)
         shutil.rmtree(self._folder.spool_path(event.round))
         self._folder.model_path(event.round - 1).unlink()
         self._base = made.model

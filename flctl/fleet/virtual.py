@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from flctl.coordinator.run.aggregation import Aggregated, aggregate
+from flctl.coordinator.run.decisions import commit, finish, weigh_in, who_measures
 from flctl.coordinator.run.scoring import by_agents, by_coordinator
 from flctl.coordinator.store.folder import RunFolder
 from flctl.coordinator.store.journal import Journal
 from flctl.coordinator.store.resume import start_run, take_up
 from flctl.core import history as happened
-from flctl.core.history import History, Participant, Score
+from flctl.core.history import History, Score
 from flctl.core.round import Pool, draw
 from flctl.core.stream import AnyLive, BatchTrained, Published, RunBegun
 from flctl.errors import FlctlError, StateError
@@ -114,16 +115,13 @@ class VirtualRun:
             self._tell(event)
         try:
             self.folder.mend(self.history, self.settings.keep_rounds)
-            for round_id in range(self.history.round + 1, self.settings.rounds + 1):
-                if self.settings.on_exhausted == "stop" and self.history.exhausted:
-                    said = (self.history.data_used, self.history.alone)
-                    return happened.RunFinished(at=_now(), reason="; ".join(filter(None, said)))
-                self._round(round_id)
+            while not (finished := finish(self.history, self.settings, _now())):
+                self._round(self.history.round + 1)
         except (FlctlError, OSError) as error:
             logger.info("run=%s paused: %s", self.folder.name, error)
             logger.debug("run=%s paused", self.folder.name, exc_info=error)
             return happened.RunPaused(at=_now(), reason=str(error))
-        return happened.RunFinished(at=_now(), reason=self.history.alone)
+        return finished
 
     def _end(self, event: happened.AnyEvent) -> None:
         with contextlib.suppress(StateError):  # a full disk must not hide the reason
@@ -145,24 +143,12 @@ class VirtualRun:
             if agent not in self.history.accepted and agent in self._clients.training:
                 self._between()
                 self._train(agent, opened)
-        accepted = self.history.accepted
-        examples = {agent: update.examples for agent, update in accepted.items()}
-        made = aggregate(self.folder, round_id, examples, self.settings)
+        updates = self.history.accepted
+        made = aggregate(self.folder, round_id, weigh_in(updates), self.settings)
         score = self._evaluate(made)
-        committed = happened.RoundCommitted(
-            at=_now(),
-            round=round_id,
-            attempt=1,
-            model=made.model,
-            size=made.size,
-            seconds=round(time.monotonic() - began, 4),
-            participants={
-                agent: Participant.of(update) for agent, update in sorted(accepted.items())
-            },
-            missing=tuple(sorted(set(self._clients.names) - self._clients.training.keys())),
-            metrics=score,
-            server_state=made.server_state,
-        )
+        missing = set(self._clients.names) - self._clients.training.keys()
+        seconds = time.monotonic() - began
+        committed = commit(self.history, updates, made, score, missing, seconds, _now())
         self._record(committed)
         logger.info("%s head=%s", committed.for_log(), self._journal.head)
         self.folder.settle(committed, self.history, self.settings.keep_rounds)
@@ -214,12 +200,14 @@ class VirtualRun:
         )
 
     def _evaluate(self, made: Aggregated) -> Score | None:
-        if self.settings.evaluate == "none":
-            return None
-        if self.settings.evaluate != "agents":
+        how = who_measures(self.settings)
+        if how == "coordinator":
             parts = {name: self._metrics(made, part) for name, part in self._tests.get().items()}
-            if parts or self.settings.evaluate == "coordinator":
-                return by_coordinator(parts)
+            how = who_measures(self.settings, bool(parts))
+        if how == "none":
+            return None
+        if how == "coordinator":
+            return by_coordinator(parts)
         held_out = self._clients.held_out()
         return by_agents({agent: self._metrics(made, own) for agent, own in held_out.items()})
 

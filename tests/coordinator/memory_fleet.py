@@ -301,10 +301,10 @@ class MemoryFleet:
         if state is not None:
             self.state = state
             self.keyring = Keyring(state / "keys", lambda: self.wall)
-        hub = self.network.hub(self.keyring.authorise)
+        self.hub = self.network.hub(self.keyring.authorise)
         self.coordinator = Coordinator(
             self.state,
-            hub,
+            self.hub,
             self.keyring,
             self.evaluator,
             InlineBackground(),
@@ -322,7 +322,7 @@ class MemoryFleet:
         """As by kill -9: nothing is tidied up but what the kernel does."""
         assert self.coordinator is not None
         self.coordinator.runs.abandon()
-        self.coordinator._hub.close()
+        self.hub.close()
         self.coordinator = None
 
     def start_run(self, **given: Any) -> str:

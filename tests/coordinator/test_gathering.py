@@ -2,8 +2,9 @@
 
 import pytest
 
-from flctl.coordinator.run.gathering import QUIET_S, STARTING_S, Gathering
+from flctl.coordinator.run.gathering import QUIET_S, Gathering
 from flctl.core.roster import Roster
+from flctl.core.round import STARTING_S
 from flctl.errors import NoAgents
 from flctl.settings import RunSettings
 from flctl.wire.messages import DatasetInfo, Device, Hello

@@ -235,7 +235,7 @@ def test_noise_from_an_agent_disturbs_nobody(fleet: MemoryFleet, frames: list[by
 
 
 def update_for(key: dict[str, Any], fleet: MemoryFleet) -> UpdateReady:
-    changed = msgspec.structs.replace(fleet.coordinator.training.key, **key)
+    changed = msgspec.structs.replace(fleet.coordinator.training.key_of("pi-01"), **key)
     return UpdateReady(
         key=changed,
         blob="b" * 64,
@@ -356,12 +356,12 @@ def test_a_reboot_behind_a_hanging_connection_in_mid_upload_costs_no_attempt(fle
     agent = fleet.agents["pi-01"]
     agent.ticks = 60
 
-    def pulled() -> Any:
-        open_round = fleet.coordinator.training and fleet.coordinator.training._round
-        return open_round._collection._pulls if open_round and open_round._collection else {}
+    def fetched() -> list[str]:
+        standings = fleet.coordinator.training.standings() if fleet.coordinator.training else {}
+        return [agent for agent, standing in standings.items() if standing == "offered"]
 
-    fleet.until(lambda: "pi-01" in pulled())
-    inbox = fleet.coordinator._hub.inbox
+    fleet.until(lambda: "pi-01" in fetched())
+    inbox = fleet.hub.inbox
     for incoming in [incoming for incoming in inbox if incoming.peer == agent.link.peer]:
         inbox.remove(incoming)
     agent.alive = False

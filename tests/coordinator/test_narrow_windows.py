@@ -36,7 +36,7 @@ def test_who_may_only_read_does_not_take_a_rounds_model_away(make_fleet):
     fleet.keyring.add("auditor", auditor.public, "read")
     fleet.start_run(rounds=2, evaluate="none", agents=("pi-01", "pi-02"))
     fleet.agents["pi-02"].kill()
-    fleet.until(lambda: fleet.coordinator.training.key is not None)
+    fleet.until(lambda: fleet.coordinator.training.key_of("pi-01") is not None)
     link = fleet.network.link(auditor.public)
     list(link.events())
     for number, run in enumerate(runs, start=1):
@@ -55,7 +55,7 @@ def test_who_is_gone_when_it_is_to_evaluate_is_not_waited_for(make_fleet):
     for name in ("pi-01", "pi-02"):
         fleet.add(name, held_out=10)
     fleet.start_run(rounds=1, quorum=0.5, evaluate="agents", deadline=600)
-    hub, gone = fleet.coordinator._hub, []
+    hub, gone = fleet.hub, []
     plain = hub.send
 
     def send(peer, frames):
@@ -74,14 +74,14 @@ def test_a_round_that_ends_while_its_updates_are_asked_for(make_fleet):
     """A transfer stands still, is asked for again, and that shows that its agent is gone."""
     fleet: MemoryFleet = make_fleet(2)
     fleet.start_run(rounds=1, quorum=0.5, evaluate="none", deadline=600)
-    coordinator, hub = fleet.coordinator, fleet.coordinator._hub
+    coordinator, hub = fleet.coordinator, fleet.hub
     fleet.agents["pi-01"].ticks = 60
 
-    def pulled():
-        open_round = coordinator.training and coordinator.training._round
-        return open_round._collection._pulls if open_round and open_round._collection else {}
+    def fetched() -> list[str]:
+        standings = fleet.coordinator.training.standings() if fleet.coordinator.training else {}
+        return [agent for agent, standing in standings.items() if standing == "offered"]
 
-    fleet.until(lambda: "pi-01" in pulled() and "pi-02" in coordinator.training.history.accepted)
+    fleet.until(lambda: "pi-01" in fetched() and "pi-02" in coordinator.training.history.accepted)
     peer = coordinator.roster.members["pi-01"].peer
     for incoming in [i for i in hub.inbox if i.peer == peer]:
         hub.inbox.remove(incoming)

@@ -1,41 +1,70 @@
 """The round by example; `test_round_orders.py` tries every order of events."""
 
+from functools import partial
+
 import pytest
+from msgspec.structs import replace
+from rounds import BASE, KEY, OTHER, discarded, offer, pool, told
 
 from flctl.core.round import (
     FAILURES,
-    Accept,
+    STARTING_S,
     Aggregate,
-    Commit,
-    Discard,
-    Draw,
-    Evaluate,
+    AllOrQuorum,
+    Back,
+    Begin,
+    BytesComplete,
+    CannotDeliver,
+    Closing,
+    End,
     Fail,
+    Gone,
     Invite,
+    Look,
+    Measure,
     Phase,
     Pool,
     Pull,
+    Reached,
+    Retry,
     Round,
+    Seen,
+    Standing,
+    Store,
+    Stored,
+    Sync,
+    Synced,
+    Tick,
+    Unusable,
+    Write,
     draw,
     needed,
     pause_after,
 )
 from flctl.settings import RunSettings
+from flctl.wire.messages import Cancel
 
-BASE, OTHER = "b" * 64, "c" * 64
+SETTINGS = RunSettings(task="ecg", quorum=2, wait_s=20.0, attempts=100)
 
 
-def opened(invited="abc", need=2, arrived="", deadline_s=60.0) -> Round:
-    round_ = Round(7, BASE, invited, need, deadline_s, arrived=arrived)
-    round_.open(0.0)
+def made(invited="abc", need=2, deadline_s=60.0, settings=SETTINGS, **options) -> Round:
+    return Round(7, lambda _: KEY, settings, AllOrQuorum(need, deadline_s), invited, **options)
+
+
+def opened(invited="abc", need=2, here="abcdef", **options) -> Round:
+    round_ = made(invited, need, **options)
+    round_.on(Begin(frozenset(here)), 0.0)
     return round_
 
 
-def deliver(round_: Round, agents: str) -> list:
+def deliver(round_: Round, agents: str, now: float = 1.0) -> list:
+    """Each is offered, fetched, and safe; what followed from the last steps."""
     actions = []
     for agent in agents:
-        assert round_.on_offer(agent, 7, BASE) == [Pull(agent)]
-        actions += round_.on_stored(agent)
+        assert round_.on(offer(agent), now) == [Pull(agent, offer(agent).offer)]
+        (store,) = round_.on(BytesComplete(agent), now)
+        assert isinstance(store, Store) and store.agents == (agent,)
+        actions += round_.on(Stored((agent,)), now)
     return actions
 
 
@@ -43,77 +72,137 @@ def kinds(actions: list) -> list[type]:
     return [type(action) for action in actions]
 
 
-def test_a_round_begins_with_inviting_everybody_in_sorted_order():
+def accepted(actions: list) -> list[str]:
+    return told(actions, "Accepted")
+
+
+def test_a_round_begins_with_inviting_those_that_are_here_in_sorted_order():
     """The order of the invitations does not depend on that of a set."""
-    round_ = Round(7, BASE, "cab", 2, 60.0)
-    assert round_.open(0.0) == [Invite("a"), Invite("b"), Invite("c")]
+    begin = Begin(frozenset("abd"))
+    assert made("cab", need=3).on(begin, 0.0) == [Invite("a"), Invite("b")]
 
 
-def test_a_round_closes_when_the_last_update_is_safe():
-    """Not when it is offered: an update counts only when it is on disk."""
+def test_a_round_closes_when_the_last_update_counts():
+    """Not when it is offered, nor when its bytes are here."""
     round_ = opened()
     deliver(round_, "cb")
-    assert round_.on_offer("a", 7, BASE) == [Pull("a")]
+    assert round_.on(offer("a"), 1.0) == [Pull("a", offer("a").offer)]
+    assert round_.on(BytesComplete("a"), 1.0) == [Store(("a",), last=True)]
     assert round_.phase is Phase.OPEN
-    assert round_.on_stored("a") == [Accept("a"), Aggregate(("a", "b", "c"), ())]
+    accept, aggregate = round_.on(Stored(("a",)), 1.0)
+    assert accepted([accept]) == ["a"] and aggregate == Aggregate(("a", "b", "c"), ())
 
 
 def test_quorum_at_the_deadline_closes_the_round():
     """Two of three updates at the deadline are enough when the quorum is two."""
     round_ = opened()
     deliver(round_, "ca")
-    assert round_.on_time(59.9) == []
-    assert round_.on_time(60.0) == [Aggregate(("a", "c"), ("b",))]
+    assert round_.on(Tick(), 59.9) == []
+    cancel, aggregate = round_.on(Tick(), 60.0)
+    assert (cancel.agent, cancel.message) == ("b", Cancel(run=KEY.run))
+    assert aggregate == Aggregate(("a", "c"), ("b",))
 
 
 def test_below_the_quorum_at_the_deadline_the_round_fails():
     """The error names how many came, how many were needed, and who is missing."""
     round_ = opened()
     deliver(round_, "b")
-    (action,) = round_.on_time(60.0)
-    assert isinstance(action, Fail)
-    assert str(action.error) == "round 7: 1 of 2 required updates arrived (missing: a, c)"
+    assert round_.on(Tick(), 60.0) == [
+        Fail(1, "round 7: 1 of 2 required updates arrived (missing: a, c)"),
+        Look(),
+    ]
+
+
+def test_what_is_being_stored_was_in_time():
+    """The deadline is asked when the disk is done; whether its agent is still here is not."""
+    round_ = opened()
+    deliver(round_, "a")
+    round_.on(offer("b"), 59.0)
+    round_.on(BytesComplete("b"), 59.0)
+    assert round_.on(Gone("b"), 59.5) == []
+    assert round_.on(Tick(), 70.0) == []
+    assert accepted(round_.on(Stored(("b",)), 71.0)) == ["b"]
+    assert kinds(round_.on(Tick(), 71.1))[-1] is Aggregate
+
+
+def test_all_that_become_whole_while_the_disk_is_busy_are_one_batch():
+    """One sync for all of them; that of the last ones goes on while they are averaged."""
+    round_ = opened("abcd", need=3)
+    for agent in "abcd":
+        round_.on(offer(agent), 1.0)
+    assert round_.on(BytesComplete("a"), 1.0) == [Store(("a",), last=False)]
+    assert [round_.on(BytesComplete(agent), 1.0) for agent in "dbc"] == [[], [], []]
+    accept, store = round_.on(Stored(("a",)), 2.0)
+    assert accepted([accept]) == ["a"] and store == Store(("b", "c", "d"), last=True)
+    assert kinds(round_.on(Stored(("b", "c", "d"), synced=False), 3.0)) == [Aggregate]
+    assert round_.on(offer("b"), 3.5) == [], "it is not safe yet"
+    *tells, measure = round_.on(Reached(Phase.AGGREGATED), 4.0)
+    assert accepted(tells) == ["b", "c", "d"] and measure == Measure()
+
+
+def test_an_update_is_accepted_only_when_it_is_safe():
+    """Where its sync goes on and nothing is averaged meanwhile, it is waited for."""
+    round_ = opened("ab")
+    deliver(round_, "a")
+    round_.on(offer("b"), 1.0)
+    assert round_.on(BytesComplete("b"), 1.0) == [Store(("b",), last=True)]
+    round_ = opened("abc", need=3)
+    for agent in "ab":
+        round_.on(offer(agent), 1.0)
+        round_.on(BytesComplete(agent), 1.0)
+    assert round_.on(Stored(("a",), synced=False), 2.0) == [
+        Sync(("a",)),
+        Store(("b",), last=False),
+    ]
+    assert accepted(round_.on(Stored(("b",)), 2.5)) == ["b"]
+    assert accepted(round_.on(Synced(("a",)), 3.0)) == ["a"]
+    assert round_.on(Synced(("a",)), 3.0) == [], "nor is it told twice"
 
 
 def test_a_round_closes_at_once_when_only_the_gone_are_missing():
-    """Nobody who is still here owes an update: there is no use in waiting for the deadline."""
+    """All who are still here have delivered: there is no use in waiting for the deadline."""
     round_ = opened()
     deliver(round_, "ab")
-    assert round_.on_gone("c") == [Aggregate(("a", "b"), ("c",))]
+    assert round_.on(Gone("c"), 2.0)[-1] == Aggregate(("a", "b"), ("c",))
 
 
 def test_below_the_quorum_the_gone_may_come_back_until_the_deadline():
     """Two of three Pis lose power and return: the round goes on with them."""
     round_ = opened()
     deliver(round_, "a")
-    assert round_.on_gone("b") == round_.on_gone("c") == []
-    assert round_.on_back("b") == [Invite("b")]
-    assert kinds(deliver(round_, "b")) == [Accept, Aggregate]
+    assert round_.on(Gone("b"), 2.0) == round_.on(Gone("c"), 2.0) == []
+    assert round_.on(Back("b"), 3.0) == [Invite("b")]
+    assert kinds(deliver(round_, "b"))[-1] is Aggregate
 
 
 def test_a_round_fails_at_once_when_the_quorum_is_out_of_reach():
     """Two of three have failed and two are needed: the third is not waited for."""
     round_ = opened()
-    assert round_.on_failed("a", "out of memory") == []
-    assert kinds(round_.on_failed("b", "no data")) == [Fail]
+    assert round_.on(CannotDeliver("a", "out of memory"), 1.0) == []
+    assert kinds(round_.on(CannotDeliver("b", "no data"), 1.0)) == [Fail, Look]
     assert round_.waiting == {"c"}
 
 
 def test_a_quorum_larger_than_the_fleet_fails_at_the_opening():
     """It does not wait ten minutes for what cannot happen."""
-    assert kinds(Round(7, BASE, "ab", 3, 600.0).open(0.0)) == [Invite, Invite, Fail]
+    begun = made("ab", need=3, deadline_s=600.0).on(Begin(frozenset("ab")), 0.0)
+    assert kinds(begun) == [Invite, Invite, Fail, Look]
 
 
 def test_a_lost_acknowledgement_is_repeated_in_every_phase():
-    """An agent that offers what was accepted is told so again, even when the round is over."""
+    """An agent that offers what was accepted hears so again, even when the round is over."""
     round_ = opened(need=1)
-    for step in (None, round_.on_aggregated, round_.on_evaluated, round_.on_committed):
+    for step in (
+        None,
+        Reached(Phase.AGGREGATED),
+        Reached(Phase.EVALUATED),
+        Reached(Phase.COMMITTED),
+    ):
         if step is None:
             deliver(round_, "abc")
         else:
-            step()
-        assert round_.on_offer("a", 7, BASE) == [Accept("a")]
-        assert round_.on_stored("a") == [Accept("a")]
+            round_.on(step, 2.0)
+        assert accepted(round_.on(offer("a"), 2.0)) == ["a"]
 
 
 @pytest.mark.parametrize(("round_id", "base"), [(6, BASE), (8, BASE), (7, OTHER)])
@@ -122,119 +211,158 @@ def test_an_update_for_another_round_or_model_is_discarded(round_id, base):
     round_ = opened()
     deliver(round_, "a")
     for agent in "ab":
-        (action,) = round_.on_offer(agent, round_id, base)
-        assert isinstance(action, Discard) and f"round {round_id}" in action.reason
+        (reason,) = discarded(round_.on(offer(agent, round_id, base), 2.0))
+        assert f"round {round_id}" in reason
 
 
-def test_who_was_not_invited_is_told_so():
-    """An agent outside this round's draw that trained all the same."""
-    assert opened().on_offer("z", 7, BASE) == [Discard("z", "not invited to round 7")]
+def test_an_agent_outside_the_draw_that_trained_all_the_same_hears_so():
+    assert discarded(opened().on(offer("z"), 1.0)) == ["not invited to round 7"]
 
 
 def test_a_second_offer_while_the_first_is_fetched_changes_nothing():
     """Agents repeat their offers; one transfer is enough."""
     round_ = opened()
-    assert round_.on_offer("a", 7, BASE) == [Pull("a")]
-    assert round_.on_offer("a", 7, BASE) == []
+    assert kinds(round_.on(offer("a"), 1.0)) == [Pull]
+    assert round_.on(offer("a"), 1.0) == []
 
 
-def test_an_agent_that_comes_back_offers_and_is_fetched_again():
-    """Its connection was lost in the middle of the transfer."""
+@pytest.mark.parametrize("seen_to_go", [True, False])
+def test_an_agent_that_comes_back_offers_and_is_fetched_again(seen_to_go):
+    """Also one that reboots behind its old connection: its first offer is gone with it."""
     round_ = opened()
-    round_.on_offer("a", 7, BASE)
-    round_.on_gone("a")
-    assert round_.on_back("a") == [Invite("a")]
-    assert round_.on_offer("a", 7, BASE) == [Pull("a")]
+    round_.on(offer("a"), 1.0)
+    if seen_to_go:
+        round_.on(Gone("a"), 1.0)
+    assert round_.on(Back("a"), 1.0) == [Invite("a")]
+    assert kinds(round_.on(offer("a"), 1.0)) == [Pull]
 
 
-def test_an_agent_that_reboots_behind_its_old_connection_is_fetched_again():
-    """It was never seen to go; what it offered in its life before is gone with it."""
+def test_who_comes_back_while_its_update_is_stored_is_not_asked_for_another():
+    """All bytes of it are here."""
     round_ = opened()
-    assert round_.on_offer("a", 7, BASE) == [Pull("a")]
-    assert round_.on_back("a") == [Invite("a")]
-    assert round_.on_offer("a", 7, BASE) == [Pull("a")]
+    round_.on(offer("a"), 1.0)
+    round_.on(BytesComplete("a"), 1.0)
+    assert round_.on(Gone("a"), 1.0) == round_.on(Back("a"), 1.0) == []
+    assert accepted(round_.on(Stored(("a",)), 1.0)) == ["a"]
 
 
-def test_a_rejected_update_puts_its_agent_out_of_this_attempt_only():
+def test_an_unusable_update_puts_its_agent_out_of_this_attempt_only():
     """NaN now may be a number after a restart of the worker: the next attempt asks again."""
-    round_ = opened(need=3)
+    round_ = opened(need=3, settings=replace(SETTINGS, quorum=3))
     deliver(round_, "ab")
-    round_.on_offer("c", 7, BASE)
-    rejected = round_.on_rejected("c", "tensor w holds NaN")
-    assert kinds(rejected) == [Discard, Fail]
-    assert round_.retry(100.0) == [Invite("c")]
+    round_.on(offer("c"), 1.0)
+    actions = round_.on(Unusable("c", "tensor w holds NaN"), 1.0)
+    assert discarded(actions[:1]) == ["tensor w holds NaN"]
+    assert kinds(actions[1:]) == [Fail, Look]
+    assert retried(round_) == [Invite("c")]
     assert round_.attempt == 2 and round_.arrived == {"a", "b"}
-    assert kinds(deliver(round_, "c")) == [Accept, Aggregate]
+    assert kinds(deliver(round_, "c"))[-1] is Aggregate
 
 
 def test_a_failed_agent_is_discarded_with_the_reason_until_the_next_attempt():
     """It hears why, and does not offer for ever."""
     round_ = opened()
-    round_.on_failed("a", "out of memory")
-    assert round_.on_offer("a", 7, BASE) == [Discard("a", "out of memory")]
+    round_.on(CannotDeliver("a", "out of memory"), 1.0)
+    assert discarded(round_.on(offer("a"), 1.0)) == ["out of memory"]
 
 
 def test_between_two_attempts_nothing_is_thrown_away():
     """An offer waits for the next attempt; an update that became safe counts in it."""
     round_ = opened("ab")
-    round_.on_offer("a", 7, BASE)
-    round_.on_time(60.0)
+    round_.on(offer("a"), 1.0)
+    round_.on(Tick(), 60.0)
     assert round_.phase is Phase.FAILED
-    assert round_.on_offer("b", 7, BASE) == []
-    assert round_.on_stored("a") == [Accept("a")]
-    assert round_.retry(61.0) == [Invite("b")]
-    assert kinds(deliver(round_, "b")) == [Accept, Aggregate]
+    assert round_.on(offer("b"), 60.0) == []
+    round_.on(BytesComplete("a"), 60.0)
+    assert accepted(round_.on(Stored(("a",)), 60.0)) == ["a"]
+    assert retried(round_, "ab") == [Invite("b")]
+    assert kinds(deliver(round_, "b"))[-1] is Aggregate
 
 
 def test_a_transfer_of_the_failed_attempt_is_begun_again():
     """What was offered before is asked for, offered and fetched in the new attempt."""
     round_ = opened()
-    round_.on_offer("a", 7, BASE)
-    round_.on_time(60.0)
-    assert round_.retry(60.0) == [Invite("a"), Invite("b"), Invite("c")]
-    assert round_.on_offer("a", 7, BASE) == [Pull("a")]
+    round_.on(offer("a"), 1.0)
+    round_.on(Tick(), 60.0)
+    assert retried(round_) == [Invite("a"), Invite("b"), Invite("c")]
+    assert kinds(round_.on(offer("a"), 61.0)) == [Pull]
 
 
-def test_a_new_attempt_has_a_deadline_of_its_own():
+def test_a_new_attempt_comes_after_a_pause_and_has_a_deadline_of_its_own():
     """It begins when the attempt begins."""
     round_ = opened()
-    round_.on_time(60.0)
-    round_.retry(75.0)
+    round_.on(Tick(), 60.0)
+    assert round_.on(Seen(pool("abc")), 60.0) == []
+    assert round_.phase is Phase.PAUSED and round_.time_left(60.5) == 1.5
+    assert round_.on(Tick(), 61.9) == []
+    assert round_.on(Seen(pool("abc")), 61.9) == [], "of a look before"
+    assert round_.on(Tick(), 75.0) == [Look()]
+    assert kinds(round_.on(Seen(pool("abc")), 75.0)) == [Retry, Invite, Invite, Invite]
     assert round_.time_left(75.0) == 60.0
-    assert round_.on_time(134.9) == []
-    assert kinds(round_.on_time(135.0)) == [Fail]
+    assert round_.on(Tick(), 134.9) == []
+    assert kinds(round_.on(Tick(), 135.0)) == [Fail, Look]
+
+
+def test_a_round_that_keeps_failing_is_over_after_its_attempts():
+    """With the words of the last one."""
+    round_ = opened(settings=replace(SETTINGS, attempts=2))
+    for now in (60.0, 170.0):
+        round_.on(Tick(), now)
+        actions = round_.on(Seen(pool("abc")), now)
+        if now == 60.0:
+            assert actions == [] and retried(round_)
+    (end,) = actions
+    assert isinstance(end, End) and not end.awaits and end.reason.endswith(", after 2 attempts")
+    assert round_.phase is Phase.OVER
 
 
 def test_only_a_failed_round_is_retried():
-    """Neither an open nor a closed one."""
+    """Neither an open nor a closed one, whoever is here."""
     round_ = opened()
-    assert round_.retry(1.0) == []
+    assert round_.on(Seen(pool("abcdef")), 1.0) == []
     deliver(round_, "abc")
-    assert round_.retry(1.0) == [] and round_.attempt == 1
+    assert round_.on(Seen(pool("abcdef")), 1.0) == [] and round_.attempt == 1
 
 
 def test_a_restarted_coordinator_asks_only_for_what_is_missing():
-    """`arrived` holds what was accepted before; nobody trains twice."""
-    round_ = Round(7, BASE, "abc", 2, 60.0, arrived={"c", "stranger"}, attempt=2)
-    assert round_.open(1000.0) == [Invite("a"), Invite("b")]
+    """`arrived` holds what was accepted before; no agent trains twice."""
+    round_ = made("abc", arrived={"c", "stranger"}, attempt=2)
+    assert round_.on(Begin(frozenset("ab")), 1000.0) == [Invite("a"), Invite("b")]
     assert round_.arrived == {"c"} and round_.time_left(1000.0) == 60.0
-    assert round_.on_offer("c", 7, BASE) == [Accept("c")]
+    assert accepted(round_.on(offer("c"), 1000.0)) == ["c"]
 
 
 def test_a_restarted_coordinator_that_has_everything_goes_on_at_once():
     """It was killed between the last update and the average."""
-    actions = Round(7, BASE, "ab", 2, 60.0, arrived="ab").open(5.0)
+    actions = made("ab", arrived="ab").on(Begin(frozenset()), 5.0)
     assert actions == [Aggregate(("a", "b"), ())]
 
 
-def test_an_update_that_becomes_safe_after_the_close_is_not_wanted():
+def test_after_a_restart_agents_have_time_to_come_back():
+    """They count as here until the grace is over; one that is seen to go does not."""
+    round_ = made("abcd", need=2, arrived="ab")
+    assert round_.on(Begin(frozenset("c"), grace_s=20.0), 100.0) == [Invite("c")]
+    assert round_.on(Gone("c"), 101.0) == []
+    assert round_.on(Tick(), 119.9) == [] and round_.waiting == {"d"}
+    assert round_.on(Tick(), 120.0)[-1] == Aggregate(("a", "b"), ("c", "d"))
+
+
+def test_who_is_back_within_the_grace_stays_when_it_is_over():
+    round_ = made("abc", need=2, arrived="ab")
+    round_.on(Begin(frozenset(), grace_s=20.0), 100.0)
+    assert round_.on(Back("c"), 110.0) == [Invite("c")]
+    assert round_.on(Tick(), 121.0) == [] and round_.waiting == {"c"}
+
+
+def test_an_update_that_becomes_whole_after_the_close_is_not_wanted():
     """It was on its way when the deadline came."""
     round_ = opened()
     deliver(round_, "ab")
-    round_.on_offer("c", 7, BASE)
-    round_.on_time(60.0)
-    (action,) = round_.on_stored("c")
-    assert isinstance(action, Discard) and "was over" in action.reason
+    round_.on(offer("c"), 1.0)
+    round_.on(Tick(), 60.0)
+    for late in (BytesComplete("c"), Stored(("c",))):
+        (reason,) = discarded(round_.on(late, 60.0))
+        assert "was over" in reason
     assert "c" not in round_.arrived
 
 
@@ -242,21 +370,33 @@ def test_the_phases_follow_each_other():
     """A step that is out of turn is a fault of the program, and is not passed over."""
     round_ = opened()
     with pytest.raises(RuntimeError, match="round 7 is open, not closed"):
-        round_.on_aggregated()
+        round_.on(Reached(Phase.AGGREGATED), 1.0)
     deliver(round_, "abc")
-    assert round_.on_aggregated() == [Evaluate()]
-    assert round_.on_evaluated() == [Commit()]
-    round_.on_committed()
+    assert round_.on(Reached(Phase.AGGREGATED), 1.0) == [Measure()]
+    assert round_.on(Reached(Phase.EVALUATED), 1.0) == [Write()]
+    assert round_.on(Reached(Phase.COMMITTED), 1.0) == []
     assert round_.phase is Phase.COMMITTED
     with pytest.raises(RuntimeError, match="committed"):
-        round_.on_committed()
+        round_.on(Reached(Phase.COMMITTED), 1.0)
+
+
+def retried(round_: Round, here: str = "abc", now: float = 100.0) -> list:
+    """The attempt has failed: whom the next one asks."""
+    later = now
+    actions = round_.on(Seen(pool(here)), later)
+    if round_.phase is Phase.PAUSED:
+        later += round_.time_left(later)
+        assert round_.on(Tick(), later) == [Look()]
+        actions = round_.on(Seen(pool(here)), later)
+    assert isinstance(actions[0], Retry)
+    return actions[1:]
 
 
 def fail_attempt(round_: Round, *agents: str) -> list:
-    """These fail, which ends the attempt; what the next one begins with."""
-    actions = [action for agent in agents for action in round_.on_failed(agent, "no memory")]
-    assert kinds(actions) == [Fail]
-    return round_.retry(1.0)
+    """These fail, which ends the attempt; whom the next one asks."""
+    actions = [a for agent in agents for a in round_.on(CannotDeliver(agent, "no memory"), 1.0)]
+    assert kinds(actions) == [Fail, Look]
+    return retried(round_)
 
 
 def test_who_fails_thrice_in_a_round_is_left_out():
@@ -267,24 +407,24 @@ def test_who_fails_thrice_in_a_round_is_left_out():
         assert fail_attempt(round_, "a", "b") == [Invite("a"), Invite("b"), Invite("c")]
     assert fail_attempt(round_, "a", "c") == [Invite("b"), Invite("c")]
     assert round_.waiting == {"b", "c"}
-    assert kinds(deliver(round_, "bc")) == [Accept, Accept, Aggregate]
+    assert kinds(deliver(round_, "bc"))[-1] is Aggregate
 
 
 def test_who_is_needed_is_asked_again_however_often_it_has_failed():
     """The quorum does not let it be left out; it may just be starting again."""
-    round_ = opened("abc", need=3)
+    round_ = opened("abc", need=3, settings=replace(SETTINGS, quorum=3))
     for _ in range(5):
         assert fail_attempt(round_, "a") == [Invite("a"), Invite("b"), Invite("c")]
 
 
-def test_an_owner_who_does_not_allow_it_is_not_asked_twice():
+def test_an_owner_who_does_not_allow_it_ends_a_round_that_cannot_do_without():
     """Without it the quorum is met, or no attempt can meet it."""
     round_ = opened("abc", need=2)
-    assert round_.on_failed("a", "batches of 1", refused=True) == []
-    assert not round_.hopeless
-    assert fail_attempt(round_, "b") == [Invite("b"), Invite("c")]
-    assert kinds(round_.on_failed("c", "batches of 1", refused=True)) == [Fail]
-    assert round_.hopeless
+    refuse = partial(CannotDeliver, reason="batches of 1", by_owner=True)
+    assert round_.on(refuse("a"), 1.0) == []
+    assert kinds(round_.on(refuse("c"), 1.0)) == [Fail, Look]
+    (end,) = round_.on(Seen(pool("b", wanted="abc")), 1.0)
+    assert isinstance(end, End) and not end.awaits and end.reason.endswith(", after 1 attempt")
 
 
 def test_the_pause_before_an_attempt_grows():
@@ -292,82 +432,123 @@ def test_the_pause_before_an_attempt_grows():
     assert [pause_after(n) for n in (1, 2, 3, 4, 1000)] == [2.0, 8.0, 32.0, 60.0, 60.0]
 
 
+# The closing rule ------------------------------------------------------------------------
+
+
+def test_a_rule_that_closes_with_three_updates_and_no_deadline():
+    """Another rule over the same seats: the machine does not change for it."""
+    round_ = Round(7, lambda _: KEY, SETTINGS, Closing(need=3), "abcdef")
+    round_.on(Begin(frozenset("abcdef")), 0.0)
+    deliver(round_, "af")
+    assert round_.on(Tick(), 1e9) == [], "it has no deadline"
+    round_.on(Gone("b"), 1e9)
+    round_.on(CannotDeliver("c", "out of memory"), 1e9)
+    for agent in "de":
+        round_.on(offer(agent), 1e9)
+    assert round_.on(BytesComplete("e"), 1e9) == [Store(("e",), last=True)]
+    round_.on(BytesComplete("d"), 1e9)
+    actions = round_.on(Stored(("e",), synced=False), 1e9)
+    assert [a.agent for a in actions[:-1]] == ["b", "c", "d"], "these are told that it is over"
+    assert actions[-1] == Aggregate(("a", "e", "f"), ("b", "c", "d"))
+    assert round_.seats["e"].standing is Standing.STORED
+    assert accepted(round_.on(Reached(Phase.AGGREGATED), 1e9)) == ["e"]
+
+
 # Those who are away ----------------------------------------------------------------------
 
 
-def short_of(away: str, delivered: str, need: int, patience_s: float = 20.0) -> Round:
-    round_ = Round(7, BASE, "abc", need, 600.0, patience_s=patience_s)
-    round_.open(0.0)
+def short_of(away: str, delivered: str, need: int) -> Round:
+    round_ = opened(need=need, deadline_s=600.0, settings=replace(SETTINGS, quorum=need))
     for agent in away:
-        round_.on_gone(agent)
-    deliver(round_, delivered)
+        round_.on(Gone(agent), 0.0)
+    deliver(round_, delivered, now=0.0)
     return round_
+
+
+def ticked(round_: Round, now: float, seen: Pool | None = None) -> list:
+    """What a tick leads to; the others are not here."""
+    actions = round_.on(Tick(), now)
+    return (
+        round_.on(Seen(seen or pool("ab", wanted="abc")), now) if actions == [Look()] else actions
+    )
 
 
 def test_agents_that_are_away_are_waited_for_no_longer_than_the_patience():
     """When no other owes an update; not until the deadline."""
     round_ = short_of("c", "ab", need=3)
-    assert round_.stuck and round_.on_time(10.0) == []
+    assert round_.stuck and ticked(round_, 10.0) == []
     assert round_.time_left(15.0) == 15.0
-    assert round_.on_time(29.9) == []
-    (fail,) = round_.on_time(30.0)
-    assert isinstance(fail, Fail) and fail.away == ("c",)
+    assert ticked(round_, 29.9) == []
+    assert kinds(ticked(round_, 30.0)) == [Fail, Look]
+    (end,) = round_.on(Seen(pool("ab", wanted="abc")), 30.0)
+    assert end == End("2 of 3 required agents are ready", frozenset("c"), awaits=True)
+
+
+@pytest.mark.parametrize("why", ["starting", "cordoned"])
+def test_who_is_starting_or_cordoned_is_waited_for_longer(why):
+    round_ = short_of("c", "ab", need=3)
+    seen = replace(pool("ab", wanted="abc"), **{why: frozenset("c")})
+    assert ticked(round_, 0.0, seen) == ticked(round_, STARTING_S, seen) == []
+    assert round_.time_left(STARTING_S) >= 20.0
 
 
 def test_while_an_agent_is_at_work_those_that_are_away_have_time():
     """Its update is accepted first; the time since they went counts all the same."""
     round_ = short_of("c", "a", need=3)
     assert round_.short and not round_.stuck
-    assert round_.on_time(0.0) == round_.on_time(100.0) == []
-    deliver(round_, "b")
-    assert kinds(round_.on_time(101.0)) == [Fail]
+    assert ticked(round_, 0.0) == ticked(round_, 100.0) == []
+    deliver(round_, "b", now=100.0)
+    assert kinds(ticked(round_, 101.0)) == [Fail, Look]
 
 
 def test_who_comes_back_ends_that_wait():
     """The next one begins when it goes again."""
     round_ = short_of("c", "ab", need=3)
-    round_.on_time(0.0)
-    round_.on_back("c")
-    assert round_.on_time(100.0) == []
-    round_.on_gone("c")
-    assert round_.on_time(101.0) == round_.on_time(120.9) == []
-    assert kinds(round_.on_time(121.0)) == [Fail]
+    ticked(round_, 0.0)
+    round_.on(Back("c"), 1.0)
+    assert ticked(round_, 100.0) == []
+    round_.on(Gone("c"), 100.0)
+    assert ticked(round_, 101.0) == ticked(round_, 120.9) == []
+    assert kinds(ticked(round_, 121.0)) == [Fail, Look]
 
 
 def test_slow_agents_are_not_away():
     """The deadline ends an attempt that could have met its quorum, and it counts as one."""
     round_ = opened(need=2)
-    round_.on_gone("c")
+    round_.on(Gone("c"), 0.0)
     deliver(round_, "a")
-    (fail,) = round_.on_time(60.0)
-    assert fail.away == ()
+    assert kinds(round_.on(Tick(), 60.0)) == [Fail, Look]
+    assert round_.on(Seen(pool("abd")), 60.0) == [], (
+        "others are here; there is a pause all the same"
+    )
+    assert round_.phase is Phase.PAUSED
 
 
 def test_a_new_attempt_asks_those_who_were_drawn_again():
-    """With the quorum of the draw; what was accepted stays."""
+    """At once when another is here; what was accepted stays."""
     round_ = short_of("c", "ab", need=3)
-    assert kinds(round_.give_up()) == [Fail]
-    drawn = Draw(invited=("a", "b", "d"), need=3, able=3, absent=("c",))
-    assert round_.retry(50.0, drawn) == [Invite("d")]
-    assert round_.attempt == 2 and round_.arrived == {"a", "b"}
+    others = pool("abd", wanted="abcd")
+    assert kinds(ticked(round_, 1.0, others)) == [Fail, Look]
+    retry, invite = round_.on(Seen(others), 1.0)
+    assert (retry.attempt, retry.drawn.invited) == (2, ("a", "b", "d"))
+    assert retry.drawn.absent == ("c",) and invite == Invite("d")
+    assert round_.arrived == {"a", "b"}
     assert deliver(round_, "d")[1:] == [Aggregate(("a", "b", "d"), ())]
-    assert round_.on_offer("c", 7, BASE)[0] == Discard("c", "for round 7, which is over")
+    assert discarded(round_.on(offer("c"), 2.0)) == ["for round 7, which is over"]
 
 
 def test_a_new_attempt_of_which_all_is_accepted_closes_at_once():
     """The agent that was waited for is cordoned."""
     round_ = short_of("c", "ab", need=3)
-    round_.give_up()
-    drawn = Draw(invited=("a", "b"), need=2, able=2, absent=())
-    assert round_.retry(50.0, drawn) == [Aggregate(("a", "b"), ())]
+    round_ = opened(need=3, deadline_s=600.0)
+    round_.on(Gone("c"), 0.0)
+    deliver(round_, "ab", now=0.0)
+    fewer = pool("ab", known=3)
+    assert kinds(ticked(round_, 1.0, fewer)) == [Fail, Look]
+    assert kinds(round_.on(Seen(fewer), 1.0)) == [Retry, Aggregate]
 
 
 # The draw --------------------------------------------------------------------------------
-
-
-def pool(wanted: str, here: str, known: int | None = None, returning: str = "") -> Pool:
-    known = len(wanted) if known is None else known
-    return Pool(frozenset(wanted), frozenset(here), known, frozenset(returning))
 
 
 @pytest.mark.parametrize(
@@ -384,7 +565,7 @@ def pool(wanted: str, here: str, known: int | None = None, returning: str = "") 
     ],
 )
 def test_the_quorum_counts_all_that_are_wanted(quorum, wanted, here, need, holds):
-    drawn = draw(RunSettings(task="ecg", quorum=quorum), 1, pool(wanted, here))
+    drawn = draw(RunSettings(task="ecg", quorum=quorum), 1, pool(here, wanted))
     assert (drawn.need, drawn.holds) == (need, holds)
     assert drawn.invited == tuple(here)
     assert drawn.absent == tuple(sorted(set(wanted) - set(here)))
@@ -399,7 +580,7 @@ def test_a_cordon_does_not_make_one_agent_enough(quorum, need):
 def test_those_that_are_away_are_drawn_only_where_too_few_are_here():
     """And only if they may return: those that are named for the run."""
     settings = RunSettings(task="ecg", fraction=0.5)
-    drawn = draw(settings, 1, pool("abcdef", "abc", returning="def"))
+    drawn = draw(settings, 1, pool("abc", "abcdef", returning="def"))
     assert drawn.invited == ("a", "b", "c")
-    drawn = draw(settings, 1, pool("abcdef", "ab", returning="f"))
+    drawn = draw(settings, 1, pool("ab", "abcdef", returning="f"))
     assert (drawn.invited, drawn.able) == (("a", "b", "f"), 2)

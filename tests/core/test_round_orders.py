@@ -1,35 +1,52 @@
-"""Every order of events that a round can meet, drawn by hypothesis."""
+"""Every order of events that a round can meet, drawn by hypothesis: also those that no driver
+makes. `tests/coordinator/test_every_order.py` drives the whole run in the same way."""
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from rounds import KEY, offer
 
 from flctl.core.randomness import sample
 from flctl.core.round import (
     FAILURES,
-    Accept,
-    Action,
+    LAST,
+    UNDECIDED,
     Aggregate,
-    Commit,
-    Discard,
-    Draw,
-    Evaluate,
+    AllOrQuorum,
+    Back,
+    Begin,
+    BytesComplete,
+    CannotDeliver,
+    End,
+    Event,
     Fail,
+    Gone,
     Invite,
+    Look,
     Phase,
     Pool,
     Pull,
+    Reached,
+    Retry,
     Round,
+    Seen,
+    Standing,
+    Store,
+    Stored,
+    Sync,
+    Synced,
+    Tell,
+    Tick,
+    Unusable,
     draw,
 )
 from flctl.settings import RunSettings
 
-BASE = "b" * 64
 NAMES = ["a", "b", "c", "d", "e", "f"]
 STRANGER = "z"
 DEADLINE_S = 60.0
-PATIENCE_S = 20.0
 anybody = st.sampled_from([*NAMES, STRANGER])
+some = st.sets(st.sampled_from(NAMES))
 
 
 class Orders(RuleBasedStateMachine):
@@ -38,218 +55,167 @@ class Orders(RuleBasedStateMachine):
     @initialize(
         invited=st.sets(st.sampled_from(NAMES), min_size=1),
         arrived=st.sets(anybody),
+        here=some,
         need=st.integers(1, 7),
+        grace_s=st.sampled_from([0.0, 20.0]),
+        attempts=st.integers(1, 4),
     )
-    def begin(self, invited: set[str], arrived: set[str], need: int) -> None:
+    def begin(self, invited, arrived, here, need, grace_s, attempts) -> None:
         self.now = 0.0
-        self.invited, self.need = invited, need
         self.safe = arrived & invited
-        self.out: set[str] = set()
-        self.gone: set[str] = set()
-        self.failures = dict.fromkeys(NAMES, 0)
-        self.refused: set[str] = set()
-        self.closes = self.fails = 0
-        self.tired_of_waiting = False
-        self.ends_at = DEADLINE_S
-        self.short_since: float | None = None
-        self.round = Round(
-            7, BASE, invited, need, DEADLINE_S, arrived=arrived, patience_s=PATIENCE_S
-        )
-        actions = self.round.open(self.now)
-        assert _invited(actions) == sorted(invited - self.safe)
-        self.check(actions)
+        self.to_sync: set[str] = set()
+        self.batch: tuple[str, ...] | None = None
+        self.looks = self.closes = self.fails = self.ends = 0
+        self.failures = dict.fromkeys([*NAMES, STRANGER], 0)
+        run = RunSettings(task="ecg", quorum=need, wait_s=20.0, attempts=attempts)
+        rule = AllOrQuorum(need, DEADLINE_S)
+        self.round = Round(7, lambda _: KEY, run, rule, invited, arrived)
+        self.on(Begin(frozenset(here), grace_s))
 
-    @rule(agent=anybody)
-    def offer(self, agent: str) -> None:
+    def on(self, event: Event) -> list:
         before = self.round.phase
-        actions = self.round.on_offer(agent, 7, BASE)
-        if agent in self.safe:
-            assert actions == [Accept(agent)]
-        elif before is Phase.OPEN and agent in self.invited - self.out:
-            assert actions in ([Pull(agent)], [])
-            self.gone.discard(agent)
-        elif before is Phase.FAILED:
-            assert actions == []
-        else:
-            assert [type(a) for a in actions] == [Discard]
-        self.check(actions)
+        actions = self.round.on(event, self.now)
+        for action in actions:
+            self.check(action, before)
+        assert self.closes + self.fails <= 1, "an attempt ends once"
+        return actions
 
-    @rule(agent=anybody, round_id=st.sampled_from([6, 8]))
-    def offer_for_another_round(self, agent: str, round_id: int) -> None:
-        (action,) = self.round.on_offer(agent, round_id, BASE)
-        assert isinstance(action, Discard)
+    def check(self, action, before: Phase) -> None:
+        seats = self.round.seats
+        match action:
+            case Invite(agent):
+                assert seats[agent].standing is Standing.ASKED and seats[agent].here
+                assert self.round.phase in (Phase.OPEN, Phase.FAILED)
+            case Pull(agent, offered):
+                assert offered == offer(agent).offer and agent not in self.safe
+            case Store(agents, _):
+                assert self.batch is None, "one batch at a time"
+                assert not set(agents) & self.safe
+                self.batch = agents
+            case Sync(agents):
+                self.to_sync |= set(agents)
+            case Tell(agent, message) if type(message).__name__ == "Accepted":
+                assert seats[agent].standing is Standing.SAFE
+            case Look():
+                self.looks += 1
+            case Fail(attempt):
+                assert (attempt == self.round.attempt and before is Phase.OPEN) or attempt > 1
+                self.fails += 1
+                assert len(self.round.arrived) < self.round.need
+            case Retry(attempt, drawn):
+                assert attempt == self.round.attempt and drawn.holds
+                self.closes = self.fails = 0
+            case Aggregate(participants, missing):
+                self.closes += 1
+                assert set(participants) == self.round.arrived
+                assert set(missing) == seats.keys() - self.round.arrived
+                assert len(participants) >= self.round.need
+            case End():
+                self.ends += 1
 
-    @rule(agent=anybody)
-    def store(self, agent: str) -> None:
-        wanted = self.round.phase in (Phase.OPEN, Phase.FAILED) and agent in self.invited
-        actions = self.round.on_stored(agent)
-        if wanted or agent in self.safe:
-            assert actions[0] == Accept(agent)
-            assert wanted or len(actions) == 1
-            self.safe.add(agent)
-            self.out.discard(agent)
-            self.refused.discard(agent)
-            self.gone.discard(agent)
-        else:
-            assert [type(a) for a in actions] == [Discard]
-        self.check(actions)
-
-    @rule(agent=anybody)
-    def reject(self, agent: str) -> None:
-        self.leave(agent)
-        actions = self.round.on_rejected(agent, "NaN")
-        assert actions[0] == Discard(agent, "NaN")
-        self.check(actions)
-
-    @rule(agent=anybody)
-    def fail(self, agent: str) -> None:
-        self.leave(agent)
-        self.check(self.round.on_failed(agent, "out of memory"))
-
-    @rule(agent=anybody)
-    def refuse(self, agent: str) -> None:
-        """The owner of the device does not allow it."""
-        self.leave(agent)
-        if agent in self.invited - self.safe:
-            self.refused.add(agent)
-        self.check(self.round.on_failed(agent, "batches of 1", refused=True))
-
-    @rule(agent=anybody)
-    def go(self, agent: str) -> None:
-        self.gone |= {agent} & self.invited
-        self.check(self.round.on_gone(agent))
+    @rule(agent=anybody, round_id=st.sampled_from([6, 7, 7, 7, 8]))
+    def offer(self, agent: str, round_id: int) -> None:
+        phase, seat = self.round.phase, self.round.seats.get(agent)
+        before = seat.standing if seat else None
+        kinds = [type(action) for action in self.on(offer(agent, round_id))]
+        if round_id != 7:
+            assert kinds == [Tell]
+        elif before is Standing.SAFE:
+            assert kinds == [Tell], "it hears again that its update is safe"
+        elif before in (Standing.WHOLE, Standing.STORED, Standing.OFFERED) and phase is Phase.OPEN:
+            assert kinds == []
+        elif before is Standing.ASKED and phase is Phase.OPEN:
+            assert kinds == [Pull]
 
     @rule(agent=anybody)
-    def come_back(self, agent: str) -> None:
-        self.gone.discard(agent)
-        actions = self.round.on_back(agent)
-        owes = agent in self.invited - self.safe - self.out and self.round.phase is Phase.OPEN
-        assert actions == ([Invite(agent)] if owes else [])
-        self.check(actions)
+    def complete(self, agent: str) -> None:
+        self.on(BytesComplete(agent))
+
+    @precondition(lambda self: self.batch is not None)
+    @rule(bad=some, synced=st.booleans())
+    def store(self, bad: set[str], synced: bool) -> None:
+        batch, self.batch = self.batch or (), None
+        good = tuple(agent for agent in batch if agent not in bad)
+        undecided = self.round.phase in UNDECIDED
+        self.on(Stored(good, {agent: "NaN" for agent in batch if agent in bad}, synced))
+        if undecided:
+            self.safe |= {agent for agent in good if agent in self.round.seats}
+
+    @precondition(lambda self: self.to_sync)
+    @rule()
+    def sync(self) -> None:
+        agents, self.to_sync = tuple(sorted(self.to_sync)), set()
+        self.on(Synced(agents))
+        for agent in agents:
+            assert self.round.seats[agent].standing is not Standing.STORED
+
+    @rule(agent=anybody, kind=st.sampled_from([Unusable, CannotDeliver]), by_owner=st.booleans())
+    def fail(self, agent: str, kind: type, by_owner: bool) -> None:
+        event = Unusable(agent, "NaN") if kind is Unusable else CannotDeliver(agent, "x", by_owner)
+        self.on(event)
+
+    @rule(agent=anybody, here=st.booleans())
+    def move(self, agent: str, here: bool) -> None:
+        seat = self.round.seats.get(agent)
+        delivered = seat is not None and seat.delivered
+        actions = self.on(Back(agent) if here else Gone(agent))
+        if delivered:
+            assert Invite(agent) not in actions, "all bytes of its update are here"
+            assert seat is not None and seat.delivered
 
     @rule(seconds=st.floats(0.0, DEADLINE_S * 1.5))
     def wait(self, seconds: float) -> None:
         self.now += seconds
-        was_open = self.round.phase is Phase.OPEN
-        actions = self.round.on_time(self.now)
-        at_work = self.invited - self.safe - self.out - self.gone
-        if was_open and len(self.safe | at_work) < self.need:
-            self.short_since = self.now if self.short_since is None else self.short_since
-        else:
-            self.short_since = None
-        since = self.now if self.short_since is None else self.short_since
-        late = self.now >= self.ends_at or (not at_work and self.now - since >= PATIENCE_S)
-        self.tired_of_waiting = late
-        if not was_open or not late:
-            assert actions == []
-        else:
-            assert [type(a) for a in actions] == [Aggregate if self.enough else Fail]
-        self.check(actions)
-
-    @rule()
-    def give_up(self) -> None:
-        """Others are here: those who are away are waited for no longer."""
-        if not self.round.stuck:
-            return
-        assert not self.enough
-        assert not (self.invited - self.safe - self.out - self.gone)
-        self.tired_of_waiting = True
-        self.check(self.round.give_up())
-
-    @rule(others=st.none() | st.sets(st.sampled_from(NAMES)), need=st.integers(1, 7))
-    def retry(self, others: set[str] | None, need: int) -> None:
-        """Of the same agents, or drawn again from those that are here."""
-        failed = self.round.phase is Phase.FAILED
+        storing = any(s.standing is Standing.WHOLE for s in self.round.seats.values())
         attempt = self.round.attempt
-        drawn = None if others is None else Draw(tuple(others | self.safe), need, len(others), ())
-        actions = self.round.retry(self.now, drawn)
-        if not failed:
-            assert actions == [] and self.round.attempt == attempt
-            return
-        if drawn is not None:
-            self.invited, self.need = set(drawn.invited), need
-            self.gone &= self.invited
-            self.out &= self.invited
-        assert self.round.attempt == attempt + 1
-        self.out = self.left_out()
-        self.short_since = None
-        self.tired_of_waiting = False
-        assert _invited(actions) == sorted(self.invited - self.safe - self.out)
-        self.ends_at = self.now + DEADLINE_S
-        self.closes = self.fails = 0
-        self.check(actions)
+        self.on(Tick())
+        if storing and self.round.attempt == attempt and self.closes + self.fails == 0:
+            assert self.round.phase in UNDECIDED, "what is being stored was in time"
 
-    @precondition(lambda self: self.round.phase not in (Phase.OPEN, Phase.FAILED, Phase.COMMITTED))
+    @precondition(lambda self: self.looks)
+    @rule(here=some, away=some, cordoned=some, starting=some)
+    def see(self, here: set[str], away: set[str], cordoned: set[str], starting: set[str]) -> None:
+        self.looks -= 1
+        wanted = (here | away) - cordoned
+        pool = Pool(
+            frozenset(wanted),
+            frozenset(here - cordoned),
+            len(here | away),
+            cordoned=frozenset(cordoned),
+            starting=frozenset(starting),
+        )
+        self.on(Seen(pool))
+
+    @precondition(lambda self: self.round.phase in LAST[:-1])
     @rule()
     def advance(self) -> None:
-        if self.round.phase is Phase.CLOSED:
-            assert self.round.on_aggregated() == [Evaluate()]
-        elif self.round.phase is Phase.AGGREGATED:
-            assert self.round.on_evaluated() == [Commit()]
-        else:
-            self.round.on_committed()
+        self.on(Reached(LAST[LAST.index(self.round.phase) + 1]))
 
     @invariant()
-    def what_is_safe_stays_safe(self) -> None:
+    def what_counts_keeps_counting(self) -> None:
         assert self.round.arrived == self.safe
-        assert self.round.missing == sorted(self.invited - self.safe)
 
     @invariant()
-    def an_open_round_has_somebody_to_wait_for(self) -> None:
+    def an_open_round_has_something_to_wait_for(self) -> None:
         """Else it would have been closed or failed at once."""
-        refused = self.refused & self.invited
-        assert self.round.hopeless == (len(self.invited - refused) < self.need)
-        if self.round.phase is Phase.OPEN:
-            assert len(self.invited - self.out) >= self.need, "the quorum is out of reach"
-            here = self.invited - self.safe - self.out - self.gone
-            assert self.round.waiting == here
-            assert here or not self.enough
+        round_ = self.round
+        assert (round_.phase is Phase.OVER) == bool(self.ends)
+        if round_.phase is Phase.OPEN:
+            assert len(round_.seats.keys() - round_.out.keys()) >= round_.need
+            assert round_.waiting or len(round_.arrived) < round_.need
+        if round_.phase is Phase.FAILED:
+            assert self.looks, "it finds out who is here"
 
-    @property
-    def enough(self) -> bool:
-        return len(self.safe) >= self.need
-
-    def leave(self, agent: str) -> None:
-        if agent in self.invited - self.safe:
-            self.failures[agent] += agent not in self.out
-            self.out.add(agent)
-
-    def left_out(self) -> set[str]:
-        """Who is not asked again: by its owner's word, or too often failed and not needed."""
-        tired = {agent for agent in self.out if self.failures[agent] >= FAILURES}
-        enough = len(self.invited - self.refused - tired) >= self.need
-        return (self.refused & self.out) | (tired if enough else set())
-
-    def check(self, actions: list[Action]) -> None:
-        """What holds for the actions of any event."""
-        for action in actions:
-            match action:
-                case Aggregate(participants, missing):
-                    self.closes += 1
-                    assert list(participants) == sorted(self.safe)
-                    assert list(missing) == sorted(self.invited - self.safe)
-                    assert len(participants) >= self.need
-                case Fail(away=away):
-                    self.fails += 1
-                    assert not self.enough
-                    assert set(away) <= self.gone - self.safe - self.out
-                    assert not away or len(self.invited - self.out) >= self.need
-                    late = self.now >= self.ends_at or self.tired_of_waiting
-                    assert late or len(self.invited - self.out) < self.need
-                case Invite(agent) | Pull(agent):
-                    assert agent in self.invited - self.safe - self.out
-        assert self.closes + self.fails <= 1, "an attempt ends once"
-        ended = self.round.phase is not Phase.OPEN
-        assert ended == bool(self.closes + self.fails)
-
-
-def _invited(actions: list[Action]) -> list[str]:
-    return [action.agent for action in actions if isinstance(action, Invite)]
+    @invariant()
+    def what_is_whole_is_on_its_way_to_the_disk(self) -> None:
+        whole = any(s.standing is Standing.WHOLE for s in self.round.seats.values())
+        assert not whole or self.batch is not None or self.round.phase not in UNDECIDED
+        assert FAILURES == 3
 
 
 Orders.TestCase.settings = settings(
-    max_examples=100,
-    stateful_step_count=30,
+    max_examples=150,
+    stateful_step_count=40,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )

@@ -19,8 +19,12 @@ from table import Result
 
 pytestmark = pytest.mark.timeout(3000)
 
-OF_A_START = ("coordinator/starting.", "coordinator/keeper.made", "worker/")
-OF_AN_END = ("coordinator/training.end", "coordinator/service.close", "coordinator/control")
+OF_A_START = ("coordinator/store/resume.", "coordinator/run/keeper.made", "worker/")
+OF_AN_END = (
+    "coordinator/run/run.end",
+    "coordinator/front/service.close",
+    "coordinator/front/operators",
+)
 PATIENCE = 4
 """Rounds after which a point that does not come again is given up."""
 ENDLESS = 100_000

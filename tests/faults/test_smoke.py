@@ -21,6 +21,6 @@ def test_a_coordinator_that_dies_between_two_rounds_goes_on(bed, row, unbroken):
 
 
 COMMIT = (
-    "write RUN/journal.jsonl coordinator/journal._write_all<coordinator/journal.append<"
-    "coordinator/rounding.work"
+    "write RUN/journal.jsonl coordinator/store/journal._write_all<coordinator/store/journal.append<"
+    "coordinator/run/round_driver.work"
 )

@@ -22,12 +22,14 @@ from flctl.coordinator.front.serving import Serving
 from flctl.coordinator.front.token_folder import TokenFolder
 from flctl.coordinator.run.evaluator import Evaluator
 from flctl.coordinator.run.keeper import RunKeeper
+from flctl.coordinator.run.round_driver import Heard
 from flctl.coordinator.run.run import Run
 from flctl.coordinator.store.audit import Audit
 from flctl.coordinator.store.cordons import load_cordons, save_cordons
 from flctl.coordinator.store.folder import RunsOver
 from flctl.core import roster as alive
 from flctl.core.roster import Member, Roster
+from flctl.core.round import Back, Gone, Tick
 from flctl.core.stream import AgentCame, AgentLost, AnyLive, Published
 from flctl.errors import (
     FlctlError,
@@ -209,7 +211,7 @@ class Coordinator:
             self.rotating.on_time(now)
         self._apply(self.roster.on_time(now))
         if self.training is not None:
-            self.training.on_time()
+            self.training.on(Tick())
         self.runs.on_time()
         self._serving.pump()
         self.operators.pump()
@@ -325,22 +327,20 @@ class Coordinator:
         match message:
             case Progress():
                 member.progress = (message.step, message.steps)
-                training.on_progress(member.name, message)
             case UpdateReady():
                 member.state = "offering"
-                training.on_offer(member, message)
-            case Chunk() if payload is not None:
-                training.on_chunk(member.name, message, payload)
-            case BlobGone():
-                training.on_blob_gone(member.name, message.blob)
             case Evaluated():
                 member.state = "ready"
-                training.on_evaluated(member.name, message)
             case Failed():
                 member.error = f"{message.kind}: {message.message}"
-                training.on_failed(member.name, message, self.gate.passes(member.name))
+            case BlobGone():
+                pass
+            case Chunk() if payload is not None:
+                pass
             case _:
                 self.peers.complain(member.name, f"an agent may not send {type(message).__name__}")
+                return
+        training.on(Heard(member.name, message, payload))
 
     def _on_stray_offer(self, name: str, peer: bytes, offer: UpdateReady) -> None:
         """An update of a run that is not in progress: kept by the agent if it can still count."""
@@ -357,7 +357,7 @@ class Coordinator:
         member.on_heartbeat(beat)
         self.peers.send(peer, HeartbeatAck(sequence=beat.sequence))
         if member.ready and not was_ready and self.training is not None:
-            self.training.on_here(member.name)
+            self.training.on(Back(member.name))
 
     def _on_other_protocol(self, name: str, error: ProtocolMismatch) -> None:
         what = "agent" if error.age == "too old" else "coordinator"
@@ -404,11 +404,11 @@ class Coordinator:
             self.gate.info(logger, name, "agent=%s is here, version=%s", name, version)
             self._publish(AgentCame(agent=name))
         if member.ready and self.training is not None:
-            self.training.on_here(name)
+            self.training.on(Back(name))
 
     def _gone(self, name: str) -> None:
         if self.training is not None:
-            self.training.on_gone(name)
+            self.training.on(Gone(name))
 
     def _probe(self, peer: bytes) -> None:
         self._ping_sequence += 1
@@ -477,7 +477,7 @@ class Coordinator:
         what = "cordoned" if held else "no longer cordoned"
         self.gate.info(logger, name, "agent=%s %s", name, what)
         if not held and self.roster.is_free(name) and self.training is not None:
-            self.training.on_here(name)
+            self.training.on(Back(name))
 
     def serve(self, digest: Digest, path: Path) -> None:
         self._serving.put(digest, path)

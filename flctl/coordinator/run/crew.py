@@ -39,6 +39,8 @@ class Crew:
             len(known | here),
             frozenset(back),
             frozenset(without - self.roster.cordoned),
+            frozenset(self.roster.cordoned),
+            frozenset(m.name for m in self.members() if m.connected and m.state == "starting"),
         )
 
     def members(self) -> list[Member]:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from flctl.coordinator.run.aggregation import Aggregated
 from flctl.coordinator.run.context import RunContext
+from flctl.coordinator.run.decisions import who_measures
 from flctl.coordinator.run.scoring import by_agents, by_coordinator, outvoted
 from flctl.coordinator.run.survey import Survey
 from flctl.core.history import Score
@@ -33,16 +34,16 @@ class Evaluating:
         """The order of preference of `evaluate = "auto"`: the coordinator's own test data (those
         that were named, else the task's), agents that are enrolled to evaluate, what agents hold
         out."""
-        how = self._context.settings.evaluate
-        if how == "none":
-            self._done(None, None)
-        elif how == "agents":
-            self._ask_agents()
-        else:
-            context, path = self._context, self._made.path
-            context.thinking.submit(
-                lambda: context.evaluator.evaluate(path, context.settings), self._on_parts
-            )
+        match who_measures(self._context.settings):
+            case "none":
+                self._done(None, None)
+            case "agents":
+                self._ask_agents()
+            case "coordinator":
+                context, path = self._context, self._made.path
+                context.thinking.submit(
+                    lambda: context.evaluator.evaluate(path, context.settings), self._on_parts
+                )
 
     def on_answer(self, agent: str, answer: Evaluated) -> None:
         if self._survey is not None:
@@ -70,7 +71,7 @@ class Evaluating:
             return
         if parts is None:
             self._done(None, error)
-        elif not parts and self._context.settings.evaluate == "auto":
+        elif who_measures(self._context.settings, bool(parts)) == "agents":
             self._ask_agents()
         else:
             self._conclude(lambda: by_coordinator(parts))

@@ -5,15 +5,11 @@ from collections.abc import Callable, Collection
 
 from flctl.coordinator.run.crew import Crew
 from flctl.core.roster import Member, Roster
-from flctl.core.round import Draw, Pool, draw
+from flctl.core.round import CORDONED_S, STARTING_S, Draw, Pool, draw
 from flctl.errors import NoAgents
 from flctl.settings import RunSettings
 from flctl.wire.messages import Digest
 
-STARTING_S = 180.0
-"""The wait goes on for so long while somebody still looks at its data: a Pi imports slowly."""
-CORDONED_S = 3600.0
-"""The same while too few are left because some are cordoned: an upgrade is not the run's end."""
 QUIET_S = 5.0
 """When no agents are named: no newcomer for so long means that all who come are there."""
 

@@ -7,30 +7,23 @@
 Nothing here blocks: messages, the time, and outcomes of background work come in.
 """
 
+import dataclasses
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from flctl.coordinator.run.context import RunContext
+from flctl.coordinator.run.decisions import finish
 from flctl.coordinator.run.gathering import Gathering
-from flctl.coordinator.run.round_driver import RoundDriver
+from flctl.coordinator.run.round_driver import Heard, Incoming, RoundDriver
+from flctl.coordinator.run.steps import Steps
 from flctl.coordinator.store.folder import RunFolder, has_digest
 from flctl.core import history as happened
-from flctl.core.roster import Member
+from flctl.core.round import Back, Tick
 from flctl.core.stream import AgentFailed, AgentsAwaited, BatchTrained, Published, RunBegun
-from flctl.errors import FlctlError, NoAgents
-from flctl.transport.channel import Frame
-from flctl.wire.messages import (
-    Cancel,
-    Chunk,
-    Digest,
-    Evaluated,
-    Failed,
-    Progress,
-    RoundKey,
-    UpdateReady,
-)
+from flctl.errors import NoAgents
+from flctl.wire.messages import Cancel, Failed, Progress, RoundKey
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +39,12 @@ GOES_ON = (
 
 class Run:
     def __init__(self, context: RunContext) -> None:
-        self._context = context
+        self._steps = Steps(self.give_up)
+        self._context = dataclasses.replace(
+            context,
+            disk=self._steps.after(context.disk),
+            thinking=self._steps.after(context.thinking),
+        )
         self._gathering: Gathering | None = None
         self._has_gathered = False
         """Once the fleet was given time to come, rounds go on with whoever is there."""
@@ -71,10 +69,13 @@ class Run:
         """As it is known here: a disk that is full may know less."""
         return self._context.history
 
-    @property
-    def key(self) -> RoundKey | None:
-        """Of the round in progress."""
-        return self._round.key if self._round is not None else None
+    def key_of(self, agent: str) -> RoundKey | None:
+        """Of the update that the round in progress asks the agent for."""
+        return self._round.key_of(agent) if self._round is not None else None
+
+    def standings(self) -> dict[str, str]:
+        """Of each agent in the round in progress (`flctl.core.round.Standing`)."""
+        return self._round.standings() if self._round is not None else {}
 
     def status(self) -> dict[str, Any]:
         """What a person asks first."""
@@ -109,8 +110,10 @@ class Run:
         """Start, or go on where the journal ends; `noted` is what was written there for that.
 
         `draw_again`: an open round was given up, because too few of its agents were here."""
-        context = self._context
-        history = context.history
+        self._steps.do(lambda: self._begin(noted, draw_again))
+
+    def _begin(self, noted: Sequence[happened.AnyEvent], draw_again: bool) -> None:
+        context, history = self._context, self._context.history
         logger.info("run=%s begins at round %d", self.run, history.round + 1)
         settings = context.settings
         context.publish(
@@ -123,28 +126,20 @@ class Run:
             )
         )
         context.tell(noted)
-        try:
-            context.folder.mend(history, context.settings.keep_rounds)
-            if history.opened is not None:
-                self._look_at_spool(history.opened)
-            opened = history.opened
-            if opened is not None and not draw_again and not self._shut_out(opened):
-                self._reopen(opened)
-            else:
-                self._gather()
-        except (FlctlError, OSError) as error:
-            self._pause(str(error))
+        context.folder.mend(history, context.settings.keep_rounds)
+        opened = history.opened
+        if opened is not None:
+            self._look_at_spool(opened)
+        if opened is not None and not draw_again and not self._shut_out(opened):
+            self._reopen(opened)
+        else:
+            self._gather()
 
     def _gather(self) -> None:
         """Wait for the agents of the next round, or finish when there is none."""
         context = self._context
-        if context.history.round >= context.settings.rounds:
-            self._end(happened.RunFinished(at=context.now(), reason=context.history.alone))
-            return
-        if context.settings.on_exhausted == "stop" and context.history.exhausted:
-            said = (context.history.data_used, context.history.alone)
-            reason = "; ".join(filter(None, said))
-            self._end(happened.RunFinished(at=context.now(), reason=reason))
+        if finished := finish(context.history, context.settings, context.now()):
+            self._end(finished)
             return
         self._gathering = Gathering(
             context.settings,
@@ -164,17 +159,11 @@ class Run:
         now = context.clock()
         try:
             if gathering.look(now) is not None:
-                self._gathering = None
-                self._has_gathered = True
+                self._gathering, self._has_gathered = None, True
                 self._open(gathering)
                 return
         except NoAgents as error:
-            self._gathering = None
             self._pause(f"round {context.history.round + 1}: {error}", awaits=True)
-            return
-        except (FlctlError, OSError) as error:
-            self._gathering = None
-            self._pause(str(error))
             return
         self._settle()
         told = self._waiting_told
@@ -196,9 +185,9 @@ class Run:
             )
         # Not synced: if it is lost in a crash, the round opens again, as good as new.
         context.record([opened], sync=False)
-        self._round = RoundDriver(context, opened, self._on_done)
+        self._round = RoundDriver(context, self._steps, opened, self._on_done)
         self._round.begin()
-        self._settle()
+        self._steps.do(self._settle)
 
     def _shut_out(self, opened: happened.RoundOpened) -> bool:
         """Whether the open round asks agents whose key was revoked since: a Pi that is gone for
@@ -233,7 +222,7 @@ class Run:
         context.folder.room_for(context.model_size, len(opened.invited) - len(accepted))
         names = ", ".join(sorted(accepted)) or "nobody yet"
         logger.info("run=%s round=%d goes on with updates of %s", self.run, opened.round, names)
-        self._round = RoundDriver(context, opened, self._on_done, resumed=True)
+        self._round = RoundDriver(context, self._steps, opened, self._on_done, resumed=True)
         self._round.begin()
 
     def _on_done(
@@ -259,23 +248,24 @@ class Run:
 
     def _settle(self) -> None:
         """Tidy up after the last commit, when nobody waits for the disk any more."""
-        context, event = self._context, self._unsettled
+        context, event, self._unsettled = self._context, self._unsettled, None
         if event is None:
             return
-        self._unsettled = None
-        context.disk.submit(
-            lambda: context.folder.settle(event, context.history, context.settings.keep_rounds),
-            self._on_settled,
-        )
 
-    def _on_settled(self, _: None, error: BaseException | None) -> None:
-        if error is not None:
-            logger.warning("run=%s could not tidy up: %s", self.run, error)
+        def done(_: object, error: BaseException | None) -> None:
+            if error is not None:
+                logger.warning("run=%s could not tidy up: %s", self.run, error)
+
+        keep = context.settings.keep_rounds
+        context.disk.submit(lambda: context.folder.settle(event, context.history, keep), done)
 
     # The run ends ----------------------------------------------------------------------------
 
     def stop(self, reason: str) -> None:
         """End the run on an operator's word; it can be resumed."""
+        self._steps.do(lambda: self._stop(reason))
+
+    def _stop(self, reason: str) -> None:
         if not self._ending:
             for member in self._context.fleet.roster.connected():
                 self._context.fleet.tell(member.name, Cancel(run=self.run))
@@ -288,7 +278,7 @@ class Run:
         self._context.journal.close()
 
     def give_up(self, error: Exception) -> None:
-        """What has come back from the background cannot be gone on with, for want of a disk."""
+        """A step has failed, for want of a disk."""
         if self._ending:
             logger.error("run=%s %s", self.run, error)
         else:
@@ -344,21 +334,27 @@ class Run:
 
     # What comes in -----------------------------------------------------------------------------
 
-    def on_offer(self, member: Member, offer: UpdateReady) -> None:
-        """An update of this run."""
-        self._in_round(lambda now: now.on_offer(member, offer))
+    def on(self, event: Incoming) -> None:
+        """What comes while something else is dealt with waits for the end of that."""
+        self._steps.do(lambda: self._on(event))
 
-    def on_chunk(self, agent: str, chunk: Chunk, payload: Frame) -> None:
-        self._in_round(lambda now: now.on_chunk(agent, chunk, payload))
+    def _on(self, event: Incoming) -> None:
+        match event:
+            case Back(agent) if not self._context.is_here(agent):
+                return  # cordoned: an update that it has is welcome, no more is asked of it
+            case Heard(agent, Progress() as progress):
+                self._on_progress(agent, progress)
+            case Heard(agent, Failed() as failed):
+                self._on_failed(agent, failed)
+                if failed.retrying:
+                    return
+        if self._round is not None:
+            self._round.on(event)
+        if self._gathering is not None and isinstance(event, (Back, Tick)):
+            self._look_for_agents(self._gathering)
 
-    def on_blob_gone(self, agent: str, digest: Digest) -> None:
-        self._in_round(lambda now: now.on_blob_gone(agent, digest))
-
-    def on_evaluated(self, agent: str, answer: Evaluated) -> None:
-        self._in_round(lambda now: now.on_evaluated(agent, answer))
-
-    def on_progress(self, agent: str, progress: Progress) -> None:
-        if progress.key == self.key:
+    def _on_progress(self, agent: str, progress: Progress) -> None:
+        if progress.key == self.key_of(agent):
             self._context.publish(
                 BatchTrained(
                     round=progress.key.round,
@@ -369,52 +365,25 @@ class Run:
                 )
             )
 
-    def on_failed(self, agent: str, failed: Failed, told: bool) -> None:
-        """The agent could not do what it was asked for; it may be trying again.
-
-        Unless `told`, nobody else hears of it: it has said so too often.
-        """
-        if told:
-            logger.warning(
-                "round=%d agent=%s %s failed: %s: %s%s",
-                failed.key.round,
-                agent,
-                failed.what,
-                failed.kind,
-                failed.message,
-                "; it tries again" if failed.retrying else "",
+    def _on_failed(self, agent: str, failed: Failed) -> None:
+        """The agent could not do what it was asked for; it may be trying again."""
+        if not self._context.fleet.gate.passes(agent):
+            return  # it has said so too often: no other hears of it
+        logger.warning(
+            "round=%d agent=%s %s failed: %s: %s%s",
+            failed.key.round,
+            agent,
+            failed.what,
+            failed.kind,
+            failed.message,
+            "; it tries again" if failed.retrying else "",
+        )
+        self._context.publish(
+            AgentFailed(
+                round=failed.key.round,
+                agent=agent,
+                kind=failed.kind,
+                message=failed.message,
+                retrying=failed.retrying,
             )
-            self._context.publish(
-                AgentFailed(
-                    round=failed.key.round,
-                    agent=agent,
-                    kind=failed.kind,
-                    message=failed.message,
-                    retrying=failed.retrying,
-                )
-            )
-        if not failed.retrying:
-            self._in_round(lambda now: now.on_failed(agent, failed))
-
-    def on_here(self, agent: str) -> None:
-        """The agent is connected and ready (again)."""
-        self._in_round(lambda now: now.on_here(agent))
-        if self._gathering is not None:
-            self._look_for_agents(self._gathering)
-
-    def on_gone(self, agent: str) -> None:
-        self._in_round(lambda now: now.on_gone(agent))
-
-    def on_time(self) -> None:
-        if self._gathering is not None:
-            self._look_for_agents(self._gathering)
-        self._in_round(lambda now: now.on_time())
-
-    def _in_round(self, step: Callable[[RoundDriver], None]) -> None:
-        """If there is a round. What goes wrong with the disk meanwhile pauses the run."""
-        if self._round is None:
-            return
-        try:
-            step(self._round)
-        except (FlctlError, OSError) as error:
-            self._on_done(None, f"round {self._context.history.round + 1}: {error}")
+        )

@@ -1,0 +1,101 @@
+"""Checks updates and makes them safe; on the disk's thread.
+
+An update counts only after its tensors fit the model, its file has its name, and the journal
+says so. It is safe, and its agent hears so, when file and journal are synced: once for all
+updates of a batch. The sync of a round's last ones goes on while they are averaged.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+
+from msgspec import Struct, field
+
+from flctl.coordinator.run.intake import Transfer
+from flctl.coordinator.store.folder import RunFolder
+from flctl.coordinator.store.journal import Journal
+from flctl.core.history import UpdateStored
+from flctl.errors import ParametersError
+from flctl.files import Syncing, explained
+from flctl.settings import LocalTraining
+from flctl.wire.compression import check_update
+from flctl.wire.parameters import ParameterFile
+
+
+class Outcome(Struct):
+    stored: list[UpdateStored] = field(default_factory=list)
+    unusable: dict[str, str] = field(default_factory=dict)
+    syncing: Syncing | None = None
+    """Stored ones are safe after its `wait` and a sync of the journal; None: they are safe."""
+
+
+def store(
+    folder: RunFolder,
+    journal: Journal,
+    round_id: int,
+    asked: LocalTraining,
+    batch: Mapping[str, Transfer],
+    last: bool,
+    now: Callable[[], float],
+) -> Outcome:
+    """Check and name each file; then one sync for all of them. Raises StateError."""
+    outcome, spool = Outcome(), folder.spool_path(round_id)
+    try:
+        for agent, transfer in sorted(batch.items()):
+            if wrong := _wrong_with(folder, round_id, asked, agent, transfer.fd):
+                outcome.unusable[agent] = wrong
+                transfer.path.unlink(missing_ok=True)
+                continue
+            with explained(transfer.path, "store an update"):
+                transfer.path.rename(spool / f"{agent}.safetensors")
+            outcome.stored.append(_event(now(), agent, transfer))
+        if outcome.stored:
+            # A file under its final name counts only once the journal says so.
+            fds = [batch[update.agent].fd for update in outcome.stored]
+            with explained(spool, "store updates"):
+                syncing = Syncing(fds, spool, folder.rounds_path)
+            if last:
+                outcome.syncing = syncing
+            else:
+                syncing.wait()
+            journal.append(outcome.stored, sync=not last)
+    except BaseException:
+        for transfer in batch.values():
+            transfer.throw_away()
+        raise
+    for transfer in batch.values():
+        os.close(transfer.fd)
+    return outcome
+
+
+def _wrong_with(
+    folder: RunFolder, round_id: int, asked: LocalTraining, agent: str, fd: int
+) -> str | None:
+    """Why an update cannot count; None when it can."""
+    path = folder.model_path(round_id - 1)
+    with explained(path, "read the model"), path.open("rb") as model:
+        base = ParameterFile(model.fileno(), str(path))
+        try:
+            check_update(ParameterFile(fd, f"update of {agent}"), base, asked)
+        except ParametersError as error:
+            return str(error)
+    return None
+
+
+def _event(at: float, agent: str, transfer: Transfer) -> UpdateStored:
+    offer = transfer.offer
+    return UpdateStored(
+        at=at,
+        round=offer.key.round,
+        agent=agent,
+        blob=offer.blob,
+        size=offer.size,
+        examples=offer.examples,
+        batches=offer.batches,
+        loss=offer.loss,
+        last_loss=offer.last_loss,
+        exhausted=offer.exhausted,
+        seconds=offer.seconds,
+        compression_error=offer.compression_error,
+        left_out=offer.left_out,
+        data=offer.data,
+    )
