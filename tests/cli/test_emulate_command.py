@@ -47,7 +47,7 @@ def test_without_dockers_sdk(flctl, monkeypatch):
         (("up", "-n", "0"), "greater than or equal to 1"),
         (("up", "--port", "70000"), "less than or equal to 65535"),
         (("slow", "pi-01", "--rate", "fast"), "--rate 'fast': write for instance 256kbit"),
-        (("kill",), "Missing argument 'NAME...'"),
+        (("kill",), "Missing argument 'NAME'"),
     ],
 )
 def test_wrong_usage_is_told_before_docker_is_asked(flctl, monkeypatch, options, told):
