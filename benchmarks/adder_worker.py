@@ -13,7 +13,10 @@ import time
 
 import numpy as np
 
-from flctl.wire.messages import DatasetInfo
+from flctl.wire.messages import (
+    Claim,
+    DatasetInfo,
+)
 from flctl.wire.parameters import ParameterFile, ParameterWriter
 from flctl.worker.jobs import AnyEvent, AnyJob, Describe, Described, JobFailed, Trained, TrainJob
 from flctl.worker.pipe import Pipe, nameless_file
@@ -62,15 +65,13 @@ def _add(model: int) -> tuple[AnyEvent, int]:
     for spec in parameters.specs:
         writer.write(parameters.read(spec) + CONSTANT)
     blob, size = writer.finish()
+    seconds = time.monotonic() - began
+    claim = Claim(examples=EXAMPLES, batches=1, loss=0.0, last_loss=0.0, seconds=seconds)
     trained = Trained(
         blob=blob,
         size=size,
-        examples=EXAMPLES,
-        batches=1,
-        loss=0.0,
-        last_loss=0.0,
-        exhausted=False,
-        seconds=time.monotonic() - began,
+        claim=claim,
+        available=EXAMPLES,
     )
     return trained, update
 

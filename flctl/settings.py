@@ -36,7 +36,7 @@ OptimizerArgs = dict[str, float | int | bool | str | list[float]]
 
 DEFAULT_QUORUM = 0.8
 
-SCHEMA = 1
+SCHEMA = 2
 """Of `run.toml` and the journal; raised when a reader of the old form would go wrong."""
 
 
@@ -92,6 +92,10 @@ class RunSettings(LocalTraining, frozen=True, forbid_unknown_fields=True, kw_onl
     """Simulate so many clients in one process."""
     agents: tuple[AgentName, ...] = ()
     """Only these; none named: whoever is ready when a round opens."""
+    frozen: tuple[str, ...] = ()
+    """Tensors that travel once and are never trained; none so far, as with `private`."""
+    private: tuple[str, ...] = ()
+    """Tensors that never leave an agent."""
     fraction: Annotated[float, Meta(gt=0, le=1)] = 1.0
     """Share of the agents that a round invites (C of McMahan et al. 2017)."""
     quorum: Annotated[float, Meta(gt=0)] | None = None
@@ -156,6 +160,8 @@ class RunSettings(LocalTraining, frozen=True, forbid_unknown_fields=True, kw_onl
 
 
 KEYS = RunSettings.__struct_fields__
+NOT_YET = ("frozen", "private")
+"""Keys without a flag: they can only have their default so far."""
 CHANGEABLE = ("evaluate", "quorum", "deadline_s", "wait_s", "attempts")
 """What may be another when a run goes on: nothing that its models are computed from."""
 SHORT = {"deadline": "deadline_s", "wait": "wait_s"}
@@ -276,8 +282,8 @@ def from_toml(path: Path) -> RunSettings:
 
 def _check_schema(table: dict[str, Any], path: Path) -> None:
     schema = table.pop("schema", None)
-    if schema != SCHEMA:
-        raise SettingsError(f"{path}: schema {schema}, this version reads {SCHEMA}")
+    if schema not in (1, SCHEMA):  # their keys are the same
+        raise SettingsError(f"{path}: schema {schema}, this version reads 1 and {SCHEMA}")
 
 
 def is_utf8(text: str) -> bool:
@@ -288,17 +294,11 @@ def is_utf8(text: str) -> bool:
 def _check_together(settings: RunSettings, where: str) -> None:
     if settings.local is not None and settings.virtual is not None:
         raise SettingsError(f"{where}: local and virtual exclude each other; choose one")
-    for name in ("task", "data", "dataset", "test_data", "lead", "optimizer"):
-        if not is_utf8(getattr(settings, name) or ""):
-            raise SettingsError(f"{where}: {name} is not UTF-8 text")
-    for number in ("lr", "quorum", "deadline_s", "wait_s", "alpha", "proximal_mu", "clip_norm"):
-        if not math.isfinite(getattr(settings, number) or 0):
-            word = _WORDS.get(number, number)
-            raise SettingsError(f"{where}: {word} must be a finite number")
-    for key in ("optimizer_args", "strategy_args"):
-        for name, value in getattr(settings, key).items():
-            if not all(map(_fits, value if isinstance(value, list) else [value])):
-                raise SettingsError(f"{where}: {key}: {name} must be a finite number")
+    if asked := [group for group in NOT_YET if getattr(settings, group)]:
+        raise SettingsError(
+            f"{where}: {asked[0]}: so far every tensor of a model is shared; leave it out"
+        )
+    _check_text_and_numbers(settings, where)
     quorum = settings.quorum or 0
     if quorum > 1 and quorum != int(quorum):
         raise SettingsError(
@@ -316,6 +316,20 @@ def _check_together(settings: RunSettings, where: str) -> None:
         )
     if len(set(settings.agents)) != len(settings.agents):
         raise SettingsError(f"{where}: an agent is named twice")
+
+
+def _check_text_and_numbers(settings: RunSettings, where: str) -> None:
+    for name in ("task", "data", "dataset", "test_data", "lead", "optimizer"):
+        if not is_utf8(getattr(settings, name) or ""):
+            raise SettingsError(f"{where}: {name} is not UTF-8 text")
+    for number in ("lr", "quorum", "deadline_s", "wait_s", "alpha", "proximal_mu", "clip_norm"):
+        if not math.isfinite(getattr(settings, number) or 0):
+            word = _WORDS.get(number, number)
+            raise SettingsError(f"{where}: {word} must be a finite number")
+    for key in ("optimizer_args", "strategy_args"):
+        for name, value in getattr(settings, key).items():
+            if not all(map(_fits, value if isinstance(value, list) else [value])):
+                raise SettingsError(f"{where}: {key}: {name} must be a finite number")
 
 
 def _check_own_agents(settings: RunSettings, count: int, where: str) -> None:

@@ -26,7 +26,14 @@ from flctl.fleet import heads, pages
 from flctl.fleet.context import load_context
 from flctl.fleet.inventory import decode_list
 from flctl.learning.manifest import read_manifest
-from flctl.settings import LocalTraining, from_toml, parse, read_toml, to_toml
+from flctl.settings import (
+    SCHEMA,
+    LocalTraining,
+    from_toml,
+    parse,
+    read_toml,
+    to_toml,
+)
 from flctl.transport import allowlist
 from flctl.transport.allowlist import AllowList, Entry
 from flctl.transport.keypair import KeyPair, load_or_make, read_public
@@ -59,10 +66,9 @@ class Decodes(NamedTuple):
 
 
 def _message() -> bytes:
-    key = m.RoundKey(run="ecg-1", round=3, base=SHA)
-    ready = m.UpdateReady(
-        key=key, blob=SHA, size=10, examples=5, batches=2, loss=0.5, last_loss=0.25, seconds=1.5
-    )
+    key = m.WorkKey(run="ecg-1", version=2, base=SHA, sequence=3)
+    claim = m.Claim(examples=5, batches=2, loss=0.5, last_loss=0.25, seconds=1.5)
+    ready = m.UpdateReady(key=key, update=m.Coded(blob=SHA, size=10), claim=claim)
     return bytes(framing.encode(ready)[1])
 
 
@@ -70,7 +76,8 @@ def _order() -> bytes:
     return bytes(
         framing.encode(
             m.Train(
-                key=m.RoundKey(run="ecg-1", round=3, base=SHA), size=10, task="ecg",
+                key=m.WorkKey(run="ecg-1", version=2, base=SHA, sequence=3),
+                model=m.Model(shared=m.Coded(blob=SHA, size=10)), task="ecg",
                 dataset="default", training=_settings().local_training(1), seed=1, position=4,
             )
         )[1]
@@ -184,7 +191,7 @@ def _journal() -> bytes:
     )  # fmt: skip
     events = [
         happened.RunStarted(
-            at=1.0, schema=1, run="ecg-1", kind="fleet", task_digest=SHA, model=SHA, size=10,
+            at=1.0, schema=SCHEMA, run="ecg-1", kind="fleet", task_digest=SHA, model=SHA, size=10,
             version="0.1", machine="x86_64",
         ),
         happened.RoundOpened(

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from flctl.agent.config import AgentConfig
 from flctl.learning.stamps import Stamp, stamp_of
-from flctl.wire.messages import DatasetInfo, Evaluate, Shard, Train
+from flctl.wire.messages import DatasetInfo, Digest, Evaluate, Shard, Train
 from flctl.worker.jobs import TRIES, DataSource, Describe, Described, JobFailed
 
 logger = logging.getLogger(__name__)
@@ -90,9 +90,10 @@ class Datasets:
         *,
         examples: int | None = None,
         held_out: int | None = None,
+        data: Digest | None = None,
         error: str | None = None,
     ) -> bool:
-        """How many there were for `order`, of those that are named; whether that is news."""
+        """What there was for `order`, of that which is named; whether that is news."""
         assert self.found is not None
         infos = {(info.name, info.task): info for info in self.found.datasets}
         old = infos.get((order.dataset, order.task))
@@ -102,6 +103,7 @@ class Datasets:
             old,
             examples=old.examples if examples is None else examples,
             held_out=old.held_out if held_out is None else held_out,
+            data=old.data if data is None else data,
         )
         if new == old:
             return False

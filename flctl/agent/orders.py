@@ -5,10 +5,12 @@ from typing import Literal, TypeAlias
 
 from msgspec import Struct
 
+from flctl import __version__
 from flctl.agent.config import AgentConfig
 from flctl.agent.limits import below_floor, too_large
 from flctl.agent.state import residuals_of
-from flctl.wire.messages import Digest, Evaluate, Limits, RoundKey, Train
+from flctl.core.randomness import Seeding
+from flctl.wire.messages import Coded, Digest, Evaluate, Limits, Train, WorkKey
 from flctl.worker.jobs import AnyJob, DataSource, EvaluateJob, TrainJob
 
 Kind: TypeAlias = Literal["worker died", "out of memory", "data", "task", "model", "owner", "error"]
@@ -24,12 +26,19 @@ class Order(Struct, eq=False):
     """When the next report of progress may go out."""
 
     @property
-    def key(self) -> RoundKey:
+    def key(self) -> WorkKey:
         return self.message.key
 
     @property
     def what(self) -> Literal["train", "evaluate"]:
         return "train" if isinstance(self.message, Train) else "evaluate"
+
+    def coded(self, blob: Digest, size: int) -> Coded:
+        """How its outcome travels."""
+        assert isinstance(self.message, Train)
+        codec = self.message.training.compression
+        base = None if codec == "none" else self.key.base
+        return Coded(blob=blob, size=size, codec=codec, base=base)
 
     def is_same_as(self, message: Train | Evaluate) -> bool:
         return self.key == message.key and type(self.message) is type(message)
@@ -74,6 +83,12 @@ def refusal(
         return Refusal("task", text)
     if isinstance(message, Train) and config.role == "evaluate":
         return Refusal("task", "this agent only evaluates (its role is evaluate)")
+    if not message.model.is_plain(message.key.base):
+        text = (
+            "the run has a compressed model, or frozen or private tensors, which flctl "
+            f"{__version__} cannot train yet: upgrade this agent"
+        )
+        return Refusal("model", text)
     if (message.dataset, message.task) not in datasets:
         have = ", ".join(sorted(name for name, task in datasets if task == message.task))
         text = (
@@ -86,7 +101,7 @@ def refusal(
 
 def _beyond_limits(order: Order, limits: Limits, wait_s: float) -> Refusal | None:
     message = order.message
-    why = too_large(message.size, limits)
+    why = too_large(message.model.shared.size, limits)
     if why is None and isinstance(message, Train):
         why = below_floor(message, limits)
     if why is not None:
@@ -121,11 +136,10 @@ def job_of(
     return TrainJob(
         task=message.task,
         source=source,
-        agent=agent,
-        round=message.key.round,
         training=message.training,
-        seed=message.seed,
-        position=message.position,
+        seeding=Seeding(
+            message.seed, agent, message.key.version, message.key.sequence, message.position
+        ),
         residuals=str(residuals_of(config.state, message.key.run)),
         limits=config.limits,
         device=config.device,

@@ -188,15 +188,13 @@ class Session:
         else:
             oldest = newest = framing.Decoder.protocol_of(frames)
             version = "of another protocol"
-        if ours < oldest:
-            advice = f"too old; upgrade the agent to flctl {version}"
-        else:
-            advice = f"too new; upgrade the coordinator (flctl {version}) first"
+        age = "too old" if ours < oldest else "too new"
+        first = framing.which_first(oldest, ours, self._shown)
         self.welcomed = False
         self._ask_at = now + PROTOCOL_S
         self._say(
-            f"agent={self._shown} speaks protocol {ours}, the coordinator {oldest} to {newest}: "
-            f"this agent is {advice}",
+            f"agent={self._shown} speaks protocol {ours}, the coordinator (flctl {version}) "
+            f"{framing.spoken(oldest, newest)}: this agent is {age}; {first}",
             now,
         )
 

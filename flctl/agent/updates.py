@@ -9,7 +9,7 @@ from msgspec import Struct
 from flctl.transport.blobs import Blob
 from flctl.transport.channel import Frame
 from flctl.transport.credit import CLOSING_OFFSET
-from flctl.wire.messages import BlobGone, Chunk, Fetch, Message, RoundKey, UpdateReady
+from flctl.wire.messages import BlobGone, Chunk, Fetch, Message, UpdateReady, WorkKey
 
 logger = logging.getLogger(__name__)
 
@@ -31,10 +31,10 @@ class Updates:
     def __init__(self, send: Callable[[Message, Frame | None], bool], offer_s: float) -> None:
         self._send = send
         self._offer_s = offer_s
-        self._held: dict[RoundKey, _Held] = {}
+        self._held: dict[WorkKey, _Held] = {}
         self._requests: deque[Fetch] = deque()
 
-    def __contains__(self, key: RoundKey) -> bool:
+    def __contains__(self, key: WorkKey) -> bool:
         return key in self._held
 
     def __len__(self) -> int:
@@ -54,7 +54,7 @@ class Updates:
             logger.warning("round=%d update forgotten: %d newer ones wait", oldest.round, KEPT)
             self.forget(oldest)
 
-    def offer_again(self, now: float, key: RoundKey | None = None) -> None:
+    def offer_again(self, now: float, key: WorkKey | None = None) -> None:
         """This one, or all: the coordinator may have forgotten what it was told."""
         for held in self._held.values():
             if key is None or held.offer.key == key:
@@ -76,7 +76,7 @@ class Updates:
     def on_disconnected(self) -> None:
         self._requests.clear()
 
-    def forget(self, key: RoundKey) -> bool:
+    def forget(self, key: WorkKey) -> bool:
         """The coordinator has it safe, or does not want it; whether it was here."""
         held = self._held.pop(key, None)
         if held is None:
@@ -94,7 +94,7 @@ class Updates:
 
     def _serve(self, fetch: Fetch) -> bool:
         """Whether the request is answered; False: later."""
-        held = next((h for h in self._held.values() if h.offer.blob == fetch.blob), None)
+        held = next((h for h in self._held.values() if h.offer.update.blob == fetch.blob), None)
         if held is None:
             return self._send(BlobGone(blob=fetch.blob), None)
         payload = held.blob.read(fetch.offset, fetch.length)

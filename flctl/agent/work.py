@@ -28,9 +28,9 @@ from flctl.wire.messages import (
     Failed,
     Message,
     Progress,
-    RoundKey,
     Train,
     UpdateReady,
+    WorkKey,
 )
 from flctl.worker.jobs import (
     TRIES,
@@ -139,7 +139,7 @@ class Work:
         for order in [order for order in self._orders if order.key.base == blob]:
             self._fail(order, "model", f"the coordinator has no model {blob[:12]} any more")
 
-    def _labels(self, key: RoundKey) -> str:
+    def _labels(self, key: WorkKey) -> str:
         """How a log line about a round begins."""
         return f"round={key.round} agent={self.agent} run={key.run}"
 
@@ -214,7 +214,7 @@ class Work:
         model = self._models.get(order.key.base)
         if model is None:
             try:
-                self._models.want(order.key.base, order.message.size)
+                self._models.want(order.key.base, order.message.model.shared.size)
             except StateError as error:
                 self._fail(order, "error", str(error))
             return
@@ -222,7 +222,8 @@ class Work:
             self._pace.begins(order.what, now)
         order.tries += 1
         self._running = order
-        logger.info("%s %s begins", self._labels(order.key), order.what)
+        digest = getattr(order.message, "settings", None) or "-"
+        logger.info("%s %s begins settings=%.12s", self._labels(order.key), order.what, digest)
         code = self._tasks[order.message.task]
         source = self.data.source(order.message.dataset)
         self._submit(job_of(order, source, self._config, self.agent, code), model)
@@ -246,29 +247,20 @@ class Work:
         self._orders.remove(order)
         offer = UpdateReady(
             key=order.key,
-            blob=event.blob,
-            size=event.size,
-            examples=event.examples,
-            batches=event.batches,
-            loss=event.loss,
-            last_loss=event.last_loss,
-            exhausted=event.exhausted,
-            seconds=event.seconds,
-            compression_error=event.compression_error,
-            left_out=event.left_out,
-            data=event.data,
+            update=order.coded(event.blob, event.size),
+            claim=event.claim,
         )
-        if self.data.declare(order.message, examples=event.available):
+        if self.data.declare(order.message, examples=event.available, data=event.claim.data):
             self._on_described()
         self._updates.hold(offer, blob, now)
         logger.info(
             "%s trained examples=%d batches=%d loss=%.4f bytes=%d took_s=%.1f",
             self._labels(order.key),
-            event.examples,
-            event.batches,
-            event.loss,
+            event.claim.examples,
+            event.claim.batches,
+            event.claim.loss,
             event.size,
-            event.seconds,
+            event.claim.seconds,
         )
 
     def _on_scored(self, order: Order, event: Scored) -> None:

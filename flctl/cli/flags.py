@@ -178,7 +178,7 @@ def written(settings: Mapping[str, Any], file: Path) -> dict[str, Any]:
     """
     flags = {flag.key: flag for flag in FLAGS}
     return {
-        key: flags[key].value(value, f"{file}: {flags[key].word}")
+        key: flags[key].value(value, f"{file}: {flags[key].word}") if key in flags else value
         for key, value in settings.items()
     }
 

@@ -10,23 +10,27 @@ from typing import Annotated, Any, Literal, TypeAlias
 import msgspec
 from msgspec import Meta, Struct
 
+from flctl.core.randomness import Seeding
 from flctl.errors import StateError
-from flctl.wire.messages import TRAINING, Digest, Metrics, Natural, PerClass, RunId
+from flctl.settings import SCHEMA
+from flctl.wire.messages import TRAINING, Claim, Digest, Metrics, Natural, PerClass, RunId
 
 State = Literal["running", "paused", "finished", "failed", "stopped"]
 Kind = Literal["fleet", "local", "virtual"]
 RoundId = Annotated[int, Meta(ge=0)]
 
 
-class Event(Struct, frozen=True, kw_only=True, tag_field="event"):
-    """Base; `at` is seconds since 1970 by this machine's clock, for people to read."""
-
-    at: float
-
+class _Tagged(Struct, frozen=True, kw_only=True, tag_field="event"):
     @property
     def word(self) -> str:
         """Its tag, by which the journal and JSON call it."""
         return str(self.__struct_config__.tag)
+
+
+class Event(_Tagged, frozen=True, kw_only=True):
+    """Base; `at` is seconds since 1970 by this machine's clock, for people to read."""
+
+    at: float
 
 
 class RunStarted(Event, frozen=True, tag="started"):
@@ -41,6 +45,9 @@ class RunStarted(Event, frozen=True, tag="started"):
     """Processor type and torch build: a resume elsewhere is not reproducible."""
     settings: Digest | None = None
     """Of run.toml, which stays as it is; older journals do not say."""
+    frozen: Digest | None = None
+    private: Digest | None = None
+    """Of the model's other groups of tensors (`Model` of the wire); `model` is the shared one."""
 
 
 class RoundOpened(Event, frozen=True, tag="opened"):
@@ -54,22 +61,20 @@ class RoundOpened(Event, frozen=True, tag="opened"):
     """Agents that the quorum counts, and that were not here to be invited."""
 
 
-class UpdateStored(Event, frozen=True, tag="update"):
+class UpdateStored(
+    _Tagged, Claim, frozen=True, kw_only=True, forbid_unknown_fields=False, tag="update"
+):
     """An update is in the spool, checked and durable."""
 
+    at: float
     round: RoundId
     agent: str
     blob: Digest
     size: Natural
-    examples: Natural
-    batches: Natural
-    loss: float
-    last_loss: float
-    exhausted: bool
-    seconds: float
-    compression_error: float = 0.0
-    left_out: Natural = 0
-    data: Digest | None = None
+    version: Natural = 0
+    """Of the model that it starts from."""
+    sequence: Natural = 0
+    """The agent's own number of it; runs of schema 1 do not say."""
 
 
 class UpdateRejected(Event, frozen=True, tag="rejected"):
@@ -86,34 +91,16 @@ class AttemptFailed(Event, frozen=True, tag="attempt"):
     reason: str
 
 
-class Participant(Struct, frozen=True):
-    examples: Natural
-    batches: Natural
-    loss: float
-    seconds: float
+class Participant(Claim, frozen=True, forbid_unknown_fields=False):
+    """What its update was; one that is not compressed is as large as the round's model."""
+
+    sequence: Natural = 0
     bytes_up: Natural = 0
-    """Of its update; one that is not compressed is as large as the round's model. Older
-    journals do not say."""
-    compression_error: float = 0.0
-    """‖v − v̂‖/‖v‖ of the change that was compressed, as the agent says; 0: none was."""
-    left_out: Natural = 0
-    """Examples of each epoch that make a batch below the floor of the device's owner: not trained
-    on, as with `drop_last`."""
-    data: Digest | None = None
-    """Of all its examples for training, as they were when the round began."""
 
     @classmethod
     def of(cls, update: UpdateStored) -> "Participant":
-        return cls(
-            examples=update.examples,
-            batches=update.batches,
-            loss=update.loss,
-            seconds=update.seconds,
-            bytes_up=update.size,
-            compression_error=update.compression_error,
-            left_out=update.left_out,
-            data=update.data,
-        )
+        claim = {name: getattr(update, name) for name in Claim.__struct_fields__}
+        return cls(**claim, sequence=update.sequence, bytes_up=update.size)
 
 
 class Score(Struct, frozen=True, omit_defaults=True):
@@ -248,7 +235,9 @@ class History:
         self.opened: RoundOpened | None = None
         self.accepted: dict[str, UpdateStored] = {}
         self.positions: dict[str, int] = {}
-        """Batches each agent has consumed in committed rounds."""
+        """Batches each agent has consumed in committed rounds …"""
+        self.updates: dict[str, int] = {}
+        """… and its updates in them."""
         self.weights: dict[str, int] = {}
         """Examples that each agent has claimed in its last committed round."""
         self._consumed: list[bytes] = []
@@ -268,6 +257,14 @@ class History:
         for event in events:
             history.apply(event)
         return history
+
+    @property
+    def made_by(self) -> str:
+        """The older flctl whose run cannot be gone on with; empty for one of today's schema."""
+        started = self.started
+        if started is None or started.schema == SCHEMA:
+            return ""
+        return f"flctl {started.version} (schema {started.schema})"
 
     @property
     def round(self) -> int:
@@ -327,6 +324,11 @@ class History:
         """Who has seen all of its data, as the reason for an end; empty when nobody has."""
         return f"all data used: {', '.join(sorted(self.exhausted))}" if self.exhausted else ""
 
+    def seeding(self, agent: str, seed: int) -> Seeding:
+        """Of the agent's update in the next round, whichever attempt of it."""
+        count, position = self.updates.get(agent, 0), self.positions.get(agent, 0)
+        return Seeding(seed, agent, self.round, count + 1, position)
+
     def apply(self, event: AnyEvent) -> None:
         """Raises StateError when the event cannot follow what was before."""
         self.updated_at = event.at
@@ -373,6 +375,7 @@ class History:
         self._consumed.append(msgspec.json.encode(batches))
         for agent, part in event.participants.items():
             self.positions[agent] = self.positions.get(agent, 0) + part.batches
+            self.updates[agent] = self.updates.get(agent, 0) + 1
             self.weights[agent] = part.examples
             update = self.accepted.get(agent)
             if update is not None and update.exhausted:
@@ -384,6 +387,7 @@ class History:
         for consumed in self._consumed[last:]:
             for agent, batches in msgspec.json.decode(consumed, type=dict[str, int]).items():
                 self.positions[agent] -= batches
+                self.updates[agent] -= 1
         del self.rounds[last:], self._consumed[last:]
         self.incomplete = self._lean and bool(self.rounds)
         self._exhausted = {agent: r for agent, r in self._exhausted.items() if r <= last}

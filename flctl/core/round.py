@@ -27,7 +27,7 @@ from msgspec.structs import replace
 from flctl.core.randomness import sample
 from flctl.errors import QuorumNotMet
 from flctl.settings import RunSettings
-from flctl.wire.messages import Accepted, Cancel, Discarded, Message, RoundKey, UpdateReady
+from flctl.wire.messages import Accepted, Cancel, Discarded, Message, UpdateReady, WorkKey
 
 FAILURES = 3
 """An agent that has failed so often in a round is left out, if the quorum can do without it."""
@@ -145,7 +145,7 @@ class Standing(Enum):
 
 class Seat(Struct):
     agent: str
-    key: RoundKey
+    key: WorkKey
     """Of the update that it is asked for."""
     standing: Standing = Standing.ASKED
     here: bool = True
@@ -363,7 +363,7 @@ class Round:
     def __init__(
         self,
         round_id: int,
-        key_of: Callable[[str], RoundKey],
+        key_of: Callable[[str], WorkKey],
         settings: RunSettings,
         closing: Closing,
         invited: Iterable[str],
@@ -699,5 +699,5 @@ class Round:
         return [Write()] if phase is Phase.EVALUATED else []
 
 
-def _discard(agent: str, key: RoundKey, reason: str) -> Tell:
+def _discard(agent: str, key: WorkKey, reason: str) -> Tell:
     return Tell(agent, Discarded(key=key, reason=reason))

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from msgspec import structs
 
 from flctl.coordinator.store.folder import RunFolder
 from flctl.coordinator.store.resume import FirstModel
 from flctl.core.history import UpdateStored
+from flctl.core.randomness import Seeding
 from flctl.files import explained
 from flctl.learning.compression import save_update
 from flctl.learning.examples import Examples
@@ -81,21 +83,16 @@ def train_client(
     folder: RunFolder,
     task: Task,
     settings: RunSettings,
-    agent: str,
     examples: Examples,
     *,
-    round_id: int,
     base: Digest,
-    position: int,
+    seeding: Seeding,
     device: torch.device,
     clock: Callable[[], float] = time.time,
     on_step: OnStep | None = None,
 ) -> UpdateStored:
-    """One client's part of a round; its update goes into the spool like any agent's.
-
-    `position` is the number of batches it has consumed in the rounds before.
-    """
-    began = time.monotonic()
+    """One client's part of a round; its update goes into the spool like any agent's."""
+    began, round_id = time.monotonic(), seeding.round
     model = folder.verify_model(round_id - 1, base)
     with model.open("rb") as file:
         start = load_state(file.fileno(), str(model))
@@ -105,14 +102,11 @@ def train_client(
         start,
         examples,
         settings.local_training(round_id),
-        agent=agent,
-        round_id=round_id,
-        seed=settings.seed,
-        position=position,
+        seeding,
         device=device,
         on_step=on_step,
     )
-    path = folder.make_spool(round_id) / f"{agent}.safetensors"
+    path = folder.make_spool(round_id) / f"{seeding.agent}.safetensors"
     with explained(path, "store an update"), path.open("wb", buffering=0) as spooled:
         saved = save_update(
             spooled.fileno(),
@@ -120,26 +114,19 @@ def train_client(
             arrays_of(result.state),
             settings,
             checkpoint_metadata(settings.task),
-            agent=agent,
-            round_id=round_id,
-            seed=settings.seed,
-            position=position,
+            seeding,
             batches=result.batches,
-            residuals=folder.residuals_path(agent),
+            residuals=folder.residuals_path(seeding.agent),
             buffers=buffers,
         )
+    claim = result.claim(saved.error, round(time.monotonic() - began, 4), examples)
     return UpdateStored(
         at=round(clock(), 3),
         round=round_id,
-        agent=agent,
+        agent=seeding.agent,
+        version=seeding.version,
+        sequence=seeding.sequence,
         blob=saved.blob,
         size=saved.size,
-        examples=result.examples,
-        batches=result.batches,
-        loss=result.loss,
-        last_loss=result.last_loss,
-        exhausted=result.exhausted,
-        seconds=round(time.monotonic() - began, 4),
-        compression_error=saved.error,
-        data=examples.digest,
+        **structs.asdict(claim),
     )

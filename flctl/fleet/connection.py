@@ -221,7 +221,7 @@ def _other_protocol(frames: list[Frame], error: ProtocolMismatch) -> FlctlError:
     older = notice.oldest > framing.PROTOCOL
     return FlctlError(
         f"this flctl ({__version__}) speaks protocol {framing.PROTOCOL}, the coordinator "
-        f"({notice.version}) {notice.oldest} to {notice.newest}: upgrade "
+        f"({notice.version}) {framing.spoken(notice.oldest, notice.newest)}: upgrade "
         + ("this flctl" if older else "the coordinator")
     )
 

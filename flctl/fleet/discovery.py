@@ -20,8 +20,8 @@ WORKING = ("ready", "training", "evaluating", "offering")
 _ADVICE: dict[State, str] = {
     "starting": "wait: its worker is reading the data",
     "no data": "give it data with flctl agent --data",
-    "too old": "upgrade flctl on the agent",
-    "too new": "upgrade flctl on the coordinator",
+    "too old": "upgrade the agent: flctl upgrade INVENTORY --limit NAME",
+    "too new": "upgrade the coordinator first: flctl upgrade INVENTORY",
     "conflict": "two machines use its key: stop one, or give it a key of its own",
 }
 """For an agent that does not say more itself."""

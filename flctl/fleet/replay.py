@@ -19,6 +19,7 @@ from flctl.coordinator.run.decisions import weigh_in
 from flctl.coordinator.store.folder import RunFolder
 from flctl.coordinator.store.resume import expect_unchanged, machine
 from flctl.core.history import History, RoundCommitted, UpdateStored
+from flctl.core.randomness import Seeding
 from flctl.errors import DataError, RunError, UsageError
 from flctl.files import expect_path
 from flctl.fleet.clients import Clients, first_model, train_client
@@ -59,6 +60,11 @@ def replay(
     settings, history = folder.settings(), folder.history()
     if not history.rounds:
         raise RunError(f"run {folder.name} has no committed round; there is nothing to replay")
+    if history.made_by:
+        raise UsageError(
+            f"run {folder.name} was made by {history.made_by}, whose random numbers were drawn "
+            "in another way: it cannot be computed again"
+        )
     expect_unchanged(folder, history)
     assert history.started is not None
     # How agents of their own read is for them to say, and for the environment of who has copies.
@@ -131,11 +137,15 @@ class _Again:
                 self._folder,
                 self._task,
                 replace(settings, drop_last=True) if part.left_out else settings,
-                agent,
                 own,
-                round_id=event.round,
                 base=self._base,
-                position=self._positions.get(agent, 0),
+                seeding=Seeding(
+                    settings.seed,
+                    agent,
+                    event.round - 1,
+                    part.sequence,
+                    self._positions.get(agent, 0),
+                ),
                 device=self._device,
             )
             if update.batches != part.batches or not _counts(part.examples, update, self._settings):

@@ -17,7 +17,7 @@ from flctl.coordinator.run.decisions import commit, finish, weigh_in, who_measur
 from flctl.coordinator.run.scoring import by_agents, by_coordinator
 from flctl.coordinator.store.folder import RunFolder
 from flctl.coordinator.store.journal import Journal
-from flctl.coordinator.store.resume import start_run, take_up
+from flctl.coordinator.store.resume import expect_resumable, start_run, take_up
 from flctl.core import history as happened
 from flctl.core.history import History, Score
 from flctl.core.round import Pool, draw
@@ -58,6 +58,7 @@ class VirtualRun:
             self._lock = folder.lock()
             undo.callback(self._lock.release)
             self.history: History = folder.history(lean=True)  # nobody else goes on with it now
+            expect_resumable(folder, self.history)
             self.settings = changed(folder.settings(self.history), changes or {}, "the changes")
             self._changes = changes
             self._journal = Journal(folder.journal_path)
@@ -180,11 +181,9 @@ class VirtualRun:
             self.folder,
             self.task,
             self.settings,
-            agent,
             self._clients.training[agent],
-            round_id=opened.round,
             base=opened.base,
-            position=self.history.positions.get(agent, 0),
+            seeding=self.history.seeding(agent, self.settings.seed),
             device=self._device,
             on_step=progress,
         )

@@ -10,6 +10,7 @@ import msgspec
 import torch
 from torch import nn
 
+from flctl.core.randomness import Seeding
 from flctl.learning.evaluation import evaluate
 from flctl.learning.examples import Examples, concatenate
 from flctl.learning.state import assign, snapshot
@@ -84,10 +85,7 @@ def _train_alone(
             state,
             examples,
             settings.local_training(round_id),
-            agent=agent,
-            round_id=round_id,
-            seed=settings.seed,
-            position=position,
+            Seeding(settings.seed, agent, round_id - 1, round_id, position),
             device=device,
         )
         state, position = result.state, position + result.batches

@@ -23,7 +23,7 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from flctl.core.randomness import derive
+from flctl.core.randomness import Seeding
 from flctl.errors import TaskError
 from flctl.learning.residuals import Residuals
 from flctl.settings import LocalTraining
@@ -52,11 +52,8 @@ def save_update(
     after: Arrays,
     training: LocalTraining,
     metadata: Mapping[str, Any],
+    seeding: Seeding,
     *,
-    agent: str,
-    round_id: int,
-    seed: int,
-    position: int,
     batches: int,
     residuals: Path,
     buffers: Collection[str],
@@ -64,8 +61,8 @@ def save_update(
     """Write what has become of the model `before` to `fd`, as `training.compression` says.
 
     `buffers` are those that the file of `before` names; they are sent as they are.
-    `position` is the number of batches consumed in the rounds before, `batches` that of this
-    one; `residuals` is the folder for what top-k has not sent, durable when this returns.
+    `batches` is the number of those consumed; `residuals` is the folder for what top-k has not
+    sent, durable when this returns.
     Raises TaskError for numbers that cannot be sent, StateError when the disk fails.
     """
     kind = training.compression
@@ -76,24 +73,24 @@ def save_update(
     bounds = list(accumulate((spec.count for spec in weights), initial=0))
     left = np.zeros(bounds[-1], np.float32)
     if kind == "topk":
-        left = Residuals(residuals).read(position, len(left))
+        left = Residuals(residuals).read(seeding.position, len(left))
     for spec, (begin, end) in zip(weights, pairwise(bounds), strict=True):
         _add_change(left[begin:end], before[spec.name], after[spec.name])
         if not np.isfinite(left[begin:end]).all():
             raise TaskError(
-                f"agent {agent}, round {round_id}: tensor {spec.name} has changed by what is no "
-                "finite number; begin a new run with a lower lr"
+                f"agent {seeding.agent}, round {seeding.round}: tensor {spec.name} has changed by "
+                "what is no finite number; begin a new run with a lower lr"
             )
     norm = _norm(left, bounds)
     match kind:  # each leaves in `left` what it does not say
         case "fp16":
             packed = halves(left, bounds)
         case "int8":
-            chance = np.random.default_rng(derive(seed, "compress", agent, round_id))
+            chance = np.random.default_rng(seeding.derive("compress"))
             packed = levels(left, bounds, chance)
         case "topk":
             packed = largest(left, bounds, kept_of(len(left), training))
-            Residuals(residuals).keep(position + batches, left, before=position)
+            Residuals(residuals).keep(seeding.position + batches, left, before=seeding.position)
     exact = b"".join(after[s.name][1].tobytes() for s in others)
     packed["exact"] = "U8", np.frombuffer(exact, np.uint8)
     error = _norm(left, bounds) / norm if norm else 0.0

@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 from torch import Tensor
 
+from flctl.core.randomness import Seeding
 from flctl.errors import NOT_DECODED, TaskError, one_line
 from flctl.learning import device as devices
 from flctl.learning.examples import Examples
@@ -97,10 +98,7 @@ def few_steps(
         initial_model(task, SEED).state_dict(),
         examples,
         msgspec.structs.replace(training, epochs=steps, federate_after_n_batches=steps),
-        agent="pi-01",
-        round_id=1,
-        seed=SEED,
-        position=0,
+        Seeding(SEED, "pi-01", version=0, sequence=1, position=0),
         on_step=on_step,
     )
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from flctl.core.randomness import derive
+from flctl.core.randomness import Seeding
 from flctl.errors import TaskError
 from flctl.learning.examples import Batch, Examples, Indices
 from flctl.learning.guard import blamed, forward
@@ -19,7 +19,7 @@ from flctl.learning.optimizer import make_optimizer
 from flctl.learning.state import assign, snapshot
 from flctl.learning.task import Loss, Task
 from flctl.settings import LocalTraining
-from flctl.wire.messages import Limits
+from flctl.wire.messages import Claim, Limits
 
 OnStep = Callable[[int, int, float], None]
 """Is told the batches taken, those of the whole round, and the loss of the last one."""
@@ -43,24 +43,33 @@ class LocalResult:
     left_out: int = 0
     """Examples of each epoch that make a batch below the owner's floor: not trained on."""
 
+    def claim(self, compression_error: float, seconds: float, of: Examples) -> Claim:
+        return Claim(
+            examples=self.examples,
+            batches=self.batches,
+            loss=self.loss,
+            last_loss=self.last_loss,
+            seconds=seconds,
+            exhausted=self.exhausted,
+            compression_error=compression_error,
+            left_out=self.left_out,
+            data=of.digest,
+        )
+
 
 def train_locally(
     task: Task,
     start: Mapping[str, Tensor],
     examples: Examples,
     training: LocalTraining,
+    seeding: Seeding,
     *,
-    agent: str,
-    round_id: int,
-    seed: int,
-    position: int,
     device: torch.device | None = None,
     on_step: OnStep | None = None,
     limits: Limits | None = None,
 ) -> LocalResult:
     """Train the model `start` on the agent's next batches, with a fresh optimiser.
 
-    `position` is the number of batches that the agent has consumed in the rounds before.
     `limits` are those of the device's owner. The result is a function of the arguments alone.
     Raises OwnerRefuses before the first step, SettingsError for an optimiser
     that cannot be used, CheckpointError for another model's `start`, and TaskError when
@@ -68,7 +77,8 @@ def train_locally(
     """
     device = device or torch.device("cpu")
     training, left_out = within(training, len(examples), limits)
-    plan = BatchPlan(len(examples), training, seed=seed, agent=agent)
+    agent, position = seeding.agent, seeding.position
+    plan = BatchPlan(len(examples), training, seed=seeding.seed, agent=agent)
     steps = plan.steps(training)
     if training.federate_after_n_batches is None:
         position += -position % plan.per_epoch  # data that have changed begin an epoch of their own
@@ -83,7 +93,7 @@ def train_locally(
     anchor = [p.detach().clone() for p in model.parameters()] if training.proximal_mu else None
     loss_of = task.training_loss(examples)
 
-    torch.manual_seed(derive(seed, "train", agent, round_id))
+    torch.manual_seed(seeding.derive("train"))
     seen = np.zeros(len(examples), dtype=bool)
     batches = _drawn(plan, range(position, position + steps), seen)
     total = loss = 0.0
@@ -100,8 +110,8 @@ def train_locally(
             ) from error
         if not math.isfinite(loss):
             raise TaskError(
-                f"task '{task.name}', agent {agent}, round {round_id}, step {step} of {steps}: "
-                f"the loss is {loss}; begin a new run with a lower lr"
+                f"task '{task.name}', agent {agent}, round {seeding.round}, "
+                f"step {step} of {steps}: the loss is {loss}; begin a new run with a lower lr"
                 + (" or proximal_mu" if training.proximal_mu else "")
             )
         total += loss

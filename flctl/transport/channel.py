@@ -1,7 +1,7 @@
 """The seam between the fleet's logic and the network.
 
-`flctl.transport.zeromq` implements it over CURVE sockets, `flctl.transport.memory`
-in one process for tests. Nothing here blocks but `wait`.
+`flctl.transport.zeromq` implements it over CURVE sockets, `tests/memory_network.py`
+in one process. Nothing here blocks but `wait`.
 """
 
 from collections.abc import Iterable, Sequence

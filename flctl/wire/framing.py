@@ -20,10 +20,11 @@ from flctl.wire.messages import (
 )
 
 MAGIC = b"flc"
-PROTOCOL = 1
+PROTOCOL = 2
 """Raised when a message changes so that an older peer would refuse it."""
-OLDEST = max(1, PROTOCOL - 1)
-"""The coordinator speaks this one too, so that it can be upgraded first."""
+OLDEST = max(2, PROTOCOL - 1)
+"""The coordinator speaks this one too, so that it can be upgraded first; not number 1, which no
+published version spoke."""
 NOTICE = 0
 HEADER_BYTES = 64 * 1024
 """The most that an encoded message may take."""
@@ -80,6 +81,17 @@ class Decoder:
         if len(prefix) != 4 or prefix[:3] != MAGIC or len(frames[0]) != 4:
             raise MalformedMessage("not flctl's protocol")
         return prefix[3]
+
+
+def which_first(oldest: int, theirs: int, name: str = "NAME") -> str:
+    """What to upgrade, as a command, where an agent speaks `theirs` and its coordinator others."""
+    if theirs < oldest:
+        return f"upgrade the agent: flctl upgrade INVENTORY --limit {name}"
+    return "upgrade the coordinator first: flctl upgrade INVENTORY"
+
+
+def spoken(oldest: int, newest: int) -> str:
+    return f"{oldest} to {newest}" if oldest < newest else f"{newest}"
 
 
 def to_coordinator() -> Decoder:

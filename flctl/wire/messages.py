@@ -41,13 +41,66 @@ class Part(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A piece of a message."""
 
 
-class RoundKey(Part, frozen=True):
-    """What an update is for. With the agent's name it identifies the update."""
+class WorkKey(Part, frozen=True):
+    """What work is about. With the agent's name it identifies an update, or an evaluation."""
 
     run: RunId
-    round: Annotated[int, Meta(ge=0, le=10**9)]
+    version: Annotated[int, Meta(ge=0, le=10**9)]
+    """Of the model that the work starts from; 0 is the one that the run begins with."""
     base: Digest
-    """The model that training starts from; also the name of the blob to fetch."""
+    """That model."""
+    sequence: Natural = 0
+    """The agent's own number of its update, from 1. The coordinator hands it out: an order that is
+    repeated has the same number, and brings the same bytes. 0: an evaluation."""
+
+    @property
+    def round(self) -> int:
+        """What people call it."""
+        return self.version + bool(self.sequence)
+
+
+class Coded(Part, frozen=True):
+    """Tensors as a blob that travels: as they are, or what `codec` says of a change of `base`."""
+
+    blob: Digest
+    size: BlobSize
+    codec: Short = "none"
+    base: Digest | None = None
+
+
+class Model(Part, frozen=True):
+    """The three groups of a model's tensors. So far every tensor is shared."""
+
+    shared: Coded
+    """Averaged; an update is of these."""
+    frozen: Coded | None = None
+    """Travel once, and never up."""
+    private: Digest | None = None
+    """Of the names, types and shapes of those that never leave an agent."""
+
+    def is_plain(self, base: Digest) -> bool:
+        """Whether it is but the blob `base`: what is done so far."""
+        return self == Model(shared=Coded(blob=base, size=self.shared.size))
+
+
+class Claim(Part, frozen=True):
+    """What an agent says of its update."""
+
+    examples: Annotated[int, Meta(ge=1, le=2**53)]
+    """The weight: distinct examples of the round, or all where batches are limited."""
+    batches: Annotated[int, Meta(ge=1, le=2**31)]
+    loss: float
+    """Mean over the batches."""
+    last_loss: float
+    seconds: Seconds
+    exhausted: bool = False
+    """All data of the agent were seen at least once since the run began."""
+    compression_error: float = 0.0
+    """‖v − v̂‖/‖v‖ of what was compressed and what is sent for it; 0: sent as it is."""
+    left_out: Natural = 0
+    """Examples of each epoch in a last batch below the owner's floor: not trained on."""
+    data: Digest | None = None
+    """Of the agent's examples for training, as they were when the work began."""
 
 
 class Deal(Part, frozen=True):
@@ -92,6 +145,8 @@ class DatasetInfo(Part, frozen=True):
     """For training."""
     held_out: Natural = 0
     """For evaluation on the agent."""
+    data: Digest | None = None
+    """Of the examples for training."""
 
 
 class Limits(Part, frozen=True):
@@ -204,7 +259,7 @@ class Pong(Message, frozen=True):
 class Progress(Message, frozen=True):
     """The worker has taken `step` of `steps` batches."""
 
-    key: RoundKey
+    key: WorkKey
     step: Natural
     steps: Natural
     loss: float
@@ -213,38 +268,22 @@ class Progress(Message, frozen=True):
 class UpdateReady(Message, frozen=True):
     """A finished update, offered until it is accepted or discarded."""
 
-    key: RoundKey
-    blob: Digest
-    size: Offset
-    examples: Annotated[int, Meta(ge=1, le=2**53)]
-    """The weight: distinct examples of the round, or all where batches are limited."""
-    batches: Annotated[int, Meta(ge=1, le=2**31)]
-    loss: float
-    """Mean over the batches of this round."""
-    last_loss: float
-    seconds: Seconds
-    exhausted: bool = False
-    """All data of the agent were seen at least once since the run began."""
-    compression_error: float = 0.0
-    """‖v − v̂‖/‖v‖ of what was compressed and what is sent for it; 0: sent as it is."""
-    left_out: Natural = 0
-    """Examples of each epoch in a last batch below the owner's floor: not trained on."""
-    data: Digest | None = None
-    """Of the agent's examples for training, as they were when the round began; an older agent does
-    not say."""
+    key: WorkKey
+    update: Coded
+    claim: Claim
 
 
 class Evaluated(Message, frozen=True):
     """Metrics of the model `key.base` on this agent's held-out data."""
 
-    key: RoundKey
+    key: WorkKey
     metrics: Metrics
 
 
 class Failed(Message, frozen=True):
     """The agent could not do what Train or Evaluate asked for."""
 
-    key: RoundKey
+    key: WorkKey
     what: Literal["train", "evaluate"]
     kind: Literal["worker died", "out of memory", "data", "task", "model", "owner", "error"]
     """"owner": the owner of the device does not allow it."""
@@ -319,22 +358,23 @@ class Ping(Message, frozen=True):
 class Train(Message, frozen=True):
     """Train on `dataset` from the model `key.base`, and offer the outcome."""
 
-    key: RoundKey
-    size: BlobSize
-    """Of the blob `key.base`, in bytes."""
+    key: WorkKey
+    model: Model
     task: Short
     dataset: Short
     training: LocalTraining
     seed: Seed
     position: Natural
     """Batches that this agent has consumed in committed rounds of the run."""
+    settings: Digest | None = None
+    """Of the run's run.toml."""
 
 
 class Evaluate(Message, frozen=True):
     """Evaluate the model `key.base` on the held-out part of `dataset`."""
 
-    key: RoundKey
-    size: BlobSize
+    key: WorkKey
+    model: Model
     task: Short
     dataset: Short
     batch_size: Annotated[int, Meta(ge=1, le=10**9)]
@@ -343,13 +383,13 @@ class Evaluate(Message, frozen=True):
 class Accepted(Message, frozen=True):
     """The update is safe on the coordinator's disk; the agent may forget it."""
 
-    key: RoundKey
+    key: WorkKey
 
 
 class Discarded(Message, frozen=True):
     """The update is not wanted; the agent forgets it."""
 
-    key: RoundKey
+    key: WorkKey
     reason: Text
 
 

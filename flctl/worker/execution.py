@@ -182,16 +182,14 @@ class Executor:
         holding = self._hold(job.task, job.source, job.code)
         with _about_data():
             examples = holding.training()
-        start = load_state(model_fd, f"the model of round {job.round}")
+        where = f"the model of round {job.seeding.round}"
+        start = load_state(model_fd, where)
         result = train_locally(
             holding.task,
             start,
             examples,
             job.training,
-            agent=job.agent,
-            round_id=job.round,
-            seed=job.seed,
-            position=job.position,
+            job.seeding,
             device=device,
             on_step=_Limited(tell),
             limits=job.limits,
@@ -203,27 +201,16 @@ class Executor:
             arrays_of(result.state),
             job.training,
             checkpoint_metadata(job.task),
-            agent=job.agent,
-            round_id=job.round,
-            seed=job.seed,
-            position=job.position,
+            job.seeding,
             batches=result.batches,
             residuals=Path(job.residuals),
-            buffers=buffers_in(model_fd, f"the model of round {job.round}"),
+            buffers=buffers_in(model_fd, where),
         )
         done = Trained(
             blob=saved.blob,
             size=saved.size,
-            examples=result.examples,
-            batches=result.batches,
-            loss=result.loss,
-            last_loss=result.last_loss,
-            exhausted=result.exhausted,
-            seconds=time.monotonic() - started,
-            compression_error=saved.error,
-            left_out=result.left_out,
+            claim=result.claim(saved.error, time.monotonic() - started, examples),
             available=len(examples),
-            data=examples.digest,
         )
         return done, fd
 
@@ -267,8 +254,9 @@ class Executor:
             raise OtherData(f"has no data here; give it some, or download them with --task {ref}")
         held_out: Examples | None = None
         problem: DataError | None = None
+        digest: Digest | None = None
         try:
-            training = len(holding.training())
+            training, digest = len(holding.training()), holding.training().digest
         except DataError as error:
             training, problem = 0, error
         try:
@@ -282,6 +270,7 @@ class Executor:
             task=ref,
             examples=training,
             held_out=0 if held_out is None else len(held_out),
+            data=digest,
         )
 
 

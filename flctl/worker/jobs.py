@@ -7,9 +7,10 @@ from typing import Any, Literal, TypeAlias
 
 from msgspec import Struct
 
+from flctl.core.randomness import Seeding
 from flctl.learning.origin import ReadAs, of_settings
 from flctl.settings import Device, LocalTraining, RunSettings
-from flctl.wire.messages import DatasetInfo, Digest, Limits, Metrics, Shard
+from flctl.wire.messages import Claim, DatasetInfo, Digest, Limits, Metrics, Shard
 
 
 class DataSource(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -62,11 +63,8 @@ class TrainJob(Job, frozen=True):
 
     task: str
     source: DataSource
-    agent: str
-    round: int
     training: LocalTraining
-    seed: int
-    position: int
+    seeding: Seeding
     residuals: str
     """Folder where an agent keeps what it has not sent of a run; made when needed."""
     limits: Limits | None = None
@@ -129,18 +127,9 @@ class Trained(Event, frozen=True):
 
     blob: Digest
     size: int
-    examples: int
-    batches: int
+    claim: Claim
     available: int
     """All examples for training that there were when it began."""
-    loss: float
-    last_loss: float
-    exhausted: bool
-    seconds: float
-    data: Digest | None = None
-    """Of these examples."""
-    compression_error: float = 0.0
-    left_out: int = 0
 
 
 class Scored(Event, frozen=True):

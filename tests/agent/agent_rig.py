@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
+from memory_network import MemoryNetwork
 
 from flctl.agent.config import AgentConfig
 from flctl.agent.state import AgentState
@@ -15,11 +16,12 @@ from flctl.settings import LocalTraining
 from flctl.transport.blobs import BlobStore
 from flctl.transport.channel import Frame
 from flctl.transport.credit import CLOSING_OFFSET
-from flctl.transport.memory import MemoryNetwork
 from flctl.wire import framing
 from flctl.wire.messages import (
     CHUNK_BYTES,
     Chunk,
+    Claim,
+    Coded,
     DatasetInfo,
     Device,
     Evaluate,
@@ -29,10 +31,11 @@ from flctl.wire.messages import (
     Hello,
     Message,
     Metrics,
-    RoundKey,
+    Model,
     Telemetry,
     Train,
     Welcome,
+    WorkKey,
 )
 from flctl.worker.jobs import AnyEvent, AnyJob, Describe, Described, JobFailed, Scored, Trained
 
@@ -85,13 +88,8 @@ class FakeWorker:
         event = Trained(
             blob=digest(data),
             size=len(data),
-            examples=8,
+            claim=Claim(examples=8, batches=2, loss=0.5, last_loss=0.4, seconds=1.0),
             available=100,
-            batches=2,
-            loss=0.5,
-            last_loss=0.4,
-            exhausted=False,
-            seconds=1.0,
         )
         self.end(event, memfd(data))
 
@@ -130,7 +128,7 @@ class Rig:
     """The coordinator is the test: `heard` are the agent's messages, `say` answers."""
 
     found: Described | None = Described(
-        datasets=(DatasetInfo(name="default", task="ecg", examples=100, held_out=20),),
+        datasets=(DatasetInfo("default", "ecg", examples=100, held_out=20, data="d" * 64),),
         torch="2.9.1",
         cuda=False,
     )
@@ -226,14 +224,24 @@ class Rig:
         self.step()
 
 
-def key(round_id: int = 1, run: str = "run-a", model: bytes = MODEL) -> RoundKey:
-    return RoundKey(run=run, round=round_id, base=digest(model))
+def key(round_id: int = 1, run: str = "run-a", model: bytes = MODEL) -> WorkKey:
+    return WorkKey(run=run, version=round_id - 1, base=digest(model), sequence=round_id)
 
 
-def train(round_id: int = 1, run: str = "run-a", model: bytes = MODEL, **changes: Any) -> Train:
+def whole(model: bytes, size: int | None = None) -> Model:
+    return Model(shared=Coded(blob=digest(model), size=len(model) if size is None else size))
+
+
+def train(
+    round_id: int = 1,
+    run: str = "run-a",
+    model: bytes = MODEL,
+    model_size: int | None = None,
+    **changes: Any,
+) -> Train:
     message = Train(
         key=key(round_id, run, model),
-        size=len(model),
+        model=whole(model, model_size),
         task="ecg",
         dataset="default",
         training=LocalTraining(),
@@ -243,10 +251,12 @@ def train(round_id: int = 1, run: str = "run-a", model: bytes = MODEL, **changes
     return msgspec.structs.replace(message, **changes)
 
 
-def evaluate(round_id: int = 1, model: bytes = MODEL, **changes: Any) -> Evaluate:
+def evaluate(
+    round_id: int = 1, model: bytes = MODEL, model_size: int | None = None, **changes: Any
+) -> Evaluate:
     message = Evaluate(
-        key=key(round_id, model=model),
-        size=len(model),
+        key=msgspec.structs.replace(key(round_id, model=model), version=round_id, sequence=0),
+        model=whole(model, model_size),
         task="ecg",
         dataset="default",
         batch_size=100,

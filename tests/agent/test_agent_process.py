@@ -22,17 +22,19 @@ from flctl.wire import framing
 from flctl.wire.messages import (
     Accepted,
     Chunk,
+    Coded,
     Fetch,
     Goodbye,
     Heartbeat,
     HeartbeatAck,
     Hello,
     Message,
+    Model,
     Progress,
-    RoundKey,
     Train,
     UpdateReady,
     Welcome,
+    WorkKey,
 )
 from flctl.worker.jobs import Initialise
 from flctl.worker.process import WorkerProcess
@@ -135,8 +137,8 @@ def model() -> bytes:
 
 def order(model: bytes, epochs: int) -> Train:
     return Train(
-        key=RoundKey(run="run-a", round=1, base=digest(model)),
-        size=len(model),
+        key=WorkKey(run="run-a", version=0, base=digest(model), sequence=1),
+        model=Model(shared=Coded(blob=digest(model), size=len(model))),
         task="ecg",
         dataset="default",
         training=LocalTraining(epochs=epochs),
@@ -157,7 +159,7 @@ def test_an_agent_trains_and_leaves_in_order(
     coordinator.model = model
     coordinator.say(order(model, epochs=1))
     offer = coordinator.wait_for(UpdateReady)
-    assert offer.batches > 0
+    assert offer.claim.batches > 0
     coordinator.say(Accepted(key=offer.key))
     beat = coordinator.wait_for(Heartbeat, lambda beat: beat.state == "ready")
     assert beat.rtt_ms is not None and beat.telemetry.memory_total_bytes

@@ -8,6 +8,7 @@ from agent_rig import Rig, digest, evaluate, memfd, train
 from flctl.agent.datasets import DUTY, LOOK_S
 from flctl.core.metrics import from_confusion
 from flctl.wire.messages import (
+    Claim,
     DatasetInfo,
     Evaluated,
     Failed,
@@ -23,8 +24,10 @@ def trained(rig: Rig, available: int) -> None:
     data = b"update"
     rig.worker.end(
         Trained(
-            blob=digest(data), size=len(data), examples=available, batches=2, available=available,
-            loss=0.5, last_loss=0.4, exhausted=False, seconds=1.0, data="d" * 64,
+            blob=digest(data), size=len(data), available=available,
+            claim=Claim(
+                examples=available, batches=2, loss=0.5, last_loss=0.4, seconds=1.0, data="d" * 64
+            ),
         ),
         memfd(data),
     )  # fmt: skip
@@ -46,7 +49,7 @@ def test_more_data_are_declared_before_the_update_of_them_is_offered(ready: Rig)
     assert order_of(ready, Hello, UpdateReady) == [Hello, UpdateReady]
     assert counts(ready.take(Hello)[0]) == [(104, 20)]
     (offer,) = ready.take(UpdateReady)
-    assert offer.data == "d" * 64
+    assert offer.claim.data == "d" * 64
 
 
 def test_the_same_data_are_declared_once(ready: Rig) -> None:
@@ -74,7 +77,9 @@ def test_data_that_are_gone_are_no_data(ready: Rig) -> None:
     ready.step()
     assert order_of(ready, Hello, Failed) == [Hello, Failed]
     hello = ready.take(Hello)[0]
-    assert hello.datasets == (DatasetInfo(name="default", task="ecg", examples=0, held_out=20),)
+    assert hello.datasets == (
+        DatasetInfo("default", "ecg", examples=0, held_out=20, data="d" * 64),
+    )
     ready.begin(evaluate())
     ready.worker.end(JobFailed(kind="data", message="/data: no files"))
     ready.step()
@@ -103,7 +108,9 @@ def test_an_idle_agent_declares_what_has_come(rig_of_files: Rig, tmp_path: Path)
         rig.step(LOOK_S)
     assert looks(rig) == 1
     rig.found = Described(
-        datasets=(DatasetInfo(name="default", task="ecg", examples=150),), torch="2", cuda=False
+        datasets=(DatasetInfo(name="default", task="ecg", examples=150, data="d" * 64),),
+        torch="2",
+        cuda=False,
     )
     (tmp_path / "data" / "a").write_text("1")
     rig.step(LOOK_S)

@@ -93,12 +93,12 @@ def test_a_model_larger_than_allowed_is_not_fetched(tmp_path: Path):
     """Neither for training nor for evaluation: a coordinator cannot fill the card."""
     rig = Rig(tmp_path, limits=Limits(max_model_mb=1))
     rig.welcome()
-    for order in (train(size=MIB + 1), evaluate(size=MIB + 1)):
+    for order in (train(model_size=MIB + 1), evaluate(model_size=MIB + 1)):
         rig.say(order)
         rig.step()
         assert refused(rig).message == "a model of 2 MiB is above --max-model-mb 1"
     assert not rig.take(Fetch)
-    rig.begin(train(size=len(MODEL)))
+    rig.begin(train())
     assert rig.worker.models[-1] == MODEL
     rig.close()
 

@@ -1,5 +1,6 @@
 """From the connection to the welcome, and the heartbeats after it."""
 
+import json
 import logging
 from itertools import pairwise
 from pathlib import Path
@@ -27,6 +28,8 @@ from flctl.wire.messages import (
 from flctl.worker.jobs import Described, JobFailed
 
 WELCOME = Welcome(name="pi-01", version="1", heartbeat_s=5.0)
+
+DATA = Path(__file__).parents[1] / "data" / "flctl-0.1"
 
 
 def test_says_hello_at_once_and_again_when_the_data_are_known(rig: Rig) -> None:
@@ -234,11 +237,28 @@ def test_a_refused_key_says_what_to_do_and_backs_off(
 def test_another_protocol_is_said_and_retried(ready: Rig, caplog: pytest.LogCaptureFixture) -> None:
     """The notice of a newer coordinator: one line, and a Hello each minute."""
     ready.send(framing.notice("2.0", oldest=framing.PROTOCOL + 1, newest=framing.PROTOCOL + 2))
-    assert "this agent is too old; upgrade the agent to flctl 2.0" in caplog.text
+    assert "this agent is too old; upgrade the agent: flctl upgrade INVENTORY" in caplog.text
     ready.step(59.0)
     assert not ready.take(Hello)
     ready.step(2.0)
     assert ready.take(Hello)
+
+
+@pytest.mark.parametrize("name", ["notice", "Welcome", "Train"])
+def test_a_coordinator_of_protocol_1_is_to_be_upgraded_first(
+    ready: Rig, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    """Bytes of flctl 0.1: its answer to a newer agent, and what it says on its own."""
+    kept = json.loads((DATA / "frames.json").read_text())
+    ready.send([bytes.fromhex(frame) for frame in kept[name]])
+    (line,) = [r.message for r in caplog.records if "protocol" in r.message]
+    assert line.startswith(
+        f"agent=pi-01 speaks protocol {framing.PROTOCOL}, the coordinator (flctl"
+    )
+    assert line.endswith(
+        "this agent is too new; upgrade the coordinator first: flctl upgrade INVENTORY"
+    )
+    assert not ready.worker.jobs[1:]
 
 
 def test_a_malformed_message_is_ignored_with_one_line(

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from agent_rig import METRICS, MODEL, Rig, digest, evaluate, key, train
 
+from flctl.core.randomness import Seeding
 from flctl.transport.credit import CLOSING_OFFSET
 from flctl.wire.messages import (
     CHUNK_BYTES,
@@ -43,24 +44,24 @@ def test_an_update_from_order_to_acceptance(ready: Rig) -> None:
     assert ready.supervisor.work.doing == "training"
     job = ready.worker.jobs[-1]
     assert isinstance(job, TrainJob)
-    assert (job.agent, job.round, job.seed, job.position) == ("pi-01", 1, 5, 12)
+    assert job.seeding == Seeding(5, "pi-01", version=0, sequence=1, position=12)
     assert ready.worker.models[-1] == MODEL
     update = os.urandom(CHUNK_BYTES + 10)
     ready.worker.train(update)
     ready.step()
     (offer,) = ready.take(UpdateReady)
-    assert (offer.key, offer.blob, offer.size) == (key(), digest(update), len(update))
-    assert (offer.examples, offer.batches) == (8, 2)
+    assert (offer.key, offer.update.blob, offer.update.size) == (key(), digest(update), len(update))
+    assert (offer.claim.examples, offer.claim.batches) == (8, 2)
     assert state_of(ready) == "offering"
-    ready.say(Fetch(blob=offer.blob, offset=0, length=CHUNK_BYTES))
-    ready.say(Fetch(blob=offer.blob, offset=CHUNK_BYTES, length=10))
-    ready.say(Fetch(blob=offer.blob, offset=CLOSING_OFFSET, length=1))
+    ready.say(Fetch(blob=offer.update.blob, offset=0, length=CHUNK_BYTES))
+    ready.say(Fetch(blob=offer.update.blob, offset=CHUNK_BYTES, length=10))
+    ready.say(Fetch(blob=offer.update.blob, offset=CLOSING_OFFSET, length=1))
     assert len(ready.take(Chunk)) == 2
     assert b"".join(data for _, data in sorted(ready.payloads.items())) == update
     ready.say(Accepted(key=key()))
     assert state_of(ready) == "ready"
-    ready.say(Fetch(blob=offer.blob, offset=0, length=1))
-    assert [gone.blob for gone in ready.take(BlobGone)] == [offer.blob]
+    ready.say(Fetch(blob=offer.update.blob, offset=0, length=1))
+    assert [gone.blob for gone in ready.take(BlobGone)] == [offer.update.blob]
     assert ready.store.memory_bytes == len(MODEL), "only the model is kept"
 
 
@@ -118,7 +119,7 @@ def test_an_order_for_another_model_supersedes(ready: Rig) -> None:
     ready.begin(train(2, model=other), other)
     assert ready.worker.cancelled == 1
     job = ready.worker.jobs[-1]
-    assert isinstance(job, TrainJob) and job.round == 2 and ready.worker.models[-1] == other
+    assert isinstance(job, TrainJob) and job.seeding.round == 2 and ready.worker.models[-1] == other
 
 
 def test_evaluation_and_training_of_one_model_come_one_after_the_other(ready: Rig) -> None:
@@ -360,7 +361,7 @@ def test_chunks_wait_for_room_in_the_queue(ready: Rig) -> None:
     ready.step()
     (offer,) = ready.take(UpdateReady)
     send, ready.link.send = ready.link.send, lambda frames: False  # type: ignore[method-assign]
-    ready.say(Fetch(blob=offer.blob, offset=0, length=6))
+    ready.say(Fetch(blob=offer.update.blob, offset=0, length=6))
     assert ready.step() < 0.1, "it does not wait long to try again"
     ready.link.send = send  # type: ignore[method-assign]
     ready.step()

@@ -63,7 +63,7 @@ def score(accuracy):
 
 
 def committed(round_id, accuracy=0.5, people=ALL, missing=()):
-    part = Participant(examples=40, batches=4, loss=0.25, seconds=1.0)
+    part = Participant(examples=40, batches=4, loss=0.25, last_loss=0.25, seconds=1.0)
     return RoundCommitted(
         at=1.0, round=round_id, attempt=1, model=MODEL, size=9, seconds=2.0,
         missing=tuple(missing), participants=dict.fromkeys(people, part), metrics=score(accuracy),

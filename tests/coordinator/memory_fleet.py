@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from memory_network import MemoryNetwork
 
 from flctl.agent.config import AgentConfig
 from flctl.agent.state import AgentState
@@ -29,8 +30,14 @@ from flctl.learning.compression import save_update
 from flctl.settings import RunSettings, parse
 from flctl.transport.blobs import BlobStore, is_in_memory
 from flctl.transport.keys import KeyPair, Keyring
-from flctl.transport.memory import MemoryNetwork
-from flctl.wire.messages import DatasetInfo, Device, Limits, Metrics, Telemetry
+from flctl.wire.messages import (
+    Claim,
+    DatasetInfo,
+    Device,
+    Limits,
+    Metrics,
+    Telemetry,
+)
 from flctl.wire.parameters import ParameterFile, dump
 from flctl.worker.jobs import (
     AnyEvent,
@@ -61,7 +68,8 @@ def toy_model(seed: int) -> dict[str, tuple[str, np.ndarray]]:
 
 
 def toy_update(model: dict[str, np.ndarray], job: TrainJob) -> dict[str, tuple[str, np.ndarray]]:
-    shift = derive(job.seed, job.agent, job.round, job.position) % 1000 / 1000
+    at = job.seeding
+    shift = derive(at.seed, at.agent, at.round, at.position) % 1000 / 1000
     return {
         "weight": ("F32", model["weight"] + np.float32(shift)),
         "bias": ("F32", model["bias"] - np.float32(shift)),
@@ -121,7 +129,7 @@ class ToyWorker:
         if fd is not None:
             self._model = read_tensors(fd)
         if isinstance(job, TrainJob):
-            self._agent.trained.append((job.round, job.position))
+            self._agent.trained.append((job.seeding.round, job.seeding.position))
 
     def events(self) -> list[tuple[AnyEvent, int | None]]:
         if self._job is None:
@@ -239,9 +247,8 @@ class ToyAgent:
         fd = os.memfd_create("update")
         before = {name: (tensors[name][0], array) for name, array in model.items()}
         saved = save_update(
-            fd, before, tensors, job.training, {"task": "toy"}, agent=job.agent,
-            round_id=job.round, seed=job.seed, position=job.position, batches=BATCHES,
-            residuals=Path(job.residuals), buffers=(),
+            fd, before, tensors, job.training, {"task": "toy"}, job.seeding,
+            batches=BATCHES, residuals=Path(job.residuals), buffers=(),
         )  # fmt: skip
         return self.delivered(fd, saved.blob, saved.size, compression_error=saved.error)
 
@@ -250,16 +257,13 @@ class ToyAgent:
         return self.delivered(fd, *dump(fd, tensors, {"task": "toy"}), **changes)
 
     def delivered(self, fd: int, digest: str, size: int, /, **changes: Any) -> Any:
+        claim = Claim(examples=self.examples, batches=BATCHES, loss=0.5, last_loss=0.4, seconds=0.1)
+        said = {n: changes.pop(n) for n in Claim.__struct_fields__ if n in changes}
         trained = Trained(
             blob=digest,
             size=size,
-            examples=self.examples,
             available=self.examples,
-            batches=BATCHES,
-            loss=0.5,
-            last_loss=0.4,
-            exhausted=False,
-            seconds=0.1,
+            claim=msgspec.structs.replace(claim, **said),
         )
         return msgspec.structs.replace(trained, **changes), fd
 

@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 from memory_fleet import MemoryFleet
+from memory_network import MemoryLink
 
 from flctl.coordinator.background import InlineBackground
 from flctl.coordinator.front import operators as control
@@ -18,7 +19,6 @@ from flctl.errors import AccessError
 from flctl.fleet.console import Console
 from flctl.transport.channel import LOCAL
 from flctl.transport.keys import KeyPair
-from flctl.transport.memory import MemoryLink
 from flctl.wire import framing
 from flctl.wire.messages import Answer, Ask, Message, RunEvent, Trouble
 

@@ -5,8 +5,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from memory_fleet import MemoryFleet, read_tensors, toy_model, toy_update
+from msgspec import structs
 
 from flctl.coordinator.store.folder import RunFolder
+from flctl.core.randomness import Seeding
 from flctl.errors import RunError
 from flctl.settings import LocalTraining
 from flctl.transport.keys import KeyPair
@@ -22,11 +24,8 @@ def expected_model(agents: dict[str, int], rounds: int, seed: int) -> np.ndarray
             job = TrainJob(
                 task="toy",
                 source=DataSource(),
-                agent=agent,
-                round=round_id,
                 training=LocalTraining(),
-                seed=seed,
-                position=4 * (round_id - 1),
+                seeding=Seeding(seed, agent, round_id - 1, round_id, 4 * (round_id - 1)),
                 residuals="",
             )
             updates.append({n: a for n, (_, a) in toy_update(model, job).items()})
@@ -264,10 +263,8 @@ def test_on_exhausted_stop_ends_the_run_when_somebody_has_seen_all_its_data(flee
 
     def used_up(job, model):
         event, fd = plain(job, model)
-        if isinstance(job, TrainJob) and job.round == 2:
-            event = type(event)(
-                **{**{f: getattr(event, f) for f in event.__struct_fields__}, "exhausted": True}
-            )
+        if isinstance(job, TrainJob) and job.seeding.round == 2:
+            event = structs.replace(event, claim=structs.replace(event.claim, exhausted=True))
         return event, fd
 
     agent.do = used_up

@@ -6,11 +6,11 @@ from typing import Any
 
 from flctl.coordinator.run.evaluating import Evaluating
 from flctl.settings import parse
-from flctl.wire.messages import Evaluate, RoundKey
+from flctl.wire.messages import Evaluate, WorkKey
 
 TASK = "t" * 64
-KEY = RoundKey(run="ecg-1", round=2, base="b" * 64)
-EARLIER = RoundKey(run="ecg-1", round=1, base="a" * 64)
+KEY = WorkKey(run="ecg-1", version=2, base="b" * 64)
+EARLIER = WorkKey(run="ecg-1", version=1, base="a" * 64)
 
 
 class Member:

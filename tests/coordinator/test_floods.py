@@ -48,7 +48,7 @@ def test_an_agent_that_complains_without_end_does_not_fill_the_log(
         if said == "failed":
             frames = framing.encode(failure(fleet, number))
         elif said == "malformed":
-            frames = [b"flc\x01", msgspec.msgpack.encode({"type": f"launch-{number}"})]
+            frames = [b"flc\x02", msgspec.msgpack.encode({"type": f"launch-{number}"})]
         else:
             frames = framing.encode(Join(token=f"flt_{number}", name=f"pi-{number}", shard=True))
         link.send(list(frames))
@@ -58,7 +58,7 @@ def test_an_agent_that_complains_without_end_does_not_fill_the_log(
     assert 1 <= len(about) <= 10 and all(line.isprintable() for line in about)
     assert len(fleet.events) - events <= 20
     fleet.now += 60
-    link.send([b"flc\x01", msgspec.msgpack.encode({"type": "launch"})])
+    link.send([b"flc\x02", msgspec.msgpack.encode({"type": "launch"})])
     fleet.step()
     assert "more lines about it were left out" in caplog.text
     assert fleet.finish().state == "finished"
@@ -99,7 +99,7 @@ def test_questions_without_end_do_not_fill_the_log(fleet: MemoryFleet, caplog: A
     for number in range(300):
         link.send(framing.encode(Ask(id=number, what="runs")))
         link.send(framing.encode(Goodbye()))
-        link.send([b"flc\x01", msgspec.msgpack.encode({"type": f"launch-{number}"})])
+        link.send([b"flc\x02", msgspec.msgpack.encode({"type": f"launch-{number}"})])
         fleet.step(0.01)
         link.inbox.clear()
     assert 1 <= len(caplog.records) <= LINES
@@ -113,7 +113,7 @@ def test_strangers_share_what_may_be_written_about_them(fleet: MemoryFleet, capl
         for _ in range(3):
             fleet.step()
         link.send(framing.encode(Join(token="flt_wrong", name="pi-01")))
-        link.send([b"flc\x01", os.urandom(40)])
+        link.send([b"flc\x02", os.urandom(40)])
         fleet.step()
     assert caplog.text.count("flt_wrong") == 0 and len(caplog.records) <= LINES
 

@@ -1,7 +1,9 @@
 """What the fleet may send and what it may not: it is refused, named, and the round goes on."""
 
+import json
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -13,6 +15,8 @@ from flctl.transport.keypair import KeyPair, shown
 from flctl.wire import framing
 from flctl.wire.messages import (
     Ask,
+    Claim,
+    Coded,
     Fetch,
     Goodbye,
     Heartbeat,
@@ -75,7 +79,7 @@ def not_tensors(agent: Any, model: Any, job: TrainJob) -> Any:
 
 
 def huge(agent: Any, model: Any, job: TrainJob) -> Any:
-    return agent.deliver(toy_update(model, job), size=2**40)
+    return agent.deliver(toy_update(model, job), size=2**35)
 
 
 def nan_loss(agent: Any, model: Any, job: TrainJob) -> Any:
@@ -93,7 +97,7 @@ def nan_loss(agent: Any, model: Any, job: TrainJob) -> Any:
         (many_examples, "1000000000 examples, 10 were declared"),
         (wrong_digest, "digest"),
         (not_tensors, "not a safetensors file"),
-        (huge, "1099511627776 bytes"),
+        (huge, "34359738368 bytes"),
         (nan_loss, "loss is not a finite number"),
     ],
 )
@@ -119,7 +123,7 @@ def test_a_count_of_examples_that_jumps_is_named_and_weighs_half(fleet: MemoryFl
         fleet,
         "pi-02",
         lambda agent, model, job: agent.deliver(
-            toy_update(model, job), examples=1 if job.round == 1 else 10
+            toy_update(model, job), examples=1 if job.seeding.round == 1 else 10
         ),
     )
     for name in ("pi-01", "pi-03"):
@@ -168,7 +172,8 @@ def asking(**changes: Any) -> Callable[[Any, Any, Any], Any]:
 def with_error(error: float) -> Callable[[Any, Any, Any], Any]:
     def change(agent: Any, model: Any, job: TrainJob) -> Any:
         made, fd = agent.compressed(toy_update(model, job), model, job)
-        return msgspec.structs.replace(made, compression_error=error), fd
+        claim = msgspec.structs.replace(made.claim, compression_error=error)
+        return msgspec.structs.replace(made, claim=claim), fd
 
     return change
 
@@ -218,12 +223,12 @@ def raw(fleet: MemoryFleet, name: str, *frames: bytes) -> None:
         [b""],
         [b"GET / HTTP/1.1\r\n"],
         [os.urandom(100), os.urandom(1000)],
-        [b"flc\x01", b"\x81\xa4type"],
-        [b"flc\x01", msgspec.msgpack.encode({"type": "launch", "missiles": 3})],
-        [b"flc\x01", b"\xdd\xff\xff\xff\xff"],
-        [b"flc\x01", b"\x91" * 5000],
-        [b"flc\x01", b"x" * 70_000],
-        [b"flc\x01", framing.encode(Goodbye())[1], b"y" * 300_000],
+        [b"flc\x02", b"\x81\xa4type"],
+        [b"flc\x02", msgspec.msgpack.encode({"type": "launch", "missiles": 3})],
+        [b"flc\x02", b"\xdd\xff\xff\xff\xff"],
+        [b"flc\x02", b"\x91" * 5000],
+        [b"flc\x02", b"x" * 70_000],
+        [b"flc\x02", framing.encode(Goodbye())[1], b"y" * 300_000],
     ],
 )
 def test_noise_from_an_agent_disturbs_nobody(fleet: MemoryFleet, frames: list[bytes]):
@@ -236,21 +241,15 @@ def test_noise_from_an_agent_disturbs_nobody(fleet: MemoryFleet, frames: list[by
 
 def update_for(key: dict[str, Any], fleet: MemoryFleet) -> UpdateReady:
     changed = msgspec.structs.replace(fleet.coordinator.training.key_of("pi-01"), **key)
-    return UpdateReady(
-        key=changed,
-        blob="b" * 64,
-        size=100,
-        examples=5,
-        batches=1,
-        loss=1.0,
-        last_loss=1.0,
-        seconds=1.0,
-    )
+    claim = Claim(examples=5, batches=1, loss=1.0, last_loss=1.0, seconds=1.0)
+    return UpdateReady(key=changed, update=Coded(blob="b" * 64, size=100), claim=claim)
 
 
-@pytest.mark.parametrize("key", [{"run": "another"}, {"round": 7}, {"base": "c" * 64}])
+@pytest.mark.parametrize(
+    "key", [{"run": "another"}, {"version": 7}, {"base": "c" * 64}, {"sequence": 2}]
+)
 def test_an_update_for_something_else_is_thrown_away(fleet: MemoryFleet, key: dict[str, Any]):
-    """Of another run, round or base model: acknowledged, discarded, never counted."""
+    """Of another run, model or order: acknowledged, discarded, never counted."""
     for agent in fleet.agents.values():
         agent.ticks = 30
     fleet.start_run(rounds=1)
@@ -289,15 +288,39 @@ def test_an_agent_with_an_operators_key_is_told(fleet: MemoryFleet, role: Any, c
 
 
 def test_an_older_agent_is_shown_as_too_old_and_told(fleet: MemoryFleet):
-    """Protocol 0 … of a stranger's past: the status says what to upgrade, the agent hears it."""
+    """Of the protocol before: the status says what to upgrade, the agent hears it."""
     agent = fleet.agents["pi-01"]
-    fleet.coordinator.peers.decode.oldest, fleet.coordinator.peers.decode.newest = 2, 3
+    decode = fleet.coordinator.peers.decode
+    decode.oldest, decode.newest = framing.PROTOCOL + 1, framing.PROTOCOL + 2
     for _ in range(5):
         fleet.step()
     status = fleet.status("pi-01")
     assert status["state"] == "too old"
     assert "upgrade the agent" in status["note"]
     assert not agent.supervisor.session.welcomed
+
+
+@pytest.mark.parametrize("name", ["Hello", "Heartbeat", "UpdateReady", "Join", "Ask"])
+def test_an_agent_of_protocol_1_hears_what_to_do(fleet: MemoryFleet, name: str):
+    """Bytes of flctl 0.1: whatever it says, its status has the command, and it gets the notice
+    that it knows; nothing of it is taken for a message of today."""
+    data = Path(__file__).parents[1] / "data" / "flctl-0.1" / "frames.json"
+    kept = {n: [bytes.fromhex(f) for f in fs] for n, fs in json.loads(data.read_text()).items()}
+    heard = fleet.agents.pop("pi-02").link  # whoever has its key; an agent of today is silent
+    fleet.step()
+    list(heard.receive())
+    heard.send(kept[name])
+    for _ in range(3):
+        fleet.step()
+    status = fleet.status("pi-02")
+    assert status["state"] == "too old"
+    assert status["note"] == (
+        "too old: speaks protocol 1, the coordinator 2: upgrade the agent: "
+        "flctl upgrade INVENTORY --limit pi-02"
+    )
+    (answer,) = [frames for frames in heard.receive() if isinstance(frames, list)]
+    assert bytes(answer[0]) == kept["notice"][0]
+    assert msgspec.msgpack.decode(answer[1])["oldest"] == framing.OLDEST == 2
 
 
 def test_a_newer_agent_is_shown_as_too_new(fleet: MemoryFleet):

@@ -68,7 +68,7 @@ def bodies(kind: Any, known: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]
         name: values(hint, known) for name, hint in hints.items() if name in kind.__struct_fields__
     }
     made = st.fixed_dictionaries(fields)
-    if kind is m.RoundKey:
+    if kind is m.WorkKey:
         return st.just(known["key"]) | made
     return made
 

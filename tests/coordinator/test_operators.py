@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from memory_fleet import MemoryFleet
+from memory_network import MemoryLink
 
 from flctl.coordinator.front import lookups
 from flctl.coordinator.front import outbox as outgoing
@@ -22,7 +23,6 @@ from flctl.records.recorded import RecordedRun
 from flctl.transport.blobs import Download
 from flctl.transport.channel import LOCAL, Sent
 from flctl.transport.keys import KeyPair
-from flctl.transport.memory import MemoryLink
 from flctl.wire import framing
 from flctl.wire.messages import AnswerPart, Message, RunEvent
 
@@ -85,7 +85,7 @@ def test_an_event_larger_than_one_message_arrives(fleet: MemoryFleet):
     """As a round of hundreds of agents is; to whoever watches already, and again in the past."""
     run = fleet.start_run(rounds=1)
     assert fleet.coordinator is not None
-    part = Participant(examples=9, batches=9, loss=0.12345678, seconds=1.2345678)
+    part = Participant(examples=9, batches=9, loss=0.12345678, last_loss=0.0, seconds=1.2345678)
     people = {f"pi-{n:04}": part for n in range(1500)}
     large = Published(run, RoundCommitted(at=1.0, round=1, attempt=1, model="0" * 64, size=9,
                                           seconds=1.0, participants=people))  # fmt: skip

@@ -68,7 +68,9 @@ def commit(
         model=digest(round_id),
         size=7,
         seconds=1.0,
-        participants={"pi-01": Participant(3, 4, 0.5, 1.0)},
+        participants={
+            "pi-01": Participant(examples=3, batches=4, loss=0.5, last_loss=0.4, seconds=1.0)
+        },
         metrics=score,
     )
     folder.make_spool(round_id)

@@ -14,11 +14,11 @@ from flctl.core.metrics import from_confusion
 from flctl.errors import RunError
 from flctl.settings import RunSettings
 from flctl.transport.gate import Gate
-from flctl.wire.messages import Evaluate, Evaluated, Metrics, RoundKey
+from flctl.wire.messages import Evaluate, Evaluated, Metrics, WorkKey
 
 GOOD = from_confusion(0.5, [[8, 2], [1, 9]])
 POOR = from_confusion(2.0, [[1, 4], [3, 2]])
-KEY = RoundKey(run="ecg-1", round=7, base="b" * 64)
+KEY = WorkKey(run="ecg-1", version=7, base="b" * 64)
 
 
 def test_the_coordinators_first_part_counts():

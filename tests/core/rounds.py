@@ -1,17 +1,16 @@
 """What the tests of the round share."""
 
 from flctl.core.round import Action, Offered, Pool, Tell
-from flctl.wire.messages import Discarded, RoundKey, UpdateReady
+from flctl.wire.messages import Claim, Coded, Discarded, UpdateReady, WorkKey
 
 BASE, OTHER = "b" * 64, "c" * 64
-KEY = RoundKey(run="ecg-20260101-000000-aaaa", round=7, base=BASE)
+KEY = WorkKey(run="ecg-20260101-000000-aaaa", version=6, base=BASE, sequence=1)
 
 
 def offer(agent: str, round_id: int = 7, base: str = BASE) -> Offered:
-    key = RoundKey(run=KEY.run, round=round_id, base=base)
-    ready = UpdateReady(
-        key=key, blob="e" * 64, size=9, examples=5, batches=1, loss=0.5, last_loss=0.4, seconds=1.0
-    )
+    key = WorkKey(run=KEY.run, version=round_id - 1, base=base, sequence=1)
+    claim = Claim(examples=5, batches=1, loss=0.5, last_loss=0.4, seconds=1.0)
+    ready = UpdateReady(key=key, update=Coded(blob="e" * 64, size=9), claim=claim)
     return Offered(agent, ready)
 
 

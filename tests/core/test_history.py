@@ -72,7 +72,10 @@ def committed(round_id=1, model=B, agents=("x",), loss=0.5, batches=4) -> happen
         model=model,
         size=100,
         seconds=2.0,
-        participants={a: Participant(30, batches, 0.5, 1.5) for a in agents},
+        participants={
+            a: Participant(examples=30, batches=batches, loss=0.5, last_loss=0.4, seconds=1.5)
+            for a in agents
+        },
         metrics=score,
     )
 

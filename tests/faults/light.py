@@ -21,7 +21,13 @@ from flctl.core.metrics import from_confusion
 from flctl.transport.blobs import BlobStore
 from flctl.transport.keypair import load_or_make
 from flctl.transport.zeromq import ZeroMqLink
-from flctl.wire.messages import DatasetInfo, Device, Limits, Telemetry
+from flctl.wire.messages import (
+    Claim,
+    DatasetInfo,
+    Device,
+    Limits,
+    Telemetry,
+)
 from flctl.wire.parameters import ParameterFile, dump
 from flctl.worker.jobs import (
     AnyEvent,
@@ -84,18 +90,15 @@ def train(job: TrainJob, fd: int) -> tuple[AnyEvent, int | None]:
     file = ParameterFile(fd, "the model")
     tensors = {spec.name: (spec.dtype, file.read(spec).reshape(spec.shape)) for spec in file.specs}
     first = next(array for dtype, array in tensors.values() if dtype == "F32" and array.size)
-    first.reshape(-1)[0] += sum(job.agent.encode()) % 97
+    first.reshape(-1)[0] += sum(job.seeding.agent.encode()) % 97
     out = os.memfd_create("update")
     try:
         blob, size = dump(out, tensors, file.metadata)
     except OSError as error:
         os.close(out)
         return JobFailed(kind="error", message=str(error)), None
-    trained = Trained(
-        blob=blob, size=size, examples=EXAMPLES, available=EXAMPLES, batches=1, loss=0.5,
-        last_loss=0.5, exhausted=False, seconds=0.01,
-    )  # fmt: skip
-    return trained, out
+    claim = Claim(examples=EXAMPLES, batches=1, loss=0.5, last_loss=0.5, seconds=0.01)
+    return Trained(blob=blob, size=size, claim=claim, available=EXAMPLES), out
 
 
 class LightMachine:

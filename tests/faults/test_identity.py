@@ -20,6 +20,8 @@ from flctl.wire.messages import (
     CHUNK_BYTES,
     Ask,
     Chunk,
+    Claim,
+    Coded,
     Fetch,
     Goodbye,
     Heartbeat,
@@ -28,6 +30,7 @@ from flctl.wire.messages import (
     Telemetry,
     Train,
     UpdateReady,
+    WorkKey,
 )
 
 pytestmark = [pytest.mark.timeout(600)]
@@ -230,10 +233,9 @@ def test_guests_may_only_join(bed: Bed, row: Result, unbroken: Unbroken):
     run = bed.begin(4)
     with open_console(bed.state) as console:
         console.token(600, 1)
-    key = {"run": run, "round": 1, "base": "a" * 64}
-    offer = UpdateReady(
-        key=key, blob="b" * 64, size=10, examples=1, batches=1, loss=0.0, last_loss=0.0, seconds=0.0
-    )  # type: ignore[arg-type]
+    key = WorkKey(run=run, version=0, base="a" * 64, sequence=1)
+    claim = Claim(examples=1, batches=1, loss=0.0, last_loss=0.0, seconds=0.0)
+    offer = UpdateReady(key=key, update=Coded(blob="b" * 64, size=10), claim=claim)
     said: list[Message] = [
         hello(),
         Heartbeat(sequence=1, state="ready", telemetry=Telemetry()),
@@ -254,11 +256,11 @@ def test_guests_may_only_join(bed: Bed, row: Result, unbroken: Unbroken):
         sock = strangers.dial()
         for frames in (
             [b""],
-            [b"flc\x01", b"\xff" * 60_000],
-            [b"flc\x01", b"", b"x" * CHUNK_BYTES],
+            [b"flc\x02", b"\xff" * 60_000],
+            [b"flc\x02", b"", b"x" * CHUNK_BYTES],
         ):
             send(sock, frames)
-        send(sock, [b"flc\x01", b"x" * (1 << 20)])
+        send(sock, [b"flc\x02", b"x" * (1 << 20)])
         assert not answers(sock, 2)
     row.times = len(said) + 4
     assert bed.until_over(run) == "finished"
@@ -388,10 +390,9 @@ def test_offers_that_are_never_delivered(
 
     def promise(speaker: Speaker, message: Message) -> None:
         if isinstance(message, Train):
-            offer = UpdateReady(
-                key=message.key, blob="b" * 64, size=message.size, examples=5, batches=2,
-                loss=1.0, last_loss=1.0, seconds=1.0,
-            )  # fmt: skip
+            claim = Claim(examples=5, batches=2, loss=1.0, last_loss=1.0, seconds=1.0)
+            promised = Coded(blob="b" * 64, size=message.model.shared.size)
+            offer = UpdateReady(key=message.key, update=promised, claim=claim)
             speaker.say(offer)
 
     speakers = [Speaker(bed, name, promise) for name in liars]

@@ -14,7 +14,7 @@ from flctl.fleet.checking import check_task
 from flctl.fleet.driving import drive_local
 from flctl.fleet.virtual import VirtualRun
 from flctl.wire.framing import HEADER_BYTES
-from flctl.wire.messages import MOST_CLASSES, Evaluated, Metrics, RoundKey
+from flctl.wire.messages import MOST_CLASSES, Evaluated, Metrics, WorkKey
 from flctl.worker.execution import fitting
 from flctl.worker.pipe import MESSAGE_BYTES
 
@@ -102,7 +102,7 @@ def test_the_most_classes_fit_into_a_message():
     """With four thousand million examples of each class."""
     many = 2**32 - 1
     figures = {"loss": 0.1, "accuracy": 0.5, "macro_f1": 0.5, "examples": 2**53}
-    key = RoundKey(run="ecg-1", round=1, base="a" * 64)
+    key = WorkKey(run="ecg-1", version=1, base="a" * 64)
     for counts in (
         {"per_class": ((many, many, many),) * MOST_CLASSES},
         {"confusion": ((many,) * 100,) * 100},

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from flctl.core.randomness import Seeding
 from flctl.errors import OwnerRefuses
 from flctl.learning.examples import Examples
 from flctl.learning.limits import check_held_out, within
@@ -53,10 +54,7 @@ def order(
         start or snapshot(initial_model(task, seed=1)),
         examples,
         LocalTraining(**{"lr": 0.01, **asked}),  # type: ignore[arg-type]
-        agent="pi-01",
-        round_id=1,
-        seed=1,
-        position=position,
+        Seeding(1, "pi-01", version=0, sequence=1, position=position),
         limits=limits,
     )
 
@@ -87,8 +85,8 @@ def test_the_default_floors_refuse_one_batch_of_one():
     steps: list[int] = []
     with pytest.raises(OwnerRefuses, match="a batch of 1 examples is below --min-batch-size 8"):
         train_locally(
-            Sensors(), first_model(), readings(100), LocalTraining(**SINGLE), agent="pi-01",
-            round_id=1, seed=1, position=0, limits=DEFAULT,
+            Sensors(), first_model(), readings(100), LocalTraining(**SINGLE),
+            Seeding(1, "pi-01", version=0, sequence=1, position=0), limits=DEFAULT,
             on_step=lambda step, *_: steps.append(step),
         )  # fmt: skip
     assert not steps

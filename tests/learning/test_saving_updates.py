@@ -6,6 +6,7 @@ from tempfile import TemporaryFile
 import numpy as np
 import pytest
 
+from flctl.core.randomness import Seeding
 from flctl.errors import StateError, TaskError
 from flctl.learning.compression import halves, largest, levels, save_update
 from flctl.learning.residuals import Residuals
@@ -47,11 +48,11 @@ def send(
 ) -> tuple[dict, float]:
     """The model that the coordinator reads, and the error that the agent tells."""
     training = LocalTraining(compression=kind, topk_share=0.05)
-    at = {"agent": "pi-01", "round_id": 1, "seed": 1, "batches": 4} | more
+    at = {"agent": "pi-01", "version": 0, "sequence": 1, "seed": 1} | more
     with TemporaryFile() as out, TemporaryFile() as old:
         saved = save_update(
-            out.fileno(), before, after, training, {"task": "toy"}, position=position,
-            residuals=folder, buffers=buffers, **at,
+            out.fileno(), before, after, training, {"task": "toy"},
+            Seeding(position=position, **at), batches=4, residuals=folder, buffers=buffers,
         )  # fmt: skip
         dump(old.fileno(), before, {"buffers": list(buffers)} if buffers else None)
         base, file = ParameterFile(old.fileno(), "base"), ParameterFile(out.fileno(), "update")
@@ -140,13 +141,13 @@ def test_a_round_that_did_not_count_is_not_fed_back(tmp_path: Path):
     """The next order has the same position: it begins from what was left before both."""
     send(trained(), "topk", tmp_path)
     state = Residuals(tmp_path).read(4, 630)
-    send(trained(1.0), "topk", tmp_path, position=4, round_id=2)
+    send(trained(1.0), "topk", tmp_path, position=4, version=1)
     after = trained()
-    again = send(after, "topk", tmp_path, position=4, round_id=3)
+    again = send(after, "topk", tmp_path, position=4, version=2)
     assert Residuals(tmp_path).read(4, 630).tobytes() == state.tobytes()
     other = tmp_path / "other"
     Residuals(other).keep(4, state, before=0)
-    expected = send(after, "topk", other, position=4, round_id=3)
+    expected = send(after, "topk", other, position=4, version=2)
     assert flat(again[0]).tobytes() == flat(expected[0]).tobytes()
 
 
@@ -202,7 +203,8 @@ def test_the_chance_of_int8_is_that_of_agent_round_and_seed(tmp_path: Path):
         return flat(send(after, "int8", tmp_path, **at)[0]).tobytes()
 
     assert sent() == sent()
-    assert len({sent(), sent(agent="pi-02"), sent(round_id=2), sent(seed=2)}) == 4
+    assert len({sent(), sent(agent="pi-02"), sent(version=1), sent(seed=2)}) == 4
+    assert sent() != sent(sequence=2)  # two updates of one base
 
 
 @pytest.mark.parametrize("dtype", ["F64", "F16", "BF16"])

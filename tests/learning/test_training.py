@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from flctl.core.randomness import Seeding
 from flctl.errors import CheckpointError, SettingsError, TaskError
 from flctl.learning.examples import concatenate
 from flctl.learning.optimizer import check_optimizer
@@ -18,10 +19,7 @@ def train(task, start, examples, *, agent="pi-1", position=0, round_id=1, seed=1
         start,
         examples,
         LocalTraining(**{"lr": 0.1, "batch_size": 8, **training}),
-        agent=agent,
-        round_id=round_id,
-        seed=seed,
-        position=position,
+        Seeding(seed, agent, round_id - 1, round_id, position),
     )
 
 
@@ -104,10 +102,7 @@ def test_steps_are_reported_with_their_loss(blobs, start, points):
         start,
         points(20),
         LocalTraining(batch_size=8),
-        agent="pi-1",
-        round_id=1,
-        seed=1,
-        position=0,
+        Seeding(1, "pi-1", version=0, sequence=1, position=0),
         on_step=lambda *step: steps.append(step),
     )
     assert [step[:2] for step in steps] == [(1, 3), (2, 3), (3, 3)]
@@ -247,10 +242,7 @@ def test_a_long_round_begins_at_once(blobs, start, points):
             start,
             points(50),
             LocalTraining(epochs=10**9, batch_size=16),
-            seed=1,
-            agent="pi-01",
-            round_id=1,
-            position=0,
+            Seeding(1, "pi-01", version=0, sequence=1, position=0),
             on_step=on_step,
             limits=Limits(),
         )

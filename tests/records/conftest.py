@@ -24,7 +24,7 @@ def made(round_id, *agents, source="coordinator", missing=(), **score):
         seconds=1.5,
         participants={
             f"pi-{n:02d}": Participant(
-                examples=10 * n, batches=n, loss=float(n), seconds=0.5, bytes_up=100
+                examples=10 * n, batches=n, loss=float(n), last_loss=0.0, seconds=0.5, bytes_up=100
             )
             for n in agents
         },

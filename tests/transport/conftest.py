@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from memory_network import MemoryNetwork
 
 from flctl.transport.channel import Hub, Incoming, Link, LinkEvent
 from flctl.transport.keypair import KeyPair
-from flctl.transport.memory import MemoryNetwork
 from flctl.transport.zeromq import ZeroMqHub, ZeroMqLink
 
 PATIENCE_S = 10.0

@@ -61,13 +61,13 @@ def test_it_wakes_up_to_what_was_said_meanwhile(
     until(LinkEvent.CONNECTED)
     hub.send_signal(signal.SIGSTOP)
     for _ in range(WORDS):
-        assert link.send([b"flc\x01", b"a word"])
+        assert link.send([b"flc\x02", b"a word"])
     until(LinkEvent.DISCONNECTED)
     hub.send_signal(signal.SIGCONT)
     until(LinkEvent.CONNECTED)
-    assert link.send([b"flc\x01", b"are you there?"])
+    assert link.send([b"flc\x02", b"are you there?"])
     over = time.monotonic() + 20
-    while [b"flc\x01", b"are you there?"] not in list(link.receive()):
+    while [b"flc\x02", b"are you there?"] not in list(link.receive()):
         assert hub.poll() is None, f"it has ended with {hub.returncode}"
         assert time.monotonic() < over
         link.wait(0.1)

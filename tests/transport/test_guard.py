@@ -233,7 +233,7 @@ def test_a_peer_that_floods_and_hangs_up_does_not_end_the_process():
             sock.connect(f"tcp://{endpoint}")
             assert sock.poll(10_000, zmq.POLLOUT)
             for _ in range(1_000):
-                sock.send_multipart([b"flc\x01", b"a word"])
+                sock.send_multipart([b"flc\x02", b"a word"])
             time.sleep(0.3)  # two of its heartbeats
             sock.close()
             time.sleep(0.3)

@@ -1,9 +1,9 @@
 """The faults that the network in memory can play."""
 
 import pytest
+from memory_network import Fate, MemoryNetwork
 
 from flctl.transport.channel import LOCAL, LinkEvent, Sent
-from flctl.transport.memory import Fate, MemoryNetwork
 
 
 @pytest.fixture

@@ -26,7 +26,13 @@ from flctl.wire.framing import (
 )
 
 SHA = "0123456789abcdef" * 4
-KEY = m.RoundKey(run="ecg-0102-2f", round=7, base=SHA)
+KEY = m.WorkKey(run="ecg-0102-2f", version=6, base=SHA, sequence=5)
+WHOLE = m.Model(shared=m.Coded(blob=SHA, size=2**35))
+PARTS = m.Model(
+    shared=m.Coded(blob=SHA, size=100, codec="int8", base=SHA),
+    frozen=m.Coded(blob=SHA, size=9),
+    private=SHA,
+)
 SCORE = m.Metrics(loss=0.5, accuracy=0.9, macro_f1=0.8, examples=3, confusion=((1, 0), (0, 2)))
 EXAMPLES = [
     m.Hello(
@@ -53,14 +59,10 @@ EXAMPLES = [
     m.Progress(key=KEY, step=3, steps=9, loss=float("inf")),
     m.UpdateReady(
         key=KEY,
-        blob=SHA,
-        size=2**40,
-        examples=300,
-        batches=12,
-        loss=1.0,
-        last_loss=0.5,
-        seconds=12.5,
-        exhausted=True,
+        update=m.Coded(blob=SHA, size=2**35, codec="int8", base=SHA),
+        claim=m.Claim(
+            examples=300, batches=12, loss=1.0, last_loss=0.5, seconds=12.5, exhausted=True
+        ),
     ),
     m.Evaluated(key=KEY, metrics=SCORE),
     m.Failed(key=KEY, what="train", kind="out of memory", message="…", retrying=True),
@@ -77,14 +79,14 @@ EXAMPLES = [
     m.Ping(sequence=5),
     m.Train(
         key=KEY,
-        size=100,
+        model=PARTS,
         task="ecg",
         dataset="default",
         training=LocalTraining(optimizer="AdamW", optimizer_args={"betas": [0.9, 0.99]}),
         seed=2**63 - 1,
         position=40,
     ),
-    m.Evaluate(key=KEY, size=100, task="ecg", dataset="default", batch_size=1000),
+    m.Evaluate(key=KEY, model=WHOLE, task="ecg", dataset="default", batch_size=1000),
     m.Accepted(key=KEY),
     m.Discarded(key=KEY, reason="too late"),
     m.Cancel(run="ecg-0102-2f"),
@@ -161,18 +163,18 @@ def test_every_message_is_refused_with_an_unknown_field_or_cut_short(message):
         ([b"flc"], "not flctl's protocol"),
         ([b"GET / HTTP/1.1", b""], "not flctl's protocol"),
         ([b"FLC\x01", b""], "not flctl's protocol"),
-        ([b"flc\x01\x00", b""], "not flctl's protocol"),
-        ([b"flc\x01" * 100_000, b""], "not flctl's protocol"),
-        ([b"flc\x01"], "1 frames instead of 2 or 3"),
-        ([b"flc\x01", b"", b"", b""], "4 frames"),
-        ([b"flc\x01"] + [b""] * 1000, "1001 frames"),
-        ([b"flc\x01", b"\x90" * (HEADER_BYTES + 1)], "a message of 65537 bytes, 65536 at most"),
+        ([b"flc\x02\x00", b""], "not flctl's protocol"),
+        ([b"flc\x02" * 100_000, b""], "not flctl's protocol"),
+        ([b"flc\x02"], "1 frames instead of 2 or 3"),
+        ([b"flc\x02", b"", b"", b""], "4 frames"),
+        ([b"flc\x02"] + [b""] * 1000, "1001 frames"),
+        ([b"flc\x02", b"\x90" * (HEADER_BYTES + 1)], "a message of 65537 bytes, 65536 at most"),
         ([*encode(m.Goodbye()), b"x" * (m.CHUNK_BYTES + 1)], "a payload of 262145 bytes"),
-        ([b"flc\x01", b""], "not a message"),
-        ([b"flc\x01", b"\x91" * HEADER_BYTES], "not a message"),
-        ([b"flc\x01", b"\x81\xa4type\xa2\xff\xfe"], "not a message"),
-        ([b"flc\x01", b"\xdf\xff\xff\xff\xff"], "not a message"),
-        ([b"flc\x01", b"\xdd\xff\xff\xff\xff\x01"], "not a message"),
+        ([b"flc\x02", b""], "not a message"),
+        ([b"flc\x02", b"\x91" * HEADER_BYTES], "not a message"),
+        ([b"flc\x02", b"\x81\xa4type\xa2\xff\xfe"], "not a message"),
+        ([b"flc\x02", b"\xdf\xff\xff\xff\xff"], "not a message"),
+        ([b"flc\x02", b"\xdd\xff\xff\xff\xff\x01"], "not a message"),
     ],
 )
 def test_other_frames_are_refused_with_the_reason(frames, says):
@@ -188,7 +190,7 @@ def test_a_nested_question_is_refused_and_not_followed():
     assert good.count(b"\xa1a\x07") == 1
     bad = good.replace(b"\xa1a\x07", b"\xa1a" + b"\x91" * 60_000)
     with pytest.raises(MalformedMessage, match="recursion"):
-        to_coordinator()([MAGIC + b"\x01", bad])
+        to_coordinator()([MAGIC + bytes([PROTOCOL]), bad])
 
 
 @pytest.mark.parametrize(
@@ -220,12 +222,22 @@ def test_a_nested_question_is_refused_and_not_followed():
         m.Joined(name="pi-01", shard=m.Shard(index=0, of=10**9, partition="iid")),
         m.Joined(name="pi-01", shard=m.Shard(index=10**9, of=10, partition="iid")),
         m.Joined(name="pi-01", shard=m.Shard(index=0, of=1, partition="dirichlet", alpha=0.0)),
-        m.Evaluate(key=KEY, size=2**40, task="ecg", dataset="default", batch_size=1),
-        m.Evaluate(key=KEY, size=1, task="ecg", dataset="default", batch_size=2**60),
+        *(
+            m.Evaluate(
+                key=KEY,
+                model=m.Model(shared=m.Coded(blob=SHA, size=size)),
+                task="ecg",
+                dataset="default",
+                batch_size=batch_size,
+            )
+            for size, batch_size in ((2**40, 1), (1, 2**60))
+        ),
         m.Join(token="t" * 201),
         m.Ask(id=1, what="x" * 201),
         m.UpdateReady(
-            key=KEY, blob=SHA, size=1, examples=0, batches=1, loss=0, last_loss=0, seconds=1
+            key=KEY,
+            update=m.Coded(blob=SHA, size=1),
+            claim=m.Claim(examples=0, batches=1, loss=0, last_loss=0, seconds=1),
         ),
     ],
     ids=str,
@@ -239,7 +251,7 @@ def test_values_out_of_range_are_refused_by_whoever_gets_them(message):
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.binary(max_size=60), max_size=4))
-@example([MAGIC + b"\x01", b"\xc1"])
+@example([MAGIC + bytes([PROTOCOL]), b"\xc1"])
 def test_random_frames_are_only_ever_refused(frames):
     """With one of two errors, and with any prefix."""
     for decode in DIRECTIONS:

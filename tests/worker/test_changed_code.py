@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from flctl.coordinator.run.evaluator import WorkerEvaluator
+from flctl.core.randomness import Seeding
 from flctl.errors import TaskError
 from flctl.learning.registry import task_digest
 from flctl.learning.task import load_task, loaded_digest
@@ -57,14 +58,11 @@ def test_other_code_than_the_agent_has_announced_is_not_run(file, tmp_path):
     job = {
         "task": REF,
         "source": DataSource(),
-        "agent": "pi-01",
-        "round": 1,
+        "seeding": Seeding(1, "pi-01", version=0, sequence=1, position=0),
         "training": parse(made.settings, "test").local_training(1),
-        "seed": 1,
-        "position": 0,
         "residuals": str(tmp_path),
     }
-    assert executor.train(TrainJob(**job, code=made.task_digest), fd, print)[0].examples == 32
+    assert executor.train(TrainJob(**job, code=made.task_digest), fd, print)[0].claim.examples == 32
     with pytest.raises(TaskError, match=f"task '{REF}': its code has changed since this agent"):
         executor.train(TrainJob(**job, code="0" * 64), fd, print)
 

@@ -14,6 +14,7 @@ import psutil
 import pytest
 import torch
 
+from flctl.core.randomness import Seeding
 from flctl.errors import MalformedMessage, WorkerError
 from flctl.settings import LocalTraining, parse
 from flctl.wire.compression import check_update
@@ -63,10 +64,7 @@ def training(**changes: Any) -> TrainJob:
     fields: dict[str, Any] = {
         "task": "ecg",
         "source": SHARD,
-        "agent": "pi-01",
-        "round": 1,
-        "seed": 1,
-        "position": 0,
+        "seeding": Seeding(1, "pi-01", version=0, sequence=1, position=0),
         "residuals": "",
         "training": LocalTraining(federate_after_n_batches=3),
         "threads": 1,
@@ -178,7 +176,7 @@ def test_an_update_is_compressed_as_the_order_says(
     assert isinstance(event, Trained) and fd is not None
     with os.fdopen(fd, "rb") as update:
         check_update(ParameterFile(update.fileno(), "update"), ParameterFile(model, "m"), asked)
-    assert (event.compression_error > 0) == (compression != "none")
+    assert (event.claim.compression_error > 0) == (compression != "none")
     kept = [path.name for path in tmp_path.glob("run/*")]
     assert kept == (["000000000003.safetensors"] if compression == "topk" else [])
 
@@ -202,7 +200,9 @@ def test_training_twice_from_one_model_gives_the_same_bytes(
         assert os.fstat(fd).st_size == event.size
         os.close(fd)
         assert (steps[-1].step, steps[-1].steps) == (3, 3)
-        assert event.batches == 3 and event.examples > 96  # all that it has: batches are limited
+        assert (
+            event.claim.batches == 3 and event.claim.examples > 96
+        )  # all that it has: batches are limited
         outcomes.append(event.blob)
     assert outcomes[0] == outcomes[1]
 
@@ -294,6 +294,7 @@ def test_stop_ends_it_in_the_middle_of_training(worker: WorkerProcess, model: in
 
 OWNER = """
 import os, sys, time
+from flctl.core.randomness import Seeding
 from flctl.settings import LocalTraining
 from flctl.worker.jobs import Initialise, TrainJob, DataSource, Stepped
 from flctl.worker.process import WorkerProcess
@@ -306,7 +307,7 @@ def wait(kind):
         time.sleep(0.01)
 worker.submit(Initialise(given={"task": "ecg"}, where="test"))
 model = wait(object)
-worker.submit(TrainJob(task="ecg", source=DataSource(), agent="a", round=1, seed=1, position=0,
+worker.submit(TrainJob(task="ecg", source=DataSource(), seeding=Seeding(1, "a", 0, 1, 0),
     residuals="", training=LocalTraining(epochs=10000), device="cpu", threads=1), model)
 wait(Stepped)
 heavy = [name for name in ("torch", "numpy") if name in sys.modules]

@@ -42,6 +42,7 @@ from flctl.transport.gate import STRANGER, Gate
 from flctl.transport.health import HealthPort
 from flctl.transport.keypair import shown
 from flctl.transport.keys import Keyring
+from flctl.wire import framing
 from flctl.wire.messages import (
     Ask,
     BlobGone,
@@ -360,11 +361,9 @@ class Coordinator:
             self.training.on(Back(member.name))
 
     def _on_other_protocol(self, name: str, error: ProtocolMismatch) -> None:
-        what = "agent" if error.age == "too old" else "coordinator"
-        note = (
-            f"speaks protocol {error.theirs}, the coordinator {error.oldest} to "
-            f"{error.newest}: upgrade the {what}"
-        )
+        spoken = framing.spoken(error.oldest, error.newest)
+        first = framing.which_first(error.oldest, error.theirs, name)
+        note = f"speaks protocol {error.theirs}, the coordinator {spoken}: {first}"
         self._apply(self.roster.on_wrong_protocol(name, error.age, note, self._clock()))
         self.peers.complain(name, f"{error.age}: {note}")
 

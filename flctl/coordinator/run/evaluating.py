@@ -11,7 +11,7 @@ from flctl.coordinator.run.survey import Survey
 from flctl.core.history import Score
 from flctl.core.roster import Member
 from flctl.errors import FlctlError
-from flctl.wire.messages import Evaluated, Metrics, RoundKey
+from flctl.wire.messages import Evaluated, Metrics, WorkKey
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +21,7 @@ Done = Callable[[Score | None, BaseException | None], None]
 class Evaluating:
     """One evaluation. `done(score, error)` is called once; a score of None: nobody could say."""
 
-    def __init__(self, context: RunContext, key: RoundKey, made: Aggregated, done: Done) -> None:
+    def __init__(self, context: RunContext, key: WorkKey, made: Aggregated, done: Done) -> None:
         self._context, self._key, self._made, self._done = context, key, made, done
         self._survey: Survey | None = None
         self._closed = False
@@ -49,7 +49,7 @@ class Evaluating:
         if self._survey is not None:
             self._finish(self._survey.on_answer(agent, answer, self._held_out(agent)))
 
-    def on_failed(self, agent: str, key: RoundKey) -> None:
+    def on_failed(self, agent: str, key: WorkKey) -> None:
         """It could not evaluate the model of `key`, which may be that of an earlier round."""
         if key == self._key:
             self.on_gone(agent)

@@ -58,12 +58,12 @@ class Collection:
     def pull(self, agent: str, offer: UpdateReady) -> None:
         """Fetch what the agent offers; goes on where an interrupted transfer of it ended."""
         known = self._transfers.get(agent)
-        if known is None or known.offer.blob != offer.blob:
+        if known is None or known.offer.update != offer.update:
             self._drop(agent)
             path = self._spool / f".{agent}.part"
             with explained(path, "store an update"):
                 fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            known = Transfer(offer, Download(offer.blob, offer.size, fd), fd, path)
+            known = Transfer(offer, Download(offer.update.blob, offer.update.size, fd), fd, path)
             self._transfers[agent] = known
         else:
             known.offer, known.active = offer, True
@@ -74,7 +74,7 @@ class Collection:
 
     def on_chunk(self, agent: str, chunk: Chunk, payload: Frame) -> None:
         transfer = self._transfers.get(agent)
-        if transfer is None or transfer.offer.blob != chunk.blob or not transfer.active:
+        if transfer is None or transfer.offer.update.blob != chunk.blob or not transfer.active:
             return
         self._credit.returned(agent)
         try:
@@ -97,7 +97,7 @@ class Collection:
     def forget(self, agent: str, digest: str) -> bool:
         """The agent does not have the blob any more; True when it was being fetched."""
         transfer = self._transfers.get(agent)
-        if transfer is None or transfer.offer.blob != digest or transfer.download.done:
+        if transfer is None or transfer.offer.update.blob != digest or transfer.download.done:
             return False
         self._drop(agent)
         self._pump()

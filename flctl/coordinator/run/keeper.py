@@ -126,6 +126,8 @@ class RunKeeper:
                 logger.error("run=%s cannot be read: %s", folder.name, error)
                 continue
             started = history.started
+            if history.made_by:
+                continue  # it can only be read
             if last is None and started is not None and started.kind == kind:
                 last = folder, history
             if history.state == "running" and started is not None and started.kind == kind:

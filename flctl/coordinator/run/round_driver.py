@@ -32,12 +32,14 @@ from flctl.transport.channel import Frame
 from flctl.wire.messages import (
     BlobGone,
     Chunk,
+    Coded,
     Evaluated,
     Failed,
     Message,
-    RoundKey,
+    Model,
     Train,
     UpdateReady,
+    WorkKey,
 )
 
 logger = logging.getLogger(__name__)
@@ -110,9 +112,12 @@ class RoundDriver:
         self.committing = False
         """Its commit is on its way to the journal: it will stand there, whatever happens now."""
 
-    def key_of(self, _agent: str) -> RoundKey:
+    def key_of(self, agent: str) -> WorkKey:
         """Of the update that it is asked for."""
-        return RoundKey(run=self._context.run, round=self.id, base=self.base)
+        seeding = self._context.history.seeding(agent, self._context.settings.seed)
+        return WorkKey(
+            run=self._context.run, version=self.id - 1, base=self.base, sequence=seeding.sequence
+        )
 
     def begin(self) -> None:
         """Raises FlctlError when the disk fails."""
@@ -274,12 +279,13 @@ class RoundDriver:
         context = self._context
         return Train(
             key=self.key_of(agent),
-            size=context.model_size,
+            model=Model(shared=Coded(blob=self.base, size=context.model_size)),
             task=context.settings.task,
             dataset=context.settings.dataset,
             training=context.settings.local_training(self.id),
             seed=context.settings.seed,
             position=context.history.positions.get(agent, 0),
+            settings=context.started.settings,
         )
 
     def _wrong_with(self, agent: str, offer: UpdateReady) -> str | None:
@@ -287,13 +293,16 @@ class RoundDriver:
         settings, size = self._context.settings, self._context.model_size
         member = self._context.fleet.roster.member(agent)
         declared = member.most.get((settings.dataset, settings.task), 0)
-        if offer.examples > declared:
-            return f"it claims {offer.examples} examples, {declared} were declared"
-        if offer.size > size + HEADER_SLACK:
-            return f"it offers {offer.size} bytes, the model has {size}"
-        if not 0 <= offer.compression_error < math.inf:
+        if offer.claim.examples > declared:
+            return f"it claims {offer.claim.examples} examples, {declared} were declared"
+        asked = settings.compression
+        if offer.update.codec != asked or offer.update.base not in (None, offer.key.base):
+            return f"it is compressed as {offer.update.codec!r:.40}, the run asks for {asked}"
+        if offer.update.size > size + HEADER_SLACK:
+            return f"it offers {offer.update.size} bytes, the model has {size}"
+        if not 0 <= offer.claim.compression_error < math.inf:
             return "the error of its compression is not a finite number of at least 0"
-        if not (math.isfinite(offer.loss) and math.isfinite(offer.last_loss)):
+        if not (math.isfinite(offer.claim.loss) and math.isfinite(offer.claim.last_loss)):
             return "its training loss is not a finite number; begin a new run with a lower lr"
         return None
 
@@ -368,7 +377,7 @@ class RoundDriver:
 
     def _measure(self) -> None:
         assert self._made is not None
-        key = RoundKey(run=self._context.run, round=self.id, base=self._made.model)
+        key = WorkKey(run=self._context.run, version=self.id, base=self._made.model)
 
         def done(score: Score | None, error: BaseException | None) -> None:
             self._evaluating, self._score = None, score

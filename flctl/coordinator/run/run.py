@@ -23,7 +23,7 @@ from flctl.core import history as happened
 from flctl.core.round import Back, Tick
 from flctl.core.stream import AgentFailed, AgentsAwaited, BatchTrained, Published, RunBegun
 from flctl.errors import NoAgents
-from flctl.wire.messages import Cancel, Failed, Progress, RoundKey
+from flctl.wire.messages import Cancel, Failed, Progress, WorkKey
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class Run:
         """As it is known here: a disk that is full may know less."""
         return self._context.history
 
-    def key_of(self, agent: str) -> RoundKey | None:
+    def key_of(self, agent: str) -> WorkKey | None:
         """Of the update that the round in progress asks the agent for."""
         return self._round.key_of(agent) if self._round is not None else None
 

@@ -8,7 +8,7 @@ updates of a batch. The sync of a round's last ones goes on while they are avera
 import os
 from collections.abc import Callable, Mapping
 
-from msgspec import Struct, field
+from msgspec import Struct, field, structs
 
 from flctl.coordinator.run.intake import Transfer
 from flctl.coordinator.store.folder import RunFolder
@@ -87,15 +87,9 @@ def _event(at: float, agent: str, transfer: Transfer) -> UpdateStored:
         at=at,
         round=offer.key.round,
         agent=agent,
-        blob=offer.blob,
-        size=offer.size,
-        examples=offer.examples,
-        batches=offer.batches,
-        loss=offer.loss,
-        last_loss=offer.last_loss,
-        exhausted=offer.exhausted,
-        seconds=offer.seconds,
-        compression_error=offer.compression_error,
-        left_out=offer.left_out,
-        data=offer.data,
+        version=offer.key.version,
+        sequence=offer.key.sequence,
+        blob=offer.update.blob,
+        size=offer.update.size,
+        **structs.asdict(offer.claim),
     )

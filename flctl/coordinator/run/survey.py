@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from flctl.core.metrics import verified
 from flctl.settings import RunSettings
 from flctl.transport.gate import Gate
-from flctl.wire.messages import Evaluate, Evaluated, Message, Metrics, RoundKey
+from flctl.wire.messages import Coded, Evaluate, Evaluated, Message, Metrics, Model, WorkKey
 
 logger = logging.getLogger(__name__)
 
@@ -19,7 +19,7 @@ class Survey:
 
     def __init__(
         self,
-        key: RoundKey,
+        key: WorkKey,
         size: int,
         settings: RunSettings,
         agents: Sequence[str],
@@ -34,7 +34,7 @@ class Survey:
         self._tell, self._gate = tell, gate
         self._question = Evaluate(
             key=key,
-            size=size,
+            model=Model(shared=Coded(blob=key.base, size=size)),
             task=settings.task,
             dataset=settings.dataset,
             batch_size=settings.test_batch_size,

@@ -315,7 +315,8 @@ class RunsOver:
 
     def _read(self, folder: RunFolder, agent: str) -> bool:
         try:
-            return folder.history(lean=True).state in ("finished", "failed")
+            history = folder.history(lean=True)
+            return history.state in ("finished", "failed") or bool(history.made_by)
         except StateError as error:
             if isinstance(error.__cause__, OSError):
                 raise
@@ -337,7 +338,9 @@ def summary(folder: RunFolder) -> dict[str, Any]:
     settings = folder.settings()
     assert history.started is not None
     state, reason = history.state, history.reason
-    if state == "running" and not folder.driven:
+    if state in ("running", "paused") and history.made_by:
+        state, reason = "stopped", f"made by {history.made_by}; it can only be read"
+    elif state == "running" and not folder.driven:
         if history.started.kind == "fleet":
             state, reason = "paused", "its coordinator is not running"
         else:

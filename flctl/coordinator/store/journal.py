@@ -7,11 +7,12 @@ import logging
 import os
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
 
+from flctl.coordinator.store import schema1
 from flctl.core.chain import Chain, Verdict, verify
 from flctl.core.history import AnyEvent, History, RoundCommitted
 from flctl.core.stream import DURABLE, FROM_START, Published
@@ -25,6 +26,7 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(AnyEvent).decode
 _Marked = msgspec.defstruct("_Marked", [("schema", int, SCHEMA)])
 _schema = msgspec.json.Decoder(_Marked)
+_READERS: dict[int, Callable[[bytes], AnyEvent]] = {SCHEMA: _decode, schema1.SCHEMA: schema1.read}
 
 
 def read_events(path: Path) -> list[AnyEvent]:
@@ -99,14 +101,18 @@ def shown_chain(found: Verdict) -> dict[str, object]:
 
 def _events(path: Path) -> Iterator[tuple[bytes, AnyEvent]]:
     """Each with its line."""
+    read = _READERS[SCHEMA]
     with explained(path, "read the journal"), path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if not line.endswith(b"\n"):
                 return  # torn
             try:
-                if number == 1 and _schema.decode(line).schema != SCHEMA:  # type: ignore[attr-defined]
-                    raise StateError(f"{path}: written by another version of flctl")
-                event = _decode(line)
+                if number == 1:
+                    schema = _schema.decode(line).schema  # type: ignore[attr-defined]
+                    if schema not in _READERS:
+                        raise StateError(f"{path}: written by another version of flctl")
+                    read = _READERS[schema]
+                event = read(line)
             except NOT_DECODED as error:
                 if not file.readline():
                     return  # the last one: the disk kept the length but not the bytes

@@ -120,6 +120,18 @@ def _fill(folder: RunFolder, first: FirstModel, kind: Kind, at: float) -> None:
             sync_folder(path)
 
 
+def expect_resumable(folder: RunFolder, history: History) -> None:
+    """Raises UsageError."""
+    if history.state in ("finished", "failed"):
+        raise UsageError(f"run {folder.name} is {history.state}; there is nothing to resume")
+    if history.made_by:
+        path = shlex.quote(str(folder.path / "run.toml"))
+        raise UsageError(
+            f"run {folder.name} was made by {history.made_by}, and can only be read; "
+            f"start a new one with its settings: flctl train {path}"
+        )
+
+
 def expect_unchanged(folder: RunFolder, history: History) -> None:
     """That run.toml is the one that the run began with. Raises StateError."""
     begun = history.started.settings if history.started is not None else None
@@ -150,8 +162,7 @@ def take_up(
     Returns what was noted, for those who follow the run. Raises UsageError when there is
     nothing left to do, or a change is not allowed, StateError when it cannot go on.
     """
-    if history.state in ("finished", "failed"):
-        raise UsageError(f"run {folder.name} is {history.state}; there is nothing to resume")
+    expect_resumable(folder, history)
     expect_unchanged(folder, history)
     asked = normalised(changes or {}, "the changes")
     changed(folder.settings(history), asked, "the changes")

@@ -127,7 +127,7 @@ class MemoryHub:
         lost, self.lost = self.lost, False
         return lost
 
-    def wait(self, timeout_s: float, readable: Sequence[int] = ()) -> None:  # noqa: ARG002
+    def wait(self, timeout_s: float, readable: Sequence[int] = ()) -> None:
         if self.on_idle is not None and not (self.inbox or self.lost):
             self.on_idle(timeout_s)
 
@@ -177,7 +177,7 @@ class MemoryLink:
         while self._events:
             yield self._events.popleft()
 
-    def wait(self, timeout_s: float, readable: Sequence[int] = ()) -> None:  # noqa: ARG002
+    def wait(self, timeout_s: float, readable: Sequence[int] = ()) -> None:
         if self.on_idle is not None and not (self.inbox or self._events):
             self.on_idle(timeout_s)
 
