@@ -31,6 +31,8 @@ from flctl.wire.messages import (
     BlobGone,
     Cancel,
     Chunk,
+    Claim,
+    Coded,
     DatasetInfo,
     Device,
     Discarded,
@@ -263,10 +265,9 @@ class World:
         fd, digest, size = blob(float("nan") if bad else NAMES.index(name) + order.key.round)
         pi.update = os.pread(fd, size, 0)
         os.close(fd)
-        pi.offer = UpdateReady(
-            key=order.key, blob=digest, size=size, examples=10, batches=1, loss=0.5,
-            last_loss=0.4, seconds=1.0,
-        )  # fmt: skip
+        claim = Claim(examples=10, batches=1, loss=0.5, last_loss=0.4, seconds=1.0)
+        update = Coded(blob=digest, size=size)
+        pi.offer = UpdateReady(key=order.key, update=update, claim=claim)
         self.heard(name, pi.offer)
 
     def answer(self, name: str) -> None:
@@ -274,7 +275,7 @@ class World:
         if not pi.asked:
             return
         fetch = pi.asked.popleft()
-        if pi.offer is None or pi.offer.blob != fetch.blob:
+        if pi.offer is None or pi.offer.update.blob != fetch.blob:
             self.heard(name, BlobGone(blob=fetch.blob))
             return
         data = pi.update[fetch.offset : fetch.offset + fetch.length]
