@@ -34,9 +34,10 @@ def demo(
     from flctl.core.history import RoundCommitted
     from flctl.core.stream import Published
     from flctl.extras import needs_torch
-    from flctl.files import make_folder, writable
+    from flctl.files import make_folder
     from flctl.fleet.comparison import Comparison, beside
     from flctl.fleet.driving import drive_local
+    from flctl.outputs import writable
     from flctl.records.plots.comparison import draw
     from flctl.records.plots.style import needs_matplotlib
     from flctl.terminal.checkpoints import copy_model

@@ -12,8 +12,8 @@ from flctl.cli import completion
 from flctl.cli.flags import OUTPUT, WHAT, typed, with_settings, written
 from flctl.cli.options import At, Json, Verbose, argument, command, option, path, single
 from flctl.errors import UsageError
-from flctl.files import writable
 from flctl.formats import counted
+from flctl.outputs import writable
 from flctl.settings import CHANGEABLE, RunSettings, parse, read_toml
 from flctl.terminal import logs
 from flctl.terminal.output import hint, warn
@@ -82,7 +82,7 @@ def train(
     agents on this machine, --virtual N simulates them. The folder of the run, in --state, keeps
     its settings, its journal and the models of the last rounds.
     """
-    from flctl.terminal.training import Order, drive, inputs
+    from flctl.terminal.training import TrainOrder, drive, inputs
     from flctl.terminal.watching import watcher
 
     flags = typed(settings)
@@ -103,7 +103,9 @@ def train(
     watching = watcher(as_json=json, verbose=verbose)
     watching.expect(given)
     watching.again, watching.target = at.again, target
-    order = Order(at.folder, at.context, given, where, resume, flags.get("task"), target, verbose)
+    order = TrainOrder(
+        at.folder, at.context, given, where, resume, flags.get("task"), target, verbose
+    )
     with _following(tensorboard, watching):
         result = drive(order, watching)
     if result is not None and not watching.finish(result, target):

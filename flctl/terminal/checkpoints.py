@@ -91,7 +91,7 @@ def _metadata(checkpoint: Path) -> dict[str, Any]:
 
 def copy_model(checkpoint: Path, target: Path, option: str) -> None:
     """Copy the model of a finished run. Raises StateError."""
-    from flctl.files import copy_file
+    from flctl.outputs import copy_file
 
     try:
         copy_file(checkpoint, target, "save the model", option)

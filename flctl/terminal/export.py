@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from flctl.errors import printable
-from flctl.files import copy_file, explained, new_file, writable
+from flctl.files import explained, new_file
+from flctl.outputs import copy_file, writable
 from flctl.records import tables, tensorboard
 from flctl.records.recorded import RecordedRun
 from flctl.terminal.patience import reading, waiting

@@ -20,7 +20,7 @@ from flctl.terminal.output import warn
 from flctl.terminal.watching import Watcher
 
 
-class Order(NamedTuple):
+class TrainOrder(NamedTuple):
     state: Path
     context: str | None
     given: dict[str, Any]
@@ -35,7 +35,7 @@ class Order(NamedTuple):
     verbose: bool
 
 
-def drive(order: Order, watching: Watcher) -> RunResult | None:
+def drive(order: TrainOrder, watching: Watcher) -> RunResult | None:
     """Until the run ends; None when only the watching was interrupted. Raises FlctlError."""
     kind = _kind(order)
     if kind == "fleet":
@@ -58,7 +58,7 @@ def drive(order: Order, watching: Watcher) -> RunResult | None:
     return result
 
 
-def _drive_fleet(order: Order, watching: Watcher) -> RunResult | None:
+def _drive_fleet(order: TrainOrder, watching: Watcher) -> RunResult | None:
     resume = order.resume
     try:
         console = open_console(order.state, order.context, resume or "")
@@ -118,7 +118,7 @@ def _warn_of_chain(journal: str, chain: Mapping[str, Any]) -> None:
         warn(f"{journal}: {chain['fault']}; the run continues after its last line")
 
 
-def _kind(order: Order) -> str:
+def _kind(order: TrainOrder) -> str:
     """Where the agents are: local, virtual or fleet."""
     if order.resume is None:
         return next((kind for kind in ("local", "virtual") if order.given.get(kind)), "fleet")

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from flctl.errors import UsageError, printable
-from flctl.files import explained, new_file, writable
+from flctl.files import explained, new_file
+from flctl.outputs import writable
 
 FORMATS = ("png", "svg", "pdf")
 COLOURS = (
