@@ -28,6 +28,8 @@ A message says what happened, where (file, line, agent, round) and what to do, i
 line: the command line prints it as it is.
 """
 
+import enum
+
 import msgspec
 
 NOT_DECODED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
@@ -171,3 +173,30 @@ class StrategyError(RunError):
 
 class WorkerError(RunError):
     pass
+
+
+class Kind(enum.Enum):
+    """Of an error that travels: those that whoever asked may have to tell apart."""
+
+    SETTINGS, USAGE, DATA, CHECKPOINT = "settings", "usage", "data", "checkpoint"
+    TASK, STATE, ACCESS, RUN, FAILED = "task", "state", "access", "run", "failed"
+
+    @classmethod
+    def of(cls, error: BaseException) -> "Kind":
+        return next((kind for kind in cls if isinstance(error, _OF_KIND[kind])), cls.FAILED)
+
+    def error(self, message: str) -> FlctlError:
+        return _OF_KIND[self](message)
+
+
+_OF_KIND: dict[Kind, type[FlctlError]] = {
+    Kind.SETTINGS: SettingsError,
+    Kind.USAGE: UsageError,
+    Kind.DATA: DataError,
+    Kind.CHECKPOINT: CheckpointError,
+    Kind.TASK: TaskError,
+    Kind.STATE: StateError,
+    Kind.ACCESS: AccessError,
+    Kind.RUN: RunError,
+    Kind.FAILED: FlctlError,
+}

@@ -10,7 +10,7 @@ from flctl.cli.errors import fail
 from flctl.cli.options import At, Json, command, flag, option, single
 from flctl.errors import StateError, UsageError
 from flctl.terminal import chains
-from flctl.terminal.finding import far
+from flctl.terminal.finding import connected
 from flctl.values import seconds
 
 if TYPE_CHECKING:
@@ -54,11 +54,13 @@ def audit(
     if verify and (follow or since):
         raise UsageError("--verify checks the whole file: leave --follow and --since out")
     given, oldest = chains.given(head), _oldest(since)
+    from flctl.coordinator.store.runs import LocalRuns
+
     folder = at.folder
-    with far(folder, at.context, beside=folder / FILE) as console:
-        if console is not None:
-            where = f"the audit file of {console.where}"
-            page: Page = console.audit
+    with connected(folder, at.context, beside=folder / FILE) as runs:
+        if not isinstance(runs, LocalRuns):
+            where = f"the audit file of {runs.where}"
+            page: Page = runs.audit
         else:
             path = folder / FILE
             if not path.exists():

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 if TYPE_CHECKING:
-    from flctl.fleet.console import Console
+    from flctl.fleet.console import RemoteRuns
 
 BUDGET_S = 0.12
 """A coordinator that has not answered within this time is left out."""
@@ -31,7 +31,7 @@ def _completes(
 @_completes
 def runs(given: dict[str, Any]) -> Iterable[str]:
     here = [journal.parent.name for journal in _state(given).glob("runs/*/journal.jsonl")]
-    return here or _asked(given, lambda console: (run["run"] for run in console.runs()))
+    return here or _asked(given, lambda console: (run["run"] for run in console.look().summaries))
 
 
 @_completes
@@ -69,14 +69,19 @@ def _state(given: dict[str, Any]) -> Path:
     return Here(given.get("state")).folder
 
 
-def _asked(given: dict[str, Any], question: Callable[["Console"], Iterable[str]]) -> Iterable[str]:
+def _asked(
+    given: dict[str, Any], question: Callable[["RemoteRuns"], Iterable[str]]
+) -> Iterable[str]:
     """What the coordinator answers in time. The process does not wait for a late answer."""
     found: list[str] = []
 
     def ask() -> None:
-        from flctl.fleet.console import open_console
+        from flctl.fleet.connecting import connect_coordinator
 
-        with suppress(Exception), open_console(_state(given), given.get("context")) as console:
+        with (
+            suppress(Exception),
+            connect_coordinator(_state(given), given.get("context")) as console,
+        ):
             found.extend(question(console))
 
     thread = threading.Thread(target=ask)

@@ -32,7 +32,7 @@ def connect(
     A coordinator that runs on --state, or a RUN that is stored there, takes precedence.
     --context chooses among several coordinators; --context local chooses this machine.
     """
-    from flctl.fleet.console import remote_console
+    from flctl.fleet.connecting import remote
     from flctl.fleet.context import DEFAULT, Context, save_context, use_context
     from flctl.formats import counted
     from flctl.terminal.output import print_line
@@ -50,7 +50,7 @@ def connect(
         public_key=pair.public,
         secret_key=pair.secret,
     )
-    with remote_console(context) as console:
+    with remote(context) as console:
         agents = counted(len(console.status()["agents"]), "agent")
     path = save_context(here.folder, context, name)
     if name == DEFAULT:  # the last connection becomes the current one

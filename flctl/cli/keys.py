@@ -9,7 +9,7 @@ from flctl.cli import completion
 from flctl.cli.options import At, Json, argument, command, flag, group, option
 from flctl.cli.shards import Dealing, Shards, deal
 from flctl.errors import FlctlError, UsageError
-from flctl.terminal.finding import far
+from flctl.terminal.finding import connected
 from flctl.values import seconds
 
 if TYPE_CHECKING:
@@ -225,10 +225,12 @@ def rotate_server(
 @contextmanager
 def _book(at: At, make: bool = True) -> "Iterator[KeyBook]":
     """`make`: whether a folder without keys gets some."""
+    from flctl.coordinator.store.runs import LocalRuns
+
     folder = at.folder
-    with far(folder, at.context, beside=folder / "keys") as console:
-        if console is not None:
-            yield console
+    with connected(folder, at.context, beside=folder / "keys") as runs:
+        if not isinstance(runs, LocalRuns):
+            yield runs
             return
         from flctl.fleet.keybook import AuditedKeys
 

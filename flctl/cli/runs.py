@@ -20,9 +20,8 @@ from flctl.cli.options import (
     path,
 )
 from flctl.core.history import History
-from flctl.errors import UsageError
 from flctl.terminal import chains
-from flctl.terminal.finding import details, far, recorded, summaries
+from flctl.terminal.finding import connected, details, recorded, summaries
 from flctl.terminal.output import answer, print_json, print_line, program, show, shown, warn
 from flctl.values import named_paths
 
@@ -33,15 +32,14 @@ app = group("What has been trained, and with what result.")
 def list_(at: At, json: Json = False) -> None:
     """List all runs, the newest last."""
     folder = at.folder
-    with far(folder, at.context, beside=folder / "runs") as console:
-        where = folder if console is None else console.where
-        found = summaries(folder) if console is None else console.runs()
+    with connected(folder, at.context, beside=folder / "runs") as runs:
+        found = summaries(runs)
     if json:
         print_json(found)
     elif not found:
-        missing = " (there is no such folder)" if console is None and not folder.exists() else ""
+        missing = " (there is no such folder)" if runs.here and not folder.exists() else ""
         print_line(
-            f"no run in {where}{missing}; start one with: "
+            f"no run in {runs.where}{missing}; start one with: "
             f"{program()} train --task ecg --local 3{at.again}"
         )
     else:
@@ -53,10 +51,11 @@ def list_(at: At, json: Json = False) -> None:
 @command(app, "flctl runs show ecg-20261127-102328", name="show")
 def show_run_(run: Run, at: At, json: Json = False) -> None:
     """Show a run: its rounds, their figures, the agents that took part."""
-    folder = at.folder
-    with far(folder, at.context, run) as console:
-        found, events = details(folder, run, console)
-        resumable = console is not None or found["kind"] != "fleet"
+    from flctl.coordinator.store.runs import LocalRuns
+
+    with connected(at.folder, at.context, run) as runs:
+        found, events = details(runs, run)
+        resumable = not isinstance(runs, LocalRuns) or found["kind"] != "fleet"
     if json:
         print_json({**found, "events": events})
         return
@@ -127,19 +126,13 @@ def verify(run: Run, at: At, head: Head = None, json: Json = False) -> None:
     at the end, are revealed by a head kept elsewhere: one from the coordinator's log, or the
     one that flctl train kept here while it watched the run.
     """
-    from flctl.coordinator.store.folder import RunFolder
     from flctl.fleet import heads, pages
 
     kept = chains.given(head)
     folder = at.folder
-    with far(folder, at.context, run) as console:
-        if console is None:
-            found = RunFolder.find(folder, run)
-            name, where = found.name, str(found.journal_path)
-            page = pages.local(found.journal_path)
-        else:
-            name = str(console.about(run)["run"])
-            where, page = f"the journal of run {name}", partial(console.journal, name)
+    with connected(folder, at.context, run) as runs:
+        name = str(runs.about(run)["run"])
+        where, page = f"the journal of run {name}", partial(runs.journal, name)
         seen = heads.kept(folder, name)
         verdict = pages.verify(page, where, *chains.known(kept, seen))
     if fault := chains.report(verdict, f"run {name}", where, kept, seen, json):
@@ -149,17 +142,8 @@ def verify(run: Run, at: At, head: Head = None, json: Json = False) -> None:
 @command(app, "flctl runs stop ecg-20261127-102328")
 def stop(run: Run, at: At) -> None:
     """Stop a run of a coordinator; it can be resumed."""
-    from flctl.coordinator.store.folder import RunFolder
-
-    with far(at.folder, at.context, run) as console:
-        if console is None:
-            found = RunFolder.find(at.folder, run)
-            if found.driven:
-                raise UsageError(
-                    f"run {found.name} belongs to a 'flctl train' on this machine: stop that"
-                )
-            raise UsageError(f"run {found.name} is not in progress")
-        stopped = console.stop(run)
+    with connected(at.folder, at.context, run) as runs:
+        stopped = runs.stop(run)
     resume = f"{program()} train --resume {stopped}{at.again}"
     print_line(f"run {stopped} stopped; go on with: {resume}")
 

@@ -39,10 +39,10 @@ def status(
 def _watch(at: At, every: float, wide: bool, json: bool) -> None:
     from rich.live import Live
 
-    from flctl.fleet.console import open_console
+    from flctl.fleet.connecting import connect_coordinator
     from flctl.terminal.output import print_json, terminal
 
-    with open_console(at.folder, at.context) as console:
+    with connect_coordinator(at.folder, at.context) as console:
         try:
             while json:
                 print_json(console.status()["agents"], indent=False)

@@ -98,7 +98,9 @@ def train(
         check_ref(given["task"])
     target = None
     if save_model is not None:
-        target = writable(save_model, "--save-model", inputs(at.folder, file, given, resume))
+        target = writable(
+            save_model, "--save-model", inputs(at.folder, file, given, resume, at.context)
+        )
     logs.set_up(verbose, quiet=True)
     watching = watcher(as_json=json, verbose=verbose)
     watching.expect(given)

@@ -13,7 +13,7 @@ from msgspec import Meta, Struct
 
 from flctl.core import history
 from flctl.core.stream import AnyLive, Published, Texts
-from flctl.errors import NOT_DECODED, FlctlError, MalformedMessage, UsageError, one_line
+from flctl.errors import NOT_DECODED, FlctlError, MalformedMessage, one_line
 from flctl.settings import AgentName
 from flctl.wire.messages import DatasetInfo, Digest, Natural, Offset, RunId, Short, Trouble
 
@@ -244,4 +244,4 @@ def whole(parts: bytearray, where: str) -> Any:
 
 
 def as_error(trouble: Trouble) -> FlctlError:
-    return UsageError(trouble.message) if trouble.exit_code == 2 else FlctlError(trouble.message)
+    return trouble.kind.error(trouble.message)

@@ -69,6 +69,11 @@ class Connection:
         self._aside: deque[tuple[Message, Frame | None]] = deque()
         """Of a run that is watched, and came while something else was asked."""
 
+    @property
+    def here(self) -> bool:
+        """The coordinator is on this machine."""
+        return self._state is not None
+
     def close(self) -> None:
         self._link.close()
 

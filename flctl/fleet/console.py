@@ -1,35 +1,28 @@
 """An operator's connection to a coordinator, here or far away: questions and orders."""
 
-import enum
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 
-from flctl.coordinator.store.folder import all_runs
+from flctl.coordinator.store.runs import Found
 from flctl.core.chain import Chain
 from flctl.core.history import AnyEvent, Event
 from flctl.core.stream import FROM_START, Published
 from flctl.errors import (
     NOT_DECODED,
-    CoordinatorAway,
     FlctlError,
     MalformedMessage,
     one_line,
 )
-from flctl.files import explained, is_locked, new_file
+from flctl.files import explained, new_file
 from flctl.fleet import answers, pages
-from flctl.fleet.connection import Connection, start_command
-from flctl.fleet.context import LOCAL, Context, current_context, load_context, save_context
+from flctl.fleet.connection import Connection
 from flctl.fleet.following import Following
-from flctl.transport.addresses import LOCK
 from flctl.transport.blobs import Download
-from flctl.transport.keypair import public_key
-from flctl.transport.zeromq import ControlLink, ZeroMqLink, control_address, control_is_there
 from flctl.wire.messages import (
     Deal,
     Digest,
@@ -39,8 +32,8 @@ START_S = 180.0
 """How long an answer may take for what imports torch and reads data first."""
 
 
-class Console(Connection):
-    """What may be asked and ordered."""
+class RemoteRuns(Connection):
+    """The runs of a coordinator, and all else that may be asked of it and ordered."""
 
     # The documents that `--json` prints come back as they are, once they have been checked.
 
@@ -48,13 +41,13 @@ class Console(Connection):
         """As `answers.Status`."""
         return dict(self._document(answers.Status, self.ask("status")))
 
-    def runs(self) -> list[dict[str, Any]]:
-        """Each as `answers.Run`."""
-        return list(self._document(list[answers.Run], self.ask("runs")))
+    def look(self) -> Found:
+        """A summary of each run, as `answers.Run`."""
+        return Found(list(self._document(list[answers.Run], self.ask("runs"))), [])
 
     def about(self, run: str) -> dict[str, Any]:
         """Summary and settings of a run."""
-        body = self.ask("run", run=run, events=False)
+        body = self.ask("run", run=run)
         self._expect_run(answers.read(answers.RunDetails, body, self.where).run, run)
         return dict(body)
 
@@ -166,7 +159,7 @@ class Console(Connection):
                     os.close(fd)
         return path
 
-    def __enter__(self) -> "Console":
+    def __enter__(self) -> "RemoteRuns":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -187,58 +180,3 @@ class Console(Connection):
                 f"the coordinator at {self.where} was asked about run {asked} and answers about "
                 f"{found}"
             )
-
-
-class Place(enum.Enum):
-    COORDINATOR = "the coordinator that runs on the state folder"
-    FOLDER = "the state folder itself"
-
-
-def where_to_look(state: Path, context: str | None = None, run: str = "") -> Context | Place:
-    """Where a command finds runs, keys and agents: the one rule of all commands.
-
-    1. The far coordinator that --context names; `local` names none, and leaves out step 4.
-    2. The coordinator that runs on `state`.
-    3. `state` itself, when `run` is the name of a run, or its beginning, that it has.
-    4. The far coordinator that `flctl connect` saved there.
-    5. `state` itself.
-
-    Raises UsageError when there is no such context, StateError when it is damaged.
-    """
-    if context not in (None, LOCAL):
-        return cast(Context, load_context(state, context))
-    if is_locked(state / LOCK) or control_is_there(state):
-        return Place.COORDINATOR
-    here = bool(run) and any(folder.name.startswith(run) for folder in all_runs(state))
-    if context == LOCAL or here:
-        return Place.FOLDER
-    return load_context(state) or Place.FOLDER
-
-
-def open_console(state: Path, context: str | None = None, run: str = "") -> Console:
-    """The coordinator that `where_to_look` finds. Raises CoordinatorAway when there is none."""
-    match where_to_look(state, context, run):
-        case Place.COORDINATOR:
-            return Console(ControlLink(control_address(state)), str(state), state=state)
-        case Context() as saved:
-            name = context or current_context(state)
-            return remote_console(saved, lambda found: save_context(state, found, name))
-    raise CoordinatorAway(
-        f"no coordinator runs on {state}; start one ({start_command(state)}), "
-        "or name a far one (flctl connect HOST:PORT)"
-    )
-
-
-def remote_console(context: Context, keep: Callable[[Context], object] = lambda _: None) -> Console:
-    """`keep` saves the context when the coordinator is known by another key from now on."""
-    link = ZeroMqLink(context.coordinator, context.keys(), context.server_keys())
-
-    def on_server_keys(keys: tuple[str, ...]) -> None:
-        if keys != context.server_keys():
-            with suppress(FlctlError):  # there is another chance with the next command
-                keep(context.known_by([public_key(key, "a server key") for key in keys]))
-        link.use_server_keys(keys)
-
-    console = Console(link, context.coordinator, key=context.public_key)
-    console.on_server_keys = on_server_keys
-    return console

@@ -13,7 +13,7 @@ from flctl.coordinator.store.folder import RunFolder
 from flctl.core.history import History
 from flctl.core.stream import ENDS, AgentsAwaited, Published, RunBegun
 from flctl.errors import RunError, UsageError
-from flctl.fleet.console import Console
+from flctl.fleet.console import RemoteRuns
 from flctl.fleet.local import LocalFleet, agents_folder
 from flctl.settings import RunSettings, agent_names
 from flctl.transport.keys import Keyring
@@ -175,7 +175,7 @@ class _Embedded:
 
 
 def drive_remote(
-    console: Console,
+    console: RemoteRuns,
     given: dict[str, Any],
     where: str,
     on_event: OnEvent,
@@ -196,7 +196,7 @@ def drive_remote(
     return watch_remote(console, run, on_event)
 
 
-def watch_remote(console: Console, run: str, on_event: OnEvent) -> RunResult:
+def watch_remote(console: RemoteRuns, run: str, on_event: OnEvent) -> RunResult:
     """Watch a coordinator's run until it ends. Raises FlctlError."""
     about = console.about(run)
     begun = {key: about[key] for key in ("run", "round", "rounds", "task")}

@@ -4,14 +4,14 @@ import time
 from typing import Any
 
 from flctl.errors import FlctlError
-from flctl.fleet.console import Console
+from flctl.fleet.console import RemoteRuns
 
 BUSY = ("training", "evaluating", "offering")
 LOOK_S = 1.0
 GONE = "not enrolled any more"
 
 
-def until_idle(console: Console, names: list[str], wait_s: float) -> None:
+def until_idle(console: RemoteRuns, names: list[str], wait_s: float) -> None:
     until = time.monotonic() + wait_s
     while busy := _busy(console.status(), names):
         if time.monotonic() >= until:

@@ -4,10 +4,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from flctl.coordinator.store.folder import RunFolder
+from flctl.coordinator.store.runs import LocalRuns
 from flctl.core.history import AnyEvent, History, RoundCommitted
 from flctl.errors import RunError, UsageError
-from flctl.fleet.console import Console
+from flctl.fleet.console import RemoteRuns
 
 
 class RecordedRun:
@@ -18,7 +18,7 @@ class RecordedRun:
         self,
         about: Mapping[str, Any],
         events: Iterable[AnyEvent],
-        models: RunFolder | Console,
+        models: LocalRuns | RemoteRuns,
     ) -> None:
         self._models = models
         self.name: str = about["run"]
@@ -56,7 +56,7 @@ class RecordedRun:
 
         Raises FlctlError.
         """
-        if isinstance(self._models, RunFolder):
-            return self._models.kept_model(round_id, self.history)
+        if isinstance(self._models, LocalRuns):
+            return self._models.model(self.name, round_id).path
         target, model = folder / "model.safetensors", self.history.model_of(round_id)
         return self._models.save_checkpoint(self.name, target, round_id, model)

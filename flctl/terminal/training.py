@@ -11,8 +11,7 @@ from flctl.core.stream import Published
 from flctl.errors import CoordinatorAway, UsageError
 from flctl.extras import needs_torch
 from flctl.fleet import pages
-from flctl.fleet.console import open_console
-from flctl.fleet.context import LOCAL
+from flctl.fleet.connecting import connect, connect_coordinator
 from flctl.fleet.driving import RunResult, drive_local, drive_remote, drive_virtual
 from flctl.fleet.heads import Heads
 from flctl.terminal.checkpoints import copy_model, expect_task
@@ -61,7 +60,7 @@ def drive(order: TrainOrder, watching: Watcher) -> RunResult | None:
 def _drive_fleet(order: TrainOrder, watching: Watcher) -> RunResult | None:
     resume = order.resume
     try:
-        console = open_console(order.state, order.context, resume or "")
+        console = connect_coordinator(order.state, order.context, resume or "")
     except CoordinatorAway as error:
         if resume is not None:
             RunFolder.find(order.state, resume)  # whether there is such a run at all
@@ -99,12 +98,16 @@ def _drive_fleet(order: TrainOrder, watching: Watcher) -> RunResult | None:
 
 
 def inputs(
-    state: Path, file: Path | None, given: Mapping[str, Any], resume: str | None
+    state: Path,
+    file: Path | None,
+    given: Mapping[str, Any],
+    resume: str | None,
+    context: str | None,
 ) -> Iterator[Path]:
     """The files that the run reads."""
     if file is not None:
         yield file
-    folder = _found(state, resume) if resume is not None else None
+    folder = _found(state, context, resume) if resume is not None else None
     if folder is not None:
         settings = folder.settings()
         given = {"data": settings.data, "test_data": settings.test_data}
@@ -122,8 +125,7 @@ def _kind(order: TrainOrder) -> str:
     """Where the agents are: local, virtual or fleet."""
     if order.resume is None:
         return next((kind for kind in ("local", "virtual") if order.given.get(kind)), "fleet")
-    here = order.context in (None, LOCAL)
-    folder = _found(order.state, order.resume) if here else None
+    folder = _found(order.state, order.context, order.resume)
     if folder is None:
         return "fleet"
     started = folder.history(lean=True).started
@@ -131,7 +133,8 @@ def _kind(order: TrainOrder) -> str:
     return started.kind
 
 
-def _found(state: Path, run: str) -> RunFolder | None:
+def _found(state: Path, context: str | None, run: str) -> RunFolder | None:
     """A run of this machine."""
-    there = any(folder.name.startswith(run) for folder in all_runs(state))
+    with connect(state, context, run) as runs:
+        there = runs.here and any(folder.name.startswith(run) for folder in all_runs(state))
     return RunFolder.find(state, run) if there else None

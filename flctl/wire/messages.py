@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from msgspec import Meta, Struct
 
+from flctl.errors import Kind
 from flctl.settings import AgentName, LocalTraining, Partition, Seed
 
 Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
@@ -453,7 +454,7 @@ class Trouble(Message, frozen=True):
 
     id: Natural
     message: Text
-    exit_code: Annotated[int, Meta(ge=1, le=2)] = 1
+    kind: Kind = Kind.FAILED
 
 
 class RunEvent(Message, frozen=True):

@@ -47,10 +47,7 @@ class OfRun(Question, frozen=True):
 
 
 class Run(OfRun, frozen=True, tag="run"):
-    """Settings and events of a run."""
-
-    events: bool = True
-    """Without them the answer is small; the journal comes in pages."""
+    """Summary and settings of a run."""
 
 
 class Journal(OfRun, frozen=True, tag="journal"):

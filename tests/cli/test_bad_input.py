@@ -273,7 +273,7 @@ def test_nobody_to_ask(flctl):
 
 def test_ctrl_c_in_the_midst_of_an_import(flctl, monkeypatch):
     """Python makes a RuntimeError of what is raised while a class is made."""
-    from flctl.coordinator.store import folder as runs
+    from flctl.coordinator.store import runs
 
     class Interrupted:
         def __set_name__(self, *_):
@@ -285,7 +285,7 @@ def test_ctrl_c_in_the_midst_of_an_import(flctl, monkeypatch):
 
 def test_a_fault_of_our_own_is_one_line_too(flctl, monkeypatch, capsys):
     """An exception that nobody foresaw is named with its type; the traceback is to be had."""
-    from flctl.coordinator.store import folder as runs
+    from flctl.coordinator.store import runs
 
     def broken(*_):
         raise ZeroDivisionError("of one's own")

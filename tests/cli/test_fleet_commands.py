@@ -12,7 +12,8 @@ from flctl.coordinator.main import make_coordinator
 from flctl.core.stream import AgentsAwaited
 from flctl.errors import AccessError
 from flctl.files import Lock
-from flctl.fleet import connection, console
+from flctl.fleet import connecting, connection
+from flctl.fleet.context import load_context
 from flctl.transport.addresses import LOCK
 from flctl.transport.keypair import KeyPair, public_key, shown
 from flctl.transport.keys import Keyring, load_or_make
@@ -202,8 +203,8 @@ def test_a_read_key_lists_tokens_and_closes_none(connect, flctl, fleet, tmp_path
 def test_a_key_that_is_revoked_while_it_is_connected(fleet, connect, tmp_path):
     """Then the coordinator itself says so."""
     connect("admin")
-    context = console.load_context(tmp_path / "far")
-    with console.remote_console(context) as far:
+    context = load_context(tmp_path / "far")
+    with connecting.remote(context) as far:
         assert far.status()["agents"] == []
         fleet[1].revoke("me")
         with pytest.raises(AccessError, match="this key was revoked"):
@@ -229,7 +230,7 @@ def test_a_coordinator_that_does_not_answer(flctl, tmp_path, monkeypatch):
 def test_a_run_that_waits_for_its_agents(flctl, fleet, tmp_path):
     """Both `status` and whoever begins to watch are told for whom."""
     fleet[1].add("pi-01", KeyPair.make().public, "agent")
-    with console.open_console(tmp_path / "state") as operator:
+    with connecting.connect_coordinator(tmp_path / "state") as operator:
         run = operator.start({"task": "ecg", "wait_s": 60.0}, "the test")
         done = flctl("status")
         assert (done.code, done.err) == (0, "")

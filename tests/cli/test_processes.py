@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flctl.fleet.console import open_console
+from flctl.fleet.connecting import connect_coordinator
 
 FLCTL = (sys.executable, "-m", "flctl")
 PATIENCE_S = 90
@@ -59,7 +59,7 @@ class Home:
     def until_ready(self, count):
         """Ask again and again; nothing tells another process when an agent is ready."""
         deadline = time.monotonic() + PATIENCE_S
-        with open_console(self.folder / "state") as console:
+        with connect_coordinator(self.folder / "state") as console:
             while [a["state"] for a in console.status()["agents"]] != ["ready"] * count:
                 assert time.monotonic() < deadline, console.status()
                 time.sleep(0.1)

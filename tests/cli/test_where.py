@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
+from flctl.coordinator.store.runs import Found, LocalRuns
 from flctl.errors import CoordinatorAway, UsageError
 from flctl.files import Lock
-from flctl.fleet import console as consoles
-from flctl.fleet.console import Place, open_console, where_to_look
+from flctl.fleet import connecting
+from flctl.fleet.connecting import connect, connect_coordinator
+from flctl.fleet.console import RemoteRuns
 from flctl.fleet.context import Context, load_context, save_context
 from flctl.transport.addresses import LOCK
 from flctl.transport.keys import KeyPair
@@ -21,7 +23,7 @@ TRAIN = ("train", "--task", "ecg", "--virtual", 2, "--rounds", 1, "--federate-af
 class Far:
     """The console of a coordinator elsewhere, which remembers what it was asked."""
 
-    where = "server:7700"
+    where, here = "server:7700", False
 
     def __init__(self) -> None:
         self.asked: list[str] = []
@@ -36,7 +38,8 @@ class Far:
             self.asked.append(name)
             if name in ("about", "run", "stop", "resume", "start", "journal"):
                 raise CoordinatorAway(f"server:7700 was asked for {name} {args[:1]}")
-            return {"keys": {"server_key": "k", "keys": [], "waiting": []}}.get(name, [])
+            keys = {"server_key": "k", "keys": [], "waiting": []}
+            return {"keys": keys, "look": Found([], [])}.get(name)
 
         return ask
 
@@ -49,7 +52,7 @@ def connected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Far]:
     save_context(tmp_path / "state", context)
     save_context(tmp_path / "state", context, "ward")
     far = Far()
-    monkeypatch.setattr(consoles, "remote_console", lambda *_: far)
+    monkeypatch.setattr(connecting, "remote", lambda *_: far)
     return far
 
 
@@ -67,7 +70,7 @@ def test_what_is_connected_is_asked_by_every_command(run, connected, flctl, tmp_
     """Also when this machine has runs and keys: stderr names those, and how to see them."""
     for command, beside in (("runs", "runs"), ("keys", "keys")):
         done = flctl(command, "list")
-        assert (done.code, connected.asked) == (0, [command])
+        assert (done.code, connected.asked) == (0, ["look" if command == "runs" else command])
         folder = tmp_path / "state" / beside
         assert (
             f"about the coordinator at server:7700; --context local is about {folder}" in done.err
@@ -108,16 +111,19 @@ def test_a_named_context_is_meant(run, connected, flctl, tmp_path):
 def test_a_coordinator_on_this_machine_goes_first(connected, tmp_path):
     """Its folder has the context of another one; without both the folder is all there is."""
     state = tmp_path / "state"
-    assert isinstance(where_to_look(state), Context)
+    assert connect(state) is connected
     lock = Lock(state / LOCK, "held")
     try:
-        assert where_to_look(state) is where_to_look(state, "local") is Place.COORDINATOR
-        assert isinstance(where_to_look(state, "ward"), Context)
+        for context in (None, "local"):
+            with connect(state, context) as there:
+                assert isinstance(there, RemoteRuns) and there.here
+        assert connect(state, "ward") is connected
     finally:
         lock.release()
-    assert where_to_look(state, "local") is where_to_look(tmp_path / "other") is Place.FOLDER
+    for found in (connect(state, "local"), connect(tmp_path / "other")):
+        assert isinstance(found, LocalRuns) and found.here
     with pytest.raises(CoordinatorAway, match="no coordinator runs on"):
-        open_console(state, "local")
+        connect_coordinator(state, "local")
 
 
 def test_contexts_are_listed_chosen_and_removed(flctl, connected, tmp_path):
@@ -128,9 +134,9 @@ def test_contexts_are_listed_chosen_and_removed(flctl, connected, tmp_path):
     assert listed[0]["coordinator"] == Far.where and listed[0]["server_key"].startswith("flk_")
     assert flctl("context", "use", "ward").code == 0
     (state / "contexts" / "default.json").unlink()
-    assert where_to_look(state, None) == load_context(state, "ward")
+    assert connect(state, None) is connected
     assert flctl("context", "rm", "ward").code == 0
-    assert where_to_look(state, None) is Place.FOLDER
+    assert isinstance(connect(state, None), LocalRuns)
     assert "no context is saved" in flctl("context", "list").out
 
 

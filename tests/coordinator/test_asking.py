@@ -16,7 +16,7 @@ from flctl.coordinator.store.journal import Journal, read_events
 from flctl.core.history import RunFinished, RunResumed
 from flctl.core.stream import AgentCame, Published
 from flctl.errors import AccessError
-from flctl.fleet.console import Console
+from flctl.fleet.console import RemoteRuns
 from flctl.transport.channel import LOCAL
 from flctl.transport.keys import KeyPair
 from flctl.wire import framing
@@ -209,7 +209,7 @@ def _of(answers: list[Message], number: int) -> list[Answer]:
     return [m for m in answers if isinstance(m, Answer) and m.id == number]
 
 
-def watching(fleet: MemoryFleet, key: str = LOCAL) -> tuple[MemoryLink, Console]:
+def watching(fleet: MemoryFleet, key: str = LOCAL) -> tuple[MemoryLink, RemoteRuns]:
     link = fleet.network.link(key)
     list(link.events())
 
@@ -217,7 +217,7 @@ def watching(fleet: MemoryFleet, key: str = LOCAL) -> tuple[MemoryLink, Console]
         fleet.step(timeout_s)
 
     link.on_idle = idle
-    return link, Console(link, "the test", clock=fleet.clock)
+    return link, RemoteRuns(link, "the test", clock=fleet.clock)
 
 
 def test_an_hour_of_quiet_reads_no_journal(fleet: MemoryFleet, monkeypatch: pytest.MonkeyPatch):

@@ -79,7 +79,7 @@ def test_the_operator_checks_the_lines_for_itself(fleet: MemoryFleet, tmp_path: 
         assert (found.fault, found.kept_at) == (None, None)
         fault = chains.report(found, "it", "it", None, seen, False)
         assert fault and re.search(r"kept here \(finished\).*is not in it", fault)
-        assert details(tmp_path, run, operator)[0]["chain"]["chained"] is True
+        assert details(operator, run)[0]["chain"]["chained"] is True
 
 
 def test_a_long_journal_comes_page_by_page(fleet: MemoryFleet, tmp_path: Path):

@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 from real_fleet import wait_for
 
-from flctl.fleet.console import Console
+from flctl.fleet.console import RemoteRuns
 from flctl.transport.keypair import load_or_make
 from flctl.transport.keys import Keyring
 from flctl.transport.zeromq import ControlLink, control_address
@@ -197,7 +197,7 @@ class Bed:
     def status(self) -> dict[str, dict[str, Any]]:
         return {agent["name"]: agent for agent in self.whole_status()["agents"]}
 
-    def console(self) -> Console:
+    def console(self) -> RemoteRuns:
         """Of an operator beside the coordinator."""
         return Asker(self)
 
@@ -300,7 +300,7 @@ class Died(Exception):
     """The coordinator, while it was asked something."""
 
 
-class Asker(Console):
+class Asker(RemoteRuns):
     """Does not wait for the answer of a coordinator that is dead."""
 
     def __init__(self, bed: Bed) -> None:

@@ -12,7 +12,7 @@ from real_fleet import wait_for
 from speaker import hello
 from table import Result
 
-from flctl.fleet.console import open_console
+from flctl.fleet.connecting import connect_coordinator
 from flctl.transport.keypair import KeyPair
 from flctl.transport.keys import Keyring
 from flctl.transport.sockets import FRAME_BYTES
@@ -101,7 +101,7 @@ def test_a_message_of_very_many_frames(
     bed.start_all()
     pid = bed.processes["coordinator"].pid
     if who == "guest":
-        with open_console(bed.state) as console:
+        with connect_coordinator(bed.state) as console:
             console.token(3600, 1)
     run = bed.begin(10_000)
     bed.until_round(run, 1)

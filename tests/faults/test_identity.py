@@ -13,7 +13,7 @@ from real_fleet import wait_for
 from speaker import Speaker, Strangers, answers, hello, is_closed, send
 from table import Result
 
-from flctl.fleet.console import open_console
+from flctl.fleet.connecting import connect_coordinator
 from flctl.transport.keypair import KeyPair, load_or_make
 from flctl.wire import framing
 from flctl.wire.messages import (
@@ -116,13 +116,13 @@ def test_enrolled_later(make_bed: Callable[..., Bed], row: Result, unbroken: Unb
     bed.start_agent("pi-03")
 
     def waiting() -> list[str]:
-        with open_console(bed.state) as console:
+        with connect_coordinator(bed.state) as console:
             return [entry["public_key"] for entry in console.keys()["waiting"]]
 
     wait_for(lambda: pair.public in waiting(), "it waits")
     run = bed.begin(2)
     assert bed.until_over(run) == "finished"
-    with open_console(bed.state) as console:
+    with connect_coordinator(bed.state) as console:
         console.add_key("pi-03", pair.public, "agent")
     row.recovered_s = until_state(bed, "pi-03", "ready")
     assert row.recovered_s <= 45
@@ -137,7 +137,7 @@ def test_revoked_in_a_round(bed: Bed, row: Result, unbroken: Unbroken):
     run = bed.begin(2, quorum=0.5)
     bed.until_training("pi-02")
     began = time.monotonic()
-    with open_console(bed.state) as console:
+    with connect_coordinator(bed.state) as console:
         console.revoke("pi-02")
     wait_for(lambda: "reason=revoked" in bed.log("pi-02"), "it is told")
     row.noticed_s = time.monotonic() - began
@@ -162,7 +162,7 @@ def test_gone_for_good(bed: Bed, row: Result, unbroken: Unbroken):
     bed.data("pi-03").write_text("1.0\n2.0\n3.0\n")
     bed.start_agent("pi-03")
     bed.until_ready()
-    with open_console(bed.state) as console:
+    with connect_coordinator(bed.state) as console:
         console.revoke("pi-02")
     began = time.monotonic()
     bed.until_round(run, 1)
@@ -231,7 +231,7 @@ def test_guests_may_only_join(bed: Bed, row: Result, unbroken: Unbroken):
     row.fault = "a guest says anything but Join"
     bed.start_all()
     run = bed.begin(4)
-    with open_console(bed.state) as console:
+    with connect_coordinator(bed.state) as console:
         console.token(600, 1)
     key = WorkKey(run=run, version=0, base="a" * 64, sequence=1)
     claim = Claim(examples=1, batches=1, loss=0.0, last_loss=0.0, seconds=0.0)
@@ -293,7 +293,7 @@ def test_strangers(make_bed: Callable[..., Bed], row: Result, unbroken: Unbroken
                 sock.close()
         committed = bed.committed(run)
         wait_for(lambda: bed.committed(run) > committed or bed.is_over(run), "a round goes on")
-        with open_console(bed.state) as console:
+        with connect_coordinator(bed.state) as console:
             assert len(console.keys()["waiting"]) <= 64
     row.times = 2300
     if bed.is_over(run) is None:

@@ -13,7 +13,7 @@ from bed import UNDER, Bed
 from real_fleet import wait_for
 from table import Result
 
-from flctl.fleet.console import open_console
+from flctl.fleet.connecting import connect_coordinator
 
 pytestmark = [pytest.mark.timeout(1200)]
 
@@ -29,7 +29,7 @@ def crowd(bed: Bed) -> Iterator[list[str]]:
     """Light agents with a token, dialling already; their names."""
     names = [f"light-{number:03}" for number in range(1, AGENTS + 1)]
     bed.start_coordinator()
-    with open_console(bed.state) as console:
+    with connect_coordinator(bed.state) as console:
         token = console.token(3600, AGENTS)
     bed.kill("coordinator")
     given = {

@@ -10,7 +10,7 @@ import pytest
 
 from flctl.core.history import AnyEvent
 from flctl.errors import FlctlError, MalformedMessage
-from flctl.fleet.console import Console
+from flctl.fleet.console import RemoteRuns
 from flctl.records.recorded import RecordedRun
 from flctl.transport.channel import Frame, LinkEvent
 from flctl.wire import framing
@@ -67,8 +67,8 @@ class Lying:
     def close(self) -> None: ...
 
 
-def asked(body: Any) -> Console:
-    return Console(Lying(body), "server:7700")
+def asked(body: Any) -> RemoteRuns:
+    return RemoteRuns(Lying(body), "server:7700")
 
 
 def told(event: Any) -> tuple[Any, Any]:
@@ -77,7 +77,7 @@ def told(event: Any) -> tuple[Any, Any]:
 
 LIES: dict[str, tuple[Any, Any]] = {
     "a run's name is a path": (lambda c: c.about("ecg"), {**DETAILS, "run": "../../victim"}),
-    "a run in a list is a path": (lambda c: c.runs(), [{**RUN, "run": "../../victim"}]),
+    "a run in a list is a path": (lambda c: c.look(), [{**RUN, "run": "../../victim"}]),
     "another run": (lambda c: c.about("mnist-2"), DETAILS),
     "another run was stopped": (lambda c: c.stop("mnist-2"), {"run": "ecg-1"}),
     "another run goes on": (lambda c: c.resume("mnist-2"), {"run": "ecg-1"}),
@@ -104,7 +104,7 @@ LIES: dict[str, tuple[Any, Any]] = {
         {**KEYS, "keys": [{"name": "pi-01", "role": "agent", "public_key": QUOTE}]},
     ),
     "no document": (lambda c: c.status(), "well"),
-    "not even a list": (lambda c: c.runs(), 7),
+    "not even a list": (lambda c: c.look(), 7),
     "a token": (lambda c: c.token(60.0, 1), {"token": "flt_x; reboot"}),
     "a journal of five billion bytes": (lambda c: c.journal("ecg", 0), {"data": 5 * 10**9}),
 }
@@ -124,7 +124,7 @@ def test_what_a_newer_coordinator_says_beside_is_kept():
     """For --json; an event of a kind that this version does not know is left out."""
     assert asked({**DETAILS, "mood": "good"}).about("ecg")["mood"] == "good"
     sang = {"event": {"event": "sang", "song": 1}, "run": "ecg-1"}
-    assert next(Console(Lying(event=sang), "x").watch("ecg-1")) is None
+    assert next(RemoteRuns(Lying(event=sang), "x").watch("ecg-1")) is None
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_what_a_newer_coordinator_says_beside_is_kept():
     ],
 )
 def test_an_event_that_is_watched_is_checked(event):
-    told = Console(Lying(event=event), "server:7700").watch("ecg-1")
+    told = RemoteRuns(Lying(event=event), "server:7700").watch("ecg-1")
     with pytest.raises(MalformedMessage, match="the coordinator at server:7700"):
         next(told)
 
@@ -153,7 +153,7 @@ def test_an_event_of_another_run_tells_nothing():
     begun = {"event": "begun", "run": "mnist-2", "round": 0, "rounds": 1, "task": "mnist"}
     for run in ("mnist-2", "ecg-1"):
         told = {"event": begun, "run": run}
-        assert next(Console(Lying(event=told), "server:7700").watch("ecg-1")) is None
+        assert next(RemoteRuns(Lying(event=told), "server:7700").watch("ecg-1")) is None
 
 
 def test_the_model_of_a_round_is_the_one_in_the_record(tmp_path):

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 import pytest
 
 from flctl.errors import AccessError, CoordinatorAway
-from flctl.fleet.console import Console
+from flctl.fleet.console import RemoteRuns
 from flctl.transport.channel import Frame, LinkEvent
 from flctl.wire import framing
 from flctl.wire.messages import Answer, Ask
@@ -55,7 +55,7 @@ class Restarting:
 def test_a_question_that_changes_nothing_is_asked_again():
     """Also while whoever answers hangs up: it has proved before that it is the right one."""
     link = Restarting(LinkEvent.DISCONNECTED, LinkEvent.SERVER_KEY_WRONG, LinkEvent.CONNECTED)
-    assert Console(link, "server:7700").status() == EMPTY
+    assert RemoteRuns(link, "server:7700").status() == EMPTY
     assert [ask.what for ask in link.asked] == ["status", "status"]
 
 
@@ -63,7 +63,7 @@ def test_a_run_is_not_begun_twice():
     """Whether the first time counted, nobody here knows."""
     link = Restarting(LinkEvent.DISCONNECTED, LinkEvent.CONNECTED)
     with pytest.raises(CoordinatorAway, match=r"went away before it answered.*flctl runs list"):
-        Console(link, "server:7700").start({"task": "ecg"}, "the test")
+        RemoteRuns(link, "server:7700").start({"task": "ecg"}, "the test")
     assert len(link.asked) == 1
 
 
@@ -71,4 +71,4 @@ def test_whoever_never_had_the_key_is_refused():
     link = Restarting(LinkEvent.SERVER_KEY_WRONG)
     link._events = []
     with pytest.raises(AccessError, match="does not have the server key"):
-        Console(link, "server:7700").status()
+        RemoteRuns(link, "server:7700").status()

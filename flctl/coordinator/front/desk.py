@@ -9,7 +9,7 @@ from flctl.coordinator.front.orders import Orders
 from flctl.coordinator.front.outbox import Address
 from flctl.coordinator.front.service import Coordinator
 from flctl.coordinator.front.turns import QUESTIONS, Asked, Turns
-from flctl.errors import AccessError, FlctlError
+from flctl.errors import AccessError, FlctlError, Kind
 from flctl.files import failure
 from flctl.transport.channel import LOCAL, Incoming
 from flctl.wire import questions as q
@@ -92,11 +92,10 @@ class Desk:
     def trouble(self, asked: Asked, error: BaseException) -> None:
         if isinstance(error, OSError):
             error = failure(error, self._coordinator.state, asked.ask.what)
-        code = error.exit_code if isinstance(error, FlctlError) else 1
         text = str(error) if isinstance(error, FlctlError) else f"unexpected: {error!r}"
         self.orders.failed(asked, error)
         self.on_trouble(asked)
-        trouble = Trouble(id=asked.ask.id, message=text[:2000], exit_code=code)
+        trouble = Trouble(id=asked.ask.id, message=text[:2000], kind=Kind.of(error))
         self._operators.put(asked.to, trouble)
         self._turns.done(asked)
 

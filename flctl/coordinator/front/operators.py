@@ -14,15 +14,7 @@ from typing import Any
 from flctl import __version__
 from flctl.coordinator.background import Background, InlineBackground
 from flctl.coordinator.front.desk import Desk
-from flctl.coordinator.front.lookups import (
-    AllRuns,
-    Model,
-    Past,
-    look_at_model,
-    look_at_past,
-    look_at_run,
-    look_at_runs,
-)
+from flctl.coordinator.front.lookups import Past, look_at_past
 from flctl.coordinator.front.remote_settings import settings_from_afar
 from flctl.coordinator.front.service import Coordinator
 from flctl.coordinator.front.turns import Asked
@@ -34,10 +26,10 @@ from flctl.coordinator.front.views import (
     shown_waiting,
 )
 from flctl.coordinator.front.watching import Watcher
-from flctl.coordinator.store.folder import RunFolder
+from flctl.coordinator.store.runs import Found, LocalRuns, Model
 from flctl.core.roster import Member
 from flctl.core.stream import Published
-from flctl.errors import AccessError, RunError, UsageError
+from flctl.errors import Kind, RunError, UsageError
 from flctl.files import page
 from flctl.transport.channel import LOCAL, Incoming
 from flctl.wire import questions as q
@@ -57,7 +49,7 @@ class Control:
     ) -> None:
         """`looking` reads what runs have left on the disk; `test_data` have the test data that
         far operators may name."""
-        self._coordinator = coordinator
+        self._coordinator, self._all = coordinator, LocalRuns(coordinator.state)
         self._operators = coordinator.operators
         self._operators.on_dropped = self._unwatch
         self._desk = Desk(coordinator, self._reply, looking or InlineBackground())
@@ -115,7 +107,7 @@ class Control:
             "there, with  flctl keys add NAME KEY --role admin"
         )
         self._desk.orders.refused(incoming.key, incoming.origin, ask, "the key is an agent's")
-        refusal = Trouble(id=ask.id, message=text, exit_code=AccessError.exit_code)
+        refusal = Trouble(id=ask.id, message=text, kind=Kind.ACCESS)
         self._coordinator.peers.send(incoming.peer, refusal)
 
     # Looking --------------------------------------------------------------------------
@@ -149,21 +141,19 @@ class Control:
         }
 
     def _runs(self, asked: Asked, _: q.Runs) -> None:
-        def then(found: AllRuns) -> Any:
-            for run, error in found.unreadable:
-                text = "run=%s cannot be read: %s"
-                self._coordinator.gate.warning(logger, asked.source, text, run, error)
+        def then(found: Found) -> Any:
+            for fault in found.faults:
+                self._coordinator.gate.warning(logger, asked.source, "%s", fault)
             return found.summaries
 
-        self._desk.look(asked, lambda: look_at_runs(self._coordinator.state), then)
+        self._desk.look(asked, self._all.look, then)
 
     def _run(self, asked: Asked, question: q.Run) -> None:
-        state = self._coordinator.state
-        self._desk.look(asked, lambda: look_at_run(state, question.run, question.events), same)
+        self._desk.look(asked, lambda: self._all.about(question.run), same)
 
     def _journal(self, asked: Asked, question: q.Journal) -> None:
         def read() -> Any:
-            return {"data": page(self._find(question.run).journal_path, question.offset)}
+            return {"data": self._all.journal(question.run, question.offset)}
 
         self._desk.look(asked, read, same)
 
@@ -214,8 +204,7 @@ class Control:
             self._coordinator.serve_asked(model.digest, model.path)
             return {"blob": model.digest, "size": model.path.stat().st_size, "round": model.round}
 
-        state, run = self._coordinator.state, question.run
-        self._desk.look(asked, lambda: look_at_model(state, run, question.round), then)
+        self._desk.look(asked, lambda: self._all.model(question.run, question.round), then)
 
     def _keys(self, _: Asked, __: q.Keys) -> Any:
         keyring = self._coordinator.keyring
@@ -253,7 +242,7 @@ class Control:
     def _stop(self, asked: Asked, order: q.Stop) -> Any:
         """Answered when it has ended: whoever is told may begin another run."""
         training = self._coordinator.training
-        folder = self._find(order.run)
+        folder = self._all.find(order.run)
         if self._coordinator.runs.forget_paused(folder.name):
             return {"run": folder.name}
         if training is None or training.run != folder.name:
@@ -269,7 +258,7 @@ class Control:
         return None
 
     def _resume(self, _: Asked, order: q.Resume) -> Any:
-        folder = self._find(order.run)
+        folder = self._all.find(order.run)
         started = folder.history(lean=True).started
         if started is not None and started.kind != "fleet":
             raise UsageError(
@@ -335,9 +324,6 @@ class Control:
             raise UsageError(f"no agent is enrolled as {order.name}; see flctl status")
         coordinator.cordon(order.name, held=False)
         return {"name": order.name}
-
-    def _find(self, run: str) -> RunFolder:
-        return RunFolder.find(self._coordinator.state, run)
 
 
 def same(body: Any) -> Any:

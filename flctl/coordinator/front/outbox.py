@@ -63,10 +63,11 @@ class Outbox:
     def answer(self, to: Address, question: int, body: Any) -> None:
         """Raises RunError when it is too large to be kept."""
         data = msgspec.msgpack.encode(body)
+        if len(data) > ANSWER_BYTES:
+            raise RunError(f"the answer has {len(data) >> 20} MB, more than one may have")
         if len(data) <= ROOM:
             self.put(to, Answer(id=question, body=msgspec.Raw(data)))
         else:
-            expect_room(len(data))
             self._put_in_parts(to, question, data)
 
     def event(self, to: Address, question: int, told: Published) -> bool:
@@ -133,15 +134,6 @@ class Outbox:
         if queue is not None:
             self.kept -= queue.cost
         self.on_dropped(peer)
-
-
-def expect_room(size: int) -> None:
-    """Raises RunError for an answer of more bytes than are kept."""
-    if size > ANSWER_BYTES:
-        raise RunError(
-            f"the answer has {size >> 20} MB: upgrade this flctl, which then asks for less, or "
-            "read the files of the run, in the coordinator's state folder"
-        )
 
 
 def _cost(frames: list[Frame]) -> int:

@@ -37,9 +37,12 @@ def read_events(path: Path) -> list[AnyEvent]:
     return list(each_event(path))
 
 
-def each_event(path: Path) -> Iterator[AnyEvent]:
-    """The same, without all of a long run in memory."""
-    return (event for _, event in _events(path))
+def each_event(path: Path, chain: Chain | None = None) -> Iterator[AnyEvent]:
+    """The same, without all of a long run in memory; `chain` follows the lines."""
+    for line, event in _events(path):
+        if chain is not None:
+            chain.follow(line)
+        yield event
 
 
 def published(path: Path, after: int = FROM_START) -> Iterator[Published]:

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from flctl.errors import AccessError, CoordinatorAway, EngineError, FlctlError
-from flctl.fleet.console import Console, remote_console
+from flctl.fleet.connecting import remote
+from flctl.fleet.console import RemoteRuns
 from flctl.fleet.context import Context
 from flctl.fleet.discovery import WORKING
 from flctl.fleet.emulation.members import members
@@ -41,7 +42,7 @@ class Door:
         self._client, self._fleet = client, fleet
         self._address = f"127.0.0.1:{port}"
         self._keys = known.keys() if known else KeyPair.make()
-        self._console: Console | None = None
+        self._console: RemoteRuns | None = None
         self._token = b""
         self._newcomers: frozenset[str] = frozenset()
         self.server_key = ""
@@ -57,7 +58,7 @@ class Door:
         )
 
     @property
-    def console(self) -> Console:
+    def console(self) -> RemoteRuns:
         assert self._console is not None
         return self._console
 
@@ -68,7 +69,7 @@ class Door:
         self._exec(until, "keys", "add", name, self._keys.public, "--role", "admin")
         listed = json.loads(self._exec(until, "keys", "list", "--json"))
         self.server_key = public_key(str(listed["server_key"]), "the coordinator's key")
-        self._console = remote_console(self.context)
+        self._console = remote(self.context)
         while True:
             try:
                 self.console.status()
@@ -78,7 +79,7 @@ class Door:
                     raise EngineError(f"the coordinator does not answer: {error}") from error
                 self._check_alive()
             self._console.close()
-            self._console = remote_console(self.context)
+            self._console = remote(self.context)
 
     def let_in(self, names: Iterable[str], new: set[str]) -> None:
         """Open a token for those of `names` whom the coordinator does not know.

@@ -1,0 +1,88 @@
+"""The runs of a state folder, read from the disk: for its owner and for a coordinator's answers."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from flctl.coordinator.store.folder import RunFolder, all_runs, summary
+from flctl.coordinator.store.journal import each_event
+from flctl.core.chain import Chain
+from flctl.core.history import AnyEvent
+from flctl.errors import FlctlError, UsageError
+from flctl.files import explained, page
+from flctl.wire.messages import Digest
+
+
+class Model(NamedTuple):
+    digest: Digest
+    path: Path
+    round: int
+
+
+class Found(NamedTuple):
+    summaries: list[dict[str, Any]]
+    faults: list[str]
+    """What is wrong with the others, each in one line."""
+
+
+class LocalRuns:
+    """Each raises UsageError when there is no such run, StateError when the disk fails."""
+
+    def __init__(self, state: Path) -> None:
+        self.state, self.where = state, str(state)
+        self.here = True
+
+    def find(self, run: str) -> RunFolder:
+        return RunFolder.find(self.state, run)
+
+    def look(self) -> Found:
+        """A summary of each run that can be read."""
+        runs, found = self.state / "runs", Found([], [])
+        with explained(runs, "list the runs"):
+            there = list(runs.iterdir()) if runs.exists() or self.state.is_file() else []
+        entries = [path for path in there if not path.name.startswith(".")]  # of runs in the making
+        for path in entries:
+            if not (path / "journal.jsonl").exists():
+                text = f"{path}: not a run, or a damaged one: there is no journal.jsonl in it"
+                found.faults.append(text)
+        for folder in all_runs(self.state):
+            try:
+                found.summaries.append(summary(folder))
+            except FlctlError as error:
+                found.faults.append(str(error))
+        return found
+
+    def about(self, run: str) -> dict[str, Any]:
+        """Summary and settings."""
+        folder = self.find(run)
+        return {**summary(folder), "settings": msgspec.to_builtins(folder.settings())}
+
+    def events(self, run: str, chain: Chain | None = None) -> Iterator[AnyEvent]:
+        """`chain` follows their lines."""
+        return each_event(self.find(run).journal_path, chain)
+
+    def journal(self, run: str, offset: int) -> bytes:
+        """Its next bytes; none at its end."""
+        return page(self.find(run).journal_path, offset)
+
+    def model(self, run: str, round_id: int | None = None) -> Model:
+        """The newest one, or that of a round."""
+        folder = self.find(run)
+        history = folder.history(lean=True)
+        number = history.round if round_id is None else round_id
+        return Model(history.model_of(number), folder.kept_model(number, history), number)
+
+    def stop(self, run: str) -> str:
+        found = self.find(run)
+        if found.driven:
+            raise UsageError(
+                f"run {found.name} belongs to a 'flctl train' on this machine: stop that"
+            )
+        raise UsageError(f"run {found.name} is not in progress")
+
+    def __enter__(self) -> "LocalRuns":
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
