@@ -452,6 +452,7 @@ READ_BY: dict[str, tuple[Reader, ...]] = {
     "coordinator/store/folder.py": (metrics_json, runs_list, whether_it_is_over),
     "coordinator/run/scoring.py": WRITES,
     "coordinator/store/resume.py": (lean_history,),
+    "coordinator/store/runs.py": (runs_list, runs_show),
     "coordinator/run/run.py": (lean_history,),
     "terminal/watching.py": (train_in_lines, train_json),
     "core/history.py": (history, lean_history),
