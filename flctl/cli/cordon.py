@@ -4,6 +4,7 @@ from typing import Annotated
 
 from flctl.cli.options import Agents, At, command, option, single
 from flctl.terminal.finding import coordinator
+from flctl.terminal.output import hint
 from flctl.values import seconds
 
 app = single()
@@ -29,6 +30,7 @@ def cordon(
     with coordinator(at.folder, at.context) as console:
         for name in names:
             console.cordon(name)
+            hint(f"{name} is cordoned: it gets no further rounds")
         if wait_s is not None:
             until_idle(console, names, wait_s)
 
@@ -39,3 +41,4 @@ def uncordon(names: Agents, at: At) -> None:
     with coordinator(at.folder, at.context) as console:
         for name in names:
             console.uncordon(name)
+            hint(f"{name} is invited again")

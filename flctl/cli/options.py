@@ -183,7 +183,9 @@ Context = Annotated[
 ]
 Json = Annotated[bool, flag("Print JSON.", "--json")]
 Verbose = Annotated[bool, flag("Log everything to stderr, with tracebacks.", "--verbose", "-v")]
-Run = Annotated[str, argument("RUN", "Name of the run, or a unique prefix.", completion.runs)]
+Run = Annotated[
+    str, argument("RUN", "Name of the run, how it begins, or its last part.", completion.runs)
+]
 Agents = Annotated[
     list[str], argument("NAME", "Agents, as listed by 'flctl status'.", completion.agents)
 ]

@@ -47,6 +47,8 @@ class AgentsAwaited(Live, frozen=True, omit_defaults=True, tag="waiting"):
     missing: Texts | None = None
     """Who, and why."""
     ready: tuple[AgentName, ...] = ()
+    needed: Natural | None = None
+    """How many the round takes to begin, or to close; None when enough are ready."""
     round: Natural | None = None
     """The one that is open; None between rounds."""
     left_s: float | None = None

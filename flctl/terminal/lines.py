@@ -62,8 +62,11 @@ def trouble_line(told: Published) -> str:
         case RoundsWithdrawn():
             return f"{event.reason}; the rounds after round {event.round} are done again"
         case AgentsAwaited():
-            left = f", for {span(event.left_s)} at most" if event.left_s else ""
-            text = f"waiting for agents: {event.missing or ''}".rstrip(": ") + left
+            text = f"waiting for agents: {event.missing or ''}".rstrip(": ")
+            if event.needed:
+                text += f"; {len(event.ready)} of {event.needed} needed are ready"
+            if event.left_s:
+                text += f", for {span(event.left_s)} at most"
     round_id = getattr(event, "round", None)
     return text if round_id is None or not text else f"round {round_id}: {text}"
 

@@ -99,6 +99,11 @@ def _run_line(run: Mapping[str, Any] | None) -> Any:
     return Text.assemble(("run ", "bold"), line)
 
 
+def _device(kind: str | None, arch: str | None) -> str:
+    named = kind and arch and arch in kind
+    return " ".join(filter(None, (kind, None if named else arch))) or "-"
+
+
 def _row(agent: Mapping[str, Any], lost_after_s: float) -> list[Any]:
     state = agent["state"]
     if state in AWAY:  # what it had said of itself is no longer so
@@ -125,7 +130,7 @@ def _row(agent: Mapping[str, Any], lost_after_s: float) -> list[Any]:
         "-" if agent["temperature_c"] is None else f"{agent['temperature_c']:.0f} °C",
         "-" if None in memory else f"{size(memory[0])} of {size(memory[1])}",
         figure(agent["load_1m"], 2),
-        " ".join(filter(None, (agent["kind"], agent["arch"]))) or "-",
+        _device(agent["kind"], agent["arch"]),
         agent["version"] or "-",
         Text(note, style="yellow"),
     ]

@@ -132,7 +132,7 @@ def test_trouble_is_shown_at_the_agent():
 
 def test_for_whom_a_round_waits_stands_there_with_the_time_that_is_left():
     """Instead of an estimate of the run, of which nothing is known then."""
-    waiting = AgentsAwaited(round=2, missing="pi-03: lost", left_s=60.0)
+    waiting = AgentsAwaited(round=2, ready=("pi-01",), needed=2, missing="pi-03: lost", left_s=60.0)
     story = told(BEGUN, opened(1), committed(1), opened(2), waiting)
     assert story.message == "waiting for agents: pi-03: lost"
     assert story.time_left(4.0) is None
@@ -144,7 +144,7 @@ def test_for_whom_a_round_waits_stands_there_with_the_time_that_is_left():
     story.apply(published(AgentCame(agent="pi-03")), 30.0)
     assert (story.message, story.waits_until) == ("", None)
     assert lines.trouble_line(published(waiting)) == (
-        "round 2: waiting for agents: pi-03: lost, for 1:00 at most"
+        "round 2: waiting for agents: pi-03: lost; 1 of 2 needed are ready, for 1:00 at most"
     )
 
 

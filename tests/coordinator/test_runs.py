@@ -113,6 +113,7 @@ def test_a_run_is_found_by_the_beginning_of_its_name(tmp_path):
     one, two = begin(tmp_path, "ecg"), begin(tmp_path, "mnist")
     assert RunFolder.find(tmp_path, "ecg").name == one.name
     assert RunFolder.find(tmp_path, two.name).name == two.name
+    assert RunFolder.find(tmp_path, two.name.rpartition("-")[2]).name == two.name
     other = begin(tmp_path, "ecg")
     with pytest.raises(UsageError, match=rf"'ecg' fits several runs: .*{other.name}"):
         RunFolder.find(tmp_path, "ecg")

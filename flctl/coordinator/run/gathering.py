@@ -90,11 +90,18 @@ class Gathering:
 
     def shortage(self) -> str:
         """That too few are here, and who is missing."""
-        here = self._accepted | set(self.ready())
         about = self.why_not() or "no agent is enrolled: flctl keys token, flctl keys add"
-        return f"{len(here)} of {self._required()} required agents are ready ({about})"
+        return f"{len(self._counted())} of {self.required()} required agents are ready ({about})"
 
-    def _required(self) -> int:
+    def short(self) -> bool:
+        """Whether too few are here."""
+        return len(self._counted()) < self.required()
+
+    def _counted(self) -> frozenset[str]:
+        return self._accepted | set(self.ready())
+
+    def required(self) -> int:
+        """How many agents have to be here for a round to begin."""
         pool = self._crew.pool(self._now)
         need = draw(self._settings, 1, pool, (), self._least).need
         enough = self._settings.invited_of(len(pool.wanted)) >= need

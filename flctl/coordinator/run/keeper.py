@@ -143,8 +143,8 @@ class RunKeeper:
     def _expect_no_run(self) -> None:
         if self.training is not None:
             raise RunError(
-                f"run {self.training.run} is in progress; wait for it, "
-                f"or stop it with: flctl runs stop {self.training.run}"
+                f"run {self.training.run} is in progress: wait for its end, or stop it first "
+                "(flctl runs stop)"
             )
 
     def _expect_quorum(self, settings: RunSettings) -> None:

@@ -154,7 +154,10 @@ class RoundDriver:
             return None
         left_s = round(self._round.time_left(self._context.clock()), 1)
         ready = tuple(sorted(self._round.arrived | self._round.waiting))
-        return AgentsAwaited(round=self.id, ready=ready, missing=missing, left_s=left_s)
+        need = self._round.need
+        return AgentsAwaited(
+            round=self.id, ready=ready, needed=need, missing=missing, left_s=left_s
+        )
 
     def _away(self) -> str:
         """Who is away and needed, and why, in words."""

@@ -32,8 +32,8 @@ WAITING_S = 5.0
 
 
 GOES_ON = (
-    "the run goes on by itself when enough are here; "
-    "to go on without one that is gone: flctl cordon NAME"
+    "the run goes on by itself when enough are here; to go on without an agent that is gone, "
+    "cordon it (flctl cordon) or lower the quorum (flctl train --resume with --quorum)"
 )
 
 
@@ -100,9 +100,15 @@ class Run:
             return self._round.waiting()
         if self._gathering is None:
             return None
-        ready, missing = self._gathering.ready(), self._gathering.why_not()
-        left_s = round(self._gathering.time_left(self._context.clock()), 1)
-        return AgentsAwaited(ready=tuple(ready), missing=missing, left_s=left_s)
+        gathering = self._gathering
+        needed = gathering.required() if gathering.short() else None
+        left_s = round(gathering.time_left(self._context.clock()), 1) if needed else None
+        return AgentsAwaited(
+            ready=tuple(gathering.ready()),
+            needed=needed,
+            missing=gathering.why_not(),
+            left_s=left_s,
+        )
 
     # From start to finish ------------------------------------------------------------------
 

@@ -81,11 +81,12 @@ class RunFolder:
 
     @classmethod
     def find(cls, state: Path, run: str) -> "RunFolder":
-        """The run named `run`, or the only one whose name begins so.
+        """The run named `run`, or the only one whose name begins so, or ends with -`run`.
 
         Raises UsageError when there is none, StateError when the disk fails.
         """
-        matches = [f for f in all_runs(state) if f.name.startswith(run)]
+        runs = all_runs(state)
+        matches = [f for f in runs if f.name.startswith(run) or f.name.endswith(f"-{run}")]
         exact = [f for f in matches if f.name == run]
         if len(exact or matches) == 1:
             return (exact or matches)[0]
