@@ -18,7 +18,7 @@ from flctl.coordinator.store.resume import remove_unstarted
 from flctl.core import history as happened
 from flctl.core.history import Participant, Score
 from flctl.errors import CheckpointError, FlctlError, StateError, UsageError
-from flctl.settings import RunSettings
+from flctl.settings import SCHEMA, RunSettings
 from flctl.wire.messages import RunId
 
 
@@ -35,7 +35,7 @@ def begin(state, task="ecg", kind="fleet", **settings) -> RunFolder:
         folder,
         happened.RunStarted(
             at=1.0,
-            schema=1,
+            schema=SCHEMA,
             run=folder.name,
             kind=kind,
             model=digest(0),
