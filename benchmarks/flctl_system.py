@@ -35,17 +35,19 @@ from flctl.coordinator.background import ThreadBackground
 from flctl.coordinator.front.service import Coordinator
 from flctl.coordinator.store.resume import FirstModel
 from flctl.core.history import RoundCommitted, RunFailed, RunPaused, UpdateRejected
+from flctl.core.metrics import USUAL
 from flctl.core.stream import AgentFailed, AgentLost, Published
 from flctl.learning.registry import task_digest
 from flctl.settings import RunSettings, parse
 from flctl.transport.keys import Keyring, load_or_make
 from flctl.transport.zeromq import ZeroMqHub
-from flctl.wire.messages import Metrics
+from flctl.wire.messages import Measures, Sums
 from flctl.wire.parameters import dump
 from flctl.worker.pipe import nameless_file
 from flctl.worker.process import WorkerProcess
 
 TASK = "mnist"
+MEASURES = Measures(metrics=USUAL, primary="loss", classes=10)
 """Only its name and digest are used."""
 WORKER_IDLE_S = 20.0
 """Longer than any round, so that no worker is started twice."""
@@ -149,9 +151,9 @@ class GivenModel:
             for name, shape in shapes(self._model_mb).items()
         }
         digest, size = dump(fd, tensors)
-        return FirstModel(parse(given, where), task_digest(TASK), digest, size, fd)
+        return FirstModel(parse(given, where), task_digest(TASK), MEASURES, digest, size, fd)
 
-    def evaluate(self, _model: Path, _settings: RunSettings) -> dict[str, Metrics]:
+    def evaluate(self, _model: Path, _settings: RunSettings) -> dict[str, Sums]:
         return {}
 
     def rest(self) -> None:

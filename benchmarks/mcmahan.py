@@ -43,7 +43,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     def publish(told: Published) -> None:
         event = told.event
         if isinstance(event, RoundCommitted) and event.metrics is not None:
-            accuracies.append(event.metrics.accuracy)
+            accuracies.append(event.metrics.values["accuracy"])
             row = {"round": event.round, "accuracy": accuracies[-1]}
             print(json.dumps({**row, "seconds": event.seconds}), flush=True)
 
@@ -54,7 +54,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     earlier = next(iter(all_runs(state)), None) if state.is_dir() else None
     if earlier is not None:
         run = VirtualRun(earlier, publish, between)
-        accuracies += [e.metrics.accuracy for e in run.history.rounds if e.metrics is not None]
+        accuracies += [
+            e.metrics.values["accuracy"] for e in run.history.rounds if e.metrics is not None
+        ]
     else:
         settings = {
             "task": "mnist",

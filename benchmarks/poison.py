@@ -73,7 +73,7 @@ def accuracy(kind: type[VirtualRun], rounds: int, seed: int, **given: Any) -> tu
         history = kind.start(Path(state), settings, "benchmark").run()
         score = history.rounds[-1].metrics
         assert score is not None, history.state
-        return score.accuracy, score.macro_f1
+        return score.values["accuracy"], score.values["macro_f1"]
 
 
 def main() -> None:

@@ -95,7 +95,8 @@ class Case(NamedTuple):
 
     @property
     def best(self) -> int | None:
-        return min(self.losses, key=self.losses.__getitem__, default=None)
+        """By the primary metric of `ecg`."""
+        return max(self.losses, key=ACCURACIES.__getitem__, default=None)
 
     def command(self, *args: object) -> str | None:
         """What it prints; None when it says that there is no round yet, and there is none."""
@@ -136,7 +137,10 @@ def story(real: list[AnyEvent]) -> list[AnyEvent]:
     def measured(event: AnyEvent, loss: float, accuracy: float, **other: Any) -> AnyEvent:
         if not isinstance(event, RoundCommitted):
             return event
-        score = msgspec.structs.replace(event.metrics, loss=loss, accuracy=accuracy)  # type: ignore[type-var]
+        assert event.metrics is not None and event.metrics.validation is not None
+        values = {"loss": loss, "accuracy": accuracy, "macro_f1": accuracy}
+        own = msgspec.structs.replace(event.metrics.validation, values=values)
+        score = msgspec.structs.replace(event.metrics, values=values, validation=own)
         return msgspec.structs.replace(event, metrics=score, **other)
 
     def right(n: int) -> list[AnyEvent]:
@@ -255,7 +259,7 @@ def runs_list(case: Case) -> None:
     (told,) = json.loads(case.flctl("runs", "list", "--json").out)
     assert told == json.loads(json.dumps(summary(case.folder)))
     assert told["round"] == max(case.counted, default=0)
-    assert (told["metrics"] or {}).get("loss") == LOSSES.get(told["round"])
+    assert (told["metrics"] or {"values": {}})["values"].get("loss") == LOSSES.get(told["round"])
     assert told["state"] == ENDS.get(type(case.events[-1]), "stopped")
     assert f"{told['round']}/3" in case.flctl("runs", "list").out
 
@@ -370,7 +374,8 @@ def watched(case: Case, watcher: LineWatcher | JsonWatcher) -> str:
         for told in [*case.told, *case.told[-3:]]:
             if followed.is_new(told):
                 watcher.on_event(told)
-    assert {line.round: line.score.loss for line in watcher.story.done if line.score} == case.losses
+    scores = {line.round: line.score for line in watcher.story.done if line.score}
+    assert {n: score.values["loss"] for n, score in scores.items()} == case.losses
     best = watcher.story.best
     assert (best.round if best else None) == case.best
     return out.getvalue()
@@ -378,7 +383,9 @@ def watched(case: Case, watcher: LineWatcher | JsonWatcher) -> str:
 
 @reader
 def train_in_lines(case: Case) -> None:
-    rows = re.findall(r"^round (\d)/3  loss (\d\.\d{4})", watched(case, LineWatcher()), re.M)
+    rows = re.findall(
+        r"^round (\d)/3  on later:  loss (\d\.\d{4})", watched(case, LineWatcher()), re.M
+    )
     told = {int(n): float(loss) for n, loss in rows}  # the last word on each
     assert {n: told[n] for n in case.losses} == case.losses
 
@@ -388,7 +395,7 @@ def train_json(case: Case) -> None:
     rounds: dict[int, float] = {}
     for line in map(json.loads, watched(case, JsonWatcher(verbose=True)).splitlines()):
         if line["event"] == "round":
-            rounds[line["round"]] = line["metrics"]["loss"]
+            rounds[line["round"]] = line["metrics"]["values"]["loss"]
         elif line["event"] == "withdrawn":
             rounds = {n: loss for n, loss in rounds.items() if n <= line["round"]}
     assert rounds == case.losses
@@ -426,7 +433,6 @@ READ_BY: dict[str, tuple[Reader, ...]] = {
     "terminal/finding.py": (runs_list, runs_show),
     "terminal/runs.py": (runs_list, runs_show),
     "terminal/lines.py": (train_in_lines, train_json),
-    "terminal/live.py": (train_live,),
     "records/plots/run.py": (runs_plot,),
     "cli/runs.py": (runs_list, runs_show, runs_replay, runs_verify),
     "core/story.py": (train_in_lines, train_live),

@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -89,6 +90,7 @@ class Datasets:
         order: Train | Evaluate,
         *,
         examples: int | None = None,
+        validation: int | None = None,
         held_out: int | None = None,
         data: Digest | None = None,
         error: str | None = None,
@@ -102,6 +104,7 @@ class Datasets:
         infos[order.dataset, order.task] = new = replace(
             old,
             examples=old.examples if examples is None else examples,
+            validation=old.validation if validation is None else validation,
             held_out=old.held_out if held_out is None else held_out,
             data=old.data if data is None else data,
         )
@@ -117,7 +120,14 @@ class Datasets:
         self._read = None  # they are looked at again, also where they seem to be the same
         if isinstance(order, Train):
             return self.declare(order, examples=0, error=error)
-        return self.declare(order, held_out=0, error=error)
+        return self.measured(order, {}, error=error)
+
+    def measured(self, order: Evaluate, found: Mapping[str, int], error: str | None = None) -> bool:
+        """How many examples there were of each part that was wanted; whether that is news."""
+        validation, held_out = (
+            found.get(part, 0) if part in order.parts else None for part in ("validation", "test")
+        )
+        return self.declare(order, validation=validation, held_out=held_out, error=error)
 
     def on_described(self, found: Described, now: float = 0.0) -> bool:
         """Whether it is news."""

@@ -128,6 +128,7 @@ def job_of(
             source=source,
             side="agent",
             batch_size=message.batch_size,
+            parts=message.parts,
             limits=config.limits,
             device=config.device,
             threads=config.threads,

@@ -74,7 +74,7 @@ class Work:
         self.data = Datasets(config, tuple(tasks))
         self._orders: list[Order] = []
         self._running: Order | None = None
-        self._answered: Evaluated | None = None
+        self._answered: list[Evaluated] = []
         self.agent = config.name or ""
         """The name that training is seeded with; the coordinator says it."""
         self.error: str | None = None
@@ -92,10 +92,12 @@ class Work:
         if isinstance(message, Train) and message.key in self._updates:
             self._updates.offer_again(now, message.key)
             return
-        answered = self._answered
-        if answered is not None and isinstance(message, Evaluate) and answered.key == message.key:
-            self._post(answered)
-            return
+        if isinstance(message, Evaluate):
+            again = [answer for answer in self._answered if answer.key == message.key]
+            for answer in again:
+                self._post(answer)
+            if again:
+                return
         if any(order.is_same_as(message) for order in self._orders):
             return
         for order in [order for order in self._orders if not order.goes_with(message)]:
@@ -264,18 +266,22 @@ class Work:
         )
 
     def _on_scored(self, order: Order, event: Scored) -> None:
+        assert isinstance(order.message, Evaluate)
         if not event.parts:
-            if self.data.declare(order.message, held_out=0):
+            if self.data.measured(order.message, {}):
                 self._on_described()
             self._fail(order, "data", "this agent holds no examples out for evaluation")
             return
         self.error = None
         self._orders.remove(order)
-        metrics = next(iter(event.parts.values()))
-        if self.data.declare(order.message, held_out=metrics.examples):
+        if self.data.measured(order.message, {p: s.examples for p, s in event.parts.items()}):
             self._on_described()
-        self._answered = Evaluated(key=order.key, metrics=metrics)
-        self._post(self._answered)
+        self._answered = [
+            Evaluated(key=order.key, part=part, sums=event.parts.get(part))
+            for part in order.message.parts
+        ]
+        for answer in self._answered:
+            self._post(answer)
 
     def _on_failed(self, order: Order | None, event: JobFailed) -> None:
         if order is not None:

@@ -65,12 +65,18 @@ def describe(
         else:
             data_tables.show_shares(manifest)
         return
-    from flctl.learning.dealing import count
+    from flctl.learning.dealing import TRAIN, count
+    from flctl.learning.source import parts_of
     from flctl.learning.splitting import read_named
+    from flctl.wire.messages import VALIDATION
 
     heartbeats.apply()
     name, learnt, found = read_named(data, task)
-    parts = {part: count(examples, learnt.classes) for part, examples in found.parts.items()}
+    shown = found.parts
+    if found.train is not None:
+        training, validation = parts_of(learnt, data, found.train)
+        shown = {TRAIN: training, **({VALIDATION: validation} if validation else {}), **found.tests}
+    parts = {part: count(examples, learnt.classes) for part, examples in shown.items()}
     title = f"Data of task {name}" if data is None else f"{data.name} (task {name})"
     if png is not None:
         draw_data(png, title, learnt.classes, parts)

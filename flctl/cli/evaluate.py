@@ -37,9 +37,10 @@ def evaluate(
     split: Annotated[
         str,
         option(
-            "auto|train|all|PART",
-            "auto: the task's test parts, the first one counts; train: what agents train on; all: "
-            "both; or one part by its name.",
+            "auto|train|validation|all|PART",
+            "auto: the task's test parts, the first one counts; train: what agents train on; "
+            "validation: what the best round is chosen by; all: all of these; or one part by "
+            "its name.",
         ),
     ] = "auto",
     test_batch_size: Annotated[int, option("N", "Examples in a batch.", min=1)] = 1000,
@@ -47,10 +48,10 @@ def evaluate(
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Measure a checkpoint: loss, accuracy, macro-F1, confusion."""
+    """Measure a checkpoint: the metrics of its task on each part, and the confusion."""
     import msgspec
 
-    from flctl.learning.evaluation import evaluate as measure
+    from flctl.learning.evaluation import measured as measure
     from flctl.learning.splits import chosen_parts
     from flctl.terminal.checkpoints import load_model, task_of
     from flctl.terminal.output import print_json

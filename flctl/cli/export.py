@@ -5,7 +5,6 @@ from typing import Annotated, Any
 
 from flctl.cli.flags import OWN_DATA
 from flctl.cli.options import At, Json, OfTask, Run, flag, option, path
-from flctl.core.history import BEST
 from flctl.errors import UsageError
 from flctl.extras import needs_torch
 from flctl.files import expect_path
@@ -37,7 +36,11 @@ def export(
     ] = None,
     which: Annotated[
         str | None,
-        option("best|last|ROUND", f"Round of the model; best: of {BEST}.  [default: last]"),
+        option(
+            "best|last|ROUND",
+            "Round of the model; best: by the task's primary metric on validation.  "
+            "[default: last]",
+        ),
     ] = None,
     per_agent: Annotated[
         bool, flag("For csv: a row for each agent in each round.", "--per-agent")

@@ -10,10 +10,20 @@ from typing import Annotated, Any, Literal, TypeAlias
 import msgspec
 from msgspec import Meta, Struct
 
+from flctl.core.metrics import LOSS, USUAL, label
 from flctl.core.randomness import Seeding
 from flctl.errors import StateError
 from flctl.settings import SCHEMA
-from flctl.wire.messages import TRAINING, Claim, Digest, Metrics, Natural, PerClass, RunId
+from flctl.wire.messages import (
+    VALIDATION,
+    Claim,
+    Digest,
+    Measures,
+    Metric,
+    Metrics,
+    Natural,
+    RunId,
+)
 
 State = Literal["running", "paused", "finished", "failed", "stopped"]
 Kind = Literal["fleet", "local", "virtual"]
@@ -48,6 +58,8 @@ class RunStarted(Event, frozen=True, tag="started"):
     frozen: Digest | None = None
     private: Digest | None = None
     """Of the model's other groups of tensors (`Model` of the wire); `model` is the shared one."""
+    measures: Measures = Measures(metrics=USUAL, primary=LOSS.name, classes=0)
+    """What the task's models are measured by; older journals do not say."""
 
 
 class RoundOpened(Event, frozen=True, tag="opened"):
@@ -103,27 +115,33 @@ class Participant(Claim, frozen=True, forbid_unknown_fields=False):
         return cls(**claim, sequence=update.sequence, bytes_up=update.size)
 
 
-class Score(Struct, frozen=True, omit_defaults=True):
+class Score(Metrics, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=False):
     """How good the model of a round is."""
 
-    loss: float
-    accuracy: float
-    macro_f1: float
-    examples: Natural
     source: str
     """Who evaluated: "coordinator" or "agents"."""
     part: str = "test"
-    """Which part of the test data this is."""
-    confusion: tuple[tuple[Natural, ...], ...] = ()
-    per_class: tuple[PerClass, ...] = ()
-    """As `Metrics` has it."""
-    beside: dict[str, Metrics] = {}
+    """Which part of the data this is."""
+    beside: dict[str, Metrics] = msgspec.field(default_factory=dict)
     """Other parts, or other agents, by name."""
+    validation: Metrics | None = None
+    """What the best round is chosen by; None where it was not measured."""
+    validated_by: str = "coordinator"
+    """Who measured that."""
+    chosen_on: str = VALIDATION
+    """The part; version 0.1 chose by one for testing."""
+    primary: Metric = LOSS
 
     @property
-    def tests(self) -> bool:
-        """Whether it says how good the model is: not on the data that it has learnt."""
-        return not self.part.startswith(TRAINING)
+    def chosen(self) -> float | None:
+        """The figure that the best round is chosen by."""
+        return None if self.validation is None else self.validation.values.get(self.primary.name)
+
+    @property
+    def rule(self) -> str:
+        """What makes a round the best one, in words."""
+        how = "least" if self.primary.lower else "highest"
+        return f"{how} {label(self.primary.name)} on {self.chosen_on}"
 
 
 class RoundCommitted(Event, frozen=True, tag="round"):
@@ -142,7 +160,8 @@ class RoundCommitted(Event, frozen=True, tag="round"):
 
     def for_log(self) -> str:
         score = self.metrics
-        figures = f" loss={score.loss:.4f} accuracy={score.accuracy:.4f}" if score else ""
+        values = score.values.items() if score else ()
+        figures = "".join(f" {name}={value:.4f}" for name, value in values)
         took = f"took_s={self.seconds:.2f}"
         return f"round={self.round} committed agents={len(self.participants)} {took}{figures}"
 
@@ -202,16 +221,18 @@ _ENDED: dict[type[Event], State] = {
 }
 
 
-BEST = "least loss"
-"""What makes a round the best one: the words of every screen for the rule below."""
+def best_round(scores: Mapping[int, Score | None]) -> int | None:
+    """The best of these rounds by the task's primary metric, the earlier of two equals; None when
+    no round was measured to be chosen.
 
-
-def best_round(losses: Mapping[int, float]) -> int | None:
-    """The best of the rounds whose losses these are: the least loss, the earlier of two equals.
-
-    The only rule: for the model that is kept, exported, drawn and shown. None without any.
+    The only rule: for the model that is kept, exported, drawn and shown.
     """
-    return min(losses, key=lambda round_id: (losses[round_id], round_id), default=None)
+    worth = {
+        round_id: score.chosen * (1 if score.primary.lower else -1)
+        for round_id, score in scores.items()
+        if score is not None and score.chosen is not None
+    }
+    return min(worth, key=lambda round_id: (worth[round_id], round_id), default=None)
 
 
 class History:
@@ -291,14 +312,8 @@ class History:
 
     @property
     def best(self) -> RoundCommitted | None:
-        """The best of the committed rounds that were evaluated on data for testing."""
-        best = best_round(
-            {
-                r.round: r.metrics.loss
-                for r in self.rounds
-                if r.metrics is not None and r.metrics.tests
-            }
-        )
+        """The best of the committed rounds."""
+        best = best_round({event.round: event.metrics for event in self.rounds})
         return None if best is None else self.rounds[best - 1]
 
     @property
@@ -406,5 +421,5 @@ def _lean(event: RoundCommitted) -> RoundCommitted:
     """Without its participants and the details of its score."""
     score = event.metrics
     if score is not None:
-        score = msgspec.structs.replace(score, confusion=(), per_class=(), beside={})
+        score = msgspec.structs.replace(score, counts={}, beside={})
     return msgspec.structs.replace(event, participants={}, missing=(), metrics=score)

@@ -1,146 +1,207 @@
-"""Metrics from counts, and the metrics of several agents as one.
+"""Metrics: how each is computed from sums, and how the sums of several agents become one.
 
-Up to `CONFUSION` classes the counts are a confusion matrix; of more there are three for each
-class, so that what travels grows with the classes and not with their square.
+A new metric is one entry in `DEFINED`, or a name that a task's `figures` gives for each example.
+Up to `CONFUSION` classes the table "classes" is a confusion matrix, [target][prediction]; of
+more it has hits, targets and predictions of each class, so that what travels grows with the
+classes and not with their square. The table "scores" has two histograms for each class: of the
+probabilities that its examples get for it, and of those that all others get.
 """
 
 import math
-from collections.abc import Sequence
-from operator import gt
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
-import msgspec
-import numpy as np
-from numpy.typing import NDArray
+from flctl.formats import figure
+from flctl.wire.messages import Measures, Metric, Metrics, Moments, Sums, Table
 
-from flctl.wire.messages import Metrics
-
-MOST_LOSS = 1e300
-"""Of one agent: sums over a fleet stay finite."""
-
-
+MOST = 1e300
+"""Of an agent's mean, so that sums over a fleet stay finite; of the root of its squares."""
 CONFUSION = 100
 """Classes up to which a confusion matrix is kept: with four bytes a cell it fills a message."""
+BINS = 64
+MOST_SCORED = 50
+"""Classes up to which histograms of probabilities fit into a message."""
+CLASSES, SCORES = "classes", "scores"
+LOSS = Metric("loss", lower=True)
+USUAL = (LOSS, Metric("accuracy"), Metric("macro_f1"))
+SPREAD = "_sd"
+"""A metric of this ending is the standard deviation of the one that it names before."""
 
-Counts = NDArray[np.int64]
+
+class Defined(NamedTuple):
+    label: str
+    table: str
+    value: Callable[[Table], float]
 
 
-def from_confusion(loss: float, confusion: Sequence[Sequence[int]]) -> Metrics:
-    """Metrics of one part of the data; `loss` is its mean, `confusion[target][prediction]`.
+def _accuracy(table: Table) -> float:
+    hits, targets, _ = zip(*_by_class(table), strict=True)
+    return float(sum(hits) / max(1, sum(targets)))
 
-    Raises ValueError when the matrix is not square.
+
+def _macro_f1(table: Table) -> float:
+    """Mean of 2TP / (2TP + FP + FN) over the classes that occur as target or as prediction."""
+    scores = [2 * hits / (true + said) for hits, true, said in _by_class(table) if true + said]
+    return math.fsum(scores) / max(1, len(scores))
+
+
+def _auroc(table: Table) -> float:
+    """One class against the rest, mean over those that have both; equal bins count half."""
+    areas = []
+    for own, others in zip(table[::2], table[1::2], strict=True):
+        pairs, below = 0, 0
+        for mine, theirs in zip(own, others, strict=True):
+            pairs += mine * (2 * below + theirs)
+            below += theirs
+        if sum(own) and below:
+            areas.append(pairs / (2 * sum(own) * below))
+    return math.fsum(areas) / len(areas) if areas else math.nan
+
+
+DEFINED = {
+    "accuracy": Defined("accuracy", CLASSES, _accuracy),
+    "macro_f1": Defined("macro-F1", CLASSES, _macro_f1),
+    "auroc": Defined("AUROC", SCORES, _auroc),
+}
+
+
+def label(name: str) -> str:
+    """What a screen calls it."""
+    return DEFINED[name].label if name in DEFINED else name.replace("_", " ")
+
+
+def named(found: Iterable[Metrics | None]) -> list[str]:
+    """The metrics that these have figures of, in their order."""
+    return list(dict.fromkeys(name for each in found if each for name in each.values))
+
+
+def confusion_of(counts: Mapping[str, Table]) -> Table:
+    """The confusion matrix, [target][prediction]; empty where there is none."""
+    table = counts.get(CLASSES, ())
+    return table if table and len(table) == len(table[0]) else ()
+
+
+def in_words(found: Metrics) -> str:
+    """All its figures on one line."""
+    return ", ".join(f"{label(name)} {figure(v, 4)}" for name, v in found.values.items())
+
+
+def averaged(measures: Measures) -> set[str]:
+    """Names of what is averaged over the examples: the loss, and what the task itself gives."""
+    own = (m.name.removesuffix(SPREAD) for m in measures.metrics if m.name not in DEFINED)
+    return {LOSS.name, *own}
+
+
+def tables(measures: Measures) -> dict[str, tuple[int, int]]:
+    """Rows and columns of each table that the metrics need."""
+    n = measures.classes
+    shapes = {CLASSES: (n, n if n <= CONFUSION else 3), SCORES: (2 * n, BINS)}
+    needed = {DEFINED[m.name].table for m in measures.metrics if m.name in DEFINED}
+    return {name: shape for name, shape in shapes.items() if name in needed}
+
+
+def metrics_of(sums: Sums, measures: Measures) -> Metrics:
+    """The figures. One that cannot be computed, or of a model that has diverged, is the worst
+    number that there is: JSON has no NaN, and no such round is the best."""
+    found = {metric.name: _value(sums, metric) for metric in measures.metrics}
+    return Metrics(examples=sums.examples, values=found, counts=sums.counts)
+
+
+def _value(sums: Sums, metric: Metric) -> float:
+    name = metric.name
+    if name in DEFINED:
+        value = DEFINED[name].value(sums.counts[DEFINED[name].table])
+    elif name in sums.means:
+        value = sums.means[name].mean
+    else:
+        of = sums.means[name.removesuffix(SPREAD)]
+        value = math.sqrt(of.m2 / of.count) if of.count else math.nan
+    return value if math.isfinite(value) else math.copysign(sys.float_info.max, metric.lower - 0.5)
+
+
+def mean(found: Sequence[Metrics]) -> Metrics:
+    """Of the figures of several models, each counted once."""
+    values = {
+        name: math.fsum(m.values[name] / len(found) for m in found) for name in found[0].values
+    }
+    return Metrics(examples=max(m.examples for m in found), values=values)
+
+
+def from_confusion(loss: float, confusion: Sequence[Sequence[int]]) -> Sums:
+    """Of one part of the data; `loss` is its mean."""
+    table = tuple(tuple(row) for row in confusion)
+    examples = sum(map(sum, table))
+    means = {LOSS.name: Moments(count=examples, mean=loss)}
+    return Sums(examples=examples, means=means, counts={CLASSES: table})
+
+
+def verified(claimed: Sums, measures: Measures, most: int) -> Sums:
+    """What a stranger has sent, if it is what the run's metrics need and goes together.
+
+    Raises ValueError when it does not, or counts more than `most` examples.
     """
-    table = np.asarray(confusion, dtype=np.int64)
-    if table.ndim != 2 or table.shape[0] != table.shape[1]:
-        raise ValueError(f"a confusion matrix of shape {table.shape} is not square")
-    figures = _from_counts(loss, _counts(table))
-    return msgspec.structs.replace(
-        figures, confusion=tuple(tuple(int(n) for n in row) for row in table)
+    n, shapes = claimed.examples, tables(measures)
+    if not 1 <= n <= most:
+        raise ValueError(f"{n} examples, {most} were declared")
+    if claimed.means.keys() != averaged(measures) or claimed.counts.keys() != shapes.keys():
+        raise ValueError("its sums are not those that the metrics of the run need")
+    for name, of in claimed.means.items():
+        if of.count != n:
+            raise ValueError(f"the {name} is of {of.count} examples, not {n}")
+        if not (abs(of.mean) <= MOST and 0 <= of.m2 <= MOST):
+            raise ValueError(f"the {name} is not a finite number below {MOST:g}")
+    for name, (rows, columns) in shapes.items():
+        table = claimed.counts[name]
+        if len(table) != rows or any(len(row) != columns for row in table):
+            raise ValueError(f"the table '{name}' is not of {rows} x {columns} numbers")
+        if not _adds_up(name, table, n):
+            raise ValueError(f"the table '{name}' does not add up to {n} examples")
+    return claimed
+
+
+def _adds_up(name: str, table: Table, n: int) -> bool:
+    if name == SCORES:
+        pairs = [(sum(own), sum(rest)) for own, rest in zip(table[::2], table[1::2], strict=True)]
+        return sum(own for own, _ in pairs) == n and all(own + rest == n for own, rest in pairs)
+    _, targets, said = zip(*_by_class(table), strict=True)
+    fits = all(hit <= min(both) for hit, *both in _by_class(table))
+    return fits and sum(targets) == sum(said) == n
+
+
+def merge(parts: Sequence[Sums]) -> Sums:
+    """Sums over the union of the parts' examples, of which there are some in the same tables."""
+    first, *_ = parts
+    return Sums(
+        examples=sum(part.examples for part in parts),
+        means={name: pooled([part.means[name] for part in parts]) for name in first.means},
+        counts={name: _added([part.counts[name] for part in parts]) for name in first.counts},
     )
 
 
-class Tally:
-    """Counts the predictions of one evaluation; memory grows with the classes alone."""
-
-    def __init__(self, classes: int) -> None:
-        self._classes, self._whole = classes, classes <= CONFUSION
-        self._counts = np.zeros((classes, classes if self._whole else 3), np.int64)
-
-    def add(self, targets: Counts, predictions: Counts) -> None:
-        """Of some examples, the number of each one's class and of the one it is said to be."""
-        n = self._classes
-        if self._whole:
-            cells = np.bincount(targets * n + predictions, minlength=n**2)
-            self._counts += cells.reshape(n, n)
-        else:
-            ways = (targets[targets == predictions], targets, predictions)
-            self._counts += np.stack([np.bincount(way, minlength=n) for way in ways], axis=1)
-
-    def metrics(self, loss: float) -> Metrics:
-        """`loss` is the mean over the examples."""
-        if self._whole:
-            return from_confusion(loss, self._counts.tolist())
-        return _with_counts(_from_counts(loss, self._counts), self._counts)
+def pooled(parts: Sequence[Moments]) -> Moments:
+    """Of all their numbers together (Chan et al. 1979). Exact sums, rounded once: whatever the
+    order, the same bytes."""
+    n = sum(part.count for part in parts)
+    mean = _sum(part.mean * (part.count / max(1, n)) for part in parts)
+    away = ((part, part.mean - mean) for part in parts)
+    return Moments(count=n, mean=mean, m2=_sum(p.m2 + p.count * by * by for p, by in away))
 
 
-def classes_of(metrics: Metrics) -> int:
-    """How many classes its counts are of; 0 where there are none."""
-    return len(metrics.confusion) or len(metrics.per_class)
+def _sum(numbers: Iterable[float]) -> float:
+    try:
+        return math.fsum(numbers)
+    except (OverflowError, ValueError):  # too large, or infinities of both signs
+        return math.nan
 
 
-def without_counts(metrics: Metrics) -> Metrics:
-    """Only the figures."""
-    return msgspec.structs.replace(metrics, confusion=(), per_class=())
+def _added(parts: Sequence[Table]) -> Table:
+    return tuple(tuple(map(sum, zip(*rows, strict=True))) for rows in zip(*parts, strict=True))
 
 
-def verified(claimed: Metrics, most: int) -> Metrics:
-    """What a stranger's metrics amount to: accuracy and macro-F1 come from the counts.
-
-    Raises ValueError when the numbers do not go together, or count more than `most` examples.
-    """
-    if claimed.examples > most:
-        raise ValueError(f"{claimed.examples} examples, {most} were declared")
-    if not abs(claimed.loss) <= MOST_LOSS:
-        raise ValueError(f"the loss is not a finite number below {MOST_LOSS:g}")
-    if claimed.confusion and claimed.per_class:
-        raise ValueError("a confusion matrix and counts by class: one of them is enough")
-    if claimed.per_class:
-        hits, targets, predictions = zip(*claimed.per_class, strict=True)
-        if not sum(targets) == sum(predictions) == claimed.examples >= 1:
-            raise ValueError("the counts by class do not add up to the examples")
-        if any(map(gt, hits, map(min, targets, predictions))):
-            raise ValueError("a class has more hits than examples or predictions")
-        counts = np.asarray(claimed.per_class, dtype=np.int64)
-        return _with_counts(_from_counts(claimed.loss, counts), counts)
-    if claimed.examples < 1 or sum(map(sum, claimed.confusion)) != claimed.examples:
-        raise ValueError("the confusion matrix does not add up to the examples")
-    return from_confusion(claimed.loss, claimed.confusion)
-
-
-def merge(parts: Sequence[Metrics]) -> Metrics:
-    """Metrics over the union of the parts' examples; what a single evaluation would say.
-
-    Raises ValueError when there is none, or when they do not have the same classes.
-    """
-    if not parts or len({classes_of(part) for part in parts}) != 1:
-        raise ValueError("the parts do not have the same classes")
-    examples = max(1, sum(part.examples for part in parts))
-    loss = math.fsum(part.loss * (part.examples / examples) for part in parts)
-    if all(part.confusion for part in parts):
-        tables = [np.asarray(part.confusion, dtype=np.int64) for part in parts]
-        return from_confusion(loss, np.sum(tables, axis=0).tolist())
-    counts = np.sum(
-        [
-            _counts(np.asarray(part.confusion, dtype=np.int64))
-            if part.confusion
-            else np.asarray(part.per_class, dtype=np.int64).reshape(-1, 3)
-            for part in parts
-        ],
-        axis=0,
-    )
-    return _with_counts(_from_counts(loss, counts), counts)
-
-
-def _counts(table: Counts) -> Counts:
-    """Hits, targets and predictions of each class of a confusion matrix, [C, 3]."""
-    return np.stack([table.diagonal(), table.sum(axis=1), table.sum(axis=0)], axis=1)
-
-
-def _from_counts(loss: float, counts: Counts) -> Metrics:
-    """Macro-F1 is the mean of 2TP / (2TP + FP + FN) over the classes that occur as target
-    or as prediction."""
-    hits, targets, predictions = counts.T
-    examples = int(targets.sum())
-    occurrences = targets + predictions
-    present = occurrences > 0
-    f1 = 2 * hits[present] / occurrences[present]
-    return Metrics(
-        loss=loss,
-        accuracy=float(hits.sum() / examples) if examples else 0.0,
-        macro_f1=float(f1.mean()) if examples else 0.0,
-        examples=examples,
-    )
-
-
-def _with_counts(figures: Metrics, counts: Counts) -> Metrics:
-    rows = tuple((hits, targets, said) for hits, targets, said in counts.tolist())
-    return msgspec.structs.replace(figures, per_class=rows)
+def _by_class(table: Table) -> Table:
+    """Hits, targets and predictions of each class."""
+    if len(table) > CONFUSION:
+        return table
+    hits = (row[at] for at, row in enumerate(table))
+    return tuple(zip(hits, map(sum, table), map(sum, zip(*table, strict=True)), strict=True))

@@ -17,6 +17,7 @@ from flctl.wire.messages import (
     Evaluate,
     Heartbeat,
     Hello,
+    MeasuredPart,
     Message,
     Telemetry,
     Train,
@@ -184,9 +185,10 @@ class Member:
         infos = self.hello.datasets if self.hello else ()
         return max((i.examples for i in infos if (i.task, i.name) == (task, dataset)), default=0)
 
-    def held_out(self, task: str, dataset: str) -> int:
+    def of_part(self, task: str, dataset: str, part: MeasuredPart) -> int:
+        """Examples that it says to have of a part."""
         infos = self.hello.datasets if self.hello else ()
-        return max((i.held_out for i in infos if (i.task, i.name) == (task, dataset)), default=0)
+        return max((i.of(part) for i in infos if (i.task, i.name) == (task, dataset)), default=0)
 
 
 class Roster:

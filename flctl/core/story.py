@@ -127,18 +127,14 @@ class Story:
 
     @property
     def best(self) -> RoundLine | None:
-        """Of those that were evaluated on data for testing."""
-        losses = {
-            line.round: line.score.loss
-            for line in self.done
-            if line.score is not None and line.score.tests
-        }
-        best = best_round(losses)
+        best = best_round({line.round: line.score for line in self.done})
         return next((line for line in self.done if line.round == best), None)
 
     @property
-    def accuracies(self) -> list[float]:
-        return [line.score.accuracy for line in self.done if line.score is not None]
+    def trend(self) -> list[float]:
+        """Of each round the figure that the best one is chosen by."""
+        found = (line.score.chosen for line in self.done if line.score is not None)
+        return [figure for figure in found if figure is not None]
 
     def share_done(self) -> float:
         """Of the whole run, in [0, 1]; the open round counts by its agents' steps."""

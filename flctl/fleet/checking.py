@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from flctl.core.metrics import in_words
 from flctl.errors import FlctlError, TaskError, UnknownTask
 from flctl.fleet.virtual import VirtualRun
 from flctl.learning import checkup, checkup_steps
@@ -71,8 +72,7 @@ def check_round(subject: Subject) -> Said:
     text = f"{CLIENTS} virtual clients trained and were averaged"
     if score is None:
         return Said(text)
-    figures = {"loss": score.loss, "accuracy": score.accuracy}
-    return Said(f"{text}: loss {score.loss:.4f}, accuracy {score.accuracy:.3f}", figures)
+    return Said(f"{text}: {in_words(score)}", dict(score.values))
 
 
 CHECKS: tuple[tuple[str, tuple[str, ...], Check], ...] = (

@@ -16,14 +16,14 @@ from flctl.files import explained
 from flctl.learning.compression import save_update
 from flctl.learning.examples import Examples
 from flctl.learning.reading import Reading
-from flctl.learning.source import held_out_examples, shards, training_examples
+from flctl.learning.source import all_parts, held_out_examples
 from flctl.learning.state import arrays_of, buffers_in, checkpoint_metadata, load_state
 from flctl.learning.task import Task
 from flctl.learning.training import OnStep, train_locally
 from flctl.settings import RunSettings, agent_names, parse
-from flctl.wire.messages import Digest, Shard
+from flctl.wire.messages import Digest, MeasuredPart
 from flctl.worker.execution import Executor
-from flctl.worker.jobs import DataSource, Initialise
+from flctl.worker.jobs import DataSource, Initialise, shards_of
 
 
 def first_model(given: dict[str, Any], where: str, *, stored: bool = False) -> FirstModel:
@@ -31,7 +31,7 @@ def first_model(given: dict[str, Any], where: str, *, stored: bool = False) -> F
     a run that exists. Raises FlctlError."""
     made, fd = Executor().initialise(Initialise(given=given, where=where, stored=stored))
     settings = parse(made.settings, where)
-    return FirstModel(settings, made.task_digest, made.blob, made.size, fd)
+    return FirstModel(settings, made.task_digest, made.measures, made.blob, made.size, fd)
 
 
 class Clients:
@@ -40,37 +40,29 @@ class Clients:
     def __init__(self, task: Task, settings: RunSettings) -> None:
         self.names = agent_names(settings.virtual or settings.local or 1)
         self._task, self._data = task, settings.data
-        self._shards = [
-            Shard(
-                index=index,
-                of=len(self.names),
-                partition=settings.partition,
-                alpha=settings.alpha,
-                seed=settings.seed,
-            )
-            for index in range(len(self.names))
-        ]
-        source = DataSource(path=settings.data)
-        path = None if source.path is None else Path(source.path)
-        self._everything = Reading(path, lambda: training_examples(task, source))
+        self._shards = shards_of(settings)
+        path = self._path = None if settings.data is None else Path(settings.data)
+        self._everything = Reading(path, lambda: task.train_data(path))
         self._held_out = Reading(path, self._read_held_out)
         self._dealt: Examples | None = None
         self.training: dict[str, Examples] = {}
         """Of those that have some."""
+        self.validation: dict[str, Examples] = {}
         self.refresh()
 
     def refresh(self) -> None:
         """Read and deal them again, if they have changed. Raises DataError, TaskError."""
         everything = self._everything.get()
         if everything is not self._dealt:
-            parts = shards(everything, self._shards[0], changing=True)
-            dealt = zip(self.names, parts, strict=True)
-            self.training = {name: everything.select(part) for name, part in dealt if len(part)}
+            parts = all_parts(self._task, everything, self._path, self._shards[0])
+            dealt = {name: p for name, p in zip(self.names, parts, strict=True) if p is not None}
+            self.training = {name: training for name, (training, _) in dealt.items()}
+            self.validation = {name: own for name, (_, own) in dealt.items() if own is not None}
             self._dealt = everything
 
-    def held_out(self) -> dict[str, Examples]:
-        """Of those that hold some out. Raises DataError, TaskError."""
-        return self._held_out.get()
+    def own(self, part: MeasuredPart) -> dict[str, Examples]:
+        """Of those that have such a part. Raises DataError, TaskError."""
+        return self._held_out.get() if part == "test" else self.validation
 
     def _read_held_out(self) -> dict[str, Examples]:
         sources = (DataSource(path=self._data, shard=shard) for shard in self._shards)

@@ -16,12 +16,14 @@ import msgspec
 import numpy as np
 from msgspec import Struct, structs
 
-from flctl.core.metrics import from_confusion
+from flctl.core.metrics import from_confusion, mean, metrics_of
 from flctl.errors import RunError
 from flctl.wire.messages import Metrics
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from flctl.learning.task import Task
 
 How = Literal["central", "local-only"]
 LOW_PRIORITY = 10
@@ -127,7 +129,7 @@ def compute(how: How, given: dict[str, Any], every: int, rounds: int | None = No
 
     from flctl.learning import baseline
     from flctl.learning import device as devices
-    from flctl.learning.evaluation import evaluate
+    from flctl.learning.evaluation import measured
 
     scene = _Scene(given)
     settings = structs.replace(scene.settings, rounds=rounds or scene.settings.rounds)
@@ -139,10 +141,10 @@ def compute(how: How, given: dict[str, Any], every: int, rounds: int | None = No
     def measure(agent: str, round_id: int, model: nn.Module) -> None:
         if round_id == settings.rounds:
             for name, part in parts.items():
-                finals[name].append(evaluate(task, model, part, device=device))
+                finals[name].append(measured(task, model, part, device=device))
             mine = {agent: scene.own[agent]} if agent in scene.own else scene.own
             finals.setdefault(OWN, []).extend(
-                evaluate(task, model, part, device=device) for part in mine.values()
+                measured(task, model, part, device=device) for part in mine.values()
             )
 
     if how == "central":
@@ -154,7 +156,7 @@ def compute(how: How, given: dict[str, Any], every: int, rounds: int | None = No
         curve = baseline.local_only(
             task, shards, settings, main, every=every, device=device, on_model=measure
         )
-    return Compared(curve, {name: mean_of(found) for name, found in finals.items() if found})
+    return Compared(curve, {name: mean(found) for name, found in finals.items() if found})
 
 
 def beside(given: dict[str, Any], model: Path) -> Beside:
@@ -163,7 +165,7 @@ def beside(given: dict[str, Any], model: Path) -> Beside:
     Loads torch. Raises FlctlError.
     """
     from flctl.learning import device as devices
-    from flctl.learning.evaluation import evaluate
+    from flctl.learning.evaluation import measured
     from flctl.learning.state import load_into
 
     scene = _Scene(given)
@@ -175,12 +177,12 @@ def beside(given: dict[str, Any], model: Path) -> Beside:
     trained = sum(part.histogram() for part in scene.clients.training.values())
     commonest = int(np.argmax(trained))
     counts = {name: part.histogram() for name, part in scene.parts.items()}
-    own = [evaluate(task, learnt, part, device=device) for part in scene.own.values()]
-    always = {name: _always(commonest, found) for name, found in counts.items()}
+    own = [measured(task, learnt, part, device=device) for part in scene.own.values()]
+    always = {name: _always(task, commonest, found) for name, found in counts.items()}
     if own:
-        always[OWN] = mean_of([_always(commonest, p.histogram()) for p in scene.own.values()])
+        always[OWN] = mean([_always(task, commonest, p.histogram()) for p in scene.own.values()])
     return Beside(
-        own=mean_of(own) if own else None,
+        own=mean(own) if own else None,
         commonest=task.classes[commonest],
         always=always,
         classes={
@@ -209,28 +211,16 @@ class _Scene:
         settings = self.settings = first.settings
         self.task = task_of(settings)
         self.clients = Clients(self.task, settings)
-        self.own = self.clients.held_out()
+        self.own = self.clients.own("test")
         source = for_testing(settings)
         self.parts = evaluation_parts(self.task, source)
 
 
-def _always(said: int, targets: "NDArray[np.int64]") -> Metrics:
+def _always(task: "Task", said: int, targets: "NDArray[np.int64]") -> Metrics:
     """Of calling everything by one class, whatever it is; the loss would be infinite."""
     table = np.zeros((len(targets), len(targets)), np.int64)
     table[:, said] = targets
-    return from_confusion(sys.float_info.max, table.tolist())
-
-
-def mean_of(metrics: list[Metrics]) -> Metrics:
-    """Of the figures; several models have no common confusion."""
-    n = len(metrics)
-    return Metrics(
-        loss=sum(m.loss for m in metrics) / n,
-        accuracy=sum(m.accuracy for m in metrics) / n,
-        macro_f1=sum(m.macro_f1 for m in metrics) / n,
-        examples=max(m.examples for m in metrics),
-        confusion=metrics[0].confusion if n == 1 else (),
-    )
+    return metrics_of(from_confusion(sys.float_info.max, table.tolist()), task.measures)
 
 
 def _serve() -> None:

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from flctl.coordinator.run.aggregation import Aggregated, aggregate
-from flctl.coordinator.run.decisions import commit, finish, weigh_in, who_measures
-from flctl.coordinator.run.scoring import by_agents, by_coordinator
+from flctl.coordinator.run.decisions import commit, finish, weigh_in
+from flctl.coordinator.run.scoring import missing, scored
 from flctl.coordinator.store.folder import RunFolder
 from flctl.coordinator.store.journal import Journal
 from flctl.coordinator.store.resume import expect_resumable, start_run, take_up
@@ -32,7 +32,7 @@ from flctl.learning.source import evaluation_parts
 from flctl.learning.state import load_into
 from flctl.learning.task import task_of
 from flctl.settings import changed
-from flctl.wire.messages import Metrics
+from flctl.wire.messages import Sums
 from flctl.worker.jobs import for_testing
 
 logger = logging.getLogger(__name__)
@@ -199,18 +199,18 @@ class VirtualRun:
         )
 
     def _evaluate(self, made: Aggregated) -> Score | None:
-        how = who_measures(self.settings)
-        if how == "coordinator":
-            parts = {name: self._metrics(made, part) for name, part in self._tests.get().items()}
-            how = who_measures(self.settings, bool(parts))
-        if how == "none":
+        if self.settings.evaluate == "none":
             return None
-        if how == "coordinator":
-            return by_coordinator(parts)
-        held_out = self._clients.held_out()
-        return by_agents({agent: self._metrics(made, own) for agent, own in held_out.items()})
+        how, found = self.settings.evaluate, {}
+        if how != "agents":
+            found = {name: self._sums(made, part) for name, part in self._tests.get().items()}
+        answers = {
+            part: {agent: self._sums(made, own) for agent, own in self._clients.own(part).items()}
+            for part in missing(how, found)
+        }
+        return scored(found, answers, self.task.measures)
 
-    def _metrics(self, made: Aggregated, examples: Examples) -> Metrics:
+    def _sums(self, made: Aggregated, examples: Examples) -> Sums:
         model = self.task.model()
         with made.path.open("rb") as file:
             load_into(model, file.fileno(), str(made.path))

@@ -10,8 +10,9 @@ import msgspec
 import torch
 from torch import nn
 
+from flctl.core.metrics import mean
 from flctl.core.randomness import Seeding
-from flctl.learning.evaluation import evaluate
+from flctl.learning.evaluation import measured
 from flctl.learning.examples import Examples, concatenate
 from flctl.learning.state import assign, snapshot
 from flctl.learning.task import Task, initial_model
@@ -63,7 +64,7 @@ def local_only(
         )
         for agent, examples in shards.items()
     ]
-    return {round_id: _mean([curve[round_id] for curve in curves]) for round_id in curves[0]}
+    return {round_id: mean([curve[round_id] for curve in curves]) for round_id in curves[0]}
 
 
 def _train_alone(
@@ -91,20 +92,9 @@ def _train_alone(
         state, position = result.state, position + result.batches
         if round_id % every == 0 or round_id == settings.rounds:
             assign(model, state)
-            curve[round_id] = evaluate(
+            curve[round_id] = measured(
                 task, model, test, batch_size=settings.test_batch_size, device=device
             )
             if on_model is not None:
                 on_model(agent, round_id, model)
     return curve
-
-
-def _mean(metrics: Sequence[Metrics]) -> Metrics:
-    """Of loss, accuracy and macro-F1; there is no common confusion."""
-    n = len(metrics)
-    return Metrics(
-        loss=sum(m.loss for m in metrics) / n,
-        accuracy=sum(m.accuracy for m in metrics) / n,
-        macro_f1=sum(m.macro_f1 for m in metrics) / n,
-        examples=metrics[0].examples,
-    )

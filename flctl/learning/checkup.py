@@ -231,10 +231,12 @@ def _check_signatures(subject: Subject) -> None:
     called: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
         "model": ((), {}),
         "train_data": ((none,), {}),
+        "validation": ((none,), {}),
         "held_out": ((none,), {}),
         "test_parts": ((none,), {}),
         "inputs": ((x,), {"training": True}),
         "collate": (([],), {}),
+        "figures": ((x, x), {}),
         "loss": ((x, x), {}),
         "training_loss": ((none,), {}),
         "probabilities": ((x,), {}),

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flctl.core.metrics import LOSS, in_words, metrics_of
 from flctl.errors import FlctlError
 from flctl.learning.checkup import Said, Subject
 from flctl.learning.evaluation import evaluate
@@ -101,28 +102,26 @@ def check_metrics(subject: Subject) -> Said:
     task = subject.task
     name, part = next(iter(subject.tests.items()), ("train", subject.train))
     part = part.select(np.arange(min(len(part), EVALUATED), dtype=np.int64))
-    found = evaluate(task, subject.model, part)
-    if not np.isfinite(found.loss):
-        raise subject.problem("loss", f"is {found.loss} on '{name}'")
+    sums = evaluate(task, subject.model, part)
+    if not np.isfinite(loss := sums.means[LOSS.name].mean):
+        raise subject.problem("loss", f"is {loss} on '{name}'")
+    found = metrics_of(sums, task.measures)
     with torch.no_grad():
         x, _ = next(in_order(task, part, 100))  # by the task's own collate
         shares = task.probabilities(forward(task, subject.model, task.inputs(x, training=False)))
     within = max(1e-3, torch.finfo(shares.dtype).eps)  # half precision has three digits, or two
-    sums = shares.double().sum(dim=1)
-    if bool((shares < 0).any()) or not torch.allclose(sums, torch.ones_like(sums), atol=within):
+    totals = shares.double().sum(dim=1)
+    if bool((shares < 0).any()) or not torch.allclose(totals, torch.ones_like(totals), atol=within):
         raise subject.problem("probabilities", "returns rows that are negative or do not sum to 1")
-    figures = {"loss": found.loss, "accuracy": found.accuracy, "macro_f1": found.macro_f1}
     if len(task.classes) > MOST_CLASSES:
         return Said(
             f"{len(task.classes)} classes: a run can measure {MOST_CLASSES} at most, train this "
             "task with --evaluate none",
-            figures,
+            found.values,
             "note",
         )
     return Said(
-        f"untrained, on {len(part):,} examples of '{name}': loss {found.loss:.4f}, "
-        f"accuracy {found.accuracy:.3f}",
-        figures,
+        f"untrained, on {len(part):,} examples of '{name}': {in_words(found)}", found.values
     )
 
 

@@ -1,14 +1,19 @@
-"""How good a model is: loss, accuracy, macro-F1, counts by class."""
+"""How good a model is: the sums that its metrics need, over some examples."""
 
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
 import torch
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
-from flctl.core.metrics import Tally
+from flctl.core.metrics import BINS, CLASSES, CONFUSION, LOSS, SCORES, metrics_of, pooled, tables
 from flctl.learning.examples import Examples
 from flctl.learning.guard import forward
 from flctl.learning.loader import in_order
 from flctl.learning.task import Task
-from flctl.wire.messages import Metrics
+from flctl.wire.messages import Measures, Metrics, Moments, Sums
 
 
 @torch.no_grad()
@@ -19,14 +24,65 @@ def evaluate(
     *,
     batch_size: int = 1000,
     device: torch.device | None = None,
-) -> Metrics:
-    """Metrics of `model` on `examples`; the model is left in evaluation mode, on `device`."""
+) -> Sums:
+    """Of `model` on `examples`; the model is left in evaluation mode, on `device`."""
     device = device or torch.device("cpu")
     model.to(device).eval()
-    tally, loss = Tally(len(task.classes)), 0.0
+    tally = Tally(task.measures)
     for batch in in_order(task, examples, batch_size):
         x, y = (part.to(device) for part in batch)
         output = forward(task, model, task.inputs(x, training=False))
-        loss += float(task.loss(output, y)) * len(y)
-        tally.add(y.cpu().numpy(), output.argmax(dim=1).cpu().numpy())
-    return tally.metrics(loss / len(examples))
+        tally.add_means(task.figures(output, y), float(task.loss(output, y)), len(y))
+        tally.add_classes(y.cpu().numpy(), output.argmax(dim=1).cpu().numpy())
+        if SCORES in tally.tables:
+            tally.add_scores(y.cpu().numpy(), task.probabilities(output).double().cpu().numpy())
+    return tally.sums()
+
+
+def measured(task: Task, model: nn.Module, examples: Examples, **how: Any) -> Metrics:
+    """The figures of the same."""
+    return metrics_of(evaluate(task, model, examples, **how), task.measures)
+
+
+class Tally:
+    """Adds up the sums of one evaluation; memory grows with the classes and the batches alone."""
+
+    def __init__(self, measures: Measures) -> None:
+        self._classes = measures.classes
+        self.tables = {name: np.zeros(at, np.int64) for name, at in tables(measures).items()}
+        self._means: dict[str, list[Moments]] = {}
+
+    def add_means(self, figures: Mapping[str, Tensor], loss: float, n: int) -> None:
+        """`loss` is the mean over the batch, each of `figures` has a number for each example."""
+        self._means.setdefault(LOSS.name, []).append(Moments(count=n, mean=loss))
+        for name, each in figures.items():
+            numbers = each.double()
+            mean = float(numbers.mean())
+            m2 = float(((numbers - mean) ** 2).sum())
+            self._means.setdefault(name, []).append(Moments(count=n, mean=mean, m2=m2))
+
+    def add_classes(self, targets: NDArray[np.int64], said: NDArray[np.int64]) -> None:
+        """Of some examples, the number of each one's class and of the one it is said to be."""
+        n, table = self._classes, self.tables.get(CLASSES)
+        if table is None:
+            return
+        if n <= CONFUSION:
+            table += np.bincount(targets * n + said, minlength=n**2).reshape(n, n)
+        else:
+            ways = (targets[targets == said], targets, said)
+            table += np.stack([np.bincount(way, minlength=n) for way in ways], axis=1)
+
+    def add_scores(self, targets: NDArray[np.int64], shares: NDArray[np.float64]) -> None:
+        """`shares` are the probabilities of each class, [examples, classes]."""
+        bins = np.clip(np.nan_to_num(shares) * BINS, 0, BINS - 1).astype(np.int64)
+        others = targets[:, None] != np.arange(self._classes)
+        rows = 2 * np.arange(self._classes) + others
+        np.add.at(self.tables[SCORES], (rows, bins), 1)
+
+    def sums(self) -> Sums:
+        means = {name: pooled(parts) for name, parts in self._means.items()}
+        return Sums(
+            examples=means[LOSS.name].count,
+            means=means,
+            counts={name: tuple(map(tuple, table.tolist())) for name, table in self.tables.items()},
+        )

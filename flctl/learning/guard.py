@@ -6,12 +6,13 @@ TaskError, and what they return is looked at before anybody relies on it.
 
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from flctl.core.metrics import LOSS, averaged
 from flctl.errors import DataError, FlctlError, TaskError, is_out_of_memory, one_line
 from flctl.learning.examples import Cases, Examples
 
@@ -186,6 +187,17 @@ def _no_batch(_: "Task", result: Any, *given: Any) -> str:
     return ""
 
 
+def _no_figures(task: "Task", result: object, given: Sequence[Any]) -> str:
+    wanted = averaged(task.measures) - {LOSS.name}
+    if not isinstance(result, Mapping) or set(result) != wanted:
+        told = sorted(map(str, result)) if isinstance(result, Mapping) else kind(result)
+        return f"{told}, not a dict with the task's own metrics: {sorted(wanted)}"
+    for name, each in result.items():
+        if not isinstance(each, Tensor) or (given and each.shape != (len(given[0]),)):
+            return f"{kind(each)} as '{name}', not one number for each example"
+    return ""
+
+
 def _nothing_wrong(*_: object) -> str:
     return ""
 
@@ -194,6 +206,7 @@ _WRONG: dict[str, Callable[..., str]] = {
     "model": _no_model,
     "is_here": _nothing_wrong,
     "train_data": _no_examples,
+    "validation": lambda task, found, *_: "" if found is None else _no_examples(task, found),
     "held_out": lambda task, found, *_: "" if found is None else _no_examples(task, found),
     "test_parts": _no_parts,
     "cases": lambda _, found, *__: (
@@ -207,6 +220,7 @@ _WRONG: dict[str, Callable[..., str]] = {
     "training_loss": lambda _, found, *__: (
         "" if callable(found) else f"{kind(found)}, not a function of output and target"
     ),
+    "figures": lambda task, found, *given: _no_figures(task, found, given),
     "probabilities": lambda task, found, *given: (
         _wrong_scores(task, found, len(given[0])) if given else ""
     ),

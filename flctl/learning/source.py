@@ -1,14 +1,16 @@
 """Where an agent's examples come from: a task's data at a path, or one part of them."""
 
+import contextlib
 from pathlib import Path
 from typing import Protocol
 
 from flctl.errors import DataError
-from flctl.learning.examples import Examples, Indices
+from flctl.learning.examples import Examples, Indices, concatenate
 from flctl.learning.partition import partition, partition_held_out
 from flctl.learning.task import Task
+from flctl.learning.validation import Parted, parted
 from flctl.settings import Partition
-from flctl.wire.messages import TRAINING
+from flctl.wire.messages import TRAINING, VALIDATION
 
 
 class ShardLike(Protocol):
@@ -37,17 +39,56 @@ class SourceLike(Protocol):
     def trained_on(self) -> bool: ...
     @property
     def beside(self) -> str | None: ...
+    @property
+    def all(self) -> ShardLike | None: ...
 
 
 def training_examples(task: Task, source: SourceLike) -> Examples:
     """What the owner of `source` trains on. Raises DataError."""
-    examples = task.train_data(_path(source))
-    if source.shard is None:
-        return examples
-    rows = _own(source.shard, shards(examples, source.shard, changing=True))
+    return own_parts(task, source)[0]
+
+
+def own_parts(task: Task, source: SourceLike) -> Parted:
+    """What the owner of `source` trains on, and its validation part. Raises DataError."""
+    path, shard = _path(source), source.shard
+    examples = task.train_data(path)
+    if shard is None:
+        return parts_of(task, path, examples)
+    rows = _own(shard, shards(examples, shard, changing=True))
     if not len(rows):
-        shards(examples, source.shard)  # says what there is too little of
-    return examples.select(rows)
+        shards(examples, shard)  # says what there is too little of
+    dealt = _dealt(task.validation(path), examples, shard)
+    return _parted(task, examples.select(rows), dealt, shard.index)
+
+
+def parts_of(task: Task, path: Path | None, examples: Examples) -> Parted:
+    """The same of `examples`, all that the task trains on at `path`. Raises DataError."""
+    return _parted(task, examples, [task.validation(path)], 0)
+
+
+def all_parts(
+    task: Task, examples: Examples, path: Path | None, shard: ShardLike
+) -> list[Parted | None]:
+    """The same of every owner of `examples`, what the task trains on at `path`; None of one who
+    gets nothing. Raises DataError."""
+    dealt = _dealt(task.validation(path), examples, shard)
+    parts = shards(examples, shard, changing=True)
+    return [
+        _parted(task, examples.select(rows), dealt, at) if len(rows) else None
+        for at, rows in enumerate(parts)
+    ]
+
+
+def _parted(task: Task, own: Examples, dealt: list[Examples | None], at: int) -> Parted:
+    """`dealt`: what the task brings itself, if to anybody."""
+    return (own, dealt[at]) if any(dealt) else parted(own, task.validation_share)
+
+
+def _dealt(brought: Examples | None, training: Examples, shard: ShardLike) -> list[Examples | None]:
+    if brought is None:
+        return []
+    hands = held_out_shards(brought, training if shard.partition == "record" else None, shard)
+    return [brought.select(rows) if len(rows) else None for rows in hands]
 
 
 def held_out_examples(task: Task, source: SourceLike) -> Examples | None:
@@ -66,14 +107,29 @@ def evaluation_parts(task: Task, source: SourceLike) -> dict[str, Examples]:
     path = _path(source)
     parts = task.test_parts(path)
     if source.trained_on and path:
-        return _not_trained_on(task, path, parts)
+        parts = _not_trained_on(task, path, parts)
     if source.beside is not None:
         trained = task.train_data(Path(source.beside)).rows()
-        return {
+        parts = {
             f"{TRAINING}: {name}" if part.rows() <= trained and name != TRAINING else name: part
             for name, part in parts.items()
         }
-    return parts
+    validation = _validation(task, source)
+    return parts if validation is None else {**parts, VALIDATION: validation}
+
+
+def _validation(task: Task, source: SourceLike) -> Examples | None:
+    """That of all agents together where they are here; else of what ships with the task. What
+    other agents have is with them."""
+    path = _path(source) if source.trained_on else Path(source.beside) if source.beside else None
+    if source.all is None:
+        if source.trained_on and path is None:
+            with contextlib.suppress(DataError):  # it may ship with data for testing alone
+                return own_parts(task, source)[1]
+        return None
+    found = all_parts(task, task.train_data(path), path, source.all)
+    parts = [part[1] for part in found if part is not None and part[1] is not None]
+    return concatenate(parts, "the validation part") if parts else None
 
 
 def _not_trained_on(task: Task, path: Path, parts: dict[str, Examples]) -> dict[str, Examples]:

@@ -4,28 +4,32 @@ from pathlib import Path
 
 from flctl.errors import DataError, UsageError
 from flctl.learning.examples import Examples, concatenate
+from flctl.learning.source import parts_of
 from flctl.learning.task import Task
+from flctl.wire.messages import VALIDATION
 
-SPLITS = ("auto", "train", "all")
+SPLITS = ("auto", "train", VALIDATION, "all")
 
 
 def chosen_parts(task: Task, data: Path | None, split: str) -> dict[str, Examples]:
     """Raises UsageError, DataError."""
-    tests = task.test_parts(data) if split != "train" else {}
-    if split in ("train", "all"):
-        tests = {"train": task.train_data(data), **tests}
+    if split in ("train", VALIDATION):
+        training, validation = parts_of(task, data, task.train_data(data))
+        found = training if split == "train" else validation
+        if found is None:
+            raise DataError(f"{data or 'these data'}: too few for a validation part")
+        return {split: found}
+    tests = task.test_parts(data)
     if split == "all":
+        tests = {"train": task.train_data(data), **tests}
         trained, *others = tests.values()
         # Of data without splits, the test part is all of them.
         seen = any(part.contains(trained) for part in others)
         parts = others if seen else [trained, *others]
         return {"all": concatenate(parts, str(data or "the task's data")), **tests}
-    if split in SPLITS:
-        found = tests
-    else:
-        found = {name: part for name, part in tests.items() if name == split}
-        if not found and tests:
-            raise UsageError(f"--split {split}: there are auto, train, all, {', '.join(tests)}")
-    if not found:
+    chosen = {name: part for name, part in tests.items() if split in ("auto", name)}
+    if not chosen and tests:
+        raise UsageError(f"--split {split}: there are {', '.join((*SPLITS, *tests))}")
+    if not chosen:
         raise DataError(f"{data or 'these data'}: nothing to test on; try --split train")
-    return found
+    return chosen

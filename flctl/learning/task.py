@@ -13,14 +13,17 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 from weakref import WeakKeyDictionary
 
+import msgspec
+
+from flctl.core.metrics import LOSS, MOST_SCORED, SPREAD, USUAL
 from flctl.core.randomness import derive
-from flctl.errors import TaskError, UnknownTask
+from flctl.errors import TaskError, UnknownTask, one_line
 from flctl.learning.examples import Batch, Cases, Examples, concatenate
 from flctl.learning.guard import blamed, guarded, kind, reason
 from flctl.learning.origin import Origin, ReadAs, check_known, of_settings
 from flctl.learning.registry import locate, task_digest
 from flctl.settings import RunSettings
-from flctl.wire.messages import Digest
+from flctl.wire.messages import Digest, Measures, Metric
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -40,6 +43,13 @@ class Task:
     """What the two numbers of `points` are, with units."""
     defaults: ClassVar[Mapping[str, Any]] = {}
     """Settings of a run that suit this task, by key; whoever starts a run may change them."""
+    metrics: ClassVar[tuple[Metric, ...]] = USUAL
+    """What its models are measured by: "loss", those of `flctl.core.metrics`, and names that
+    `figures` gives."""
+    primary: ClassVar[str] = LOSS.name
+    """The one of them that the best round is chosen by."""
+    validation_share: ClassVar[float] = 0.15
+    """The last of each group of the training data; 0: nothing is taken."""
     options: ClassVar[tuple[str, ...]] = ()
     """Fields of `ReadAs` that this task makes use of."""
     workers: ClassVar[int] = 0
@@ -47,6 +57,10 @@ class Task:
 
     read_as: ReadAs | None = None
     """How the owner of the data wants them to be read; None: as the environment says."""
+
+    @property
+    def measures(self) -> Measures:
+        return Measures(metrics=self.metrics, primary=self.primary, classes=len(self.classes))
 
     def will_read(self, read_as: ReadAs) -> None:
         """From now on it reads data so. Raises UsageError for what it has no option for."""
@@ -71,6 +85,12 @@ class Task:
         Raises DataError.
         """
         raise TaskError(f"task '{self.name}' has no method 'train_data'; every task needs one")
+
+    def validation(self, path: Path | None) -> Examples | None:  # noqa: ARG002
+        """What the best round is chosen by, never trained on: not in `train_data` either. None:
+        flctl takes `validation_share` of each group of an agent's `train_data` for it.
+        """
+        return None
 
     def held_out(self, path: Path | None) -> Examples | None:  # noqa: ARG002
         """What an agent evaluates on, never trained on; None when it has nothing of the kind."""
@@ -133,6 +153,13 @@ class Task:
 
         return functional.cross_entropy(output, target)
 
+    def figures(self, output: "Tensor", target: "Tensor") -> "Mapping[str, Tensor]":  # noqa: ARG002
+        """The task's own metrics by name, a number for each example of the batch, shape (n,).
+        Each one's mean over the examples is the metric; `metrics` may name NAME_sd, its standard
+        deviation, too.
+        """
+        return {}
+
     def training_loss(self, examples: Examples) -> Loss:  # noqa: ARG002
         """The loss to train with; it may depend on what this agent owns."""
         return self.loss
@@ -170,6 +197,8 @@ def load_task(ref: str) -> Task:
         raise TaskError(f"task '{ref}': the 'name' of {class_name} is {kind(found.name)}, no text")
     if not _are_names(found.classes):
         raise TaskError(f"task '{ref}': the 'classes' of {class_name} are no tuple of texts")
+    if wrong := wrong_measures(found):
+        raise TaskError(f"task '{ref}': {class_name}: {wrong}")
     try:
         return guarded(found())
     except (Exception, SystemExit) as error:
@@ -181,6 +210,27 @@ def task_of(settings: RunSettings) -> Task:
     task = load_task(settings.task)
     task.will_read(of_settings(settings))
     return task
+
+
+def wrong_measures(found: type[Task]) -> str:
+    """What is wrong with the metrics of a task; empty when nothing is."""
+    if not 0 <= found.validation_share < 1:
+        return f"its validation_share is {found.validation_share}, not from 0 to below 1"
+    try:
+        measures = msgspec.convert(
+            {"metrics": msgspec.to_builtins(found.metrics), "primary": found.primary,
+             "classes": len(found.classes)}, Measures,
+        )  # fmt: skip
+    except (msgspec.ValidationError, TypeError) as error:
+        return f"its metrics: {one_line(error)}"
+    names = [metric.name for metric in measures.metrics]
+    if measures.primary not in names or len(set(names)) < len(names):
+        return f"its metrics are {names}: name each once, and one of them as primary"
+    if f"{LOSS.name}{SPREAD}" in names:
+        return "the loss is known of each batch, not of each example: it has no spread"
+    if "auroc" in names and measures.classes > MOST_SCORED:
+        return f"auroc is measured for {MOST_SCORED} classes at most, it has {measures.classes}"
+    return ""
 
 
 _digests: WeakKeyDictionary[ModuleType, Digest] = WeakKeyDictionary()

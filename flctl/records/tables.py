@@ -2,19 +2,21 @@
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TypeAlias
 
 from flctl.core.history import Participant, RoundCommitted, Score
-from flctl.wire.messages import Metrics
+from flctl.core.metrics import named
+from flctl.wire.messages import VALIDATION, Metrics
 
 Row: TypeAlias = dict[str, str | float | None]
 
 
-def round_rows(rounds: Iterable[RoundCommitted]) -> list[Row]:
+def round_rows(rounds: Sequence[RoundCommitted]) -> list[Row]:
     """Columns of other parts of the test data begin with the part's name."""
     rows: list[Row] = []
+    names = named(event.metrics for event in rounds)
     for event in rounds:
         people, score = event.participants, event.metrics
         rows.append(
@@ -31,19 +33,21 @@ def round_rows(rounds: Iterable[RoundCommitted]) -> list[Row]:
                 "training_loss": training_loss(people),
                 "evaluated_by": score.source if score else None,
                 "part": score.part if score else None,
-                **_figures(score),
+                **_figures(score, names),
+                **{f"validation_{n}": v for n, v in _validation(score, names).items()},
                 "model": event.model,
             }
         )
         if score is not None and score.source == "coordinator":
             for name, part in score.beside.items():
-                rows[-1] |= {f"{name}_{key}": value for key, value in _figures(part).items()}
+                rows[-1] |= {f"{name}_{key}": value for key, value in _figures(part, names).items()}
     return rows
 
 
-def agent_rows(rounds: Iterable[RoundCommitted]) -> list[Row]:
+def agent_rows(rounds: Sequence[RoundCommitted]) -> list[Row]:
     """Who trained, and who measured the model on what it holds out."""
     rows: list[Row] = []
+    names = named(event.metrics for event in rounds)
     for event in rounds:
         measured = event.metrics.beside if by_agents(event) and event.metrics else {}
         for agent in sorted({*event.participants, *measured, *event.missing}):
@@ -60,7 +64,7 @@ def agent_rows(rounds: Iterable[RoundCommitted]) -> list[Row]:
                     "seconds": part.seconds if part else None,
                     "bytes_up": part.bytes_up if part else None,
                     "compression_error": part.compression_error if part else None,
-                    **{f"held_out_{k}": v for k, v in _figures(measured.get(agent)).items()},
+                    **{f"held_out_{k}": v for k, v in _figures(measured.get(agent), names).items()},
                 }
             )
     return rows
@@ -89,7 +93,11 @@ def by_agents(event: RoundCommitted) -> bool:
     return event.metrics is not None and event.metrics.source == "agents"
 
 
-def _figures(found: Score | Metrics | None) -> Row:
-    names = {"loss": "loss", "accuracy": "accuracy", "macro_f1": "macro_f1",
-             "test_examples": "examples"}  # fmt: skip
-    return {name: getattr(found, key) if found else None for name, key in names.items()}
+def _validation(score: Score | None, names: Sequence[str]) -> Row:
+    found = score.validation if score is not None and score.chosen_on == VALIDATION else None
+    return {name: found.values.get(name) if found else None for name in names}
+
+
+def _figures(found: Metrics | None, names: Sequence[str]) -> Row:
+    values = {name: found.values.get(name) if found else None for name in names}
+    return {**values, "test_examples": found.examples if found else None}

@@ -21,6 +21,7 @@ from flctl.core.stream import Published
 from flctl.errors import StateError, UsageError
 from flctl.files import explained, new_folder
 from flctl.records.tables import by_agents, training_loss
+from flctl.wire.messages import VALIDATION
 
 PREFIX = "events.out.tfevents."
 
@@ -46,11 +47,14 @@ def points(event: RoundCommitted) -> dict[str, float]:
         found[f"agent_seconds/{agent}"] = part.seconds
         found[f"agent_examples/{agent}"] = part.examples
     if score is not None:
-        for key in ("loss", "accuracy", "macro_f1"):
-            found[f"{score.part.replace(' ', '_')}/{key}"] = getattr(score, key)
+        if score.validation is not None and score.chosen_on == VALIDATION:
+            for key, value in score.validation.values.items():
+                found[f"{VALIDATION}/{key}"] = value
+        for key, value in score.values.items():
+            found[f"{score.part.replace(' ', '_')}/{key}"] = value
             for name, other in score.beside.items():
                 tag = f"agent_held_out_{key}/{name}" if by_agents(event) else f"{name}/{key}"
-                found[tag] = getattr(other, key)
+                found[tag] = other.values.get(key)
     return {tag: float(value) for tag, value in found.items() if value is not None}
 
 

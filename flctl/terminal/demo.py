@@ -37,7 +37,7 @@ def show(
     for part, words in PARTS.items():
         if all(part in way for way in ways):
             for key, name in (("accuracy", "accuracy"), ("macro_f1", "macro-F1")):
-                cells = [figure(way[part][key]) for way in ways]
+                cells = [figure(way[part]["values"][key]) for way in ways]
                 made.add_row(words if key == "accuracy" else "", name, *cells)
     output.print_line("")
     output.show(made)
@@ -55,7 +55,7 @@ def explained(alone: Compared, by: Beside, agents: int) -> list[str]:
         "mean of the agents. all patients: those of all agents."
     ]
     if by.own is not None and OWN in alone.final:
-        ahead = alone.final[OWN].accuracy - by.own.accuracy
+        ahead = alone.final[OWN].values["accuracy"] - by.own.values["accuracy"]
         how = "better" if ahead > LEAD else "as well" if ahead > -LEAD else ""
         texts.append(
             (f"An agent alone does {how} on its own patients. " if how else "")

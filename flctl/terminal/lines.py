@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from flctl.core.history import AttemptFailed, RoundCommitted, RoundsWithdrawn, UpdateRejected
+from flctl.core.metrics import label
 from flctl.core.stream import (
     ENDS,
     AgentFailed,
@@ -13,7 +14,7 @@ from flctl.core.stream import (
     Published,
 )
 from flctl.formats import counted, figure, span
-from flctl.wire.messages import TRAINING
+from flctl.wire.messages import TRAINING, VALIDATION
 
 
 def round_line(event: RoundCommitted, rounds: int) -> str:
@@ -21,11 +22,11 @@ def round_line(event: RoundCommitted, rounds: int) -> str:
     parts = [f"round {event.round:{len(str(rounds))}d}/{rounds}"]
     score = event.metrics
     if score is not None:
-        if not score.tests:
-            parts.append("on training data:")
-        parts.append(f"loss {figure(score.loss, 4)}")
-        parts.append(f"accuracy {figure(score.accuracy, 4)}")
-        parts.append(f"macro-F1 {figure(score.macro_f1, 4)}")
+        parts.append(f"on {score.part}:")
+        parts += (f"{label(name)} {figure(value, 4)}" for name, value in score.values.items())
+        if score.chosen is not None and score.chosen_on != score.part:
+            name = label(score.primary.name)
+            parts.append(f"on {score.chosen_on}: {name} {figure(score.chosen, 4)}")
     parts.append(counted(len(event.participants), "agent"))
     parts.append(span(event.seconds))
     if event.missing:
@@ -35,15 +36,24 @@ def round_line(event: RoundCommitted, rounds: int) -> str:
 
 def measured_by(metrics: Mapping[str, Any]) -> str:
     """Who measured the model."""
-    if str(metrics.get("part", "")).startswith(TRAINING):
+    part = str(metrics.get("part", "test"))
+    if part.startswith(TRAINING):
         return (
             "measured on data that it was trained on, which does not tell how good it is: name "
             "others with --test-data"
         )
+    if part == VALIDATION:
+        return (
+            "measured on the validation part alone: there were no data for testing; name some with "
+            "--test-data, or have agents hold some out"
+        )
+    best = (
+        "" if metrics.get("validation") else "; no round is the best: there is no validation part"
+    )
     if metrics.get("source") != "agents":
-        return f"measured by the coordinator, on its part '{metrics.get('part', 'test')}'"
+        return f"measured by the coordinator, on its part '{part}'{best}"
     who = _few(metrics.get("beside") or ())
-    return f"measured by agents: {who}" if who else "measured by agents"
+    return (f"measured by agents: {who}" if who else "measured by agents") + best
 
 
 def trouble_line(told: Published) -> str:

@@ -10,7 +10,7 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.live import Live
 from rich.text import Text
 
-from flctl.core.history import BEST
+from flctl.core.metrics import label, named
 from flctl.core.story import Doing, RoundLine, Story
 from flctl.formats import figure, span
 from flctl.terminal.tables import NAME_BESIDE, Table
@@ -53,6 +53,7 @@ class Dashboard:
         if self.story.done:
             parts += [rounds(self.story.done[-ROUNDS_SHOWN:], len(str(self.story.rounds)))]
             parts += [trend(self.story, options.max_width)]
+            parts += [Text(text, style="dim") for text in measured_on(self.story.done[-1])]
         if self.story.message and self.story.ended != "finished":
             style = "red" if self.story.ended else "yellow"
             until = self.story.waits_until
@@ -150,34 +151,37 @@ def _agent_row(name: str, doing: Doing) -> Sequence[str | Text]:
 
 def rounds(lines: Sequence[RoundLine], width: int = 2) -> RenderableType:
     """The figures of these rounds."""
+    names = named(line.score for line in lines)
     made = Table(
-        (">round", ">loss", ">accuracy", ">macro-F1", ">agents", ">took"),
+        (">round", *(f">{label(name)}" for name in names), ">agents", ">took"),
         yields=("took", "agents"), tells=False,
     )  # fmt: skip
     for line in lines:
-        score = line.score
+        values = line.score.values if line.score is not None else {}
         made.add_row(
             f"{line.round:{width}d}",
-            figure(None if score is None else score.loss, 4),
-            figure(None if score is None else score.accuracy, 4),
-            figure(None if score is None else score.macro_f1, 4),
+            *(figure(values.get(name), 4) for name in names),
             f"{line.agents}" + (f" of {line.agents + len(line.missing)}" if line.missing else ""),
             span(line.seconds),
         )
     return made
 
 
+def measured_on(line: RoundLine) -> list[str]:
+    """Which part its figures are of."""
+    return [] if line.score is None else [f"figures on {line.score.part}, by {line.score.source}"]
+
+
 def trend(story: Story, width: int) -> RenderableType:
-    """The accuracy of all rounds as a sparkline, and that of the best one."""
-    values = story.accuracies
-    best = story.best
+    """The primary figure of all rounds as a sparkline, and that of the best one."""
+    values, best = story.trend, story.best
     if best is None or best.score is None or len(values) < 2:
         return Text()
     return Text.assemble(
-        ("accuracy  ", "dim"),
+        (f"{label(best.score.primary.name)}  ", "dim"),
         (sparkline(values, max(width - 50, 10)), "cyan"),
-        (f"  best ({BEST}) ", "dim"),
-        f"{best.score.accuracy:.4f}",
+        (f"  best ({best.score.rule}) ", "dim"),
+        figure(best.score.chosen, 4),
         (f" in round {best.round}", "dim"),
     )
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
+from flctl.core.metrics import confusion_of, label, named
 from flctl.formats import figure
 from flctl.terminal import output
 
@@ -15,15 +16,16 @@ if TYPE_CHECKING:
 
 def show_metrics(found: "Mapping[str, Metrics]", classes: Sequence[str]) -> None:
     """The figures of each part, and the confusion matrix of the first one."""
-    made = output.table("part", ">examples", ">loss", ">accuracy", ">macro-F1")
-    for name, metrics in found.items():
-        figures = (metrics.loss, metrics.accuracy, metrics.macro_f1)
-        made.add_row(name, str(metrics.examples), *(figure(value, 4) for value in figures))
+    names = named(found.values())
+    made = output.table("part", ">examples", *(f">{label(name)}" for name in names))
+    for part, metrics in found.items():
+        figures = (figure(metrics.values[name], 4) for name in names)
+        made.add_row(part, str(metrics.examples), *figures)
     output.show(made)
     main = next(iter(found.values()))
-    if main.confusion:
+    if confusion := confusion_of(main.counts):
         made = output.table("true \\ predicted", *(f">{name}" for name in classes))
-        for name, row in zip(classes, main.confusion, strict=True):
+        for name, row in zip(classes, confusion, strict=True):
             made.add_row(name, *(str(count) if count else "·" for count in row))
         output.print_line("")
         output.show(made)

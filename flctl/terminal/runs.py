@@ -1,12 +1,13 @@
 """Runs on the terminal: the list, and one run round by round."""
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from flctl.core.history import BEST, History
+from flctl.core.history import History
+from flctl.core.metrics import in_words, label, named
 from flctl.formats import figure, size, span
 from flctl.terminal import chains, output
 from flctl.terminal.tables import Table
@@ -15,21 +16,22 @@ if TYPE_CHECKING:
     from flctl.core.history import RoundCommitted, Score
     from flctl.wire.messages import Metrics
 
-FIGURES = ("loss", "accuracy", "macro_f1")
 STYLES = {"running": "cyan", "finished": "green", "paused": "yellow", "stopped": "yellow"}
 
 
 def summaries_table(found: Iterable[Mapping[str, Any]]) -> Table:
+    runs = [(run, (run["metrics"] or {}).get("values", {})) for run in found]
+    names = list(dict.fromkeys(name for _, values in runs for name in values))
     made = output.table(
-        "run", "state", ">round", ">loss", ">accuracy", ">macro-F1", "started", "~",
-        yields=("started", "macro-F1"),
+        "run", "state", ">round", *(f">{label(name)}" for name in names), "started", "~",
+        yields=("started", *map(label, reversed(names[1:]))),
     )  # fmt: skip
-    for run in found:
+    for run, values in runs:
         made.add_row(
             run["run"],
             Text(run["state"], style=STYLES.get(run["state"], "red")),
             f"{run['round']}/{run['rounds']}",
-            *(figure((run["metrics"] or {}).get(name), 4) for name in FIGURES),
+            *(figure(values.get(name), 4) for name in names),
             time.strftime("%Y-%m-%d %H:%M", time.localtime(run["started"])),
             Text(run["reason"], style="dim"),
         )
@@ -55,28 +57,31 @@ def show_run(found: Mapping[str, Any], history: History, resumable: bool, option
         task = output.task_option(found["task"])
         resume = f"{output.program()} train --resume {found['run']}{task}{options}"
         output.print_line(f"{'go on with':<11} {resume}")
-    if (best := history.best) is not None:
-        loss, accuracy, f1 = _figures(best.metrics)
-        output.print_line(
-            f"{'best':<11} round {best.round} ({BEST}): loss {loss}, accuracy {accuracy}, "
-            f"macro-F1 {f1}"
-        )
+    if (best := history.best) is not None and (score := best.metrics) is not None:
+        text = f"round {best.round} ({score.rule}: {figure(score.chosen, 4)})"
+        output.print_line(f"{'best':<11} {text}")
+    if history.rounds and (score := history.rounds[-1].metrics) is not None:
+        output.print_line(f"{'figures':<11} on {score.part}, by {score.source}")
     if history.rounds:
         output.print_line("")
         output.show(_rounds(history.rounds, compression != "none"))
         _show_last(history.rounds[-1])
 
 
-def _rounds(rounds: "Iterable[RoundCommitted]", compressed: bool) -> Table:
+def _rounds(rounds: "Sequence[RoundCommitted]", compressed: bool) -> Table:
+    scores = [event.metrics for event in rounds]
+    names = named(scores)
+    chosen = [">validation"] if any(map(_on_validation, scores)) else []
     made = output.table(
-        ">round", ">loss", ">accuracy", ">macro-F1", ">took",
+        ">round", *(f">{label(name)}" for name in names), *chosen, ">took",
         *((">up", ">fewer", ">error") if compressed else ()), ">agents", "~",
         yields=("error", "fewer", "up", "took"),
     )  # fmt: skip
     for event in rounds:
         made.add_row(
             str(event.round),
-            *_figures(event.metrics),
+            *_figures(event.metrics, names),
+            *(figure(_on_validation(event.metrics), 4) for _ in chosen),
             span(event.seconds),
             *(_saved(event) if compressed else ()),
             str(len(event.participants)),
@@ -112,13 +117,14 @@ def _show_last(event: "RoundCommitted") -> None:
     output.show(made)
     beside = event.metrics.beside if event.metrics is not None else {}
     for name, score in beside.items():
-        loss, accuracy, f1 = _figures(score)
-        output.print_line(
-            f"{name} ({score.examples} examples): loss {loss}, accuracy {accuracy}, macro-F1 {f1}"
-        )
+        output.print_line(f"{name} ({score.examples} examples): {in_words(score)}")
 
 
-def _figures(found: "Score | Metrics | None") -> tuple[str, str, str]:
-    if found is None:
-        return figure(None, 4), figure(None, 4), figure(None, 4)
-    return figure(found.loss, 4), figure(found.accuracy, 4), figure(found.macro_f1, 4)
+def _on_validation(score: "Score | None") -> float | None:
+    """The figure that the best round is chosen by, unless that is the table's own."""
+    return score.chosen if score is not None and score.chosen_on != score.part else None
+
+
+def _figures(found: "Metrics | None", names: "Sequence[str]") -> list[str]:
+    values = found.values if found is not None else {}
+    return [figure(values.get(name), 4) for name in names]

@@ -151,21 +151,23 @@ def _silence(agent: Mapping[str, Any], lost_after_s: float) -> str:
 def _abilities(agents: Sequence[Mapping[str, Any]]) -> Any:
     """A row for each agent and task: the digest of its code, and the data it can use."""
     made = table(
-        "agent", "task", "digest", "data set", ">examples", ">held out",
-        yields=("held out", "examples", "data set"),
+        "agent", "task", "digest", "data set", ">examples", ">validation", ">held out",
+        yields=("validation", "held out", "examples", "data set"),
     )  # fmt: skip
     for agent in agents:
         name = agent["name"]
         for task, digest in sorted(agent["tasks"].items()):
             usable = [info for info in agent["datasets"] if info["task"] == task]
-            for info in usable or [{"name": "none", "examples": "-", "held_out": "-"}]:
+            for info in usable or [
+                {"name": "none", "examples": "-", "validation": "-", "held_out": "-"}
+            ]:
                 made.add_row(
                     name, task, digest[:DIGEST_SHOWN], info["name"], str(info["examples"]),
-                    str(info.get("held_out", 0)),
+                    str(info.get("validation", 0)), str(info.get("held_out", 0)),
                 )  # fmt: skip
                 name = ""
         if not agent["tasks"]:
-            made.add_row(name, "none", "-", "-", "-", "-")
+            made.add_row(name, "none", "-", "-", "-", "-", "-")
     return made
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from flctl.fleet.driving import RunResult
     from flctl.terminal.live import LiveView
 
-_FIGURES = ("loss", "accuracy", "macro_f1", "source", "part", "examples")
+_FIGURES = ("values", "source", "part", "examples", "validation", "validated_by", "primary")
 
 
 class Watcher:
@@ -271,7 +271,7 @@ def _checkpoint(result: "RunResult", saved: Path | None) -> str | None:
 
 
 def _figures(metrics: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Without the confusion matrices, which stand in the round's own line."""
+    """Without the counts, which stand in the round's own line."""
     if metrics is None:
         return None
     told = {key: metrics[key] for key in _FIGURES if key in metrics}

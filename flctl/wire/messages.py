@@ -144,10 +144,15 @@ class DatasetInfo(Part, frozen=True):
     task: Short
     examples: Natural
     """For training."""
+    validation: Natural = 0
+    """To choose the best round by, on the agent."""
     held_out: Natural = 0
-    """For evaluation on the agent."""
+    """For testing, on the agent."""
     data: Digest | None = None
     """Of the examples for training."""
+
+    def of(self, part: "MeasuredPart") -> int:
+        return self.validation if part == "validation" else self.held_out
 
 
 class Limits(Part, frozen=True):
@@ -193,27 +198,63 @@ class Telemetry(Part, frozen=True):
     uptime_s: Seconds = 0.0
 
 
-PerClass: TypeAlias = tuple[Natural, Natural, Natural]
 TRAINING = "training data"
 """How the name of a part begins that agents have trained on."""
+VALIDATION = "validation"
+"""The part that the best round is chosen by; it is never trained on."""
+MeasuredPart = Literal["validation", "test"]
+MetricName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,39}\Z")]
+Row = Annotated[tuple[Natural, ...], Meta(max_length=128)]
+Table = Annotated[tuple[Row, ...], Meta(max_length=MOST_CLASSES)]
 
 
-class Metrics(Part, frozen=True):
+class Metric(Part, frozen=True, kw_only=False, omit_defaults=True):
+    """A figure that says how good a model is; `flctl.core.metrics` says how it is computed."""
+
+    name: MetricName
+    lower: bool = False
+    """Whether less is better."""
+
+
+class Measures(Part, frozen=True):
+    """What the models of a task are measured by."""
+
+    metrics: Annotated[tuple[Metric, ...], Meta(min_length=1, max_length=16)]
+    primary: MetricName
+    """The one that the best round is chosen by."""
+    classes: Natural
+
+    @property
+    def chooses(self) -> Metric:
+        return next(metric for metric in self.metrics if metric.name == self.primary)
+
+
+class Moments(Part, frozen=True, omit_defaults=True):
+    """Of `count` numbers their mean, and the sum of their squared distances from it."""
+
+    count: Natural
+    mean: float
+    m2: float = 0.0
+
+
+class Sums(Part, frozen=True):
+    """What one evaluation has counted; those of several agents add up to one."""
+
+    examples: Natural
+    means: Annotated[dict[MetricName, Moments], Meta(max_length=16)]
+    counts: Annotated[dict[MetricName, Table], Meta(max_length=4)] = {}
+    """Tables, as `flctl.core.metrics` lays them out."""
+
+
+class Metrics(Part, frozen=True, omit_defaults=True):
     """How good a model is on one part of the data."""
 
-    loss: float
-    """Mean over the examples."""
-    accuracy: float
-    """Share of correct predictions, in [0, 1]."""
-    macro_f1: float
-    """Mean F1 over the classes that occur as target or prediction, in [0, 1]."""
     examples: Natural
-    confusion: tuple[tuple[Natural, ...], ...] = ()
-    """confusion[target][prediction]; row sums are the histogram of the targets,
-    column sums that of the predictions. Empty where there are too many classes."""
-    per_class: Annotated[tuple[PerClass, ...], Meta(max_length=MOST_CLASSES)] = ()
-    """Of each class (hits, targets, predictions), in place of a large confusion matrix: enough
-    for accuracy and F1."""
+    values: dict[MetricName, float]
+    counts: dict[MetricName, Table] = {}
+    """Those of the sums that they are from, where they are kept."""
+    detail: Digest | None = None
+    """Of a blob with what is too large for here; no metric has any yet."""
 
 
 # From an agent ---------------------------------------------------------------------
@@ -275,10 +316,12 @@ class UpdateReady(Message, frozen=True):
 
 
 class Evaluated(Message, frozen=True):
-    """Metrics of the model `key.base` on this agent's held-out data."""
+    """Sums of the model `key.base` over one part of this agent's data."""
 
     key: WorkKey
-    metrics: Metrics
+    part: MeasuredPart
+    sums: Sums | None
+    """None: it has too little of that part, or nothing."""
 
 
 class Failed(Message, frozen=True):
@@ -372,13 +415,14 @@ class Train(Message, frozen=True):
 
 
 class Evaluate(Message, frozen=True):
-    """Evaluate the model `key.base` on the held-out part of `dataset`."""
+    """Evaluate the model `key.base` on these parts of `dataset`; each is answered by itself."""
 
     key: WorkKey
     model: Model
     task: Short
     dataset: Short
     batch_size: Annotated[int, Meta(ge=1, le=10**9)]
+    parts: Annotated[tuple[MeasuredPart, ...], Meta(min_length=1, max_length=2)]
 
 
 class Accepted(Message, frozen=True):

@@ -10,7 +10,6 @@ from typing import TypeAlias
 import msgspec
 import torch
 
-from flctl.core.metrics import without_counts
 from flctl.core.strategies import check_fits, strategy_of
 from flctl.errors import DataError, FlctlError, OtherData, SettingsError, TaskError
 from flctl.files import absent
@@ -25,8 +24,8 @@ from flctl.learning.reading import Reading
 from flctl.learning.source import (
     evaluation_parts,
     held_out_examples,
+    own_parts,
     shards,
-    training_examples,
 )
 from flctl.learning.state import (
     arrays_of,
@@ -41,7 +40,7 @@ from flctl.learning.state import (
 from flctl.learning.task import Task, initial_model, load_task, loaded_digest
 from flctl.learning.training import train_locally
 from flctl.settings import RunSettings, normalised, parse
-from flctl.wire.messages import MOST_CLASSES, DatasetInfo, Digest, Metrics, Shard
+from flctl.wire.messages import MOST_CLASSES, VALIDATION, DatasetInfo, Digest, MeasuredPart, Shard
 from flctl.worker.jobs import (
     DataSource,
     Describe,
@@ -55,7 +54,7 @@ from flctl.worker.jobs import (
     TrainJob,
     for_testing,
 )
-from flctl.worker.pipe import MESSAGE_BYTES, nameless_file
+from flctl.worker.pipe import nameless_file
 
 logger = logging.getLogger(__name__)
 
@@ -75,15 +74,18 @@ class Holding:
         if source.read_as is not None:
             self.task.will_read(source.read_as)
         task, path = self.task, None if source.path is None else Path(source.path)
-        self._training = Reading(path, lambda: training_examples(task, source))
+        self._own = Reading(path, lambda: [p for p in own_parts(task, source) if p is not None])
         self._held_out = Reading(path, lambda: held_out_examples(task, source))
         self._tests = Reading(path, lambda: evaluation_parts(task, source))
 
     def training(self) -> Examples:
-        return self._training.get()
+        return self._own.get()[0]
 
-    def held_out(self) -> Examples | None:
-        return self._held_out.get()
+    def measured(self, part: MeasuredPart) -> Examples | None:
+        """What an agent holds of it."""
+        return (
+            next(iter(self._own.get()[1:]), None) if part == "validation" else self._held_out.get()
+        )
 
     def tests(self) -> dict[str, Examples]:
         return self._tests.get()
@@ -170,6 +172,7 @@ class Executor:
         done = Initialised(
             settings=msgspec.to_builtins(settings),
             task_digest=loaded_digest(settings.task),
+            measures=task.measures,
             blob=blob,
             size=size,
         )
@@ -221,20 +224,19 @@ class Executor:
             with _about_data():
                 parts = holding.tests()
         else:
-            with _about_data():
-                held_out = holding.held_out()
-            parts = {} if held_out is None else {"held out": held_out}
-            if held_out is not None:
-                check_held_out(len(held_out), job.limits)
+            parts = _enough(job, holding)
         if not parts:
             return Scored(parts={})
         model = holding.task.model()
         load_into(model, model_fd, "the model to evaluate")
-        found = {
-            name: evaluate(holding.task, model, examples, batch_size=job.batch_size, device=device)
-            for name, examples in parts.items()
-        }
-        return fitting(found)
+        return Scored(
+            parts={
+                name: evaluate(
+                    holding.task, model, examples, batch_size=job.batch_size, device=device
+                )
+                for name, examples in parts.items()
+            }
+        )
 
     def _hold(self, ref: str, source: DataSource, code: Digest | None = None) -> Holding:
         """Raises TaskError when `code` is given, and is not what is loaded here."""
@@ -252,15 +254,17 @@ class Executor:
         holding = self._hold(ref, source)
         if source.path is None and not download and not holding.task.is_here():
             raise OtherData(f"has no data here; give it some, or download them with --task {ref}")
+        validation: Examples | None = None
         held_out: Examples | None = None
         problem: DataError | None = None
         digest: Digest | None = None
         try:
             training, digest = len(holding.training()), holding.training().digest
+            validation = holding.measured("validation")
         except DataError as error:
             training, problem = 0, error
         try:
-            held_out = holding.held_out()
+            held_out = holding.measured("test")
         except DataError as error:
             problem = problem or error
         if problem is not None and not training and held_out is None:
@@ -269,9 +273,22 @@ class Executor:
             name=name,
             task=ref,
             examples=training,
+            validation=0 if validation is None else len(validation),
             held_out=0 if held_out is None else len(held_out),
             data=digest,
         )
+
+
+def _enough(job: EvaluateJob, holding: Holding) -> dict[str, Examples]:
+    """The wanted parts that an agent has, and that its owner lets be measured. Raises
+    OwnerRefuses when there are some, but all too small."""
+    with _about_data():
+        there = {part: holding.measured(part) for part in job.parts}
+    found = {part: examples for part, examples in there.items() if examples is not None}
+    if found:
+        check_held_out(max(map(len, found.values())), job.limits)
+    floor = job.limits.min_examples if job.limits is not None else 1
+    return {part: examples for part, examples in found.items() if len(examples) >= floor}
 
 
 @contextlib.contextmanager
@@ -286,17 +303,6 @@ def _about_data() -> Iterator[None]:
 def _is_of_its_kind(error: FlctlError) -> bool:
     """What a task has said about data that it does read."""
     return isinstance(error, DataError) and not isinstance(error, OtherData)
-
-
-def fitting(parts: dict[str, Metrics]) -> Scored:
-    """As one message: the parts beside the first do without their counts by class, the last of
-    them first, where all together are too large."""
-    scored = Scored(parts=dict(parts))
-    for name in [*parts][:0:-1]:
-        if len(msgspec.msgpack.encode(scored)) <= MESSAGE_BYTES:
-            break
-        scored.parts[name] = without_counts(parts[name])
-    return scored
 
 
 class _Limited:
@@ -330,11 +336,11 @@ def _check_data(task: Task, settings: RunSettings) -> None:
             alpha=settings.alpha,
             seed=settings.seed,
         )
-        shards(training_examples(task, DataSource(path=settings.data)), shard)
+        shards(task.train_data(None if settings.data is None else Path(settings.data)), shard)
     how, source = settings.evaluate, for_testing(settings)
     named = settings.test_data is not None or (agents is not None and settings.data is not None)
     if how == "coordinator" or (how == "auto" and named):
-        parts = evaluation_parts(task, source)
+        parts = evaluation_parts(task, source).keys() - {VALIDATION}
         if not parts and how == "coordinator":
             what = source.path or f"what comes with task '{settings.task}'"
             raise DataError(

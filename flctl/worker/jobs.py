@@ -10,7 +10,16 @@ from msgspec import Struct
 from flctl.core.randomness import Seeding
 from flctl.learning.origin import ReadAs, of_settings
 from flctl.settings import Device, LocalTraining, RunSettings
-from flctl.wire.messages import Claim, DatasetInfo, Digest, Limits, Metrics, Shard
+from flctl.wire.messages import (
+    Claim,
+    DatasetInfo,
+    Digest,
+    Limits,
+    MeasuredPart,
+    Measures,
+    Shard,
+    Sums,
+)
 
 
 class DataSource(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -24,14 +33,32 @@ class DataSource(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Where the data are that they train on, if these are for testing alone and that is known."""
     read_as: ReadAs | None = None
     """None: as the environment of the worker says."""
+    all: Shard | None = None
+    """The first of those agents' shards, if all of them are here."""
 
 
 def for_testing(settings: RunSettings) -> DataSource:
     """What a run is evaluated on where its agents do not do it."""
     named, data, read_as = settings.test_data, settings.data, of_settings(settings)
+    first = shards_of(settings)[0] if settings.local or settings.virtual else None
     if named is None:
-        return DataSource(path=data, trained_on=True, read_as=read_as)
-    return DataSource(path=named, beside=data, read_as=read_as)
+        return DataSource(path=data, trained_on=True, read_as=read_as, all=first)
+    return DataSource(path=named, beside=data, read_as=read_as, all=first)
+
+
+def shards_of(settings: RunSettings) -> list[Shard]:
+    """Of each local or virtual agent of a run."""
+    agents = settings.virtual or settings.local or 1
+    return [
+        Shard(
+            index=index,
+            of=agents,
+            partition=settings.partition,
+            alpha=settings.alpha,
+            seed=settings.seed,
+        )
+        for index in range(agents)
+    ]
 
 
 class Job(Struct, frozen=True, kw_only=True, tag=str.lower):
@@ -82,7 +109,9 @@ class EvaluateJob(Job, frozen=True):
     task: str
     source: DataSource
     side: Literal["coordinator", "agent"]
-    """On the coordinator: the test parts of `source`; on an agent: its held-out part."""
+    """On the coordinator: the parts of `source` for testing, and for validation if that is here; on
+    an agent: those of its own that are wanted."""
+    parts: tuple[MeasuredPart, ...] = ("test",)
     batch_size: int = 1000
     limits: Limits | None = None
     """What the owner of the device allows; None: all."""
@@ -112,6 +141,7 @@ class Initialised(Event, frozen=True):
     settings: dict[str, Any]
     """Complete: what `flctl.settings.parse` takes."""
     task_digest: Digest
+    measures: Measures
     blob: Digest
     size: int
 
@@ -133,7 +163,7 @@ class Trained(Event, frozen=True):
 
 
 class Scored(Event, frozen=True):
-    parts: dict[str, Metrics]
+    parts: dict[str, Sums]
     """By name of the part; the first is the one that counts. Empty: there are no data."""
 
 

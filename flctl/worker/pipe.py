@@ -18,9 +18,9 @@ import msgspec
 
 from flctl.errors import NOT_DECODED, MalformedMessage, WorkerError, one_line
 
-MESSAGE_BYTES = 64 * 1024
-"""The most that a message takes: it fits into an empty socket buffer, so a send to a
-reader that waits never blocks."""
+MESSAGE_BYTES = 1024 * 1024
+"""The most that a message takes. Only the sums of an evaluation are larger than an empty socket
+buffer: the worker's send waits for its reader then."""
 
 _HEADER = struct.Struct(">I?")
 _RECEIVE_BYTES = 64 * 1024

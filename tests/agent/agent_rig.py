@@ -12,6 +12,7 @@ from memory_network import MemoryNetwork
 from flctl.agent.config import AgentConfig
 from flctl.agent.state import AgentState
 from flctl.agent.supervisor import Supervisor
+from flctl.core.metrics import from_confusion
 from flctl.settings import LocalTraining
 from flctl.transport.blobs import BlobStore
 from flctl.transport.channel import Frame
@@ -30,8 +31,8 @@ from flctl.wire.messages import (
     HeartbeatAck,
     Hello,
     Message,
-    Metrics,
     Model,
+    Sums,
     Telemetry,
     Train,
     Welcome,
@@ -41,7 +42,7 @@ from flctl.worker.jobs import AnyEvent, AnyJob, Describe, Described, JobFailed, 
 
 KEY = "k" * 40
 MODEL = os.urandom(2 * CHUNK_BYTES + 1000)
-METRICS = Metrics(loss=0.5, accuracy=0.9, macro_f1=0.8, examples=10)
+SUMS = from_confusion(0.5, [[5, 1], [1, 3]])
 
 M = TypeVar("M", bound=Message)
 
@@ -93,7 +94,7 @@ class FakeWorker:
         )
         self.end(event, memfd(data))
 
-    def score(self, **parts: Metrics) -> None:
+    def score(self, **parts: Sums) -> None:
         self.end(Scored(parts=parts))
 
     def events(self) -> list[tuple[AnyEvent, int | None]]:
@@ -260,5 +261,6 @@ def evaluate(
         task="ecg",
         dataset="default",
         batch_size=100,
+        parts=("test",),
     )
     return msgspec.structs.replace(message, **changes)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from agent_rig import METRICS, MODEL, Rig, evaluate, key, train
+from agent_rig import MODEL, SUMS, Rig, evaluate, key, train
 
 from flctl.agent.config import Choices
 from flctl.agent.main import enabled_tasks
@@ -132,7 +132,7 @@ def test_rounds_an_hour_are_counted_by_the_clock_that_is_passed_in(tmp_path: Pat
     assert failed.again_s == pytest.approx(3000.0)
     assert "2 rounds were begun within an hour, as many as --max-rounds-per-hour" in failed.message
     rig.begin(evaluate(2))
-    rig.worker.score(held_out=METRICS)
+    rig.worker.score(test=SUMS)
     rig.step()
     assert rig.take(Evaluated)
     let_pass(rig, failed.again_s)

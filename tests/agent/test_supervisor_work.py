@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from agent_rig import METRICS, MODEL, Rig, digest, evaluate, key, train
+from agent_rig import MODEL, SUMS, Rig, digest, evaluate, key, train
 
 from flctl.core.randomness import Seeding
 from flctl.transport.credit import CLOSING_OFFSET
@@ -126,9 +126,9 @@ def test_evaluation_and_training_of_one_model_come_one_after_the_other(ready: Ri
     """The next round starts from the model that is evaluated: neither replaces the other."""
     ready.begin(evaluate(1))
     ready.say(train(2))
-    ready.worker.score(held_out=METRICS)
+    ready.worker.score(test=SUMS)
     ready.step()
-    assert [e.metrics for e in ready.take(Evaluated)] == [METRICS]
+    assert [e.sums for e in ready.take(Evaluated)] == [SUMS]
     ready.step()
     assert isinstance(ready.worker.jobs[-1], TrainJob) and ready.worker.cancelled == 0
 
@@ -150,7 +150,7 @@ def test_metrics_are_sent_again_when_asked_again(ready: Rig) -> None:
     job = ready.worker.jobs[-1]
     assert isinstance(job, EvaluateJob) and job.side == "agent" and job.batch_size == 100
     assert ready.supervisor.state == "evaluating"
-    ready.worker.score(held_out=METRICS)
+    ready.worker.score(test=SUMS)
     ready.step()
     assert len(ready.take(Evaluated)) == 1
     ready.say(evaluate())

@@ -1,5 +1,6 @@
 """The demo's picture."""
 
+import msgspec
 import pytest
 from msgspec import structs
 
@@ -11,7 +12,8 @@ from flctl.wire.messages import Metrics
 
 
 def figures(accuracy):
-    return Metrics(loss=1 - accuracy, accuracy=accuracy, macro_f1=accuracy / 2, examples=50)
+    values = {"loss": 1 - accuracy, "accuracy": accuracy, "macro_f1": accuracy / 2}
+    return Metrics(values=values, examples=50)
 
 
 def compared(rounds, accuracy):
@@ -32,7 +34,7 @@ def around(own=0.7):
 
 def test_it_is_drawn(tmp_path):
     """Curves of different lengths, of a single round, and without unseen patients."""
-    told = {"loss": 0.5, "accuracy": 0.5, "macro_f1": 0.25, "examples": 50, "part": "later"}
+    told = {**msgspec.to_builtins(figures(0.5)), "part": "later"}
     for rounds, beside in ((9, {"unseen": told}), (1, {})):
         path = tmp_path / f"curve-{rounds}.png"
         federated = {r: {**told, "beside": beside} for r in range(1, rounds + 1)}
@@ -57,7 +59,7 @@ def test_labels_do_not_overlap():
 
 def test_the_figures_say_what_was_measured_on_what(capsys):
     """Agents alone on their own patients and on everybody's; the commonest class beside it."""
-    told = {"loss": 0.5, "accuracy": 0.8, "macro_f1": 0.4, "examples": 50, "part": "later"}
+    told = {**msgspec.to_builtins(figures(0.8)), "part": "later"}
     federated = {9: {**told, "beside": {"unseen": told}}}
     demo.show(federated, compared([9], 0.6), compared([3], 0.71), around(), agents=4)
     out = capsys.readouterr().out

@@ -23,7 +23,7 @@ REASON = (
     "worker died: signal 9 (killed: out of memory?) while it trained batch 17 of 120; the last "
     "lines of its log: DefaultCPUAllocator: can't allocate memory: you tried to allocate "
 ) + ", ".join(f"{n} bytes" for n in range(268435456, 268435470))
-SCORE = {"loss": 0.1234, "accuracy": 0.9876, "macro_f1": 0.7654}
+SCORE = {"values": {"loss": 0.1234, "accuracy": 0.9876, "macro_f1": 0.7654}}
 RUNS = (
     {"run": "ecg-20261127-102328", "state": "finished", "reason": "", "metrics": SCORE},
     {"run": "ecg-20261127-102329", "state": "paused", "reason": REASON, "metrics": SCORE},

@@ -31,6 +31,7 @@ from flctl.formats import figure, span
 from flctl.terminal import lines
 from flctl.terminal.live import Dashboard, sparkline
 from flctl.terminal.watching import LineWatcher
+from flctl.wire.messages import Metrics
 
 ALL = ("pi-01", "pi-02", "pi-03")
 
@@ -56,10 +57,9 @@ def rejected(agent, round_id=1):
 
 
 def score(accuracy):
-    return Score(
-        loss=1 - accuracy, accuracy=accuracy, macro_f1=accuracy / 2, examples=9,
-        source="coordinator",
-    )  # fmt: skip
+    values = {"loss": 1 - accuracy, "accuracy": accuracy, "macro_f1": accuracy / 2}
+    own = Metrics(values=values, examples=3)
+    return Score(values=values, examples=9, source="coordinator", validation=own)
 
 
 def committed(round_id, accuracy=0.5, people=ALL, missing=()):
@@ -176,8 +176,8 @@ def test_the_picture_tells_it_all():
     """Run, rounds, time left, every agent, figures and the best accuracy are in it."""
     story = told(BEGUN, committed(1), committed(2, 0.75), opened(3), update("pi-02", 3))
     picture = "\n".join(drawn(story))
-    for words in ("ecg-1", "round 3/10", "about 15 s left", "pi-02  done", "0.7500", "▁█",
-                  "best (least loss) 0.7500 in round 2"):  # fmt: skip
+    for words in ("ecg-1", "round 3/10", "about 15 s left", "pi-02  done", "0.7500", "loss  █▁",
+                  "best (least loss on validation) 0.2500 in round 2"):  # fmt: skip
         assert words in picture
 
 
@@ -205,7 +205,8 @@ def test_a_round_is_one_line():
     """In a pipe a round is one line, which names who was missing."""
     line = lines.round_line(committed(3, 0.75, ALL[:2], ALL[2:]), 10)
     assert line == (
-        "round  3/10  loss 0.2500  accuracy 0.7500  macro-F1 0.3750  2 agents  2.0 s  without pi-03"
+        "round  3/10  on test:  loss 0.2500  accuracy 0.7500  macro-F1 0.3750  "
+        "on validation: loss 0.2500  2 agents  2.0 s  without pi-03"
     )
     unmeasured = structs.replace(committed(3, people=ALL[:1]), metrics=None)
     assert lines.round_line(unmeasured, 10) == "round  3/10  1 agent  2.0 s"

@@ -215,7 +215,7 @@ def test_the_example_learns(flctl, example, tmp_path):
     done = flctl("train", "--task", example, "--virtual", 4, "--partition", "record", "--json")
     assert done.code == 0, done.err
     last = json.loads(done.out.splitlines()[-1])
-    assert last["metrics"]["accuracy"] > 0.85
+    assert last["metrics"]["values"]["accuracy"] > 0.85
 
 
 def test_local_agents_of_a_task_that_is_not_installed(tmp_path):

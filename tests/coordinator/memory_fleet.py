@@ -24,7 +24,7 @@ from flctl.coordinator.front.operators import Control
 from flctl.coordinator.front.service import Coordinator
 from flctl.coordinator.store.resume import FirstModel
 from flctl.core.history import History
-from flctl.core.metrics import from_confusion
+from flctl.core.metrics import USUAL, from_confusion
 from flctl.core.randomness import derive
 from flctl.learning.compression import save_update
 from flctl.settings import RunSettings, parse
@@ -35,7 +35,8 @@ from flctl.wire.messages import (
     DatasetInfo,
     Device,
     Limits,
-    Metrics,
+    Measures,
+    Sums,
     Telemetry,
 )
 from flctl.wire.parameters import ParameterFile, dump
@@ -51,6 +52,7 @@ from flctl.worker.jobs import (
     TrainJob,
 )
 
+MEASURES = Measures(metrics=USUAL, primary="loss", classes=2)
 DIGEST = "d" * 64
 STEP_S = 0.1
 BATCHES = 4
@@ -86,16 +88,17 @@ class ToyEvaluator:
     """Plays the coordinator's worker process."""
 
     def __init__(self) -> None:
-        self.tests: dict[str, Metrics] = {"test": from_confusion(0.5, [[5, 1], [0, 4]])}
+        found = from_confusion(0.5, [[5, 1], [0, 4]])
+        self.tests: dict[str, Sums] = {"test": found, "validation": found}
         self.given: dict[str, Any] = {}
 
     def initialise(self, given: dict[str, Any], where: str) -> FirstModel:
         settings = parse({"partition": "iid", **given}, where)
         fd = os.memfd_create("first")
         digest, size = dump(fd, toy_model(settings.seed), {"task": settings.task})
-        return FirstModel(settings, DIGEST, digest, size, fd)
+        return FirstModel(settings, DIGEST, MEASURES, digest, size, fd)
 
-    def evaluate(self, model: Path, settings: RunSettings) -> dict[str, Metrics]:
+    def evaluate(self, model: Path, settings: RunSettings) -> dict[str, Sums]:
         with model.open("rb") as file:
             read_tensors(file.fileno())
         return self.tests
@@ -233,8 +236,8 @@ class ToyAgent:
             case TrainJob():
                 return self.deliver(toy_update(model, job))
             case EvaluateJob():
-                metrics = from_confusion(0.25, [[self.held_out, 0], [0, 0]])
-                return Scored(parts={"held out": metrics}), None
+                sums = from_confusion(0.25, [[self.held_out, 0], [0, 0]])
+                return Scored(parts=dict.fromkeys(job.parts, sums)), None
         return JobFailed(kind="error", message="no such job"), None
 
     def compressed(

@@ -13,7 +13,7 @@ from flctl.coordinator.store.folder import RunFolder
 from flctl.errors import DataError, RunError, SettingsError
 from flctl.learning.task import Task
 from flctl.settings import RunSettings
-from flctl.wire.messages import Metrics
+from flctl.wire.messages import Sums
 from flctl.worker.execution import Executor
 from flctl.worker.jobs import AnyEvent, AnyJob, EvaluateJob, Initialise, JobFailed
 
@@ -111,7 +111,7 @@ def test_a_task_without_test_data_of_its_own_is_for_the_agents(tmp_path: Path) -
     model = tmp_path / "model"
     model.touch()
 
-    def found(**given: Any) -> dict[str, Metrics]:
+    def found(**given: Any) -> dict[str, Sums]:
         return evaluator.evaluate(model, RunSettings(task="own", **given))
 
     assert found() == found() == {} and len(worker.jobs) == 1

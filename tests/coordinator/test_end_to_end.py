@@ -241,7 +241,7 @@ def test_agents_evaluate_when_the_coordinator_has_no_data(make_fleet: Callable[.
     fleet.start_run(rounds=2)
     metrics = fleet.finish().rounds[-1].metrics
     assert metrics is not None
-    assert (metrics.source, metrics.examples, metrics.loss) == ("agents", 10, 0.25)
+    assert (metrics.source, metrics.examples, metrics.values["loss"]) == ("agents", 10, 0.25)
     assert sorted(metrics.beside) == ["pi-01", "pi-02"]
 
 

@@ -5,10 +5,12 @@ from types import SimpleNamespace
 from typing import Any
 
 from flctl.coordinator.run.evaluating import Evaluating
+from flctl.core.metrics import USUAL
 from flctl.settings import parse
-from flctl.wire.messages import Evaluate, WorkKey
+from flctl.wire.messages import Evaluate, Measures, WorkKey
 
 TASK = "t" * 64
+MEASURES = Measures(metrics=USUAL, primary="loss", classes=5)
 KEY = WorkKey(run="ecg-1", version=2, base="b" * 64)
 EARLIER = WorkKey(run="ecg-1", version=1, base="a" * 64)
 
@@ -18,7 +20,7 @@ class Member:
         self.name = name
         self.hello = SimpleNamespace(role="train", tasks={"ecg": digest})
 
-    def held_out(self, task: str, dataset: str) -> int:
+    def of_part(self, task: str, dataset: str, part: str) -> int:
         return 5
 
 
@@ -34,7 +36,7 @@ class Rig:
         fleet = SimpleNamespace(roster=roster, serve=lambda *_: None, tell=self._tell, gate=None)
         context: Any = SimpleNamespace(
             settings=parse({"task": "ecg", "evaluate": evaluate}, "the test"),
-            started=SimpleNamespace(task_digest=TASK),
+            started=SimpleNamespace(task_digest=TASK, measures=MEASURES),
             fleet=fleet,
             clock=lambda: 0.0,
             is_here=lambda name: True,

@@ -19,7 +19,7 @@ from flctl.core import history as happened
 from flctl.core.history import Participant, Score
 from flctl.errors import CheckpointError, FlctlError, StateError, UsageError
 from flctl.settings import SCHEMA, RunSettings
-from flctl.wire.messages import RunId
+from flctl.wire.messages import Metrics, RunId
 
 
 def digest(round_id: int) -> str:
@@ -60,7 +60,8 @@ def commit(
     """One round, as the coordinator commits and settles it."""
     score = None
     if loss is not None:
-        score = Score(loss=loss, accuracy=0.5, macro_f1=0.4, examples=9, source="coordinator")
+        own = Metrics(values={"loss": loss}, examples=9)
+        score = Score(values=own.values, examples=9, source="coordinator", validation=own)
     event = happened.RoundCommitted(
         at=float(round_id),
         round=round_id,
@@ -160,7 +161,7 @@ def test_a_committed_round_is_settled(tmp_path):
     (folder.make_spool(1) / "pi-01.safetensors").write_bytes(b"update")
     event = commit(folder, 1, loss=0.5)
     told = json.loads((folder.round_path(1) / "metrics.json").read_text())
-    assert told["metrics"]["loss"] == 0.5 and told["model"] == event.model
+    assert told["metrics"]["values"]["loss"] == 0.5 and told["model"] == event.model
     assert (folder.path / "last.safetensors").read_bytes() == b"model 1"
     assert (folder.path / "best.safetensors").read_bytes() == b"model 1"
     assert not folder.spool_path(1).exists()
@@ -359,7 +360,7 @@ def test_the_summary_of_a_run_is_plain_json(tmp_path):
     told = json.loads(json.dumps(summary(folder)))
     expected = {"run": folder.name, "task": "ecg", "round": 1, "rounds": 9, "attempt": 3}
     assert {key: told[key] for key in expected} == expected
-    assert told["accepted"] == ["pi-02"] and told["metrics"]["loss"] == 0.5
+    assert told["accepted"] == ["pi-02"] and told["metrics"]["values"]["loss"] == 0.5
     assert told["checkpoint"] == str(folder.path / "last.safetensors")
     assert (told["started"], told["updated"]) == (1.0, 6.0)
 

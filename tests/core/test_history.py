@@ -64,7 +64,9 @@ def update(agent="x", round_id=1, batches=4, exhausted=False) -> happened.Update
 def committed(round_id=1, model=B, agents=("x",), loss=0.5, batches=4) -> happened.RoundCommitted:
     score = None
     if loss is not None:
-        score = Score(loss=loss, accuracy=0.5, macro_f1=0.5, examples=9, source="coordinator")
+        own = Metrics(values={"loss": loss}, examples=9)
+        test = {"loss": -loss}  # is measured, never chosen by
+        score = Score(values=test, examples=9, source="coordinator", validation=own)
     return happened.RoundCommitted(
         at=4.0,
         round=round_id,
@@ -251,8 +253,13 @@ def test_withdrawn_rounds_are_as_if_they_had_never_been(lean):
 def test_a_lean_history_of_a_large_fleet_stays_small():
     """A round of 300 agents, of whom each was evaluated: of those before the last 10 kB stay."""
     names = [f"pi-{number:03}" for number in range(300)]
-    beside = {name: Metrics(0.5, 0.5, 0.5, 9) for name in names}
-    score = Score(0.5, 0.5, 0.5, 9, "agents", confusion=((5,) * 5,) * 5, beside=beside)
+    values = {"loss": 0.5, "accuracy": 0.5, "macro_f1": 0.5}
+    beside = {name: Metrics(values=values, examples=9) for name in names}
+    counts = {"classes": ((5,) * 5,) * 5}
+    own = Metrics(values=values, examples=9)
+    score = Score(
+        values=values, examples=9, source="agents", counts=counts, beside=beside, validation=own
+    )
     whole = msgspec.structs.replace(committed(agents=names), metrics=score)
     events = [started(), *(msgspec.structs.replace(whole, round=n) for n in range(1, 101))]
     lean, full = History(lean=True), History()

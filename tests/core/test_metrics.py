@@ -1,42 +1,67 @@
-"""Metrics from confusion matrices."""
+"""Metrics from sums."""
 
 import math
+import random
+import statistics
+import sys
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flctl.core.metrics import Tally, from_confusion, merge, verified
-from flctl.wire.messages import Metrics
+from flctl.core.metrics import (
+    BINS,
+    USUAL,
+    averaged,
+    from_confusion,
+    label,
+    mean,
+    merge,
+    metrics_of,
+    pooled,
+    tables,
+    verified,
+)
+from flctl.wire.messages import Measures, Metric, Metrics, Moments, Sums
 
-tables = st.integers(1, 4).flatmap(
+counted = st.integers(1, 4).flatmap(
     lambda n: st.lists(st.lists(st.integers(0, 99), min_size=n, max_size=n), min_size=n, max_size=n)
 )
 
 
+def by(classes: int, *names: str) -> Measures:
+    metrics = (*USUAL, *map(Metric, names))
+    return Measures(metrics=metrics, primary="loss", classes=classes)
+
+
+def figures(loss: float, table) -> Metrics:
+    return metrics_of(from_confusion(loss, table), by(len(table)))
+
+
 def test_metrics_are_those_computed_by_hand():
     """Targets a a a b b b, predictions a a c b b a, and d that does not occur."""
-    metrics = from_confusion(0.7, [[2, 0, 1, 0], [1, 2, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
-    assert metrics.examples == 6 and metrics.loss == 0.7
-    assert metrics.accuracy == pytest.approx(4 / 6)
+    found = figures(0.7, [[2, 0, 1, 0], [1, 2, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
+    assert found.examples == 6 and found.values["loss"] == 0.7
+    assert found.values["accuracy"] == pytest.approx(4 / 6)
     # F1: a = 2·2/(3+3), b = 2·2/(3+2), c = 0/1; d does not count.
-    assert metrics.macro_f1 == pytest.approx((4 / 6 + 4 / 5 + 0) / 3)
+    assert found.values["macro_f1"] == pytest.approx((4 / 6 + 4 / 5 + 0) / 3)
 
 
 def test_one_class_alone_can_be_perfect():
     """Classes that never occur do not lower the mean F1."""
-    assert from_confusion(0.1, np.diag([5, 0, 0]).tolist()).macro_f1 == 1.0
+    assert figures(0.1, np.diag([5, 0, 0]).tolist()).values["macro_f1"] == 1.0
 
 
 def test_nothing_evaluated_is_no_division_by_zero():
     """Zeros, and no warning."""
-    metrics = from_confusion(0.0, [[0, 0], [0, 0]])
-    assert (metrics.accuracy, metrics.macro_f1, metrics.examples) == (0.0, 0.0, 0)
+    values = figures(0.0, [[0, 0], [0, 0]]).values
+    assert values == {"loss": 0.0, "accuracy": 0.0, "macro_f1": 0.0}
 
 
 @settings(max_examples=100, deadline=None)
-@given(tables)
+@given(counted)
 def test_macro_f1_is_the_mean_of_the_classes_harmonic_means(table):
     """Against precision and recall, class by class."""
     array = np.array(table)
@@ -50,96 +75,177 @@ def test_macro_f1_is_the_mean_of_the_classes_harmonic_means(table):
         both = precision + recall
         scores.append(2 * precision * recall / both if both else 0.0)
     expected = float(np.mean(scores)) if scores else 0.0
-    assert from_confusion(1.0, table).macro_f1 == pytest.approx(expected)
+    assert figures(1.0, table).values["macro_f1"] == pytest.approx(expected)
 
 
-def test_merged_metrics_are_those_of_one_evaluation():
+def test_merged_sums_are_those_of_one_evaluation():
     """Two agents of 10 and 30 examples: the loss is weighted, the confusion is added."""
-    first = from_confusion(2.0, [[4, 1], [2, 3]])
-    second = from_confusion(1.0, [[20, 0], [5, 5]])
-    merged = merge([first, second])
-    assert merged.loss == pytest.approx((2.0 * 10 + 1.0 * 30) / 40)
-    assert merged == from_confusion(merged.loss, [[24, 1], [7, 8]])
+    merged = merge([from_confusion(2.0, [[4, 1], [2, 3]]), from_confusion(1.0, [[20, 0], [5, 5]])])
+    assert merged.means["loss"].mean == pytest.approx((2.0 * 10 + 1.0 * 30) / 40)
+    assert merged.counts == {"classes": ((24, 1), (7, 8))} and merged.examples == 40
 
 
 def test_merging_cannot_overflow():
-    """The largest loss that a message can hold, from two agents."""
+    """The largest loss that a message can hold, from two agents; and both ends of it."""
     part = from_confusion(1.7e308, [[10, 0], [0, 10]])
-    assert merge([part, part]).loss == pytest.approx(1.7e308)
+    assert merge([part, part]).means["loss"].mean == pytest.approx(1.7e308)
+    other = from_confusion(-1.7e308, [[10, 0], [0, 10]])
+    assert merge([part, other]).means["loss"].mean == 0.0
 
 
-@pytest.mark.parametrize("parts", [[], [[[1]], [[1, 0], [0, 1]]]])
-def test_only_the_same_classes_can_be_merged(parts):
-    """None, or agents of different tasks."""
-    with pytest.raises(ValueError, match="same classes"):
-        merge([from_confusion(1.0, part) for part in parts])
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.lists(st.floats(-1e6, 1e6), min_size=1), min_size=1, max_size=8), st.randoms())
+def test_moments_are_those_of_all_numbers_whatever_the_order(parts, shuffled: random.Random):
+    """Mean and spread, byte for byte the same; around a large number too, where Σy² would fail."""
+    for away in (0.0, 1e9):
+        moved = [[number + away for number in part] for part in parts]
+        found = [
+            Moments(
+                count=len(p),
+                mean=(m := math.fsum(p) / len(p)),
+                m2=math.fsum((x - m) ** 2 for x in p),
+            )
+            for p in moved
+        ]
+        whole = pooled(found)
+        numbers = [number for part in moved for number in part]
+        assert whole.count == len(numbers)
+        assert whole.mean == pytest.approx(statistics.fmean(numbers), abs=1e-6)
+        spread = math.sqrt(whole.m2 / whole.count)
+        assert spread == pytest.approx(statistics.pstdev(numbers), rel=1e-5, abs=1e-4)
+        shuffled.shuffle(found)
+        assert pooled(found) == whole
+
+
+def test_a_tasks_own_metric_is_the_mean_and_its_spread():
+    """Named by the task alone; nothing else has to know of it."""
+    measures = by(2, "error_mv", "error_mv_sd")
+    assert averaged(measures) == {"loss", "error_mv"}
+    sums = from_confusion(0.5, [[2, 0], [0, 2]])
+    own = {**sums.means, "error_mv": Moments(count=4, mean=3.0, m2=16.0)}
+    sums = verified(msgspec.structs.replace(sums, means=own), measures, 4)
+    values = metrics_of(sums, measures).values
+    assert (values["error_mv"], values["error_mv_sd"]) == (3.0, 2.0)
+    assert [label(name) for name in values] == [
+        "loss", "accuracy", "macro-F1", "error mv", "error mv sd",
+    ]  # fmt: skip
+
+
+def scores(pairs: list[tuple[int, float]]) -> Sums:
+    """Of two classes; each pair is a class and the probability that the model gives to 1."""
+    table = np.zeros((4, BINS), int)
+    for target, share in pairs:
+        for c, p in enumerate((1 - share, share)):
+            table[2 * c + (target != c), min(int(p * BINS), BINS - 1)] += 1
+    sums = from_confusion(0.5, [[len(pairs), 0], [0, 0]])
+    counts = {**sums.counts, "scores": tuple(map(tuple, table.tolist()))}
+    return msgspec.structs.replace(sums, counts=counts)
+
+
+def test_auroc_is_the_share_of_pairs_in_the_right_order():
+    """Against all pairs; equal scores count half; of two agents together."""
+    rng = np.random.default_rng(1)
+    pairs = [(int(t), float(rng.beta(2 + 3 * t, 3))) for t in rng.integers(0, 2, 300)]
+    ones, zeros = ([p for t, p in pairs if t == c] for c in (1, 0))
+    right = np.mean([(a > b) + (a == b) / 2 for a in ones for b in zeros])
+    merged = merge([scores(pairs[:100]), scores(pairs[100:])])
+    assert merged.counts["scores"] == scores(pairs).counts["scores"]
+    assert metrics_of(merged, by(2, "auroc")).values["auroc"] == pytest.approx(right, abs=0.02)
+    assert metrics_of(scores([(1, 0.5), (0, 0.5)]), by(2, "auroc")).values["auroc"] == 0.5
+    alone = metrics_of(scores([(1, 0.5)]), by(2, "auroc")).values["auroc"]
+    assert alone == -sys.float_info.max, "of one class there is none: never the best"
+
+
+GOOD = from_confusion(1.0, [[5, 1], [1, 3]])
 
 
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"loss": math.nan}, "finite"),
-        ({"loss": math.inf}, "finite"),
-        ({"loss": 1.7e308}, "finite"),  # three of them have no sum
-        ({"examples": 999}, "add up"),
-        ({"examples": 0, "confusion": ()}, "add up"),
-        ({"confusion": ((10, 0),)}, "not square"),
-        ({"confusion": ((2, 1), (1, 2), (2, 2))}, "not square"),
-        ({"confusion": ((10,), ())}, "inhomogeneous"),
-        ({"confusion": ((2**53, 2**53), (2**53, 2**53))}, "add up"),
+        ({"means": {"loss": Moments(count=10, mean=math.nan)}}, "finite"),
+        ({"means": {"loss": Moments(count=10, mean=math.inf)}}, "finite"),
+        ({"means": {"loss": Moments(count=10, mean=1.7e308)}}, "finite"),  # no sum of three
+        ({"means": {"loss": Moments(count=10, mean=1.0, m2=-1.0)}}, "finite"),
+        ({"means": {"loss": Moments(count=10, mean=1.0, m2=math.nan)}}, "finite"),
+        ({"means": {"loss": Moments(count=2**53, mean=1.0)}}, "not 10"),
+        ({"means": {}}, "not those"),
+        ({"means": {**GOOD.means, "more": Moments(count=10, mean=1.0)}}, "not those"),
+        ({"examples": 999}, "not 999"),
+        ({"examples": 0}, "0 examples"),
+        ({"counts": {}}, "not those"),
+        ({"counts": {**GOOD.counts, "more": ((1,),)}}, "not those"),
+        ({"counts": {"classes": ((10, 0),)}}, "not of 2 x 2"),
+        ({"counts": {"classes": ((2, 1), (1, 2), (2, 2))}}, "not of 2 x 2"),
+        ({"counts": {"classes": ((10,), ())}}, "not of 2 x 2"),
+        ({"counts": {"classes": ((2**53, 2**53), (2**53, 2**53))}}, "add up"),
+        ({"counts": {"classes": ((5, 1), (1, 2))}}, "add up"),
     ],
 )
-def test_metrics_that_do_not_go_together_are_refused(change, reason):
+def test_sums_that_do_not_go_together_are_refused(change, reason):
     """An agent cannot bring the coordinator down with what it says about itself."""
-    claim = {"loss": 1.0, "accuracy": 1.0, "macro_f1": 1.0, "examples": 10}
-    claim["confusion"] = ((5, 1), (1, 3))
+    assert verified(GOOD, by(2), 10) == GOOD
     with pytest.raises(ValueError, match=reason):
-        verified(Metrics(**{**claim, **change}), 1000)
+        verified(msgspec.structs.replace(GOOD, **change), by(2), 1000)
 
 
 @pytest.mark.parametrize(
-    ("counts", "reason"),
+    ("row", "reason"),
+    [((0, 5), "add up"), ((0, 5, 4), "not of"), ((6, 5), "add up")],
+)
+def test_scores_that_do_not_add_up_are_refused(row, reason):
+    good = scores([(1, 0.7), (0, 0.2), (1, 0.9)])
+    assert verified(good, by(2, "auroc"), 3) == good
+    first = (*row, *[0] * (BINS - 2))
+    table = (first, *good.counts["scores"][1:])
+    with pytest.raises(ValueError, match=reason):
+        verified(
+            msgspec.structs.replace(good, counts={**good.counts, "scores": table}),
+            by(2, "auroc"),
+            3,
+        )
+
+
+def by_class(counts, classes: int) -> Sums:
+    rows = [*counts, *[(0, 0, 0)] * (classes - len(counts))]
+    means = {"loss": Moments(count=10, mean=1.0)}
+    return Sums(examples=10, means=means, counts={"classes": tuple(rows)})
+
+
+@pytest.mark.parametrize(
+    "counts",
     [
-        ([(0, 5, 5), (0, 4, 5)], "add up"),
-        ([(0, 5, 5), (0, 5, 4)], "add up"),
-        ([(6, 5, 6), (0, 5, 4)], "more hits"),
-        ([(0, 0, 0)], "add up"),
-        ([(0, 2**53, 2**53)] * 2048 + [(0, 10, 10)], "add up"),  # to 10 again, in 64 bits
+        [(0, 5, 5), (0, 4, 5)],
+        [(0, 5, 5), (0, 5, 4)],
+        [(6, 5, 6), (0, 5, 4)],
+        [(0, 0, 0)],
+        [(0, 2**53, 2**53)] * 2048 + [(0, 10, 10)],  # to 10 again, in 64 bits
     ],
 )
-def test_counts_by_class_that_do_not_go_together_are_refused(counts, reason):
-    claim = Metrics(loss=1.0, accuracy=1.0, macro_f1=1.0, examples=10, per_class=tuple(counts))
-    with pytest.raises(ValueError, match=reason):
-        verified(claim, 1000)
+def test_counts_by_class_that_do_not_go_together_are_refused(counts):
+    with pytest.raises(ValueError, match="add up"):
+        verified(by_class(counts, 3000), by(3000), 1000)
+    assert verified(by_class([(3, 5, 5), (4, 5, 5)], 3000), by(3000), 10)
 
 
-@settings(max_examples=100, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 119), st.integers(0, 119)), min_size=1, max_size=300))
-def test_counts_by_class_say_what_the_confusion_says(pairs):
-    """The same accuracy and F1, also of one whose agents sent both."""
-    tally, table = Tally(120), np.zeros((120, 120), np.int64)
-    for cut in (slice(0, 7), slice(7, None)):
-        if some := pairs[cut]:
-            tally.add(*np.array(some).T)
-            np.add.at(table, tuple(np.array(some).T), 1)
-    found, whole = tally.metrics(0.5), from_confusion(0.5, table.tolist())
-    assert found.confusion == () and len(found.per_class) == 120
-    for name in ("accuracy", "macro_f1", "examples", "loss"):
-        assert getattr(found, name) == getattr(whole, name)
-    assert verified(found, len(pairs)) == found
-    assert merge([found, whole]) == merge([found, found])
-    assert merge([found, whole]).macro_f1 == merge([whole, whole]).macro_f1
-
-
-def test_claimed_figures_are_computed_anew():
-    """Only loss and confusion are believed."""
-    claim = Metrics(
-        loss=1.0, accuracy=math.nan, macro_f1=9.0, examples=10, confusion=((5, 1), (1, 3))
-    )
-    assert verified(claim, 10) == from_confusion(1.0, [[5, 1], [1, 3]])
+def test_more_than_a_hundred_classes_are_counted_by_class():
+    """What travels grows with the classes, not with their square."""
+    assert tables(by(100)) == {"classes": (100, 100)}
+    assert tables(by(101)) == {"classes": (101, 3)}
+    assert tables(by(3, "auroc"))["scores"] == (6, BINS)
+    few = metrics_of(by_class([(3, 5, 5), (4, 5, 5)], 101), by(101)).values
+    whole = figures(1.0, [[3, 2], [1, 4]]).values
+    assert few["accuracy"] == whole["accuracy"]
+    assert few["macro_f1"] == pytest.approx((2 * 3 / 10 + 2 * 4 / 10) / 2)
 
 
 def test_more_examples_than_declared_are_refused():
     """One agent cannot outweigh the others by a claim."""
     with pytest.raises(ValueError, match="10 examples, 9 were declared"):
-        verified(from_confusion(1.0, [[5, 1], [1, 3]]), 9)
+        verified(GOOD, by(2), 9)
+
+
+def test_the_mean_of_several_models_counts_each_once():
+    """Whatever each was measured on."""
+    one, two = figures(1.0, [[1, 0], [0, 1]]), figures(3.0, [[10, 10], [0, 0]])
+    assert mean([one, two]).values["loss"] == 2.0
+    assert mean([one, two]).values["accuracy"] == 0.75 and mean([one, two]).examples == 20

@@ -38,7 +38,9 @@ def test_an_agent_with_data_is_ready():
     """What it declared can be asked for by task and data set."""
     member = roster_with().member("pi-01")
     assert member.ready and member.state == "ready"
-    assert member.examples("ecg", "default") == 300 and member.held_out("ecg", "default") == 40
+    assert (
+        member.examples("ecg", "default") == 300 and member.of_part("ecg", "default", "test") == 40
+    )
     assert member.examples("mnist", "default") == member.examples("ecg", "other") == 0
 
 

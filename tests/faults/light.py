@@ -67,7 +67,7 @@ class LightWorker:
             case TrainJob() if fd is not None:
                 told = train(job, fd)
             case _:
-                told = Scored(parts={"held out": from_confusion(0.5, [[1, 0], [0, 1]])}), None
+                told = Scored(parts={"test": from_confusion(0.5, [[1, 0], [0, 1]])}), None
         self._ended.append(told)
 
     def events(self) -> list[tuple[AnyEvent, int | None]]:

@@ -60,7 +60,7 @@ def run(state: Path, **given: Any) -> VirtualRun:
 def accuracy(state: Path, **given: Any) -> float:
     score = run(state, **given).history.rounds[-1].metrics
     assert score is not None
-    return score.accuracy
+    return score.values["accuracy"]
 
 
 @pytest.mark.parametrize(

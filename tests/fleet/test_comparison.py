@@ -6,7 +6,7 @@ import pytest
 from flctl.errors import RunError
 from flctl.fleet.comparison import Comparison, beside, compute
 from flctl.fleet.virtual import VirtualRun
-from flctl.learning.evaluation import evaluate
+from flctl.learning.evaluation import measured
 from flctl.learning.state import load_into
 
 
@@ -32,7 +32,9 @@ def test_both_ways_are_measured_on_every_part(given):
     assert list(alone.curve) == [2, 3]
     for made in (central, alone):
         assert set(made.final) == {"later", "unseen", "own"}
-        assert made.final["later"].accuracy == made.curve[max(made.curve)].accuracy
+        assert (
+            made.final["later"].values["accuracy"] == made.curve[max(made.curve)].values["accuracy"]
+        )
 
 
 def test_agents_are_also_measured_on_what_is_their_own(given, tmp_path):
@@ -47,15 +49,15 @@ def test_agents_are_also_measured_on_what_is_their_own(given, tmp_path):
     model = task.model()
     with history.folder.model_path(4).open("rb") as file:
         load_into(model, file.fileno(), "model")
-    own = [evaluate(task, model, part) for part in clients.held_out().values()]
+    own = [measured(task, model, part) for part in clients.own("test").values()]
     assert by.own is not None
-    assert by.own.accuracy == pytest.approx(np.mean([m.accuracy for m in own]))
-    assert by.own.macro_f1 == pytest.approx(np.mean([m.macro_f1 for m in own]))
+    assert by.own.values["accuracy"] == pytest.approx(np.mean([m.values["accuracy"] for m in own]))
+    assert by.own.values["macro_f1"] == pytest.approx(np.mean([m.values["macro_f1"] for m in own]))
     trained = sum(part.histogram() for part in clients.training.values())
     assert by.commonest == task.classes[int(np.argmax(trained))]
     part = by.classes["unseen"]
     assert part == {"N": 24, "S": 0, "V": 0, "F": 0, "Q": 0} and by.groups["unseen"] == 4
-    assert by.always["unseen"].accuracy == part[by.commonest] / 24
+    assert by.always["unseen"].values["accuracy"] == part[by.commonest] / 24
     assert set(by.always) == {"later", "unseen", "own"}
 
 

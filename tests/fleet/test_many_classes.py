@@ -8,15 +8,13 @@ import msgspec
 import pytest
 
 from flctl.coordinator.store.folder import RunFolder
-from flctl.core.metrics import from_confusion
+from flctl.core.metrics import BINS, MOST_SCORED
 from flctl.errors import TaskError
 from flctl.fleet.checking import check_task
 from flctl.fleet.driving import drive_local
 from flctl.fleet.virtual import VirtualRun
 from flctl.wire.framing import HEADER_BYTES
-from flctl.wire.messages import MOST_CLASSES, Evaluated, Metrics, WorkKey
-from flctl.worker.execution import fitting
-from flctl.worker.pipe import MESSAGE_BYTES
+from flctl.wire.messages import MOST_CLASSES, Evaluated, Moments, Sums, WorkKey
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -78,12 +76,12 @@ def test_its_runs_are_measured(tmp_path: Path, task: str, evaluate: str):
     assert made.run().state == "finished", made.history.reason
     (other,) = made.folder.history().rounds
     score = event.metrics
-    assert score is not None and score.confusion == ()
+    assert score is not None
     assert msgspec.structs.replace(score, beside={}) == msgspec.structs.replace(
         other.metrics, beside={}
     )
-    hits, targets, said = (sum(column) for column in zip(*score.per_class, strict=True))
-    assert targets == said == score.examples and hits == round(score.accuracy * targets)
+    hits, targets, said = (sum(column) for column in zip(*score.counts["classes"], strict=True))
+    assert targets == said == score.examples and hits == round(score.values["accuracy"] * targets)
 
 
 @pytest.mark.parametrize("task", [MOST_CLASSES + 1], indirect=True)
@@ -101,26 +99,14 @@ def test_more_than_fit_are_refused_before_the_first_round(tmp_path: Path, task: 
 def test_the_most_classes_fit_into_a_message():
     """With four thousand million examples of each class."""
     many = 2**32 - 1
-    figures = {"loss": 0.1, "accuracy": 0.5, "macro_f1": 0.5, "examples": 2**53}
     key = WorkKey(run="ecg-1", version=1, base="a" * 64)
-    for counts in (
-        {"per_class": ((many, many, many),) * MOST_CLASSES},
-        {"confusion": ((many,) * 100,) * 100},
-    ):
-        metrics = Metrics(**figures, **counts)
-        message = Evaluated(key=key, metrics=metrics)
+    names = [f"m{n:039}" for n in range(16)]
+    means = {name: Moments(count=2**53, mean=0.1, m2=0.1) for name in names}
+    for table in (((many, many, many),) * MOST_CLASSES, ((many,) * 100,) * 100,
+                  ((many,) * BINS,) * 2 * MOST_SCORED):  # fmt: skip
+        message = Evaluated(
+            key=key,
+            part="validation",
+            sums=Sums(examples=2**53, means=means, counts={"t": table}),
+        )
         assert len(msgspec.msgpack.encode(message)) < HEADER_BYTES - 4096
-
-
-def test_parts_beside_the_first_do_without_their_counts_where_they_are_too_many():
-    """The first one counts; figures stay of all."""
-    table = [[1000 + i + j for j in range(100)] for i in range(100)]
-    parts = {f"part {n}": from_confusion(1.0, table) for n in range(40)}
-    scored = fitting(parts)
-    assert len(msgspec.msgpack.encode(scored)) <= MESSAGE_BYTES
-    assert [*scored.parts] == [*parts]
-    assert scored.parts["part 0"] == parts["part 0"]
-    assert scored.parts["part 39"].confusion == ()
-    assert scored.parts["part 39"].macro_f1 == parts["part 39"].macro_f1
-    few = {name: from_confusion(1.0, [[3, 1], [0, 2]]) for name in parts}
-    assert fitting(few).parts == few

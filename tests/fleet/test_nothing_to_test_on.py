@@ -10,6 +10,7 @@ from flctl.core.history import RoundCommitted
 from flctl.core.stream import Published
 from flctl.fleet.driving import drive_virtual
 from flctl.fleet.virtual import VirtualRun
+from flctl.learning.ecg import Ecg
 from flctl.learning.source import evaluation_parts
 from flctl.learning.task import load_task
 from flctl.terminal.lines import measured_by, round_line
@@ -48,19 +49,32 @@ def simulate(tmp_path: Path, data: Path, **more: object) -> VirtualRun:
 
 @pytest.mark.parametrize("make", [lambda p: beats(p / "t.npz", 0), lambda p: table(p / "t.csv")])
 def test_what_all_was_trained_on_tests_nothing(tmp_path: Path, make) -> None:
-    """No figures, and no best round that would be chosen by them."""
+    """No figures on it: those of the validation part are called that, and choose the best round."""
     run = simulate(tmp_path, make(tmp_path))
+    scores = [event.metrics for event in run.folder.history().rounds]
+    assert [score and score.part for score in scores] == ["validation", "validation"]
+    assert run.history.best is not None and (run.folder.path / BEST).exists()
+    told = {"part": "validation", "validation": {}}
+    assert "no data for testing" in measured_by(told) and "--test-data" in measured_by(told)
+
+
+def test_too_little_for_a_validation_part_is_no_best_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Ecg, "validation_share", 0.01)
+    run = simulate(tmp_path, beats(tmp_path / "t.npz", 0))
     assert [event.metrics for event in run.folder.history().rounds] == [None, None]
     assert run.history.best is None and not (run.folder.path / BEST).exists()
 
 
 def test_a_figure_on_training_data_is_called_that(tmp_path: Path, train_only: Path) -> None:
-    """Where somebody names them for testing; no round is the best by it."""
+    """Where somebody names them for testing; the best round is chosen by the validation part."""
     run = simulate(tmp_path, train_only, test_data=str(train_only))
     score = run.folder.history().rounds[-1].metrics
-    assert score is not None and score.part == "training data" and not score.tests
-    assert run.history.best is None and not (run.folder.path / BEST).exists()
-    told = {"part": score.part, "loss": 1.0, "accuracy": 0.5, "macro_f1": 0.5}
+    assert score is not None and score.part == "training data"
+    own = score.validation
+    assert own is not None and own.examples < score.examples and score.chosen != score.values
+    told = {"part": score.part, "values": {"loss": 1.0, "accuracy": 0.5}}
     line = round_line({"round": 1, "metrics": told, "seconds": 1.0, "participants": ["a"]}, 2)
     assert "on training data:" in line
     assert "trained on" in measured_by(told) and "--test-data" in measured_by(told)
@@ -85,7 +99,8 @@ def test_a_part_for_testing_is_one(tmp_path: Path) -> None:
     np.savez(path, **{**arrays, "split": np.tile([0, 0, 0, 1], 10)})
     run = simulate(tmp_path, path)
     score = run.folder.history().rounds[-1].metrics
-    assert score is not None and (score.part, score.examples, score.tests) == ("later", 10, True)
+    assert score is not None and (score.part, score.examples) == ("later", 10)
+    assert score.chosen is not None
     assert (run.folder.path / BEST).exists()
 
 

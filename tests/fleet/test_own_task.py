@@ -61,7 +61,7 @@ def test_agents_train_an_own_task_by_its_name(fleet, tmp_path, monkeypatch):
     train = "train", "--state", fleet.state, "--task", "machines", "--rounds", 2, "--json"
     done = flctl(*train, "--agents", "pi-01")
     assert done.returncode == 0, done.stderr
-    assert json_lines(done.stdout)[-1]["metrics"]["accuracy"] > 0.7
+    assert json_lines(done.stdout)[-1]["metrics"]["values"]["accuracy"] > 0.7
     done = flctl(*train, "--agents", "pi-01,pi-02", "--wait", "1s")
     assert done.returncode == 1
     assert "pi-02: its task machines differs from the coordinator's" in done.stdout

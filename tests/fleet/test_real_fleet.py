@@ -49,14 +49,16 @@ def test_train_prints_a_line_for_each_round_and_ends_with_the_result(
     rounds = [e for e in events if e["event"] == "round"]
     assert [r["round"] for r in rounds] == [1, 2]
     assert rounds[0]["participants"] == ["pi-01", "pi-02"]
-    assert set(rounds[0]["metrics"]) >= {"loss", "accuracy", "macro_f1"}
+    assert set(rounds[0]["metrics"]["values"]) >= {"loss", "accuracy", "macro_f1"}
     last = events[-1]
     assert last["event"] == "finished" and last["rounds"] == 2
     assert last["checkpoint"] == str(model) and model.exists()
     assert last["metrics"]["source"] == "coordinator"
     evaluated = flctl("evaluate", model, "--task", "ecg", "--data", fleet.data, "--json")
     assert evaluated.returncode == 0, evaluated.stderr
-    assert json.loads(evaluated.stdout)["accuracy"] == pytest.approx(last["metrics"]["accuracy"])
+    assert json.loads(evaluated.stdout)["values"]["accuracy"] == pytest.approx(
+        last["metrics"]["values"]["accuracy"]
+    )
 
 
 def test_status_discover_runs_and_keys_say_what_there_is(fleet: RealFleet, tmp_path: Path):

@@ -13,7 +13,7 @@ def test_central_training_is_better_than_training_alone(blobs, points):
     alone = local_only(blobs, shards, settings, test, every=3)
     assert list(together) == list(range(1, 7))
     assert list(alone) == [3, 6]
-    assert together[6].accuracy > alone[6].accuracy
+    assert together[6].values["accuracy"] > alone[6].values["accuracy"]
     assert alone[6].examples == 300
 
 
@@ -37,4 +37,6 @@ def test_training_alone_is_averaged_over_agents(blobs, points):
     shards = {"pi-1": points(60, seed=1), "pi-2": points(12, seed=2)}
     curves = [local_only(blobs, {n: s}, settings, points(99, seed=3)) for n, s in shards.items()]
     both = local_only(blobs, shards, settings, points(99, seed=3))
-    assert both[1].accuracy == pytest.approx(sum(c[1].accuracy for c in curves) / 2)
+    assert both[1].values["accuracy"] == pytest.approx(
+        sum(c[1].values["accuracy"] for c in curves) / 2
+    )

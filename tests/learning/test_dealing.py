@@ -10,7 +10,7 @@ from flctl.learning.dealing import Plan, find_task, read_data, write_shares
 from flctl.learning.ecg import Ecg
 from flctl.learning.examples import Examples
 from flctl.learning.mnist import Mnist
-from flctl.learning.source import held_out_examples, training_examples
+from flctl.learning.source import held_out_examples, own_parts
 from flctl.worker.jobs import DataSource, Shard
 
 TASKS = {"ecg": Ecg(), "mnist": Mnist()}
@@ -75,7 +75,7 @@ def data(beats: Path, digits: Path) -> dict[str, Path]:
     ],
 )
 def test_parity_12_a_folder_holds_what_a_local_agent_of_that_number_has(tmp_path, data, task, kind):
-    """Training and held-out examples, in the same order: those of `--shard K/4`."""
+    """Training, validation and held-out examples, in the same order: those of `--shard K/4`."""
     learnt, path = TASKS[task], data[task]
     plan = Plan(of=4, partition=kind, alpha=0.3, seed=7)
     shares = write_shares(learnt, read_data(learnt, path), plan, tmp_path)
@@ -84,7 +84,8 @@ def test_parity_12_a_folder_holds_what_a_local_agent_of_that_number_has(tmp_path
         shard = Shard(index=at, of=4, partition=kind, alpha=0.3, seed=7)
         local = DataSource(path=str(path), shard=shard)
         own = tmp_path / f"pi-{at + 1:02d}"
-        assert same(learnt.train_data(own), training_examples(learnt, local))
+        there, here = own_parts(learnt, DataSource(path=str(own))), own_parts(learnt, local)
+        assert all(map(same, there, here)), "training and validation"
         assert same(learnt.held_out(own), held_out_examples(learnt, local))
 
 

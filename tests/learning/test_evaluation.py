@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from flctl.learning.evaluation import evaluate
+from flctl.learning.evaluation import measured
 from flctl.learning.examples import Examples
 from flctl.learning.task import Task
 
@@ -26,13 +26,13 @@ def predicting(targets: list[int], predictions: list[int]) -> Examples:
 def test_metrics_are_those_computed_by_hand(batch_size):
     """Six examples of classes a and b, one a taken for c; d does not occur and does not count."""
     examples = predicting([0, 0, 0, 1, 1, 1], [0, 0, 2, 1, 1, 0])
-    metrics = evaluate(Echo(), nn.Identity(), examples, batch_size=batch_size)
-    assert metrics.confusion == ((2, 0, 1, 0), (1, 2, 0, 0), (0, 0, 0, 0), (0, 0, 0, 0))
-    assert metrics.accuracy == pytest.approx(4 / 6)
+    metrics = measured(Echo(), nn.Identity(), examples, batch_size=batch_size)
+    assert metrics.counts["classes"] == ((2, 0, 1, 0), (1, 2, 0, 0), (0, 0, 0, 0), (0, 0, 0, 0))
+    assert metrics.values["accuracy"] == pytest.approx(4 / 6)
     # F1: a = 2·2/(3+3), b = 2·2/(3+2), c = 0.
-    assert metrics.macro_f1 == pytest.approx((4 / 6 + 4 / 5 + 0) / 3)
+    assert metrics.values["macro_f1"] == pytest.approx((4 / 6 + 4 / 5 + 0) / 3)
     right, wrong = np.log(np.e**2 + 3) - 2, np.log(np.e**2 + 3)
-    assert metrics.loss == pytest.approx((4 * right + 2 * wrong) / 6)
+    assert metrics.values["loss"] == pytest.approx((4 * right + 2 * wrong) / 6)
     assert metrics.examples == 6
 
 
@@ -40,7 +40,7 @@ def test_evaluation_changes_neither_model_nor_gradients():
     """Batch norm is not updated, dropout is off, nothing is recorded for a gradient."""
     model = nn.Sequential(nn.BatchNorm1d(4), nn.Dropout(0.5)).train()
     examples = predicting([0, 1, 2, 3], [0, 1, 2, 3])
-    once = evaluate(Echo(), model, examples)
+    once = measured(Echo(), model, examples)
     assert int(model[0].num_batches_tracked) == 0
-    assert evaluate(Echo(), model, examples) == once
-    assert once.accuracy == 1.0
+    assert measured(Echo(), model, examples) == once
+    assert once.values["accuracy"] == 1.0

@@ -24,16 +24,19 @@ class Source:
     path: str | None = None
     trained_on: bool = False
     beside: str | None = None
+    all: Shard | None = None
 
 
 @pytest.mark.parametrize("kind", ["iid", "label", "dirichlet", "size", "record"])
 def test_the_shards_are_the_whole(blobs, kind):
-    """For training and held out alike, each example belongs to one shard."""
-    for take, whole in (
-        (source.training_examples, blobs.train_data(None)),
-        (source.held_out_examples, blobs.held_out(None)),
+    """For training, validation and held out alike, each example belongs to one shard."""
+    shares = [source.own_parts(blobs, Source(Shard(at, partition=kind))) for at in range(3)]
+    assert all(len(training) > len(validation) > 0 for training, validation in shares)
+    held = [source.held_out_examples(blobs, Source(Shard(at, partition=kind))) for at in range(3)]
+    for parts, whole in (
+        ([part for share in shares for part in share], blobs.train_data(None)),
+        (held, blobs.held_out(None)),
     ):
-        parts = [take(blobs, Source(Shard(at, partition=kind))) for at in range(3)]
         rows = np.concatenate([part.x.numpy() for part in parts])
         assert sorted(map(tuple, rows)) == sorted(map(tuple, whole.x.numpy()))
 
@@ -48,7 +51,8 @@ def test_by_record_an_agent_is_tested_on_its_own_records(blobs):
 
 def test_without_a_shard_it_is_all(blobs):
     """An agent that owns its data has them to itself."""
-    assert len(source.training_examples(blobs, Source())) == 90
+    training, validation = source.own_parts(blobs, Source())
+    assert (len(training), len(validation)) == (83, 7)
     assert len(source.held_out_examples(blobs, Source())) == 31
     assert list(source.evaluation_parts(blobs, Source())) == ["test"]
 

@@ -116,7 +116,7 @@ def test_parity_17_an_agent_that_only_tests(fleet, night):
     assert (found["metrics"]["source"], set(found["metrics"]["beside"])) == ("agents", {TESTER})
     with np.load(fleet.folder / "night-3.npz") as arrays:
         targets = np.bincount(arrays["y"][arrays["split"] == 1], minlength=5)
-    assert np.sum(found["metrics"]["confusion"], axis=1).tolist() == targets.tolist()
+    assert np.sum(found["metrics"]["counts"]["classes"], axis=1).tolist() == targets.tolist()
     assert "trained examples" not in fleet.log(TESTER)
 
 
@@ -230,16 +230,16 @@ def test_parity_16_agents_evaluate(flctl, ecg, local, tmp_path):
     targets, predictions = np.zeros(5, int), np.zeros(5, int)
     for name in TRAINERS:
         own = json.loads(flctl("evaluate", model, "--data", shares / name, "--json").out)
-        for figure in ("loss", "accuracy", "macro_f1", "examples"):
-            assert found["beside"][name][figure] == pytest.approx(own[figure], rel=1e-5)
-        assert found["beside"][name]["confusion"] == own["confusion"]
-        correct = found["beside"][name]["accuracy"] * own["examples"]
-        assert correct == pytest.approx(np.trace(own["confusion"]))
+        assert found["beside"][name]["values"] == pytest.approx(own["values"], rel=1e-5)
+        assert found["beside"][name]["examples"] == own["examples"]
+        assert found["beside"][name]["counts"] == own["counts"]
+        correct = found["beside"][name]["values"]["accuracy"] * own["examples"]
+        assert correct == pytest.approx(np.trace(own["counts"]["classes"]))
         with np.load(shares / name / "beats.npz") as arrays:
             targets += np.bincount(arrays["y"][arrays["split"] == 1], minlength=5)
-        predictions += np.sum(own["confusion"], axis=0)
-    assert np.sum(found["confusion"], axis=1).tolist() == targets.tolist()
-    assert np.sum(found["confusion"], axis=0).tolist() == predictions.tolist()
+        predictions += np.sum(own["counts"]["classes"], axis=0)
+    assert np.sum(found["counts"]["classes"], axis=1).tolist() == targets.tolist()
+    assert np.sum(found["counts"]["classes"], axis=0).tolist() == predictions.tolist()
 
 
 def test_parity_22_ctrl_c_ends_them_all(local):

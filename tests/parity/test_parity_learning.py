@@ -115,8 +115,8 @@ def test_parity_07_a_cnn_for_heartbeats(flctl, train, ecg, tmp_path):
     run = train("--task", "ecg", *TWO, "--rounds", 6, "--data", ecg)
     first, *_, last = [event["metrics"] for event in run.named("round")]
     assert last["loss"] < first["loss"] / 1.5
-    assert last["accuracy"] > 0.8  # 0.56 of these beats are normal
-    assert np.shape(last["confusion"]) == (5, 5)
+    assert last["values"]["accuracy"] > 0.8  # 0.56 of these beats are normal
+    assert np.shape(last["counts"]["classes"]) == (5, 5)
     assert sorted(len(t.shape) for t in run.model(1).values() if t.ndim > 1) == [2, 2, 3, 3, 3]
     np.savez(tmp_path / "short.npz", X=np.zeros((4, 186), np.int16), y=np.zeros(4, np.int8))
     refused = flctl("train", *QUICK, *ONE, "--data", tmp_path / "short.npz")
@@ -235,9 +235,9 @@ def test_parity_15_the_coordinator_tests_each_round(train, ecg):
               for c in range(5) if c in y or c in said]  # fmt: skip
         assert (metrics["source"], metrics["examples"]) == ("coordinator", 80)
         assert metrics["loss"] == pytest.approx(loss, rel=1e-4)
-        assert metrics["accuracy"] == pytest.approx(np.mean(y == said))
-        assert metrics["macro_f1"] == pytest.approx(np.mean(f1))
-        assert metrics["confusion"] == confusion.tolist()
+        assert metrics["values"]["accuracy"] == pytest.approx(np.mean(y == said))
+        assert metrics["values"]["macro_f1"] == pytest.approx(np.mean(f1))
+        assert metrics["counts"]["classes"] == confusion.tolist()
 
 
 def test_parity_18_models_are_kept_and_exported(flctl, train, ecg, tmp_path):
@@ -279,7 +279,7 @@ def test_parity_20_figures_for_tensorboard_a_table_and_a_picture(
     with (tmp_path / "run.csv").open() as file:
         rows = list(csv.DictReader(file))
     for figure in ("loss", "accuracy"):
-        expected = [found[figure] for found in metrics]
+        expected = [found["values"][figure] for found in metrics]
         points = events.Scalars(f"later/{figure}")
         assert [point.step for point in points] == [1, 2]
         assert [point.value for point in points] == pytest.approx(expected, rel=1e-6)

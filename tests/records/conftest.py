@@ -13,8 +13,9 @@ Scalars = dict[str, dict[int, list[float]]]
 
 def made(round_id, *agents, source="coordinator", missing=(), **score):
     """Agent n has 10 n examples and a loss of n."""
-    figures = {"loss": 0.5, "accuracy": 0.75, "macro_f1": 0.625, "examples": 40, **score}
-    other = Metrics(loss=2.0, accuracy=0.25, macro_f1=0.125, examples=7)
+    values = {"loss": 0.5, "accuracy": 0.75, "macro_f1": 0.625, **score}
+    figures = {"values": values, "examples": 40}
+    other = Metrics(values={"loss": 2.0, "accuracy": 0.25, "macro_f1": 0.125}, examples=7)
     return RoundCommitted(
         at=1e9 + round_id,
         round=round_id,

@@ -33,7 +33,11 @@ PARTS = m.Model(
     frozen=m.Coded(blob=SHA, size=9),
     private=SHA,
 )
-SCORE = m.Metrics(loss=0.5, accuracy=0.9, macro_f1=0.8, examples=3, confusion=((1, 0), (0, 2)))
+SUMS = m.Sums(
+    examples=3,
+    means={"loss": m.Moments(count=3, mean=0.5)},
+    counts={"classes": ((1, 0), (0, 2))},
+)
 EXAMPLES = [
     m.Hello(
         session="a" * 32,
@@ -64,7 +68,8 @@ EXAMPLES = [
             examples=300, batches=12, loss=1.0, last_loss=0.5, seconds=12.5, exhausted=True
         ),
     ),
-    m.Evaluated(key=KEY, metrics=SCORE),
+    m.Evaluated(key=KEY, part="test", sums=SUMS),
+    m.Evaluated(key=KEY, part="validation", sums=None),
     m.Failed(key=KEY, what="train", kind="out of memory", message="…", retrying=True),
     m.Failed(key=KEY, what="train", kind="owner", message="…", again_s=60.0),
     m.Goodbye(),
@@ -86,7 +91,9 @@ EXAMPLES = [
         seed=2**63 - 1,
         position=40,
     ),
-    m.Evaluate(key=KEY, model=WHOLE, task="ecg", dataset="default", batch_size=1000),
+    m.Evaluate(
+        key=KEY, model=WHOLE, task="ecg", dataset="default", batch_size=1000, parts=("test",)
+    ),
     m.Accepted(key=KEY),
     m.Discarded(key=KEY, reason="too late"),
     m.Cancel(run="ecg-0102-2f"),
@@ -229,8 +236,14 @@ def test_a_nested_question_is_refused_and_not_followed():
                 task="ecg",
                 dataset="default",
                 batch_size=batch_size,
+                parts=parts,  # type: ignore[arg-type]
             )
-            for size, batch_size in ((2**40, 1), (1, 2**60))
+            for size, batch_size, parts in (
+                (2**40, 1, ("test",)),
+                (1, 2**60, ("test",)),
+                (1, 1, ()),
+                (1, 1, ("train",)),
+            )
         ),
         m.Join(token="t" * 201),
         m.Ask(id=1, what="x" * 201),

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from flctl.errors import MalformedMessage, WorkerError
-from flctl.wire.messages import Metrics
+from flctl.wire.messages import Sums
 from flctl.worker.death import explain, oom_kills
 from flctl.worker.jobs import (
     AnyEvent,
@@ -134,12 +134,12 @@ def test_what_is_quoted_of_a_damaged_message_is_printable():
 
 
 def test_an_outcome_that_is_too_large_is_a_failed_job(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a confusion matrix of three hundred classes: the process goes on."""
+    """As a table of three hundred thousand numbers: the process goes on."""
     left, right = socket.socketpair()
     ours: Pipe[AnyEvent] = Pipe(left, AnyEvent)
     theirs: Pipe[AnyJob] = Pipe(right, AnyJob)
-    confusion = tuple(tuple(range(1000, 1300)) for _ in range(300))
-    metrics = Metrics(loss=1.0, accuracy=1.0, macro_f1=1.0, examples=1, confusion=confusion)
+    table = tuple(tuple(range(10**9, 10**9 + 1000)) for _ in range(300))
+    metrics = Sums(examples=1, means={}, counts={"classes": table})
     monkeypatch.setattr(Runner, "_outcome", lambda *_: (Scored(parts={"all": metrics}), None))
     Runner(theirs).run(EvaluateJob(task="x", source=DataSource(), side="agent", threads=1), None)
     ((event, _),) = ours.receive()

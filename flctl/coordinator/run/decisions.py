@@ -1,7 +1,6 @@
 """What a fleet's, a virtual and a replayed round decide in the same way."""
 
 from collections.abc import Collection, Mapping
-from typing import Literal
 
 from flctl.coordinator.run.aggregation import Aggregated
 from flctl.core.history import (
@@ -22,16 +21,6 @@ def finish(history: History, settings: RunSettings, at: float) -> RunFinished | 
         return None
     used = history.data_used if history.round < settings.rounds else ""
     return RunFinished(at=at, reason="; ".join(filter(None, (used, history.alone))))
-
-
-def who_measures(
-    settings: RunSettings, tests_here: bool | None = None
-) -> Literal["none", "coordinator", "agents"]:
-    """Who measures a round's model; `tests_here`: whether the coordinator has test data, None
-    before it has looked. The order of "auto": the coordinator, else the agents."""
-    if settings.evaluate == "auto":
-        return "agents" if tests_here is False else "coordinator"
-    return settings.evaluate
 
 
 def weigh_in(updates: Mapping[str, UpdateStored | Participant]) -> dict[str, int]:

@@ -1,19 +1,15 @@
 """Finds out how good a round's model is: on the coordinator's test data, or on the agents'."""
 
-import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from flctl.coordinator.run.aggregation import Aggregated
 from flctl.coordinator.run.context import RunContext
-from flctl.coordinator.run.decisions import who_measures
-from flctl.coordinator.run.scoring import by_agents, by_coordinator, outvoted
+from flctl.coordinator.run.scoring import missing, scored
 from flctl.coordinator.run.survey import Survey
 from flctl.core.history import Score
 from flctl.core.roster import Member
-from flctl.errors import FlctlError
-from flctl.wire.messages import Evaluated, Metrics, WorkKey
-
-logger = logging.getLogger(__name__)
+from flctl.errors import FlctlError, RunError
+from flctl.wire.messages import Evaluated, MeasuredPart, Measures, Sums, WorkKey
 
 Done = Callable[[Score | None, BaseException | None], None]
 
@@ -24,30 +20,36 @@ class Evaluating:
     def __init__(self, context: RunContext, key: WorkKey, made: Aggregated, done: Done) -> None:
         self._context, self._key, self._made, self._done = context, key, made, done
         self._survey: Survey | None = None
+        self._found: dict[str, Sums] = {}
+        """Parts that the coordinator has measured itself."""
         self._closed = False
+
+    @property
+    def _measures(self) -> Measures:
+        return self._context.started.measures
 
     def close(self) -> None:
         """The round is over: no agent is asked any more."""
         self._closed, self._survey = True, None
 
     def begin(self) -> None:
-        """The order of preference of `evaluate = "auto"`: the coordinator's own test data (those
-        that were named, else the task's), agents that are enrolled to evaluate, what agents hold
-        out."""
-        match who_measures(self._context.settings):
-            case "none":
-                self._done(None, None)
-            case "agents":
-                self._ask_agents()
-            case "coordinator":
-                context, path = self._context, self._made.path
-                context.thinking.submit(
-                    lambda: context.evaluator.evaluate(path, context.settings), self._on_parts
-                )
+        """The order of preference of `evaluate = "auto"`, for the part for testing and for that for
+        validation: what the coordinator has (data that were named, else the task's), what agents
+        have that are enrolled to evaluate, what any agents have."""
+        how = self._context.settings.evaluate
+        if how == "none":
+            self._done(None, None)
+        elif how == "agents":
+            self._ask_agents(missing(how, {}))
+        else:
+            context, path = self._context, self._made.path
+            context.thinking.submit(
+                lambda: context.evaluator.evaluate(path, context.settings), self._on_parts
+            )
 
     def on_answer(self, agent: str, answer: Evaluated) -> None:
         if self._survey is not None:
-            self._finish(self._survey.on_answer(agent, answer, self._held_out(agent)))
+            self._finish(self._survey.on_answer(agent, answer, self._declared(agent, answer.part)))
 
     def on_failed(self, agent: str, key: WorkKey) -> None:
         """It could not evaluate the model of `key`, which may be that of an earlier round."""
@@ -66,29 +68,39 @@ class Evaluating:
         if self._survey is not None:
             self._finish(self._survey.on_time(self._context.clock()))
 
-    def _on_parts(self, parts: dict[str, Metrics] | None, error: BaseException | None) -> None:
+    def _on_parts(self, parts: dict[str, Sums] | None, error: BaseException | None) -> None:
         if self._closed:
             return
         if parts is None:
             self._done(None, error)
-        elif who_measures(self._context.settings, bool(parts)) == "agents":
-            self._ask_agents()
-        else:
-            self._conclude(lambda: by_coordinator(parts))
+            return
+        self._found = parts
+        try:
+            wanted = missing(self._context.settings.evaluate, parts)
+        except RunError as wrong:
+            self._done(None, wrong)
+            return
+        self._ask_agents(wanted)
 
-    def _ask_agents(self) -> None:
-        self._context.fleet.serve(self._key.base, self._made.path)
-        agents = self._testers() or self._owners()
+    def _ask_agents(self, wanted: Sequence[MeasuredPart]) -> None:
+        """For parts that are not here; where none is wanted it is over at once."""
+        asked: dict[str, list[MeasuredPart]] = {}
+        for part in wanted:
+            for agent in self._testers(part) or self._owners(part):
+                asked.setdefault(agent, []).append(part)
+        if asked:
+            self._context.fleet.serve(self._key.base, self._made.path)
         survey = self._survey = Survey(
             self._key,
             self._made.size,
             self._context.settings,
-            agents,
+            self._measures,
+            asked,
             self._context.fleet.tell,
             self._context.clock(),
             self._context.fleet.gate,
         )
-        for agent in agents:
+        for agent in asked:
             if not self._context.is_here(agent):  # to ask it has shown that it is gone
                 survey.on_gone(agent)
         self.on_time()
@@ -96,10 +108,7 @@ class Evaluating:
     def _finish(self, over: bool) -> None:
         if over and self._survey is not None:
             answers, self._survey = self._survey.answers, None
-            for agent in outvoted(answers):
-                text = "agent=%s its metrics are left out: other agents have other classes"
-                self._context.fleet.gate.warning(logger, agent, text, agent)
-            self._conclude(lambda: by_agents(answers))
+            self._conclude(lambda: scored(self._found, answers, self._measures))
 
     def _conclude(self, score: Callable[[], Score | None]) -> None:
         try:
@@ -109,30 +118,30 @@ class Evaluating:
         else:
             self._done(found, None)
 
-    def _testers(self) -> list[str]:
+    def _testers(self, part: MeasuredPart) -> list[str]:
         """Those that are enrolled to evaluate: the coordinator refuses who only says so."""
         members = self._context.fleet.roster.members
         return [
             agent
-            for agent in self._owners()
+            for agent in self._owners(part)
             if (hello := members[agent].hello) is not None and hello.role == "evaluate"
         ]
 
-    def _owners(self) -> list[str]:
-        """Agents that hold some of the run's data set out, and have the run's task."""
+    def _owners(self, part: MeasuredPart) -> list[str]:
+        """Agents that have such a part of the run's data set, and the run's task."""
         task, digest = self._context.settings.task, self._context.started.task_digest
         return [
             m.name
             for m in self._ready()
-            if self._held_out(m.name) > 0
+            if self._declared(m.name, part) > 0
             and m.hello is not None
             and m.hello.tasks.get(task) == digest
         ]
 
-    def _held_out(self, agent: str) -> int:
+    def _declared(self, agent: str, part: MeasuredPart) -> int:
         settings = self._context.settings
         member = self._context.fleet.roster.members[agent]
-        return member.held_out(settings.task, settings.dataset)
+        return member.of_part(settings.task, settings.dataset, part)
 
     def _ready(self) -> list[Member]:
         roster = self._context.fleet.roster

@@ -24,7 +24,7 @@ from flctl.errors import (
 )
 from flctl.learning.registry import task_digest
 from flctl.settings import RunSettings, parse
-from flctl.wire.messages import Digest, Metrics
+from flctl.wire.messages import Digest, Sums
 from flctl.worker.jobs import (
     TRIES,
     AnyEvent,
@@ -56,8 +56,8 @@ class Evaluator(Protocol):
     def initialise(self, given: dict[str, object], where: str) -> FirstModel:
         """Complete the settings and make the first model. Raises FlctlError."""
 
-    def evaluate(self, model: Path, settings: RunSettings) -> dict[str, Metrics]:
-        """Metrics by part of the test data, the first counts; empty: there are no data."""
+    def evaluate(self, model: Path, settings: RunSettings) -> dict[str, Sums]:
+        """Sums by part of the test data, the first counts; empty: there are no data."""
 
     def rest(self) -> None:
         """Called now and then: give memory back when there was nothing to do."""
@@ -86,9 +86,9 @@ class WorkerEvaluator:
         except BaseException:
             os.close(fd)
             raise
-        return FirstModel(settings, event.task_digest, event.blob, event.size, fd)
+        return FirstModel(settings, event.task_digest, event.measures, event.blob, event.size, fd)
 
-    def evaluate(self, model: Path, settings: RunSettings) -> dict[str, Metrics]:
+    def evaluate(self, model: Path, settings: RunSettings) -> dict[str, Sums]:
         job = EvaluateJob(
             task=settings.task,
             source=for_testing(settings),

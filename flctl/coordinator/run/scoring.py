@@ -1,64 +1,64 @@
-"""The score of a round from the metrics of those who evaluated its model."""
+"""The score of a round from the sums of those who evaluated its model."""
 
-import math
-import sys
-from collections import Counter
+from collections.abc import Mapping
+from typing import get_args
 
-import msgspec
+from msgspec.structs import replace
 
 from flctl.core.history import Score
-from flctl.core.metrics import classes_of, merge, without_counts
+from flctl.core.metrics import merge, metrics_of
 from flctl.errors import RunError
-from flctl.wire.messages import Metrics
+from flctl.wire.messages import VALIDATION, MeasuredPart, Measures, Sums
 
 CLASSES = 20
-"""With more of them, the journal keeps no counts by class of each agent's own."""
+"""With more of them, the journal keeps no counts of the parts and agents beside."""
+Answers = Mapping[MeasuredPart, Mapping[str, Sums]]
+"""By part, and by agent."""
 
 
-def by_coordinator(parts: dict[str, Metrics]) -> Score:
-    """The first part counts, the others stand beside it. Raises RunError without any."""
-    if not parts:
+def missing(how: str, found: Mapping[str, Sums]) -> tuple[MeasuredPart, ...]:
+    """What the agents are asked for, beside what the coordinator has `found`. Raises RunError when
+    nobody else is to measure."""
+    here = {"validation" if name == VALIDATION else "test" for name in found}
+    if how != "coordinator":
+        return tuple(part for part in get_args(MeasuredPart) if part not in here)
+    if "test" not in here:
         raise RunError("the coordinator has no test data; go on with --evaluate agents")
-    (name, main), *others = parts.items()
-    return _score(main, "coordinator", name, dict(others))
+    return ()
 
 
-def by_agents(answers: dict[str, Metrics]) -> Score | None:
-    """Over the examples of all agents that answered; each agent's own stand beside.
-
-    Those that are `outvoted` are left out, so that one agent cannot stop a run. None when no
-    agent answered.
-    """
-    if not answers:
+def scored(found: Mapping[str, Sums], answers: Answers, measures: Measures) -> Score | None:
+    """The first part for testing of those that the coordinator has `found` counts, or what agents
+    hold out, all together; others stand beside it. Without any, the validation part does."""
+    tests = {name: sums for name, sums in found.items() if name != VALIDATION}
+    given = {part: dict(sorted(own.items())) for part, own in answers.items() if own}
+    together = {part: merge(list(own.values())) for part, own in given.items()}
+    validation, chooser = together.get("validation"), "agents"
+    if VALIDATION in found:
+        validation, chooser = found[VALIDATION], "coordinator"
+    if tests:
+        (part, main), *others = tests.items()
+        source, beside = "coordinator", dict(others)
+    elif "test" in together:
+        part, main, source, beside = "held out", together["test"], "agents", given["test"]
+    elif validation is not None:
+        part, main, source, beside = VALIDATION, validation, chooser, {}
+        beside = given["validation"] if chooser == "agents" else {}
+    else:
         return None
-    others = outvoted(answers)
-    alike = {a: m for a, m in sorted(answers.items()) if a not in others}
-    classes = classes_of(next(iter(alike.values())))
-    plain = {a: m if classes <= CLASSES else without_counts(m) for a, m in alike.items()}
-    return _score(merge(list(alike.values())), "agents", "held out", plain)
-
-
-def outvoted(answers: dict[str, Metrics]) -> list[str]:
-    """Agents whose number of classes is not that of most."""
-    sizes = Counter(classes_of(metrics) for metrics in answers.values())
-    classes = min(sizes, key=lambda size: (-sizes[size], size), default=0)
-    return sorted(a for a, metrics in answers.items() if classes_of(metrics) != classes)
-
-
-def _score(main: Metrics, source: str, part: str, beside: dict[str, Metrics]) -> Score:
+    figures, others_ = metrics_of(main, measures), {}
+    for name, sums in beside.items():
+        own = metrics_of(sums, measures)
+        others_[name] = own if measures.classes <= CLASSES else replace(own, counts={})
+    chosen = None if validation is None else metrics_of(validation, measures)
     return Score(
-        loss=_finite(main.loss),
-        accuracy=main.accuracy,
-        macro_f1=main.macro_f1,
-        examples=main.examples,
+        examples=figures.examples,
+        values=figures.values,
         source=source,
         part=part,
-        confusion=main.confusion,
-        per_class=main.per_class,
-        beside={n: msgspec.structs.replace(m, loss=_finite(m.loss)) for n, m in beside.items()},
+        counts=figures.counts,
+        beside=others_,
+        validation=None if chosen is None else replace(chosen, counts={}),
+        validated_by=chooser,
+        primary=measures.chooses,
     )
-
-
-def _finite(loss: float) -> float:
-    """The loss of a model that has diverged as the largest number: JSON has no other."""
-    return loss if math.isfinite(loss) else sys.float_info.max

@@ -30,7 +30,7 @@ from flctl.core.history import (
 from flctl.errors import CheckpointError, StateError, UsageError
 from flctl.files import explained, make_folder, new_file, sync_folder
 from flctl.settings import SCHEMA, RunSettings, changed, normalised
-from flctl.wire.messages import Digest
+from flctl.wire.messages import Digest, Measures
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +38,7 @@ logger = logging.getLogger(__name__)
 class FirstModel(Struct, frozen=True):
     settings: RunSettings
     task_digest: Digest
+    measures: Measures
     digest: Digest
     size: int
     fd: int
@@ -112,6 +113,7 @@ def _fill(folder: RunFolder, first: FirstModel, kind: Kind, at: float) -> None:
         version=__version__,
         machine=machine(),
         settings=_digest(folder),
+        measures=first.measures,
     )
     journal.append([started])
     journal.close()

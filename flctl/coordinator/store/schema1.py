@@ -5,6 +5,8 @@ from typing import Any
 import msgspec
 
 from flctl.core.history import AnyEvent
+from flctl.core.metrics import CLASSES, USUAL
+from flctl.wire.messages import TRAINING
 
 SCHEMA = 1
 
@@ -16,5 +18,30 @@ def read(line: bytes) -> AnyEvent:
     for part in people.values() if isinstance(people, dict) else ():
         if isinstance(part, dict):
             part.setdefault("last_loss", part.get("loss"))  # only the updates said it
+    if isinstance(score := event.get("metrics"), dict):
+        event["metrics"] = _score(score)
     read: AnyEvent = msgspec.convert(event, AnyEvent)
     return read
+
+
+def _score(old: dict[str, Any]) -> dict[str, Any]:
+    """The best round was chosen by the part that counted, which was one for testing."""
+    part, beside, figures = old.get("part", "test"), old.get("beside") or {}, _metrics(old)
+    return {
+        **figures,
+        "source": old.get("source"),
+        "part": part,
+        "beside": {name: _metrics(other) for name, other in beside.items()},
+        "validation": None if str(part).startswith(TRAINING) else figures,
+        "validated_by": old.get("source"),
+        "chosen_on": part,
+    }
+
+
+def _metrics(old: dict[str, Any]) -> dict[str, Any]:
+    table = old.get("confusion") or old.get("per_class")
+    return {
+        "examples": old.get("examples"),
+        "values": {metric.name: old.get(metric.name) for metric in USUAL},
+        "counts": {CLASSES: table} if table else {},
+    }

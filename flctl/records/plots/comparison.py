@@ -45,12 +45,12 @@ def _panel(
     central: "Compared",
     alone: "Compared",
 ) -> None:
-    value: Callable[[Any], float] = lambda metrics: float(getattr(metrics, key))  # noqa: E731
+    value: Callable[[Any], float] = lambda metrics: float(metrics.values[key])  # noqa: E731
     alone_label = f"each agent alone, {counted(max(alone.curve), 'round')}, on all patients (mean)"
     curves = (
         (alone_label, ALONE, {r: value(m) for r, m in alone.curve.items()}, 1.6),
         ("all data in one place", CENTRAL, {r: value(m) for r, m in central.curve.items()}, 1.6),
-        ("federated", FEDERATED, {r: float(m[key]) for r, m in federated.items()}, 2.6),
+        ("federated", FEDERATED, {r: float(m["values"][key]) for r, m in federated.items()}, 2.6),
     )
     digits = 2 if key == "loss" else 3
     ends = apart([curve[max(curve)] for _, _, curve, _ in curves], _span(curves) * 0.075)
@@ -81,7 +81,9 @@ def _span(curves: Any) -> float:
 def _own(alone: "Compared") -> str:
     """How good agents alone are where they need nobody."""
     own = alone.final.get("own")
-    return "" if own is None else f"; on those it reaches an accuracy of {own.accuracy:.2f}"
+    return (
+        "" if own is None else f"; on those it reaches an accuracy of {own.values['accuracy']:.2f}"
+    )
 
 
 def _unseen(last: Mapping[str, Any], central: "Compared", alone: "Compared", by: "Beside") -> str:
@@ -89,10 +91,11 @@ def _unseen(last: Mapping[str, Any], central: "Compared", alone: "Compared", by:
     part = last.get("beside", {}).get("unseen")
     if part is None or "unseen" not in central.final:
         return ""
+    of: Callable[[Any], str] = lambda found: f"{found['unseen'].values['accuracy']:.2f}"  # noqa: E731
     return (
         f"{by.groups.get('unseen', 0)} unseen patients ({part['examples']} beats), accuracy: "
-        f"{part['accuracy']:.2f} federated, {central.final['unseen'].accuracy:.2f} one place, "
-        f"{alone.final['unseen'].accuracy:.2f} alone, {by.always['unseen'].accuracy:.2f} always "
+        f"{part['values']['accuracy']:.2f} federated, {of(central.final)} one place, "
+        f"{of(alone.final)} alone, {of(by.always)} always "
         f"{by.commonest}. "
         "Data: MIT-BIH Arrhythmia Database, PhysioNet, ODC-BY 1.0."
     )

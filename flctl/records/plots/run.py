@@ -7,14 +7,14 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flctl.core.history import BEST, RoundCommitted
+from flctl.core.history import RoundCommitted
+from flctl.core.metrics import LOSS, confusion_of, in_words, label, named
 from flctl.errors import FlctlError
-from flctl.formats import counted
+from flctl.formats import counted, figure
 from flctl.records.plots.style import (
     COLOURS,
     FEDERATED,
     INK,
-    PANELS,
     apart,
     picture,
 )
@@ -53,16 +53,15 @@ def _panels(
     rounds: Sequence[RoundCommitted], classes: Sequence[str], per_agent: bool
 ) -> list[Panel]:
     last = rounds[-1].metrics
-    evaluated = any(event.metrics is not None for event in rounds)
-    keys = PANELS if evaluated else (("loss", "training loss, mean of the agents"),)
+    keys = [(name, label(name)) for name in named(event.metrics for event in rounds)]
+    keys = keys or [(LOSS.name, "training loss, mean of the agents")]
     panels: list[Panel] = [
         lambda axis, key=key, title=title: _figure(axis, rounds, key, title)  # type: ignore[misc]
         for key, title in keys
     ]
     panels.append(lambda axis: _times(axis, rounds))
     panels.append(lambda axis: _agents(axis, rounds))
-    if last is not None and last.confusion:
-        confusion = last.confusion
+    if last is not None and (confusion := confusion_of(last.counts)):
         panels.append(lambda axis: _confusion(axis, confusion, classes, rounds[-1].round))
     if per_agent:
         while len(panels) % COLUMNS:  # in a line of their own
@@ -77,7 +76,7 @@ def _panels(
 
 
 def _figure(axis: Any, rounds: Sequence[RoundCommitted], key: str, title: str) -> None:
-    """Loss, accuracy or macro-F1 of every part that was evaluated, and the training loss."""
+    """One metric on every part that was measured; beside the loss that of training."""
     curves: dict[str, dict[int, float]] = {}
     if key == "loss":
         training = {e.round: training_loss(e.participants) for e in rounds}
@@ -86,8 +85,10 @@ def _figure(axis: Any, rounds: Sequence[RoundCommitted], key: str, title: str) -
         if event.metrics is None:
             continue
         beside = {} if by_agents(event) else event.metrics.beside
-        for name, found in {event.metrics.part: event.metrics, **beside}.items():
-            curves.setdefault(name, {})[event.round] = getattr(found, key)
+        chosen = {event.metrics.chosen_on: v} if (v := event.metrics.validation) else {}
+        for name, found in {**chosen, event.metrics.part: event.metrics, **beside}.items():
+            if key in found.values:
+                curves.setdefault(name, {})[event.round] = found.values[key]
     main = next((e.metrics.part for e in rounds if e.metrics is not None), None)
     curves = {name: _plain(curve) for name, curve in curves.items()}
     for name, curve in curves.items():
@@ -243,11 +244,11 @@ def _below(run: "RecordedRun") -> str:
         str(settings.get("strategy", "fedavg")),
         run.state,
     ]
-    if best is not None and best.metrics is not None and best.metrics.loss < DIVERGED:
-        score = best.metrics
+    score = best.metrics if best is not None else None
+    if best is not None and score is not None and max(score.values.values()) < DIVERGED:
         said.append(
-            f"best ({BEST}) round {best.round}: loss {score.loss:.3f}, accuracy "
-            f"{score.accuracy:.3f}, macro-F1 {score.macro_f1:.3f} on {score.examples:,} examples"
+            f"best ({score.rule}: {figure(score.chosen, 3)}) round {best.round}: "
+            f"{in_words(score)} on {score.part}, {score.examples:,} examples"
         )
     return "  ·  ".join(said)
 
@@ -255,7 +256,7 @@ def _below(run: "RecordedRun") -> str:
 def class_names(run: "RecordedRun", given: str | None) -> tuple[str, ...]:
     """Of the task that is `given` or installed here; else the numbers of the classes."""
     score = run.rounds[-1].metrics
-    count = len(score.confusion) if score is not None else 0
+    count = len(confusion_of(score.counts)) if score is not None else 0
     if count:
         with contextlib.suppress(FlctlError, ModuleNotFoundError):  # without torch no task loads
             from flctl.learning.registry import task_to_load
