@@ -10,7 +10,6 @@ from flctl.core.history import RoundCommitted
 from flctl.core.stream import Published
 from flctl.fleet.driving import drive_virtual
 from flctl.fleet.virtual import VirtualRun
-from flctl.learning.ecg import Ecg
 from flctl.learning.source import evaluation_parts
 from flctl.learning.task import load_task
 from flctl.terminal.lines import measured_by, round_line
@@ -47,10 +46,9 @@ def simulate(tmp_path: Path, data: Path, **more: object) -> VirtualRun:
     return run
 
 
-@pytest.mark.parametrize("make", [lambda p: beats(p / "t.npz", 0), lambda p: table(p / "t.csv")])
-def test_what_all_was_trained_on_tests_nothing(tmp_path: Path, make) -> None:
+def test_what_all_was_trained_on_tests_nothing(tmp_path: Path) -> None:
     """No figures on it: those of the validation part are called that, and choose the best round."""
-    run = simulate(tmp_path, make(tmp_path))
+    run = simulate(tmp_path, beats(tmp_path / "t.npz", 0))
     scores = [event.metrics for event in run.folder.history().rounds]
     assert [score and score.part for score in scores] == ["validation", "validation"]
     assert run.history.best is not None and (run.folder.path / BEST).exists()
@@ -58,11 +56,9 @@ def test_what_all_was_trained_on_tests_nothing(tmp_path: Path, make) -> None:
     assert "no data for testing" in measured_by(told) and "--test-data" in measured_by(told)
 
 
-def test_too_little_for_a_validation_part_is_no_best_round(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Ecg, "validation_share", 0.01)
-    run = simulate(tmp_path, beats(tmp_path / "t.npz", 0))
+def test_too_little_for_a_validation_part_is_no_best_round(tmp_path: Path) -> None:
+    """All of it is trained on."""
+    run = simulate(tmp_path, table(tmp_path / "t.csv"))
     assert [event.metrics for event in run.folder.history().rounds] == [None, None]
     assert run.history.best is None and not (run.folder.path / BEST).exists()
 
@@ -73,10 +69,10 @@ def test_a_figure_on_training_data_is_called_that(tmp_path: Path, train_only: Pa
     score = run.folder.history().rounds[-1].metrics
     assert score is not None and score.part == "training data"
     own = score.validation
-    assert own is not None and own.examples < score.examples and score.chosen != score.values
-    told = {"part": score.part, "values": {"loss": 1.0, "accuracy": 0.5}}
-    line = round_line({"round": 1, "metrics": told, "seconds": 1.0, "participants": ["a"]}, 2)
-    assert "on training data:" in line
+    assert own is not None and own.examples < score.examples
+    line = round_line(run.folder.history().rounds[-1], 2)
+    assert "  on training data:  loss " in line and "  on validation: macro-F1 " in line
+    told = {"part": score.part}
     assert "trained on" in measured_by(told) and "--test-data" in measured_by(told)
 
 
