@@ -114,7 +114,7 @@ def test_a_survey_does_not_wait_for_those_who_are_gone_or_late():
 def test_answers_about_another_model_or_from_strangers_do_not_count():
     """Nor does a second answer."""
     asked, _ = survey()
-    other = msgspec.structs.replace(KEY, round=6)
+    other = msgspec.structs.replace(KEY, version=6)
     assert not asked.on_answer("a", Evaluated(key=other, part="test", sums=POOR), 100)
     assert not asked.on_answer("z", Evaluated(key=KEY, part="test", sums=POOR), 100)
     asked.on_answer("a", Evaluated(key=KEY, part="test", sums=GOOD), 100)

@@ -26,19 +26,24 @@ def read(line: bytes) -> AnyEvent:
 
 def _score(old: dict[str, Any]) -> dict[str, Any]:
     """The best round was chosen by the part that counted, which was one for testing."""
-    part, beside, figures = old.get("part", "test"), old.get("beside") or {}, _metrics(old)
+    part, figures = old.get("part", "test"), _metrics(old)
+    beside: Any = old.get("beside")
     return {
         **figures,
         "source": old.get("source"),
         "part": part,
-        "beside": {name: _metrics(other) for name, other in beside.items()},
+        "beside": {name: _metrics(other) for name, other in beside.items()}
+        if isinstance(beside, dict)
+        else {},
         "validation": None if str(part).startswith(TRAINING) else figures,
         "validated_by": old.get("source"),
         "chosen_on": part,
     }
 
 
-def _metrics(old: dict[str, Any]) -> dict[str, Any]:
+def _metrics(old: Any) -> Any:
+    if not isinstance(old, dict):
+        return old
     table = old.get("confusion") or old.get("per_class")
     return {
         "examples": old.get("examples"),
