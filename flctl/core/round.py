@@ -155,7 +155,7 @@ class Seat(Struct):
 
     @property
     def counts(self) -> bool:
-        return self.standing in (Standing.STORED, Standing.SAFE)
+        return self.standing is Standing.STORED or self.standing is Standing.SAFE
 
     @property
     def delivered(self) -> bool:
@@ -165,8 +165,9 @@ class Seat(Struct):
     @property
     def owes(self) -> bool:
         """Its update may come soon."""
-        owing = self.here and self.standing in (Standing.ASKED, Standing.OFFERED)
-        return owing or self.standing is Standing.WHOLE
+        if self.standing is Standing.ASKED or self.standing is Standing.OFFERED:
+            return self.here
+        return self.standing is Standing.WHOLE
 
 
 # Events ------------------------------------------------------------------------------------
@@ -425,7 +426,8 @@ class Round:
     @property
     def short(self) -> bool:
         """Too few are here for the quorum, which those who are away could still bring about."""
-        return self.phase is Phase.OPEN and len(self.arrived) + len(self.waiting) < self.need
+        arrived, owing, _ = self._count()
+        return self.phase is Phase.OPEN and arrived + owing < self.need
 
     @property
     def stuck(self) -> bool:
@@ -443,6 +445,8 @@ class Round:
 
     def on(self, event: Event, now: float) -> list[Action]:
         actions = [*self._on(event, now)]
+        if isinstance(event, Offered):  # the most frequent one; nothing follows from it
+            return actions
         return [*actions, *self._end_if_due(), *self._to_disk()]
 
     def _on(self, event: Event, now: float) -> Iterable[Action]:  # noqa: PLR0911, PLR0912
@@ -598,10 +602,19 @@ class Round:
     def _end_if_due(self) -> list[Action]:
         if self.phase is not Phase.OPEN:
             return []
-        if len(self.seats.keys() - self.out.keys()) < self.need:
+        arrived, owing, out = self._count()
+        if len(self.seats) - out < self.need:
             return self._fail()
-        complete = self._closing.complete(len(self.arrived), len(self.waiting))
-        return self._close() if complete else []
+        return self._close() if self._closing.complete(arrived, owing) else []
+
+    def _count(self) -> tuple[int, int, int]:
+        """How many updates count, may come soon, and do not come in this attempt."""
+        arrived = owing = out = 0
+        for seat in self.seats.values():  # one pass: there may be hundreds, at each event
+            arrived += seat.counts
+            owing += seat.owes
+            out += seat.standing is Standing.OUT
+        return arrived, owing, out
 
     def _to_disk(self) -> list[Action]:
         """One batch at a time; all that become whole meanwhile are the next one."""
@@ -609,11 +622,12 @@ class Round:
         if self._unsynced and self.phase in UNDECIDED:
             actions.append(Sync(self._unsynced))
             self._unsynced = ()
-        whole = [s.agent for s in self.seats.values() if s.standing is Standing.WHOLE]
-        if whole and not self._storing and self.phase in UNDECIDED:
+        if self._storing or self.phase not in UNDECIDED:
+            return actions
+        if whole := [s.agent for s in self.seats.values() if s.standing is Standing.WHOLE]:
             self._storing = True
-            others = len(self.waiting - {*whole})
-            last = self._closing.complete(len(self.arrived) + len(whole), others)
+            arrived, owing, _ = self._count()
+            last = self._closing.complete(arrived + len(whole), owing - len(whole))
             actions.append(Store(tuple(whole), last))
         return actions
 

@@ -309,12 +309,13 @@ class MemoryFleet:
             self.state = state
             self.keyring = Keyring(state / "keys", lambda: self.wall)
         self.hub = self.network.hub(self.keyring.authorise)
+        self.disk = InlineBackground()
         self.coordinator = Coordinator(
             self.state,
             self.hub,
             self.keyring,
             self.evaluator,
-            InlineBackground(),
+            self.disk,
             InlineBackground(),
             self.clock,
             lambda: self.wall,

@@ -172,17 +172,17 @@ def test_a_revoked_reader_gets_no_more_events(fleet: MemoryFleet):
     fleet.finish()
     assert events(link) == []
     fleet.coordinator.publish(Published(run, AgentCame(agent="pi-77")))
-    assert not fleet.control._watchers
+    assert not fleet.control.watchers
 
 
 def test_a_watch_of_a_run_that_is_not_there_leaves_nothing_behind(fleet: MemoryFleet):
     """It is refused, and its early events are not kept."""
     link = reader(fleet)
-    before = len(fleet.coordinator._watchers)
+    before = len(fleet.coordinator.watchers)
     ask(link, 1, "watch", run="no-such")
     fleet.until(lambda: bool(link.inbox))
     assert isinstance(heard(link)[0], Trouble)
-    assert len(fleet.coordinator._watchers) == before and not fleet.control._watchers
+    assert len(fleet.coordinator.watchers) == before and not fleet.control.watchers
 
 
 @pytest.mark.parametrize("dropped", [False, True])

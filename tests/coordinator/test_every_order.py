@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from flctl.coordinator.run import storing
+from flctl.coordinator.run import run, storing
 from flctl.coordinator.run.context import RunContext
 from flctl.coordinator.run.round_driver import Heard
 from flctl.coordinator.run.run import Run
@@ -84,10 +84,13 @@ class Disk:
 class Synced:
     """Stands for the sync of files; knows whether it was waited for."""
 
+    first: "Synced | None" = None
+    """Of what was in the spool when the coordinator started."""
     last: "Synced"
 
     def __init__(self, *_: Any) -> None:
         self.waited, Synced.last = False, self
+        Synced.first = Synced.first or self
 
     def wait(self) -> None:
         self.waited = True
@@ -176,8 +179,8 @@ class World:
             case Fetch():
                 pi.asked.append(message)
             case Accepted() if pi.offer is not None and pi.offer.key == message.key:
-                syncing = self.journal.files.get(agent)  # none: from before the restart
-                assert syncing is None or syncing.waited, "its file is not on disk"
+                syncing = self.journal.files.get(agent, Synced.first)
+                assert syncing is not None and syncing.waited, "its file is not on disk"
                 assert agent not in self.journal.unsynced, "the journal is not on disk"
                 pi.offer = None
                 self.accepted.add((message.key.round, agent))
@@ -215,6 +218,7 @@ class World:
             self.disk, None, lambda: self.now, lambda: self.now,
         )  # fmt: skip
         self.run = Run(context)
+        Synced.first = None
         self.run.begin(noted, awaits)
 
     def kill(self, power: bool) -> None:
@@ -443,4 +447,5 @@ class TestEveryOrder(EveryOrder.TestCase):
     @pytest.fixture
     def played(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(storing, "Syncing", Synced)
+        monkeypatch.setattr(run, "Syncing", Synced)
         monkeypatch.setattr(rounds, "Round", Counted)

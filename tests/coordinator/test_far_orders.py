@@ -9,6 +9,7 @@ from memory_fleet import MemoryFleet
 
 from flctl.coordinator.front import remote_settings as far
 from flctl.coordinator.front.operators import Control
+from flctl.coordinator.store.folder import RunFolder
 from flctl.errors import SettingsError, UsageError
 from flctl.learning.registry import check_ref, known_tasks, task_digest
 from flctl.transport.channel import LOCAL
@@ -135,5 +136,5 @@ def test_only_the_control_socket_takes_paths_and_modules(
     assert all(isinstance(said, Answer if here else Trouble) for said in asked), asked
     if not here:
         assert isinstance(start(task="toy", test_data="hospital.npz"), Answer)
-        run = fleet.control._find(fleet.history().started.run)
+        run = RunFolder.find(fleet.state, fleet.history().started.run)
         assert run.settings().test_data == str(folder / "hospital.npz")

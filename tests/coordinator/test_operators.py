@@ -47,16 +47,16 @@ def test_who_watches_anew_is_told_once(fleet: MemoryFleet):
     """An operator asks again whenever it was quiet for long: in a week, thirty thousand times."""
     run = fleet.start_run(rounds=1)
     assert fleet.coordinator is not None
-    before = len(fleet.coordinator._watchers)
+    before = len(fleet.coordinator.watchers)
     with console(fleet) as operator:
         for _ in range(50):
             next(operator.watch(run))
-        assert len(fleet.coordinator._watchers) == before + 1
+        assert len(fleet.coordinator.watchers) == before + 1
         fleet.finish()
         told = [event for event in seen(operator) if event["event"] == "round"]
         assert len(told) == 1
     fleet.coordinator.publish(Published(run, AgentCame(agent="pi-77")))
-    assert len(fleet.coordinator._watchers) == before, "the one that has left is forgotten"
+    assert len(fleet.coordinator.watchers) == before, "the one that has left is forgotten"
 
 
 def seen(operator: RemoteRuns) -> list[dict[str, Any]]:
@@ -70,14 +70,14 @@ def test_a_run_can_begin_as_soon_as_another_one_is_stopped(
     run = fleet.start_run(rounds=100)
     fleet.until(lambda: bool(fleet.named("round")))
     assert fleet.coordinator is not None
-    watchers = len(fleet.coordinator._watchers)
-    disk, steps = fleet.coordinator._disk, iter(range(1000))
+    watchers = len(fleet.coordinator.watchers)
+    disk, steps = fleet.disk, iter(range(1000))
     finish = disk.finish
     monkeypatch.setattr(disk, "finish", lambda: finish() if next(steps) > 9 else None)
     with console(fleet) as operator:
         assert operator.stop(run) == run
         operator.start({"task": "toy", "rounds": 1}, "the test")
-    assert len(fleet.coordinator._watchers) == watchers
+    assert len(fleet.coordinator.watchers) == watchers
 
 
 def test_an_event_larger_than_one_message_arrives(fleet: MemoryFleet):

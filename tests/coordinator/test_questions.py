@@ -63,7 +63,7 @@ def test_a_question_that_is_none_is_refused_in_one_line(
 
 def test_every_question_has_an_answer_and_a_class(fleet: MemoryFleet):
     """What may be asked, and what is answered, are the same."""
-    assert set(fleet.control._answers) == set(get_args(q.AnyQuestion)) == set(q.KINDS.values())
+    assert set(fleet.control.answers) == set(get_args(q.AnyQuestion)) == set(q.KINDS.values())
     assert isinstance(fleet.control, Control)
 
 

@@ -1,7 +1,7 @@
 """Answers operators: `flctl status`, `train`, `runs`, `keys`, here or over the fleet port.
 
 `flctl.wire.questions` types what may be asked. To add a question: a class there (its docstring
-says how), and a method here, named in `Control._answers`, that returns the body of the answer.
+says how), and a method here, named in `Control.answers`, that returns the body of the answer.
 Whether the key may ask it, and what its arguments may be, is checked before.
 """
 
@@ -54,11 +54,11 @@ class Control:
         self._operators.on_dropped = self._unwatch
         self._desk = Desk(coordinator, self._reply, looking or InlineBackground())
         self._desk.on_trouble = self._forget_watch
-        self._watchers: dict[bytes, Watcher] = {}
+        self.watchers: dict[bytes, Watcher] = {}
         """One for each operator: whoever asks again watches anew, not twice."""
         self._endpoint, self._test_data = endpoint, tuple(test_data)
         self._clock, self._began = clock, clock()
-        self._answers: dict[type[q.Question], Callable[[Asked, Any], Any]] = {
+        self.answers: dict[type[q.Question], Callable[[Asked, Any], Any]] = {
             q.Status: self._status,
             q.Runs: self._runs,
             q.Run: self._run,
@@ -96,7 +96,7 @@ class Control:
         self._desk.close()
 
     def _reply(self, asked: Asked, question: q.AnyQuestion) -> Any:
-        return self._answers[type(question)](asked, question)
+        return self.answers[type(question)](asked, question)
 
     def _refuse_agent(self, incoming: Incoming, ask: Ask) -> None:
         """Nothing is kept for one that does not read it."""
@@ -163,11 +163,11 @@ class Control:
         state, peer, id_ = self._coordinator.state, asked.to.peer, asked.ask.id
         watcher = Watcher(self._operators, asked, question.after, self._may_read)
         self._unwatch(peer)
-        self._watchers[peer] = watcher
+        self.watchers[peer] = watcher
         self._coordinator.watch(watcher)
 
         def then(found: Past) -> None:
-            if self._watchers.get(peer) is not watcher:
+            if self.watchers.get(peer) is not watcher:
                 return  # it is gone
             if found.more:
                 self._unwatch(peer)
@@ -180,20 +180,20 @@ class Control:
         self._desk.look(asked, lambda: look_at_past(state, question.run, question.after), then)
 
     def _watching(self, asked: Asked, question: q.Watching) -> Any:
-        watcher = self._watchers.get(asked.to.peer)
+        watcher = self.watchers.get(asked.to.peer)
         return {"watching": watcher is not None and watcher.asked.ask.id == question.question}
 
     def _may_read(self, key: str) -> bool:
         return key == LOCAL or self._coordinator.keyring.role_of(key) in ("read", "admin")
 
     def _unwatch(self, peer: bytes) -> None:
-        watcher = self._watchers.pop(peer, None)
+        watcher = self.watchers.pop(peer, None)
         if watcher is not None:
             self._coordinator.unwatch(watcher)
 
     def _forget_watch(self, asked: Asked) -> None:
         """It could not be answered: there is no such run, or it cannot be read."""
-        watcher = self._watchers.get(asked.to.peer)
+        watcher = self.watchers.get(asked.to.peer)
         if watcher is not None and watcher.asked is asked:
             self._unwatch(asked.to.peer)
 

@@ -128,7 +128,7 @@ class Coordinator:
         self._probing = Probing(self._probe_all)
         self._next_tick = clock()
         self._next_rest = clock() + REST_S
-        self._watchers: list[OnTold] = []
+        self.watchers: list[OnTold] = []
         self.control: Answering | None = None
         """Where operators' questions go."""
         self.rotating: Rotating | None = None
@@ -486,7 +486,7 @@ class Coordinator:
         self._serving.put(digest, path, asked=True)
 
     def publish(self, told: Published) -> None:
-        for watcher in list(self._watchers):
+        for watcher in list(self.watchers):
             watcher(told)
 
     def _publish(self, event: AnyLive) -> None:
@@ -494,8 +494,8 @@ class Coordinator:
         self.publish(Published(self.training.run if self.training is not None else "", event))
 
     def watch(self, watcher: OnTold) -> None:
-        self._watchers.append(watcher)
+        self.watchers.append(watcher)
 
     def unwatch(self, watcher: OnTold) -> None:
-        if watcher in self._watchers:
-            self._watchers.remove(watcher)
+        if watcher in self.watchers:
+            self.watchers.remove(watcher)

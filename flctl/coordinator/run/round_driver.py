@@ -166,11 +166,8 @@ class RoundDriver:
         return self._crew.why_not(self._round.away, self._context.clock())
 
     def _tell_waiting(self) -> None:
-        now, news, (told, at) = (
-            self._context.clock(),
-            (self._away(), self._round.stuck),
-            self._told,
-        )
+        now, (told, at) = self._context.clock(), self._told
+        news = self._away(), self._round.stuck
         if news != told and now >= at + TELL_S and (event := self.waiting()):
             self._told = news, now
             self._context.publish(event)
@@ -271,7 +268,7 @@ class RoundDriver:
             case rounds.Write():
                 self._write()
             case rounds.End(reason, missing, awaits):
-                if missing:
+                if awaits:
                     why = self._crew.why_not({*missing}, context.clock())
                     reason = f"round {self.id}: {reason} ({why})"
                 self._done(None, reason, awaits)

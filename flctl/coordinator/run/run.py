@@ -7,10 +7,12 @@
 Nothing here blocks: messages, the time, and outcomes of background work come in.
 """
 
+import contextlib
 import dataclasses
 import logging
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from flctl.coordinator.run.context import RunContext
@@ -23,6 +25,7 @@ from flctl.core import history as happened
 from flctl.core.round import Back, Tick
 from flctl.core.stream import AgentFailed, AgentsAwaited, BatchTrained, Published, RunBegun
 from flctl.errors import NoAgents
+from flctl.files import Syncing, explained
 from flctl.wire.messages import Cancel, Failed, Progress, WorkKey
 
 logger = logging.getLogger(__name__)
@@ -209,18 +212,23 @@ class Run:
         return bool(gone)
 
     def _look_at_spool(self, opened: happened.RoundOpened) -> None:
-        """What is damaged there was never accepted."""
+        """What is damaged there was never accepted; what is whole is safe from here on: the
+        coordinator may have been killed before its sync."""
         spool = self._context.folder.make_spool(opened.round)
         accepted = self._context.history.accepted
+        whole: list[Path] = []
         for agent, update in list(accepted.items()):
-            if not has_digest(spool / f"{agent}.safetensors", update.blob):
-                logger.warning(
-                    "round=%d agent=%s its update is missing or damaged in the spool; "
-                    "it is asked for again",
-                    opened.round,
-                    agent,
-                )
-                del accepted[agent]
+            path = spool / f"{agent}.safetensors"
+            if has_digest(path, update.blob):
+                whole.append(path)
+                continue
+            why = "its update is missing or damaged in the spool; it is asked for again"
+            logger.warning("round=%d agent=%s %s", opened.round, agent, why)
+            del accepted[agent]
+        with contextlib.ExitStack() as stack, explained(spool, "make updates durable"):
+            fds = [stack.enter_context(path.open("rb")).fileno() for path in whole]
+            Syncing(fds, spool, self._context.folder.rounds_path).wait()
+        self._context.journal.sync()
 
     def _reopen(self, opened: happened.RoundOpened) -> None:
         """Go on in the round that was open when the coordinator stopped."""
