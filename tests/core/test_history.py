@@ -8,6 +8,7 @@ import pytest
 
 from flctl.core import history as happened
 from flctl.core.history import History, Participant, Score
+from flctl.core.randomness import Seeding
 from flctl.errors import StateError
 from flctl.wire.messages import Metrics
 
@@ -275,3 +276,24 @@ def test_a_lean_history_of_a_large_fleet_stays_small():
     assert lean.rounds[-1] == full.rounds[-1] and lean.positions == full.positions
     assert lean.best is not None and full.best is not None
     assert (lean.best.round, lean.best.model) == (full.best.round, full.best.model)
+
+
+def test_a_repeated_order_has_the_same_number():
+    """An attempt that is tried again, and an agent that has lost its state: the same seeding, so
+    the same bytes. What did not count is not counted; rounds taken back give their numbers back."""
+    made = history(opened())
+    first = Seeding(7, "x", version=0, sequence=1, position=0)
+    assert made.seeding("x", 7) == first
+    made.apply(update())
+    made.apply(opened(attempt=2))
+    assert made.seeding("x", 7) == first
+    made.apply(committed(agents=("x",)))
+    assert made.seeding("x", 7) == Seeding(7, "x", version=1, sequence=2, position=4)
+    assert made.seeding("y", 7) == Seeding(7, "y", version=1, sequence=1, position=0)
+    assert made.seeding("x", 7).derive("train") != msgspec.structs.replace(
+        made.seeding("x", 7), sequence=3
+    ).derive("train")  # two updates of one base
+    made.apply(opened(2, B))
+    made.apply(committed(2, C))
+    made.apply(happened.RoundsWithdrawn(at=9.0, round=1, reason="damaged"))
+    assert made.seeding("x", 7) == Seeding(7, "x", version=1, sequence=2, position=4)
