@@ -14,11 +14,12 @@ from flctl.coordinator.store.journal import Journal, published, read_events, rep
 from flctl.core import history as happened
 from flctl.core.history import RunFinished
 from flctl.errors import StateError
+from flctl.settings import SCHEMA
 
 MODEL = "a" * 64
 
 
-def started(schema: int = 1) -> happened.RunStarted:
+def started(schema: int = SCHEMA) -> happened.RunStarted:
     return happened.RunStarted(
         at=1.0,
         schema=schema,
@@ -120,7 +121,7 @@ def test_damage_in_the_middle_is_told_with_its_line(path, line, number):
 
 def test_the_journal_of_a_newer_version_is_refused(path):
     """Even when its later events are unknown here."""
-    write(path, [started(schema=2)])
+    write(path, [started(schema=SCHEMA + 1)])
     with path.open("ab") as file:
         file.write(b'{"event":"of the future","at":1}\n')
     with pytest.raises(StateError, match="written by another version of flctl"):

@@ -10,6 +10,7 @@ from flctl.core import history as happened
 from flctl.core.history import History, Participant, Score
 from flctl.core.randomness import Seeding
 from flctl.errors import StateError
+from flctl.settings import SCHEMA
 from flctl.wire.messages import Metrics
 
 A, B, C = ("a" * 64, "b" * 64, "c" * 64)
@@ -18,7 +19,7 @@ A, B, C = ("a" * 64, "b" * 64, "c" * 64)
 def started() -> happened.RunStarted:
     return happened.RunStarted(
         at=1.0,
-        schema=1,
+        schema=SCHEMA,
         run="ecg-1",
         kind="fleet",
         model=A,
