@@ -1,3 +1,36 @@
-"""Federated learning on a fleet of Raspberry Pis."""
+"""Federated learning on a fleet of Raspberry Pis.
+
+The names in `__all__` are the public face (docs/python.md); all else is private. They are loaded
+when they are used: `import flctl` needs neither torch nor a socket. Their types stand in
+__init__.pyi, so that nothing here imports upwards.
+"""
+
+from importlib import import_module
+from typing import Any
 
 __version__ = "0.1.0"
+__all__ = [
+    "Examples",
+    "FlctlError",
+    "Fleet",
+    "Task",
+    "TrainedRound",
+    "Training",
+    "connect",
+    "train",
+]
+_AT = {
+    "Examples": "flctl.learning.examples",
+    "FlctlError": "flctl.errors",
+    "Task": "flctl.learning.task",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'flctl' has no attribute '{name}'")
+    return getattr(import_module(_AT.get(name, "flctl.api")), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

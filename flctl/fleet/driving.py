@@ -45,14 +45,15 @@ def drive_virtual(
     where: str,
     on_event: OnEvent,
     resume: str | None = None,
+    between: Callable[[], None] = lambda: None,
 ) -> RunResult:
-    """Simulate the clients in this process. Raises FlctlError."""
+    """Simulate the clients in this process; what `between` raises ends it. Raises FlctlError."""
     from flctl.fleet.virtual import VirtualRun  # loads torch
 
     if resume is None:
-        run = VirtualRun.start(state, given, where, on_event)
+        run = VirtualRun.start(state, given, where, on_event, between)
     else:
-        run = VirtualRun(_resumable(state, resume, "virtual"), on_event, changes=given)
+        run = VirtualRun(_resumable(state, resume, "virtual"), on_event, between, changes=given)
     return _result(run.folder, run.run())
 
 
@@ -63,6 +64,7 @@ def drive_local(
     on_event: OnEvent,
     resume: str | None = None,
     verbose: bool = False,
+    between: Callable[[], None] = lambda: None,
 ) -> RunResult:
     """A coordinator in this process and its agents as processes beside it. Raises FlctlError.
 
@@ -83,7 +85,7 @@ def drive_local(
                 embedded.start({**given, "agents": list(names)}, where)
             else:
                 embedded.resume(folder, given)
-            return embedded.run()
+            return embedded.run(between)
         finally:
             embedded.close()
 
@@ -135,10 +137,11 @@ class _Embedded:
         self._coordinator.runs.resume(folder, changes)
         self._begin(folder)
 
-    def run(self) -> RunResult:
+    def run(self, between: Callable[[], None]) -> RunResult:
         """Until the run ends. Raises FlctlError, KeyboardInterrupt."""
         try:
             while not self._over():
+                between()
                 self._coordinator.pause(POLL_S)
                 if self._fleet is not None:
                     self._fleet.check()

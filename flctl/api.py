@@ -1,0 +1,302 @@
+"""What `import flctl` offers: start a run here or on a fleet, follow it, take its model."""
+
+import atexit
+import contextlib
+import queue
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+
+from flctl.coordinator.store.runs import LocalRuns
+from flctl.core.history import RoundCommitted
+from flctl.core.story import Story
+from flctl.core.stream import ENDS, Published
+from flctl.errors import RunError, UsageError
+from flctl.fleet import driving
+from flctl.fleet.connecting import connect as connect_saved
+from flctl.fleet.connecting import remote
+from flctl.fleet.console import RemoteRuns
+from flctl.fleet.context import Context
+from flctl.records.recorded import RecordedRun
+from flctl.settings import parse
+from flctl.transport.keypair import public_key
+from flctl.transport.keys import load_or_make
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from flctl.learning.task import Task
+
+WHERE = "flctl.train"
+LOOK_S = 0.2
+"""How often a thread that waits for events looks whether Ctrl-C was pressed."""
+
+
+class TrainedRound(Struct, frozen=True):
+    """A committed round."""
+
+    round: int
+    metrics: dict[str, float]
+    """Of the round's model, by name; empty where it was not measured."""
+    examples: int
+    """That it was measured on."""
+    agents: tuple[str, ...]
+    """That took part."""
+    missing: tuple[str, ...]
+    seconds: float
+
+
+class Training:
+    """A run: iterate it for its committed rounds, as they happen.
+
+    Ctrl-C while it is iterated stops a run on this machine, so that `flctl train --resume` can
+    go on with it; a fleet's run goes on, until `stop` is called.
+    """
+
+    def __init__(self, events: Iterator[Published | None], place: LocalRuns | RemoteRuns) -> None:
+        self._events, self._place = events, place
+        self._story = Story(time.monotonic())
+        self._done: list[TrainedRound] = []
+        self.name = ""
+        """Of the run; empty until it has begun."""
+        self.ended = ""
+        """finished, stopped, paused or failed; empty while it goes on."""
+        self.reason = ""
+        """Why it has ended so."""
+
+    def __iter__(self) -> Iterator[TrainedRound]:
+        """All rounds from the first one on. Raises RunError when the run pauses or fails."""
+        yield from self._done
+        if self.ended:
+            return
+        with _progress(self._story):
+            for told in self._events:
+                if told is not None and (done := self._take(told)) is not None:
+                    yield done
+                if self.ended:
+                    break
+        if self.ended in ("paused", "failed"):
+            raise RunError(f"run {self.name} {self.ended}: {self.reason}")
+
+    def wait(self) -> "Training":
+        """Until it has ended. Raises as iteration does."""
+        for _ in self:
+            pass
+        return self
+
+    def model(self, which: str | int = "last") -> "nn.Module":
+        """A torch module with the parameters of the "last" or "best" round, or of one by number;
+        before the end, of those committed so far. Raises FlctlError."""
+        from flctl.learning.state import load_into
+        from flctl.learning.task import load_task
+
+        about = self._place.about(self.name)
+        found = RecordedRun(about, self._place.events(self.name), self._place)
+        task = load_task(found.task)
+        model = task.model()
+        with tempfile.TemporaryDirectory(prefix="flctl-model-") as folder:
+            path = found.model(found.round_of(str(which)), Path(folder))
+            with path.open("rb") as file:
+                load_into(model, file.fileno(), str(path))
+        return model.eval()
+
+    def stop(self) -> None:
+        """End the run; `flctl train --resume` can go on with it."""
+        if not self.ended and self.name:
+            self._place.stop(self.name)
+
+    def _take(self, told: Published) -> TrainedRound | None:
+        event = told.event
+        self.name = self.name or told.run
+        self._story.apply(told, time.monotonic())
+        if isinstance(event, ENDS):
+            self.ended, self.reason = event.word, event.reason
+        if not isinstance(event, RoundCommitted) or (
+            self._done and event.round <= self._done[-1].round
+        ):
+            return None
+        score = event.metrics
+        names = ("loss", "accuracy", "macro_f1")
+        done = TrainedRound(
+            round=event.round,
+            metrics={} if score is None else {name: getattr(score, name) for name in names},
+            examples=0 if score is None else score.examples,
+            agents=tuple(sorted(event.participants)),
+            missing=event.missing,
+            seconds=event.seconds,
+        )
+        self._done.append(done)
+        return done
+
+
+class _Here(Training):
+    """Driven by a thread of this process."""
+
+    def __init__(self, state: Path, given: dict[str, Any]) -> None:
+        super().__init__(self._next(), LocalRuns(state))
+        self._told: queue.SimpleQueue[Published | BaseException | None] = queue.SimpleQueue()
+        self._stopping = threading.Event()
+        drive = driving.drive_virtual if given.get("virtual") else driving.drive_local
+        self._drive = partial(
+            drive, state, given, WHERE, self._told.put, between=self._stop_if_asked
+        )
+        self._thread = threading.Thread(target=self._work, name="flctl.train", daemon=True)
+        self._thread.start()
+        atexit.register(self.stop)
+
+    def __iter__(self) -> Iterator[TrainedRound]:
+        try:
+            yield from super().__iter__()
+        except KeyboardInterrupt:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self._thread.join()
+
+    def _stop_if_asked(self) -> None:
+        if self._stopping.is_set():
+            raise KeyboardInterrupt("stopped by the user")
+
+    def _work(self) -> None:
+        try:
+            self._drive()
+        except KeyboardInterrupt:
+            self._told.put(None)
+        except BaseException as error:  # for the thread that reads the events
+            self._told.put(error)
+        else:
+            self._told.put(None)
+
+    def _next(self) -> Iterator[Published | None]:
+        while True:
+            try:
+                told = self._told.get(timeout=LOOK_S)
+            except queue.Empty:
+                yield None
+                continue
+            if told is None:
+                return
+            if isinstance(told, BaseException):
+                raise told
+            yield told
+
+
+class Fleet:
+    """A coordinator and its agents."""
+
+    def __init__(self, runs: RemoteRuns) -> None:
+        self._runs = runs
+
+    def status(self) -> dict[str, Any]:
+        """The document that `flctl status` shows."""
+        return self._runs.status()
+
+    def runs(self) -> list[dict[str, Any]]:
+        """A summary of each run, the newest last."""
+        return self._runs.look().summaries
+
+    def run(self, name: str) -> Training:
+        """One of its runs, or the only one whose name begins so; from its first round on."""
+        about = self._runs.about(name)
+        run = Training(self._runs.watch(about["run"]), self._runs)
+        run.name = about["run"]
+        return run
+
+    def start(self, **settings: Any) -> Training:
+        return self.run(self._runs.start(settings, WHERE))
+
+    def close(self) -> None:
+        self._runs.close()
+
+    def __enter__(self) -> "Fleet":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def connect(
+    coordinator: str | None = None,
+    *,
+    key: str | Path | None = None,
+    server_key: str | None = None,
+    state: str | Path | None = None,
+) -> Fleet:
+    """A fleet: that of the coordinator at HOST:PORT, with your secret key in the file `key` and
+    the coordinator's public `server_key`; or, without an address, the one that commands use here.
+
+    Raises UsageError, AccessError, CoordinatorAway.
+    """
+    if coordinator is None:
+        found = connect_saved(_state(state))
+        if isinstance(found, LocalRuns):
+            raise UsageError(f"no coordinator runs on {found.where}, and none was connected")
+        return Fleet(found)
+    if key is None or server_key is None:
+        raise UsageError("flctl.connect: name your key file and the coordinator's server_key")
+    path = Path(key).expanduser().absolute()
+    if not path.exists():
+        raise UsageError(f"key {path}: there is no such file; make one with: flctl keys new {path}")
+    pair = load_or_make(path)
+    context = Context(
+        coordinator=coordinator,
+        server_key=public_key(server_key, "server_key"),
+        public_key=pair.public,
+        secret_key=pair.secret,
+    )
+    return Fleet(remote(context))
+
+
+def train(
+    *,
+    task: "str | type[Task]",
+    fleet: Fleet | None = None,
+    state: str | Path | None = None,
+    **settings: Any,
+) -> Training:
+    """Begin a run and return it at once; `settings` are those of `flctl train`, by name.
+
+    `virtual=N` simulates N clients in this process, `local=N` starts agents on this machine,
+    `fleet` trains on its agents. `state` is the folder that keeps the run. Raises SettingsError.
+    """
+    ref = task if isinstance(task, str) else f"{task.__module__}:{task.__qualname__}"
+    given = {"task": ref, **settings}
+    parse(given, WHERE)
+    here = [kind for kind in ("virtual", "local") if given.get(kind)]
+    if len(here) + (fleet is not None) != 1:
+        raise UsageError("flctl.train: say where to train: virtual=N, local=N or fleet=…")
+    if fleet is not None:
+        return fleet.start(**given)
+    return _Here(_state(state), given)
+
+
+def _state(folder: str | Path | None) -> Path:
+    if folder is not None:
+        return Path(folder).expanduser().absolute()
+    import platformdirs
+
+    return platformdirs.user_state_path("flctl")
+
+
+@contextlib.contextmanager
+def _progress(story: Story) -> Iterator[None]:
+    """A picture of the run, in a notebook."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    if shell is None or type(shell).__name__ != "ZMQInteractiveShell":
+        yield
+        return
+    import rich
+
+    from flctl.terminal.live import LiveView
+
+    with LiveView(story, rich.get_console()):
+        yield
