@@ -8,8 +8,7 @@ import flctl
 
 run = flctl.train(task="ecg", virtual=4, rounds=2, federate_after_n_batches=2)
 for done in run:
-    print(
-        f"round {done.round}: macro-F1 {done.metrics['macro_f1']:.3f}, {len(done.agents)} clients"
-    )
+    figure = done.metrics["macro_f1"]
+    print(f"round {done.round}: macro-F1 {figure:.3f}, {len(done.agents)} clients")
 model = run.model("best")
 print(f"run {run.name} {run.ended}: {sum(p.numel() for p in model.parameters())} parameters")

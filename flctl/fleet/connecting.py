@@ -4,7 +4,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from flctl.coordinator.store.folder import all_runs
+from flctl.coordinator.store.folder import all_runs, fits
 from flctl.coordinator.store.runs import LocalRuns
 from flctl.errors import CoordinatorAway, FlctlError
 from flctl.files import is_locked
@@ -30,7 +30,7 @@ def connect(state: Path, context: str | None = None, run: str = "") -> LocalRuns
     named = context not in (None, LOCAL)
     if not named and (is_locked(state / LOCK) or control_is_there(state)):
         return RemoteRuns(ControlLink(control_address(state)), str(state), state=state)
-    here = bool(run) and any(folder.name.startswith(run) for folder in all_runs(state))
+    here = bool(run) and any(fits(folder.name, run) for folder in all_runs(state))
     saved = None if context == LOCAL or (here and not named) else load_context(state, context)
     if saved is None:
         return LocalRuns(state)

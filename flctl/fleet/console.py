@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from flctl.coordinator.store.folder import fits
 from flctl.coordinator.store.runs import Found
 from flctl.core.chain import Chain
 from flctl.core.history import AnyEvent, Event
@@ -175,7 +176,7 @@ class RemoteRuns(Connection):
         return found
 
     def _expect_run(self, found: str, asked: str) -> None:
-        if not found.startswith(asked):
+        if not fits(found, asked):
             raise MalformedMessage(
                 f"the coordinator at {self.where} was asked about run {asked} and answers about "
                 f"{found}"

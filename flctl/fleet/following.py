@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from flctl.coordinator.store.folder import fits
 from flctl.core.history import RunStarted
 from flctl.core.stream import Followed, Published, RunBegun
 from flctl.fleet import answers
@@ -83,7 +84,7 @@ class Following:
         names = {found.run}
         if isinstance(found.event, RunBegun | RunStarted):
             names.add(found.event.run)
-        return found if all(name.startswith(self._run) for name in names - {""}) else None
+        return found if all(fits(name, self._run) for name in names - {""}) else None
 
     def _watch(self, after: int) -> Ask:
         self._parts.clear()

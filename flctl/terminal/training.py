@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flctl.coordinator.store.folder import RunFolder, all_runs
+from flctl.coordinator.store.folder import RunFolder, all_runs, fits
 from flctl.coordinator.store.journal import chain_of, published, shown_chain
 from flctl.core.stream import Published
 from flctl.errors import CoordinatorAway, UsageError
@@ -136,5 +136,5 @@ def _kind(order: TrainOrder) -> str:
 def _found(state: Path, context: str | None, run: str) -> RunFolder | None:
     """A run of this machine."""
     with connect(state, context, run) as runs:
-        there = runs.here and any(folder.name.startswith(run) for folder in all_runs(state))
+        there = runs.here and any(fits(folder.name, run) for folder in all_runs(state))
     return RunFolder.find(state, run) if there else None

@@ -85,7 +85,12 @@ def test_what_is_connected_is_asked_by_every_command(run, connected, flctl, tmp_
 
 def test_a_run_of_this_machine_is_found_by_its_name(run, connected, flctl):
     """So that what `train --local` has suggested works."""
-    for command in (("show", run), ("export", run, "--format", "csv", "--out", "-")):
+    last = run.rsplit("-", 1)[1]
+    for command in (
+        ("show", run),
+        ("show", last),
+        ("export", run, "--format", "csv", "--out", "-"),
+    ):
         done = flctl("runs", *command)
         assert (done.code, done.err) == (0, "")
     assert "is not in progress" in flctl("runs", "stop", run).complaint

@@ -86,7 +86,7 @@ class RunFolder:
         Raises UsageError when there is none, StateError when the disk fails.
         """
         runs = all_runs(state)
-        matches = [f for f in runs if f.name.startswith(run) or f.name.endswith(f"-{run}")]
+        matches = [f for f in runs if fits(f.name, run)]
         exact = [f for f in matches if f.name == run]
         if len(exact or matches) == 1:
             return (exact or matches)[0]
@@ -280,6 +280,11 @@ def has_digest(path: Path, digest: Digest) -> bool:
             return hashlib.file_digest(file, "sha256").hexdigest() == digest
     except OSError:
         return False
+
+
+def fits(name: str, asked: str) -> bool:
+    """Whether the run of that name may be meant: by its name, the beginning or the last part."""
+    return name.startswith(asked) or name.endswith(f"-{asked}")
 
 
 def all_runs(state: Path) -> Iterator[RunFolder]:
