@@ -28,8 +28,8 @@ STARTED = {
 }  # fmt: skip
 ROUND = {
     "event": "round", "at": 2.0, "round": 1, "attempt": 1, "model": MODEL, "size": 9,
-    "seconds": 1.0, "participants": {"pi-01": {"examples": 9, "batches": 9, "loss": 1.0, "last_loss": 1.0,
-    "seconds": 1.0}},
+    "seconds": 1.0, "participants": {"pi-01": {"examples": 9, "batches": 9, "loss": 1.0,
+    "last_loss": 1.0, "seconds": 1.0}},
 }  # fmt: skip
 DETAILS = {**RUN, "settings": {"agents": []}}
 INFO = {"version": "1", "uptime_s": 1.0, "endpoint": "a:1", "server_key": KEY, "run": None}
