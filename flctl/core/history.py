@@ -30,20 +30,20 @@ Kind = Literal["fleet", "local", "virtual"]
 RoundId = Annotated[int, Meta(ge=0)]
 
 
-class _Tagged(Struct, frozen=True, kw_only=True, tag_field="event"):
+class Event(Struct, frozen=True, kw_only=True, tag_field="event"):
     @property
     def word(self) -> str:
         """Its tag, by which the journal and JSON call it."""
         return str(self.__struct_config__.tag)
 
 
-class Event(_Tagged, frozen=True, kw_only=True):
+class Dated(Event, frozen=True, kw_only=True):
     """Base; `at` is seconds since 1970 by this machine's clock, for people to read."""
 
     at: float
 
 
-class RunStarted(Event, frozen=True, tag="started"):
+class RunStarted(Dated, frozen=True, tag="started"):
     schema: int
     run: RunId
     kind: Kind
@@ -62,7 +62,7 @@ class RunStarted(Event, frozen=True, tag="started"):
     """What the task's models are measured by; older journals do not say."""
 
 
-class RoundOpened(Event, frozen=True, tag="opened"):
+class RoundOpened(Dated, frozen=True, tag="opened"):
     round: RoundId
     attempt: int
     base: Digest
@@ -74,7 +74,7 @@ class RoundOpened(Event, frozen=True, tag="opened"):
 
 
 class UpdateStored(
-    _Tagged, Claim, frozen=True, kw_only=True, forbid_unknown_fields=False, tag="update"
+    Event, Claim, frozen=True, kw_only=True, forbid_unknown_fields=False, tag="update"
 ):
     """An update is in the spool, checked and durable."""
 
@@ -89,13 +89,13 @@ class UpdateStored(
     """The agent's own number of it; runs of schema 1 do not say."""
 
 
-class UpdateRejected(Event, frozen=True, tag="rejected"):
+class UpdateRejected(Dated, frozen=True, tag="rejected"):
     round: RoundId
     agent: str
     reason: str
 
 
-class AttemptFailed(Event, frozen=True, tag="attempt"):
+class AttemptFailed(Dated, frozen=True, tag="attempt"):
     """An attempt of a round has failed."""
 
     round: RoundId
@@ -144,7 +144,7 @@ class Score(Metrics, frozen=True, kw_only=True, omit_defaults=True, forbid_unkno
         return f"{how} {label(self.primary.name)} on {self.chosen_on}"
 
 
-class RoundCommitted(Event, frozen=True, tag="round"):
+class RoundCommitted(Dated, frozen=True, tag="round"):
     """A round is committed: its model is on disk and counts."""
 
     round: RoundId
@@ -166,34 +166,34 @@ class RoundCommitted(Event, frozen=True, tag="round"):
         return f"round={self.round} committed agents={len(self.participants)} {took}{figures}"
 
 
-class RoundsWithdrawn(Event, frozen=True, tag="withdrawn"):
+class RoundsWithdrawn(Dated, frozen=True, tag="withdrawn"):
     """The rounds after `round` do not count any more: what they made is damaged."""
 
     round: RoundId
     reason: str
 
 
-class RunPaused(Event, frozen=True, tag="paused"):
+class RunPaused(Dated, frozen=True, tag="paused"):
     reason: str
     awaits: bool = False
     """Too few agents are here: the run goes on by itself when enough are."""
 
 
-class RunResumed(Event, frozen=True, tag="resumed"):
+class RunResumed(Dated, frozen=True, tag="resumed"):
     reproducible: bool = True
     changed: dict[str, str | int | float] = {}
     """Settings that are others from here on."""
 
 
-class RunFinished(Event, frozen=True, tag="finished"):
+class RunFinished(Dated, frozen=True, tag="finished"):
     reason: str = ""
 
 
-class RunFailed(Event, frozen=True, tag="failed"):
+class RunFailed(Dated, frozen=True, tag="failed"):
     reason: str
 
 
-class RunStopped(Event, frozen=True, tag="stopped"):
+class RunStopped(Dated, frozen=True, tag="stopped"):
     reason: str = ""
 
 
