@@ -446,6 +446,7 @@ READ_BY: dict[str, tuple[Reader, ...]] = {
     "coordinator/front/outbox.py": WRITES,
     "coordinator/front/service.py": WRITES,
     "coordinator/front/watching.py": WRITES,
+    "api.py": WRITES,  # tests/test_api.py reads a run with it
     "core/stream.py": (history, train_in_lines),
     "fleet/console.py": (history,),
     "fleet/following.py": (history,),
