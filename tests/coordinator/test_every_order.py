@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from memory_fleet import MEASURES
 
 from flctl.coordinator.run import run, storing
 from flctl.coordinator.run.context import RunContext
@@ -150,7 +151,7 @@ class World:
         given = {"task": "toy", "partition": "iid", "rounds": 2, "quorum": 2, "evaluate": "none"}
         given |= {"deadline_s": 60.0, "wait_s": 10.0, "attempts": 1000}
         fd, digest, size = blob(0.0)
-        first = FirstModel(parse(given, "test"), TASK, digest, size, fd)
+        first = FirstModel(parse(given, "test"), TASK, MEASURES, digest, size, fd)
         self.folder = start_run(folder, first, "fleet", 0.0)
         os.close(fd)
         for name in NAMES:
