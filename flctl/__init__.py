@@ -13,6 +13,7 @@ __all__ = [
     "Examples",
     "FlctlError",
     "Fleet",
+    "Metric",
     "Task",
     "TrainedRound",
     "Training",
@@ -22,6 +23,7 @@ __all__ = [
 _AT = {
     "Examples": "flctl.learning.examples",
     "FlctlError": "flctl.errors",
+    "Metric": "flctl.wire.messages",
     "Task": "flctl.learning.task",
 }
 

@@ -6,12 +6,14 @@ from flctl.api import train as train
 from flctl.errors import FlctlError as FlctlError
 from flctl.learning.examples import Examples as Examples
 from flctl.learning.task import Task as Task
+from flctl.wire.messages import Metric as Metric
 
 __version__: str
 __all__ = [
     "Examples",
     "FlctlError",
     "Fleet",
+    "Metric",
     "Task",
     "TrainedRound",
     "Training",

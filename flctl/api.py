@@ -123,10 +123,9 @@ class Training:
         ):
             return None
         score = event.metrics
-        names = ("loss", "accuracy", "macro_f1")
         done = TrainedRound(
             round=event.round,
-            metrics={} if score is None else {name: getattr(score, name) for name in names},
+            metrics={} if score is None else dict(score.values),
             examples=0 if score is None else score.examples,
             agents=tuple(sorted(event.participants)),
             missing=event.missing,
