@@ -230,12 +230,21 @@ def _checkpoints(found: Evidence, whole: bool) -> Iterable[str]:
     if rounds and whole:
         if found.last != rounds[-1]["model"]:
             yield "last.safetensors is not the last round's model"
-        scored = [line for line in rounds if line.get("metrics")]
-        best = min(scored, key=lambda line: (line["metrics"]["loss"], line["round"]), default=None)
+        best = min(filter(_worth, rounds), key=_worth, default=None)
         if best is not None and found.best != best["model"]:
             yield "best.safetensors is not the best round's model"
     if found.replayed is False:
         yield "the run computed again without faults gives another model"
+
+
+def _worth(line: dict[str, Any]) -> tuple[float, int] | None:
+    """The best round's is the least; None for one that was not measured to be chosen."""
+    score = line.get("metrics") or {}
+    primary = score.get("primary", {"name": "loss", "lower": True})
+    figure = ((score.get("validation") or {}).get("values") or {}).get(primary["name"])
+    if figure is None:
+        return None
+    return figure if primary.get("lower") else -figure, line["round"]
 
 
 def _training(found: Evidence, own_faults: dict[str, int], lost: int) -> Iterable[str]:

@@ -23,7 +23,7 @@ def update(number: int, agent: str, **more: Any) -> dict[str, Any]:
 
 def committed(number: int, *agents: str) -> dict[str, Any]:
     parts = {agent: {"examples": 7, "batches": 2} for agent in agents}
-    score = {"loss": 1 / number}
+    score = {"validation": {"values": {"loss": 1 / number}}}
     model = f"model-{number}"
     return {
         "event": "round", "round": number, "model": model, "participants": parts, "metrics": score,

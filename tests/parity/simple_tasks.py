@@ -29,6 +29,7 @@ class Pull(Task):
 
     name = "pull"
     classes = ("a", "b")
+    validation_share = 0.0  # all of the data are trained on
     values: Sequence[float] = (0, 0, 8, 8, 8, 8, 8, 8)
 
     def model(self) -> nn.Module:

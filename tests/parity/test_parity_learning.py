@@ -106,7 +106,7 @@ def test_parity_06_the_network_of_the_guide(flctl, train, tmp_path):
     x = functional.log_softmax(functional.linear(x, *layers["fc2"]), dim=1)
     expected = functional.nll_loss(x, torch.from_numpy(labels)).item()
     (committed,) = run.named("round")
-    assert committed["metrics"]["loss"] == pytest.approx(expected, rel=1e-5)
+    assert committed["metrics"]["values"]["loss"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_parity_07_a_cnn_for_heartbeats(flctl, train, ecg, tmp_path):
@@ -114,7 +114,7 @@ def test_parity_07_a_cnn_for_heartbeats(flctl, train, ecg, tmp_path):
     are refused."""
     run = train("--task", "ecg", *TWO, "--rounds", 6, "--data", ecg)
     first, *_, last = [event["metrics"] for event in run.named("round")]
-    assert last["loss"] < first["loss"] / 1.5
+    assert last["values"]["loss"] < first["values"]["loss"] / 1.5
     assert last["values"]["accuracy"] > 0.8  # 0.56 of these beats are normal
     assert np.shape(last["counts"]["classes"]) == (5, 5)
     assert sorted(len(t.shape) for t in run.model(1).values() if t.ndim > 1) == [2, 2, 3, 3, 3]
@@ -234,7 +234,7 @@ def test_parity_15_the_coordinator_tests_each_round(train, ecg):
         f1 = [2 * np.sum((y == c) & (said == c)) / (np.sum(y == c) + np.sum(said == c))
               for c in range(5) if c in y or c in said]  # fmt: skip
         assert (metrics["source"], metrics["examples"]) == ("coordinator", 80)
-        assert metrics["loss"] == pytest.approx(loss, rel=1e-4)
+        assert metrics["values"]["loss"] == pytest.approx(loss, rel=1e-4)
         assert metrics["values"]["accuracy"] == pytest.approx(np.mean(y == said))
         assert metrics["values"]["macro_f1"] == pytest.approx(np.mean(f1))
         assert metrics["counts"]["classes"] == confusion.tolist()
@@ -245,8 +245,8 @@ def test_parity_18_models_are_kept_and_exported(flctl, train, ecg, tmp_path):
     each round's and the best one stay, and a .pt is a plain state dict."""
     saved = tmp_path / "mine.safetensors"
     run = train("--task", "ecg", *TWO, "--rounds", 3, "--data", ecg, "--save-model", saved)
-    losses = [event["metrics"]["loss"] for event in run.named("round")]
-    best = 1 + losses.index(min(losses))
+    chosen = [event["metrics"]["validation"]["values"]["macro_f1"] for event in run.named("round")]
+    best = 1 + chosen.index(max(chosen))
     kept = {n: (run.folder / f"rounds/{n:04d}/model.safetensors").read_bytes() for n in (1, 2, 3)}
     assert len(set(kept.values())) == 3
     assert saved.read_bytes() == (run.folder / "last.safetensors").read_bytes() == kept[3]

@@ -36,7 +36,7 @@ class Own(Ecg):
 
 def checkpoint(path, task, model):
     with path.open("wb") as file:
-        save_state(file.fileno(), model.state_dict(), model_metadata(task.name, model))
+        save_state(file.fileno(), model.state_dict(), model_metadata(task.name, model, {}))
     return path
 
 
