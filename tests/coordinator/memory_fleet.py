@@ -10,7 +10,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 import numpy as np
@@ -164,6 +164,8 @@ class ToyMachine:
 class ToyAgent:
     """One agent. `do` may be replaced by a test, to make it misbehave."""
 
+    tasks: ClassVar[dict[str, str]] = {"toy": DIGEST}
+
     def __init__(
         self,
         fleet: "MemoryFleet",
@@ -210,7 +212,7 @@ class ToyAgent:
             machine=ToyMachine(),
             state=self.state,
             public_key=self.keys.public,
-            tasks={"toy": DIGEST},
+            tasks=self.tasks,
             clock=self.fleet.clock,
         )
 
