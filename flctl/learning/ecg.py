@@ -153,12 +153,12 @@ class Ecg(Task):
         whole = concatenate([part for _, part in parts], str(folder))
         assert whole.group is not None
         arrays = {
-            "X": whole.x.numpy(),
+            "X": whole.array,
             "y": whole.labels.astype(np.uint8),
             "record": whole.group,
             "split": np.concatenate([np.full(len(p), split, dtype=np.uint8) for split, p in parts]),
         }
-        if whole.x.is_floating_point():  # whole numbers are always in the usual layout
+        if whole.array.dtype.kind == "f":  # whole numbers are always in the usual layout
             arrays["r_at"] = np.array(R_AT)
         np.savez(folder / "beats.npz", allow_pickle=False, **arrays)
 

@@ -60,6 +60,11 @@ class Examples:
         return _tensor(self._y)
 
     @property
+    def array(self) -> Array:
+        """`x` as an array; of bfloat16, which NumPy does not have, the bits."""
+        return _array(self._x)
+
+    @property
     def labels(self) -> NDArray[np.int64]:
         """`y` as an array."""
         return self._y
@@ -88,14 +93,14 @@ class Examples:
 
     def rows(self) -> set[int]:
         """A hash of each input: the same input, the same hash."""
-        return {hash(row.tobytes()) for row in _array(self._x)}
+        return {hash(row.tobytes()) for row in self.array}
 
     @cached_property
     def digest(self) -> str:
         """sha256 of all inputs and labels, and of what kind they are: what training depends on,
         whatever files they are from."""
         found = hashlib.sha256()
-        for array in (_array(self._x), self._y):
+        for array in (self.array, self._y):
             found.update(f"{array.dtype}{array.shape}".encode())
             found.update(np.ascontiguousarray(array).data.cast("B") if array.size else b"")
         return found.hexdigest()

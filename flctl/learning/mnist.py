@@ -64,9 +64,9 @@ class Mnist(Task):
     def write(self, folder: Path, train: Examples | None, tests: Mapping[str, Examples]) -> None:
         """The four IDX files, or two of them, as they are published but not packed."""
         if train is not None:
-            write_part(folder, "train", train.x.numpy(), train.labels)
+            write_part(folder, "train", train.array, train.labels)
         for test in tests.values():  # there is one, if any
-            write_part(folder, "t10k", test.x.numpy(), test.labels)
+            write_part(folder, "t10k", test.array, test.labels)
 
     def inputs(self, x: "Tensor", *, training: bool) -> "Tensor":  # noqa: ARG002
         """Bytes to numbers of mean 0 and deviation 1 over MNIST."""

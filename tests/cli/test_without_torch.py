@@ -70,14 +70,15 @@ def test_a_far_fleet_is_steered_and_trained(operator, fleet: RealFleet, tmp_path
         ("cordon", "pi-01"), ("uncordon", "pi-01"), ("runs", "show", run), ("runs", "verify", run),
         ("runs", "export", run, "--format", "safetensors", "--out", "again.safetensors"),
         ("runs", "export", run, "--format", "csv"), ("runs", "plot", run, "--out", "run.png"),
-        ("tasks", "list", "--help"), ("discover",),
+        ("tasks", "list", "--help"), ("discover",), ("data", "describe", fleet.data),
+        ("data", "split", fleet.data, "--agents", 2, "--out", "shares"),
     ):  # fmt: skip
         done = operator(*command)
         assert (done.returncode, done.stderr) == (0, ""), command
     for command in (
         ("runs", "export", run, "--format", "pt"), ("evaluate", saved), ("runs", "replay", run),
         ("train", "--task", "ecg", "--local", 2), ("train", "--task", "ecg", "--virtual", 2),
-        ("predict", saved, fleet.data), ("tasks", "check", "ecg"), ("data", "describe", fleet.data),
+        ("predict", saved, fleet.data), ("tasks", "check", "ecg"),
     ):  # fmt: skip
         done = operator(*command)
         assert done.returncode == 2, command
