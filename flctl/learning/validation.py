@@ -16,7 +16,7 @@ def parted(examples: Examples, share: float) -> Parted:
     Examples of no group, and groups that are sorted by class, give the last of each class
     instead: else a class at the end would never be trained on.
     """
-    y = examples.y.numpy()
+    y = examples.labels
     if examples.group is None:
         groups = [np.arange(len(y))]
     else:
