@@ -6,7 +6,8 @@
     │   └── NeedsExtra            a package that comes with an extra is not installed
     ├── DataError                 data are incomplete, empty, damaged or out of range
     │   ├── OtherData             they are not of the kind that the task reads
-    │   └── NothingToUse          a whole file has nothing for the task; among others it is left out
+    │   ├── NothingToUse          a whole file has nothing for the task; among others it is left out
+    │   └── DamagedData           an agent's files are there, and cannot be read as they are
     ├── CheckpointError           not a checkpoint, damaged, or of another model
     ├── TaskError                 a task is unknown, broken or not enabled here
     ├── StateError                the state folder: in use, read-only, full, damaged
@@ -89,6 +90,10 @@ class OtherData(DataError):
 
 
 class NothingToUse(DataError):
+    pass
+
+
+class DamagedData(DataError):
     pass
 
 

@@ -94,6 +94,7 @@ class Datasets:
         held_out: int | None = None,
         data: Digest | None = None,
         error: str | None = None,
+        damaged: bool = False,
     ) -> bool:
         """What there was for `order`, of that which is named; whether that is news."""
         assert self.found is not None
@@ -111,15 +112,24 @@ class Datasets:
         if new == old:
             return False
         there = tuple(info for info in infos.values() if info.examples or info.held_out)
-        self.found = replace(self.found, datasets=there, error=None if there else error)
+        pair = old.name, old.task
+        pairs = self.found.damaged
+        if examples is not None:
+            pairs = (*(other for other in pairs if other != pair), *([pair] if damaged else []))
+        self.found = replace(
+            self.found,
+            datasets=there,
+            error=None if there else error,
+            damaged=pairs,
+        )
         logger.info("dataset=%s task=%s examples=%d held_out=%d now", *_figures(new))
         return True
 
-    def lost(self, order: Train | Evaluate, error: str) -> bool:
+    def lost(self, order: Train | Evaluate, error: str, damaged: bool = False) -> bool:
         """What there was for `order` cannot be read any more; whether that is news."""
         self._read = None  # they are looked at again, also where they seem to be the same
         if isinstance(order, Train):
-            return self.declare(order, examples=0, error=error)
+            return self.declare(order, examples=0, error=error, damaged=damaged)
         return self.measured(order, {}, error=error)
 
     def measured(self, order: Evaluate, found: Mapping[str, int], error: str | None = None) -> bool:
@@ -149,8 +159,11 @@ class Datasets:
     def on_failed(self, failure: JobFailed) -> None:
         """A worker that has died may be luckier the next time."""
         if not failure.is_death or self._looks >= TRIES:
+            pairs = tuple((name, task) for name in self._sources or () for task in self._tasks)
             error = failure.message
-            self.on_described(Described(datasets=(), torch="", cuda=False, error=error))
+            self.on_described(
+                Described(datasets=(), torch="", cuda=False, error=error, damaged=pairs)
+            )
 
     def _stamps(self) -> list[Stamp]:
         sources = self._sources or {}

@@ -302,6 +302,7 @@ class Supervisor:
             tasks=self._tasks,
             datasets=found.datasets if found is not None else (),
             error=found.error if found is not None else None,
+            damaged=found.damaged if found is not None else (),
             server_keys=self._state.server_keys(self._config.server_key),
             limits=self._config.limits,
             image=self._config.image,

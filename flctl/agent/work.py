@@ -285,7 +285,7 @@ class Work:
 
     def _on_failed(self, order: Order | None, event: JobFailed) -> None:
         if order is not None:
-            if event.kind == "data" and self.data.lost(order.message, event.message):
+            if event.kind == "data" and self.data.lost(order.message, event.message, event.damaged):
                 self._on_described()
             kind: Kind = "task" if event.kind == "usage" else event.kind
             again = event.is_death and order.tries < TRIES

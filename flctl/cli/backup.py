@@ -1,5 +1,6 @@
 """`flctl backup` and `flctl restore`: the state folder as one encrypted file, and back."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -33,6 +34,7 @@ def backup(
         Path | None,
         option("PATH", "Make a new key pair, with the secret half in this new file.", parser=path),
     ] = None,
+    force: Annotated[bool, flag("Replace a FILE that is there.", "--force")] = False,
 ) -> None:
     """Write the keys, runs and settings of a coordinator into one encrypted file.
 
@@ -53,15 +55,18 @@ def backup(
             "name whom the backup is encrypted for: --recipient age1..., --recipients-file, or "
             "--new-identity PATH for a new key pair"
         )
+    if not force and os.path.lexists(file):
+        raise UsageError(f"{file}: is there already; name a new file, or replace it by --force")
     stream = Stream(here.folder)
-    if new_identity is not None:
-        public = age.new_identity(new_identity)
-        readers.append(public)
-        print_line(f"key pair made: public key {public}, secret half in {new_identity}")
-        print_line("keep a copy of that file elsewhere: without it the backup cannot be read")
+    identity = None if new_identity is None else age.NewIdentity(new_identity)
+    if identity is not None:
+        readers.append(identity.public)
     asked = {"file": str(file), "for": ", ".join(map(str, readers))}
     with Audit(here.folder).action(local_actor(), "backup", asked, needed=False):
-        age.encrypt(stream, file, readers)
+        age.encrypt(stream, file, readers, identity)
+    if identity is not None:
+        print_line(f"key pair made: public key {identity.public}, secret half in {new_identity}")
+        print_line("keep a copy of that file elsewhere: without it the backup cannot be read")
     for name in stream.left_out:
         warn(f"{here.folder / name}: is a link, or not written by flctl: not in the backup")
     runs = counted(stream.about.runs, "run")

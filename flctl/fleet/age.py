@@ -65,22 +65,33 @@ def identities(path: Path) -> list[Any]:
     return found
 
 
-def new_identity(path: Path) -> Any:
-    """Make a key pair, keep the secret half in a new file, and return the public one.
+class NewIdentity:
+    """A new key pair, whose secret half `save` keeps in the new file `path`.
 
-    Raises UsageError when the file is there, StateError.
+    Raises UsageError when the file is there.
     """
-    made = _pyrage().x25519.Identity.generate()
-    text = f"# public key: {made.to_public()}\n{made}\n"
-    if os.path.lexists(path):
-        raise UsageError(f"{path}: is there already; use its public key with --recipient")
-    with explained(path, "write the key", "--new-identity"), new_file(path, 0o600) as file:
-        file.write(text.encode())
-    return made.to_public()
+
+    def __init__(self, path: Path) -> None:
+        if os.path.lexists(path):
+            raise UsageError(f"{path}: is there already; use its public key with --recipient")
+        self._path, self._pair = path, _pyrage().x25519.Identity.generate()
+        self.public = self._pair.to_public()
+
+    def save(self) -> None:
+        """Raises StateError."""
+        text = f"# public key: {self.public}\n{self._pair}\n"
+        with (
+            explained(self._path, "write the key", "--new-identity"),
+            new_file(self._path, 0o600) as file,
+        ):
+            file.write(text.encode())
 
 
-def encrypt(source: Source, path: Path, readers: Sequence[Any]) -> None:
-    """All that `source` yields into a file for this user only, whole or not at all."""
+def encrypt(
+    source: Source, path: Path, readers: Sequence[Any], identity: NewIdentity | None = None
+) -> None:
+    """All that `source` yields into a file for this user only, whole or not at all; a new
+    `identity` is kept once it is whole."""
     pyrage = _pyrage()
     with explained(path, "write the backup", "FILE"), new_file(path, 0o600) as file:
         try:
@@ -89,6 +100,10 @@ def encrypt(source: Source, path: Path, readers: Sequence[Any]) -> None:
             if source.error is not None:
                 raise source.error from None
             raise StateError(f"{path}: cannot be encrypted: {one_line(error)}") from error
+        if identity is not None:
+            file.flush()
+            os.fsync(file.fileno())
+            identity.save()
 
 
 @contextmanager
@@ -125,7 +140,10 @@ def decrypted(path: Path, keys: Sequence[Any]) -> Iterator[IO[bytes]]:
 
 def _unreadable(path: Path, error: Exception) -> FlctlError:
     if "No matching keys" in str(error):
-        return StateError(f"{path}: is not encrypted for this key; name another one: --identity")
+        return StateError(
+            f"{path}: damaged, or not encrypted for this key; name another copy, or another key "
+            "with --identity"
+        )
     return StateError(
         f"{path}: cut off or damaged, or not a file of age ({one_line(error, 80)}); "
         "take another copy of it"

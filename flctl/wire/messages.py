@@ -273,6 +273,8 @@ class Hello(Message, frozen=True):
     datasets: tuple[DatasetInfo, ...] = ()
     error: Text | None = None
     """Why there is no data, if so."""
+    damaged: tuple[tuple[Short, Short], ...] = ()
+    """(data set, task) of those whose files are there, and cannot be read for training."""
     limits: Limits | None = None
     """What its owner allows; an older agent has no limits."""
     server_keys: Annotated[tuple[PublicKey, ...], Meta(max_length=2)] = ()

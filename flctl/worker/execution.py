@@ -11,7 +11,14 @@ import msgspec
 import torch
 
 from flctl.core.strategies import check_fits, strategy_of
-from flctl.errors import DataError, FlctlError, OtherData, SettingsError, TaskError
+from flctl.errors import (
+    DamagedData,
+    DataError,
+    FlctlError,
+    OtherData,
+    SettingsError,
+    TaskError,
+)
 from flctl.files import absent
 from flctl.learning import device as devices
 from flctl.learning.compression import save_update
@@ -27,6 +34,7 @@ from flctl.learning.source import (
     own_parts,
     shards,
 )
+from flctl.learning.stamps import stamp_of
 from flctl.learning.state import (
     arrays_of,
     buffers_in,
@@ -108,14 +116,22 @@ class Executor:
         found: list[DatasetInfo] = []
         errors: list[str] = []
         failed: dict[str, str] = {}
+        damaged: list[tuple[str, str]] = []
         for name, source in job.datasets.items():
             wrong: dict[str, FlctlError] = {}
             for ref in job.tasks:
+                before = self._holding
+                problem: FlctlError | None = None
                 try:
-                    found.append(self._describe_one(name, ref, source, job.download))
+                    info, problem = self._describe_one(name, ref, source, job.download)
+                    found.append(info)
                 except FlctlError as error:
+                    # What was read stays: it stands in for a file that is being written.
+                    self._holding, problem = before or self._holding, error
                     wrong[ref] = error
                     logger.debug("dataset=%s task=%s cannot be used", name, ref, exc_info=error)
+                if problem is not None and _is_damaged(problem, source):
+                    damaged.append((name, ref))
             known = len(wrong) < len(job.tasks) or any(map(_is_of_its_kind, wrong.values()))
             for ref, why in wrong.items():
                 text = f"data set '{name}' with task {ref}: {why}"
@@ -132,6 +148,7 @@ class Executor:
             problems=tuple(
                 text[:500] for ref, text in failed.items() if ref not in {i.task for i in found}
             ),
+            damaged=tuple(damaged),
         )
 
     def initialise(self, job: Initialise) -> tuple[Initialised, int]:
@@ -183,7 +200,7 @@ class Executor:
         started = time.monotonic()
         device = devices.set_up(job.device, job.threads)
         holding = self._hold(job.task, job.source, job.code)
-        with _about_data():
+        with _about_data(job.source):
             examples = holding.training()
         where = f"the model of round {job.seeding.round}"
         start = load_state(model_fd, where)
@@ -221,7 +238,7 @@ class Executor:
         device = devices.set_up(job.device, job.threads)
         holding = self._hold(job.task, job.source, job.code)
         if job.side == "coordinator":
-            with _about_data():
+            with _about_data(job.source):
                 parts = holding.tests()
         else:
             parts = _enough(job, holding)
@@ -249,8 +266,11 @@ class Executor:
             )
         return self._holding
 
-    def _describe_one(self, name: str, ref: str, source: DataSource, download: bool) -> DatasetInfo:
-        """Raises DataError when there is neither anything to train nor to evaluate on."""
+    def _describe_one(
+        self, name: str, ref: str, source: DataSource, download: bool
+    ) -> tuple[DatasetInfo, DataError | None]:
+        """Also why there is nothing to train on, if so. Raises DataError when there is nothing to
+        evaluate on either."""
         holding = self._hold(ref, source)
         if source.path is None and not download and not holding.task.is_here():
             raise OtherData(f"has no data here; give it some, or download them with --task {ref}")
@@ -269,7 +289,7 @@ class Executor:
             problem = problem or error
         if problem is not None and not training and held_out is None:
             raise problem
-        return DatasetInfo(
+        info = DatasetInfo(
             name=name,
             task=ref,
             examples=training,
@@ -277,12 +297,13 @@ class Executor:
             held_out=0 if held_out is None else len(held_out),
             data=digest,
         )
+        return info, None if training else problem
 
 
 def _enough(job: EvaluateJob, holding: Holding) -> dict[str, Examples]:
     """The wanted parts that an agent has, and that its owner lets be measured. Raises
     OwnerRefuses when there are some, but all too small."""
-    with _about_data():
+    with _about_data(job.source):
         there = {part: holding.measured(part) for part in job.parts}
     found = {part: examples for part, examples in there.items() if examples is not None}
     if found:
@@ -292,12 +313,20 @@ def _enough(job: EvaluateJob, holding: Holding) -> dict[str, Examples]:
 
 
 @contextlib.contextmanager
-def _about_data() -> Iterator[None]:
+def _about_data(source: DataSource) -> Iterator[None]:
     """A task that could read its data once, and cannot any more, has none."""
     try:
         yield
-    except TaskError as error:
-        raise DataError(str(error)) from error
+    except (DataError, TaskError) as error:
+        kind = DamagedData if _is_damaged(error, source) else DataError
+        raise kind(str(error)) from error
+
+
+def _is_damaged(error: FlctlError, source: DataSource) -> bool:
+    """Files are there, of the task's kind as far as it is known; else there are no data."""
+    if source.path is None or isinstance(error, OtherData):
+        return False
+    return any(Path(file).is_file() for file in stamp_of(Path(source.path)))
 
 
 def _is_of_its_kind(error: FlctlError) -> bool:

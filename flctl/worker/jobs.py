@@ -133,6 +133,8 @@ class Described(Event, frozen=True):
     """Why no data set can be used by any task."""
     problems: tuple[str, ...] = ()
     """Why a task can use none of the data sets; one of each such task."""
+    damaged: tuple[tuple[str, str], ...] = ()
+    """(data set, task) of those whose files are there, and cannot be read for training."""
 
 
 class Initialised(Event, frozen=True):
@@ -172,6 +174,8 @@ class JobFailed(Event, frozen=True):
         "worker died", "out of memory", "data", "task", "model", "owner", "usage", "error"
     ]
     message: str
+    damaged: bool = False
+    """Of kind "data": the files are there, and cannot be read."""
 
     @property
     def is_death(self) -> bool:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Literal, NoReturn, TypeAlias
 
 from flctl.errors import (
     CheckpointError,
+    DamagedData,
     DataError,
     FlctlError,
     OwnerRefuses,
@@ -117,7 +118,8 @@ def failure_of(error: BaseException) -> JobFailed:
     """What the supervisor is told: a kind, and one line without a traceback."""
     error = as_missing_torch(error, f"the worker on {socket.gethostname()}")
     if isinstance(error, FlctlError):
-        return JobFailed(kind=_kind(error), message=_one_line(str(error)))
+        damaged = isinstance(error, DamagedData)
+        return JobFailed(kind=_kind(error), message=_one_line(str(error)), damaged=damaged)
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
     text = _one_line(str(error))

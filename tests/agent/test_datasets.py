@@ -71,3 +71,28 @@ def test_only_tasks_without_any_data_are_problems(tmp_path: Path) -> None:
     assert [info.name for info in found.datasets] == ["own"]
     (problem,) = found.problems
     assert problem.startswith("data set 'own' with task no_such:Task: ")
+
+
+def beats(path: Path, rows: int, cut: int = 0) -> None:
+    lines = [",".join(["0.5"] * 187 + [str(row % 3)]) for row in range(rows)]
+    text = "\n".join(lines) + "\n"
+    path.write_text(text[: len(text) - cut] if cut else text)
+
+
+@pytest.mark.parametrize("tasks", [("ecg",), ("ecg", "mnist"), ("mnist", "ecg")])
+def test_half_a_file_leaves_what_the_worker_has_read(tmp_path: Path, tasks) -> None:
+    """Also when it looks at the data with all tasks in between; one that has read nothing yet says
+    that they are damaged, and of an empty folder it does not."""
+    beats(tmp_path / "a.csv", 30)
+    look = Describe(tasks=tasks, datasets={"default": DataSource(path=str(tmp_path))})
+    executor = Executor()
+    (before,) = executor.describe(look).datasets
+    beats(tmp_path / "b.csv", 30, cut=100)
+    assert executor.describe(look).datasets == (before,)
+    assert executor.describe(look).datasets == (before,) and before.examples
+    fresh = Executor().describe(look)
+    assert not fresh.datasets and fresh.damaged == (("default", "ecg"),)
+    for file in tmp_path.iterdir():
+        file.unlink()
+    assert Executor().describe(look).damaged == ()
+    assert executor.describe(look).damaged == () and not executor.describe(look).datasets

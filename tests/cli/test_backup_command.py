@@ -109,8 +109,37 @@ def test_a_new_key_pair_is_made_where_asked_for(flctl, state: Path, tmp_path: Pa
     assert identity.stat().st_mode & 0o777 == 0o600
     assert flctl("restore", file, "--identity", identity, "--list").code == 0
     before = identity.read_bytes()
-    done = flctl("backup", file, "--new-identity", identity)
+    other = tmp_path / "other.age"
+    done = flctl("backup", other, "--new-identity", identity)
     assert done.code == 2 and "is there already" in done.err and identity.read_bytes() == before
+    assert not other.exists()
+
+
+@pytest.mark.parametrize("replaced", ["a backup", "a link to nothing"])
+def test_a_backup_that_is_there_is_replaced_only_by_force(
+    flctl, state: Path, key, tmp_path: Path, replaced: str
+) -> None:
+    """It may be for a key that the new one is not for. No key pair is made for what is refused."""
+    file, identity = tmp_path / "fleet.age", tmp_path / "backup.key"
+    if replaced == "a backup":
+        assert flctl("backup", file, "--recipient", key[0]).code == 0
+    else:
+        file.symlink_to(tmp_path / "elsewhere")
+    before = file.read_bytes() if file.exists() else None
+    done = flctl("backup", file, "--new-identity", identity)
+    assert done.code == 2 and "--force" in done.err and done.err.count("\n") == 1
+    assert (file.read_bytes() if file.exists() else None) == before and not identity.exists()
+    assert flctl("backup", file, "--new-identity", identity, "--force").code == 0
+    assert flctl("restore", file, "--identity", identity, "--list").code == 0
+
+
+def test_a_backup_that_fails_leaves_no_key(flctl, state: Path, tmp_path: Path) -> None:
+    """And without its key there is no backup."""
+    identity = tmp_path / "backup.key"
+    done = flctl("backup", tmp_path / "nope" / "b.age", "--new-identity", identity)
+    assert done.code == 1 and not identity.exists() and "key pair" not in done.out, done
+    done = flctl("backup", tmp_path / "b.age", "--new-identity", tmp_path / "nope" / "key")
+    assert done.code == 1 and not list(tmp_path.glob("*b.age*")), done
 
 
 def test_wrong_usage_is_one_line(flctl, state: Path, key, tmp_path: Path) -> None:
@@ -183,7 +212,7 @@ def test_a_wrong_key_a_cut_or_a_changed_file_restores_nothing(
     other = tmp_path / "other.key"
     other.write_text(f"{pyrage.x25519.Identity.generate()}\n")
     done = flctl("restore", file, "--identity", other, "--state", new)
-    assert done.code == 1 and "not encrypted for this key" in done.err
+    assert done.code == 1 and "damaged, or not encrypted for this key" in done.err
     assert not new.exists() and not list(tmp_path.glob(".new*"))
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from memory_fleet import MemoryFleet, ToyAgent
 
+from flctl.wire.messages import DatasetInfo
 from flctl.worker.jobs import Describe, Described, EvaluateJob, JobFailed, TrainJob
 
 
@@ -34,15 +35,21 @@ def set_examples(agent: ToyAgent, count: int) -> Callable[[], None]:
     return change
 
 
-def without_data(agent: ToyAgent) -> None:
-    """Its folder is emptied: whoever reads it fails."""
+def without_data(agent: ToyAgent, damaged: bool = False, others: bool = False) -> None:
+    """Its folder is emptied, or a file in it is cut off: whoever reads it fails. It may have
+    `others`, which are whole."""
     agent.examples = 0
+    whole = (DatasetInfo(name="other", task="toy", examples=9),) if others else ()
+    error = None if others else "half a file" if damaged else "no files"
+    pairs = (("default", "toy"),) if damaged else ()
 
     def do(job: Any, _: Any) -> Any:
         if isinstance(job, Describe):
-            return Described(datasets=(), torch="2", cuda=False, error="no files"), None
+            return Described(
+                datasets=whole, torch="2", cuda=False, error=error, damaged=pairs
+            ), None
         assert isinstance(job, TrainJob | EvaluateJob)
-        return JobFailed(kind="data", message="no files"), None
+        return JobFailed(kind="data", message=error or "half a file", damaged=damaged), None
 
     agent.do = do  # type: ignore[method-assign]
 
@@ -149,3 +156,22 @@ def test_what_was_trained_on_may_be_gone_when_the_update_is_fetched(fleet: Memor
     history = fleet.finish()
     assert history.state == "finished" and not fleet.named("rejected")
     assert examples(fleet, "pi-02")[0] == 10
+
+
+@pytest.mark.parametrize("others", [False, True])
+def test_the_quorum_counts_an_agent_whose_data_are_damaged(
+    fleet: MemoryFleet, others: bool
+) -> None:
+    """They are there, and whole again when somebody has mended them: a run that needs all pauses
+    and names it, also where it has other data that are whole."""
+    agent = fleet.agents["pi-02"]
+    fleet.start_run(rounds=400, quorum=1.0)
+    after(fleet, 2, lambda: without_data(agent, damaged=True, others=others))
+    fleet.until(lambda: bool(fleet.named("paused")))
+    reason = fleet.named("paused")[0]["reason"]
+    assert "2 of 3 required agents are ready" in reason and "pi-02: " in reason
+    assert {event["need"] for event in fleet.named("opened")} == {3}
+    paused_at = fleet.history().round
+    again(agent)()
+    fleet.until(lambda: fleet.history().round > paused_at + 1, 120.0)
+    assert all(len(event.participants) == 3 for event in fleet.history().rounds)

@@ -60,7 +60,8 @@ class Crew:
         )
 
     def has_run_out(self, name: str) -> bool:
-        """It is here and had data for this run, of which there are none any more."""
+        """It is here and had data for this run, of which there are none any more. Data that are
+        there and cannot be read are another matter: the quorum waits for these."""
         member = self.roster.members.get(name)
         about = self._settings.dataset, self._settings.task
         return (
@@ -70,6 +71,7 @@ class Crew:
             and bool(member.hello.datasets or member.hello.error)  # it has looked
             and member.declared.get(about, 0) > 0
             and not member.examples(*about[::-1])
+            and not self._is_damaged(member, member.hello)
         )
 
     def refuses(self, name: str, now: float) -> str | None:
@@ -114,7 +116,18 @@ class Crew:
         if member is None or member.hello is None:
             return False
         examples = member.examples(self._settings.task, self._settings.dataset)
-        return member.hello.role != "train" or bool(member.hello.datasets and not examples)
+        if member.hello.role != "train":
+            return True
+        other = bool(member.hello.datasets and not examples)
+        return other and not self._is_damaged(member, member.hello)
+
+    def _is_damaged(self, member: Member, hello: Hello) -> bool:
+        """The files of its data for this run are there, and cannot be read. Who has some to
+        evaluate on, and never had any to train on, is whole."""
+        about = self._settings.dataset, self._settings.task
+        had = member.declared.get(about, 0) > 0
+        rest = {(info.name, info.task) for info in hello.datasets}
+        return about in hello.damaged and (had or about not in rest)
 
     def _may_return(self, name: str, now: float) -> bool:
         member = self.roster.members.get(name)
