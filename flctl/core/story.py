@@ -8,6 +8,7 @@ from flctl.core.history import (
     RoundCommitted,
     RoundOpened,
     RoundsWithdrawn,
+    RunResumed,
     Score,
     UpdateRejected,
     UpdateStored,
@@ -113,6 +114,8 @@ class Story:
                 self.message = (
                     f"{event.reason}; the rounds after round {event.round} are done again"
                 )
+            case RunResumed():
+                self.ended = self.message = ""
             case _ if isinstance(event, ENDS):
                 self.ended, self.message = event.word, event.reason
 

@@ -127,6 +127,11 @@ class Keys(Struct, frozen=True):
     tokens: tuple[OpenToken, ...] = ()
 
 
+class Best(Struct, frozen=True):
+    round: Natural
+    checkpoint: Texts
+
+
 class Run(Struct, frozen=True):
     """A run in a list."""
 
@@ -140,6 +145,7 @@ class Run(Struct, frozen=True):
     metrics: history.Score | None
     checkpoint: Texts
     started: float
+    best: Best | None = None
 
 
 class RunSettings(Struct, frozen=True):
@@ -151,7 +157,7 @@ class RunSettings(Struct, frozen=True):
     test_data: Texts | None = None
 
 
-class RunDetails(Run, frozen=True):
+class RunDetails(Run, frozen=True, kw_only=True):
     settings: RunSettings
 
 

@@ -37,6 +37,8 @@ class RunResult(Struct, frozen=True):
     checkpoint: Path | None
     """The newest model, on the coordinator's machine."""
     metrics: dict[str, Any] | None
+    best: tuple[int, Path] | None = None
+    """The round with the best model, and where that is."""
 
 
 def drive_virtual(
@@ -210,6 +212,7 @@ def watch_remote(console: RemoteRuns, run: str, on_event: OnEvent) -> RunResult:
         if isinstance(told.event, ENDS):
             found = console.about(run)
             if found["state"] != "running":  # else it is an old one of a resumed run
+                best = found.get("best")
                 return RunResult(
                     run=found["run"],
                     state=found["state"],
@@ -217,6 +220,7 @@ def watch_remote(console: RemoteRuns, run: str, on_event: OnEvent) -> RunResult:
                     rounds=found["round"],
                     checkpoint=Path(found["checkpoint"]),
                     metrics=found["metrics"],
+                    best=(best["round"], Path(best["checkpoint"])) if best else None,
                 )
     raise RunError(f"run {run}: the coordinator ended the watching")
 
@@ -239,4 +243,5 @@ def _result(folder: RunFolder, history: History) -> RunResult:
         rounds=history.round,
         checkpoint=folder.checkpoint(history),
         metrics=to_builtins(last) if last is not None else None,
+        best=folder.best(history),
     )

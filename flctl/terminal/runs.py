@@ -60,6 +60,8 @@ def show_run(found: Mapping[str, Any], history: History, resumable: bool, option
     if (best := history.best) is not None and (score := best.metrics) is not None:
         text = f"round {best.round} ({score.rule}: {figure(score.chosen, 4)})"
         output.print_line(f"{'best':<11} {text}")
+        if file := found.get("best"):
+            output.print_line(f"{'':<11} {file['checkpoint']}")
     if history.rounds and (score := history.rounds[-1].metrics) is not None:
         output.print_line(f"{'figures':<11} on {score.part}, by {score.source}")
     if history.rounds:

@@ -5,6 +5,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from msgspec import to_builtins
+
 from flctl.coordinator.store.folder import RunFolder, all_runs, fits
 from flctl.coordinator.store.journal import chain_of, published, shown_chain
 from flctl.core.stream import Published
@@ -47,6 +49,7 @@ def drive(order: TrainOrder, watching: Watcher) -> RunResult | None:
         expect_task(folder, order.task)
         _warn_of_chain(str(folder.journal_path), chain_of(folder.journal_path))
         watching.recall(published(folder.journal_path))
+        watching.expect(to_builtins(folder.settings()) | order.given)
     with watching:
         what = (order.state, order.given, order.where, watching.on_event, order.resume)
         result = drive_virtual(*what) if kind == "virtual" else drive_local(*what, order.verbose)
@@ -72,7 +75,10 @@ def _drive_fleet(order: TrainOrder, watching: Watcher) -> RunResult | None:
     try:
         with console, watching:
             if resume is not None:
-                name = console.about(resume)["run"]
+                about = console.about(resume)
+                name = about["run"]
+                kept = {key: about[key] for key in ("task", "rounds")}
+                watching.expect(about["settings"] | kept | order.given)
                 journal = f"the journal of run {name}"
                 verdict = pages.verify(partial(console.journal, name), journal)
                 _warn_of_chain(journal, shown_chain(verdict))

@@ -219,8 +219,12 @@ class LineWatcher(Watcher):
                 "agents hold some out"
             )
         model = _checkpoint(result, saved)
+        fetch = f"{program()} runs export {result.run} --format safetensors{self.again}"
+        if result.best is not None and result.best[0] != result.rounds:
+            round_id, best = result.best
+            there = "" if os.access(best, os.R_OK) else f"; have it here with: {fetch} --which best"
+            print_line(f"best: round {round_id}, {best}{there}")
         if model is not None and not os.access(model, os.R_OK):
-            fetch = f"{program()} runs export {result.run} --format safetensors{self.again}"
             print_line(f"model with the coordinator, in {model}; have it here with: {fetch}")
             return
         task = shlex.quote(self.story.task)

@@ -12,6 +12,8 @@ from flctl.core.history import (
     RoundCommitted,
     RoundOpened,
     RunFinished,
+    RunPaused,
+    RunResumed,
     Score,
     UpdateRejected,
     UpdateStored,
@@ -252,6 +254,37 @@ def test_a_model_that_is_elsewhere_is_not_offered_as_if_it_were_here(capsys, tmp
     assert f"evaluate {here} --task ecg" in first
     assert "runs export ecg-1 --format safetensors --context ward" in second
     assert "evaluate" not in second
+
+
+def test_a_run_that_is_taken_up_again_says_for_whom_it_waits(capsys):
+    """Its past says that it was paused; that is over."""
+    watcher = LineWatcher()
+    watcher.on_event(published(BEGUN))
+    for event in (
+        RunPaused(at=1.0, reason="2 of 3 required agents are ready", awaits=True),
+        RunResumed(at=2.0, reproducible=True),
+        AgentsAwaited(ready=ALL[:2], needed=3, missing="pi-03: lost", left_s=60.0),
+    ):
+        watcher.on_event(published(event))
+    assert not watcher.story.ended
+    said = capsys.readouterr().err
+    assert "waiting for agents: pi-03: lost; 2 of 3 needed are ready, for 1:00 at most" in said
+
+
+def test_the_best_model_is_named_where_it_is_not_the_last(capsys, tmp_path):
+    """And how to have it, where it is with the coordinator."""
+    last, best = tmp_path / "last.safetensors", tmp_path / "best.safetensors"
+    last.touch()
+    best.touch()
+    for round_id, path in ((5, best), (9, best), (5, tmp_path / "far" / "best.safetensors")):
+        watcher = LineWatcher()
+        watcher.finish(RunResult("ecg-1", "finished", "", 9, last, None, (round_id, path)), None)
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("best")]
+    far = f"best: round 5, {tmp_path}/far/best.safetensors; have it here with: "
+    assert said[0] == f"best: round 5, {best}" and len(said) == 2
+    assert said[1].startswith(far) and said[1].endswith(
+        "runs export ecg-1 --format safetensors --which best"
+    )
 
 
 def test_ctrl_c_while_a_coordinator_begins_the_run(capsys):

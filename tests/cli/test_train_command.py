@@ -9,6 +9,8 @@ import pytest
 
 from flctl.cli.train import _collect
 from flctl.coordinator.store.folder import RunFolder
+from flctl.core.history import RoundCommitted
+from flctl.fleet.virtual import VirtualRun
 from flctl.wire.parameters import ParameterFile
 
 QUICK = ("--task", "ecg", "--virtual", 2, "--epochs", 1, "--batch-size", 32)
@@ -125,10 +127,30 @@ def test_plain_lines_when_piped(flctl, beats):
     lines = done.out.splitlines()
     assert [line[:9] for line in lines[:2]] == ["round 1/2", "round 2/2"]
     assert lines[2].startswith("measured by the coordinator")
-    assert lines[3].startswith("model in ")
-    assert "flctl evaluate" in lines[3]
-    assert len(lines) == 4
+    assert lines[-1].startswith("model in ")
+    assert "flctl evaluate" in lines[-1]
+    best = [line for line in lines if line.startswith("best: round 1, ")]
+    assert len(lines) == 4 + len(best)
     assert "\x1b" not in done.out
+
+
+def test_a_run_that_is_resumed_ends_with_the_same_hint(flctl, beats, tmp_path):
+    """Its settings say which data it was measured on."""
+    data = str(beats())
+    given = {"task": "ecg", "virtual": 2, "rounds": 2, "epochs": 1, "batch_size": 32, "data": data}
+
+    def stop(told):
+        if isinstance(told.event, RoundCommitted):
+            raise KeyboardInterrupt
+
+    made = VirtualRun.start(tmp_path / "state", given, "the test", stop)
+    with pytest.raises(KeyboardInterrupt):
+        made.run()
+    done = flctl("train", "--resume", made.folder.name)
+    assert done.code == 0, done.err
+    assert done.out.splitlines()[-1].endswith(f" --data {data}")
+    shown = flctl("runs", "show", made.folder.name).out
+    assert str(made.folder.path / "best.safetensors") in shown
 
 
 def test_flags_win_over_the_file(flctl, beats, tmp_path):

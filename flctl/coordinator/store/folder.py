@@ -232,6 +232,11 @@ class RunFolder:
         last = self.path / LAST
         return last if history.rounds and last.exists() else self.model_path(history.round)
 
+    def best(self, history: History) -> tuple[int, Path] | None:
+        """The round with the best model, and that as a file."""
+        path = self.path / BEST
+        return (history.best.round, path) if history.best and path.exists() else None
+
     def room_for(self, size: int, updates: int) -> None:
         """That the spool of a round fits on the disk. Raises StateError."""
         need = size * (updates + 2) + 16 * 2**20
@@ -352,6 +357,7 @@ def summary(folder: RunFolder) -> dict[str, Any]:
         else:
             state, reason = "stopped", "its process ended"
     last = history.rounds[-1] if history.rounds else None
+    best = folder.best(history)
     return {
         "run": folder.name,
         "state": state,
@@ -364,6 +370,7 @@ def summary(folder: RunFolder) -> dict[str, Any]:
         "accepted": sorted(history.accepted),
         "metrics": msgspec.to_builtins(last.metrics) if last and last.metrics else None,
         "checkpoint": str(folder.checkpoint(history)),
+        "best": {"round": best[0], "checkpoint": str(best[1])} if best else None,
         "started": history.started.at,
         "updated": history.updated_at,
         "reproducible": history.reproducible,
