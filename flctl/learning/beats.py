@@ -16,6 +16,7 @@ WINDOW = 187
 R_AT = 62
 RATE_HZ = 125
 UNITS_PER_MV = 200.0
+UNIT = "1/200 mV"
 LIMIT_BYTES = 2 * 1024**3
 """The most that an array of a file may take in memory."""
 TRAIN, LATER, UNSEEN = 0, 1, 2

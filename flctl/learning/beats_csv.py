@@ -16,11 +16,13 @@ from numpy.typing import NDArray
 from flctl.errors import DataError, NothingToUse, one_line
 from flctl.learning.beats import LIMIT_BYTES, WINDOW, Array, Beats
 from flctl.learning.beats_layout import apply, find_layout
-from flctl.learning.csv_form import MISSING, Form, form_of
+from flctl.learning.csv_form import MANY, MISSING, Form, form_of, thousands
 from flctl.learning.origin import AS_IT_IS, ReadAs
 from flctl.learning.wfdb_annotations import AAMI
 
 ROWS_AT_ONCE = 2048
+NO_ROW = re.compile(r"#(?!n/a)|sep=.$", re.IGNORECASE)
+"""A comment, or Excel's note of its delimiter."""
 LONGEST_ROW = 4 * 1024**2
 
 
@@ -35,13 +37,16 @@ def read_csv(path: Path, labelled: bool = True, read_as: ReadAs = AS_IT_IS) -> B
             "five classes it is of; leave them out"
         )
     try:
-        x, y, lost = _read(path, labelled)
+        x, y, form = _read(path, labelled)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not a CSV file: it is not text") from error
+        raise DataError(
+            f"{path}: not a CSV file: it is not text in UTF-8; save it with that encoding"
+        ) from error
     layout = find_layout(x, read_as.r_at)
     apply(layout, x)
+    over = one_line(", ".join(form.passed_over), 100)
     return Beats(
         x=x,
         y=y,
@@ -50,44 +55,75 @@ def read_csv(path: Path, labelled: bool = True, read_as: ReadAs = AS_IT_IS) -> B
         where=str(path),
         in_time=False,
         note=layout.note,
-        facts=layout.facts,
-        as_documented=layout.as_documented,
-        left_out={"beats that a program made the names of columns": int(lost)},
+        facts=layout.facts | ({"columns passed over": over} if over else {}),
+        as_documented=layout.as_documented and not over,
+        left_out={"beats that a program made the names of columns": int(form.lost)},
     )
 
 
-def _read(path: Path, labelled: bool) -> tuple[NDArray[np.float32], NDArray[np.int64] | None, bool]:
-    """Samples as they stand there, classes, and whether the first beat is lost."""
+def _read(path: Path, labelled: bool) -> tuple[NDArray[np.float32], NDArray[np.int64] | None, Form]:
+    """Samples as they stand there, and classes."""
     most = _lines(path)
     with path.open(encoding="utf-8-sig") as file:
-        lines = (line for line in file if line.strip() and not line.startswith("#"))
+        lines = (line for line in file if line.strip() and not NO_ROW.match(line))
         first = list(itertools.islice(lines, 5))
         if not first:
             raise DataError(f"{path}: no examples")
         form = form_of(first)
         tables = _tables(path, form, itertools.chain(first, lines))
         if form.columns == 1:
-            return _single_column(path, tables), None, False
+            return _single_column(path, tables), None, form
         if len(form.samples) != WINDOW:
             next(tables, None)  # which may have more to say
+            hint = "; a first row of names, s0 to s186 and class, tells which is which"
             raise DataError(
                 f"{path}: {form.columns} columns; a beat has {WINDOW}, and one more for its class"
+                f"{hint if form.columns > WINDOW else ''}"
             )
-        if form.label is None and labelled:
-            raise NothingToUse(
-                f"{path}: {WINDOW} columns; the one for the class of each beat is missing"
-            )
-        x, y = np.empty((most, WINDOW), np.float32), np.empty(most, np.int64)
+        if found := thousands(form, first):
+            raise DataError(f"{path}: {found} may be a thousand times as much: write the numbers "
+                            "without a mark of thousands, or with more decimals")  # fmt: skip
+        x, y = np.empty((most, WINDOW), np.float32), np.empty(most, np.float32)
+        rival = np.empty(most, np.float32)
         n = 0
         for table in tables:
             end = n + len(table)
             x[n:end] = table[:, list(form.samples)]
             if form.label is not None:
-                y[n:end] = _classes(path, table[:, form.label], n + 1 + form.names)
+                y[n:end] = table[:, form.label]
+            if form.rival is not None:
+                rival[n:end] = table[:, form.rival]
             n = end
     if not n:
         raise DataError(f"{path}: no examples")
-    return x[:n], None if form.label is None else y[:n], form.lost
+    _check_rival(path, form, rival[:n], y[:n])
+    if form.label is not None:
+        return x[:n], _classes(path, y[:n], 1 + form.names), form
+    if labelled:
+        over = ", ".join(form.passed_over[:3])
+        raise NothingToUse(
+            f"{path}: {form.columns} columns; the one for the class of each beat is missing"
+            + (f", unless it is {over}: name it 'class'" if over else "")
+        )
+    return x[:n], None, form
+
+
+def _check_rival(path: Path, form: Form, rival: Array, last: Array) -> None:
+    """Refuse to guess which column is the class where the first may be it. Raises DataError."""
+    known = range(len(set(AAMI.values())))
+    values = np.unique(rival)
+    # Kaggle's beats begin at their R peak, which is 1.
+    if form.rival is None or not np.isin(values, known).all() or np.array_equal(values, [1]):
+        return
+    if form.label is None and len(rival) <= len(known):  # numbers of the rows
+        return
+    classes = np.unique(last)
+    if form.label is not None and np.isin(classes, known).all() and len(classes) > len(values):
+        return
+    raise DataError(
+        f"{path}: the class of each beat may be the first column or the last one: name it 'class' "
+        "in a first row of names, and the samples s0 to s186"
+    )
 
 
 def _lines(path: Path) -> int:
@@ -109,7 +145,8 @@ def _tables(path: Path, form: Form, lines: Iterator[str]) -> Iterator[Array]:
     """float32, shape (rows, columns), one after another. Raises DataError."""
     seen = 0
     if form.names:
-        next(lines)
+        header = next(lines)
+        lines = (line for line in lines if line != header)  # files one after another
     while some := list(itertools.islice(lines, ROWS_AT_ONCE)):
         try:
             table = _numbers(form, some)
@@ -123,6 +160,10 @@ def _tables(path: Path, form: Form, lines: Iterator[str]) -> Iterator[Array]:
                 f"{path}: not a CSV file of numbers: the number of columns changed from "
                 f"{form.columns} to {table.shape[1]} at row {1 + seen + form.names}"
             )
+        steps = np.diff(table)
+        if form.columns > MANY and ((steps[:, :1] != 0) & (steps == steps[:, :1])).all(1).any():
+            raise DataError(f"{path}: there are names of columns, in numbers, among the beats; "
+                            "remove that row")  # fmt: skip
         seen += len(table)
         yield table
 
@@ -172,8 +213,9 @@ def _single_column(path: Path, tables: Iterator[Array]) -> NDArray[np.float32]:
 
 def _classes(path: Path, labels: Array, first_row: int) -> NDArray[np.int64]:
     y = np.nan_to_num(labels, nan=-1, posinf=-1, neginf=-1).astype(np.int64)
-    if not np.array_equal(y, labels):
-        at = int(np.flatnonzero(y != labels)[0])
+    wrong = np.flatnonzero((y != labels) | (y < 0))
+    if len(wrong):
+        at = int(wrong[0])
         raise DataError(f"{path}: row {at + first_row} has the class {labels[at]:g}, which is no "
                         "number of a class")  # fmt: skip
     return y

@@ -28,8 +28,9 @@ PADDED = 5
 SLACK = 0.02
 AT_ONCE = 4096
 SHOWN, ASSUMED = "as the beats show", "assumed, for the beats do not show it"
-FAR_FROM_0 = 3.0
-"""A baseline that is so many times the height of a beat away from 0 is that of a converter."""
+FAR_FROM_0 = 0.5
+"""A baseline that is so many times the height of a beat away from 0 is that of a converter, where
+0 lies outside of most beats."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,8 @@ def _find(x: Array, r_at: int | None) -> Layout:
         facts["unit"] = "0 to 1" + (", each beat made to reach so far" if stretch else "")
     else:
         height, level = float(np.median(high - low)), float(np.nanmedian(some))
-        if height and abs(level) > FAR_FROM_0 * max(height, 1):
+        outside = np.median(low) > 0 or np.median(high) < 0
+        if height and outside and abs(level) > FAR_FROM_0 * height:
             offset = level
             facts["baseline taken away"] = round(offset, 3)
         small = float(np.median(np.nanmax(np.abs(some - offset), axis=1))) <= MOST_MV
@@ -110,6 +112,8 @@ def _apply(layout: Layout, rows: NDArray[np.float32]) -> None:
         rows -= low
         rows /= np.where(height > 0, height, 1)
     rows -= layout.offset
+    if layout.r_at == R_AT:
+        inside |= ~np.isnan(rows)  # a row without gaps stays as it is, whatever others have
     if layout.r_at != R_AT or np.isnan(rows).any():
         rows[:] = _moved(rows, inside, layout.r_at)
     rows *= layout.unit

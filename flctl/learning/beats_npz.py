@@ -1,4 +1,4 @@
-"""Heartbeats from `.npz` files: arrays X (n × 187) and y, optional record and split."""
+"""Heartbeats from `.npz` files: arrays X (n × 187) and y, optional record, split, r_at, unit."""
 
 import zipfile
 import zlib
@@ -9,9 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flctl.errors import DataError
-from flctl.learning.beats import LIMIT_BYTES, R_AT, WINDOW, Array, Beats
+from flctl.learning.beats import LIMIT_BYTES, R_AT, UNIT, WINDOW, Array, Beats
 from flctl.learning.beats_layout import apply, find_layout
 from flctl.learning.origin import AS_IT_IS, ReadAs
+
+NAMES = ("X", "y", "record", "split", "r_at", "unit")
 
 
 def read_npz(path: Path, labelled: bool = True, read_as: ReadAs = AS_IT_IS) -> Beats:
@@ -30,11 +32,11 @@ def read_npz(path: Path, labelled: bool = True, read_as: ReadAs = AS_IT_IS) -> B
         raise DataError(f"{path}: split holds something else than 0, 1 and 2")
     if record is not None and record.dtype.kind not in "iuUS":
         raise DataError(f"{path}: record is of type {record.dtype}, not numbers or names")
-    layout = None
-    if "r_at" not in arrays or read_as.r_at is not None:  # else flctl has written it
-        layout = find_layout(x, read_as.r_at)
+    layout, r_at = None, _r_at(arrays, path) if read_as.r_at is None else read_as.r_at
+    if not (_as_flctl_writes(arrays, path) and r_at is None):
+        layout = find_layout(x, r_at)
         # Whole numbers are in units of 1/200 mV, unless they plainly are beats of another layout.
-        if x.dtype != np.int16 or layout.r_at != R_AT:
+        if x.dtype != np.int16 or layout.r_at != R_AT or layout.offset:
             x = x.astype(np.float32)
             apply(layout, x)
         else:
@@ -42,7 +44,7 @@ def read_npz(path: Path, labelled: bool = True, read_as: ReadAs = AS_IT_IS) -> B
     return Beats(
         x=x,
         y=y,
-        record=np.full(len(x), path.stem) if record is None else record.astype(np.str_),
+        record=np.full(len(x), path.stem) if record is None else _names(record, path),
         split=None if split is None else split.astype(np.int64),
         where=str(path),
         note="" if layout is None else layout.note,
@@ -51,7 +53,30 @@ def read_npz(path: Path, labelled: bool = True, read_as: ReadAs = AS_IT_IS) -> B
     )
 
 
-AS_OTHERS: dict[str, str | float] = {"R peak at sample": f"{R_AT}", "unit": "1/200 mV"}
+AS_OTHERS: dict[str, str | float] = {"R peak at sample": f"{R_AT}", "unit": UNIT}
+
+
+def _r_at(arrays: dict[str, Array], path: Path) -> int | None:
+    if (r_at := arrays.get("r_at")) is None:
+        return None
+    if r_at.shape or r_at.dtype.kind not in "iu" or not 0 <= r_at < WINDOW:
+        raise DataError(f"{path}: r_at is not one whole number from 0 to {WINDOW - 1}")
+    return int(r_at)
+
+
+def _as_flctl_writes(arrays: dict[str, Array], path: Path) -> bool:
+    """R peaks at sample 62, in units of 1/200 mV."""
+    unit = arrays.get("unit")
+    if unit is not None and (unit.shape or unit.dtype.kind != "U" or str(unit) != UNIT):
+        raise DataError(f"{path}: unit is not '{UNIT}'; leave it out, and it is found out")
+    return unit is not None
+
+
+def _names(record: Array, path: Path) -> NDArray[np.str_]:
+    try:
+        return record.astype(np.str_)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: record is not text in ASCII; store it as str") from error
 
 
 def _load_arrays(file: IO[bytes], path: Path, labelled: bool) -> dict[str, Array]:
@@ -62,7 +87,7 @@ def _load_arrays(file: IO[bytes], path: Path, labelled: bool) -> dict[str, Array
         for name in ("X", "y") if labelled else ("X",):
             if f"{name}.npy" not in sizes:
                 raise DataError(f"{path}: there is no array '{name}' in it")
-        wanted = [name for name in ("X", "y", "record", "split", "r_at") if f"{name}.npy" in sizes]
+        wanted = [name for name in NAMES if f"{name}.npy" in sizes]
         for name in wanted:
             if sizes[f"{name}.npy"] > LIMIT_BYTES:
                 raise DataError(f"{path}: array '{name}' is larger than {LIMIT_BYTES >> 30} GiB")

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from flctl.errors import DataError
 from flctl.learning.beat_files import read_files
-from flctl.learning.beats import LATER, R_AT, RATE_HZ, TRAIN, UNITS_PER_MV, UNSEEN, Beats
+from flctl.learning.beats import LATER, R_AT, RATE_HZ, TRAIN, UNIT, UNITS_PER_MV, UNSEEN, Beats
 from flctl.learning.examples import Cases, Examples, concatenate
 from flctl.learning.origin import Origin, ReadAs
 from flctl.learning.task import Task
@@ -157,9 +157,8 @@ class Ecg(Task):
             "y": whole.labels.astype(np.uint8),
             "record": whole.group,
             "split": np.concatenate([np.full(len(p), split, dtype=np.uint8) for split, p in parts]),
+            "unit": np.array(UNIT),  # or its layout would be found out again, from fewer beats
         }
-        if whole.array.dtype.kind == "f":  # whole numbers are always in the usual layout
-            arrays["r_at"] = np.array(R_AT)
         np.savez(folder / "beats.npz", allow_pickle=False, **arrays)
 
     def inputs(self, x: "Tensor", *, training: bool) -> "Tensor":  # noqa: ARG002

@@ -305,4 +305,10 @@ def test_a_share_is_a_small_file_of_plain_arrays(shares):
     """Anybody's numpy reads it, without unpickling."""
     with np.load(shares / "pi-01" / "beats.npz", allow_pickle=False) as arrays:
         types = {name: arrays[name].dtype for name in arrays}
-    assert types == {"X": np.int16, "y": np.uint8, "record": "<U3", "split": np.uint8}
+    assert types == {
+        "X": np.int16,
+        "y": np.uint8,
+        "record": "<U3",
+        "split": np.uint8,
+        "unit": "<U8",
+    }

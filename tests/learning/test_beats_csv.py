@@ -104,7 +104,7 @@ NAMES = ",".join(["sample"] * 188)
         ("1,2\n3,4", "2 columns; a beat has 187, and one more for its class"),
         ("a,b\nhello,world", "not a CSV file of numbers: could not convert string 'hello'"),
         (f"{ROW},0\n{ROW},x", "could not convert string 'x' to float32 at row 2, column 188"),
-        (ROW.replace(",", "|"), "1 column; a beat has 187"),
+        (ROW.replace(",", ":"), "1 column; a beat has 187"),
         (f"{ROW},2.5", "row 1 has the class 2.5"),
         (f"{ROW},nan", "row 1 has the class nan"),
         (f"{NAMES}\n{ROW},0\n{ROW},2.5", "row 3 has the class 2.5"),
@@ -287,3 +287,195 @@ def test_a_share_of_moved_beats_is_read_back_as_it_is(tmp_path):
     (tmp_path / "share").mkdir()
     Ecg().write(tmp_path / "share", train.select(np.arange(2)), {})
     assert np.array_equal(Ecg().train_data(tmp_path / "share").x, train.x[:2])
+
+
+def lines_of(rows, first=None):
+    lines = [",".join(f"{v:g}" for v in row) for row in rows]
+    return "\n".join([first, *lines] if first else lines)
+
+
+S = [f"s{i}" for i in range(187)]
+OTHERWISE = sorted(range(187), key=str)
+"""As a program sorts names that begin with a number."""
+NAMED = {
+    "class first": ("beat_type", S, range(187)),
+    "class first, in another spelling": ("Beat Class", S, range(187)),
+    "another order": ("class", [str(i) for i in OTHERWISE], OTHERWISE),
+    "backwards": ("class", S[::-1], range(186, -1, -1)),
+    "seconds": ("class", [f"t={i / 125:.3f}" for i in OTHERWISE], OTHERWISE),
+}
+
+
+@pytest.mark.parametrize(("name", "names", "order"), NAMED.values(), ids=NAMED.keys())
+def test_names_decide_on_class_and_order(tmp_path, name, names, order):
+    """A column that is named as the class, wherever it is; numbers in names sort the samples."""
+    rows = np.c_[Y, beats(30)[:, list(order)]]
+    (tmp_path / "b.csv").write_text(lines_of(rows, ",".join([name, *names])))
+    found = read_csv(tmp_path / "b.csv")
+    assert np.array_equal(found.x, beats(30))
+    assert found.y.tolist() == Y.tolist()
+
+
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("name", ["patient", "rr_prev"])
+def test_a_column_of_another_name_is_not_the_class(tmp_path, first, name):
+    """It is passed over, and that is said; who needs a class learns what to do."""
+    rows = np.c_[Y % 3, beats(30)] if first else np.c_[beats(30), Y % 3]
+    path = tmp_path / "b.csv"
+    path.write_text(lines_of(rows, ",".join([name, *S] if first else [*S, name])))
+    found = read_csv(path, labelled=False)
+    assert np.array_equal(found.x, beats(30))
+    assert found.y is None
+    assert found.facts["columns passed over"] == name
+    assert not found.as_documented
+    with pytest.raises(DataError, match=f"is missing, unless it is {name}: name it 'class'"):
+        read_csv(path)
+    path.write_text(
+        lines_of(np.c_[rows, Y], ",".join([name, *S, "y"] if first else [*S, name, "y"]))
+    )
+    assert np.array_equal(read_csv(path).x, beats(30))
+
+
+ORDERS = {"shuffled": Y[::-1], "beginning like numbers of rows": Y, "of one class": Y * 0}
+
+
+@pytest.mark.parametrize("kaggle", [False, True])
+@pytest.mark.parametrize("classes", ORDERS.values(), ids=ORDERS.keys())
+def test_without_names_a_class_that_stands_first_is_not_misread(tmp_path, kaggle, classes):
+    """Which column it is cannot be told; that is one line."""
+    rows = np.c_[classes, as_kaggle(beats(30)) if kaggle else beats(30)]
+    (tmp_path / "b.csv").write_text(lines_of(rows))
+    with pytest.raises(DataError, match="may be the first column or the last one: name it 'class'"):
+        read_csv(tmp_path / "b.csv", labelled=False)
+
+
+def test_names_in_an_unusual_order_are_no_beat(tmp_path):
+    """Numbers without a class."""
+    rows = beats(30)[:, OTHERWISE]
+    (tmp_path / "b.csv").write_text(lines_of(rows, ",".join(map(str, OTHERWISE))))
+    assert np.array_equal(read_csv(tmp_path / "b.csv", labelled=False).x, beats(30))
+
+
+def test_names_between_beats_are_passed_over_or_refused(tmp_path):
+    """Files written one after another."""
+    part = lines_of(beats(30), ",".join(NUMBERS)) + "\n"
+    (tmp_path / "b.csv").write_text(part * 2)
+    assert len(read_csv(tmp_path / "b.csv", labelled=False).x) == 60
+    (tmp_path / "b.csv").write_text(lines_of(beats(30)) + "\n" + part)
+    with pytest.raises(DataError, match="names of columns, in numbers, among the beats"):
+        read_csv(tmp_path / "b.csv", labelled=False)
+
+
+def test_a_row_with_a_gap_does_not_change_others(tmp_path):
+    """Whatever they end with."""
+    rows = beats(30)
+    rows[:, -3:] = rows[:, -3:-2]
+    rows[2:, :100] += 50
+    text = lines_of(rows).split("\n")
+    text[1] = ",".join(text[1].split(",")[:150]) + "," * 37
+    (tmp_path / "b.csv").write_text("\n".join(text))
+    found = read_csv(tmp_path / "b.csv", labelled=False).x
+    assert np.array_equal(np.delete(found, 1, 0), np.delete(rows, 1, 0))
+
+
+def test_a_missing_number_at_the_start_is_no_comment(tmp_path):
+    """Excel's #N/A."""
+    text = lines_of(beats(30)).split("\n")
+    text[3] = "#N/A," + text[3].split(",", 1)[1]
+    (tmp_path / "b.csv").write_text("\n".join(text))
+    with pytest.raises(DataError, match="example 3 holds NaN"):
+        Ecg().cases(tmp_path / "b.csv")
+
+
+OFFSETS = {
+    "10 bits": lambda x: np.round(512 + x),
+    "10 bits, small": lambda x: np.round(512 + 0.6 * x),
+    "12 bits": lambda x: np.round(2048 + 1.6 * x),
+    "mV and a direct voltage": lambda x: x / 200 + 4,
+}
+
+
+@pytest.mark.parametrize("offset", OFFSETS.values(), ids=OFFSETS.keys())
+def test_a_baseline_is_taken_away_however_near_to_the_beats(tmp_path, offset):
+    """Of a converter as of an amplifier."""
+    found = read_csv(write(tmp_path / "b.csv", offset(beats(30))), labelled=False)
+    assert abs(np.median(found.x)) < 5
+    assert "baseline taken away" in found.facts
+    assert not found.as_documented
+
+
+@pytest.mark.parametrize("kind", [np.int16, np.int32, np.uint16, np.float32])
+def test_a_baseline_of_whole_numbers_in_an_archive_is_taken_away(tmp_path, kind):
+    """As docs/ecg.md says of tables in .npz files."""
+    np.savez(tmp_path / "b.npz", X=(beats(30) + 1024).astype(kind))
+    found = read_npz(tmp_path / "b.npz", labelled=False)
+    assert abs(np.median(found.x)) < 5
+    assert "baseline taken away" in found.facts
+
+
+def test_an_archive_may_say_where_its_r_peaks_are(tmp_path):
+    """The unit is found out all the same."""
+    rows = np.roll(beats(30), 28, axis=1) / 200
+    np.savez(tmp_path / "b.npz", X=rows, r_at=90)
+    found = read_npz(tmp_path / "b.npz", labelled=False)
+    assert (found.x.argmax(axis=1) == 62).all()
+    assert np.allclose(found.x[:, 20:130], beats(30)[:, 20:130], atol=0.01)
+
+
+@pytest.mark.parametrize(
+    ("also", "message"),
+    [
+        ({"r_at": "x"}, "r_at is not one whole number from 0 to 186"),
+        ({"r_at": 187}, "r_at is not one whole number"),
+        ({"r_at": [62, 62]}, "r_at is not one whole number"),
+        ({"unit": "mV"}, "unit is not '1/200 mV'; leave it out"),
+        ({"record": np.array([b"\xff\xfe"] * 30)}, "record is not text"),
+    ],
+)
+def test_a_bad_array_beside_the_beats_is_an_error_of_one_line(tmp_path, also, message):
+    """Of any kind."""
+    np.savez(tmp_path / "b.npz", X=beats(30), **also)
+    with pytest.raises(DataError, match=message):
+        read_npz(tmp_path / "b.npz", labelled=False)
+
+
+@pytest.mark.parametrize("mark", [",", "."])
+def test_marks_of_thousands_are_refused(tmp_path, mark):
+    """1,024 is not 1.024."""
+    rows = beats(30) * 8
+    text = "\n".join(";".join(f"{int(v):,}".replace(",", mark) for v in row) for row in rows)
+    (tmp_path / "b.csv").write_text(text)
+    with pytest.raises(DataError, match="may be a thousand times as much"):
+        read_csv(tmp_path / "b.csv", labelled=False)
+    write(tmp_path / "b.csv", beats(30))
+    text = (tmp_path / "b.csv").read_text().replace(",", ".000" + ",").replace("\n", ".000\n")
+    (tmp_path / "b.csv").write_text(text)
+    assert np.array_equal(read_csv(tmp_path / "b.csv", labelled=False).x, beats(30))
+
+
+def test_excels_first_line_bars_and_a_column_of_decimal_commas_are_read(tmp_path):
+    """And names that are empty but for the class."""
+    path, rows = tmp_path / "b.csv", np.c_[beats(30), Y]
+    path.write_text("sep=;\n" + lines_of(rows, ",".join([*S, "class"])).replace(",", ";"))
+    assert np.array_equal(read_csv(path).x, beats(30))
+    path.write_text(lines_of(rows).replace(",", "|"))
+    assert np.array_equal(read_csv(path).x, beats(30))
+    path.write_text(lines_of(rows, "," * 187 + "class"))
+    assert np.array_equal(read_csv(path).x, beats(30))
+    path.write_text("\n".join(f"{v:.3f}".replace(".", ",") for v in beats(1)[0]))
+    assert np.array_equal(read_csv(path, labelled=False).x, beats(1))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (lines_of(np.c_[beats(30), Y, Y]), "189 columns; .* a first row of names"),
+        (lines_of(np.c_[beats(30), Y - 1]), "row 1 has the class -1"),
+        (lines_of(beats(3)).encode("utf-16"), "not text in UTF-8"),
+    ],
+)
+def test_a_line_says_what_to_do(tmp_path, text, message):
+    """With names, or in another encoding."""
+    (tmp_path / "b.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(DataError, match=message):
+        read_csv(tmp_path / "b.csv")
