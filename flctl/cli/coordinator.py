@@ -97,7 +97,7 @@ def coordinator(
         key = shown(server_key)
         print_line(
             f"coordinator  {endpoint}\nserver key   {key}\nAn agent joins with:\n"
-            f"  flctl keys token --state {shlex.quote(str(here.folder))} > token\n"
+            f"  (umask 077; flctl keys token --state {shlex.quote(str(here.folder))} > token)\n"
             f"  flctl agent --coordinator {_reachable(endpoint)} --server-key {key} "
             "--join-token-file token --state DIR --data PATH"
         )

@@ -83,7 +83,11 @@ def list_(at: At, json: Json = False) -> None:
         output.print_line(line)
 
 
-@command(app, "flctl keys token > token", "flctl keys token --uses 20 --ttl 1h --shards 20 > token")
+@command(
+    app,
+    "(umask 077; flctl keys token > token)",
+    "(umask 077; flctl keys token --uses 20 --ttl 1h --shards 20 > token)",
+)
 def token(
     at: At,
     dealing: Dealing,

@@ -22,6 +22,7 @@ from flctl.fleet import answers
 from flctl.transport.addresses import LOCK
 from flctl.transport.blobs import Download
 from flctl.transport.channel import Frame, Link, LinkEvent
+from flctl.transport.keypair import shown
 from flctl.wire import framing
 from flctl.wire.messages import (
     Answer,
@@ -181,9 +182,10 @@ class Connection:
         )
 
     def _refused(self, why: str) -> AccessError:
+        key = shown(self._key)
         return AccessError(
-            f"the coordinator at {self.where} does not let in this key ('{self._key}'): {why}; "
-            f"whoever may steer it can, with: flctl keys add NAME '{self._key}' --role admin"
+            f"the coordinator at {self.where} does not let in this key ({key}): {why}; "
+            f"whoever may steer it can, with: flctl keys add NAME {key} --role admin"
         )
 
     def download(self, download: Download, run: str, round_id: int) -> None:

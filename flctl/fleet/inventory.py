@@ -4,6 +4,8 @@ Ansible itself is asked, so that every variable counts as it does in a playbook.
 installed, what it has said elsewhere is read: `ansible-inventory -i FILE --list > fleet.json`.
 """
 
+import contextlib
+import itertools
 import os
 import re
 import shutil
@@ -19,7 +21,7 @@ import msgspec
 from msgspec import Struct
 
 from flctl.errors import NOT_DECODED, UsageError, printable
-from flctl.files import absent
+from flctl.files import absent, read_small
 from flctl.settings import AgentName
 
 AGENTS = "flctl_agents"
@@ -30,6 +32,9 @@ BYTES = 32 * 1024 * 1024
 ANSWER_S = 120.0
 VAULT = b"$ANSIBLE_VAULT"
 FILES = 10_000
+MOST_HOSTS = 10_000
+"""That the ranges of an inventory may name: Ansible makes a list of all before it says a word."""
+_RANGE = re.compile(r"\[(\d+):(\d+)(?::(\d+))?\]")
 _REASON = re.compile(r"with '(\w+)' plugin: (.+)")
 
 
@@ -108,6 +113,7 @@ def list_hosts(path: Path, environment: Mapping[str, str] | None = None) -> List
             f"'flctl[ansible]', or name the file that it writes elsewhere: {LISTING} -i FILE "
             "--list > fleet.json",
         )
+    _expect_few(path)
     answer = _ask(program, path, environment)
     if answer.returncode and b"vault secrets" in answer.stderr:
         # What is needed here is seldom secret, and everything else is read without a password.
@@ -173,6 +179,33 @@ def _without_vaults(path: Path, folder: Path) -> Path:
     return folder if path.is_dir() else folder / path.name
 
 
+def _expect_few(path: Path) -> None:
+    """Raises UsageError where the ranges of hosts name too many."""
+    hosts = 0
+    for file in itertools.islice(_files(path), FILES):
+        for number, host in _first_words(file):
+            named = 1
+            for begin, end, step in _RANGE.findall(host):
+                named *= max(0, int(end) - int(begin) + 1) // max(1, int(step or 1)) or 1
+            hosts += named if named > 1 else 0
+            if hosts > MOST_HOSTS:
+                what = f"{host[:80]} names {named:,} hosts" if named > 1 else host[:80]
+                where = f"{file.name}, line {number}" if path.is_dir() else f"line {number}"
+                raise _fault(path, f"{where}: {what}; {MOST_HOSTS:,} at most in all ranges")
+
+
+def _first_words(file: Path) -> Iterator[tuple[int, str]]:
+    """Of each line of a text, with its number: a host, or a group."""
+    if os.access(file, os.X_OK):
+        return  # a program, which says itself whom it names
+    with contextlib.suppress(OSError):
+        text = read_small(file, BYTES).decode(errors="replace")
+        for number, line in enumerate(text.splitlines(), start=1):
+            word = line.lstrip().removeprefix("- ").split(maxsplit=1)[:1]
+            if word and not word[0].startswith(("#", ";")):
+                yield number, word[0].strip("\"':")
+
+
 def _files(part: Path) -> Iterator[Path]:
     if part.is_dir():
         yield from (file for file in part.rglob("*") if file.is_file())
@@ -186,6 +219,11 @@ def _reason(stderr: bytes, path: Path) -> str:
     reasons = dict(_REASON.findall(said))
     kind = "yaml" if path.suffix in (".yml", ".yaml", ".json") else "ini"
     text = reasons.get(kind) or next(iter(reasons.values()), "")
+    if "to unpack" in text or "invalid literal" in text:  # Python's words for a bracket
+        odd = next(((n, w) for n, w in _first_words(path) if w.count("[") != w.count("]")), None)
+        text = f"line {odd[0]}: '{odd[1][:80]}': its bracket is not closed" if odd else (
+            "a range of hosts that is none; it is written as in pi-[01:12]"
+        )  # fmt: skip
     where = re.search(rf"{re.escape(str(path))}:(\d+)", said)
     line = f"line {where[1]}: " if where else ""
     if not text:

@@ -43,6 +43,18 @@ def test_the_status_of_hundreds_of_agents_arrives(fleet: MemoryFleet):
         assert operator.status()["agents"][5]["name"] == names[5]
 
 
+def test_who_still_offers_while_no_run_is_in_progress_is_ready(fleet: MemoryFleet):
+    """It holds the update of a run that was stopped: an upgrade need not wait for that."""
+    assert fleet.coordinator is not None
+    member = fleet.coordinator.roster.member("pi-01")
+    fleet.until(lambda: member.ready)
+    fleet.step(1.0)
+    with console(fleet) as operator:
+        member.state = "offering"
+        assert operator.status()["agents"][0]["state"] == "ready"
+        assert fleet.status("pi-01")["state"] == "offering"  # as it is shown during a run
+
+
 def test_who_watches_anew_is_told_once(fleet: MemoryFleet):
     """An operator asks again whenever it was quiet for long: in a week, thirty thousand times."""
     run = fleet.start_run(rounds=1)

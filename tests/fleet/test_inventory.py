@@ -161,3 +161,28 @@ def test_an_ansible_that_does_not_answer_is_ended(tmp_path, monkeypatch):
     monkeypatch.setattr(inventory, "ansible", lambda _: str(slow))
     monkeypatch.setattr(inventory, "ANSWER_S", 0.2)
     assert "has not answered within" in refusal(write(tmp_path, {"hosts": "pi-01\n"}))
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[flctl_agents\npi-01\n", "line 1: '[flctl_agents': its bracket is not closed"),
+        ("[flctl_agents]\npi-[1:2\n", "line 2: 'pi-[1:2': its bracket is not closed"),
+        ("pi-[1:x]\n", "written as in pi-[01:12]"),
+        ("[lab]\npi-[00001:99999999]\n", "line 2: pi-[00001:99999999] names 99,999,999 hosts"),
+        ("pi-[1:999]-[1:999] ansible_user=pi\n", "line 1: pi-[1:999]-[1:999] names 998,001 hosts"),
+        ("a-[1:6000]\nb-[1:6000]\n", "line 2: b-[1:6000] names 6,000 hosts; 10,000 at most in all"),
+        ("all:\n  hosts:\n    pi-[1:99999999]:\n", "line 3: pi-[1:99999999] names 99,999,999"),
+    ],
+)
+def test_a_slip_in_a_range_is_one_line_at_once(tmp_path: Path, text: str, told: str):
+    """Python's own words say nothing, and of a hundred million hosts Ansible says none."""
+    name = "hosts.yml" if text.startswith("all:") else "hosts"
+    assert told in refusal(write(tmp_path, {name: text}))
+
+
+def test_a_range_of_many_is_read(tmp_path: Path):
+    assert (
+        len(read_inventory(write(tmp_path, {"hosts": "# pi-[1:99999999]\npi-[0001:2000:2]\n"})))
+        == 1000
+    )

@@ -131,6 +131,7 @@ class Control:
                     coordinator.roster.members.get(name) or Member(name),
                     now,
                     name in coordinator.roster.cordoned,
+                    coordinator.training is not None,
                 )
                 for name in sorted(names)
             ],

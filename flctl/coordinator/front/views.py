@@ -57,12 +57,16 @@ def shown_waiting(waiting: Waiting) -> dict[str, Any]:
     }
 
 
-def agent_status(member: Member, now: float, cordoned: bool = False) -> dict[str, Any]:
-    """One agent as `flctl status --json` shows it."""
+def agent_status(
+    member: Member, now: float, cordoned: bool = False, in_run: bool = True
+) -> dict[str, Any]:
+    """One agent as `flctl status --json` shows it. What it still offers while no run is in progress
+    is of a run that was stopped: it can be asked for something else."""
     hello, telemetry = member.hello, member.telemetry
+    offers_only = member.state == "offering" and not in_run
     shown: dict[str, Any] = {
         "name": member.name,
-        "state": member.state,
+        "state": "ready" if offers_only else member.state,
         "ready": member.ready,
         "cordoned": cordoned,
         "version": hello.version if hello else None,
