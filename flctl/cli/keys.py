@@ -1,7 +1,10 @@
 """`flctl keys`: who may connect, and as what."""
 
+import os
+import stat
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -106,7 +109,7 @@ def token(
     --shard auto gets its own part, and the same part when it reconnects. When an agent is
     revoked, its part goes to the next agent that joins.
     """
-    from flctl.terminal.output import hint, print_line
+    from flctl.terminal.output import hint, print_line, warn
 
     lasts_s = seconds(ttl, "--ttl")
     if role not in ("agent", "evaluate"):
@@ -114,6 +117,10 @@ def token(
     dealt = deal(shards, dealing)
     with _book(at) as book:
         print_line(book.token(lasts_s, uses, dealt, role == "evaluate"))
+    with suppress(OSError, ValueError):  # no file at all
+        mode = os.fstat(sys.stdout.fileno()).st_mode
+        if stat.S_ISREG(mode) and mode & 0o077:
+            warn("others on this machine can read the file of the token: chmod 600 FILE")
     hint(f"good for {uses} within {ttl}; use it with: flctl agent --join-token-file FILE")
 
 

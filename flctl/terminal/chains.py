@@ -19,13 +19,6 @@ def given(head: str | None) -> str | None:
     return head
 
 
-def shown(chain: Mapping[str, Any] | None) -> str | None:
-    """For `runs show`; None when a coordinator of an older version says nothing about it."""
-    if not chain:
-        return None
-    return wrong(chain) or f"{chain['lines']} chained lines, head {chain['head']}"
-
-
 def wrong(chain: Mapping[str, Any]) -> str | None:
     """Why the lines do not vouch for each other; None when they do."""
     if chain["fault"]:

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from flctl.core.history import History
 from flctl.core.metrics import in_words, label, named
-from flctl.formats import figure, size, span
+from flctl.formats import counted, figure, size, span
 from flctl.terminal import chains, output
 from flctl.terminal.tables import Table
 
@@ -50,8 +50,12 @@ def show_run(found: Mapping[str, Any], history: History, resumable: bool, option
             output.print_line(f"{name:<11} {found[name]}")
     if compression != "none":
         output.print_line(f"{'compression':<11} {compression}")
-    if chain := chains.shown(found.get("chain")):
-        output.print_line(f"{'journal':<11} {chain}")
+    if chain := found.get("chain"):  # a coordinator of an older version says nothing about it
+        fault = chains.wrong(chain)
+        what = fault or counted(chain["lines"], "chained line")
+        output.print_line(f"{'journal':<11} {what}")
+        if not fault:  # a head to copy, too
+            output.print_line(f"{'head':<11} {chain['head']}")
     at_fault = "begin a new run" in (found["reason"] or "")
     if resumable and found["state"] in ("paused", "stopped") and not at_fault:
         task = output.task_option(found["task"])

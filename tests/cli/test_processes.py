@@ -75,6 +75,21 @@ def home(tmp_path):
         process.communicate()
 
 
+@pytest.mark.parametrize(("mode", "told"), [(0o644, True), (0o600, False)])
+def test_a_token_file_that_others_can_read_is_told_of(tmp_path, mode, told):
+    """The shell has made it as its umask says; the token is in it all the same."""
+    file = tmp_path / "token"
+    file.touch(mode)
+    file.chmod(mode)
+    with file.open("w") as out:
+        done = subprocess.run(
+            [sys.executable, "-m", "flctl", "keys", "token", "--state", tmp_path / "state"],
+            stdout=out, stderr=subprocess.PIPE, text=True, check=True, timeout=60,
+        )  # fmt: skip
+    assert ("chmod 600" in done.stderr) == told and file.read_text().strip()
+    assert done.stderr.count("\n") == int(told)
+
+
 def test_a_fleet_by_hand(home, beats, tmp_path):
     """The commands of the README, one after the other: a token, two agents, a run, what is left."""
     token = tmp_path / "token"

@@ -62,7 +62,10 @@ def test_runs(run, flctl):
     shown = json.loads(flctl("runs", "show", name, "--json").out)
     assert shown["settings"]["batch_size"] == 32
     assert [e["round"] for e in shown["events"] if e["event"] == "round"] == [1, 2]
-    assert "pi-02" in flctl("runs", "show", name[:-2]).out
+    out = flctl("runs", "show", name[:-2]).out
+    assert "pi-02" in out
+    journal, head = (line for line in out.splitlines() if line.startswith(("journal", "head")))
+    assert journal.endswith("chained lines") and len(journal) < 60 and len(head) == 12 + 64
     replayed = flctl("runs", "replay", name)
     assert replayed.code == 0
     assert "2 rounds computed again, the same" in replayed.out
