@@ -2,6 +2,7 @@
 
 import glob
 import logging
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,9 +11,9 @@ from typing import Protocol
 
 from msgspec.structs import replace
 
-from flctl.errors import DataError, NothingToUse, OtherData
+from flctl.errors import DataError, NothingToUse, OtherData, one_line
 from flctl.files import absent
-from flctl.learning.beats import Beats
+from flctl.learning.beats import WINDOW, Beats
 from flctl.learning.beats_csv import read_csv
 from flctl.learning.beats_npz import read_npz
 from flctl.learning.beats_wfdb import read_record
@@ -22,6 +23,7 @@ from flctl.learning.wfdb_headers import segments_of
 
 logger = logging.getLogger(__name__)
 
+LINE_BYTES = 8192
 TOLD_EVERY_S = 2.0
 KEPT_BYTES = 256 * 1024**2
 """What is kept in memory of files that were read, because each agent of a simulated fleet
@@ -34,6 +36,22 @@ class Reader(Protocol):
 
 READERS: dict[str, Reader] = {".npz": read_npz, ".csv": read_csv, ".hea": read_record}
 """By the suffix of the files that stand for one set of beats each."""
+LIKE_DATA = frozenset(
+    (
+        ".gz",
+        ".bz2",
+        ".xz",
+        ".zip",
+        ".tsv",
+        ".tab",
+        ".xlsx",
+        ".xls",
+        ".parquet",
+        ".npy",
+        ".edf",
+    )
+)
+"""Suffixes of what a person may believe to be read."""
 
 
 @dataclass(frozen=True)
@@ -97,14 +115,14 @@ def _read(
             origins.append(Origin(file=str(file), problem=str(error).removeprefix(f"{path}: ")))
     if not beats:
         raise DataError(f"{path}: none of its {len(files)} files can be used: {origins[0].problem}")
-    return BeatFiles(beats, origins)
+    return BeatFiles(beats, origins + _not_read(path))
 
 
 def _files(path: Path, read_as: ReadAs) -> tuple[list[Path], ReadAs]:
     """Of records their headers. Raises DataError when there is nothing to read."""
     if path.is_dir():
         there = sorted(file for file in path.iterdir() if file.is_file())
-        files = [file for file in there if file.suffix.lower() in READERS]
+        files = [file for file in there if file.suffix.lower() in READERS and not _hidden(file)]
         _check_signals(there)
         if not files:
             if (path / MANIFEST).exists():
@@ -117,6 +135,8 @@ def _files(path: Path, read_as: ReadAs) -> tuple[list[Path], ReadAs]:
         return whole, read_as
     if not path.exists():
         raise DataError(f"{path}: {absent(path)}")
+    if not path.is_file():  # a pipe would be waited for, a device never ends
+        raise OtherData(f"{path}: is neither a file nor a folder")
     if path.suffix.lower() in READERS:
         return [path], read_as
     if path.suffix == ".dat" or (path.suffix and path.with_suffix(".hea").exists()):
@@ -126,6 +146,33 @@ def _files(path: Path, read_as: ReadAs) -> tuple[list[Path], ReadAs]:
     if path.suffix == ".atr":
         return [path.with_suffix(".hea")], read_as
     raise OtherData(f"{path}: heartbeats are not read from such a file ({_known_types()})")
+
+
+def _hidden(file: Path) -> bool:
+    """Such as the ._a.csv that a Mac leaves beside a.csv."""
+    return file.name.startswith(".")
+
+
+def _not_read(path: Path) -> list[Origin]:
+    """What looks like data in a folder, but is of no kind that is read."""
+    if not path.is_dir():
+        return []
+    names = sorted(
+        file.name for file in path.iterdir() if file.is_file() and _looks_like_data(file)
+    )
+    if not names:
+        return []
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    problem = f"{one_line(', '.join(names[:5]), 200)}{more}: only {_known_types()} are read"
+    return [Origin(file=str(path), problem=problem)]
+
+
+def _looks_like_data(file: Path) -> bool:
+    suffix = file.suffix.lower()
+    if suffix == ".txt":  # a table, or a word about the others
+        with file.open("rb") as opened:
+            return len(re.split(rb"[\s,;|]+", opened.readline(LINE_BYTES))) > WINDOW // 2
+    return suffix in LIKE_DATA or (_hidden(file) and suffix in READERS)
 
 
 def _check_signals(there: Sequence[Path]) -> None:

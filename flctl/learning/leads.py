@@ -16,7 +16,7 @@ LIKE = (
     ("v4", "v6", "cm4", "cm6", "d4"),
     ("avf", "iii", "d3", "diii", "mliii", "ml3"),
     ("v", "v3", "v2", "v1", "cm1", "cm2", "cm3", "cc1", "mcl1", "mcl6", "mcl"),
-    ("v3r", "v4r", "v7", "v8", "v9", "vx", "vy", "vz", "es", "as", "ai"),
+    ("v3r", "v4r", "v7", "v8", "v9", "vx", "vy", "vz"),
     ("avl",),
     ("avr",),
 )
@@ -31,6 +31,8 @@ OTHERS = (
     "spo2", "sao2", "so2", "eeg", "eog", "emg", "co2", "etco2", "gsr", "eda", "temp", "imp",
     "flow", "airflow", "snore", "impedance", "arterial", "acc", "gyro", "hr", "pulse", "sound",
     "pcg", "scg", "noise", "pressure", "marker", "trigger", "derived", "edr",
+    "sqi", "quality", "status", "flag", "valid", "leadoff", "off", "contact", "battery", "rate",
+    "rr", "event",
 )  # fmt: skip
 """Beginnings of words that name what is no ECG."""
 MV_PER = {
@@ -116,7 +118,7 @@ def _words(name: str | None) -> list[str]:
 
 
 def _begins(word: str) -> bool:
-    short = {"bp", "hr", "art", "imp", "acc", "so2", "temp", "flow"}
+    short = {"bp", "hr", "art", "imp", "acc", "so2", "temp", "flow", "off", "rate", "rr"}
     return any(word == other or (other not in short and word.startswith(other)) for other in OTHERS)
 
 

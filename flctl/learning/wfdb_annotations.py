@@ -86,8 +86,7 @@ def _read(record: Record, annotator: str) -> Annotations:
     if ending != END:
         raise DataError(f"{name}: {file} is cut off: the mark at its end is missing")
     sample = np.asarray(found.sample, dtype=np.float64)
-    if found.fs:
-        sample = sample * (record.rate_hz / found.fs)
+    sample *= record.rate_hz / found.fs if found.fs else record.per_frame
     symbol = np.array([s if isinstance(s, str) else "" for s in found.symbol], dtype=np.str_)
     beyond = (sample < 0) | (sample > record.length - 1)
     if beyond.sum() > max(1, FEW_BEYOND * len(sample)):

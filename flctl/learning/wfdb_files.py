@@ -36,6 +36,8 @@ class Section:
     """That the lead is in."""
     signals: int = 1
     """Samples of all signals in one of its frames, which are read together."""
+    per_frame: int = 1
+    """Samples of the lead in one of its frames."""
     mv_per: float = 1.0
     checksum: int = 0
     """Of all samples, modulo 65536; 0: not known."""
@@ -54,6 +56,8 @@ class Record:
     length: int
     """Samples at that rate."""
     sections: list[Section] = field(default_factory=list)
+    per_frame: int = 1
+    """Samples of the lead for each sample that annotations count."""
 
     @property
     def ratio(self) -> Fraction:
@@ -72,7 +76,7 @@ class Record:
             if section.channel is None:
                 continue
             last = min(end, section.first + section.length)
-            step = max(1, AT_ONCE // section.signals)
+            step = max(1, AT_ONCE // section.signals) * section.per_frame
             for a in range(max(first, section.first), last, step):
                 b = min(a + step, last)
                 mv[a - first : b - first] = _read(section, a - section.first, b - section.first)
@@ -127,18 +131,21 @@ def pieces(record: Record, core_s: float, margin_s: float) -> Iterator[Piece]:
 
 
 def _read(section: Section, first: int, end: int) -> NDArray[np.float64]:
-    header = section.header
+    header, each = section.header, section.per_frame
+    frame = first // each
     with told(header, f"{section.file} cannot be read"):
         part = the_package(header).rdrecord(
             str(header.with_suffix("")),
-            sampfrom=first,
-            sampto=end,
+            sampfrom=frame,
+            sampto=-(-end // each),
             channels=[section.channel],
             physical=False,
+            smooth_frames=False,
         )
-        new = part.d_signal[max(0, section.read - first) :]
+        wanted = slice(first - frame * each, end - frame * each)
+        new = part.e_d_signal[0][wanted][max(0, section.read - first) :]
         section.sum, section.read = section.sum + int(new.sum()), max(section.read, end)
-        mv: NDArray[np.float64] = part.dac(return_res=64)[:, 0] * section.mv_per
+        mv: NDArray[np.float64] = part.dac(expanded=True)[0][wanted] * section.mv_per
     return mv
 
 

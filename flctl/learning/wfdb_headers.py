@@ -5,6 +5,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from flctl.errors import DataError, NothingToUse
 from flctl.learning import leads
 from flctl.learning.beats import LIMIT_BYTES
@@ -36,13 +38,22 @@ def open_record(header: Path, lead: str | None = None) -> Record:
     """
     said = _header(header)
     name = name_of(header)
-    if not SLOWEST_HZ <= said.fs <= FASTEST_HZ:
-        raise NothingToUse(f"{name}: {said.fs:g} samples a second are no ECG's")
     if (said.sig_len or 0) * 8 > LIMIT_BYTES:
         raise DataError(f"{name}: larger than {LIMIT_BYTES >> 30} GiB; cut it into several")
     parts = list(_parts(header, said))
     chosen, unit = _choose(name, parts, lead)
+    each = {part.samps_per_frame[at] or 1 for _, part in parts
+            if (at := leads.place(chosen, part.sig_name)) is not None}  # fmt: skip
+    if len(each) != 1:
+        raise DataError(f"{name}: its lead {chosen} is not of one rate in all segments")
+    per_frame = each.pop()
+    rate_hz = float(said.fs) * per_frame
+    if not SLOWEST_HZ <= rate_hz <= FASTEST_HZ:
+        raise NothingToUse(f"{name}: {rate_hz:g} samples a second are no ECG's")
     for section, part in parts:
+        section.first *= per_frame
+        section.length *= per_frame
+        section.per_frame = per_frame
         section.channel = leads.place(chosen, part.sig_name)
         at = section.channel
         if at is None:
@@ -50,23 +61,28 @@ def open_record(header: Path, lead: str | None = None) -> Record:
         section.signals = sum(part.samps_per_frame)
         section.file = part.file_name[at]
         section.mv_per = leads.millivolts(part.units[at]) or 1.0
-        if part.samps_per_frame[at] == 1 and part.checksum[at]:
+        if part.checksum[at]:
             section.checksum = part.checksum[at]
     sections = [section for section, _ in parts]
-    return Record(header, chosen, unit, float(said.fs), int(said.sig_len), sections)
+    return Record(header, chosen, unit, rate_hz, int(said.sig_len) * per_frame, sections, per_frame)
 
 
 def segments_of(header: Path) -> list[str]:
     """Names of the records that are parts of this one. Raises DataError."""
     try:
         with header.open("rb") as file:
-            lines = file.read(HEADER_BYTES).decode("latin-1").splitlines()
+            said = _said(file.read(HEADER_BYTES))
     except OSError as error:
         raise DataError(f"{header}: cannot be read: {error.strerror or error}") from error
-    said = [line.split() for line in lines if line.strip() and not line.startswith("#")]
     if not said or "/" not in said[0][0]:
         return []
     return [words[0] for words in said[1:] if words[0] != GAP]
+
+
+def _said(content: bytes) -> list[list[str]]:
+    """The words of each line that is no comment."""
+    lines = content.decode("latin-1").splitlines()
+    return [line.split() for line in lines if line.strip() and not line.startswith("#")]
 
 
 def _header(header: Path) -> Any:
@@ -81,6 +97,9 @@ def _header(header: Path) -> Any:
         control = _CONTROL.search(header.read_bytes())
     if control:
         raise DataError(f"{name}: {damaged}: it holds control characters")
+    rate = _said(header.read_bytes())[0][2:3]
+    if rate and not re.match(r"[\d.]", rate[0]):  # wfdb would take another one
+        raise DataError(f"{name}: {damaged}: {rate[0]} is no number of samples a second")
     if said.record_name != header.stem:
         raise DataError(f"{name}: {header.name} is the header of record {said.record_name}")
     return said
@@ -151,6 +170,8 @@ def _check(header: Path, said: Any) -> None:
         raise NothingToUse(
             f"{name}: {header.name} does not say which signals there are and how long"
         )
+    if not np.isfinite([gain or 0.0 for gain in said.adc_gain]).all():
+        raise DataError(f"{name}: {header.name} has a gain that is no finite number")
     for file in set(said.file_name):
         if Path(file).name != file or not (header.parent / file).is_file():
             raise DataError(f"{name}: {header.name} names {file}, which is not beside it")

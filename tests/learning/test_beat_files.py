@@ -1,5 +1,7 @@
 import itertools
 import logging
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ from wfdb_records import write_record
 
 from flctl.errors import DataError
 from flctl.learning import beat_files
-from flctl.learning.beat_files import read_beats
+from flctl.learning.beat_files import read_beats, read_files
 from flctl.learning.ecg import Ecg
 
 
@@ -89,3 +91,25 @@ def test_for_prediction_classes_need_not_be_known(tmp_path):
     assert Ecg().cases(tmp_path / "b.npz").labelled
     both = Ecg().cases(tmp_path)
     assert (len(both.examples), both.labelled) == (20, False)
+
+
+def test_what_a_folder_holds_beside_is_named(tmp_path):
+    """Packed files, tables of other names, and what a Mac leaves beside its own."""
+    for name in ("b.csv.gz", "c.txt", "d.tsv", "._a.npz"):
+        (tmp_path / name).write_bytes(b"\0\xff")
+    (tmp_path / "c.txt").write_text(",".join(["1"] * 188))
+    (tmp_path / "SHA256SUMS.txt").write_text("0123 a.npz\n" * 200)
+    write(tmp_path / "a.npz")
+    found = read_files(tmp_path, labelled=True)
+    assert [len(part.x) for part in found.beats] == [10]
+    assert found.origins[-1].problem == (
+        "._a.npz, b.csv.gz, c.txt, d.tsv: only *.npz, *.csv, *.hea are read"
+    )
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    """Nor is a device read for ever."""
+    os.mkfifo(tmp_path / "a.csv")
+    for path in (tmp_path / "a.csv", Path("/dev/zero")):
+        with pytest.raises(DataError, match="is neither a file nor a folder"):
+            read_beats(path)

@@ -3,7 +3,7 @@ import sys
 
 import numpy as np
 import pytest
-from wfdb_records import BEATS_S, write_record
+from wfdb_records import BEATS_S, beats_like, write_record
 
 from flctl.errors import DataError
 from flctl.learning import beats_wfdb
@@ -266,6 +266,8 @@ BROKEN = {
     "another unit": (replace("/mV", "/mmHg"), "its lead MLII is in mmHg, not mV"),
     "another format": (replace(" 212 ", " 999 "), r"r1\.dat is of format 999"),
     "slow": (replace(" 360 ", " 1 "), "1 samples a second are no ECG's"),
+    "a rate below 0": (replace(" 360 ", " -360 "), "-360 is no number of samples a second"),
+    "endless gain": (replace(" 212 200", " 212 1e999"), "a gain that is no finite number"),
     "endless": (replace(" 21600", " 99000000000"), "larger than 2 GiB"),
     "atr missing": (lambda h: h.with_suffix(".atr").unlink(), r"there is no r1\.atr"),
     "atr cut": (cut(".atr", 51), r"r1\.atr holds no WFDB annotations, or is damaged"),
@@ -314,3 +316,24 @@ def test_without_the_package_it_says_how_to_get_it(mitdb_dir, monkeypatch):
     monkeypatch.setitem(sys.modules, "wfdb", None)
     with pytest.raises(DataError, match=r"pip install 'flctl\[wfdb\]'"):
         read_record(mitdb_dir / "106.hea")
+
+
+def test_a_lead_of_several_samples_a_frame_is_read_at_its_own_rate(tmp_path):
+    """As monitors store it beside slow signals; its sum is checked as well."""
+    import wfdb
+
+    signal = beats_like(250)
+    slow = np.sin(np.arange(len(signal) // 4) / 9)
+    wfdb.wrsamp("r1", fs=62.5, units=["mV", "mV"], sig_name=["MLII", "RESP"], fmt=["16", "16"],
+                e_p_signal=[signal, slow], samps_per_frame=[4, 1], adc_gain=[200.0, 200.0],
+                baseline=[0, 0], write_dir=str(tmp_path))  # fmt: skip
+    at = np.round(BEATS_S * 62.5).astype(int)
+    wfdb.wrann("r1", "atr", sample=at, symbol=["N"] * len(at), write_dir=str(tmp_path))
+    header = tmp_path / "r1.hea"
+    found = read_record(header)
+    assert (found.facts["lead"], found.facts["rate_hz"]) == ("MLII", 250)
+    assert (np.abs(found.x.argmax(axis=1) - 62) <= 1).all()
+    assert np.allclose(found.x.max(axis=1), 200, atol=8)
+    flip(header)
+    with pytest.raises(DataError, match="the sum of its samples"):
+        read_record(header)

@@ -29,7 +29,8 @@ def test_the_lead_most_like_mlii_is_taken(names, taken):
 @pytest.mark.parametrize(
     "name",
     ["RESP", "ABP", "PLETH", "EEG (C4-A1)", "ECG-derived resp", "CO2", "SpO2", "ch1", "", None,
-     "signal 0", "ART", "EMG", "Resp. Imp."],
+     "signal 0", "ART", "EMG", "Resp. Imp.", "ECG SQI", "ECG quality", "ECG status", "ECG lead off",
+     "SQI_II", "ECG_valid", "V5 quality", "AS", "heart rate ECG"],
 )  # fmt: skip
 def test_what_is_not_named_as_an_ecg_is_never_taken(name):
     """Respiration, pressures, other electrodes, and names that say nothing."""
