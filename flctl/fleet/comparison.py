@@ -18,7 +18,7 @@ from msgspec import Struct, structs
 
 from flctl.core.metrics import from_confusion, mean, metrics_of
 from flctl.errors import RunError
-from flctl.wire.messages import Metrics
+from flctl.wire.messages import VALIDATION, Metrics
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -213,7 +213,8 @@ class _Scene:
         self.clients = Clients(self.task, settings)
         self.own = self.clients.own("test")
         source = for_testing(settings)
-        self.parts = evaluation_parts(self.task, source)
+        parts = evaluation_parts(self.task, source)
+        self.parts = {name: part for name, part in parts.items() if name != VALIDATION} or parts
 
 
 def _always(task: "Task", said: int, targets: "NDArray[np.int64]") -> Metrics:

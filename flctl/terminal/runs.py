@@ -81,7 +81,7 @@ def _rounds(rounds: "Sequence[RoundCommitted]", compressed: bool) -> Table:
     made = output.table(
         ">round", *(f">{label(name)}" for name in names), *chosen, ">took",
         *((">up", ">fewer", ">error") if compressed else ()), ">agents", "~",
-        yields=("error", "fewer", "up", "took"),
+        yields=("validation", "error", "fewer", "up", "took"),
     )  # fmt: skip
     for event in rounds:
         made.add_row(

@@ -270,9 +270,9 @@ def test_status_shows_the_digests_of_tasks(capsys):
     assert told in plain and "eeeeeeeeeeee" not in plain
     terminal().print(picture(found, wide=True))
     wide = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert ["pi-01", "ecg", "eeeeeeeeeeee", "none", "-", "-"] in wide
-    assert ["machines", "aaaaaaaaaaaa", "icu", "75", "25"] in wide
-    assert ["pi-02", "machines", "bbbbbbbbbbbb", "icu", "75", "25"] in wide
+    assert ["pi-01", "ecg", "eeeeeeeeeeee", "none", "-", "-", "-"] in wide
+    assert ["machines", "aaaaaaaaaaaa", "icu", "75", "0", "25"] in wide
+    assert ["pi-02", "machines", "bbbbbbbbbbbb", "icu", "75", "0", "25"] in wide
 
 
 def test_a_thread_that_a_task_leaves_behind_does_not_keep_the_command_from_ending(own, tmp_path):

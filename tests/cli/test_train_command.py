@@ -33,7 +33,7 @@ def test_json_lines(run, tmp_path):
         assert event["participants"] == ["pi-01", "pi-02"]
         assert event["seconds"] > 0
         assert {"values", "source"} <= set(event["metrics"])
-        assert event["updates"]["pi-01"]["examples"] == 36
+        assert event["updates"]["pi-01"]["examples"] == 32
     last = run[-1]
     assert list(last) == ["event", "run", "rounds", "checkpoint", "metrics"]
     assert last["event"] == "finished"

@@ -111,8 +111,8 @@ def test_a_run_without_rounds_cannot_be_replayed(run):
 
 
 def test_what_a_floor_has_left_out_is_left_out_in_the_replay(tmp_path, beats):
-    """Of 18 examples in batches of eight the last two make a batch below the owner's floor."""
-    given = {"task": "ecg", "virtual": 4, "rounds": 2, "data": str(beats), "batch_size": 8,
+    """Of 16 examples in batches of seven the last two make a batch below the owner's floor."""
+    given = {"task": "ecg", "virtual": 4, "rounds": 2, "data": str(beats), "batch_size": 7,
              "drop_last": True, "epochs": 1}  # fmt: skip
     made = VirtualRun.start(tmp_path / "state", given, "the test")
     made.run()

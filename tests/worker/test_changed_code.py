@@ -62,7 +62,7 @@ def test_other_code_than_the_agent_has_announced_is_not_run(file, tmp_path):
         "training": parse(made.settings, "test").local_training(1),
         "residuals": str(tmp_path),
     }
-    assert executor.train(TrainJob(**job, code=made.task_digest), fd, print)[0].claim.examples == 32
+    assert executor.train(TrainJob(**job, code=made.task_digest), fd, print)[0].claim.examples == 28
     with pytest.raises(TaskError, match=f"task '{REF}': its code has changed since this agent"):
         executor.train(TrainJob(**job, code="0" * 64), fd, print)
 
