@@ -36,29 +36,31 @@ def test_describe_counts_classes_parts_and_records(flctl, beats, tmp_path):
     assert (done.code, done.err) == (0, "")
     assert "beats.npz (task ecg): 96 examples" in done.out
     found = rows(done.out)
-    assert found["class"] == ["train", "later", "all", "share"]
-    assert found["N"] == ["24", "8", "32", "33.3%"]
-    assert found["all"] == ["72", "24", "96"]
-    assert found["101"] == ["18", "6", "8", "8", "8", "·", "·", "24"]
+    assert found["class"] == ["train", "validation", "later", "all", "share"]
+    assert found["N"][2:] == ["8", "32", "33.3%"]
+    assert found["all"] == ["64", "8", "24", "96"]
+    assert found["101"] == ["16", "2", "6", "8", "8", "8", "·", "·", "24"]
     assert (tmp_path / "data.png").read_bytes().startswith(PNG)
     told = json.loads(flctl("data", "describe", beats(), "--json").out)
     assert told["task"] == "ecg"
     assert told["parts"]["later"]["classes"] == {"N": 8, "S": 8, "V": 8, "F": 0, "Q": 0}
-    assert told["parts"]["train"]["records"]["104"] == {"N": 6, "S": 6, "V": 6}
+    trained = told["parts"]["train"]["records"]["104"]
+    chosen = told["parts"]["validation"]["records"]["104"]
+    assert {name: trained[name] + chosen.get(name, 0) for name in "NSV"} == dict.fromkeys("NSV", 6)
 
 
 def test_describe_takes_what_ships_with_a_task(flctl):
     """`--task ecg` alone."""
     told = json.loads(flctl("data", "describe", "--task", "ecg", "--json").out)
     counts = {name: part["examples"] for name, part in told["parts"].items()}
-    assert counts == {"train": 4907, "later": 2129, "unseen": 695}
+    assert counts == {"train": 4179, "validation": 728, "later": 2129, "unseen": 695}
 
 
 def test_describe_reads_mnist(flctl, mnist_dir, tmp_path):
     """The genuine files; without records there is no table of them."""
     done = flctl("data", "describe", mnist_dir, "--png", tmp_path / "mnist.png")
     assert (done.code, done.err) == (0, "")
-    assert rows(done.out)["all"] == ["60,000", "10,000", "70,000"]
+    assert rows(done.out)["all"] == ["51,000", "9,000", "10,000", "70,000"]
     assert "record" not in done.out
     assert (tmp_path / "mnist.png").read_bytes().startswith(PNG)
 
@@ -282,8 +284,10 @@ def test_mnist_is_dealt_as_its_four_files(flctl, mnist_dir, tmp_path):
         "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte",
         "train-images-idx3-ubyte", "train-labels-idx1-ubyte",
     ]  # fmt: skip
-    told = flctl("data", "describe", out / "pi-03", "--json")
-    assert json.loads(told.out)["parts"] == agents[2]["parts"]
+    told = json.loads(flctl("data", "describe", out / "pi-03", "--json").out)["parts"]
+    trained = told["train"]["examples"] + told["validation"]["examples"]
+    assert trained == agents[2]["parts"]["train"]["examples"]
+    assert told["test"] == agents[2]["parts"]["test"]
 
 
 def test_data_for_testing_only_are_described_with_a_word_of_warning(flctl, shares):

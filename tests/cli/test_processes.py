@@ -103,7 +103,7 @@ def test_a_fleet_by_hand(home, beats, tmp_path):
                    "--task", "ecg", "--threads", 1)  # fmt: skip
     home.until_ready(2)
     for agent in home.asked("status"):
-        assert agent["examples"] == 72
+        assert agent["examples"] == 64
         assert {"version", "kind", "temperature_c", "rtt_ms", "last_round"} <= set(agent)
 
     inventory = tmp_path / "inventory.ini"

@@ -88,7 +88,7 @@ def test_a_compressed_run_says_what_it_has_saved(flctl, beats, tmp_path, compres
     shown = flctl("runs", "show", events[0]["run"]).out
     assert f"compression {compression}" in shown
     header, figures = (line.split() for line in shown.split("\n\n")[1].splitlines())
-    assert header[5:8] == ["up", "fewer", "error"]
+    assert "up fewer error" in " ".join(header)
     times = committed["size"] / part["bytes_up"]
     assert f"{times:.1f}" in figures and "×" in figures
 

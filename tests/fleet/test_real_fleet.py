@@ -65,7 +65,7 @@ def test_status_discover_runs_and_keys_say_what_there_is(fleet: RealFleet, tmp_p
     """Each of the looking commands, as JSON, with the keys that scripts rely on."""
     status = fleet.status()
     assert {a["name"]: a["state"] for a in status.values()} == {"pi-01": "ready", "pi-02": "ready"}
-    assert status["pi-01"]["examples"] == 60 and status["pi-01"]["version"]
+    assert status["pi-01"]["examples"] == 51 and status["pi-01"]["version"]
     inventory = tmp_path / "inventory.ini"
     inventory.write_text("[flctl_agents]\npi-01 ansible_host=10.0.0.1\npi-03\n")
     found = flctl("discover", "--state", fleet.state, "--inventory", inventory, "--json")

@@ -38,7 +38,7 @@ def test_each_agent_has_its_own_part_whatever_is_restarted(fleet, tmp_path):
         start(name, token)
         fleet.until_ready(name)
     first = dealt(fleet)
-    assert sorted(first.values()) == [15, 30, 45]
+    assert sorted(first.values()) == [13, 26, 39]
     listed = flctl("keys", "list", "--state", fleet.state).stdout
     assert "1/3 record" in listed
 

@@ -104,8 +104,8 @@ def test_parity_13_agents_train_on_data_of_their_own(fleet, night):
     several data sets of its own, and a run names one."""
     for name, agent in fleet.status().items():
         sizes = {found["name"]: found["examples"] for found in agent["datasets"]}
-        assert sizes == {"default": 60, "night": {"pi-01": 30, "pi-02": 90, TESTER: 150}[name]}
-    assert [night.committed["updates"][name]["examples"] for name in TRAINERS] == [30, 90]
+        assert sizes == {"default": 51, "night": {"pi-01": 26, "pi-02": 77, TESTER: 128}[name]}
+    assert [night.committed["updates"][name]["examples"] for name in TRAINERS] == [26, 77]
 
 
 def test_parity_17_an_agent_that_only_tests(fleet, night):
@@ -124,7 +124,7 @@ def test_parity_19_the_log_says_what_happens(fleet, night):
     """The old way: time LEVEL file(l:line) - message, DEBUG with --verbose, and what the
     transport does. The same here, with round, agent and run to search for."""
     said: dict[str, dict[str, list[str]]] = {}
-    sizes = dict(zip(TRAINERS, (30, 90), strict=True))
+    sizes = dict(zip(TRAINERS, (26, 77), strict=True))
     for agent in TRAINERS:
         accepted = f"round=1 agent={agent} run={night.run} update accepted"
         wait_for(lambda log=agent, last=accepted: last in fleet.log(log), "its last line")
