@@ -96,7 +96,7 @@ def _read(path: Path, labelled: bool) -> tuple[NDArray[np.float32], NDArray[np.i
             n = end
     if not n:
         raise DataError(f"{path}: no examples")
-    _check_rival(path, form, rival[:n], y[:n])
+    _check_rival(path, form, x[:n], rival[:n], y[:n])
     if form.label is not None:
         return x[:n], _classes(path, y[:n], 1 + form.names), form
     if labelled:
@@ -108,12 +108,14 @@ def _read(path: Path, labelled: bool) -> tuple[NDArray[np.float32], NDArray[np.i
     return x[:n], None, form
 
 
-def _check_rival(path: Path, form: Form, rival: Array, last: Array) -> None:
+def _check_rival(path: Path, form: Form, x: Array, rival: Array, last: Array) -> None:
     """Refuse to guess which column is the class where the first may be it. Raises DataError."""
     known = range(len(set(AAMI.values())))
     values = np.unique(rival)
-    # Kaggle's beats begin at their R peak, which is 1.
-    if form.rival is None or not np.isin(values, known).all() or np.array_equal(values, [1]):
+    if form.rival is None or not np.isin(values, known).all():
+        return
+    second_too = np.mean(x[:, 1] == 1) > 0.5 and (x < 1).any()
+    if np.array_equal(values, [1]) and not second_too:  # Kaggle's beats begin at their R peak
         return
     if form.label is None and len(rival) <= len(known):  # numbers of the rows
         return

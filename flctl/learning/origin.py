@@ -35,6 +35,7 @@ class ReadAs(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True
 
 
 AS_IT_IS = ReadAs()
+A_SUFFIX = "the suffix of a file has 1 to 20 letters, digits, _ and -"
 VARIABLES = {"lead": "FLCTL_LEAD", "annotator": "FLCTL_ANNOTATOR", "r_at": "FLCTL_R_AT"}
 
 
@@ -46,7 +47,8 @@ def read_as_of(given: Mapping[str, str | int | None], names: Mapping[str, str]) 
         try:
             msgspec.convert({key: value}, ReadAs, strict=False)
         except msgspec.ValidationError as error:
-            raise UsageError(f"{names[key]} {value}: {str(error).split(' - ')[0]}") from error
+            reason = A_SUFFIX if "regex" in str(error) else str(error).split(" - ")[0]
+            raise UsageError(f"{names[key]} {value}: {reason}") from error
     plain = {key: value for key, value in given.items() if value not in (None, "")}
     return msgspec.convert(plain, ReadAs, strict=False)
 

@@ -156,3 +156,10 @@ def test_the_command_that_is_proposed_measures_the_same_data(flctl, tmp_path, re
     beats = records / "a.hea"
     done = flctl("train", *RUN, "--virtual", 2, "--data", records, "--test-data", beats)
     assert f"--task ecg --data {beats}" in done.out
+
+
+def test_an_impossible_annotator_is_refused_in_plain_words(flctl, tmp_path):
+    """Not as a pattern."""
+    told = flctl("data", "describe", tmp_path, "--task", "ecg", "--annotator", "../x")
+    assert told.code == 2
+    assert "--annotator ../x: the suffix of a file has 1 to 20 letters" in told.complaint
