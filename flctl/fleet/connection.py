@@ -162,8 +162,8 @@ class Connection:
                     raise self._refused("it was never enrolled there, or was revoked")
                 case LinkEvent.SERVER_KEY_WRONG if not self._is_right:  # else it only starts anew
                     raise AccessError(
-                        f"whoever answers at {self.where} hangs up: it does not have the server "
-                        "key that was given, or is no coordinator"
+                        f"{self.where} closed the connection during the handshake: it is not a "
+                        "flctl coordinator, or --server-key does not match"
                     )
         return set(events)
 
@@ -185,7 +185,7 @@ class Connection:
         key = shown(self._key)
         return AccessError(
             f"the coordinator at {self.where} does not let in this key ({key}): {why}; "
-            f"whoever may steer it can, with: flctl keys add NAME {key} --role admin"
+            f"on the coordinator run: flctl keys add NAME {key} --role admin"
         )
 
     def download(self, download: Download, run: str, round_id: int) -> None:

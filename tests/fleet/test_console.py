@@ -70,5 +70,5 @@ def test_a_run_is_not_begun_twice():
 def test_whoever_never_had_the_key_is_refused():
     link = Restarting(LinkEvent.SERVER_KEY_WRONG)
     link._events = []
-    with pytest.raises(AccessError, match="does not have the server key"):
+    with pytest.raises(AccessError, match="--server-key does not match"):
         RemoteRuns(link, "server:7700").status()
