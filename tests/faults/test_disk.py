@@ -81,7 +81,7 @@ def test_the_disk_is_full_while_updates_arrive(
 
 def status(bed: Bed, run: str) -> dict[str, object]:
     with bed.console() as console:
-        return console.run(run)
+        return console.about(run)
 
 
 def test_without_room_for_a_round_none_is_opened(
