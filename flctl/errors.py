@@ -181,7 +181,7 @@ class WorkerError(RunError):
 
 
 class Kind(enum.Enum):
-    """Of an error that travels: those that whoever asked may have to tell apart."""
+    """Of an error that travels: those that a caller may have to tell apart."""
 
     SETTINGS, USAGE, DATA, CHECKPOINT = "settings", "usage", "data", "checkpoint"
     TASK, STATE, ACCESS, RUN, FAILED = "task", "state", "access", "run", "failed"

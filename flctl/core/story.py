@@ -26,7 +26,7 @@ from flctl.core.stream import (
 )
 
 NEWS = (RoundOpened, UpdateStored, AgentCame, AttemptFailed, RoundCommitted, AgentsAwaited)
-"""After these it shows anew whether a round waits for agents."""
+"""After these it shows again whether a round waits for agents."""
 RECENT = 5
 """Rounds whose mean length the estimate of the time left rests on."""
 
@@ -65,7 +65,7 @@ class Story:
     task: str = ""
     rounds: int = 0
     expected: int = 0
-    """Agents that are named for the run; 0: whoever is there."""
+    """Agents that are named for the run; 0: all that are connected."""
     open_round: int = 0
     attempt: int = 1
     agents: dict[str, Doing] = field(default_factory=dict)

@@ -44,7 +44,7 @@ LOOKING = ("status", "runs", "run", "checkpoint", "keys", "journal", "audit")
 
 
 class Connection:
-    """Blocking calls, one at a time. Each raises CoordinatorAway when nobody answers, and
+    """Blocking calls, one at a time. Each raises CoordinatorAway when no answer comes, and
     the coordinator's own error when it refuses."""
 
     def __init__(
@@ -64,7 +64,7 @@ class Connection:
         self.on_server_keys: Callable[[tuple[str, ...]], None] = lambda _: None
         """By which keys the coordinator is known from now on; it tells that of its own accord."""
         self._is_right = False
-        """It has been connected: whoever is there has the server key that was given."""
+        """It has been connected: the peer has the server key that was given."""
         self._ids = itertools.count(1)
         self._decode = framing.to_operator()
         self._aside: deque[tuple[Message, Frame | None]] = deque()
@@ -160,7 +160,7 @@ class Connection:
                     self._is_right = True
                 case LinkEvent.KEY_REFUSED:
                     raise self._refused("it was never enrolled there, or was revoked")
-                case LinkEvent.SERVER_KEY_WRONG if not self._is_right:  # else it only starts anew
+                case LinkEvent.SERVER_KEY_WRONG if not self._is_right:  # else it only restarts
                     raise AccessError(
                         f"{self.where} closed the connection during the handshake: it is not a "
                         "flctl coordinator, or --server-key does not match"

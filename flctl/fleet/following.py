@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from flctl.fleet.connection import Connection
 
 QUIET_S = 20.0
-"""After that it asks whether the coordinator still sends, and again before it asks anew."""
+"""Silence after which it checks the coordinator, and again before it repeats the question."""
 
 
 class Following:

@@ -50,7 +50,7 @@ HEADER_SLACK = 1 << 20
 RETURN_S = 20.0
 """After a restart, how long invited agents may take to come back before they count as gone."""
 TELL_S = 5.0
-"""For whom a round waits is told at most so often."""
+"""A round reports the agents that it waits for at most this often."""
 
 
 class Heard(Struct, frozen=True):

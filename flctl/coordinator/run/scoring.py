@@ -18,7 +18,7 @@ Answers = Mapping[MeasuredPart, Mapping[str, Sums]]
 
 def missing(how: str, found: Mapping[str, Sums]) -> tuple[MeasuredPart, ...]:
     """What the agents are asked for, beside what the coordinator has `found`. Raises RunError when
-    nobody else is to measure."""
+    no other process is to measure."""
     here = {"validation" if name == VALIDATION else "test" for name in found}
     if how != "coordinator":
         return tuple(part for part in get_args(MeasuredPart) if part not in here)

@@ -42,7 +42,7 @@ class FirstModel(Struct, frozen=True):
     digest: Digest
     size: int
     fd: int
-    """Holds the model; whoever gets this closes it."""
+    """Holds the model; its receiver closes it."""
 
 
 def machine() -> str:
@@ -125,7 +125,7 @@ def _fill(folder: RunFolder, first: FirstModel, kind: Kind, at: float) -> None:
 def expect_resumable(folder: RunFolder, history: History) -> None:
     """Raises UsageError."""
     if history.state in ("finished", "failed"):
-        raise UsageError(f"run {folder.name} is {history.state}; there is nothing to resume")
+        raise UsageError(f"run {folder.name} is {history.state}: nothing to resume")
     if history.made_by:
         path = shlex.quote(str(folder.path / "run.toml"))
         raise UsageError(

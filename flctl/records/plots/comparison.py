@@ -79,7 +79,7 @@ def _span(curves: Any) -> float:
 
 
 def _own(alone: "Compared") -> str:
-    """How good agents alone are where they need nobody."""
+    """How good agents alone are on data of their own."""
     own = alone.final.get("own")
     return (
         "" if own is None else f"; on those it reaches an accuracy of {own.values['accuracy']:.2f}"
