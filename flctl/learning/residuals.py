@@ -27,13 +27,19 @@ class Residuals:
 
     def read(self, position: int, length: int) -> Array:
         """float32 [length] as it was when `position` batches were consumed; zeros before the
-        first, and, with a warning, when it is lost or damaged."""
+        first, and, with a warning, when it is lost or damaged.
+
+        Raises StateError when the disk does not answer: what it holds may not be lost.
+        """
         if position:
             try:
                 return self._read(position, length)
             except (OSError, ParametersError) as error:
+                # Gone for good, so that the order gives the same update when it comes again.
+                with explained(self._path(position), "read what top-k has not sent"):
+                    self._path(position).unlink(missing_ok=True)
                 logger.warning(
-                    "position=%d what was not sent before is lost, top-k begins anew: %s",
+                    "position=%d what was not sent before is lost, top-k starts from zero: %s",
                     position,
                     error,
                 )

@@ -26,6 +26,7 @@ from flctl.coordinator.store.resume import FirstModel
 from flctl.core.history import History
 from flctl.core.metrics import USUAL, from_confusion
 from flctl.core.randomness import derive
+from flctl.core.stream import Published
 from flctl.learning.compression import save_update
 from flctl.settings import RunSettings, parse
 from flctl.transport.blobs import BlobStore, is_in_memory
@@ -324,9 +325,12 @@ class MemoryFleet:
         )
         self.control = Control(self.coordinator, "memory:1", self.clock)
         self.coordinator.control = self.control
-        self.coordinator.watch(lambda told: self.events.append(told.plain()))
+        self.coordinator.watch(self.note)
         self.coordinator.runs.resume_interrupted()
         return self.coordinator
+
+    def note(self, told: Published) -> None:
+        self.events.append(told.plain())
 
     def kill_coordinator(self) -> None:
         """As by kill -9: nothing is tidied up but what the kernel does."""

@@ -28,7 +28,7 @@ def make_fleet(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], Memo
     def make(agents: int) -> MemoryFleet:
         made.append(MemoryFleet(agents))
         assert made[-1].coordinator is not None
-        made[-1].coordinator.unwatch(made[-1].events.append)
+        made[-1].coordinator.unwatch(made[-1].note)
         return made[-1]
 
     yield make
@@ -58,6 +58,7 @@ def test_two_thousand_rounds(make_fleet: Callable[[int], MemoryFleet], row: Resu
     row.note(f"1,500 rounds later: {grown:+.1f} MB")
     assert history.state == "finished" and history.round == 2000
     assert [event.round for event in history.rounds] == list(range(1, 2001))
+    assert fleet.events == []
     assert grown < 10
     assert psutil.Process().num_fds() <= files + 5
 

@@ -171,6 +171,21 @@ def test_a_lost_or_damaged_residual_is_said_and_is_zero(tmp_path: Path, caplog, 
     assert not Residuals(tmp_path).read(0, 6).any() and not caplog.text
 
 
+def test_a_residual_that_cannot_be_read_now_is_not_given_up(tmp_path: Path):
+    """The disk may answer again: an update without it would differ from the next attempt's."""
+    (tmp_path / "000000000008.safetensors").mkdir()
+    with pytest.raises(StateError, match=r"000000000008.*: cannot read what top-k has not sent"):
+        Residuals(tmp_path).read(8, 6)
+
+
+def test_a_damaged_residual_is_gone_for_good(tmp_path: Path):
+    Residuals(tmp_path).keep(8, np.ones(6, np.float32), before=4)
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(b"half")
+    Residuals(tmp_path).read(8, 6)
+    assert not path.exists()
+
+
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path):
     """Nothing is sent then: what is not kept would be lost."""
     (tmp_path / "file").touch()
