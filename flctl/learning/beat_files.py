@@ -120,8 +120,11 @@ def _read(
 
 def _files(path: Path, read_as: ReadAs) -> tuple[list[Path], ReadAs]:
     """Of records their headers. Raises DataError when there is nothing to read."""
+    there = sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
+    if capitals := [file for file in there if re.fullmatch(r"\.(?!hea)(?i:hea)", file.suffix)]:
+        raise DataError(f"{capitals[0]}: rename the files of this record to small letters "
+                        "(.hea, .dat, .atr), as its header names them")  # fmt: skip
     if path.is_dir():
-        there = sorted(file for file in path.iterdir() if file.is_file())
         files = [file for file in there if file.suffix.lower() in READERS and not _hidden(file)]
         _check_signals(there)
         if not files:

@@ -47,6 +47,15 @@ def test_a_signal_without_a_header_is_an_error(tmp_path):
     assert len(read_beats(tmp_path)) == 1
 
 
+@pytest.mark.parametrize("name", ["R1.HEA", "r1.Hea"])
+def test_a_header_in_capitals_is_to_be_renamed(tmp_path: Path, name: str):
+    """As a FAT card gives it back; its signals are named in small letters in it."""
+    (tmp_path / name).write_text("r1 1 360 10\n")
+    for path in (tmp_path, tmp_path / name):
+        with pytest.raises(DataError, match=f"{name}: rename the files of this record to small"):
+            read_beats(path)
+
+
 def test_files_are_read_once_until_they_change(tmp_path, monkeypatch):
     """Each agent of a simulated fleet asks for the same ones."""
     reads = []
