@@ -1,14 +1,22 @@
 """Random numbers as pure functions of names and numbers: same words, same numbers."""
 
 import hashlib
+import heapq
 
 from msgspec import Struct
 
 
 def derive(seed: int, *words: int | str) -> int:
     """A seed in [0, 2^63) from `seed` and `words`, the same on every machine."""
-    text = "\x1f".join(str(word) for word in (seed, *words))
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
+    return _number(hashlib.sha256(_text(seed, *words)).digest())
+
+
+def _text(*words: int | str) -> bytes:
+    return "\x1f".join(map(str, words)).encode()
+
+
+def _number(digest: bytes) -> int:
+    return int.from_bytes(digest[:8], "little") >> 1
 
 
 class Seeding(Struct, frozen=True):
@@ -38,5 +46,14 @@ def sample(seed: int, round_id: int, names: list[str], count: int) -> list[str]:
     Whether one name is drawn depends little on who else is there, so that a fleet
     from which one agent is missing still draws mostly the same agents.
     """
-    ranked = sorted(names, key=lambda name: (derive(seed, "sample", round_id, name), name))
-    return sorted(ranked[:count])
+    if count >= len(names):
+        return sorted(names)
+    common = hashlib.sha256(_text(seed, "sample", round_id, ""))
+
+    def rank(name: str) -> tuple[int, str]:
+        """`derive` of the same words: most of the text is hashed once for all names."""
+        found = common.copy()
+        found.update(name.encode())
+        return _number(found.digest()), name
+
+    return sorted(heapq.nsmallest(count, names, key=rank))

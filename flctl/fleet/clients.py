@@ -1,27 +1,35 @@
 """Clients without a process of their own: their data, and their part of a round."""
 
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import torch
 from msgspec import structs
+from torch import Tensor
 
 from flctl.coordinator.store.folder import RunFolder
 from flctl.coordinator.store.resume import FirstModel
 from flctl.core.history import UpdateStored
 from flctl.core.randomness import Seeding
 from flctl.files import explained
+from flctl.learning import device as devices
 from flctl.learning.compression import save_update
+from flctl.learning.evaluation import evaluate
 from flctl.learning.examples import Examples
 from flctl.learning.reading import Reading
+from flctl.learning.reuse import Reused
 from flctl.learning.source import all_parts, held_out_examples
-from flctl.learning.state import arrays_of, buffers_in, checkpoint_metadata, load_state
+from flctl.learning.state import (
+    arrays_of,
+    buffers_in,
+    checkpoint_metadata,
+    load_into,
+    load_state,
+)
 from flctl.learning.task import Task
 from flctl.learning.training import OnStep, train_locally
 from flctl.settings import RunSettings, agent_names, parse
-from flctl.wire.messages import Digest, MeasuredPart
+from flctl.wire.messages import Digest, MeasuredPart, Sums
 from flctl.worker.execution import Executor
 from flctl.worker.jobs import DataSource, Initialise, shards_of
 
@@ -71,54 +79,83 @@ class Clients:
         return {name: examples for name, examples in pairs if examples is not None}
 
 
-def train_client(
-    folder: RunFolder,
-    task: Task,
-    settings: RunSettings,
-    examples: Examples,
-    *,
-    base: Digest,
-    seeding: Seeding,
-    device: torch.device,
-    clock: Callable[[], float] = time.time,
-    on_step: OnStep | None = None,
-) -> UpdateStored:
-    """One client's part of a round; its update goes into the spool like any agent's."""
-    began, round_id = time.monotonic(), seeding.round
-    model = folder.verify_model(round_id - 1, base)
-    with model.open("rb") as file:
-        start = load_state(file.fileno(), str(model))
-        buffers = buffers_in(file.fileno(), str(model))
-    result = train_locally(
-        task,
-        start,
-        examples,
-        settings.local_training(round_id),
-        seeding,
-        device=device,
-        on_step=on_step,
-    )
-    path = folder.make_spool(round_id) / f"{seeding.agent}.safetensors"
-    with explained(path, "store an update"), path.open("wb", buffering=0) as spooled:
-        saved = save_update(
-            spooled.fileno(),
-            arrays_of(start),
-            arrays_of(result.state),
-            settings,
-            checkpoint_metadata(settings.task),
+class Trainer:
+    """Trains clients one after another, in `folder`: what all of a round need is read once."""
+
+    def __init__(self, folder: RunFolder, task: Task, settings: RunSettings) -> None:
+        self._folder, self._task, self._settings = folder, task, settings
+        self.device = devices.set_up(settings.device, settings.threads)
+        self._reused = Reused(task)
+        self._base: _Base | None = None
+
+    def train(
+        self,
+        examples: Examples,
+        base: Digest,
+        seeding: Seeding,
+        settings: RunSettings | None = None,
+        on_step: OnStep | None = None,
+    ) -> UpdateStored:
+        """One client's part of a round; its update goes into the spool like any agent's."""
+        began, round_id = time.monotonic(), seeding.round
+        settings = settings or self._settings
+        start = self._read(round_id - 1, base)
+        result = train_locally(
+            self._task,
+            start.state,
+            examples,
+            settings.local_training(round_id),
             seeding,
-            batches=result.batches,
-            residuals=folder.residuals_path(seeding.agent),
-            buffers=buffers,
+            device=self.device,
+            on_step=on_step,
+            reused=self._reused,
         )
-    claim = result.claim(saved.error, round(time.monotonic() - began, 4), examples)
-    return UpdateStored(
-        at=round(clock(), 3),
-        round=round_id,
-        agent=seeding.agent,
-        version=seeding.version,
-        sequence=seeding.sequence,
-        blob=saved.blob,
-        size=saved.size,
-        **structs.asdict(claim),
-    )
+        path = self._folder.make_spool(round_id) / f"{seeding.agent}.safetensors"
+        with explained(path, "store an update"), path.open("wb", buffering=0) as spooled:
+            saved = save_update(
+                spooled.fileno(),
+                arrays_of(start.state),
+                arrays_of(result.state),
+                settings,
+                checkpoint_metadata(settings.task),
+                seeding,
+                batches=result.batches,
+                residuals=self._folder.residuals_path(seeding.agent),
+                buffers=start.buffers,
+            )
+        claim = result.claim(saved.error, round(time.monotonic() - began, 4), examples)
+        return UpdateStored(
+            at=round(time.time(), 3),
+            round=round_id,
+            agent=seeding.agent,
+            version=seeding.version,
+            sequence=seeding.sequence,
+            blob=saved.blob,
+            size=saved.size,
+            **structs.asdict(claim),
+        )
+
+    def evaluate(self, path: Path, examples: Examples) -> Sums:
+        """Of the model in the file `path`."""
+        model = self._reused.model()
+        with path.open("rb") as file:
+            load_into(model, file.fileno(), str(path))
+        size = self._settings.test_batch_size
+        return evaluate(self._task, model, examples, batch_size=size, device=self.device)
+
+    def _read(self, round_id: int, base: Digest) -> "_Base":
+        if self._base is None or self._base.digest != base:
+            self._base = None  # its memory before that of the next one
+            model = self._folder.verify_model(round_id, base)
+            with model.open("rb") as file:
+                state = load_state(file.fileno(), str(model))
+                self._base = _Base(base, state, buffers_in(file.fileno(), str(model)))
+        return self._base
+
+
+class _Base(NamedTuple):
+    """The model that a round starts from."""
+
+    digest: Digest
+    state: dict[str, Tensor]
+    buffers: frozenset[str]

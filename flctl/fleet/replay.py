@@ -10,7 +10,6 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import torch
 from msgspec import Struct, to_builtins
 from msgspec.structs import replace
 
@@ -22,8 +21,7 @@ from flctl.core.history import History, RoundCommitted, UpdateStored
 from flctl.core.randomness import Seeding
 from flctl.errors import DataError, RunError, UsageError
 from flctl.files import expect_path
-from flctl.fleet.clients import Clients, first_model, train_client
-from flctl.learning import device as devices
+from flctl.fleet.clients import Clients, Trainer, first_model
 from flctl.learning.examples import Examples
 from flctl.learning.source import training_examples
 from flctl.learning.task import Task, load_task, task_of
@@ -102,8 +100,8 @@ class _Again:
     ) -> None:
         (path / "rounds").mkdir(parents=True)
         self._folder = RunFolder(path)
-        self._settings, self._task, self._training = settings, task, training
-        self._device: torch.device = devices.set_up(settings.device, settings.threads)
+        self._settings, self._training = settings, training
+        self._trainer = Trainer(self._folder, task, settings)
         self._positions: dict[str, int] = {}
         self._base: Digest = ""
 
@@ -133,20 +131,12 @@ class _Again:
                 return Row(event.round, event.model, None, why)
             # What the floor of a device's owner left out there is left out here too.
             settings = self._settings
-            update = train_client(
-                self._folder,
-                self._task,
-                replace(settings, drop_last=True) if part.left_out else settings,
+            position = self._positions.get(agent, 0)
+            update = self._trainer.train(
                 own,
-                base=self._base,
-                seeding=Seeding(
-                    settings.seed,
-                    agent,
-                    event.round - 1,
-                    part.sequence,
-                    self._positions.get(agent, 0),
-                ),
-                device=self._device,
+                self._base,
+                Seeding(settings.seed, agent, event.round - 1, part.sequence, position),
+                replace(settings, drop_last=True) if part.left_out else settings,
             )
             if update.batches != part.batches or not _counts(part.examples, update, self._settings):
                 why = (

@@ -23,13 +23,10 @@ from flctl.core.history import History, Score
 from flctl.core.round import Pool, draw
 from flctl.core.stream import AnyLive, BatchTrained, Published, RunBegun
 from flctl.errors import FlctlError, StateError
-from flctl.fleet.clients import Clients, first_model, train_client
-from flctl.learning import device as devices
-from flctl.learning.evaluation import evaluate
+from flctl.fleet.clients import Clients, Trainer, first_model
 from flctl.learning.examples import Examples
 from flctl.learning.reading import Reading
 from flctl.learning.source import evaluation_parts
-from flctl.learning.state import load_into
 from flctl.learning.task import task_of
 from flctl.settings import changed
 from flctl.wire.messages import Sums
@@ -63,8 +60,8 @@ class VirtualRun:
             self._changes = changes
             self._journal = Journal(folder.journal_path)
             undo.callback(self._journal.close)
-            self._device = devices.set_up(self.settings.device, self.settings.threads)
             self.task = task_of(self.settings)
+            self._trainer = Trainer(folder, self.task, self.settings)
             self._clients = Clients(self.task, self.settings)
             self._tests = self._test_data()
             undo.pop_all()
@@ -177,16 +174,9 @@ class VirtualRun:
                 BatchTrained(round=opened.round, agent=agent, step=step, steps=steps, loss=loss)
             )
 
-        update = train_client(
-            self.folder,
-            self.task,
-            self.settings,
-            self._clients.training[agent],
-            base=opened.base,
-            seeding=self.history.seeding(agent, self.settings.seed),
-            device=self._device,
-            on_step=progress,
-        )
+        seeding = self.history.seeding(agent, self.settings.seed)
+        examples = self._clients.training[agent]
+        update = self._trainer.train(examples, opened.base, seeding, on_step=progress)
         self._record(update)
         logger.info(
             "round=%d agent=%s trained examples=%d batches=%d loss=%.4f took_s=%.1f",
@@ -202,25 +192,14 @@ class VirtualRun:
         if self.settings.evaluate == "none":
             return None
         how, found = self.settings.evaluate, {}
-        if how != "agents":
-            found = {name: self._sums(made, part) for name, part in self._tests.get().items()}
-        answers = {
-            part: {agent: self._sums(made, own) for agent, own in self._clients.own(part).items()}
-            for part in missing(how, found)
-        }
-        return scored(found, answers, self.task.measures)
 
-    def _sums(self, made: Aggregated, examples: Examples) -> Sums:
-        model = self.task.model()
-        with made.path.open("rb") as file:
-            load_into(model, file.fileno(), str(made.path))
-        return evaluate(
-            self.task,
-            model,
-            examples,
-            batch_size=self.settings.test_batch_size,
-            device=self._device,
-        )
+        def measure(parts: dict[str, Examples]) -> dict[str, Sums]:
+            return {name: self._trainer.evaluate(made.path, part) for name, part in parts.items()}
+
+        if how != "agents":
+            found = measure(self._tests.get())
+        answers = {part: measure(self._clients.own(part)) for part in missing(how, found)}
+        return scored(found, answers, self.task.measures)
 
     def _test_data(self) -> Reading[dict[str, Examples]]:
         task, source = self.task, for_testing(self.settings)

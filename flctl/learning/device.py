@@ -20,7 +20,10 @@ def set_up(device: Device, threads: int | None = None) -> torch.device:
     if chosen.type == "cuda":
         # Read by cuBLAS when its first handle is made; without it sums differ between runs.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    # As use_deterministic_algorithms(True, warn_only=True), which also loads torch's compiler to
+    # set an option of it: that takes as long, and as much memory, as all the rest of torch.
+    os.environ.setdefault("TORCHINDUCTOR_DETERMINISTIC", "1")
+    torch.set_deterministic_debug_mode("warn")
     # That mode fills new memory, which costs time and is for finding bugs.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
@@ -33,3 +36,11 @@ def pick(device: Device) -> torch.device:
     if device == "cuda" and not available:
         raise SettingsError("device = cuda, but torch finds no CUDA GPU here; use auto or cpu")
     return torch.device("cuda" if available and device != "cpu" else "cpu")
+
+
+def seed_generators(seed: int, device: torch.device) -> None:
+    """As `torch.manual_seed` does, which asks every kind of GPU that there might be: a millisecond
+    for each client."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed_all(seed)

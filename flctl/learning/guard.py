@@ -6,11 +6,10 @@ TaskError, and what they return is looked at before anybody relies on it.
 
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from flctl.core.metrics import LOSS, averaged
 from flctl.errors import DataError, FlctlError, TaskError, is_out_of_memory, one_line
@@ -31,29 +30,27 @@ def guarded(task: "Task") -> "Task":
 
 def forward(task: "Task", model: "nn.Module", x: "Tensor") -> "Tensor":
     """The model's output of a batch of inputs, shape (n, classes). Raises TaskError."""
-    with blamed(task, "the model's forward"):
+    try:
         output = model(x)
+    except (Exception, SystemExit) as error:
+        blame(task, "the model's forward", error)
     if wrong := _wrong_scores(task, output, len(x)):
         raise TaskError(f"task '{task.name}', the model's forward: returns {wrong}")
     found: Tensor = output
     return found
 
 
-@contextmanager
-def blamed(task: "Task", what: str) -> Iterator[None]:
-    """Whatever the block raises is told of as the task's fault in `what`. Raises FlctlError."""
+def blame(task: "Task", what: str, error: BaseException) -> NoReturn:
+    """Raises `error` as the task's fault in `what`, a FlctlError; the machine's as it is."""
     said = f"task '{task.name}', {what}: "
-    try:
-        yield
-    except FlctlError as error:
+    if isinstance(error, FlctlError):
         # Of a built-in task, what is wrong is the user's file, which is named already.
         if type(error) in (DataError, TaskError) and not (_built_in(task) or _told(error)):
             raise type(error)(f"{said}{error}") from error
-        raise
-    except (Exception, SystemExit) as error:
-        if is_out_of_memory(error) or (what == "write" and isinstance(error, OSError)):
-            raise  # the machine's fault
-        raise TaskError(said + reason(error, task)) from error
+        raise error
+    if is_out_of_memory(error) or (what == "write" and isinstance(error, OSError)):
+        raise error
+    raise TaskError(said + reason(error, task)) from error
 
 
 def reason(error: BaseException, task: "Task | None" = None) -> str:
@@ -88,11 +85,15 @@ class _Watched:
 
     def __call__(self, *args: Any, **named: Any) -> Any:
         task, method = self._task, self._method
-        with blamed(task, method):
+        try:
             result = self._call(*args, **named)
+        except (Exception, SystemExit) as error:
+            blame(task, method, error)
         if wrong := _WRONG[method](task, result, *args):
             raise TaskError(f"task '{task.name}', {method}: returns {wrong}")
-        return _Watched(task, "loss", result) if method == "training_loss" else result
+        if method == "training_loss" and not isinstance(result, _Watched):
+            return _Watched(task, "loss", result)
+        return result
 
 
 def _built_in(task: "Task") -> bool:

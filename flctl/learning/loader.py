@@ -59,11 +59,11 @@ class BatchPlan:
 
 def load(task: Task, examples: Examples, batches: Iterable[Indices]) -> Iterator[Batch]:
     """The batches with those indices, in that order, on the CPU. Raises TaskError."""
-    own_collate = type(task).collate is not Task.collate
-    if not own_collate and task.workers == 0:
-        # All in memory: a loader would only add its overhead to every step on a Pi.
-        yield from (examples.batch(indices) for indices in batches)
+    if _in_memory(task):
+        # A loader would only add its overhead to every step on a Pi.
+        yield from map(examples.batch, batches)
         return
+    own_collate = type(task).collate is not Task.collate
     collate: Callable[[Any], Batch] = task.collate if own_collate else _as_is
     found: Any = examples if own_collate else _InBatches(examples)
     try:
@@ -83,9 +83,15 @@ def load(task: Task, examples: Examples, batches: Iterable[Indices]) -> Iterator
 
 def in_order(task: Task, examples: Examples, batch_size: int) -> Iterator[Batch]:
     """All examples once, unshuffled, for evaluation."""
-    indices = np.arange(len(examples), dtype=np.int64)
     starts = range(0, len(examples), batch_size)
+    if _in_memory(task):
+        return (examples.run(start, start + batch_size) for start in starts)
+    indices = np.arange(len(examples), dtype=np.int64)
     return load(task, examples, [indices[start : start + batch_size] for start in starts])
+
+
+def _in_memory(task: Task) -> bool:
+    return type(task).collate is Task.collate and task.workers == 0
 
 
 class _InBatches:

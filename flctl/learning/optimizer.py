@@ -2,7 +2,8 @@
 
 import difflib
 import inspect
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from typing import Any
 
 import torch
@@ -18,11 +19,39 @@ def make_optimizer(
     """Raises SettingsError that names the optimiser or argument and the nearest known one."""
     kind = _find(training.optimizer)
     arguments = _arguments(kind, training)
+    _without_compiler()
     try:
         optimizer: torch.optim.Optimizer = kind(list(parameters), **arguments)
     except Exception as error:  # whatever torch makes of the arguments
         raise SettingsError(f"optimizer {training.optimizer}: {one_line(error)}") from error
     return optimizer
+
+
+def take_step(optimizer: torch.optim.Optimizer, closure: Callable[[], float]) -> float:
+    """`optimizer.step(closure)`, without what torch wraps around it for its compiler and profiler:
+    importing the compiler takes as long, and half of the memory, as the rest of torch."""
+    kind: Any = type(optimizer)
+    plain = _plain_step(kind)
+    if plain is None or optimizer.defaults.get("differentiable"):
+        return float(optimizer.step(closure))
+    with torch.no_grad():
+        return float(plain(optimizer, closure))
+
+
+@cache
+def _plain_step(kind: Any) -> Callable[..., Any] | None:
+    step: Any = kind.step
+    while (inner := getattr(step, "__wrapped__", None)) is not None:
+        step = inner
+    return None if step is kind.step else step
+
+
+@cache
+def _without_compiler() -> None:
+    """Adding parameters imports it too, only to keep out of its way."""
+    add: Any = getattr(torch.optim.Optimizer.add_param_group, "__wrapped__", None)
+    if add is not None and not hasattr(add, "__dynamo_disable"):
+        setattr(add, "__dynamo_disable", add)
 
 
 def check_optimizer(training: LocalTraining, model: nn.Module) -> None:
@@ -32,11 +61,12 @@ def check_optimizer(training: LocalTraining, model: nn.Module) -> None:
     weight.grad = torch.ones(2, 2)
     optimizer = make_optimizer(training, [weight])
     try:
-        optimizer.step(lambda: 1.0)
+        take_step(optimizer, lambda: 1.0)
     except Exception as error:
         raise SettingsError(f"optimizer {training.optimizer}: {one_line(error)}") from error
 
 
+@cache
 def _find(name: str) -> Any:
     known = {
         key: value
@@ -53,8 +83,13 @@ def _find(name: str) -> Any:
     raise SettingsError(f"optimizer: torch.optim has no '{name}'{hint}")
 
 
+@cache
+def _parameters(kind: Any) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(kind).parameters
+
+
 def _arguments(kind: Any, training: LocalTraining) -> dict[str, Any]:
-    parameters = inspect.signature(kind).parameters
+    parameters = _parameters(kind)
     accepted = [name for name in parameters if name not in ("params", "lr")]
     for name, value in training.optimizer_args.items():
         if name == "lr":

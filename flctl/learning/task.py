@@ -19,7 +19,7 @@ from flctl.core.metrics import LOSS, MOST_SCORED, SPREAD, USUAL
 from flctl.core.randomness import derive
 from flctl.errors import TaskError, UnknownTask, one_line
 from flctl.learning.examples import Batch, Cases, Examples, concatenate
-from flctl.learning.guard import blamed, guarded, kind, reason
+from flctl.learning.guard import blame, guarded, kind, reason
 from flctl.learning.origin import Origin, ReadAs, check_known, of_settings
 from flctl.learning.registry import locate, task_digest
 from flctl.settings import RunSettings
@@ -249,12 +249,15 @@ def initial_model(task: Task, seed: int) -> "nn.Module":
     """The model that a run of this seed begins with. Raises TaskError."""
     import torch
 
+    from flctl.learning.device import seed_generators
     from flctl.learning.state import specs_of
 
-    torch.manual_seed(derive(seed, "model"))
-    with blamed(task, "model"):
+    seed_generators(derive(seed, "model"), torch.device("cpu"))
+    try:
         model = task.model()
         specs_of(model.state_dict())  # raises for what cannot be stored
+    except (Exception, SystemExit) as error:
+        blame(task, "model", error)
     return model
 
 

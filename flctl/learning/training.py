@@ -11,11 +11,13 @@ from torch import Tensor, nn
 
 from flctl.core.randomness import Seeding
 from flctl.errors import TaskError
+from flctl.learning.device import seed_generators
 from flctl.learning.examples import Batch, Examples, Indices
-from flctl.learning.guard import blamed, forward
+from flctl.learning.guard import blame, forward
 from flctl.learning.limits import check_batches, within
 from flctl.learning.loader import BatchPlan, load
-from flctl.learning.optimizer import make_optimizer
+from flctl.learning.optimizer import make_optimizer, take_step
+from flctl.learning.reuse import Reused
 from flctl.learning.state import assign, snapshot
 from flctl.learning.task import Loss, Task
 from flctl.settings import LocalTraining
@@ -67,13 +69,14 @@ def train_locally(
     device: torch.device | None = None,
     on_step: OnStep | None = None,
     limits: Limits | None = None,
+    reused: Reused | None = None,
 ) -> LocalResult:
     """Train the model `start` on the agent's next batches, with a fresh optimiser.
 
-    `limits` are those of the device's owner. The result is a function of the arguments alone.
-    Raises OwnerRefuses before the first step, SettingsError for an optimiser
-    that cannot be used, CheckpointError for another model's `start`, and TaskError when
-    the loss is not finite.
+    `limits` are those of the device's owner; `reused` has the task's module. The result is a
+    function of the other arguments alone. Raises OwnerRefuses before the first step, SettingsError
+    for an optimiser that cannot be used, CheckpointError for another model's `start`, and
+    TaskError when the loss is not finite.
     """
     device = device or torch.device("cpu")
     training, left_out = within(training, len(examples), limits)
@@ -86,21 +89,24 @@ def train_locally(
         # Of more than two epochs, these have every example and the shortest batch.
         first = range(position, position + min(steps, 2 * plan.per_epoch))
         check_batches([plan.batch(number) for number in first], steps, limits)
-    model = task.model()
+    model = (reused or task).model()
     assign(model, start)
     model.to(device).train()
-    optimizer = make_optimizer(training, model.parameters())
-    anchor = [p.detach().clone() for p in model.parameters()] if training.proximal_mu else None
+    weights = list(model.parameters())
+    optimizer = make_optimizer(training, weights)
+    anchor = [p.detach().clone() for p in weights] if training.proximal_mu else None
     loss_of = task.training_loss(examples)
 
-    torch.manual_seed(seeding.derive("train"))
+    seed_generators(seeding.derive("train"), device)
     seen = np.zeros(len(examples), dtype=bool)
     batches = _drawn(plan, range(position, position + steps), seen)
     total = loss = 0.0
     for step, (x, y) in enumerate(load(task, examples, batches), start=1):
         batch = (task.inputs(x.to(device), training=True), y.to(device))
         try:
-            loss = _step(task, model, optimizer, loss_of, batch, anchor, training.proximal_mu)
+            loss = _step(
+                task, model, weights, optimizer, loss_of, batch, anchor, training.proximal_mu
+            )
         except TaskError as error:
             if len(y) > 1:
                 raise
@@ -154,6 +160,7 @@ def _weight(seen: npt.NDArray[np.bool_], training: LocalTraining) -> int:
 def _step(
     task: Task,
     model: nn.Module,
+    weights: Sequence[Tensor],
     optimizer: torch.optim.Optimizer,
     loss_of: Loss,
     batch: Batch,
@@ -169,16 +176,17 @@ def _step(
 
     def closure() -> float:
         """What optimisers that look at a batch several times (LBFGS) call."""
-        optimizer.zero_grad()
+        for weight in weights:
+            weight.grad = None
         loss = loss_of(forward(task, model, x), y)
-        with blamed(task, "the backward pass"):
+        try:
             loss.backward()  # type: ignore[no-untyped-call]
+        except (Exception, SystemExit) as error:
+            blame(task, "the backward pass", error)
         if anchor is not None:
-            for weight, start in zip(model.parameters(), anchor, strict=True):
+            for weight, start in zip(weights, anchor, strict=True):
                 if weight.grad is not None:
                     weight.grad.add_(weight.detach() - start, alpha=mu)
         return float(loss.detach())
 
-    loss = optimizer.step(closure)
-    assert loss is not None
-    return float(loss)
+    return take_step(optimizer, closure)

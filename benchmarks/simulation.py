@@ -1,0 +1,221 @@
+"""A virtual run beside a plain PyTorch loop of the same job: whole processes, in turns.
+
+    .venv/bin/python benchmarks/simulation.py --data ../shared/data/mnist
+    .venv/bin/python benchmarks/simulation.py --job cnn --jobs 2
+
+`logistic`: MNIST logistic regression, 1,000 clients of 60 examples, 10 a round, lr 0.03.
+`cnn`: the network of McMahan et al. 2017 (1.66 million parameters), 100 clients, 10 a round.
+Without --data the images are random numbers of the same shape. With --jobs J the plain side is J
+loops at the same time, each with its part of every round's clients: the limit of the machine.
+
+Prints a JSON line for each process, then the least of each side and their ratios: `seconds` and
+`cpu_s` of the whole process, `rounds_s` of its rounds alone, `peak_mib` of its largest process.
+"""
+
+import argparse
+import gzip
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from measures import peak_rss_mib
+from numpy.typing import NDArray
+from torch import nn
+
+from flctl.learning.examples import Examples
+from flctl.learning.task import Task
+
+EXAMPLES, TESTS, BATCH = 60_000, 10_000, 10
+PER_ROUND = 10
+FILES = {"train": ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),
+         "test": ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz")}  # fmt: skip
+Pixels = NDArray[np.uint8]
+
+
+class Logistic(Task):
+    """The same data on both sides; nothing is held back, so that every client has 60 examples."""
+
+    name = "logistic"
+    classes = tuple("0123456789")
+    validation_share = 0.0
+
+    def model(self) -> nn.Module:
+        return logistic()
+
+    def train_data(self, path: Path | None) -> Examples:
+        return Examples(*images(path, "train"), classes=10)
+
+    def held_out(self, path: Path | None) -> Examples:
+        return Examples(*images(path, "test"), classes=10)
+
+    def inputs(self, x: torch.Tensor, *, training: bool) -> torch.Tensor:  # noqa: ARG002
+        return scaled(x)
+
+
+class Convolutional(Logistic):
+    name = "cnn"
+
+    def model(self) -> nn.Module:
+        return convolutional()
+
+
+class Job(NamedTuple):
+    task: type[Logistic]
+    clients: int
+    rounds: int
+    lr: float
+
+
+JOBS = {"logistic": Job(Logistic, 1000, 100, 0.03), "cnn": Job(Convolutional, 100, 10, 0.1)}
+
+
+def logistic() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
+
+
+def convolutional() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, 32, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(32, 64, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Flatten(), nn.Linear(3136, 512), nn.ReLU(), nn.Linear(512, 10),
+    )  # fmt: skip
+
+
+def images(folder: Path | None, part: str) -> tuple[Pixels, Pixels]:
+    if folder is None:
+        count = EXAMPLES if part == "train" else TESTS
+        draw = np.random.default_rng(count)
+        x = draw.integers(0, 256, (count, 28, 28), dtype=np.uint8)
+        return x, draw.integers(0, 10, count, dtype=np.uint8)
+    pixels, labels = (gzip.decompress((folder / name).read_bytes()) for name in FILES[part])
+    x = np.frombuffer(pixels, np.uint8, offset=16).reshape(-1, 28, 28)
+    return x, np.frombuffer(labels, np.uint8, offset=8)
+
+
+def scaled(x: torch.Tensor) -> torch.Tensor:
+    return ((x.float() / 255 - 0.1307) / 0.3081).unsqueeze(1)
+
+
+def plain(options: argparse.Namespace) -> float:
+    """As one would write it; seconds of the rounds."""
+    torch.set_num_threads(1)
+    job = JOBS[options.job]
+    x, y = (torch.from_numpy(part.copy()) for part in images(options.data, "train"))
+    tx, ty = (torch.from_numpy(part.copy()) for part in images(options.data, "test"))
+    y, ty = y.long(), ty.long()
+    draw = np.random.default_rng(1)
+    shards = [torch.from_numpy(s) for s in np.array_split(draw.permutation(len(y)), job.clients)]
+    torch.manual_seed(1)
+    model = job.task().model()
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    began = time.perf_counter()
+    for round_id in range(1, options.rounds + 1):
+        chosen = draw.choice(job.clients, PER_ROUND, replace=False)
+        total = {name: torch.zeros_like(value) for name, value in state.items()}
+        for client in chosen[options.part :: options.jobs]:
+            model.load_state_dict(state)
+            model.train()
+            optimizer = torch.optim.SGD(model.parameters(), lr=job.lr)
+            rows = shards[client][torch.randperm(len(shards[client]))]
+            for batch in rows.split(BATCH):
+                optimizer.zero_grad()
+                loss = nn.functional.cross_entropy(model(scaled(x[batch])), y[batch])
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+            for name, value in model.state_dict().items():
+                total[name] += value / len(chosen[options.part :: options.jobs])
+        state = total
+        if options.every and (round_id % options.every == 0 or round_id == options.rounds):
+            model.load_state_dict(state)
+            model.eval()
+            with torch.no_grad():
+                batches = zip(tx.split(1000), ty.split(1000), strict=True)
+                right = sum(int((model(scaled(a)).argmax(1) == b).sum()) for a, b in batches)
+            print(f"round {round_id}: accuracy {right / len(ty):.4f}", file=sys.stderr)
+    return time.perf_counter() - began
+
+
+def federated(options: argparse.Namespace) -> float:
+    """As `flctl train` does it."""
+    from flctl.fleet.virtual import VirtualRun
+
+    job = JOBS[options.job]
+    given: dict[str, Any] = {
+        "task": f"simulation:{job.task.__name__}", "virtual": job.clients, "batch_size": BATCH,
+        "fraction": PER_ROUND / job.clients, "lr": job.lr, "rounds": options.rounds,
+        "evaluate": "auto" if options.every else "none",
+    }  # fmt: skip
+    if options.data:
+        given["data"] = str(options.data.absolute())
+    if options.every > 1:
+        given["evaluate_every"] = options.every
+    if options.jobs > 1:
+        given["jobs"] = options.jobs
+    with tempfile.TemporaryDirectory() as state:
+        run = VirtualRun.start(Path(state), given, "simulation.py")
+        began = time.perf_counter()
+        history = run.run()
+        if history.state != "finished":
+            raise SystemExit(history.reason)
+        return time.perf_counter() - began
+
+
+def once(side: str, options: argparse.Namespace) -> dict[str, float]:
+    """A process of its own, or `--jobs` of them."""
+    count = options.jobs if side == "plain" else 1
+    began = time.perf_counter()
+    command = [sys.executable, __file__, *sys.argv[1:], "--side", side]
+    children = [
+        subprocess.Popen([*command, "--part", str(part)], stdout=subprocess.PIPE)
+        for part in range(count)
+    ]
+    found = [json.loads(child.communicate()[0]) for child in children]
+    row = {name: max(each[name] for each in found) for name in ("rounds_s", "peak_mib")}
+    cpu_s = sum(each["cpu_s"] for each in found)
+    row = {"seconds": round(time.perf_counter() - began, 3), "cpu_s": round(cpu_s, 3), **row}
+    print(json.dumps({"side": side, **row}), flush=True)
+    return row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--job", choices=JOBS, default="logistic")
+    parser.add_argument("--data", type=Path, help="folder with MNIST's packed IDX files")
+    parser.add_argument("--rounds", type=int)
+    parser.add_argument("--every", type=int, default=20, help="evaluate so often; 0: never")
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--times", type=int, default=3)
+    parser.add_argument("--side", choices=["plain", "flctl"], help=argparse.SUPPRESS)
+    parser.add_argument("--part", type=int, default=0, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    options.rounds = options.rounds or JOBS[options.job].rounds
+    if options.side:
+        rounds_s = (plain if options.side == "plain" else federated)(options)
+        used = [resource_s for who in ("own", "children") for resource_s in cpu_times(who)]
+        row = {"rounds_s": rounds_s, "cpu_s": sum(used), "peak_mib": peak_rss_mib()}
+        print(json.dumps({name: round(value, 3) for name, value in row.items()}))
+        return
+    rows: dict[str, list[dict[str, float]]] = {"plain": [], "flctl": []}
+    for _ in range(options.times):
+        for side, found in rows.items():
+            found.append(once(side, options))
+    least = {s: {k: min(r[k] for r in found) for k in found[0]} for s, found in rows.items()}
+    ratios = {k: round(least["flctl"][k] / v, 3) for k, v in least["plain"].items()}
+    print(json.dumps({**least, "ratios": ratios}))
+
+
+def cpu_times(who: str) -> tuple[float, float]:
+    import resource
+
+    used = resource.getrusage(getattr(resource, {"own": "RUSAGE_SELF"}.get(who, "RUSAGE_CHILDREN")))
+    return used.ru_utime, used.ru_stime
+
+
+if __name__ == "__main__":
+    main()
