@@ -125,6 +125,8 @@ class RunSettings(LocalTraining, frozen=True, forbid_unknown_fields=True, kw_onl
     r_at: RAt | None = None
     """Sample of each row of a table, from 0, that the R peak stands at, for the same."""
     evaluate: Literal["auto", "coordinator", "agents", "none"] = "auto"
+    evaluate_every: Count = 1
+    """The model of each such round is measured, and that of the last one."""
     test_batch_size: Count = 1000
     device: Device = "auto"
     """For local and virtual agents, and for the coordinator's evaluation."""
@@ -162,7 +164,7 @@ class RunSettings(LocalTraining, frozen=True, forbid_unknown_fields=True, kw_onl
 KEYS = RunSettings.__struct_fields__
 NOT_YET = ("frozen", "private")
 """Keys without a flag: they can only have their default so far."""
-CHANGEABLE = ("evaluate", "quorum", "deadline_s", "wait_s", "attempts")
+CHANGEABLE = ("evaluate", "quorum", "deadline_s", "wait_s", "attempts", "evaluate_every")
 """What may be another when a run goes on: nothing that its models are computed from."""
 SHORT = {"deadline": "deadline_s", "wait": "wait_s"}
 """Flags leave the unit to their help; their names are understood in TOML too."""

@@ -132,6 +132,8 @@ FLAGS = (
          "--test-data, else on the task's own test data, else agents enrolled to evaluate, else "
          "all agents on their held-out data.",
          "auto|coordinator|agents|none"),
+    Flag("evaluate_every", int, EVALUATION, "Measure the model of every Nth round, and that of "
+         "the last; the best one is chosen among these.", "N"),
     Flag("test_batch_size", int, EVALUATION, "Examples in a batch of the evaluation.", "N"),
     Flag("keep_rounds", int, OUTPUT, "Number of rounds whose checkpoints are kept, besides the "
          "best; 0: all.", "N"),

@@ -66,8 +66,8 @@ def train(
         option(
             "RUN",
             "Continue a paused or stopped run with its own settings; only --evaluate, --quorum, "
-            "--deadline, --wait and --attempts can be changed. If its task is not installed, name "
-            "it again with --task.",
+            "--deadline, --wait, --attempts and --evaluate-every can be changed. If its task is "
+            "not installed, name it again with --task.",
             panel=WHAT,
             complete=completion.runs,
         ),
@@ -123,7 +123,7 @@ def _collect(
             raise UsageError("--resume '': name a run; 'flctl runs list' shows what there is")
         changes = {key: value for key, value in flags.items() if key != "task"}
         if file is not None or changes.keys() - set(CHANGEABLE):
-            may = ", ".join(f"--{key.removesuffix('_s')}" for key in CHANGEABLE)
+            may = ", ".join(f"--{key.removesuffix('_s').replace('_', '-')}" for key in CHANGEABLE)
             raise UsageError(f"--resume uses the run's own settings; only {may} can be changed")
         return changes, COMMAND_LINE
     if file is None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from flctl.coordinator.run.aggregation import Aggregated, aggregate
-from flctl.coordinator.run.decisions import commit, finish, weigh_in
+from flctl.coordinator.run.decisions import commit, finish, measures, weigh_in
 from flctl.coordinator.run.scoring import missing, scored
 from flctl.coordinator.store.folder import RunFolder
 from flctl.coordinator.store.journal import Journal
@@ -143,7 +143,8 @@ class VirtualRun:
                 self._train(agent, opened)
         updates = self.history.accepted
         made = aggregate(self.folder, round_id, weigh_in(updates), self.settings)
-        score = self._evaluate(made)
+        due = measures(self.history, self.settings, updates)
+        score = self._evaluate(made) if due else None
         missing = set(self._clients.names) - self._clients.training.keys()
         seconds = time.monotonic() - began
         committed = commit(self.history, updates, made, score, missing, seconds, _now())
@@ -189,8 +190,6 @@ class VirtualRun:
         )
 
     def _evaluate(self, made: Aggregated) -> Score | None:
-        if self.settings.evaluate == "none":
-            return None
         how, found = self.settings.evaluate, {}
 
         def measure(parts: dict[str, Examples]) -> dict[str, Sums]:

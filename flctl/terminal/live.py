@@ -53,7 +53,7 @@ class Dashboard:
         if self.story.done:
             parts += [rounds(self.story.done[-ROUNDS_SHOWN:], len(str(self.story.rounds)))]
             parts += [trend(self.story, options.max_width)]
-            parts += [Text(text, style="dim") for text in measured_on(self.story.done[-1])]
+            parts += [Text(text, style="dim") for text in measured_on(self.story.done)]
         if self.story.message and self.story.ended != "finished":
             style = "red" if self.story.ended else "yellow"
             until = self.story.waits_until
@@ -167,9 +167,10 @@ def rounds(lines: Sequence[RoundLine], width: int = 2) -> RenderableType:
     return made
 
 
-def measured_on(line: RoundLine) -> list[str]:
-    """Which part its figures are of."""
-    return [] if line.score is None else [f"figures on {line.score.part}, by {line.score.source}"]
+def measured_on(lines: Sequence[RoundLine]) -> list[str]:
+    """Which part the last figures are of."""
+    scores = [line.score for line in lines if line.score is not None]
+    return [f"figures on {score.part}, by {score.source}" for score in scores[-1:]]
 
 
 def trend(story: Story, width: int) -> RenderableType:

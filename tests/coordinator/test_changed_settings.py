@@ -46,6 +46,14 @@ def test_a_run_goes_on_with_another_evaluation(fleet: MemoryFleet) -> None:
     assert all(event.metrics is None for event in history.rounds)
 
 
+def test_only_every_nth_round_of_a_fleet_is_measured(fleet: MemoryFleet) -> None:
+    """And the last one; on agents as on the coordinator's own data."""
+    fleet.start_run(evaluate_every=2, rounds=5)
+    history = fleet.finish()
+    measured = [event.round for event in history.rounds if event.metrics is not None]
+    assert (history.state, measured) == ("finished", [2, 4, 5]), history.reason
+
+
 def test_a_lower_quorum_counts_for_the_round_that_is_open(fleet: MemoryFleet) -> None:
     """One of three is gone: with two required the run goes on."""
     run = fleet.start_run(quorum=1.0, rounds=3, wait_s=5.0, deadline=30.0)

@@ -23,6 +23,17 @@ def finish(history: History, settings: RunSettings, at: float) -> RunFinished | 
     return RunFinished(at=at, reason="; ".join(filter(None, (used, history.alone))))
 
 
+def measures(history: History, settings: RunSettings, updates: Mapping[str, UpdateStored]) -> bool:
+    """Whether the model of the open round, made of `updates`, is evaluated: of every
+    `evaluate_every`th round, and of the one that the run ends with."""
+    if settings.evaluate == "none":
+        return False
+    number = history.round + 1
+    used = bool(history.exhausted) or any(update.exhausted for update in updates.values())
+    last = number >= settings.rounds or (settings.on_exhausted == "stop" and used)
+    return last or number % settings.evaluate_every == 0
+
+
 def weigh_in(updates: Mapping[str, UpdateStored | Participant]) -> dict[str, int]:
     """The examples that each update weighs by, in the order of the agents' names."""
     return {agent: update.examples for agent, update in sorted(updates.items())}

@@ -37,9 +37,7 @@ class Evaluating:
         validation: what the coordinator has (data that were named, else the task's), what agents
         have that are enrolled to evaluate, what any agents have."""
         how = self._context.settings.evaluate
-        if how == "none":
-            self._done(None, None)
-        elif how == "agents":
+        if how == "agents":
             self._ask_agents(missing(how, {}))
         else:
             context, path = self._context, self._made.path

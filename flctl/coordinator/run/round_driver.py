@@ -15,7 +15,7 @@ from flctl.coordinator.background import Background
 from flctl.coordinator.run.aggregation import Aggregated, aggregate
 from flctl.coordinator.run.claims import jumps
 from flctl.coordinator.run.context import RunContext
-from flctl.coordinator.run.decisions import commit, weigh_in
+from flctl.coordinator.run.decisions import commit, measures, weigh_in
 from flctl.coordinator.run.evaluating import Evaluating
 from flctl.coordinator.run.intake import Collection
 from flctl.coordinator.run.steps import Steps
@@ -377,6 +377,9 @@ class RoundDriver:
 
     def _measure(self) -> None:
         assert self._made is not None
+        if not measures(self._context.history, self._context.settings, self._updates):
+            self._tell(rounds.Reached(Phase.EVALUATED))
+            return
         key = WorkKey(run=self._context.run, version=self.id, base=self._made.model)
 
         def done(score: Score | None, error: BaseException | None) -> None:

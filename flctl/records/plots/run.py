@@ -52,7 +52,7 @@ def draw(path: Path, run: "RecordedRun", classes: Sequence[str], per_agent: bool
 def _panels(
     rounds: Sequence[RoundCommitted], classes: Sequence[str], per_agent: bool
 ) -> list[Panel]:
-    last = rounds[-1].metrics
+    last = _last_measured(rounds)
     keys = [(name, label(name)) for name in named(event.metrics for event in rounds)]
     keys = keys or [(LOSS.name, "training loss, mean of the agents")]
     panels: list[Panel] = [
@@ -61,8 +61,8 @@ def _panels(
     ]
     panels.append(lambda axis: _times(axis, rounds))
     panels.append(lambda axis: _agents(axis, rounds))
-    if last is not None and (confusion := confusion_of(last.counts)):
-        panels.append(lambda axis: _confusion(axis, confusion, classes, rounds[-1].round))
+    if last is not None and last.metrics and (confusion := confusion_of(last.metrics.counts)):
+        panels.append(lambda axis: _confusion(axis, confusion, classes, last.round))
     if per_agent:
         while len(panels) % COLUMNS:  # in a line of their own
             panels.append(lambda axis: axis.set_visible(False))
@@ -73,6 +73,10 @@ def _panels(
                 lambda axis, key=key, title=title: _each(axis, rounds, key, title)  # type: ignore[misc]
             )
     return panels
+
+
+def _last_measured(rounds: Sequence[RoundCommitted]) -> RoundCommitted | None:
+    return next((event for event in reversed(rounds) if event.metrics is not None), None)
 
 
 def _figure(axis: Any, rounds: Sequence[RoundCommitted], key: str, title: str) -> None:
@@ -255,8 +259,8 @@ def _below(run: "RecordedRun") -> str:
 
 def class_names(run: "RecordedRun", given: str | None) -> tuple[str, ...]:
     """Of the task that is `given` or installed here; else the numbers of the classes."""
-    score = run.rounds[-1].metrics
-    count = len(confusion_of(score.counts)) if score is not None else 0
+    last = _last_measured(run.rounds)
+    count = len(confusion_of(last.metrics.counts)) if last and last.metrics else 0
     if count:
         with contextlib.suppress(FlctlError, ModuleNotFoundError):  # without torch no task loads
             from flctl.learning.registry import task_to_load
