@@ -34,7 +34,7 @@ from flctl.agent.main import run_agent
 from flctl.coordinator.background import ThreadBackground
 from flctl.coordinator.front.service import Coordinator
 from flctl.coordinator.store.resume import FirstModel
-from flctl.core.history import RoundCommitted, RunFailed, RunPaused, UpdateRejected
+from flctl.core.events import RoundCommitted, RunFailed, RunPaused, UpdateRejected
 from flctl.core.metrics import USUAL
 from flctl.core.stream import AgentFailed, AgentLost, Published
 from flctl.learning.registry import task_digest
@@ -195,7 +195,7 @@ def coordinate(options: argparse.Namespace) -> None:
     disk, thinking = ThreadBackground("disk", hub.wake), ThreadBackground("thinking", hub.wake)
     coordinator = Coordinator(state, hub, keyring, GivenModel(options.model_mb), disk, thinking)
     stopwatch = Stopwatch(options.rounds)
-    coordinator.watch(stopwatch.on_event)
+    coordinator.watchers.append(stopwatch.on_event)
     try:
         _say({"endpoint": hub.endpoint})
         _until(coordinator, lambda: _ready(coordinator) == options.agents)
@@ -209,7 +209,7 @@ def coordinate(options: argparse.Namespace) -> None:
         coordinator.runs.start(_settings(options), "the benchmark", "fleet", begun)
         _until(coordinator, lambda: stopwatch.done)
         result = Result(stopwatch.rounds_s, peak_rss_mib(), wire_bytes() - before)
-        coordinator.unwatch(stopwatch.on_event)
+        coordinator.watchers.remove(stopwatch.on_event)
         _say(asdict(result))
         coordinator.run()  # Idle agents need somebody to talk to; ended by a signal.
     finally:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from flctl.coordinator.store.folder import all_runs
-from flctl.core.history import RoundCommitted
+from flctl.core.events import RoundCommitted
 from flctl.core.stream import Published
 from flctl.fleet.virtual import VirtualRun
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from flctl.core import history as happened
+from flctl.core import events as happened
 from flctl.fleet.virtual import VirtualRun
 from flctl.learning.state import checkpoint_metadata, load_state, save_state
 

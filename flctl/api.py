@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from flctl.coordinator.store.runs import LocalRuns
-from flctl.core.history import RoundCommitted
+from flctl.core.events import RoundCommitted
 from flctl.core.story import Story
 from flctl.core.stream import ENDS, Published
 from flctl.errors import RunError, UsageError

@@ -29,7 +29,9 @@ A message says what happened, where (file, line, agent, round) and what to do, i
 line: the command line prints it as it is.
 """
 
+import contextlib
 import enum
+from collections.abc import Iterator
 
 import msgspec
 
@@ -54,6 +56,15 @@ def one_line(error: object, limit: int = 300) -> str:
     return text if len(text) <= limit else f"{text[:limit]} …"
 
 
+@contextlib.contextmanager
+def decoded(kind: "type[FlctlError]", what: str, then: str = "") -> Iterator[None]:
+    """Turn what msgspec raises in the block into `kind`: `what`, the reason in one line, `then`."""
+    try:
+        yield
+    except NOT_DECODED as error:
+        raise kind(f"{what}: {one_line(error)}{then}") from error
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     # torch's own class is torch.OutOfMemoryError for a GPU, a plain RuntimeError for the CPU.
     return (
@@ -73,36 +84,28 @@ class UsageError(FlctlError):
     exit_code = 2
 
 
-class SettingsError(UsageError):
-    pass
+class SettingsError(UsageError): ...
 
 
-class NeedsExtra(UsageError):
-    pass
+class NeedsExtra(UsageError): ...
 
 
-class DataError(FlctlError):
-    pass
+class DataError(FlctlError): ...
 
 
-class OtherData(DataError):
-    pass
+class OtherData(DataError): ...
 
 
-class NothingToUse(DataError):
-    pass
+class NothingToUse(DataError): ...
 
 
-class DamagedData(DataError):
-    pass
+class DamagedData(DataError): ...
 
 
-class CheckpointError(FlctlError):
-    pass
+class CheckpointError(FlctlError): ...
 
 
-class TaskError(FlctlError):
-    pass
+class TaskError(FlctlError): ...
 
 
 class UnknownTask(TaskError, UsageError):
@@ -111,24 +114,19 @@ class UnknownTask(TaskError, UsageError):
     exit_code = 2
 
 
-class StateError(FlctlError):
-    pass
+class StateError(FlctlError): ...
 
 
-class AccessError(FlctlError):
-    pass
+class AccessError(FlctlError): ...
 
 
-class OwnerRefuses(FlctlError):
-    pass
+class OwnerRefuses(FlctlError): ...
 
 
-class WireError(FlctlError):
-    pass
+class WireError(FlctlError): ...
 
 
-class MalformedMessage(WireError):
-    pass
+class MalformedMessage(WireError): ...
 
 
 class ProtocolMismatch(WireError):
@@ -145,24 +143,19 @@ class ProtocolMismatch(WireError):
         return "too old" if self.theirs < self.oldest else "too new"
 
 
-class ParametersError(WireError):
-    pass
+class ParametersError(WireError): ...
 
 
-class CoordinatorAway(FlctlError):
-    pass
+class CoordinatorAway(FlctlError): ...
 
 
-class EngineError(FlctlError):
-    pass
+class EngineError(FlctlError): ...
 
 
-class RunError(FlctlError):
-    pass
+class RunError(FlctlError): ...
 
 
-class NoAgents(RunError):
-    pass
+class NoAgents(RunError): ...
 
 
 class QuorumNotMet(RunError):
@@ -172,12 +165,10 @@ class QuorumNotMet(RunError):
         super().__init__(f"round {round_id}: {got} of {need} required updates arrived{waited}")
 
 
-class StrategyError(RunError):
-    pass
+class StrategyError(RunError): ...
 
 
-class WorkerError(RunError):
-    pass
+class WorkerError(RunError): ...
 
 
 class Kind(enum.Enum):

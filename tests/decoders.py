@@ -21,7 +21,7 @@ from flctl.agent.state import saved_tasks, stored_server_keys
 from flctl.coordinator.store.audit import Actor, Audit, read_line
 from flctl.coordinator.store.journal import Journal, replay
 from flctl.core import chain
-from flctl.core import history as happened
+from flctl.core import events as happened
 from flctl.fleet import heads, pages
 from flctl.fleet.context import load_context
 from flctl.fleet.inventory import decode_list
@@ -37,7 +37,7 @@ from flctl.settings import (
 from flctl.transport import allowlist
 from flctl.transport.allowlist import AllowList, Entry
 from flctl.transport.keypair import KeyPair, load_or_make, read_public
-from flctl.transport.rotation import Rotation, ServerKeys
+from flctl.transport.rotation import KeyRotation, Rotation
 from flctl.transport.tokens import find_open, new_token
 from flctl.wire import framing
 from flctl.wire import messages as m
@@ -369,7 +369,7 @@ TABLE = (
     Decodes("run.toml", _settings_file, _file("run.toml", from_toml)),
     Decodes("settings by hand", _settings_file, _file("run.toml", _by_hand)),
     Decodes("allowed.json", _keys, _file("allowed.json", _redeem)),
-    Decodes("rotation.json", _rotation, _file("rotation.json", lambda p: ServerKeys(p.parent))),
+    Decodes("rotation.json", _rotation, _file("rotation.json", lambda p: KeyRotation(p.parent))),
     Decodes("server-keys.json", lambda: b'{"given":"%s","keys":["%s"]}' % (b"k" * 40, b"n" * 40),
             _file("server-keys.json", lambda path: stored_server_keys(path.parent, "k" * 40))),
     Decodes("secret key", _secret, _file("agent.key", load_or_make)),

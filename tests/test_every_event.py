@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 
 import flctl as package
-from flctl.coordinator.store.folder import RunFolder, RunsOver, summary
+from flctl.coordinator.store.folder import RunFolder
 from flctl.coordinator.store.journal import (
     DURABLE,
     Journal,
@@ -29,11 +29,12 @@ from flctl.coordinator.store.journal import (
     published,
     read_events,
 )
-from flctl.core.history import (
+from flctl.coordinator.store.over import RunsOver
+from flctl.coordinator.store.runs import summary
+from flctl.core.events import (
     AnyEvent,
     AttemptFailed,
-    Event,
-    History,
+    Journaled,
     RoundCommitted,
     RoundOpened,
     RoundsWithdrawn,
@@ -45,6 +46,7 @@ from flctl.core.history import (
     RunStopped,
     UpdateRejected,
 )
+from flctl.core.history import History
 from flctl.core.stream import Followed, Published, RunBegun
 from flctl.fleet.answers import read_told
 from flctl.fleet.heads import Heads, kept
@@ -55,7 +57,7 @@ from flctl.terminal.live import Dashboard
 from flctl.terminal.watching import JsonWatcher, LineWatcher
 from flctl.transport.gate import Gate
 
-KINDS: tuple[type[Event], ...] = get_args(AnyEvent)
+KINDS: tuple[type[Journaled], ...] = get_args(AnyEvent)
 ENDS = {RunPaused: "paused", RunFinished: "finished", RunFailed: "failed", RunStopped: "stopped"}
 SOURCE = Path(package.__file__).parent
 LOSSES = {1: 0.5, 2: 0.25, 3: 0.375}
@@ -173,7 +175,7 @@ def story(real: list[AnyEvent]) -> list[AnyEvent]:
     ]
 
 
-def ends_with(kind: type[Event], real: list[AnyEvent]) -> list[AnyEvent]:
+def ends_with(kind: type[Journaled], real: list[AnyEvent]) -> list[AnyEvent]:
     """The story up to the last event of that kind."""
     events = story(real)
     ends = {
@@ -192,7 +194,7 @@ def ends_with(kind: type[Event], real: list[AnyEvent]) -> list[AnyEvent]:
 
 @pytest.fixture
 def case(
-    kind: type[Event],
+    kind: type[Journaled],
     trained: RunFolder,
     flctl: Callable[..., Any],
     tmp_path: Path,
@@ -437,31 +439,32 @@ READ_BY: dict[str, tuple[Reader, ...]] = {
     "cli/runs.py": (runs_list, runs_show, runs_replay, runs_verify),
     "core/story.py": (train_in_lines, train_live),
     "terminal/training.py": (train_tensorboard,),  # what it recalls
-    "coordinator/run/awaiting.py": (lean_history,),
-    "coordinator/run/claims.py": (lean_history,),  # the last round's participants
     "coordinator/run/decisions.py": WRITES,
     "coordinator/run/storing.py": WRITES,
     "coordinator/store/schema1.py": WRITES,  # of 0.1 alone: tests/cli/test_flctl_01.py
     "coordinator/run/context.py": WRITES,
     "coordinator/front/outbox.py": WRITES,
     "coordinator/front/service.py": WRITES,
+    "coordinator/front/agents.py": WRITES,
     "coordinator/front/watching.py": WRITES,
     "api.py": WRITES,  # tests/test_api.py reads a run with it
     "core/stream.py": (history, train_in_lines),
     "fleet/console.py": (history,),
     "fleet/following.py": (history,),
     "coordinator/front/operators.py": (lean_history,),
-    "coordinator/front/lookups.py": (runs_list, runs_show),  # it answers the same
     "coordinator/run/evaluating.py": WRITES,
+    "coordinator/run/gathering.py": WRITES,
     "coordinator/store/journal.py": (history, lean_history),
     "coordinator/run/keeper.py": (lean_history,),
     "coordinator/run/round_driver.py": WRITES,
-    "coordinator/store/folder.py": (metrics_json, runs_list, whether_it_is_over),
+    "coordinator/store/folder.py": (metrics_json,),
+    "coordinator/store/over.py": (whether_it_is_over,),
     "coordinator/run/scoring.py": WRITES,
     "coordinator/store/resume.py": (lean_history,),
     "coordinator/store/runs.py": (runs_list, runs_show),
     "coordinator/run/run.py": (lean_history,),
     "terminal/watching.py": (train_in_lines, train_json),
+    "core/events.py": WRITES,
     "core/history.py": (history, lean_history),
     "fleet/answers.py": (history,),
     "fleet/clients.py": WRITES,
@@ -475,13 +478,13 @@ READ_BY: dict[str, tuple[Reader, ...]] = {
     "records/tensorboard.py": (runs_export_tensorboard, train_tensorboard),
 }
 TOUCHES = re.compile(
-    r"core\.history|core import history|core\.stream|read_events|\.history\(|recorded\("
+    r"core\.(events|history|stream)|core import events|read_events|\.history\(|recorded\("
 )
 
 
 def touching() -> Iterator[str]:
     for path in SOURCE.rglob("*.py"):
-        if TOUCHES.search(path.read_text()) or path.name == "history.py":
+        if TOUCHES.search(path.read_text()) or path.name in ("events.py", "history.py"):
             yield path.relative_to(SOURCE).as_posix()
 
 

@@ -31,7 +31,7 @@ def demo(
     """
     import msgspec
 
-    from flctl.core.history import RoundCommitted
+    from flctl.core.events import RoundCommitted
     from flctl.core.stream import Published
     from flctl.extras import needs_torch
     from flctl.files import make_folder

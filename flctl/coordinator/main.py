@@ -68,13 +68,9 @@ def make_coordinator(
         if coordinator.invitation is not None:
             coordinator.invitation.write_key()
 
-    coordinator.rotating = Rotating(
-        keyring.server_keys,
-        hub,
-        coordinator.peers,
-        coordinator.roster,
-        coordinator.enrolled,
-        new_key,
+    agents = coordinator.agents
+    agents.rotating = Rotating(
+        keyring.server_keys, hub, agents.peers, agents.roster, agents.enrolled, new_key
     )
     looking = ThreadBackground("looking", hub.wake)
     coordinator.control = Control(coordinator, endpoint, looking=looking, test_data=test_data)
@@ -109,14 +105,15 @@ def run_coordinator(
     when it last stopped goes on. Raises FlctlError.
     """
     make_folder(state)
-    lock = Lock(state / LOCK, f"{state}: a coordinator already works on this folder")
-    try:
+    with contextlib.ExitStack() as stack:
+        lock = Lock(state / LOCK, f"{state}: a coordinator already works on this folder")
+        stack.callback(lock.release)
         keyring = Keyring(state / "keys", time.time)
         coordinator, endpoint = make_coordinator(
             state, keyring, bind, state, heartbeat_s, test_data
         )
         coordinator.runs.min_participants = min_participants
-        coordinator.lives = Lives(state, coordinator.roster, coordinator.gate)
+        coordinator.agents.lives = Lives(state, coordinator.roster, coordinator.gate)
         if invite is not None:
             who, args = local_actor(), {"folder": str(invite)}
             with coordinator.audit.action(who, "coordinator --invite", args) as came:
@@ -129,11 +126,7 @@ def run_coordinator(
 
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, stop)
-        try:
-            on_ready(endpoint, keyring.server.public)
-            coordinator.runs.resume_interrupted()
-            coordinator.run()
-        finally:
-            coordinator.close()
-    finally:
-        lock.release()
+        stack.callback(coordinator.close)
+        on_ready(endpoint, keyring.server.public)
+        coordinator.runs.resume_interrupted()
+        coordinator.run()

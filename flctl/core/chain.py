@@ -22,11 +22,14 @@ _SUFFIX = len(_FIELD) + _DIGITS + len(_END)
 _HEAD = re.compile(rb"[0-9a-f]{64}")
 
 
-class Verdict(Struct, frozen=True):
-    """What the lines of a file say about themselves."""
+class Chain(Struct):
+    """The chain of one file, to write it or to check it line after line; and what that has found.
 
-    lines: int
-    head: str
+    One that begins with the `head` of a known line goes on after that line, and counts from there.
+    """
+
+    lines: int = 0
+    head: str = ""
     """Chain of the last line; empty when there is no line."""
     unchained: int = 0
     """Lines at the beginning that have no chain: an older flctl wrote them."""
@@ -37,37 +40,6 @@ class Verdict(Struct, frozen=True):
     """The line whose chain is the (first) head that was kept elsewhere."""
     missing: tuple[str, ...] = ()
     """Heads that were kept elsewhere and are in no line."""
-
-    @property
-    def chained(self) -> bool:
-        return self.unchained < self.lines
-
-    @property
-    def fault(self) -> str | None:
-        """What is wrong, in words; None for a whole chain, and for a file without any."""
-        if self.broken_at is None:
-            return None
-        more = f" (and {self.breaks - 1} more)" if self.breaks > 1 else ""
-        return (
-            f"the chain breaks at line {self.broken_at}{more}: that line, or one beside it, was "
-            "changed, removed or added since, or an older flctl wrote it"
-        )
-
-
-class Chain:
-    """The chain of one file, line after line; to write it or to check it."""
-
-    def __init__(self) -> None:
-        self.head = ""
-        self.lines = self.unchained = self.breaks = 0
-        self.broken_at: int | None = None
-
-    @classmethod
-    def from_head(cls, head: str) -> "Chain":
-        """To go on after a line whose chain is known; it counts from there."""
-        chain = cls()
-        chain.head = head
-        return chain
 
     def seal(self, line: bytes) -> bytes:
         """`line`, a JSON object without line end, with its chain."""
@@ -92,28 +64,32 @@ class Chain:
             self.broken_at = self.broken_at or self.lines
         self.head = carried or computed
 
-    def verdict(self, kept_at: int | None = None, missing: tuple[str, ...] = ()) -> Verdict:
-        return Verdict(
-            lines=self.lines,
-            head=self.head,
-            unchained=self.unchained,
-            broken_at=self.broken_at,
-            breaks=self.breaks,
-            kept_at=kept_at,
-            missing=missing,
+    @property
+    def chained(self) -> bool:
+        return self.unchained < self.lines
+
+    @property
+    def fault(self) -> str | None:
+        """What is wrong, in words; None for a whole chain, and for a file without any."""
+        if self.broken_at is None:
+            return None
+        more = f" (and {self.breaks - 1} more)" if self.breaks > 1 else ""
+        return (
+            f"the chain breaks at line {self.broken_at}{more}: that line, or one beside it, was "
+            "changed, removed or added since, or an older flctl wrote it"
         )
 
 
-def verify(lines: Iterable[bytes], *kept: str) -> Verdict:
-    """The verdict about a file's whole lines; `kept` are heads that were kept elsewhere."""
+def verify(lines: Iterable[bytes], *kept: str) -> Chain:
+    """The chain of a file's whole lines; `kept` are heads that were kept elsewhere."""
     chain, found = Chain(), dict[str, int]()
     for line in lines:
         chain.follow(line)
         if chain.head in kept:
             found[chain.head] = chain.lines
-    return chain.verdict(
-        found.get(kept[0]) if kept else None, tuple(head for head in kept if head not in found)
-    )
+    chain.kept_at = found.get(kept[0]) if kept else None
+    chain.missing = tuple(head for head in kept if head not in found)
+    return chain
 
 
 def split(line: bytes) -> tuple[bytes, str | None]:

@@ -26,22 +26,19 @@ from flctl.wire.messages import (
 LOST_AFTER_S = 30.0
 LOST_BEATS = 6
 """So long and so many heartbeats without a word from an agent: it is lost."""
-"""Silence after which an agent counts as lost."""
 CHALLENGE_S = 3.0
 """How long an old session has to prove that it lives."""
 CONFLICT_RETRY_S = 10.0
 CONFLICT_MEMORY_S = 25.0
 RIVALS = 8
 """Sessions of a conflict that are remembered, the newest: one key can invent any number."""
-
-
 JUMP = 2.0
 """An agent that declares more than so many times the examples that it had is worth a word."""
 DECLARED = 64
 """Counts of an agent that are remembered, the newest: it can invent any number of data sets."""
 
 
-class Welcome(Struct, frozen=True):
+class Admit(Struct, frozen=True):
     name: str
     peer: bytes
     new: bool
@@ -73,10 +70,10 @@ class Jumped(Struct, frozen=True):
     text: str
 
 
-Action: TypeAlias = Welcome | Probe | Conflict | Lost | Jumped
+Action: TypeAlias = Admit | Probe | Conflict | Lost | Jumped
 
 
-class Refusal(Struct, frozen=True):
+class OwnersRefusal(Struct, frozen=True):
     """The owner of an agent does not allow what a run asks of it."""
 
     run: str
@@ -108,7 +105,7 @@ class Member:
         self.error: str | None = None
         self.note: str | None = None
         """What the coordinator has to say about it: a protocol, a conflict, a bad update."""
-        self.refusal: Refusal | None = None
+        self.refusal: OwnersRefusal | None = None
         self.declared: dict[tuple[str, str], int] = {}
         """Examples of each (data set, task) that the next Hello is compared with."""
         self.most: dict[tuple[str, str], int] = {}
@@ -180,13 +177,8 @@ class Member:
             case Accepted() | Discarded() | Cancel() if self.ready:
                 self.state, self.progress = "ready", None
 
-    def examples(self, task: str, dataset: str) -> int:
-        """For training, as declared; 0 when it has none for this task."""
-        infos = self.hello.datasets if self.hello else ()
-        return max((i.examples for i in infos if (i.task, i.name) == (task, dataset)), default=0)
-
-    def of_part(self, task: str, dataset: str, part: MeasuredPart) -> int:
-        """Examples that it says to have of a part."""
+    def examples(self, task: str, dataset: str, part: MeasuredPart | None = None) -> int:
+        """Of a part, as declared, None: for training; 0 when it has none for this task."""
         infos = self.hello.datasets if self.hello else ()
         return max((i.of(part) for i in infos if (i.task, i.name) == (task, dataset)), default=0)
 
@@ -311,7 +303,7 @@ class Roster:
         if new or not hello.datasets or member.state in ("starting", "no data"):
             member.state = "ready" if hello.datasets else "no data" if hello.error else "starting"
         told: list[Action] = [Jumped(member.name, jump)] if jump else []
-        return [Welcome(member.name, peer, new), *told]
+        return [Admit(member.name, peer, new), *told]
 
     def _take_challenger(self, member: Member, now: float) -> list[Action]:
         rival, member.challenger = member.challenger, None

@@ -88,11 +88,7 @@ def needed(settings: RunSettings, wanted: int, known: int, least: int = 1) -> in
 
 
 def draw(
-    settings: RunSettings,
-    round_id: int,
-    pool: Pool,
-    accepted: Collection[str] = (),
-    least: int = 1,
+    settings: RunSettings, round_id: int, pool: Pool, accepted: Collection[str] = (), least: int = 1
 ) -> Draw:
     """Those whose update is `accepted`, then the round's sample of those that are here."""
     safe = frozenset(accepted)
@@ -228,14 +224,13 @@ class CannotDeliver(Struct, frozen=True):
     """The owner of the device does not allow it: no attempt asks it again."""
 
 
-class Seen(Struct, frozen=True):
+class Looked(Struct, frozen=True):
     """The answer to `Look`."""
 
     pool: Pool
 
 
-class Tick(Struct, frozen=True):
-    pass
+class Tick(Struct, frozen=True): ...
 
 
 class Reached(Struct, frozen=True):
@@ -254,7 +249,7 @@ Event: TypeAlias = (
     | Gone
     | Back
     | CannotDeliver
-    | Seen
+    | Looked
     | Tick
     | Reached
 )
@@ -317,12 +312,10 @@ class Aggregate(Struct, frozen=True):
     missing: tuple[str, ...]
 
 
-class Measure(Struct, frozen=True):
-    pass
+class Measure(Struct, frozen=True): ...
 
 
-class Write(Struct, frozen=True):
-    pass
+class Write(Struct, frozen=True): ...
 
 
 class End(Struct, frozen=True):
@@ -468,10 +461,10 @@ class Round:
             case Back(agent):
                 return self._moved(agent, here=True)
             case CannotDeliver(agent, reason, by_owner):
-                if not self._has_delivered(agent):
+                if (seat := self.seats.get(agent)) is not None and not seat.delivered:
                     self._leave(agent, reason, by_owner)
                 return []
-            case Seen(pool):
+            case Looked(pool):
                 return self._seen(pool, now)
             case Tick():
                 return self._tick(now)
@@ -634,10 +627,6 @@ class Round:
     @property
     def _at_disk(self) -> bool:
         return any(seat.standing is Standing.WHOLE for seat in self.seats.values())
-
-    def _has_delivered(self, agent: str) -> bool:
-        seat = self.seats.get(agent)
-        return seat is not None and seat.delivered
 
     def _close(self) -> list[Action]:
         self.phase = Phase.CLOSED

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass, field
 
-from flctl.core.history import (
+from flctl.core.events import (
     AttemptFailed,
     RoundCommitted,
     RoundOpened,
@@ -12,8 +12,8 @@ from flctl.core.history import (
     Score,
     UpdateRejected,
     UpdateStored,
-    best_round,
 )
+from flctl.core.history import best_round
 from flctl.core.stream import (
     ENDS,
     AgentCame,

@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeAlias
 import msgspec
 from msgspec import Meta, Struct
 
-from flctl.core.history import (
+from flctl.core.events import (
     AnyEvent,
     RoundCommitted,
     RunFailed,

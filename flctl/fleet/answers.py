@@ -11,9 +11,9 @@ from typing import Annotated, Any, TypeVar, get_args
 import msgspec
 from msgspec import Meta, Struct
 
-from flctl.core import history
+from flctl.core import events
 from flctl.core.stream import AnyLive, Published, Texts
-from flctl.errors import NOT_DECODED, FlctlError, MalformedMessage, one_line
+from flctl.errors import FlctlError, MalformedMessage, decoded
 from flctl.settings import AgentName
 from flctl.wire.messages import DatasetInfo, Digest, Natural, Offset, RunId, Short, Trouble
 
@@ -36,7 +36,7 @@ class InProgress(Struct, frozen=True):
     time_left_s: float | None = None
 
 
-class Rotation(Struct, frozen=True):
+class OpenRotation(Struct, frozen=True):
     """Of the server's key."""
 
     new_key: PublicKey
@@ -46,17 +46,17 @@ class Rotation(Struct, frozen=True):
     missing: Names
 
 
-class Coordinator(Struct, frozen=True):
+class CoordinatorStatus(Struct, frozen=True):
     version: Short
     uptime_s: float
     endpoint: Short
     server_key: PublicKey
     run: InProgress | None
     lost_after_s: float = 30.0
-    rotation: Rotation | None = None
+    rotation: OpenRotation | None = None
 
 
-class Agent(Struct, frozen=True):
+class AgentStatus(Struct, frozen=True):
     name: AgentName
     state: Short
     version: Short | None
@@ -84,7 +84,7 @@ class Agent(Struct, frozen=True):
     settings: Digest | None = None
 
 
-class Waiting(Struct, frozen=True):
+class WaitingKey(Struct, frozen=True):
     public_key: PublicKey
 
 
@@ -103,10 +103,10 @@ class Shards(Struct, frozen=True):
     dealt: Natural
 
 
-class Status(Struct, frozen=True):
-    coordinator: Coordinator
-    agents: tuple[Agent, ...]
-    waiting: tuple[Waiting, ...]
+class FleetStatus(Struct, frozen=True):
+    coordinator: CoordinatorStatus
+    agents: tuple[AgentStatus, ...]
+    waiting: tuple[WaitingKey, ...]
     tokens: tuple[OpenToken, ...] = ()
     revoked: tuple[AgentName, ...] = ()
     shards: Shards | None = None
@@ -119,10 +119,10 @@ class Key(Struct, frozen=True):
     shard: Short | None = None
 
 
-class Keys(Struct, frozen=True):
+class KeyList(Struct, frozen=True):
     server_key: PublicKey
     keys: tuple[Key, ...]
-    waiting: tuple[Waiting, ...]
+    waiting: tuple[WaitingKey, ...]
     revoked: tuple[Key, ...] = ()
     tokens: tuple[OpenToken, ...] = ()
 
@@ -132,23 +132,23 @@ class Best(Struct, frozen=True):
     checkpoint: Texts
 
 
-class Run(Struct, frozen=True):
+class RunSummary(Struct, frozen=True):
     """A run in a list."""
 
     run: RunId
-    state: history.State
+    state: events.State
     reason: Texts | None
-    kind: history.Kind
+    kind: events.Kind
     task: Short
     round: Natural
     rounds: Natural
-    metrics: history.Score | None
+    metrics: events.Score | None
     checkpoint: Texts
     started: float
     best: Best | None = None
 
 
-class RunSettings(Struct, frozen=True):
+class ShownSettings(Struct, frozen=True):
     """Those that are read here."""
 
     agents: Names = ()
@@ -157,21 +157,13 @@ class RunSettings(Struct, frozen=True):
     test_data: Texts | None = None
 
 
-class RunDetails(Run, frozen=True, kw_only=True):
-    settings: RunSettings
-
-
-class OfRun(Struct, frozen=True):
-    run: RunId
-
-
-class Closed(Struct, frozen=True):
-    closed: tuple[Short, ...] = ()
+class RunDetails(RunSummary, frozen=True, kw_only=True):
+    settings: ShownSettings
 
 
 class Rotated(Struct, frozen=True):
     server_key: PublicKey
-    rotation: Rotation | None = None
+    rotation: OpenRotation | None = None
 
 
 class Invited(Struct, frozen=True):
@@ -180,22 +172,10 @@ class Invited(Struct, frozen=True):
     folder: Texts
 
 
-class Token(Struct, frozen=True):
-    token: JoinToken
-
-
-class JournalPage(Struct, frozen=True):
-    data: bytes
-
-
 class Checkpoint(Struct, frozen=True):
     blob: Digest
     size: Offset
     round: Natural
-
-
-class _Tagged(Struct, frozen=True):
-    event: str
 
 
 class _Names(Struct, frozen=True):
@@ -207,25 +187,23 @@ class _Names(Struct, frozen=True):
     missing: Names | Texts | None = ()
 
 
-class _Envelope(Struct, frozen=True):
-    event: Any
-
-
 KNOWN = frozenset(
     str(kind.__struct_config__.tag)
-    for family in (AnyLive, history.AnyEvent)
+    for family in (AnyLive, events.AnyEvent)
     for kind in get_args(family)
 )
 
 
 def read(kind: type[T], body: object, where: str) -> T:
     """`body` as what was asked for. Raises MalformedMessage."""
-    try:
+    what = f"the coordinator at {where} gives an answer that cannot be used"
+    with decoded(MalformedMessage, what):
         return msgspec.convert(body, kind)
-    except NOT_DECODED as error:
-        raise MalformedMessage(
-            f"the coordinator at {where} gives an answer that cannot be used: {one_line(error)}"
-        ) from error
+
+
+def read_field(kind: Any, body: object, name: str, where: str) -> Any:
+    """The field of that name. Raises MalformedMessage."""
+    return read(kind, read(dict[str, Any], body, where).get(name), where)
 
 
 def read_told(body: object, where: str) -> Published | None:
@@ -233,20 +211,17 @@ def read_told(body: object, where: str) -> Published | None:
 
     Raises MalformedMessage.
     """
-    envelope = read(_Envelope, body, where)
-    found = None
-    if read(_Tagged, envelope.event, where).event in KNOWN:
+    found, event = None, read(dict[str, Any], body, where).get("event")
+    if read_field(str, event, "event", where) in KNOWN:
         found = read(Published, body, where)
-        read(_Names, envelope.event, where)  # a journal takes any text
+        read(_Names, event, where)  # a journal takes any text
     return found
 
 
 def whole(parts: bytearray, where: str) -> Any:
     """An answer that has come in parts. Raises MalformedMessage."""
-    try:
+    with decoded(MalformedMessage, f"the answer of {where} is damaged"):
         return msgspec.msgpack.decode(parts)
-    except NOT_DECODED as error:
-        raise MalformedMessage(f"the answer of {where} is damaged: {one_line(error)}") from error
 
 
 def as_error(trouble: Trouble) -> FlctlError:

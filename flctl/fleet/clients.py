@@ -9,7 +9,7 @@ from torch import Tensor
 
 from flctl.coordinator.store.folder import RunFolder
 from flctl.coordinator.store.resume import FirstModel
-from flctl.core.history import UpdateStored
+from flctl.core.events import UpdateStored
 from flctl.core.randomness import Seeding
 from flctl.files import explained
 from flctl.learning import device as devices

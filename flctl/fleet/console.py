@@ -11,23 +11,15 @@ import msgspec
 from flctl.coordinator.store.folder import fits
 from flctl.coordinator.store.runs import Found
 from flctl.core.chain import Chain
-from flctl.core.history import AnyEvent, Event
+from flctl.core.events import AnyEvent, Journaled
 from flctl.core.stream import FROM_START, Published
-from flctl.errors import (
-    NOT_DECODED,
-    FlctlError,
-    MalformedMessage,
-    one_line,
-)
+from flctl.errors import FlctlError, MalformedMessage, decoded
 from flctl.files import explained, new_file
 from flctl.fleet import answers, pages
 from flctl.fleet.connection import Connection
 from flctl.fleet.following import Following
 from flctl.transport.blobs import Download
-from flctl.wire.messages import (
-    Deal,
-    Digest,
-)
+from flctl.wire.messages import Deal, Digest, RunId, Short
 
 START_S = 180.0
 """How long an answer may take for what imports torch and reads data first."""
@@ -39,12 +31,12 @@ class RemoteRuns(Connection):
     # The documents that `--json` prints come back as they are, once they have been checked.
 
     def status(self) -> dict[str, Any]:
-        """As `answers.Status`."""
-        return dict(self._document(answers.Status, self.ask("status")))
+        """As `answers.FleetStatus`."""
+        return dict(self._document(answers.FleetStatus, self.ask("status")))
 
     def look(self) -> Found:
-        """A summary of each run, as `answers.Run`."""
-        return Found(list(self._document(list[answers.Run], self.ask("runs"))), [])
+        """A summary of each run, as `answers.RunSummary`."""
+        return Found(list(self._document(list[answers.RunSummary], self.ask("runs"))), [])
 
     def about(self, run: str) -> dict[str, Any]:
         """Summary and settings of a run."""
@@ -58,20 +50,16 @@ class RemoteRuns(Connection):
         for line in lines:
             if chain is not None:
                 chain.follow(line)
-            try:
+            with decoded(MalformedMessage, f"the journal of run {run} from {self.where}"):
                 event = msgspec.json.decode(line)
-            except NOT_DECODED as error:
-                raise MalformedMessage(
-                    f"the journal of run {run} from {self.where}: {one_line(error)}"
-                ) from error
             found = answers.read_told({"run": run, "event": event}, self.where)
-            if found is not None and isinstance(found.event, Event):
+            if found is not None and isinstance(found.event, Journaled):
                 yield found.event
 
     def journal(self, run: str, offset: int) -> bytes:
         """The next bytes of a run's journal as it stands on the disk; none at its end."""
         body = self.ask("journal", run=run, offset=offset)
-        return answers.read(answers.JournalPage, body, self.where).data
+        return bytes(answers.read_field(bytes, body, "data", self.where))
 
     def audit(self, offset: int) -> bytes:
         """The next bytes of the coordinator's audit file; none at its end."""
@@ -79,7 +67,7 @@ class RemoteRuns(Connection):
 
     def start(self, given: dict[str, Any], where: str) -> str:
         body = self.ask("start", START_S, given=given, where=where)
-        return answers.read(answers.OfRun, body, self.where).run
+        return self._run_of(body)
 
     def resume(self, run: str, changes: Mapping[str, Any] | None = None) -> str:
         more = {"changes": dict(changes)} if changes else {}
@@ -89,8 +77,8 @@ class RemoteRuns(Connection):
         return self._order_to_run("stop", run)
 
     def keys(self) -> dict[str, Any]:
-        """As `answers.Keys`."""
-        return dict(self._document(answers.Keys, self.ask("keys")))
+        """As `answers.KeyList`."""
+        return dict(self._document(answers.KeyList, self.ask("keys")))
 
     def add_key(self, name: str, key: str, role: str) -> None:
         self.ask("key-add", name=name, key=key, role=role)
@@ -98,7 +86,7 @@ class RemoteRuns(Connection):
     def revoke(self, name: str) -> list[str]:
         """The ids of the tokens that were closed with it."""
         body = self.ask("key-revoke", name=name)
-        return list(answers.read(answers.Closed, body, self.where).closed)
+        return list(answers.read_field(list[Short], body, "closed", self.where))
 
     def cordon(self, agent: str) -> None:
         self.ask("cordon", name=agent)
@@ -113,13 +101,13 @@ class RemoteRuns(Connection):
         if evaluates:
             more["evaluates"] = True
         body = self.ask("token", ttl_s=ttl_s, uses=uses, **more)
-        return answers.read(answers.Token, body, self.where).token
+        return str(answers.read_field(answers.JoinToken, body, "token", self.where))
 
     def close_tokens(self, ids: Sequence[str] | None) -> list[str]:
         """Those of them that were open; all for None."""
         which: dict[str, Any] = {} if ids is None else {"ids": list(ids)}
         body = self.ask("token-close", **which)
-        return list(answers.read(answers.Closed, body, self.where).closed)
+        return list(answers.read_field(list[Short], body, "closed", self.where))
 
     def invite(self, ttl_s: float) -> dict[str, Any]:
         """Open the door of `coordinator --invite`."""
@@ -170,8 +158,11 @@ class RemoteRuns(Connection):
         answers.read(kind, body, self.where)
         return body
 
+    def _run_of(self, body: Any) -> str:
+        return str(answers.read_field(RunId, body, "run", self.where))
+
     def _order_to_run(self, what: str, run: str, **more: Any) -> str:
-        found = answers.read(answers.OfRun, self.ask(what, run=run, **more), self.where).run
+        found = self._run_of(self.ask(what, run=run, **more))
         self._expect_run(found, run)
         return found
 

@@ -80,7 +80,7 @@ def drive_local(
         keyring = Keyring(temporary / "keys")
         coordinator, endpoint = make_coordinator(state, keyring, "127.0.0.1:0")
         # That its own agents have yet to start is no news.
-        coordinator.watch(lambda told: None if _is_start(told) else on_event(told))
+        coordinator.watchers.append(lambda told: None if _is_start(told) else on_event(told))
         embedded = _Embedded(coordinator, keyring, temporary, endpoint, names, verbose)
         try:
             if folder is None:

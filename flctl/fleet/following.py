@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from flctl.coordinator.store.folder import fits
-from flctl.core.history import RunStarted
+from flctl.core.events import RunStarted
 from flctl.core.stream import Followed, Published, RunBegun
 from flctl.fleet import answers
 from flctl.transport.channel import Frame, LinkEvent

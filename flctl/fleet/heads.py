@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from flctl.core.chain import is_head
-from flctl.core.history import RoundCommitted
+from flctl.core.events import RoundCommitted
 from flctl.core.stream import DURABLE, Published
 from flctl.errors import NOT_DECODED, FlctlError, StateError, one_line
 from flctl.files import explained, make_folder, replace

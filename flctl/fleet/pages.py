@@ -26,7 +26,7 @@ def lines(page: Page, where: str) -> Iterator[bytes]:
         raise StateError(f"{where}, {error}") from error
 
 
-def verify(page: Page, where: str, *kept: str) -> chain.Verdict:
+def verify(page: Page, where: str, *kept: str) -> chain.Chain:
     return chain.verify(lines(page, where), *kept)
 
 

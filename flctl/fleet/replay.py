@@ -17,7 +17,8 @@ from flctl.coordinator.run.aggregation import aggregate
 from flctl.coordinator.run.decisions import weigh_in
 from flctl.coordinator.store.folder import RunFolder
 from flctl.coordinator.store.resume import expect_unchanged, machine
-from flctl.core.history import History, RoundCommitted, UpdateStored
+from flctl.core.events import RoundCommitted, UpdateStored
+from flctl.core.history import History
 from flctl.core.randomness import Seeding
 from flctl.errors import DataError, RunError, UsageError
 from flctl.files import expect_path

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from flctl.coordinator.run.aggregation import Aggregated, aggregate
-from flctl.coordinator.run.decisions import commit, finish, measures, weigh_in
+from flctl.coordinator.run.decisions import commit, finish, measures, open_round, weigh_in
 from flctl.coordinator.run.scoring import missing, scored
 from flctl.coordinator.store.folder import RunFolder
 from flctl.coordinator.store.journal import Journal
 from flctl.coordinator.store.resume import expect_resumable, start_run, take_up
-from flctl.core import history as happened
-from flctl.core.history import History, Score
+from flctl.core import events as happened
+from flctl.core.events import Score
+from flctl.core.history import History
 from flctl.core.round import Pool, draw
 from flctl.core.stream import AnyLive, BatchTrained, Published, RunBegun
 from flctl.errors import FlctlError, StateError
@@ -155,15 +156,7 @@ class VirtualRun:
     def _open(self, round_id: int) -> happened.RoundOpened:
         names = frozenset(self._clients.training)
         drawn = draw(self.settings, round_id, Pool(names, names, len(names)))
-        self.folder.room_for(self.size, len(drawn.invited))
-        opened = happened.RoundOpened(
-            at=_now(),
-            round=round_id,
-            attempt=1,
-            base=self.history.base,
-            invited=drawn.invited,
-            need=drawn.need,
-        )
+        opened = open_round(self.folder, self.history, drawn, 1, _now())
         self._record(opened)
         return opened
 
@@ -205,12 +198,6 @@ class VirtualRun:
         path = None if source.path is None else Path(source.path)
         return Reading(path, lambda: evaluation_parts(task, source))
 
-    @property
-    def size(self) -> int:
-        started = self.history.started
-        assert started is not None
-        return self.history.rounds[-1].size if self.history.rounds else started.size
-
     def _record(self, event: happened.AnyEvent) -> None:
         self._journal.append([event], sync=isinstance(event, happened.RoundCommitted))
         self.history.apply(event)
@@ -218,7 +205,7 @@ class VirtualRun:
 
     def _tell(self, event: happened.AnyEvent | AnyLive) -> None:
         """One that stands in no journal, or that a full disk did not take, has no number."""
-        journaled = list(self._journal.told(event)) if isinstance(event, happened.Event) else []
+        journaled = list(self._journal.told(event)) if isinstance(event, happened.Journaled) else []
         for told in journaled or [Published(self.folder.name, event)]:
             self._publish(told)
 

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from flctl.coordinator.store.runs import LocalRuns
-from flctl.core.history import AnyEvent, History, RoundCommitted
+from flctl.core.events import AnyEvent, RoundCommitted
+from flctl.core.history import History
 from flctl.errors import RunError, UsageError
 from flctl.fleet.console import RemoteRuns
 
@@ -15,10 +16,7 @@ class RecordedRun:
     come from `models`."""
 
     def __init__(
-        self,
-        about: Mapping[str, Any],
-        events: Iterable[AnyEvent],
-        models: LocalRuns | RemoteRuns,
+        self, about: Mapping[str, Any], events: Iterable[AnyEvent], models: LocalRuns | RemoteRuns
     ) -> None:
         self._models = models
         self.name: str = about["run"]

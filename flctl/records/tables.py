@@ -6,11 +6,14 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TypeAlias
 
-from flctl.core.history import Participant, RoundCommitted, Score
+from flctl.core.events import Participant, RoundCommitted, Score
 from flctl.core.metrics import named
 from flctl.wire.messages import VALIDATION, Metrics
 
 Row: TypeAlias = dict[str, str | float | None]
+SUMMED = ("examples", "batches", "bytes_up")
+OF_AN_UPDATE = ("examples", "data", "batches", "seconds", "bytes_up", "compression_error")
+"""Fields of `Participant` that are columns."""
 
 
 def round_rows(rounds: Sequence[RoundCommitted]) -> list[Row]:
@@ -27,9 +30,7 @@ def round_rows(rounds: Sequence[RoundCommitted]) -> list[Row]:
                 "seconds": event.seconds,
                 "agents": len(people),
                 "missing": " ".join(event.missing),
-                "examples": sum(part.examples for part in people.values()),
-                "batches": sum(part.batches for part in people.values()),
-                "bytes_up": sum(part.bytes_up for part in people.values()),
+                **{name: sum(getattr(part, name) for part in people.values()) for name in SUMMED},
                 "training_loss": training_loss(people),
                 "evaluated_by": score.source if score else None,
                 "part": score.part if score else None,
@@ -58,12 +59,7 @@ def agent_rows(rounds: Sequence[RoundCommitted]) -> list[Row]:
                     "agent": agent,
                     "took_part": "yes" if part else "no",
                     "training_loss": part.loss if part else None,
-                    "examples": part.examples if part else None,
-                    "data": part.data if part else None,
-                    "batches": part.batches if part else None,
-                    "seconds": part.seconds if part else None,
-                    "bytes_up": part.bytes_up if part else None,
-                    "compression_error": part.compression_error if part else None,
+                    **{name: getattr(part, name, None) for name in OF_AN_UPDATE},
                     **{f"held_out_{k}": v for k, v in _figures(measured.get(agent), names).items()},
                 }
             )

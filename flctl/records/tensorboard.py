@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from flctl.core.history import RoundCommitted, RoundsWithdrawn
+from flctl.core.events import RoundCommitted, RoundsWithdrawn
 from flctl.core.stream import Published
 from flctl.errors import StateError, UsageError
 from flctl.files import explained, new_folder

@@ -37,7 +37,7 @@ def show(
             found.append(line)
     if not chain.lines and page(0):
         raise StateError(f"{where}: damaged: it has no whole line")
-    fault = chain.verdict().fault
+    fault = chain.fault
     if follow:
         _print(found, where, json)
     else:

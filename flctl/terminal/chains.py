@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from flctl.errors import UsageError
 
 if TYPE_CHECKING:
-    from flctl.core.chain import Verdict
+    from flctl.core.chain import Chain
     from flctl.fleet.heads import Seen
 
 
@@ -32,7 +32,12 @@ def known(given: str | None, seen: "Seen | None") -> list[str]:
 
 
 def report(
-    verdict: "Verdict", what: str, where: str, given: str | None, seen: "Seen | None", json: bool
+    verdict: "Chain",
+    what: str,
+    where: str,
+    given: str | None,
+    seen: "Seen | None",
+    json: bool,
 ) -> str | None:
     """Print the verdict. Returns what is wrong; None when all lines are as they were written.
 

@@ -12,7 +12,7 @@ from flctl.terminal.patience import waiting
 
 if TYPE_CHECKING:
     from flctl.coordinator.store.runs import LocalRuns
-    from flctl.core.history import AnyEvent
+    from flctl.core.events import AnyEvent
     from flctl.fleet.console import RemoteRuns
     from flctl.records.recorded import RecordedRun
 
@@ -78,4 +78,4 @@ def details(runs: "LocalRuns | RemoteRuns", run: str) -> "tuple[dict[str, Any], 
     chain = Chain()
     about = runs.about(run)
     events = list(runs.events(about["run"], chain))
-    return {**about, "chain": shown_chain(chain.verdict())}, events
+    return {**about, "chain": shown_chain(chain)}, events

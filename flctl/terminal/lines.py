@@ -3,7 +3,12 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from flctl.core.history import AttemptFailed, RoundCommitted, RoundsWithdrawn, UpdateRejected
+from flctl.core.events import (
+    AttemptFailed,
+    RoundCommitted,
+    RoundsWithdrawn,
+    UpdateRejected,
+)
 from flctl.core.metrics import label
 from flctl.core.stream import (
     ENDS,

@@ -13,7 +13,7 @@ from flctl.terminal import chains, output
 from flctl.terminal.tables import Table
 
 if TYPE_CHECKING:
-    from flctl.core.history import RoundCommitted, Score
+    from flctl.core.events import RoundCommitted, Score
     from flctl.wire.messages import Metrics
 
 STYLES = {"running": "cyan", "finished": "green", "paused": "yellow", "stopped": "yellow"}

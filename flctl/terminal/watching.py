@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from flctl.core.history import RoundCommitted
+from flctl.core.events import RoundCommitted
 from flctl.core.story import Story
 from flctl.core.stream import Published
 from flctl.errors import FlctlError

@@ -29,7 +29,7 @@ from flctl.transport.keypair import (
     read_public,
     shown,
 )
-from flctl.transport.rotation import ServerKeys
+from flctl.transport.rotation import KeyRotation
 from flctl.transport.tokens import MOST_OPEN, Token, find_open, new_token
 from flctl.wire.messages import Deal
 
@@ -86,9 +86,9 @@ class Keyring:
         self._load()
 
     @functools.cached_property
-    def server_keys(self) -> ServerKeys:
+    def server_keys(self) -> KeyRotation:
         """The coordinator's own pair, made at the first use, and one that is to replace it."""
-        return ServerKeys(self.path.parent, self._clock)
+        return KeyRotation(self.path.parent, self._clock)
 
     @property
     def server(self) -> KeyPair:

@@ -31,11 +31,11 @@ class Rotation(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Only the new one is good; operators who have been away still hear of it."""
 
 
-class ServerKeys:
+class KeyRotation:
     """The pairs that the coordinator answers with. Raises StateError as the files do."""
 
     def __init__(self, folder: Path, clock: Callable[[], float] = time.time) -> None:
-        self._folder, self._clock = folder, clock
+        self._folder, self.clock = folder, clock
         self._file, self._next = folder / "rotation.json", folder / "next.key"
         self.current = load_or_make(folder / "server.key")
         self.rotation = self._read()
@@ -76,7 +76,7 @@ class ServerKeys:
         if not SHORTEST_S <= overlap_s <= LONGEST_S:
             raise UsageError(f"--overlap: from 1m to {LONGEST_S / 86_400:.0f}d")
         self._drop_next()  # of a rotation that was cut off before it began, or while it was ended
-        now = self._clock()
+        now = self.clock()
         self.rotation = Rotation(
             old=self.current.public,
             new=load_or_make(self._next).public,

@@ -10,14 +10,8 @@ from typing import TypeVar
 
 import msgspec
 
-from flctl.errors import NOT_DECODED, MalformedMessage, ProtocolMismatch, one_line
-from flctl.wire.messages import (
-    CHUNK_BYTES,
-    Message,
-    ToAgent,
-    ToCoordinator,
-    ToOperator,
-)
+from flctl.errors import NOT_DECODED, MalformedMessage, ProtocolMismatch, decoded
+from flctl.wire.messages import CHUNK_BYTES, Message, ToAgent, ToCoordinator, ToOperator
 
 MAGIC = b"flc"
 PROTOCOL = 2
@@ -68,12 +62,8 @@ class Decoder:
             raise MalformedMessage(f"a message of {len(header)} bytes, {HEADER_BYTES} at most")
         if payload is not None and len(payload) > CHUNK_BYTES:
             raise MalformedMessage(f"a payload of {len(payload)} bytes, {CHUNK_BYTES} at most")
-        try:
-            message = self._decoder.decode(header)
-        except NOT_DECODED as error:
-            why = one_line(error)
-            raise MalformedMessage(f"not a message of this protocol: {why}") from error
-        return protocol, message, payload
+        with decoded(MalformedMessage, "not a message of this protocol"):
+            return protocol, self._decoder.decode(header), payload
 
     @staticmethod
     def protocol_of(frames: Sequence[Frame]) -> int:

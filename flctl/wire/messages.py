@@ -6,7 +6,7 @@ who may send what. Bounds stand in the types, so that decoding is checking.
 
 from typing import Annotated, Any, Literal, TypeAlias
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, structs
 
 from flctl.errors import Kind
 from flctl.settings import AgentName, LocalTraining, Partition, Seed
@@ -114,24 +114,18 @@ class Deal(Part, frozen=True):
     seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] = 1
 
 
-class Shard(Part, frozen=True):
-    """Part `index` (from 0) of `of` equal owners of one data set."""
+class Shard(Deal, frozen=True, kw_only=True):
+    """Part `index` (from 0) of what is dealt."""
 
     index: Annotated[int, Meta(ge=0, lt=10**6)]
-    of: Annotated[int, Meta(ge=1, le=10**6)]
-    partition: Partition
-    alpha: Annotated[float, Meta(gt=0, le=1e9)] = 0.5
-    seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] = 1
 
     @classmethod
     def of_deal(cls, deal: Deal, index: int) -> "Shard":
-        return cls(
-            index=index, of=deal.of, partition=deal.partition, alpha=deal.alpha, seed=deal.seed
-        )
+        return cls(index=index, **structs.asdict(deal))
 
     @property
     def deal(self) -> Deal:
-        return Deal(of=self.of, partition=self.partition, alpha=self.alpha, seed=self.seed)
+        return Deal(**{name: getattr(self, name) for name in Deal.__struct_fields__})
 
     def __str__(self) -> str:
         return f"{self.index + 1}/{self.of} {self.partition}"
@@ -151,8 +145,9 @@ class DatasetInfo(Part, frozen=True):
     data: Digest | None = None
     """Of the examples for training."""
 
-    def of(self, part: "MeasuredPart") -> int:
-        return self.validation if part == "validation" else self.held_out
+    def of(self, part: "MeasuredPart | None") -> int:
+        """None: for training."""
+        return {None: self.examples, "validation": self.validation, "test": self.held_out}[part]
 
 
 class Limits(Part, frozen=True):
@@ -523,8 +518,6 @@ FromAgent: TypeAlias = (
     | Chunk
     | BlobGone
 )
-FromGuest: TypeAlias = Join
-FromOperator: TypeAlias = Ask | Fetch
 ToCoordinator: TypeAlias = FromAgent | Join | Ask
 ToAgent: TypeAlias = (
     Welcome

@@ -19,7 +19,7 @@ import numpy as np
 from msgspec import Meta, Struct
 from numpy.typing import NDArray
 
-from flctl.errors import NOT_DECODED, ParametersError, one_line
+from flctl.errors import ParametersError, decoded
 
 Array = NDArray[Any]
 
@@ -97,7 +97,7 @@ class ParameterFile:
     """
 
     def __init__(self, fd: int, where: str) -> None:
-        self._fd = fd
+        self.fd = fd
         self.where = where
         self.size = os.fstat(fd).st_size
         header_bytes = self._header()
@@ -110,10 +110,8 @@ class ParameterFile:
     def buffers(self) -> frozenset[str]:
         """The tensors that the file says are statistics, not weights; none in one that does not
         say. Raises ParametersError."""
-        try:
+        with decoded(ParametersError, f"{self.where}: its list of buffers is damaged"):
             return msgspec.convert(self.metadata.get("buffers", ()), frozenset[str])
-        except msgspec.ValidationError as error:
-            raise ParametersError(f"{self.where}: its list of buffers is damaged") from error
 
     def read(self, spec: TensorSpec, start: int = 0, count: int | None = None) -> Array:
         """Elements `start` … `start + count` of a tensor, flat, in its storage type."""
@@ -124,29 +122,27 @@ class ParameterFile:
         view = memoryview(array.data).cast("B") if count else memoryview(b"")
         got = 0
         while got < len(view):
-            n = os.preadv(self._fd, [view[got:]], offset + got)
+            n = os.preadv(self.fd, [view[got:]], offset + got)
             if n == 0:
                 raise ParametersError(f"{self.where}: ends within tensor {spec.name}")
             got += n
         return array
 
     def _header(self) -> bytes:
-        length = int.from_bytes(os.pread(self._fd, 8, 0), "little")
+        length = int.from_bytes(os.pread(self.fd, 8, 0), "little")
         if self.size < 10 or not 2 <= length <= min(HEADER_LIMIT, self.size - 8):
             raise ParametersError(f"{self.where}: not a safetensors file")
-        return os.pread(self._fd, length, 8)
+        return os.pread(self.fd, length, 8)
 
     def _parse(self, header: bytes) -> tuple[TensorSpec, ...]:
-        try:
+        with decoded(ParametersError, f"{self.where}: not a safetensors file"):
             raw = _header.decode(header)
             metadata = _metadata.decode(raw.pop("__metadata__", msgspec.Raw(b"{}")))
             entries = {name: _entry.decode(value) for name, value in raw.items()}
-        except NOT_DECODED as error:
-            why = one_line(error)
-            raise ParametersError(f"{self.where}: not a safetensors file: {why}") from error
+        with decoded(ParametersError, f"{self.where}: its metadata are damaged"):
+            self.metadata = msgspec.json.decode(metadata.get("flctl", "{}"), type=dict[str, Any])
         if len(entries) > TENSORS_LIMIT:
             raise ParametersError(f"{self.where}: {len(entries)} tensors, {TENSORS_LIMIT} at most")
-        self.metadata = self._own_metadata(metadata)
         end = 0
         specs = []
         for name, entry in sorted(entries.items(), key=lambda item: item[1].data_offsets):
@@ -165,12 +161,6 @@ class ParameterFile:
                 f"{self.where}: {self.size} bytes long, its header says {self._start + end}"
             )
         return canonical(specs)
-
-    def _own_metadata(self, metadata: dict[str, str]) -> dict[str, Any]:
-        try:
-            return msgspec.json.decode(metadata.get("flctl", "{}"), type=dict[str, Any])
-        except NOT_DECODED as error:
-            raise ParametersError(f"{self.where}: its metadata are damaged") from error
 
 
 class ParameterWriter:
@@ -211,9 +201,7 @@ class ParameterWriter:
 
 
 def dump(
-    fd: int,
-    tensors: Mapping[str, tuple[str, Array]],
-    metadata: Mapping[str, Any] | None = None,
+    fd: int, tensors: Mapping[str, tuple[str, Array]], metadata: Mapping[str, Any] | None = None
 ) -> tuple[str, int]:
     """Write `tensors` (name → storage type and array) to `fd`; its sha256 and size."""
     specs = [TensorSpec(name, dtype, tuple(a.shape)) for name, (dtype, a) in tensors.items()]
@@ -301,11 +289,7 @@ def _encode_header(specs: tuple[TensorSpec, ...], metadata: Mapping[str, Any]) -
     end = 0
     for spec in specs:
         start, end = end, end + spec.nbytes
-        header[spec.name] = {
-            "dtype": spec.dtype,
-            "shape": spec.shape,
-            "data_offsets": (start, end),
-        }
+        header[spec.name] = {"dtype": spec.dtype, "shape": spec.shape, "data_offsets": (start, end)}
     text = msgspec.json.encode(header)
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text

@@ -1,8 +1,8 @@
 """Questions and orders of an operator: one frozen struct each, in `Ask` as `what` and `args`.
 
 To add one: a class here, under `Question` (every operator's key), `AdminQuestion` (an admin's only)
-or `Order` (an admin's, and it stands in the audit file),
-with the word that travels as its tag; the class in `AnyQuestion`; a method in `Control._answers`; a
+or `AdminOrder` (an admin's, and it stands in the audit file),
+with the word that travels as its tag; the class in `AnyQuestion`; a case in `Control._reply`; a
 method of `fleet/console.py`. Bounds stand in the types. A field that a
 later version adds has a default, and consoles leave it out when it has it: an older coordinator
 refuses a field that it does not know.
@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from flctl import __version__
-from flctl.errors import NOT_DECODED, UsageError, one_line
+from flctl.errors import UsageError, decoded, one_line
 from flctl.wire.messages import Ask, Deal, Natural, Offset, Short, Text
 
 RoundNumber = Annotated[int, Meta(ge=0, le=10**9)]
@@ -28,42 +28,42 @@ class AdminQuestion(Question, frozen=True):
     """Changes nothing; only an admin key may ask it."""
 
 
-class Order(AdminQuestion, frozen=True):
+class AdminOrder(AdminQuestion, frozen=True):
     """Changes something; only an admin key may give it. The audit file has each of them: no
     field of it may be a secret."""
 
 
-class Status(Question, frozen=True, tag="status"):
+class ShowStatus(Question, frozen=True, tag="status"):
     """Every agent, and the coordinator itself."""
 
 
-class Runs(Question, frozen=True, tag="runs"):
+class ListRuns(Question, frozen=True, tag="runs"):
     """All runs, one summary each."""
 
 
-class OfRun(Question, frozen=True):
+class AboutRun(Question, frozen=True):
     run: Short
     """The run's name, or a beginning that only one run has."""
 
 
-class Run(OfRun, frozen=True, tag="run"):
+class ShowRun(AboutRun, frozen=True, tag="run"):
     """Summary and settings of a run."""
 
 
-class Journal(OfRun, frozen=True, tag="journal"):
+class ReadJournal(AboutRun, frozen=True, tag="journal"):
     """The bytes of a run's journal from an offset on: who asks checks its chain for itself."""
 
     offset: Offset = 0
 
 
-class Watch(OfRun, frozen=True, tag="watch"):
+class WatchRun(AboutRun, frozen=True, tag="watch"):
     """A run's events, for as long as the connection lasts."""
 
     after: Annotated[int, Meta(ge=-1, le=2**53)] = -1
     """The number of the last event that the asker has; those after it come first."""
 
 
-class Watching(Question, frozen=True, tag="watching"):
+class StillWatching(Question, frozen=True, tag="watching"):
     """Whether this connection still gets the events of its watch: one that read too little for
     too long does not. Asked when it was quiet for a while."""
 
@@ -71,24 +71,24 @@ class Watching(Question, frozen=True, tag="watching"):
     """The id of the watch."""
 
 
-class Checkpoint(OfRun, frozen=True, tag="checkpoint"):
+class FetchCheckpoint(AboutRun, frozen=True, tag="checkpoint"):
     """The model of a round as a blob to fetch."""
 
     round: RoundNumber | None = None
     """None: the newest."""
 
 
-class Keys(Question, frozen=True, tag="keys"):
+class ListKeys(Question, frozen=True, tag="keys"):
     """Who is enrolled, revoked, and waits."""
 
 
-class Audit(AdminQuestion, frozen=True, tag="audit"):
+class ReadAudit(AdminQuestion, frozen=True, tag="audit"):
     """The bytes of the audit file from an offset on."""
 
     offset: Offset = 0
 
 
-class Start(Order, frozen=True, tag="start"):
+class StartRun(AdminOrder, frozen=True, tag="start"):
     """Begin a run."""
 
     given: dict[str, Any]
@@ -97,52 +97,52 @@ class Start(Order, frozen=True, tag="start"):
     """The file or flags that they come from, for messages."""
 
 
-class RunOrder(Order, frozen=True):
+class RunOrder(AdminOrder, frozen=True):
     run: Short
 
 
-class Stop(RunOrder, frozen=True, tag="stop"):
+class StopRun(RunOrder, frozen=True, tag="stop"):
     """End the run in progress."""
 
 
-class Resume(RunOrder, frozen=True, tag="resume"):
+class ResumeRun(RunOrder, frozen=True, tag="resume"):
     """Go on with a run that has stopped or paused."""
 
     changes: dict[str, Any] = {}
     """Settings that are others from here on; `flctl.settings.changed` checks them."""
 
 
-class AddKey(Order, frozen=True, tag="key-add"):
+class AddKey(AdminOrder, frozen=True, tag="key-add"):
     name: Short
     key: Short
     role: Literal["agent", "evaluate", "read", "admin"]
 
 
-class RevokeKey(Order, frozen=True, tag="key-revoke"):
+class RevokeKey(AdminOrder, frozen=True, tag="key-revoke"):
     name: Short
 
 
-class NewToken(Order, frozen=True, tag="token"):
+class NewToken(AdminOrder, frozen=True, tag="token"):
     ttl_s: float
     uses: Natural
     deal: Deal | None = None
     evaluates: bool = False
 
 
-class CloseTokens(Order, frozen=True, tag="token-close"):
+class CloseTokens(AdminOrder, frozen=True, tag="token-close"):
     """Nobody joins with these any more."""
 
     ids: Annotated[tuple[Short, ...], Meta(max_length=1000)] | None = None
     """None: all that are open."""
 
 
-class Invite(Order, frozen=True, tag="invite"):
+class OpenTokenFolder(AdminOrder, frozen=True, tag="invite"):
     """Put a token into the folder of `coordinator --invite`."""
 
     ttl_s: float
 
 
-class RotateServer(Order, frozen=True, tag="rotate-server"):
+class RotateServer(AdminOrder, frozen=True, tag="rotate-server"):
     """Replace the server's key by a new one, with a time in which both are good."""
 
     step: Literal["begin", "finish", "abort"]
@@ -152,32 +152,32 @@ class RotateServer(Order, frozen=True, tag="rotate-server"):
     """Finish although some agents do not have the new key."""
 
 
-class Cordon(Order, frozen=True, tag="cordon"):
+class Cordon(AdminOrder, frozen=True, tag="cordon"):
     name: Short
 
 
-class Uncordon(Order, frozen=True, tag="uncordon"):
+class Uncordon(AdminOrder, frozen=True, tag="uncordon"):
     name: Short
 
 
 AnyQuestion: TypeAlias = (
-    Status
-    | Runs
-    | Run
-    | Journal
-    | Watch
-    | Watching
-    | Checkpoint
-    | Keys
-    | Audit
-    | Start
-    | Stop
-    | Resume
+    ShowStatus
+    | ListRuns
+    | ShowRun
+    | ReadJournal
+    | WatchRun
+    | StillWatching
+    | FetchCheckpoint
+    | ListKeys
+    | ReadAudit
+    | StartRun
+    | StopRun
+    | ResumeRun
     | AddKey
     | RevokeKey
     | NewToken
     | CloseTokens
-    | Invite
+    | OpenTokenFolder
     | RotateServer
     | Cordon
     | Uncordon
@@ -200,7 +200,5 @@ def read_question(ask: Ask) -> AnyQuestion:
             f"the coordinator (flctl {__version__}) does not know the question "
             f"'{one_line(ask.what, 50)}'; it knows {', '.join(KINDS)}"
         )
-    try:
+    with decoded(UsageError, f"'{ask.what}'"):
         return msgspec.convert(ask.args, kind)
-    except NOT_DECODED as error:
-        raise UsageError(f"'{ask.what}': {one_line(error)}") from error

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from flctl.coordinator.store.folder import RunFolder, RunsOver
+from flctl.coordinator.store.folder import RunFolder
+from flctl.coordinator.store.over import RunsOver
 from flctl.errors import ProtocolMismatch, UsageError
 from flctl.fleet.replay import replay
 from flctl.fleet.virtual import VirtualRun

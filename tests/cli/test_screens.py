@@ -8,7 +8,7 @@ from rich.console import Console
 from flctl.cli import runs
 from flctl.cli.options import At
 from flctl.coordinator.front.views import agent_status
-from flctl.core.history import AttemptFailed, RoundOpened
+from flctl.core.events import AttemptFailed, RoundOpened
 from flctl.core.roster import Member
 from flctl.core.story import Story
 from flctl.core.stream import AgentFailed, Published, RunBegun

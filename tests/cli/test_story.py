@@ -6,7 +6,7 @@ import pytest
 from msgspec import structs
 from rich.console import Console
 
-from flctl.core.history import (
+from flctl.core.events import (
     AttemptFailed,
     Participant,
     RoundCommitted,

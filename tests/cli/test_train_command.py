@@ -9,7 +9,7 @@ import pytest
 
 from flctl.cli.train import _collect
 from flctl.coordinator.store.folder import RunFolder
-from flctl.core.history import RoundCommitted
+from flctl.core.events import RoundCommitted
 from flctl.fleet.virtual import VirtualRun
 from flctl.wire.parameters import ParameterFile
 

@@ -325,7 +325,7 @@ class MemoryFleet:
         )
         self.control = Control(self.coordinator, "memory:1", self.clock)
         self.coordinator.control = self.control
-        self.coordinator.watch(self.note)
+        self.coordinator.watchers.append(self.note)
         self.coordinator.runs.resume_interrupted()
         return self.coordinator
 

@@ -13,7 +13,8 @@ from test_owner_refuses import failing
 
 from flctl.coordinator.store.folder import RunFolder, all_runs
 from flctl.coordinator.store.journal import Journal, read_events
-from flctl.core.history import History, RoundCommitted, RoundOpened, UpdateStored
+from flctl.core.events import RoundCommitted, RoundOpened, UpdateStored
+from flctl.core.history import History
 from flctl.errors import RunError
 
 
@@ -150,7 +151,7 @@ def test_an_agent_that_is_gone_for_good_is_left_out_by_an_order(
     else:
         fleet.step(5.0)
     if order == "cordon":
-        fleet.coordinator.cordon("pi-03", held=True)
+        fleet.coordinator.agents.cordon("pi-03", held=True)
     else:
         fleet.keyring.revoke("pi-03")
     history = until_finished(fleet, within_s=20.0)
@@ -223,13 +224,13 @@ def test_a_fleet_of_two_is_upgraded_in_a_round(make_fleet: Callable[..., MemoryF
     fleet = make_fleet(2)
     fleet.start_run(rounds=3, wait_s=5.0, quorum=None)
     kill_in_round(fleet, 2, "pi-02")
-    fleet.coordinator.cordon("pi-02", held=True)
+    fleet.coordinator.agents.cordon("pi-02", held=True)
     for _ in range(600):
         fleet.step()
     assert fleet.history().state == "running"
     fleet.agents["pi-02"].start()
     fleet.step(1.0)
-    fleet.coordinator.cordon("pi-02", held=False)
+    fleet.coordinator.agents.cordon("pi-02", held=False)
     history = fleet.finish()
     assert history.state == "finished"
     assert [len(r.participants) for r in history.rounds] == [2, 2, 2]

@@ -13,7 +13,7 @@ from flctl.coordinator.front import operators as control
 from flctl.coordinator.front.operators import Control
 from flctl.coordinator.front.turns import QUESTIONS
 from flctl.coordinator.store.journal import Journal, read_events
-from flctl.core.history import RunFinished, RunResumed
+from flctl.core.events import RunFinished, RunResumed
 from flctl.core.stream import AgentCame, Published
 from flctl.errors import AccessError
 from flctl.fleet.console import RemoteRuns
@@ -48,11 +48,15 @@ class Held(InlineBackground):
     def __init__(self) -> None:
         super().__init__()
         self.ended = False
-        self.did = 0
+        self.asked = self.did = 0
+
+    def submit(self, work: Any, done: Any) -> None:
+        self.asked += 1
+        super().submit(work, done)
 
     def finish(self) -> None:
         if self.ended:
-            self.did += len(self._waiting)
+            self.did = self.asked
             super().finish()
 
 
@@ -108,7 +112,7 @@ def test_a_journal_is_read_off_the_loop_and_only_one_at_a_time(fleet: MemoryFlee
         for number, what in enumerate(("run", "watch", "checkpoint", "journal")):
             ask(link, number, what, run=run)
     assert fleet.finish().state == "finished"
-    assert len(held._waiting) == 1 and not any(link.inbox for link in links)
+    assert held.asked == 1 and not any(link.inbox for link in links)
     held.ended = True
     fleet.until(lambda: held.did == 12)
 

@@ -13,7 +13,7 @@ from test_operators import console
 
 from flctl.coordinator.store.journal import verdict
 from flctl.core.chain import Chain, split
-from flctl.core.history import RunFinished
+from flctl.core.events import RunFinished
 from flctl.core.stream import Published
 from flctl.errors import StateError
 from flctl.fleet import pages

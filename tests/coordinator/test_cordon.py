@@ -17,7 +17,7 @@ def rounds_of(fleet: MemoryFleet, name: str) -> list[int]:
 
 def test_a_cordoned_agent_is_not_invited_and_the_run_goes_on(fleet: MemoryFleet):
     """The others do all rounds without it; it is shown as cordoned, and ready all the same."""
-    fleet.coordinator.cordon("pi-02", held=True)
+    fleet.coordinator.agents.cordon("pi-02", held=True)
     fleet.start_run()
     history = fleet.finish()
     assert [sorted(r.participants) for r in history.rounds] == [["pi-01", "pi-03"]] * 3
@@ -30,9 +30,9 @@ def test_an_agent_that_is_cordoned_in_a_round_finishes_it(fleet: MemoryFleet):
     """Its work counts; from the next round on it is left alone, until it is invited again."""
     fleet.start_run(rounds=8)
     fleet.until(lambda: fleet.agents["pi-02"].trained != [])
-    fleet.coordinator.cordon("pi-02", held=True)
+    fleet.coordinator.agents.cordon("pi-02", held=True)
     fleet.until(lambda: fleet.history().round >= 4)
-    fleet.coordinator.cordon("pi-02", held=False)
+    fleet.coordinator.agents.cordon("pi-02", held=False)
     history = fleet.finish()
     took_part = [r.round for r in history.rounds if "pi-02" in r.participants]
     assert took_part[0] == 1
@@ -43,7 +43,7 @@ def test_an_agent_that_is_cordoned_in_a_round_finishes_it(fleet: MemoryFleet):
 
 def test_a_cordon_survives_the_coordinators_restart(fleet: MemoryFleet):
     """It is in the state folder, not in the memory of a process."""
-    fleet.coordinator.cordon("pi-03", held=True)
+    fleet.coordinator.agents.cordon("pi-03", held=True)
     fleet.kill_coordinator()
     fleet.start_coordinator()
     fleet.start_run()
@@ -59,7 +59,7 @@ def test_a_run_waits_for_an_agent_that_is_cordoned_rather_than_end(
     fleet = make_fleet(1)
     fleet.start_run(rounds=6, wait_s=5.0, **given)
     fleet.until(lambda: fleet.history().round >= 2)
-    fleet.coordinator.cordon("pi-01", held=True)
+    fleet.coordinator.agents.cordon("pi-01", held=True)
     for _ in range(200):
         fleet.step(0.5)
     assert fleet.history().state == "running"
@@ -67,7 +67,7 @@ def test_a_run_waits_for_an_agent_that_is_cordoned_rather_than_end(
     fleet.step(2.0)
     fleet.agents["pi-01"].start()
     fleet.step(2.0)
-    fleet.coordinator.cordon("pi-01", held=False)
+    fleet.coordinator.agents.cordon("pi-01", held=False)
     assert fleet.finish().state == "finished"
 
 
@@ -96,7 +96,7 @@ def test_agents_of_a_local_run_are_not_those_that_an_operator_holds_back(tmp_pat
 def test_a_run_that_waits_for_a_cordoned_agent_says_so(fleet: MemoryFleet):
     """First of all, and whether it is connected or not: only an operator ends that wait."""
     fleet.agents["pi-03"].kill()
-    fleet.coordinator.cordon("pi-03", held=True)
+    fleet.coordinator.agents.cordon("pi-03", held=True)
     fleet.step(60.0)
     fleet.start_run(agents=["pi-01", "pi-02", "pi-03", "pi-00"], quorum=4)
     fleet.until(lambda: bool(fleet.named("waiting")))

@@ -1,44 +1,55 @@
-"""One evaluation on the agents: whom it asks, and what it does with late answers."""
+"""One evaluation on the agents: whom it asks, and what it does with their answers."""
 
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
+import pytest
+
+from flctl.coordinator.run.context import Heard
 from flctl.coordinator.run.evaluating import Evaluating
-from flctl.core.metrics import USUAL
+from flctl.core.metrics import USUAL, from_confusion
+from flctl.core.round import Back, Gone, Tick
 from flctl.settings import parse
-from flctl.wire.messages import Evaluate, Measures, WorkKey
+from flctl.transport.gate import Gate
+from flctl.wire.messages import Evaluate, Evaluated, Failed, Measures, Sums, WorkKey
 
 TASK = "t" * 64
-MEASURES = Measures(metrics=USUAL, primary="loss", classes=5)
+MEASURES = Measures(metrics=USUAL, primary="loss", classes=2)
+GOOD = from_confusion(0.5, [[8, 2], [1, 9]])
+POOR = from_confusion(2.0, [[1, 4], [3, 2]])
 KEY = WorkKey(run="ecg-1", version=2, base="b" * 64)
 EARLIER = WorkKey(run="ecg-1", version=1, base="a" * 64)
 
 
 class Member:
-    def __init__(self, name: str, digest: str = TASK) -> None:
-        self.name = name
+    """Has 100 examples of the part for testing."""
+
+    def __init__(self, digest: str = TASK) -> None:
         self.hello = SimpleNamespace(role="train", tasks={"ecg": digest})
 
-    def of_part(self, task: str, dataset: str, part: str) -> int:
-        return 5
+    def examples(self, task: str, dataset: str, part: str) -> int:
+        return 100 * (part == "test")
 
 
 class Rig:
-    """An evaluation by `agents`, all of whom are here."""
+    """An evaluation by these agents, all of whom are here."""
 
-    def __init__(self, *agents: Member, evaluate: str = "agents") -> None:
+    def __init__(self, evaluate: str = "agents", **members: Member) -> None:
         self.asked: list[str] = []
         self.over: list[Any] = []
         self.submitted: list[Any] = []
-        members = {member.name: member for member in agents}
+        self.now = 1000.0
         roster = SimpleNamespace(members=members, is_free=lambda name: True)
-        fleet = SimpleNamespace(roster=roster, serve=lambda *_: None, tell=self._tell, gate=None)
+        fleet = SimpleNamespace(
+            roster=roster, serve=lambda *_: None, tell=self._tell, gate=Gate(lambda: 0.0)
+        )
         context: Any = SimpleNamespace(
-            settings=parse({"task": "ecg", "evaluate": evaluate}, "the test"),
+            settings=parse({"task": "ecg", "evaluate": evaluate, "deadline_s": 30.0}, "the test"),
             started=SimpleNamespace(task_digest=TASK, measures=MEASURES),
             fleet=fleet,
-            clock=lambda: 0.0,
+            clock=lambda: self.now,
             is_here=lambda name: True,
             thinking=SimpleNamespace(submit=lambda work, then: self.submitted.append(then)),
         )
@@ -47,27 +58,97 @@ class Rig:
         self.evaluating.begin()
 
     def _tell(self, agent: str, message: Any) -> bool:
-        assert isinstance(message, Evaluate)
+        assert isinstance(message, Evaluate) and message.key == KEY
         self.asked.append(agent)
         return True
 
+    def answers(self, agent: str, sums: Sums | None, key: WorkKey = KEY) -> None:
+        self.evaluating.on(Heard(agent, Evaluated(key=key, part="test", sums=sums)))
+
+    def fails(self, agent: str, key: WorkKey) -> None:
+        failed = Failed(key=key, what="evaluate", kind="error", message="no")
+        self.evaluating.on(Heard(agent, failed))
+
+    @property
+    def losses(self) -> dict[str, float]:
+        """Of each agent that counts, once it is over."""
+        ((score, error),) = self.over
+        assert error is None
+        return {name: m.values["loss"] for name, m in score.beside.items()} if score else {}
+
+
+def test_it_asks_everybody_and_ends_with_the_last_answer():
+    """Answers come in any order."""
+    rig = Rig(b=Member(), a=Member())
+    assert rig.asked == ["a", "b"]
+    rig.answers("b", GOOD)
+    assert rig.over == []
+    rig.answers("a", POOR)
+    assert rig.losses == {"a": 2.0, "b": 0.5}
+
+
+def test_it_does_not_wait_for_those_who_are_gone_or_late():
+    """Their answers are missing, and that is all."""
+    rig = Rig(a=Member(), b=Member(), c=Member())
+    rig.evaluating.on(Gone("a"))
+    rig.evaluating.on(Back("b"))
+    rig.evaluating.on(Back("a"))
+    assert rig.asked == ["a", "b", "c", "b"], "who is gone is not asked again"
+    rig.answers("c", GOOD)
+    rig.now = 1029.9
+    rig.evaluating.on(Tick())
+    assert rig.over == []
+    rig.now = 1030.0
+    rig.evaluating.on(Tick())
+    assert rig.losses == {"c": 0.5}
+    assert Rig().losses == {}, "nobody to ask is over at once"
+
+
+def test_answers_about_another_model_or_from_strangers_do_not_count():
+    """Nor does a second answer."""
+    rig = Rig(a=Member(), b=Member())
+    rig.answers("a", POOR, EARLIER)
+    rig.answers("z", POOR)
+    rig.answers("a", GOOD)
+    rig.answers("a", POOR)
+    rig.answers("b", None)
+    assert rig.losses == {"a": 0.5}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"examples": 0}, {"examples": 10**15}, {"counts": {"classes": ((1, 2),)}}, {"counts": {}}],
+)
+def test_impossible_answers_are_left_out(change, caplog):
+    """The agent is not waited for, and the log names it."""
+    rig = Rig(a=Member())
+    rig.answers("a", msgspec.structs.replace(GOOD, **change))
+    assert rig.losses == {} and "agent=a" in caplog.text
+
+
+def test_an_agent_with_other_classes_does_not_stop_the_run(caplog):
+    """Its answer is left out, and the log names it."""
+    rig = Rig(a=Member(), b=Member())
+    rig.answers("a", from_confusion(9.0, [[1, 0, 0], [0, 1, 0], [0, 0, 1]]))
+    rig.answers("b", GOOD)
+    assert rig.losses == {"b": 0.5} and "agent=a sent impossible" in caplog.text
+
 
 def test_a_late_failure_of_an_earlier_round_strikes_nobody_off():
-    rig = Rig(Member("pi-01"))
-    rig.evaluating.on_failed("pi-01", EARLIER)
+    rig = Rig(a=Member())
+    rig.fails("a", EARLIER)
     assert rig.over == []
-    rig.evaluating.on_failed("pi-01", KEY)
-    assert len(rig.over) == 1
+    rig.fails("a", KEY)
+    assert rig.losses == {}
 
 
 def test_an_agent_with_other_code_of_the_task_measures_nothing():
-    rig = Rig(Member("pi-01"), Member("pi-02", digest="e" * 64))
-    assert rig.asked == ["pi-01"]
+    assert Rig(a=Member(), b=Member(digest="e" * 64)).asked == ["a"]
 
 
 def test_after_a_stop_no_agent_is_asked():
     """Also when the coordinator finds only then that it has no test data of its own."""
-    rig = Rig(Member("pi-01"), evaluate="auto")
+    rig = Rig("auto", a=Member())
     rig.evaluating.close()
     (then,) = rig.submitted
     then({}, None)

@@ -15,14 +15,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from memory_fleet import MEASURES
 
-from flctl.coordinator.run import run, storing
-from flctl.coordinator.run.context import RunContext
-from flctl.coordinator.run.round_driver import Heard
+from flctl.coordinator.run import storing
+from flctl.coordinator.run.context import Heard, RunContext
 from flctl.coordinator.run.run import Run
 from flctl.coordinator.store.journal import Journal, read_events
 from flctl.coordinator.store.resume import FirstModel, start_run, take_up
 from flctl.core import round as rounds
-from flctl.core.history import UpdateStored
+from flctl.core.events import UpdateStored
 from flctl.core.roster import Roster
 from flctl.core.round import Back, Gone, Tick
 from flctl.settings import parse
@@ -138,7 +137,7 @@ class Pi:
 
 
 class World:
-    """The fleet around a run, as `flctl.coordinator.run.context.Fleet` has it."""
+    """The fleet around a run, as `flctl.coordinator.run.context.RunHost` has it."""
 
     def __init__(self, folder: Path) -> None:
         self.state, self.now = folder, 1000.0
@@ -170,7 +169,9 @@ class World:
             return False
         match message:
             case Train():
-                standing = self.run.standings().get(agent) if self.run is not None else None
+                standing = (
+                    self.run.round.standings().get(agent) if self.run and self.run.round else None
+                )
                 assert standing not in ("whole", "stored", "safe"), "its update is here"
                 assert (message.key.round, agent) not in self.accepted, "it trains twice"
                 if pi.offer is not None and pi.offer.key == message.key:
@@ -448,5 +449,4 @@ class TestEveryOrder(EveryOrder.TestCase):
     @pytest.fixture
     def played(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(storing, "Syncing", Synced)
-        monkeypatch.setattr(run, "Syncing", Synced)
         monkeypatch.setattr(rounds, "Round", Counted)

@@ -18,7 +18,7 @@ from flctl.wire.messages import Ask, Deal, Failed, Goodbye, Join, Joined, Messag
 
 def failure(fleet: MemoryFleet, number: int) -> Failed:
     return Failed(
-        key=fleet.coordinator.training.key_of("pi-01"),
+        key=fleet.coordinator.training.round.key_of("pi-01"),
         what="train",
         kind="error",
         message=f"{number}\nINFO a line of its own" + "M" * 1900,
@@ -34,7 +34,7 @@ def test_an_agent_that_complains_without_end_does_not_fill_the_log(
     for agent in fleet.agents.values():
         agent.ticks = 30
     fleet.start_run(rounds=1)
-    fleet.until(lambda: fleet.coordinator.training.key_of("pi-01") is not None)
+    fleet.until(lambda: fleet.coordinator.training.round is not None)
     pair, link = KeyPair.make(), fleet.agents["pi-01"].link
     if said == "join":  # a supervisor would end with the answer
         fleet.keyring.add("pi-09", pair.public, "agent")

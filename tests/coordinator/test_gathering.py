@@ -2,6 +2,7 @@
 
 import pytest
 
+from flctl.coordinator.run.crew import Crew
 from flctl.coordinator.run.gathering import QUIET_S, Gathering
 from flctl.core.roster import Roster
 from flctl.core.round import STARTING_S
@@ -23,16 +24,9 @@ class Waiting:
         self.enrolled = enrolled.split()
         self.come(*ready.split())
         settings.setdefault("wait_s", 60.0)
-        self.gathering = Gathering(
-            RunSettings(task="ecg", **settings),
-            DIGEST,
-            self.roster,
-            lambda: self.enrolled,
-            1000.0,
-            first,
-            patient=patient,
-            accepted=accepted,
-        )
+        run = RunSettings(task="ecg", **settings)
+        crew = Crew(run, DIGEST, self.roster, lambda: self.enrolled)
+        self.gathering = Gathering(crew, 1000.0, first, accepted=accepted, patient=patient)
 
     def come(self, *names, examples=9, role="train", digest=DIGEST, error=None, **datasets) -> None:
         for name in names:
@@ -211,16 +205,14 @@ def test_agents_that_still_look_at_their_data_are_waited_for():
     assert waiting.look(10 + STARTING_S) == ["a", "b"]
 
 
-def test_the_wait_starts_when_the_gathering_does():
-    """`changed_at` tells when somebody came or went, for the line that a person reads."""
+def test_it_is_news_when_somebody_comes_or_goes():
+    """Then a person is told again for whom it waits."""
     waiting = Waiting("a b", "")
-    waiting.look(2)
-    assert waiting.gathering.changed_at == 1002.0
-    waiting.look(3)
-    assert waiting.gathering.changed_at == 1002.0
+    assert waiting.look(2) is None
+    before = waiting.gathering.news(1002.0)
+    assert waiting.look(3) is None and waiting.gathering.news(1003.0) == before
     waiting.come("a")
-    waiting.look(4)
-    assert waiting.gathering.changed_at == 1004.0
+    assert waiting.look(4) is None and waiting.gathering.news(1004.0) != before
 
 
 # Agents are named ------------------------------------------------------------------------

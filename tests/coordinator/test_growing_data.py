@@ -147,9 +147,9 @@ def test_what_was_trained_on_may_be_gone_when_the_update_is_fetched(fleet: Memor
     def shrinks(job: Any, model: Any) -> Any:
         done = told(job, model)
         agent.examples = 3
-        work = agent.supervisor.work
-        work.data.declare(work._orders[0].message, examples=3)
-        work._on_described()
+        order = agent.supervisor.work._orders[0].message
+        agent.supervisor.work.data.declare(order, examples=3)
+        agent.supervisor.work._on_described()
         return done
 
     agent.do = shrinks  # type: ignore[method-assign]

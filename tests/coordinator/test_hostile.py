@@ -240,7 +240,7 @@ def test_noise_from_an_agent_disturbs_nobody(fleet: MemoryFleet, frames: list[by
 
 
 def update_for(key: dict[str, Any], fleet: MemoryFleet) -> UpdateReady:
-    changed = msgspec.structs.replace(fleet.coordinator.training.key_of("pi-01"), **key)
+    changed = msgspec.structs.replace(fleet.coordinator.training.round.key_of("pi-01"), **key)
     claim = Claim(examples=5, batches=1, loss=1.0, last_loss=1.0, seconds=1.0)
     return UpdateReady(key=changed, update=Coded(blob="b" * 64, size=100), claim=claim)
 
@@ -380,7 +380,8 @@ def test_a_reboot_behind_a_hanging_connection_in_mid_upload_costs_no_attempt(fle
     agent.ticks = 60
 
     def fetched() -> list[str]:
-        standings = fleet.coordinator.training.standings() if fleet.coordinator.training else {}
+        training = fleet.coordinator.training
+        standings = training.round.standings() if training and training.round else {}
         return [agent for agent, standing in standings.items() if standing == "offered"]
 
     fleet.until(lambda: "pi-01" in fetched())
@@ -413,7 +414,7 @@ def test_a_token_lets_an_agent_in_once(fleet: MemoryFleet):
     token = fleet.keyring.new_token(600, 1)
     fleet.add("pi-08", enrol=False, token=token)
     fleet.until(lambda: "pi-08" in fleet.coordinator.roster.members, within_s=10)
-    assert "pi-08" in fleet.coordinator.enrolled()
+    assert "pi-08" in fleet.coordinator.agents.enrolled()
 
 
 @pytest.mark.parametrize(
@@ -442,4 +443,4 @@ def test_a_guest_may_only_join(fleet: MemoryFleet, message: Any):
     fleet.step()
     _, answer, _ = framing.to_agent()(next(iter(link.receive())))
     assert type(answer).__name__ == "Refused"
-    assert sorted(fleet.coordinator.enrolled()) == ["pi-01", "pi-02", "pi-03"]
+    assert sorted(fleet.coordinator.agents.enrolled()) == ["pi-01", "pi-02", "pi-03"]

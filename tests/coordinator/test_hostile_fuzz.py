@@ -91,7 +91,7 @@ def frames(body: Any, payload: bytes | None) -> list[bytes]:
 
 def known_of(fleet: MemoryFleet) -> dict[str, Any]:
     assert fleet.coordinator is not None and fleet.coordinator.training is not None
-    key = fleet.coordinator.training.key_of("pi-01")
+    key = fleet.coordinator.training.round.key_of("pi-01")
     assert key is not None
     return {"key": msgspec.to_builtins(key), "text": [key.base, key.run]}
 

@@ -11,8 +11,8 @@ import pytest
 
 from flctl.coordinator.store import journal as journals
 from flctl.coordinator.store.journal import Journal, published, read_events, replay, verdict
-from flctl.core import history as happened
-from flctl.core.history import RunFinished
+from flctl.core import events as happened
+from flctl.core.events import RunFinished
 from flctl.errors import StateError
 from flctl.settings import SCHEMA
 

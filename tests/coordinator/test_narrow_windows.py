@@ -6,9 +6,10 @@ from collections.abc import Sequence
 import pytest
 from memory_fleet import MemoryFleet
 
-from flctl.coordinator.store.folder import RunFolder, RunsOver, all_runs
+from flctl.coordinator.store.folder import RunFolder, all_runs
 from flctl.coordinator.store.journal import Journal
-from flctl.core.history import AnyEvent, RoundCommitted
+from flctl.coordinator.store.over import RunsOver
+from flctl.core.events import AnyEvent, RoundCommitted
 from flctl.errors import StateError
 from flctl.transport.channel import Sent
 from flctl.transport.gate import Gate
@@ -36,7 +37,7 @@ def test_who_may_only_read_does_not_take_a_rounds_model_away(make_fleet):
     fleet.keyring.add("auditor", auditor.public, "read")
     fleet.start_run(rounds=2, evaluate="none", agents=("pi-01", "pi-02"))
     fleet.agents["pi-02"].kill()
-    fleet.until(lambda: fleet.coordinator.training.key_of("pi-01") is not None)
+    fleet.until(lambda: fleet.coordinator.training.round is not None)
     link = fleet.network.link(auditor.public)
     list(link.events())
     for number, run in enumerate(runs, start=1):
@@ -78,7 +79,8 @@ def test_a_round_that_ends_while_its_updates_are_asked_for(make_fleet):
     fleet.agents["pi-01"].ticks = 60
 
     def fetched() -> list[str]:
-        standings = fleet.coordinator.training.standings() if fleet.coordinator.training else {}
+        training = fleet.coordinator.training
+        standings = training.round.standings() if training and training.round else {}
         return [agent for agent, standing in standings.items() if standing == "offered"]
 
     fleet.until(lambda: "pi-01" in fetched() and "pi-02" in coordinator.training.history.accepted)

@@ -9,10 +9,10 @@ from memory_fleet import MemoryFleet
 from memory_network import MemoryLink
 
 from flctl.coordinator.front import outbox as outgoing
-from flctl.coordinator.front.outbox import KEPT_BYTES, Address, Outbox
+from flctl.coordinator.front.outbox import KEPT_BYTES, Outbox, Recipient
 from flctl.coordinator.store.folder import RunFolder
 from flctl.coordinator.store.journal import Journal
-from flctl.core.history import Participant, RoundCommitted, UpdateRejected
+from flctl.core.events import Participant, RoundCommitted, UpdateRejected
 from flctl.core.stream import AgentCame, Published
 from flctl.errors import RunError
 from flctl.fleet import connection
@@ -26,8 +26,8 @@ from flctl.wire import framing
 from flctl.wire.messages import AnswerPart, Message, RunEvent
 
 
-def console(fleet: MemoryFleet) -> RemoteRuns:
-    link = fleet.network.link(LOCAL)
+def console(fleet: MemoryFleet, link: MemoryLink | None = None) -> RemoteRuns:
+    link = link or fleet.network.link(LOCAL)
     list(link.events())  # that it is connected; nobody else asks
     link.on_idle = lambda _: fleet.step()
     return RemoteRuns(link, "the test")
@@ -137,9 +137,8 @@ def test_a_checkpoint_arrives_although_the_connection_breaks(
     """What was under way is asked for again, also of a coordinator that was restarted."""
     run = fleet.start_run(rounds=1)
     fleet.finish()
-    operator = console(fleet)
-    link = operator._link
-    assert isinstance(link, MemoryLink)
+    link = fleet.network.link(LOCAL)
+    operator = console(fleet, link)
     requests, asked = Download.requests, iter(range(1000))
 
     def step(_: float) -> None:
@@ -184,7 +183,7 @@ class Slow:
         return Sent.OK
 
 
-P, Q, R = (Address(peer.encode(), peer) for peer in "pqr")
+P, Q, R = (Recipient(peer.encode(), peer) for peer in "pqr")
 
 
 def test_a_slow_operator_gets_everything_in_order():
@@ -211,7 +210,7 @@ def test_what_operators_do_not_read_has_one_sum_in_bytes_and_the_largest_is_drop
     event = {"event": "round", "text": "x" * 60_000}
     hoarded, most = 0, 0
     while not slow.dropped:  # two connections of one key
-        out.event(P if hoarded % 2 else Address(b"p2", "p"), 2, event)
+        out.event(P if hoarded % 2 else Recipient(b"p2", "p"), 2, event)
         hoarded, most = hoarded + 1, max(most, out.kept)
     assert most <= KEPT_BYTES + 70_000 and KEPT_BYTES // 61_000 <= hoarded < 600
     assert slow.dropped[0] in (b"p", b"p2") and out.has_backlog(Q.peer)

@@ -34,10 +34,10 @@ class Bed:
 
     def start(self) -> None:
         keyring, coordinator = self.fleet.keyring, self.fleet.coordinator
-        keyring.server_keys._clock = lambda: self.wall
-        self.rotating = coordinator.rotating = Rotating(
+        keyring.server_keys.clock = lambda: self.wall
+        self.rotating = coordinator.agents.rotating = Rotating(
             keyring.server_keys, self.port, coordinator.peers, coordinator.roster,
-            coordinator.enrolled, self.wrote, lambda: self.wall,
+            coordinator.agents.enrolled, self.wrote, lambda: self.wall,
         )  # fmt: skip
 
     def wrote(self) -> None:

@@ -12,11 +12,12 @@ import msgspec
 import pytest
 
 from flctl.coordinator.store import folder as runs
-from flctl.coordinator.store.folder import RunFolder, all_runs, summary
+from flctl.coordinator.store.folder import RunFolder, all_runs
 from flctl.coordinator.store.journal import Journal
 from flctl.coordinator.store.resume import remove_unstarted
-from flctl.core import history as happened
-from flctl.core.history import Participant, Score
+from flctl.coordinator.store.runs import summary
+from flctl.core import events as happened
+from flctl.core.events import Participant, Score
 from flctl.errors import CheckpointError, FlctlError, StateError, UsageError
 from flctl.settings import SCHEMA, RunSettings
 from flctl.wire.messages import Metrics, RunId

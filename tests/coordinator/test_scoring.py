@@ -8,18 +8,15 @@ import msgspec
 import pytest
 
 from flctl.coordinator.run.scoring import missing, scored
-from flctl.coordinator.run.survey import Survey
-from flctl.core.history import Score, best_round
+from flctl.core.events import Score
+from flctl.core.history import best_round
 from flctl.core.metrics import USUAL, from_confusion, metrics_of
 from flctl.errors import RunError
-from flctl.settings import RunSettings
-from flctl.transport.gate import Gate
-from flctl.wire.messages import Evaluate, Evaluated, Measures, Metric, WorkKey
+from flctl.wire.messages import Measures, Metric
 
 TWO = Measures(metrics=USUAL, primary="loss", classes=2)
 GOOD = from_confusion(0.5, [[8, 2], [1, 9]])
 POOR = from_confusion(2.0, [[1, 4], [3, 2]])
-KEY = WorkKey(run="ecg-1", version=7, base="b" * 64)
 
 
 def test_the_coordinators_first_part_counts():
@@ -57,15 +54,6 @@ def test_large_confusion_matrices_of_single_agents_are_not_kept():
     assert score.beside["pi-01"].counts == {} and score.beside["pi-01"].values["accuracy"] == 1.0
 
 
-def test_an_agent_with_other_classes_does_not_stop_the_run(caplog):
-    """Its answer is left out, and the log names it."""
-    asked, _ = survey("ab")
-    odd = from_confusion(9.0, [[1, 0, 0], [0, 1, 0], [0, 0, 1]])
-    asked.on_answer("a", Evaluated(key=KEY, part="test", sums=odd), 100)
-    asked.on_answer("b", Evaluated(key=KEY, part="test", sums=GOOD), 100)
-    assert asked.answers["test"] == {"b": GOOD} and "agent=a sent impossible" in caplog.text
-
-
 @pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
 def test_the_score_of_a_model_that_has_diverged_can_be_kept(loss):
     """JSON has no NaN; the largest number is the worst loss, and never the best round."""
@@ -75,63 +63,6 @@ def test_the_score_of_a_model_that_has_diverged_can_be_kept(loss):
     assert score.values["loss"] == score.beside["other"].values["loss"] == sys.float_info.max
     line = msgspec.json.encode(score)
     assert msgspec.json.decode(line, type=Score) == score and "null" not in str(json.loads(line))
-
-
-class Told(list):
-    def __call__(self, agent, message) -> bool:
-        self.append((agent, message))
-        return True
-
-
-def survey(agents="ab", deadline_s=30.0, parts=("test",)) -> tuple[Survey, Told]:
-    told = Told()
-    settings = RunSettings(task="ecg", deadline_s=deadline_s)
-    return Survey(KEY, 100, settings, TWO, dict.fromkeys(agents, parts), told, 1000.0, Gate()), told
-
-
-def test_a_survey_asks_everybody_and_ends_with_the_last_answer():
-    """Answers come in any order."""
-    asked, told = survey("ba")
-    assert [agent for agent, _ in told] == ["a", "b"]
-    assert all(isinstance(message, Evaluate) and message.key == KEY for _, message in told)
-    assert not asked.on_answer("b", Evaluated(key=KEY, part="test", sums=GOOD), 100)
-    assert asked.on_answer("a", Evaluated(key=KEY, part="test", sums=POOR), 100)
-    assert asked.answers["test"] == {"a": POOR, "b": GOOD}
-
-
-def test_a_survey_does_not_wait_for_those_who_are_gone_or_late():
-    """Their answers are missing, and that is all."""
-    asked, told = survey("abc")
-    assert not asked.on_gone("a")
-    asked.invite("b")
-    asked.invite("a")
-    assert [agent for agent, _ in told] == ["a", "b", "c", "b"], "who is gone is not asked again"
-    assert not asked.on_time(1029.9)
-    assert asked.on_time(1030.0)
-    assert survey("")[0].on_time(1000.0), "nobody to ask is over at once"
-
-
-def test_answers_about_another_model_or_from_strangers_do_not_count():
-    """Nor does a second answer."""
-    asked, _ = survey()
-    other = msgspec.structs.replace(KEY, version=6)
-    assert not asked.on_answer("a", Evaluated(key=other, part="test", sums=POOR), 100)
-    assert not asked.on_answer("z", Evaluated(key=KEY, part="test", sums=POOR), 100)
-    asked.on_answer("a", Evaluated(key=KEY, part="test", sums=GOOD), 100)
-    asked.on_answer("a", Evaluated(key=KEY, part="test", sums=POOR), 100)
-    assert asked.answers["test"] == {"a": GOOD}
-
-
-@pytest.mark.parametrize(
-    "change",
-    [{"examples": 0}, {"examples": 10**15}, {"counts": {"classes": ((1, 2),)}}, {"counts": {}}],
-)
-def test_impossible_answers_are_left_out(change, caplog):
-    """The agent is not waited for, and the log names it."""
-    asked, _ = survey("a")
-    claimed = msgspec.structs.replace(GOOD, **change)
-    assert asked.on_answer("a", Evaluated(key=KEY, part="test", sums=claimed), 100)
-    assert asked.answers == {} and "agent=a" in caplog.text
 
 
 def test_the_score_says_what_the_best_round_is_chosen_by():

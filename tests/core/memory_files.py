@@ -31,4 +31,4 @@ def average(updates: list[Tensors], weights) -> tuple[dict[str, np.ndarray], byt
     finally:
         os.close(out)
         for file in files:
-            os.close(file._fd)
+            os.close(file.fd)

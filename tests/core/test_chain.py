@@ -74,7 +74,7 @@ def test_lines_without_a_chain_are_vouched_for_by_those_that_follow():
     chain = Chain()
     for body in BODIES[:3]:
         chain.follow(body + b"\n")
-    assert (chain.verdict().chained, chain.verdict().fault) == (False, None)
+    assert (chain.chained, chain.fault) == (False, None)
     lines = [body + b"\n" for body in BODIES[:3]] + [chain.seal(b'{"n":3}') + b"\n"]
     assert (verify(lines).unchained, verify(lines).fault) == (3, None)
     lines[1] = b'{"n":8}\n'

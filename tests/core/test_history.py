@@ -6,8 +6,9 @@ import tracemalloc
 import msgspec
 import pytest
 
-from flctl.core import history as happened
-from flctl.core.history import History, Participant, Score
+from flctl.core import events as happened
+from flctl.core.events import Participant, Score
+from flctl.core.history import History
 from flctl.core.randomness import Seeding
 from flctl.errors import StateError
 from flctl.settings import SCHEMA

@@ -5,7 +5,7 @@ import tracemalloc
 
 import msgspec
 
-from flctl.core.roster import DECLARED, RIVALS, Conflict, Jumped, Lost, Probe, Roster, Welcome
+from flctl.core.roster import DECLARED, RIVALS, Admit, Conflict, Jumped, Lost, Probe, Roster
 from flctl.wire.messages import DatasetInfo, Device, Heartbeat, Hello, Telemetry
 
 DEVICE = Device(kind="Raspberry Pi 4", arch="aarch64", cores=4, memory_bytes=2**31)
@@ -30,7 +30,7 @@ def beat(sequence: int, state="ready") -> Heartbeat:
 
 def roster_with(name="pi-01", peer=b"1", now=0.0) -> Roster:
     roster = Roster()
-    assert roster.on_hello(name, peer, hello(1), 1, now) == [Welcome(name, peer, True)]
+    assert roster.on_hello(name, peer, hello(1), 1, now) == [Admit(name, peer, True)]
     return roster
 
 
@@ -39,7 +39,7 @@ def test_an_agent_with_data_is_ready():
     member = roster_with().member("pi-01")
     assert member.ready and member.state == "ready"
     assert (
-        member.examples("ecg", "default") == 300 and member.of_part("ecg", "default", "test") == 40
+        member.examples("ecg", "default") == 300 and member.examples("ecg", "default", "test") == 40
     )
     assert member.examples("mnist", "default") == member.examples("ecg", "other") == 0
 
@@ -52,7 +52,7 @@ def test_an_agent_becomes_ready_with_the_hello_that_names_its_data():
     assert member.state == "starting" and member.connected and not member.ready
     member.on_heartbeat(beat(1))
     assert not member.ready, "it may not be invited before it has said with which data"
-    assert roster.on_hello("pi-01", b"1", hello(1), 1, 1.0) == [Welcome("pi-01", b"1", False)]
+    assert roster.on_hello("pi-01", b"1", hello(1), 1, 1.0) == [Admit("pi-01", b"1", False)]
     assert member.ready
 
 
@@ -68,8 +68,8 @@ def test_an_agent_without_data_says_why():
 def test_a_repeated_hello_of_a_session_is_no_new_agent():
     """A new connection of the same process is: what was said on the old one may be lost."""
     roster = roster_with()
-    assert roster.on_hello("pi-01", b"1", hello(1), 1, 1.0) == [Welcome("pi-01", b"1", False)]
-    assert roster.on_hello("pi-01", b"2", hello(1), 1, 2.0) == [Welcome("pi-01", b"2", True)]
+    assert roster.on_hello("pi-01", b"1", hello(1), 1, 1.0) == [Admit("pi-01", b"1", False)]
+    assert roster.on_hello("pi-01", b"2", hello(1), 1, 2.0) == [Admit("pi-01", b"2", True)]
     assert roster.of_peer(b"1") is None and roster.of_peer(b"2") is roster.member("pi-01")
 
 
@@ -79,7 +79,7 @@ def test_a_rebooted_agent_whose_old_connection_is_gone_is_welcome_at_once():
     assert roster.on_hello("pi-01", b"2", hello(2), 1, 10.0) == [Probe(b"1")]
     assert roster.on_unreachable(b"1", 10.0) == [
         Lost("pi-01", "its connection was closed"),
-        Welcome("pi-01", b"2", True),
+        Admit("pi-01", b"2", True),
     ]
     assert roster.member("pi-01").ready
 
@@ -89,7 +89,7 @@ def test_a_rebooted_agent_whose_old_connection_hangs_is_welcome_after_three_seco
     roster = roster_with()
     roster.on_hello("pi-01", b"2", hello(2), 1, 10.0)
     assert roster.on_time(12.9) == []
-    assert roster.on_time(13.0) == [Welcome("pi-01", b"2", True)]
+    assert roster.on_time(13.0) == [Admit("pi-01", b"2", True)]
     assert roster.of_peer(b"2") is roster.member("pi-01")
     assert roster.of_peer(b"1") is None
 
@@ -113,7 +113,7 @@ def test_a_conflict_ends_when_one_machine_is_left():
     roster.on_pong(b"1", 10.0)
     for now in (20.0, 30.0):
         assert roster.on_hello("pi-01", b"2", hello(2), 1, now) == [Conflict("pi-01", b"2")]
-    assert roster.on_hello("pi-01", b"2", hello(2), 1, 40.0) == [Welcome("pi-01", b"2", True)]
+    assert roster.on_hello("pi-01", b"2", hello(2), 1, 40.0) == [Admit("pi-01", b"2", True)]
     member = roster.member("pi-01")
     assert member.ready and member.note is None
 
@@ -128,7 +128,7 @@ def test_a_conflict_of_any_number_of_sessions_costs_no_more_than_one_of_two():
         assert said == [Conflict("pi-01", b"2")]
     assert len(roster.member("pi-01").rivals) == RIVALS
     last = hello(19_999)
-    assert roster.on_hello("pi-01", b"2", last, 1, 40.0) == [Welcome("pi-01", b"2", True)]
+    assert roster.on_hello("pi-01", b"2", last, 1, 40.0) == [Admit("pi-01", b"2", True)]
 
 
 def test_a_pong_that_nobody_waits_for_is_only_a_sign_of_life():
@@ -157,7 +157,7 @@ def test_rarer_heartbeats_are_given_more_time():
     roster.on_hello("pi-01", b"1", hello(1), 1, 0.0)
     assert roster.on_time(360.0) == []
     assert roster.on_time(360.1) == [Lost("pi-01", "silent for 360 s")]
-    assert roster.on_hello("pi-01", b"1", hello(1), 1, 92.0) == [Welcome("pi-01", b"1", True)]
+    assert roster.on_hello("pi-01", b"1", hello(1), 1, 92.0) == [Admit("pi-01", b"1", True)]
 
 
 def test_a_clock_that_starts_anywhere_is_good_enough():
@@ -192,7 +192,7 @@ def test_a_goodbye_lets_in_the_session_that_waits():
     roster = roster_with()
     roster.on_hello("pi-01", b"2", hello(2), 1, 10.0)
     assert roster.on_goodbye(b"1") == [Lost("pi-01", "it said goodbye")]
-    assert roster.on_time(13.0) == [Welcome("pi-01", b"2", True)]
+    assert roster.on_time(13.0) == [Admit("pi-01", b"2", True)]
 
 
 def test_another_protocol_is_shown_with_what_to_do():

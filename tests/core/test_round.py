@@ -21,6 +21,7 @@ from flctl.core.round import (
     Gone,
     Invite,
     Look,
+    Looked,
     Measure,
     Phase,
     Pool,
@@ -28,7 +29,6 @@ from flctl.core.round import (
     Reached,
     Retry,
     Round,
-    Seen,
     Standing,
     Store,
     Stored,
@@ -292,12 +292,12 @@ def test_a_new_attempt_comes_after_a_pause_and_has_a_deadline_of_its_own():
     """It begins when the attempt begins."""
     round_ = opened()
     round_.on(Tick(), 60.0)
-    assert round_.on(Seen(pool("abc")), 60.0) == []
+    assert round_.on(Looked(pool("abc")), 60.0) == []
     assert round_.phase is Phase.PAUSED and round_.time_left(60.5) == 1.5
     assert round_.on(Tick(), 61.9) == []
-    assert round_.on(Seen(pool("abc")), 61.9) == [], "of a look before"
+    assert round_.on(Looked(pool("abc")), 61.9) == [], "of a look before"
     assert round_.on(Tick(), 75.0) == [Look()]
-    assert kinds(round_.on(Seen(pool("abc")), 75.0)) == [Retry, Invite, Invite, Invite]
+    assert kinds(round_.on(Looked(pool("abc")), 75.0)) == [Retry, Invite, Invite, Invite]
     assert round_.time_left(75.0) == 60.0
     assert round_.on(Tick(), 134.9) == []
     assert kinds(round_.on(Tick(), 135.0)) == [Fail, Look]
@@ -308,7 +308,7 @@ def test_a_round_that_keeps_failing_is_over_after_its_attempts():
     round_ = opened(settings=replace(SETTINGS, attempts=2))
     for now in (60.0, 170.0):
         round_.on(Tick(), now)
-        actions = round_.on(Seen(pool("abc")), now)
+        actions = round_.on(Looked(pool("abc")), now)
         if now == 60.0:
             assert actions == [] and retried(round_)
     (end,) = actions
@@ -319,9 +319,9 @@ def test_a_round_that_keeps_failing_is_over_after_its_attempts():
 def test_only_a_failed_round_is_retried():
     """Neither an open nor a closed one, whoever is here."""
     round_ = opened()
-    assert round_.on(Seen(pool("abcdef")), 1.0) == []
+    assert round_.on(Looked(pool("abcdef")), 1.0) == []
     deliver(round_, "abc")
-    assert round_.on(Seen(pool("abcdef")), 1.0) == [] and round_.attempt == 1
+    assert round_.on(Looked(pool("abcdef")), 1.0) == [] and round_.attempt == 1
 
 
 def test_a_restarted_coordinator_asks_only_for_what_is_missing():
@@ -383,11 +383,11 @@ def test_the_phases_follow_each_other():
 def retried(round_: Round, here: str = "abc", now: float = 100.0) -> list:
     """The attempt has failed: whom the next one asks."""
     later = now
-    actions = round_.on(Seen(pool(here)), later)
+    actions = round_.on(Looked(pool(here)), later)
     if round_.phase is Phase.PAUSED:
         later += round_.time_left(later)
         assert round_.on(Tick(), later) == [Look()]
-        actions = round_.on(Seen(pool(here)), later)
+        actions = round_.on(Looked(pool(here)), later)
     assert isinstance(actions[0], Retry)
     return actions[1:]
 
@@ -423,7 +423,7 @@ def test_an_owner_who_does_not_allow_it_ends_a_round_that_cannot_do_without():
     refuse = partial(CannotDeliver, reason="batches of 1", by_owner=True)
     assert round_.on(refuse("a"), 1.0) == []
     assert kinds(round_.on(refuse("c"), 1.0)) == [Fail, Look]
-    (end,) = round_.on(Seen(pool("b", wanted="abc")), 1.0)
+    (end,) = round_.on(Looked(pool("b", wanted="abc")), 1.0)
     assert isinstance(end, End) and not end.awaits and end.reason.endswith(", after 1 attempt")
 
 
@@ -469,7 +469,7 @@ def ticked(round_: Round, now: float, seen: Pool | None = None) -> list:
     """What a tick leads to; the others are not here."""
     actions = round_.on(Tick(), now)
     return (
-        round_.on(Seen(seen or pool("ab", wanted="abc")), now) if actions == [Look()] else actions
+        round_.on(Looked(seen or pool("ab", wanted="abc")), now) if actions == [Look()] else actions
     )
 
 
@@ -480,7 +480,7 @@ def test_agents_that_are_away_are_waited_for_no_longer_than_the_patience():
     assert round_.time_left(15.0) == 15.0
     assert ticked(round_, 29.9) == []
     assert kinds(ticked(round_, 30.0)) == [Fail, Look]
-    (end,) = round_.on(Seen(pool("ab", wanted="abc")), 30.0)
+    (end,) = round_.on(Looked(pool("ab", wanted="abc")), 30.0)
     assert end == End("2 of 3 required agents are ready", frozenset("c"), awaits=True)
 
 
@@ -518,7 +518,7 @@ def test_slow_agents_are_not_away():
     round_.on(Gone("c"), 0.0)
     deliver(round_, "a")
     assert kinds(round_.on(Tick(), 60.0)) == [Fail, Look]
-    assert round_.on(Seen(pool("abd")), 60.0) == [], (
+    assert round_.on(Looked(pool("abd")), 60.0) == [], (
         "others are here; there is a pause all the same"
     )
     assert round_.phase is Phase.PAUSED
@@ -529,7 +529,7 @@ def test_a_new_attempt_asks_those_who_were_drawn_again():
     round_ = short_of("c", "ab", need=3)
     others = pool("abd", wanted="abcd")
     assert kinds(ticked(round_, 1.0, others)) == [Fail, Look]
-    retry, invite = round_.on(Seen(others), 1.0)
+    retry, invite = round_.on(Looked(others), 1.0)
     assert (retry.attempt, retry.drawn.invited) == (2, ("a", "b", "d"))
     assert retry.drawn.absent == ("c",) and invite == Invite("d")
     assert round_.arrived == {"a", "b"}
@@ -545,7 +545,7 @@ def test_a_new_attempt_of_which_all_is_accepted_closes_at_once():
     deliver(round_, "ab", now=0.0)
     fewer = pool("ab", known=3)
     assert kinds(ticked(round_, 1.0, fewer)) == [Fail, Look]
-    assert kinds(round_.on(Seen(fewer), 1.0)) == [Retry, Aggregate]
+    assert kinds(round_.on(Looked(fewer), 1.0)) == [Retry, Aggregate]
 
 
 # The draw --------------------------------------------------------------------------------

@@ -23,13 +23,13 @@ from flctl.core.round import (
     Gone,
     Invite,
     Look,
+    Looked,
     Phase,
     Pool,
     Pull,
     Reached,
     Retry,
     Round,
-    Seen,
     Standing,
     Store,
     Stored,
@@ -184,7 +184,7 @@ class Orders(RuleBasedStateMachine):
             cordoned=frozenset(cordoned),
             starting=frozenset(starting),
         )
-        self.on(Seen(pool))
+        self.on(Looked(pool))
 
     @precondition(lambda self: self.round.phase in LAST[:-1])
     @rule()

@@ -51,7 +51,7 @@ def model(updates, examples=None, **given) -> dict[str, np.ndarray]:
         made = ParameterFile(out, "model")
         return {spec.name: made.read(spec).reshape(spec.shape) for spec in made.specs}
     finally:
-        for fd in (out, *(file._fd for file in files)):
+        for fd in (out, *(file.fd for file in files)):
             os.close(fd)
 
 
@@ -116,7 +116,7 @@ def measured(points: np.ndarray, base: np.ndarray, dtype: str = "F32") -> np.nda
         return squared_distances(files[0], files[1:], files[0].specs)
     finally:
         for file in files:
-            os.close(file._fd)
+            os.close(file.fd)
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -217,5 +217,5 @@ def test_memory_does_not_grow_with_the_model_or_the_fleet():
     assert slices > 8
     mean = ParameterFile(out, "mean")
     assert (mean.read(TensorSpec("w", "F32", (1_900_000,)), 0, 1000) == 0.5).all()
-    for fd in [out, *(file._fd for file in files)]:
+    for fd in [out, *(file.fd for file in files)]:
         os.close(fd)

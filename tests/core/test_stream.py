@@ -1,6 +1,6 @@
 """The numbers of a run's events, for whoever follows it."""
 
-from flctl.core.history import RoundCommitted, RunFinished, UpdateRejected
+from flctl.core.events import RoundCommitted, RunFinished, UpdateRejected
 from flctl.core.stream import AgentCame, Followed, Published
 
 

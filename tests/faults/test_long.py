@@ -28,7 +28,7 @@ def make_fleet(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], Memo
     def make(agents: int) -> MemoryFleet:
         made.append(MemoryFleet(agents))
         assert made[-1].coordinator is not None
-        made[-1].coordinator.unwatch(made[-1].note)
+        made[-1].coordinator.watchers.remove(made[-1].note)
         return made[-1]
 
     yield make

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from flctl.core.history import AnyEvent
+from flctl.core.events import AnyEvent
 from flctl.errors import FlctlError, MalformedMessage
 from flctl.fleet.console import RemoteRuns
 from flctl.records.recorded import RecordedRun

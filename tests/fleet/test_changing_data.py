@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from real_fleet import beats
 
-from flctl.core.history import History, RoundCommitted
+from flctl.core.events import RoundCommitted
+from flctl.core.history import History
 from flctl.core.stream import Published
 from flctl.fleet.driving import drive_local
 from flctl.fleet.replay import replay

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from flctl.coordinator.store.folder import RunFolder
-from flctl.core.history import RoundCommitted
+from flctl.core.events import RoundCommitted
 from flctl.core.stream import Published
 from flctl.errors import SettingsError
 from flctl.fleet.clients import first_model

@@ -10,7 +10,7 @@ from urllib3.exceptions import ProtocolError
 
 from flctl.errors import EngineError, UsageError
 from flctl.fleet.emulation.engine import explained
-from flctl.fleet.emulation.members import Member
+from flctl.fleet.emulation.members import EmulatedAgent
 from flctl.fleet.emulation.plan import PROFILES, Plan, container_name, fleet_name, rate_bits
 
 KEY = "-" + "a" * 39
@@ -105,7 +105,7 @@ def member(**changes):
         "name": "pi-01", "container": "1", "image": "i", "power": "running", "exit_code": 0,
         "restarts": 0, "address": None, "endpoint": "e", "traits": {},
     }  # fmt: skip
-    return Member(**{**whole, **changes})
+    return EmulatedAgent(**{**whole, **changes})
 
 
 @pytest.mark.parametrize(

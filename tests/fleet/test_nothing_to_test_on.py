@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from flctl.coordinator.store.folder import BEST
-from flctl.core.history import RoundCommitted
+from flctl.core.events import RoundCommitted
 from flctl.core.stream import Published
 from flctl.fleet.driving import drive_virtual
 from flctl.fleet.virtual import VirtualRun

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from flctl.coordinator.store.folder import RunFolder, all_runs, has_digest
-from flctl.core.history import RoundCommitted
+from flctl.core.events import RoundCommitted
 from flctl.core.stream import Published
 from flctl.errors import DataError
 from flctl.fleet import virtual

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flctl.coordinator.run.claims import jumps
+from flctl.coordinator.run.decisions import jumps
 from flctl.core.history import History
 from flctl.fleet.driving import drive_local
 from flctl.fleet.replay import replay

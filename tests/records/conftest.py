@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from flctl.core.history import Participant, RoundCommitted, Score
+from flctl.core.events import Participant, RoundCommitted, Score
 from flctl.wire.messages import Metrics
 
 Scalars = dict[str, dict[int, list[float]]]

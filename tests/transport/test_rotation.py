@@ -8,14 +8,14 @@ from flctl.errors import StateError, UsageError
 from flctl.transport import rotation
 from flctl.transport.keypair import load_or_make
 from flctl.transport.keys import Keyring
-from flctl.transport.rotation import ServerKeys
+from flctl.transport.rotation import KeyRotation
 
 DAY = 86_400.0
 NOW = 1_700_000_000.0
 
 
 def keys_in(folder):
-    return ServerKeys(folder, lambda: NOW)
+    return KeyRotation(folder, lambda: NOW)
 
 
 def test_one_key_until_a_rotation_begins(tmp_path):

@@ -262,7 +262,7 @@ def test_a_plain_update_is_read_as_it_is():
 
 def written(kind: str) -> bytes:
     file = stored(packed(kind), compression_metadata(kind))
-    return os.pread(file._fd, file.size, 0)
+    return os.pread(file.fd, file.size, 0)
 
 
 BYTES = {kind: written(kind) for kind in ("fp16", "int8", "topk")}

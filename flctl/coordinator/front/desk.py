@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from flctl.coordinator.background import Background
 from flctl.coordinator.front.orders import Orders
-from flctl.coordinator.front.outbox import Address
+from flctl.coordinator.front.outbox import Recipient
 from flctl.coordinator.front.service import Coordinator
 from flctl.coordinator.front.turns import QUESTIONS, Asked, Turns
 from flctl.errors import AccessError, FlctlError, Kind
@@ -42,7 +42,7 @@ class Desk:
     def take(self, incoming: Incoming, ask: Ask) -> None:
         peer, key = incoming.peer, incoming.key
         # On this machine each connection is a command of its own.
-        address = Address(peer, key if key != LOCAL else f"{LOCAL} {peer.hex()}")
+        address = Recipient(peer, key if key != LOCAL else f"{LOCAL} {peer.hex()}")
         source = self._coordinator.source_of(incoming)
         if not self._turns.take(Asked(address, key, source, ask, incoming.origin)):
             text = f"{QUESTIONS} questions of this key are open; wait for their answers"
@@ -67,7 +67,9 @@ class Desk:
         self._operators.answer(asked.to, asked.ask.id, body)
         self._turns.done(asked)
 
-    def look(self, asked: Asked, work: Callable[[], T], then: Callable[[T], Any]) -> None:
+    def look(
+        self, asked: Asked, work: Callable[[], T], then: Callable[[T], Any] = lambda found: found
+    ) -> None:
         """Have `work` done off the loop; `then` makes the body of the answer of what it returns,
         or None if it has given the answer itself."""
         self._looks += 1

@@ -1,7 +1,7 @@
 """Answers operators: `flctl status`, `train`, `runs`, `keys`, here or over the fleet port.
 
 `flctl.wire.questions` types what may be asked. To add a question: a class there (its docstring
-says how), and a method here, named in `Control.answers`, that returns the body of the answer.
+says how), and a case in `Control._reply`, that returns the body of the answer.
 Whether the key may ask it, and what its arguments may be, is checked before.
 """
 
@@ -9,24 +9,17 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_never
 
 from flctl import __version__
 from flctl.coordinator.background import Background, InlineBackground
+from flctl.coordinator.front import views
 from flctl.coordinator.front.desk import Desk
-from flctl.coordinator.front.lookups import Past, look_at_past
 from flctl.coordinator.front.remote_settings import settings_from_afar
 from flctl.coordinator.front.service import Coordinator
 from flctl.coordinator.front.turns import Asked
-from flctl.coordinator.front.views import (
-    agent_status,
-    shown_key,
-    shown_shards,
-    shown_tokens,
-    shown_waiting,
-)
-from flctl.coordinator.front.watching import Watcher
-from flctl.coordinator.store.runs import Found, LocalRuns, Model
+from flctl.coordinator.front.watching import Past, Subscriber, look_at_past
+from flctl.coordinator.store.runs import Found, KeptModel, LocalRuns
 from flctl.core.roster import Member
 from flctl.core.stream import Published
 from flctl.errors import Kind, RunError, UsageError
@@ -54,33 +47,10 @@ class Control:
         self._operators.on_dropped = self._unwatch
         self._desk = Desk(coordinator, self._reply, looking or InlineBackground())
         self._desk.on_trouble = self._forget_watch
-        self.watchers: dict[bytes, Watcher] = {}
+        self.watchers: dict[bytes, Subscriber] = {}
         """One for each operator: whoever asks again watches anew, not twice."""
         self._endpoint, self._test_data = endpoint, tuple(test_data)
         self._clock, self._began = clock, clock()
-        self.answers: dict[type[q.Question], Callable[[Asked, Any], Any]] = {
-            q.Status: self._status,
-            q.Runs: self._runs,
-            q.Run: self._run,
-            q.Journal: self._journal,
-            q.Watch: self._watch,
-            q.Watching: self._watching,
-            q.Checkpoint: self._checkpoint,
-            q.Keys: self._keys,
-            q.Audit: self._audit,
-            q.Start: self._start,
-            q.Stop: self._stop,
-            q.Resume: self._resume,
-            q.AddKey: self._add_key,
-            q.RevokeKey: self._revoke,
-            q.NewToken: self._new_token,
-            q.CloseTokens: self._close_tokens,
-            q.Invite: self._invite,
-            q.RotateServer: self._rotate_server,
-            q.Cordon: self._cordon,
-            q.Uncordon: self._uncordon,
-        }
-        """Each returns the body of its answer; None: that comes later, or it was given."""
 
     def on_ask(self, incoming: Incoming, ask: Ask, role: str) -> None:
         """Answered in its turn, by `step`."""
@@ -95,8 +65,61 @@ class Control:
     def close(self) -> None:
         self._desk.close()
 
-    def _reply(self, asked: Asked, question: q.AnyQuestion) -> Any:
-        return self.answers[type(question)](asked, question)
+    def _reply(self, asked: Asked, question: q.AnyQuestion) -> Any:  # noqa: PLR0911, PLR0912
+        """The body of the answer; None: that comes later, or it was given."""
+        coordinator, keyring = self._coordinator, self._coordinator.keyring
+        match question:
+            case q.ShowStatus():
+                return self._status()
+            case q.ListRuns():
+                return self._desk.look(
+                    asked, self._all.look, lambda found: self._runs(asked, found)
+                )
+            case q.ShowRun(run=run):
+                return self._desk.look(asked, lambda: self._all.about(run))
+            case q.ReadJournal(run=run, offset=offset):
+                return self._desk.look(asked, lambda: {"data": self._all.journal(run, offset)})
+            case q.WatchRun():
+                return self._watch(asked, question)
+            case q.StillWatching():
+                watcher = self.watchers.get(asked.to.peer)
+                return {"watching": bool(watcher and watcher.asked.ask.id == question.question)}
+            case q.FetchCheckpoint(run=run, round=number):
+                return self._desk.look(
+                    asked, lambda: self._all.model(run, number), self._checkpoint
+                )
+            case q.ListKeys():
+                return self._keys()
+            case q.ReadAudit(offset=offset):
+                path = coordinator.audit.path
+                return {"data": page(path, offset) if path.exists() else b""}
+            case q.StartRun():
+                return self._start(asked, question)
+            case q.StopRun():
+                return self._stop(asked, question)
+            case q.ResumeRun():
+                return self._resume(question)
+            case q.AddKey(name=name, key=key, role=role):
+                keyring.add(name, key, role)
+                return {"name": name}
+            case q.RevokeKey(name=name):
+                closed = keyring.revoke(name)
+                coordinator.agents.drop_revoked()  # it hears why, before its connection is closed
+                return {"name": name, "closed": [token.id for token in closed]}
+            case q.NewToken():
+                ttl_s, uses, deal = question.ttl_s, question.uses, question.deal
+                by, evaluates = asked.source, question.evaluates
+                return {"token": keyring.new_token(ttl_s, uses, deal, by, evaluates)}
+            case q.CloseTokens(ids=ids):
+                return {"closed": [token.id for token in keyring.close_tokens(ids)]}
+            case q.OpenTokenFolder(ttl_s=ttl_s):
+                return self._open_token_folder(ttl_s)
+            case q.RotateServer():
+                return self._rotate_server(question)
+            case q.Cordon(name=name) | q.Uncordon(name=name):
+                return self._cordon(name, held=isinstance(question, q.Cordon))
+            case _:
+                assert_never(question)
 
     def _refuse_agent(self, incoming: Incoming, ask: Ask) -> None:
         """Nothing is kept for one that does not read it."""
@@ -112,10 +135,10 @@ class Control:
 
     # Looking --------------------------------------------------------------------------
 
-    def _status(self, _: Asked, __: q.Status) -> Any:
+    def _status(self) -> Any:
         coordinator = self._coordinator
         now = self._clock()
-        names = set(coordinator.enrolled()) | set(coordinator.roster.members)
+        names = set(coordinator.agents.enrolled()) | set(coordinator.roster.members)
         return {
             "coordinator": {
                 "version": __version__,
@@ -123,11 +146,13 @@ class Control:
                 "endpoint": self._endpoint,
                 "lost_after_s": coordinator.roster.lost_after_s,
                 "server_key": coordinator.keyring.server.public,
-                "rotation": coordinator.rotating.shown() if coordinator.rotating else None,
+                "rotation": coordinator.agents.rotating.shown()
+                if coordinator.agents.rotating
+                else None,
                 "run": coordinator.runs.status(),
             },
             "agents": [
-                agent_status(
+                views.agent_status(
                     coordinator.roster.members.get(name) or Member(name),
                     now,
                     name in coordinator.roster.cordoned,
@@ -135,37 +160,25 @@ class Control:
                 )
                 for name in sorted(names)
             ],
-            "waiting": [shown_waiting(waiting) for waiting in coordinator.keyring.waiting()],
-            "tokens": shown_tokens(coordinator.keyring),
+            "waiting": [views.shown_waiting(waiting) for waiting in coordinator.keyring.waiting()],
+            "tokens": views.shown_tokens(coordinator.keyring),
             "revoked": [e.name for e in coordinator.keyring.revoked() if e.role == "agent"],
-            "shards": shown_shards(coordinator.keyring),
+            "shards": views.shown_shards(coordinator.keyring),
         }
 
-    def _runs(self, asked: Asked, _: q.Runs) -> None:
-        def then(found: Found) -> Any:
-            for fault in found.faults:
-                self._coordinator.gate.warning(logger, asked.source, "%s", fault)
-            return found.summaries
+    def _runs(self, asked: Asked, found: Found) -> Any:
+        for fault in found.faults:
+            self._coordinator.gate.warning(logger, asked.source, "%s", fault)
+        return found.summaries
 
-        self._desk.look(asked, self._all.look, then)
-
-    def _run(self, asked: Asked, question: q.Run) -> None:
-        self._desk.look(asked, lambda: self._all.about(question.run), same)
-
-    def _journal(self, asked: Asked, question: q.Journal) -> None:
-        def read() -> Any:
-            return {"data": self._all.journal(question.run, question.offset)}
-
-        self._desk.look(asked, read, same)
-
-    def _watch(self, asked: Asked, question: q.Watch) -> None:
+    def _watch(self, asked: Asked, question: q.WatchRun) -> None:
         """The events of a run after the asker's, then every new one, as RunEvents; where they are
         many only the next ones, and it asks again."""
         state, peer, id_ = self._coordinator.state, asked.to.peer, asked.ask.id
-        watcher = Watcher(self._operators, asked, question.after, self._may_read)
+        watcher = Subscriber(self._operators, asked, question.after, self._may_read)
         self._unwatch(peer)
         self.watchers[peer] = watcher
-        self._coordinator.watch(watcher)
+        self._coordinator.watchers.append(watcher)
 
         def then(found: Past) -> None:
             if self.watchers.get(peer) is not watcher:
@@ -180,17 +193,13 @@ class Control:
 
         self._desk.look(asked, lambda: look_at_past(state, question.run, question.after), then)
 
-    def _watching(self, asked: Asked, question: q.Watching) -> Any:
-        watcher = self.watchers.get(asked.to.peer)
-        return {"watching": watcher is not None and watcher.asked.ask.id == question.question}
-
     def _may_read(self, key: str) -> bool:
         return key == LOCAL or self._coordinator.keyring.role_of(key) in ("read", "admin")
 
     def _unwatch(self, peer: bytes) -> None:
         watcher = self.watchers.pop(peer, None)
         if watcher is not None:
-            self._coordinator.unwatch(watcher)
+            self._coordinator.watchers.remove(watcher)
 
     def _forget_watch(self, asked: Asked) -> None:
         """It could not be answered: there is no such run, or it cannot be read."""
@@ -198,32 +207,24 @@ class Control:
         if watcher is not None and watcher.asked is asked:
             self._unwatch(asked.to.peer)
 
-    def _checkpoint(self, asked: Asked, question: q.Checkpoint) -> None:
+    def _checkpoint(self, model: KeptModel) -> Any:
         """The newest model of a run, or that of a round; its blob can be fetched afterwards."""
+        self._coordinator.agents.serve(model.digest, model.path, asked=True)
+        return {"blob": model.digest, "size": model.path.stat().st_size, "round": model.round}
 
-        def then(model: Model) -> Any:
-            self._coordinator.serve_asked(model.digest, model.path)
-            return {"blob": model.digest, "size": model.path.stat().st_size, "round": model.round}
-
-        self._desk.look(asked, lambda: self._all.model(question.run, question.round), then)
-
-    def _keys(self, _: Asked, __: q.Keys) -> Any:
+    def _keys(self) -> Any:
         keyring = self._coordinator.keyring
         return {
             "server_key": keyring.server.public,
-            "keys": [shown_key(entry) for entry in keyring.entries()],
-            "revoked": [shown_key(entry) for entry in keyring.revoked()],
-            "waiting": [shown_waiting(waiting) for waiting in keyring.waiting()],
-            "tokens": shown_tokens(keyring),
+            "keys": [views.shown_key(entry) for entry in keyring.entries()],
+            "revoked": [views.shown_key(entry) for entry in keyring.revoked()],
+            "waiting": [views.shown_waiting(waiting) for waiting in keyring.waiting()],
+            "tokens": views.shown_tokens(keyring),
         }
-
-    def _audit(self, _: Asked, question: q.Audit) -> Any:
-        path = self._coordinator.audit.path
-        return {"data": page(path, question.offset) if path.exists() else b""}
 
     # Steering -------------------------------------------------------------------------
 
-    def _start(self, asked: Asked, order: q.Start) -> Any:
+    def _start(self, asked: Asked, order: q.StartRun) -> Any:
         given, where = order.given, order.where
         if asked.key != LOCAL:
             given = settings_from_afar(given, where, self._test_data)
@@ -240,7 +241,7 @@ class Control:
         self._coordinator.runs.start(given, where, "fleet", done)
         return None
 
-    def _stop(self, asked: Asked, order: q.Stop) -> Any:
+    def _stop(self, asked: Asked, order: q.StopRun) -> Any:
         """Answered when it has ended: whoever is told may begin another run."""
         training = self._coordinator.training
         folder = self._all.find(order.run)
@@ -251,14 +252,14 @@ class Control:
 
         def on_event(_: Published) -> None:
             if training.ended:
-                self._coordinator.unwatch(on_event)
+                self._coordinator.watchers.remove(on_event)
                 self._desk.answer(asked, {"run": folder.name})
 
-        self._coordinator.watch(on_event)
+        self._coordinator.watchers.append(on_event)
         training.stop("stopped by an operator")
         return None
 
-    def _resume(self, _: Asked, order: q.Resume) -> Any:
+    def _resume(self, order: q.ResumeRun) -> Any:
         folder = self._all.find(order.run)
         started = folder.history(lean=True).started
         if started is not None and started.kind != "fleet":
@@ -268,37 +269,18 @@ class Control:
         self._coordinator.runs.resume(folder, order.changes)
         return {"run": folder.name}
 
-    def _add_key(self, _: Asked, order: q.AddKey) -> Any:
-        self._coordinator.keyring.add(order.name, order.key, order.role)
-        return {"name": order.name}
-
-    def _revoke(self, _: Asked, order: q.RevokeKey) -> Any:
-        closed = self._coordinator.keyring.revoke(order.name)
-        self._coordinator.drop_revoked()  # it hears why, before its connection is closed
-        return {"name": order.name, "closed": [token.id for token in closed]}
-
-    def _new_token(self, asked: Asked, order: q.NewToken) -> Any:
-        token = self._coordinator.keyring.new_token(
-            order.ttl_s, order.uses, order.deal, asked.source, order.evaluates
-        )
-        return {"token": token}
-
-    def _close_tokens(self, _: Asked, order: q.CloseTokens) -> Any:
-        closed = self._coordinator.keyring.close_tokens(order.ids)
-        return {"closed": [token.id for token in closed]}
-
-    def _invite(self, _: Asked, order: q.Invite) -> Any:
+    def _open_token_folder(self, ttl_s: float) -> Any:
         invitation = self._coordinator.invitation
         if invitation is None:
             raise UsageError(
                 "this coordinator shares no folder with agents (flctl coordinator --invite DIR): "
                 "make a token with  flctl keys token"
             )
-        token = invitation.open(order.ttl_s)
+        token = invitation.open(ttl_s)
         return {"id": token.id, "uses": token.uses_left, "folder": str(invitation.path.parent)}
 
-    def _rotate_server(self, _: Asked, order: q.RotateServer) -> Any:
-        rotating, now = self._coordinator.rotating, self._clock()
+    def _rotate_server(self, order: q.RotateServer) -> Any:
+        rotating, now = self._coordinator.agents.rotating, self._clock()
         if rotating is None:
             raise UsageError("this coordinator has one server key, for as long as it runs")
         match order.step:
@@ -308,24 +290,12 @@ class Control:
                 rotating.finish(now, order.anyway)
             case "abort":
                 rotating.abort(now)
-        return {
-            "server_key": self._coordinator.keyring.server.public,
-            "rotation": rotating.shown(),
-        }
+        return {"server_key": self._coordinator.keyring.server.public, "rotation": rotating.shown()}
 
-    def _cordon(self, _: Asked, order: q.Cordon) -> Any:
-        if order.name not in self._coordinator.enrolled():
-            raise UsageError(f"no agent is enrolled as {order.name}; see flctl status")
-        self._coordinator.cordon(order.name, held=True)
-        return {"name": order.name}
-
-    def _uncordon(self, _: Asked, order: q.Uncordon) -> Any:
-        coordinator = self._coordinator
-        if order.name not in {*coordinator.enrolled(), *coordinator.roster.cordoned}:
-            raise UsageError(f"no agent is enrolled as {order.name}; see flctl status")
-        coordinator.cordon(order.name, held=False)
-        return {"name": order.name}
-
-
-def same(body: Any) -> Any:
-    return body
+    def _cordon(self, name: str, held: bool) -> Any:
+        agents = self._coordinator.agents
+        known = agents.enrolled() if held else [*agents.enrolled(), *agents.roster.cordoned]
+        if name not in known:
+            raise UsageError(f"no agent is enrolled as {name}; see flctl status")
+        agents.cordon(name, held)
+        return {"name": name}

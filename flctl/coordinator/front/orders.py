@@ -1,6 +1,6 @@
 """What operators order, and what is refused to those who ask, into the audit file.
 
-The desk calls this around every question: an `Order` cannot be forgotten here.
+The desk calls this around every question: an `AdminOrder` cannot be forgotten here.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ from flctl.transport.keys import Keyring
 from flctl.wire import questions as q
 from flctl.wire.messages import Ask
 
-SHUTTING = (q.Stop, q.RevokeKey, q.CloseTokens)
+SHUTTING = (q.StopRun, q.RevokeKey, q.CloseTokens)
 """Orders that end something or shut somebody out: a full disk must not stand in their way."""
 
 
@@ -24,7 +24,7 @@ class Orders:
 
     def begin(self, asked: Asked, question: q.AnyQuestion) -> Asked:
         """To be called before an answer is made. Raises FlctlError: then nothing is changed."""
-        if not isinstance(question, q.Order):
+        if not isinstance(question, q.AdminOrder):
             return asked
         args = msgspec.to_builtins(question)
         del args["type"]

@@ -32,7 +32,7 @@ Encode = Callable[[bytes, Message, Frame | None], list[Frame]]
 Send = Callable[[bytes, list[Frame]], Sent]
 
 
-class Address(NamedTuple):
+class Recipient(NamedTuple):
     """Where an answer goes."""
 
     peer: bytes
@@ -60,7 +60,7 @@ class Outbox:
         """The peer has not taken what it was sent before."""
         return peer in self._queues
 
-    def answer(self, to: Address, question: int, body: Any) -> None:
+    def answer(self, to: Recipient, question: int, body: Any) -> None:
         """Raises RunError when it is too large to be kept."""
         data = msgspec.msgpack.encode(body)
         if len(data) > ANSWER_BYTES:
@@ -70,7 +70,7 @@ class Outbox:
         else:
             self._put_in_parts(to, question, data)
 
-    def event(self, to: Address, question: int, told: Published) -> bool:
+    def event(self, to: Recipient, question: int, told: Published) -> bool:
         """To whoever watches; a round of hundreds of agents is larger than one message.
 
         False as `put` says it.
@@ -80,7 +80,7 @@ class Outbox:
             return self.put(to, RunEvent(id=question, event=msgspec.Raw(data)))
         return self._put_in_parts(to, question, data)
 
-    def _put_in_parts(self, to: Address, question: int, data: bytes) -> bool:
+    def _put_in_parts(self, to: Recipient, question: int, data: bytes) -> bool:
         view = memoryview(data)
         for start in range(0, len(data), CHUNK_BYTES):
             part = AnswerPart(id=question, last=start + CHUNK_BYTES >= len(data))
@@ -88,7 +88,7 @@ class Outbox:
                 return False
         return True
 
-    def put(self, to: Address, message: Message, payload: Frame | None = None) -> bool:
+    def put(self, to: Recipient, message: Message, payload: Frame | None = None) -> bool:
         """False when the peer is gone, or reads so little that it is given up."""
         frames = self._encode(to.peer, message, payload)
         queue = self._queues.setdefault(to.peer, _Queue(to.owner))

@@ -10,7 +10,7 @@ from flctl.coordinator.front.peers import Peers
 from flctl.core.roster import Roster
 from flctl.errors import FlctlError, UsageError
 from flctl.transport.keypair import KeyPair, shown
-from flctl.transport.rotation import ServerKeys
+from flctl.transport.rotation import KeyRotation
 from flctl.wire import messages as wire
 
 logger = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ class Rotating:
 
     def __init__(
         self,
-        keys: ServerKeys,
+        keys: KeyRotation,
         listener: Listener,
         peers: Peers,
         roster: Roster,

@@ -8,8 +8,8 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import NamedTuple
 
-from flctl.coordinator.front.outbox import Address
-from flctl.coordinator.store.audit import Begun
+from flctl.coordinator.front.outbox import Recipient
+from flctl.coordinator.store.audit import Line
 from flctl.wire.messages import Ask
 
 QUESTIONS = 8
@@ -19,14 +19,14 @@ QUESTIONS = 8
 class Asked(NamedTuple):
     """A question, and where its answer goes."""
 
-    to: Address
+    to: Recipient
     key: str
     source: str
     """Of lines in the log: the operator's name."""
     ask: Ask
     origin: str = ""
     """Address of its connection."""
-    begun: Begun | None = None
+    begun: Line | None = None
     """What the audit file has of it, once it is an order that is carried out."""
 
 

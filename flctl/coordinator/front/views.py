@@ -7,6 +7,7 @@ import msgspec
 from flctl.core.roster import Member
 from flctl.transport.allowlist import EVALUATE
 from flctl.transport.keys import Entry, Keyring, Waiting
+from flctl.wire.messages import Telemetry
 
 
 def shown_key(entry: Entry) -> dict[str, Any]:
@@ -63,43 +64,28 @@ def agent_status(
     """One agent as `flctl status --json` shows it. What it still offers while no run is in progress
     is of a run that was stopped: it can be asked for something else."""
     hello, telemetry = member.hello, member.telemetry
+    device = hello.device if hello else None
     offers_only = member.state == "offering" and not in_run
     shown: dict[str, Any] = {
         "name": member.name,
         "state": "ready" if offers_only else member.state,
         "ready": member.ready,
         "cordoned": cordoned,
-        "version": hello.version if hello else None,
         "protocol": member.protocol or None,
-        "role": hello.role if hello else None,
-        "kind": hello.device.kind if hello else None,
-        "arch": hello.device.arch if hello else None,
-        "cores": hello.device.cores if hello else None,
-        "torch": hello.device.torch if hello else None,
-        "cuda": hello.device.cuda if hello else None,
+        **{name: getattr(hello, name, None) for name in ("version", "role", "image", "settings")},
+        **{
+            name: getattr(device, name, None) for name in ("kind", "arch", "cores", "torch", "cuda")
+        },
         "tasks": dict(hello.tasks) if hello else {},
-        "datasets": msgspec.to_builtins(hello.datasets) if hello else [],
-        "limits": msgspec.to_builtins(hello.limits) if hello else None,
-        "image": hello.image if hello else None,
-        "settings": hello.settings if hello else None,
+        "datasets": hello.datasets if hello else (),
+        "limits": hello.limits if hello else None,
         "examples": max((d.examples for d in hello.datasets), default=0) if hello else 0,
         "rtt_ms": member.rtt_ms,
         "last_seen_s": round(now - member.heard_at, 1) if member.heard_at > 0 else None,
         "last_round": member.last_round,
-        "progress": list(member.progress) if member.progress else None,
+        "progress": member.progress,
         "last_error": member.error,
         "note": member.note or (member.elsewhere[1] if member.elsewhere else None),
+        **{name: getattr(telemetry, name, None) for name in Telemetry.__struct_fields__},
     }
-    for name in (
-        "temperature_c",
-        "throttled",
-        "memory_used_bytes",
-        "memory_total_bytes",
-        "cpu_percent",
-        "load_1m",
-        "disk_free_bytes",
-        "written_bytes",
-        "uptime_s",
-    ):
-        shown[name] = getattr(telemetry, name) if telemetry else None
-    return shown
+    return dict(msgspec.to_builtins(shown))

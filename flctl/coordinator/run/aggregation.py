@@ -29,10 +29,7 @@ class Aggregated(Struct, frozen=True):
 
 
 def aggregate(
-    folder: RunFolder,
-    round_id: int,
-    examples: dict[str, int],
-    settings: RunSettings,
+    folder: RunFolder, round_id: int, examples: dict[str, int], settings: RunSettings
 ) -> Aggregated:
     """Combine the updates of the agents in `examples` into the round's model file.
 

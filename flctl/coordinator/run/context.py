@@ -4,24 +4,40 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeAlias
+
+from msgspec import Struct
 
 from flctl.coordinator.background import Background
 from flctl.coordinator.run.crew import Crew
 from flctl.coordinator.run.evaluator import Evaluator
 from flctl.coordinator.store.folder import RunFolder
 from flctl.coordinator.store.journal import Journal
-from flctl.core.history import AnyEvent, History, RoundOpened, RunStarted
+from flctl.core.events import AnyEvent, RunStarted
+from flctl.core.history import History
 from flctl.core.roster import Roster
-from flctl.core.round import Draw
+from flctl.core.round import Back, Gone, Tick
 from flctl.core.stream import AnyLive, Published
 from flctl.errors import StateError
 from flctl.settings import RunSettings
+from flctl.transport.channel import Frame
 from flctl.transport.gate import Gate
-from flctl.wire.messages import Digest, Message
+from flctl.wire.messages import Coded, Digest, Message, Model, Train, WorkKey
 
 
-class Fleet(Protocol):
+class Heard(Struct, frozen=True):
+    """A message of an agent, about work."""
+
+    agent: str
+    message: Message
+    payload: Frame | None = None
+
+
+Incoming: TypeAlias = Heard | Back | Gone | Tick
+"""What a run is told of."""
+
+
+class RunHost(Protocol):
     """What a run needs of the coordinator."""
 
     @property
@@ -53,7 +69,7 @@ class RunContext:
     settings: RunSettings
     history: History
     journal: Journal
-    fleet: Fleet
+    fleet: RunHost
     disk: Background
     """For all that is written: one thing after another."""
     thinking: Background
@@ -75,27 +91,28 @@ class RunContext:
             raise StateError(f"{self.folder.journal_path}: the run never started")
         return self.history.started
 
-    @property
-    def model_size(self) -> int:
-        """Of the newest model, in bytes."""
-        return self.history.rounds[-1].size if self.history.rounds else self.started.size
-
     def crew(self) -> Crew:
         fleet = self.fleet
         return Crew(self.settings, self.started.task_digest, fleet.roster, fleet.trainers, self.run)
 
-    def opened(self, drawn: Draw, attempt: int) -> RoundOpened:
-        """An attempt of the next round, of these. Raises StateError where the disk has no room."""
+    def key_of(self, agent: str) -> WorkKey:
+        """Of the update that the next round asks the agent for."""
         history = self.history
-        self.folder.room_for(self.model_size, len(drawn.invited) - len(history.accepted))
-        return RoundOpened(
-            at=self.now(),
-            round=history.round + 1,
-            attempt=attempt,
-            base=history.base,
-            invited=drawn.invited,
-            need=drawn.need,
-            absent=drawn.absent,
+        sequence = history.seeding(agent, self.settings.seed).sequence
+        return WorkKey(run=self.run, version=history.round, base=history.base, sequence=sequence)
+
+    def order(self, agent: str) -> Train:
+        """What the next round asks of the agent."""
+        settings, key = self.settings, self.key_of(agent)
+        return Train(
+            key=key,
+            model=Model(shared=Coded(blob=key.base, size=self.history.size)),
+            task=settings.task,
+            dataset=settings.dataset,
+            training=settings.local_training(key.round),
+            seed=settings.seed,
+            position=self.history.positions.get(agent, 0),
+            settings=self.started.settings,
         )
 
     def now(self) -> float:

@@ -1,6 +1,7 @@
 """Who could take part in a run's next round: who is wanted, who is here, and why others are not."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from flctl.core.roster import Member, Roster
 from flctl.core.round import Pool
@@ -11,22 +12,18 @@ SHOWN = 6
 """Agents whose absence is explained in one sentence."""
 
 
+@dataclass(frozen=True)
 class Crew:
     """`enrolled` names all agents that may train. Times are those of one clock, in seconds."""
 
-    def __init__(
-        self,
-        settings: RunSettings,
-        task_digest: Digest,
-        roster: Roster,
-        enrolled: Callable[[], list[str]],
-        run: str = "",
-    ) -> None:
-        self._settings, self._task_digest = settings, task_digest
-        self.roster, self.enrolled, self._run = roster, enrolled, run
+    settings: RunSettings
+    task_digest: Digest
+    roster: Roster
+    enrolled: Callable[[], list[str]]
+    run: str = ""
 
     def pool(self, now: float) -> Pool:
-        named = self._settings.agents
+        named = self.settings.agents
         known = set(named or self.enrolled())
         here = {m.name for m in self.members() if self.fits(m, now)}
         others = set() if named else {name for name in known - here if self._is_elsewhere(name)}
@@ -45,25 +42,25 @@ class Crew:
 
     def members(self) -> list[Member]:
         """Agents that have been here; of those named, if any."""
-        named, members = self._settings.agents, self.roster.members.values()
+        named, members = self.settings.agents, self.roster.members.values()
         return [m for m in members if m.name in named] if named else list(members)
 
     def fits(self, member: Member, now: float) -> bool:
         """It can be asked to train now."""
         return (
             self.roster.is_free(member.name)
-            and not member.refuses(self._run, now)
+            and not member.refuses(self.run, now)
             and member.hello is not None
             and member.hello.role == "train"
-            and member.examples(self._settings.task, self._settings.dataset) > 0
-            and member.hello.tasks.get(self._settings.task) == self._task_digest
+            and member.examples(self.settings.task, self.settings.dataset) > 0
+            and member.hello.tasks.get(self.settings.task) == self.task_digest
         )
 
     def has_run_out(self, name: str) -> bool:
         """It is here and had data for this run, of which there are none any more. Data that are
         there and cannot be read are another matter: the quorum waits for these."""
         member = self.roster.members.get(name)
-        about = self._settings.dataset, self._settings.task
+        about = self.settings.dataset, self.settings.task
         return (
             member is not None
             and member.connected
@@ -77,7 +74,7 @@ class Crew:
     def refuses(self, name: str, now: float) -> str | None:
         """Why the agent's owner does not let it take part now, if so."""
         member = self.roster.members.get(name)
-        return member.refuses(self._run, now) if member is not None else None
+        return member.refuses(self.run, now) if member is not None else None
 
     def why_not(self, names: set[str], now: float) -> str:
         """Why these are not here, in words; first those that only an operator can bring back."""
@@ -104,8 +101,8 @@ class Crew:
         """Why an agent that is here cannot train."""
         if hello.role != "train":
             return "its role is to evaluate"
-        task, dataset = self._settings.task, self._settings.dataset
-        if hello.tasks.get(task, self._task_digest) != self._task_digest:
+        task, dataset = self.settings.task, self.settings.dataset
+        if hello.tasks.get(task, self.task_digest) != self.task_digest:
             return f"its task {task} differs from the coordinator's: upgrade it"
         nothing = f"no data for task {task}, data set {dataset}"
         return f"{nothing}: {member.error}" if member.error else nothing
@@ -115,7 +112,7 @@ class Crew:
         member = self.roster.members.get(name)
         if member is None or member.hello is None:
             return False
-        examples = member.examples(self._settings.task, self._settings.dataset)
+        examples = member.examples(self.settings.task, self.settings.dataset)
         if member.hello.role != "train":
             return True
         other = bool(member.hello.datasets and not examples)
@@ -124,7 +121,7 @@ class Crew:
     def _is_damaged(self, member: Member, hello: Hello) -> bool:
         """The files of its data for this run are there, and cannot be read. Who has some to
         evaluate on, and never had any to train on, is whole."""
-        about = self._settings.dataset, self._settings.task
+        about = self.settings.dataset, self.settings.task
         had = member.declared.get(about, 0) > 0
         rest = {(info.name, info.task) for info in hello.datasets}
         return about in hello.damaged and (had or about not in rest)

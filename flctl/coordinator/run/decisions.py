@@ -1,17 +1,27 @@
-"""What a fleet's, a virtual and a replayed round decide in the same way."""
+"""What a fleet's, a virtual and a replayed round decide in the same way; and for a fleet's, what
+to believe of an offer."""
 
+import math
 from collections.abc import Collection, Mapping
 
 from flctl.coordinator.run.aggregation import Aggregated
-from flctl.core.history import (
-    History,
+from flctl.coordinator.store.folder import RunFolder
+from flctl.core.events import (
     Participant,
     RoundCommitted,
+    RoundOpened,
     RunFinished,
     Score,
     UpdateStored,
 )
+from flctl.core.history import History
+from flctl.core.roster import JUMP
+from flctl.core.round import Draw
 from flctl.settings import RunSettings
+from flctl.wire.messages import UpdateReady
+
+HEADER_SLACK = 1 << 20
+"""How much larger than the model an update may be: another writer's header."""
 
 
 def finish(history: History, settings: RunSettings, at: float) -> RunFinished | None:
@@ -34,9 +44,55 @@ def measures(history: History, settings: RunSettings, updates: Mapping[str, Upda
     return last or number % settings.evaluate_every == 0
 
 
+def open_round(
+    folder: RunFolder, history: History, drawn: Draw, attempt: int, at: float
+) -> RoundOpened:
+    """An attempt of the next round, of these. Raises StateError where the disk has no room."""
+    folder.room_for(history.size, len(drawn.invited) - len(history.accepted))
+    return RoundOpened(
+        at=at,
+        round=history.round + 1,
+        attempt=attempt,
+        base=history.base,
+        invited=drawn.invited,
+        need=drawn.need,
+        absent=drawn.absent,
+    )
+
+
 def weigh_in(updates: Mapping[str, UpdateStored | Participant]) -> dict[str, int]:
     """The examples that each update weighs by, in the order of the agents' names."""
     return {agent: update.examples for agent, update in sorted(updates.items())}
+
+
+def wrong_with(offer: UpdateReady, declared: int, size: int, settings: RunSettings) -> str:
+    """Why the update is not even fetched, empty when it is: of a model of `size` bytes, by an agent
+    that has `declared` so many examples."""
+    claim, update, asked = offer.claim, offer.update, settings.compression
+    if claim.examples > declared:
+        return f"it claims {claim.examples} examples, {declared} were declared"
+    if update.codec != asked or update.base not in (None, offer.key.base):
+        return f"it is compressed as {update.codec!r:.40}, the run asks for {asked}"
+    if update.size > size + HEADER_SLACK:
+        return f"it offers {update.size} bytes, the model has {size}"
+    if not 0 <= claim.compression_error < math.inf:
+        return "the error of its compression is not a finite number of at least 0"
+    if not (math.isfinite(claim.loss) and math.isfinite(claim.last_loss)):
+        return "its training loss is not a finite number; begin a new run with a lower lr"
+    return ""
+
+
+def jumps(examples: Mapping[str, int], history: History) -> dict[str, str]:
+    """Agents whose count of examples has jumped since the last round that they were in, and how.
+
+    Nothing proves a count; what one may weigh is bounded all the same (`max_share`).
+    """
+    last = history.weights
+    return {
+        agent: f"claims {count} examples, {last[agent]} in its round before"
+        for agent, count in sorted(examples.items())
+        if agent in last and count > JUMP * last[agent]
+    }
 
 
 def commit(

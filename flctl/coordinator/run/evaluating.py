@@ -1,15 +1,18 @@
 """Finds out how good a round's model is: on the coordinator's test data, or on the agents'."""
 
+import logging
 from collections.abc import Callable, Sequence
 
 from flctl.coordinator.run.aggregation import Aggregated
-from flctl.coordinator.run.context import RunContext
+from flctl.coordinator.run.context import Heard, Incoming, RunContext
 from flctl.coordinator.run.scoring import missing, scored
-from flctl.coordinator.run.survey import Survey
-from flctl.core.history import Score
-from flctl.core.roster import Member
+from flctl.core.events import Score
+from flctl.core.metrics import verified
+from flctl.core.round import Back, Gone, Tick
 from flctl.errors import FlctlError, RunError
-from flctl.wire.messages import Evaluated, MeasuredPart, Measures, Sums, WorkKey
+from flctl.wire import messages
+
+logger = logging.getLogger(__name__)
 
 Done = Callable[[Score | None, BaseException | None], None]
 
@@ -17,26 +20,30 @@ Done = Callable[[Score | None, BaseException | None], None]
 class Evaluating:
     """One evaluation. `done(score, error)` is called once; a score of None: nobody could say."""
 
-    def __init__(self, context: RunContext, key: WorkKey, made: Aggregated, done: Done) -> None:
+    def __init__(
+        self, context: RunContext, key: messages.WorkKey, made: Aggregated, done: Done
+    ) -> None:
         self._context, self._key, self._made, self._done = context, key, made, done
-        self._survey: Survey | None = None
-        self._found: dict[str, Sums] = {}
+        self._settings, self._measures = context.settings, context.started.measures
+        self._found: dict[str, messages.Sums] = {}
         """Parts that the coordinator has measured itself."""
+        self._asked: dict[str, list[messages.MeasuredPart]] = {}
+        self._waiting: dict[str, set[messages.MeasuredPart]] = {}
+        """What is still to come from each agent."""
+        self._answers: dict[messages.MeasuredPart, dict[str, messages.Sums]] = {}
+        self._until: float | None = None
+        """None while no agent is asked."""
         self._closed = False
-
-    @property
-    def _measures(self) -> Measures:
-        return self._context.started.measures
 
     def close(self) -> None:
         """The round is over: no agent is asked any more."""
-        self._closed, self._survey = True, None
+        self._closed, self._until = True, None
 
     def begin(self) -> None:
         """The order of preference of `evaluate = "auto"`, for the part for testing and for that for
         validation: what the coordinator has (data that were named, else the task's), what agents
         have that are enrolled to evaluate, what any agents have."""
-        how = self._context.settings.evaluate
+        how = self._settings.evaluate
         if how == "agents":
             self._ask_agents(missing(how, {}))
         else:
@@ -45,28 +52,29 @@ class Evaluating:
                 lambda: context.evaluator.evaluate(path, context.settings), self._on_parts
             )
 
-    def on_answer(self, agent: str, answer: Evaluated) -> None:
-        if self._survey is not None:
-            self._finish(self._survey.on_answer(agent, answer, self._declared(agent, answer.part)))
+    def on(self, event: Incoming) -> None:
+        """What does not concern it is ignored: it is over when all have answered or are gone, or
+        at the deadline."""
+        if self._until is None:
+            return
+        match event:
+            case Heard(agent, messages.Evaluated() as answer) if answer.key == self._key:
+                self._on_answer(agent, answer)
+            case Heard(agent, messages.Failed(what="evaluate") as failed) if (
+                failed.key == self._key
+            ):
+                self._waiting.pop(agent, None)
+            case Gone(agent):
+                self._waiting.pop(agent, None)
+            case Back(agent) if agent in self._waiting:
+                self._invite(agent)
+        if not self._waiting or self._context.clock() >= self._until:
+            self._until = None
+            self._conclude()
 
-    def on_failed(self, agent: str, key: WorkKey) -> None:
-        """It could not evaluate the model of `key`, which may be that of an earlier round."""
-        if key == self._key:
-            self.on_gone(agent)
-
-    def on_here(self, agent: str) -> None:
-        if self._survey is not None:
-            self._survey.invite(agent)
-
-    def on_gone(self, agent: str) -> None:
-        if self._survey is not None:
-            self._finish(self._survey.on_gone(agent))
-
-    def on_time(self) -> None:
-        if self._survey is not None:
-            self._finish(self._survey.on_time(self._context.clock()))
-
-    def _on_parts(self, parts: dict[str, Sums] | None, error: BaseException | None) -> None:
+    def _on_parts(
+        self, parts: dict[str, messages.Sums] | None, error: BaseException | None
+    ) -> None:
         if self._closed:
             return
         if parts is None:
@@ -74,74 +82,80 @@ class Evaluating:
             return
         self._found = parts
         try:
-            wanted = missing(self._context.settings.evaluate, parts)
+            wanted = missing(self._settings.evaluate, parts)
         except RunError as wrong:
             self._done(None, wrong)
-            return
-        self._ask_agents(wanted)
+        else:
+            self._ask_agents(wanted)
 
-    def _ask_agents(self, wanted: Sequence[MeasuredPart]) -> None:
+    def _ask_agents(self, wanted: Sequence[messages.MeasuredPart]) -> None:
         """For parts that are not here; where none is wanted it is over at once."""
-        asked: dict[str, list[MeasuredPart]] = {}
         for part in wanted:
-            for agent in self._testers(part) or self._owners(part):
-                asked.setdefault(agent, []).append(part)
-        if asked:
+            owners = self._owners(part)
+            # Those that are enrolled to evaluate: the coordinator refuses who only says so.
+            for agent in [a for a in owners if self._role(a) == "evaluate"] or owners:
+                self._asked.setdefault(agent, []).append(part)
+        self._waiting = {agent: set(parts) for agent, parts in self._asked.items()}
+        if self._asked:
             self._context.fleet.serve(self._key.base, self._made.path)
-        survey = self._survey = Survey(
-            self._key,
-            self._made.size,
-            self._context.settings,
-            self._measures,
-            asked,
-            self._context.fleet.tell,
-            self._context.clock(),
-            self._context.fleet.gate,
-        )
-        for agent in asked:
+        self._until = self._context.clock() + self._settings.deadline_s
+        for agent in sorted(self._asked):
+            self._invite(agent)
             if not self._context.is_here(agent):  # to ask it has shown that it is gone
-                survey.on_gone(agent)
-        self.on_time()
+                self._waiting.pop(agent, None)
+        self.on(Tick())
 
-    def _finish(self, over: bool) -> None:
-        if over and self._survey is not None:
-            answers, self._survey = self._survey.answers, None
-            self._conclude(lambda: scored(self._found, answers, self._measures))
+    def _invite(self, agent: str) -> None:
+        question = messages.Evaluate(
+            key=self._key,
+            model=messages.Model(shared=messages.Coded(blob=self._key.base, size=self._made.size)),
+            task=self._settings.task,
+            dataset=self._settings.dataset,
+            batch_size=self._settings.test_batch_size,
+            parts=tuple(self._asked[agent]),
+        )
+        self._context.fleet.tell(agent, question)
 
-    def _conclude(self, score: Callable[[], Score | None]) -> None:
+    def _on_answer(self, agent: str, answer: messages.Evaluated) -> None:
+        left = self._waiting.get(agent, set())
+        if answer.part not in left:
+            return
         try:
-            found = score()
+            if answer.sums is not None:
+                sums = verified(answer.sums, self._measures, self._declared(agent, answer.part))
+                self._answers.setdefault(answer.part, {})[agent] = sums
+        except ValueError as error:
+            text = "round=%d agent=%s sent impossible metrics: %s"
+            self._context.fleet.gate.warning(logger, agent, text, self._key.round, agent, error)
+        left.discard(answer.part)
+        if not left:
+            del self._waiting[agent]
+
+    def _conclude(self) -> None:
+        try:
+            score = scored(self._found, self._answers, self._measures)
         except (FlctlError, ArithmeticError, ValueError) as error:
             self._done(None, error)
         else:
-            self._done(found, None)
+            self._done(score, None)
 
-    def _testers(self, part: MeasuredPart) -> list[str]:
-        """Those that are enrolled to evaluate: the coordinator refuses who only says so."""
-        members = self._context.fleet.roster.members
-        return [
-            agent
-            for agent in self._owners(part)
-            if (hello := members[agent].hello) is not None and hello.role == "evaluate"
-        ]
-
-    def _owners(self, part: MeasuredPart) -> list[str]:
-        """Agents that have such a part of the run's data set, and the run's task."""
-        task, digest = self._context.settings.task, self._context.started.task_digest
-        return [
-            m.name
-            for m in self._ready()
-            if self._declared(m.name, part) > 0
-            and m.hello is not None
-            and m.hello.tasks.get(task) == digest
-        ]
-
-    def _declared(self, agent: str, part: MeasuredPart) -> int:
-        settings = self._context.settings
-        member = self._context.fleet.roster.members[agent]
-        return member.of_part(settings.task, settings.dataset, part)
-
-    def _ready(self) -> list[Member]:
+    def _owners(self, part: messages.MeasuredPart) -> list[str]:
+        """Agents that have such a part of the run's data set, and the run's task, sorted."""
+        task, digest = self._settings.task, self._context.started.task_digest
         roster = self._context.fleet.roster
-        free = (m for m in roster.members.values() if roster.is_free(m.name))
-        return sorted(free, key=lambda m: m.name)
+        return [
+            name
+            for name, member in sorted(roster.members.items())
+            if roster.is_free(name)
+            and self._declared(name, part) > 0
+            and member.hello is not None
+            and member.hello.tasks.get(task) == digest
+        ]
+
+    def _role(self, agent: str) -> str:
+        hello = self._context.fleet.roster.members[agent].hello
+        return hello.role if hello is not None else ""
+
+    def _declared(self, agent: str, part: messages.MeasuredPart) -> int:
+        member = self._context.fleet.roster.members[agent]
+        return member.examples(self._settings.task, self._settings.dataset, part)

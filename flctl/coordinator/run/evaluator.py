@@ -25,18 +25,7 @@ from flctl.errors import (
 from flctl.learning.registry import task_digest
 from flctl.settings import RunSettings, parse
 from flctl.wire.messages import Digest, Sums
-from flctl.worker.jobs import (
-    TRIES,
-    AnyEvent,
-    AnyJob,
-    EvaluateJob,
-    Initialise,
-    Initialised,
-    JobFailed,
-    Scored,
-    Stepped,
-    for_testing,
-)
+from flctl.worker import jobs
 from flctl.worker.process import Worker, WorkerProcess
 
 logger = logging.getLogger(__name__)
@@ -78,8 +67,8 @@ class WorkerEvaluator:
     def initialise(self, given: dict[str, object], where: str) -> FirstModel:
         self._forget_old_code(str(given.get("task")))
         self._has_no_tests = ""
-        event, fd = self._call(Initialise(given=given, where=where), None)
-        if not isinstance(event, Initialised) or fd is None:
+        event, fd = self._call(jobs.Initialise(given=given, where=where), None)
+        if not isinstance(event, jobs.Initialised) or fd is None:
             raise WorkerError("the worker did not make a first model")
         try:
             settings = parse(event.settings, where)
@@ -89,9 +78,9 @@ class WorkerEvaluator:
         return FirstModel(settings, event.task_digest, event.measures, event.blob, event.size, fd)
 
     def evaluate(self, model: Path, settings: RunSettings) -> dict[str, Sums]:
-        job = EvaluateJob(
+        job = jobs.EvaluateJob(
             task=settings.task,
-            source=for_testing(settings),
+            source=jobs.for_testing(settings),
             side="coordinator",
             batch_size=settings.test_batch_size,
             device=settings.device,
@@ -111,7 +100,7 @@ class WorkerEvaluator:
             return {}
         if fd is not None:
             os.close(fd)
-        if not isinstance(event, Scored):
+        if not isinstance(event, jobs.Scored):
             raise WorkerError("the worker did not evaluate the model")
         return event.parts
 
@@ -132,22 +121,22 @@ class WorkerEvaluator:
                 self._worker.stop()
                 self._code = {ref: digest}
 
-    def _call(self, job: AnyJob, fd: int | None) -> tuple[AnyEvent, int | None]:
+    def _call(self, job: jobs.AnyJob, fd: int | None) -> tuple[jobs.AnyEvent, int | None]:
         """A worker that dies may be luckier the next time."""
-        for left in reversed(range(TRIES)):
+        for left in reversed(range(jobs.TRIES)):
             event, attached = self._try(job, fd)
-            if not isinstance(event, JobFailed):
+            if not isinstance(event, jobs.JobFailed):
                 return event, attached
             if not left or not event.is_death:
                 raise _as_error(event)
             logger.warning("%s; trying again", event.message)
         raise AssertionError("TRIES is at least 1")
 
-    def _try(self, job: AnyJob, fd: int | None) -> tuple[AnyEvent, int | None]:
+    def _try(self, job: jobs.AnyJob, fd: int | None) -> tuple[jobs.AnyEvent, int | None]:
         self._worker.submit(job, fd)
         while not self._closed:
             for event, attached in self._worker.events():
-                if not isinstance(event, Stepped):
+                if not isinstance(event, jobs.Stepped):
                     return event, attached
             self._wait()
         raise WorkerError("the coordinator is stopping")
@@ -161,7 +150,7 @@ class WorkerEvaluator:
                 poll.poll(500)
 
 
-def _as_error(failure: JobFailed) -> FlctlError:
+def _as_error(failure: jobs.JobFailed) -> FlctlError:
     if failure.kind == "task" and "unknown task" in failure.message:
         return UnknownTask(failure.message)
     return _KINDS.get(failure.kind, WorkerError)(failure.message)

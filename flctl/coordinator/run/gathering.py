@@ -1,44 +1,39 @@
 """Who takes part in the next round: waits for agents, and knows when to wait no longer."""
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Collection
+from typing import Any
 
 from flctl.coordinator.run.crew import Crew
-from flctl.core.roster import Member, Roster
+from flctl.core.roster import Member
 from flctl.core.round import CORDONED_S, STARTING_S, Draw, Pool, draw
+from flctl.core.stream import AgentsAwaited
 from flctl.errors import NoAgents
-from flctl.settings import RunSettings
-from flctl.wire.messages import Digest
 
 QUIET_S = 5.0
 """When no agents are named: no newcomer for so long means that all who come are there."""
 
 
 class Gathering:
-    """`enrolled` names all agents that may train; `first` is a run's first gathering since
-    its start: then agents that are known but not here yet are given time to come. `accepted` are
-    those whose update of the round is here; a `patient` one never gives up."""
+    """`first`: a run's first gathering since its start, when agents that are known but not here yet
+    are given time to come. `least`: no quorum is less. `accepted`: those whose update of the round
+    is here. A `patient` one never gives up."""
 
     def __init__(
         self,
-        settings: RunSettings,
-        task_digest: Digest,
-        roster: Roster,
-        enrolled: Callable[[], list[str]],
+        crew: Crew,
         now: float,
         first: bool,
-        run: str = "",
-        min_participants: int = 1,
+        least: int = 1,
         accepted: Collection[str] = (),
         patient: bool = False,
     ) -> None:
-        self._settings = settings
-        self._crew = Crew(settings, task_digest, roster, enrolled, run)
+        self._crew, self._settings = crew, crew.settings
         self._began = self._now = now
         self._first, self._patient = first, patient
-        self._least, self._accepted = min_participants, frozenset(accepted)
+        self._least, self._accepted = least, frozenset(accepted)
         self._seen: list[str] | None = None
-        self.changed_at = now
+        self._changed_at = now
         """When somebody came or went last."""
 
     def look(self, now: float) -> list[str] | None:
@@ -46,7 +41,7 @@ class Gathering:
         self._now = now
         ready = self.ready()
         if ready != self._seen:
-            self._seen, self.changed_at = ready, now
+            self._seen, self._changed_at = ready, now
         pool = self._crew.pool(now)
         waited = now - self._began - self._settings.wait_s
         starting = self._starting()
@@ -54,17 +49,38 @@ class Gathering:
         drawn = draw(self._settings, 1, pool, self._accepted, self._least)
         if drawn.holds:
             all_here = pool.wanted - pool.here <= self._refusing(pool) and not starting
-            quiet = now - self.changed_at >= QUIET_S and not starting
+            quiet = now - self._changed_at >= QUIET_S and not starting
             quiet = quiet and (self._patient or not self._settings.agents)
             if not self._first or all_here or quiet or over:
                 return sorted(pool.here | pool.returning)
         elif (over and waited >= (CORDONED_S if self._held_back() else 0)) or (
             not self._patient and self._cannot()
         ):
-            raise NoAgents(self.shortage())
+            about = self.why_not() or "no agent is enrolled: flctl keys token, flctl keys add"
+            have, need = len(self._counted()), self._required()
+            raise NoAgents(f"{have} of {need} required agents are ready ({about})")
         return None
 
-    def time_left(self, now: float) -> float:
+    def status(self, now: float) -> dict[str, Any]:
+        """For whom it waits, why, and how long still."""
+        left_s = {} if self._patient else {"time_left_s": round(self._time_left(now), 1)}
+        return {"waiting_for": self.missing(), "why": self.why_not(), **left_s}
+
+    def news(self, now: float) -> object:  # noqa: ARG002
+        """What is worth an event when it changes."""
+        return self.ready()
+
+    def waiting(self, now: float) -> AgentsAwaited:
+        """The event that says for whom it waits."""
+        short = len(self._counted()) < self._required()
+        return AgentsAwaited(
+            ready=tuple(self.ready()),
+            needed=self._required() if short else None,
+            missing=self.why_not(),
+            left_s=round(self._time_left(now), 1) if short else None,
+        )
+
+    def _time_left(self, now: float) -> float:
         """Seconds until the wait is over, if no more agents come."""
         most = STARTING_S if self._starting() else CORDONED_S if self._held_back() else 0.0
         return max(0.0, self._began + self._settings.wait_s + most - now)
@@ -88,19 +104,10 @@ class Gathering:
         known = set(self._settings.agents or self._crew.enrolled())
         return self._crew.why_not(known - set(self.ready()), self._now)
 
-    def shortage(self) -> str:
-        """That too few are here, and who is missing."""
-        about = self.why_not() or "no agent is enrolled: flctl keys token, flctl keys add"
-        return f"{len(self._counted())} of {self.required()} required agents are ready ({about})"
-
-    def short(self) -> bool:
-        """Whether too few are here."""
-        return len(self._counted()) < self.required()
-
     def _counted(self) -> frozenset[str]:
         return self._accepted | set(self.ready())
 
-    def required(self) -> int:
+    def _required(self) -> int:
         """How many agents have to be here for a round to begin."""
         pool = self._crew.pool(self._now)
         need = draw(self._settings, 1, pool, (), self._least).need

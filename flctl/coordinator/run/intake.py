@@ -8,7 +8,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from flctl.coordinator.run.context import Fleet
+from flctl.coordinator.run.context import RunHost
 from flctl.errors import MalformedMessage
 from flctl.files import explained
 from flctl.transport.blobs import Credit, Download
@@ -44,7 +44,7 @@ class Collection:
     def __init__(
         self,
         spool: Path,
-        fleet: Fleet,
+        fleet: RunHost,
         clock: Callable[[], float],
         ended: Callable[[str, str], None],
     ) -> None:

@@ -4,18 +4,21 @@ import contextlib
 import logging
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from flctl.coordinator.background import Background
-from flctl.coordinator.run.awaiting import Awaiting
-from flctl.coordinator.run.context import Fleet, RunContext
+from flctl.coordinator.run.context import RunContext, RunHost
+from flctl.coordinator.run.crew import Crew
 from flctl.coordinator.run.evaluator import Evaluator
+from flctl.coordinator.run.gathering import Gathering
 from flctl.coordinator.run.run import Run
 from flctl.coordinator.store.folder import RunFolder, all_runs
 from flctl.coordinator.store.journal import Journal
 from flctl.coordinator.store.resume import FirstModel, remove_unstarted, start_run, take_up
-from flctl.core.history import History, Kind
+from flctl.core.events import Kind, RunStopped
+from flctl.core.history import History
 from flctl.errors import FlctlError, RunError, UsageError
 from flctl.files import Lock
 from flctl.settings import RunSettings
@@ -23,11 +26,21 @@ from flctl.settings import RunSettings
 logger = logging.getLogger(__name__)
 
 
+class Awaiting(NamedTuple):
+    """A run that is paused until enough of its agents are here. Nothing is written before: a
+    coordinator that is started again finds the run as it is, and waits again."""
+
+    folder: RunFolder
+    history: History
+    rounds: int
+    gathering: Gathering
+
+
 class RunKeeper:
     def __init__(
         self,
         state: Path,
-        fleet: Fleet,
+        fleet: RunHost,
         evaluator: Evaluator,
         disk: Background,
         thinking: Background,
@@ -41,8 +54,11 @@ class RunKeeper:
         self._awaiting: Awaiting | None = None
         """The last run, if it is paused until enough agents are here."""
         self._state, self._fleet, self._evaluator = state, fleet, evaluator
-        self._disk, self._thinking = disk, thinking
-        self._clock, self._wall_clock = clock, wall_clock
+        self._thinking, self._clock, self._wall_clock = thinking, clock, wall_clock
+        self._context = partial(
+            RunContext, fleet=fleet, disk=disk, thinking=thinking, evaluator=evaluator,
+            clock=clock, wall_clock=wall_clock,
+        )  # fmt: skip
         self._lock: Lock | None = None
 
     def start(
@@ -83,12 +99,21 @@ class RunKeeper:
         """Of the run in progress, or of the one that waits for agents."""
         if self.training is not None:
             return self.training.status()
-        return self._awaiting.status() if self._awaiting is not None else None
+        if (waiting := self._awaiting) is None:
+            return None
+        waiting.gathering.look(self._clock())
+        return {
+            "run": waiting.folder.name,
+            "round": waiting.history.round,
+            "rounds": waiting.rounds,
+            "phase": "paused until enough agents are here",
+            **waiting.gathering.status(self._clock()),
+        }
 
     def on_time(self) -> None:
         """Go on with the run that waits for agents, once they are here."""
         waiting = self._awaiting
-        if waiting is None or self.training is not None or not waiting.is_over():
+        if waiting is None or self.training or waiting.gathering.look(self._clock()) is None:
             return
         logger.info("run=%s goes on: enough agents are here", waiting.folder.name)
         try:
@@ -102,17 +127,29 @@ class RunKeeper:
         waiting = self._awaiting
         if waiting is None or waiting.folder.name != run or self.training is not None:
             return False
-        waiting.stop(self._now(), "stopped by an operator")
+        stopped = RunStopped(at=self._now(), reason="stopped by an operator")
+        with contextlib.ExitStack() as stack:
+            stack.callback(waiting.folder.lock().release)
+            journal = Journal(waiting.folder.journal_path)
+            stack.callback(journal.close)
+            journal.append([stopped])
+        for told in journal.told(stopped):
+            self._fleet.publish(told)
         self._awaiting = None
         return True
 
     def _await(self, folder: RunFolder, history: History) -> None:
+        started = history.started
+        assert started is not None
+        fleet, now, least = self._fleet, self._clock(), self.min_participants
         try:
-            self._awaiting = Awaiting(
-                folder, history, self._fleet, self._clock, self.min_participants
-            )
+            settings = folder.settings(history)
         except (FlctlError, OSError) as error:
             logger.error("run=%s cannot be waited for: %s", folder.name, error)
+            return
+        crew = Crew(settings, started.task_digest, fleet.roster, fleet.trainers, folder.name)
+        gathering = Gathering(crew, now, True, least, history.accepted, patient=True)
+        self._awaiting = Awaiting(folder, history, settings.rounds, gathering)
 
     def resume_interrupted(self, kind: Kind = "fleet") -> None:
         """After a start: go on with the run that was in progress, if there is one; or wait for
@@ -126,11 +163,10 @@ class RunKeeper:
                 logger.error("run=%s cannot be read: %s", folder.name, error)
                 continue
             started = history.started
-            if history.made_by:
-                continue  # it can only be read
-            if last is None and started is not None and started.kind == kind:
-                last = folder, history
-            if history.state == "running" and started is not None and started.kind == kind:
+            if history.made_by or started is None or started.kind != kind:
+                continue  # a run of another kind of fleet, or one that can only be read
+            last = last or (folder, history)
+            if history.state == "running":
                 logger.info("run=%s was interrupted in round %d", folder.name, history.round + 1)
                 try:
                     self._begin(folder)
@@ -172,19 +208,8 @@ class RunKeeper:
             undo.callback(journal.close)
             draw_again = history.awaits or bool(changes)
             noted = take_up(folder, history, journal, self._now(), changes)
-            context = RunContext(
-                folder,
-                folder.settings(history),
-                history,
-                journal,
-                self._fleet,
-                self._disk,
-                self._thinking,
-                self._evaluator,
-                self._clock,
-                self._wall_clock,
-                self.min_participants,
-            )
+            settings, least = folder.settings(history), self.min_participants
+            context = self._context(folder, settings, history, journal, min_participants=least)
             undo.pop_all()
         self._lock, self._awaiting = lock, None
         self.training = Run(context)

@@ -7,33 +7,30 @@
 Nothing here blocks: messages, the time, and outcomes of background work come in.
 """
 
-import contextlib
 import dataclasses
 import logging
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from flctl.coordinator.run.context import RunContext
-from flctl.coordinator.run.decisions import finish
+from flctl.coordinator.run.context import Heard, Incoming, RunContext
+from flctl.coordinator.run.decisions import finish, open_round
 from flctl.coordinator.run.gathering import Gathering
-from flctl.coordinator.run.round_driver import Heard, Incoming, RoundDriver
+from flctl.coordinator.run.round_driver import RoundDriver
 from flctl.coordinator.run.steps import Steps
-from flctl.coordinator.store.folder import RunFolder, has_digest
-from flctl.core import history as happened
+from flctl.coordinator.run.storing import take_stock
+from flctl.coordinator.store.folder import RunFolder
+from flctl.core import events as happened
+from flctl.core.history import History
 from flctl.core.round import Back, Tick
 from flctl.core.stream import AgentFailed, AgentsAwaited, BatchTrained, Published, RunBegun
 from flctl.errors import NoAgents
-from flctl.files import Syncing, explained
-from flctl.wire.messages import Cancel, Failed, Progress, WorkKey
+from flctl.wire.messages import Cancel, Failed, Progress
 
 logger = logging.getLogger(__name__)
 
-WAITING_S = 5.0
-"""Whom a round waits for is told at most so often: hundreds may come one after the other."""
-
-
+TELL_S = 5.0
+"""For whom it waits is told at most so often: hundreds may come one after the other."""
 GOES_ON = (
     "the run goes on by itself when enough are here; to go on without an agent that is gone, "
     "cordon it (flctl cordon) or lower the quorum (flctl train --resume with --quorum)"
@@ -51,12 +48,14 @@ class Run:
         self._gathering: Gathering | None = None
         self._has_gathered = False
         """Once the fleet was given time to come, rounds go on with whoever is there."""
-        self._round: RoundDriver | None = None
+        self.round: RoundDriver | None = None
+        """The one that is open."""
         self._unsettled: happened.RoundCommitted | None = None
         self._ending = False
         self._ends_with: happened.AnyEvent | None = None
         """The end that comes after the commit which is being written."""
-        self._waiting_told = -math.inf
+        self._told: tuple[object, float] = (None, -math.inf)
+        """For whom it was said to wait last, and when."""
         self.ended = False
 
     @property
@@ -68,50 +67,40 @@ class Run:
         return self._context.folder
 
     @property
-    def history(self) -> happened.History:
+    def history(self) -> History:
         """As it is known here: a disk that is full may know less."""
         return self._context.history
 
-    def key_of(self, agent: str) -> WorkKey | None:
-        """Of the update that the round in progress asks the agent for."""
-        return self._round.key_of(agent) if self._round is not None else None
-
-    def standings(self) -> dict[str, str]:
-        """Of each agent in the round in progress (`flctl.core.round.Standing`)."""
-        return self._round.standings() if self._round is not None else {}
+    @property
+    def _waits(self) -> RoundDriver | Gathering | None:
+        return self.round or self._gathering
 
     def status(self) -> dict[str, Any]:
         """What a person asks first."""
-        context = self._context
-        about_round: dict[str, Any] = {"phase": "waiting for agents", "waiting_for": []}
-        if self._round is not None:
-            about_round = self._round.status()
-        elif self._gathering is not None:
-            about_round["waiting_for"] = self._gathering.missing()
-            about_round["why"] = self._gathering.why_not()
-            about_round["time_left_s"] = round(self._gathering.time_left(context.clock()), 1)
+        context, waits = self._context, self._waits
         return {
             "run": self.run,
             "round": context.history.round,
             "rounds": context.settings.rounds,
-            **about_round,
+            "phase": "waiting for agents",
+            "waiting_for": [],
+            **(waits.status(context.clock()) if waits is not None else {}),
         }
 
     def waiting(self) -> AgentsAwaited | None:
         """The event that says for whom a round waits; None while none does."""
-        if self._round is not None:
-            return self._round.waiting()
-        if self._gathering is None:
-            return None
-        gathering = self._gathering
-        needed = gathering.required() if gathering.short() else None
-        left_s = round(gathering.time_left(self._context.clock()), 1) if needed else None
-        return AgentsAwaited(
-            ready=tuple(gathering.ready()),
-            needed=needed,
-            missing=gathering.why_not(),
-            left_s=left_s,
-        )
+        waits = self._waits
+        return waits.waiting(self._context.clock()) if waits is not None else None
+
+    def _tell_waiting(self) -> None:
+        """Publish it when it has changed."""
+        now, (told, at) = self._context.clock(), self._told
+        if self._waits is None or now < at + TELL_S or (news := self._waits.news(now)) == told:
+            return
+        if event := self.waiting():
+            self._context.publish(event)
+            at = now
+        self._told = news, at
 
     # From start to finish ------------------------------------------------------------------
 
@@ -125,15 +114,11 @@ class Run:
         context, history = self._context, self._context.history
         logger.info("run=%s begins at round %d", self.run, history.round + 1)
         settings = context.settings
-        context.publish(
-            RunBegun(
-                run=self.run,
-                round=history.round,
-                rounds=settings.rounds,
-                task=settings.task,
-                agents=settings.agents,
-            )
-        )
+        begun = RunBegun(
+            run=self.run, round=history.round, rounds=settings.rounds, task=settings.task,
+            agents=settings.agents,
+        )  # fmt: skip
+        context.publish(begun)
         context.tell(noted)
         context.folder.mend(history, context.settings.keep_rounds)
         opened = history.opened
@@ -151,23 +136,15 @@ class Run:
             self._end(finished)
             return
         self._gathering = Gathering(
-            context.settings,
-            context.started.task_digest,
-            context.fleet.roster,
-            context.fleet.trainers,
-            context.clock(),
-            first=not self._has_gathered,
-            run=self.run,
-            min_participants=context.min_participants,
-            accepted=context.history.accepted,
-        )
+            context.crew(), context.clock(), not self._has_gathered, context.min_participants,
+            context.history.accepted,
+        )  # fmt: skip
         self._look_for_agents(self._gathering)
 
     def _look_for_agents(self, gathering: Gathering) -> None:
         context = self._context
-        now = context.clock()
         try:
-            if gathering.look(now) is not None:
+            if gathering.look(context.clock()) is not None:
                 self._gathering, self._has_gathered = None, True
                 self._open(gathering)
                 return
@@ -175,27 +152,20 @@ class Run:
             self._pause(f"round {context.history.round + 1}: {error}", awaits=True)
             return
         self._settle()
-        told = self._waiting_told
-        if gathering.changed_at > told and now >= told + WAITING_S and (event := self.waiting()):
-            self._waiting_told = now
-            context.publish(event)
+        self._tell_waiting()
 
     def _open(self, gathering: Gathering) -> None:
         context, before = self._context, self._context.history.opened
         round_id = context.history.round + 1
         drawn = gathering.draw(round_id)
-        opened = context.opened(drawn, before.attempt + 1 if before is not None else 1)
+        attempt = before.attempt + 1 if before is not None else 1
+        opened = open_round(context.folder, context.history, drawn, attempt, context.now())
         if len(drawn.invited) == 1 and not context.history.alone:
-            logger.warning(
-                "run=%s round=%d asks one agent only, %s: its update is the model",
-                self.run,
-                round_id,
-                drawn.invited[0],
-            )
+            text = "run=%s round=%d asks one agent only, %s: its update is the model"
+            logger.warning(text, self.run, round_id, drawn.invited[0])
         # Not synced: if it is lost in a crash, the round opens again, as good as new.
         context.record([opened], sync=False)
-        self._round = RoundDriver(context, self._steps, opened, self._on_done)
-        self._round.begin()
+        self._drive(opened)
         self._steps.do(self._settle)
 
     def _shut_out(self, opened: happened.RoundOpened) -> bool:
@@ -212,36 +182,27 @@ class Run:
         return bool(gone)
 
     def _look_at_spool(self, opened: happened.RoundOpened) -> None:
-        """What is damaged there was never accepted; what is whole is safe from here on: the
-        coordinator may have been killed before its sync."""
-        spool = self._context.folder.make_spool(opened.round)
-        accepted = self._context.history.accepted
-        whole: list[Path] = []
-        for agent, update in list(accepted.items()):
-            path = spool / f"{agent}.safetensors"
-            if has_digest(path, update.blob):
-                whole.append(path)
-                continue
+        context = self._context
+        accepted = context.history.accepted
+        for agent in take_stock(context.folder, context.journal, opened.round, accepted):
             why = "its update is missing or damaged in the spool; it is asked for again"
             logger.warning("round=%d agent=%s %s", opened.round, agent, why)
             del accepted[agent]
-        with contextlib.ExitStack() as stack, explained(spool, "make updates durable"):
-            fds = [stack.enter_context(path.open("rb")).fileno() for path in whole]
-            Syncing(fds, spool, self._context.folder.rounds_path).wait()
-        self._context.journal.sync()
 
     def _reopen(self, opened: happened.RoundOpened) -> None:
         """Go on in the round that was open when the coordinator stopped."""
         context, accepted = self._context, self._context.history.accepted
-        context.folder.room_for(context.model_size, len(opened.invited) - len(accepted))
+        context.folder.room_for(context.history.size, len(opened.invited) - len(accepted))
         names = ", ".join(sorted(accepted)) or "nobody yet"
         logger.info("run=%s round=%d goes on with updates of %s", self.run, opened.round, names)
-        self._round = RoundDriver(context, self._steps, opened, self._on_done, resumed=True)
-        self._round.begin()
+        self._drive(opened, resumed=True)
 
-    def _on_done(
-        self, event: happened.RoundCommitted | None, reason: str, awaits: bool = False
-    ) -> None:
+    def _drive(self, opened: happened.RoundOpened, resumed: bool = False) -> None:
+        self._told = None, -math.inf
+        self.round = RoundDriver(self._context, self._steps, opened, self._on_done, resumed)
+        self.round.begin()
+
+    def _on_done(self, event: happened.RoundCommitted | None, reason: str, awaits: bool) -> None:
         """The round is committed, or cannot go on."""
         if event is None:
             self._pause(reason, awaits)
@@ -310,7 +271,7 @@ class Run:
         if self._ending:
             return
         event = self._ends_with or event
-        if self._round is not None and self._round.committing:
+        if self.round is not None and self.round.committing:
             # The round is in the journal, or will be: best and last have to be its models.
             self._ends_with = event
             return
@@ -341,8 +302,7 @@ class Run:
         context.disk.submit(end, done)
 
     def _leave_round(self) -> None:
-        self._gathering = None
-        left, self._round = self._round, None
+        left, self.round, self._gathering = self.round, None, None
         if left is not None:
             left.close()
 
@@ -362,42 +322,28 @@ class Run:
                 self._on_failed(agent, failed)
                 if failed.retrying:
                     return
-        if self._round is not None:
-            self._round.on(event)
+        if self.round is not None:
+            self.round.on(event)
+            if isinstance(event, Tick):
+                self._steps.do(self._tell_waiting)
         if self._gathering is not None and isinstance(event, (Back, Tick)):
             self._look_for_agents(self._gathering)
 
     def _on_progress(self, agent: str, progress: Progress) -> None:
-        if progress.key == self.key_of(agent):
-            self._context.publish(
-                BatchTrained(
-                    round=progress.key.round,
-                    agent=agent,
-                    step=progress.step,
-                    steps=progress.steps,
-                    loss=progress.loss if math.isfinite(progress.loss) else None,
-                )
-            )
+        if self.round is None or progress.key != self.round.key_of(agent):
+            return
+        loss = progress.loss if math.isfinite(progress.loss) else None
+        number, step, steps = progress.key.round, progress.step, progress.steps
+        event = BatchTrained(round=number, agent=agent, step=step, steps=steps, loss=loss)
+        self._context.publish(event)
 
     def _on_failed(self, agent: str, failed: Failed) -> None:
         """The agent could not do what it was asked for; it may be trying again."""
         if not self._context.fleet.gate.passes(agent):
             return  # it has said so too often: no other hears of it
-        logger.warning(
-            "round=%d agent=%s %s failed: %s: %s%s",
-            failed.key.round,
-            agent,
-            failed.what,
-            failed.kind,
-            failed.message,
-            "; it tries again" if failed.retrying else "",
-        )
-        self._context.publish(
-            AgentFailed(
-                round=failed.key.round,
-                agent=agent,
-                kind=failed.kind,
-                message=failed.message,
-                retrying=failed.retrying,
-            )
-        )
+        number, kind, why, again = failed.key.round, failed.kind, failed.message, failed.retrying
+        text = "round=%d agent=%s %s failed: %s: %s%s"
+        then = "; it tries again" if again else ""
+        logger.warning(text, number, agent, failed.what, kind, why, then)
+        event = AgentFailed(round=number, agent=agent, kind=kind, message=why, retrying=again)
+        self._context.publish(event)

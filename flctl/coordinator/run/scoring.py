@@ -5,7 +5,7 @@ from typing import get_args
 
 from msgspec.structs import replace
 
-from flctl.core.history import Score
+from flctl.core.events import Score
 from flctl.core.metrics import merge, metrics_of
 from flctl.errors import RunError
 from flctl.wire.messages import VALIDATION, MeasuredPart, Measures, Sums

@@ -5,15 +5,16 @@ says so. It is safe, and its agent hears so, when file and journal are synced: o
 updates of a batch. The sync of a round's last ones goes on while they are averaged.
 """
 
+import contextlib
 import os
 from collections.abc import Callable, Mapping
 
 from msgspec import Struct, field, structs
 
 from flctl.coordinator.run.intake import Transfer
-from flctl.coordinator.store.folder import RunFolder
+from flctl.coordinator.store.folder import RunFolder, has_digest
 from flctl.coordinator.store.journal import Journal
-from flctl.core.history import UpdateStored
+from flctl.core.events import UpdateStored
 from flctl.errors import ParametersError
 from flctl.files import Syncing, explained
 from flctl.settings import LocalTraining
@@ -65,6 +66,25 @@ def store(
     for transfer in batch.values():
         os.close(transfer.fd)
     return outcome
+
+
+def take_stock(
+    folder: RunFolder, journal: Journal, round_id: int, accepted: Mapping[str, UpdateStored]
+) -> set[str]:
+    """Agents whose update is damaged in the spool: it was never accepted. What is whole is safe
+    from here on: the coordinator may have been killed before its sync. Raises StateError."""
+    spool, fds = folder.make_spool(round_id), list[int]()
+    damaged: set[str] = set()
+    with contextlib.ExitStack() as stack, explained(spool, "make updates durable"):
+        for agent, update in accepted.items():
+            path = spool / f"{agent}.safetensors"
+            if has_digest(path, update.blob):
+                fds.append(stack.enter_context(path.open("rb")).fileno())
+            else:
+                damaged.add(agent)
+        Syncing(fds, spool, folder.rounds_path).wait()
+    journal.sync()
+    return damaged
 
 
 def _wrong_with(

@@ -20,9 +20,10 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from flctl.core.chain import Chain, split, split_lines, verify, whole_lines
-from flctl.errors import NOT_DECODED, AccessError, FlctlError, StateError, one_line
+from flctl.errors import AccessError, FlctlError, StateError, decoded, one_line
 from flctl.files import explained, make_folder, sync_folder
 from flctl.transport.allowance import Allowance
 from flctl.transport.gate import STRANGER, Gate
@@ -73,14 +74,6 @@ class Line(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Refused attempts before this one that have no line of their own."""
 
 
-class Begun(NamedTuple):
-    """An action whose outcome is still to be written."""
-
-    id: str
-    by: Actor
-    action: str
-
-
 class Audit:
     """Of the state folder `state`; `clock` is for the allowances, `wall_clock` for the lines."""
 
@@ -97,29 +90,36 @@ class Audit:
         self._refusals = Allowance(REFUSALS, clock)
         self._all_refusals = Allowance(ALL_REFUSALS, clock)
 
-    def begin(self, by: Actor, action: str, args: Mapping[str, Any], needed: bool = True) -> Begun:
-        """Before the action. Raises AccessError when the actor gives too many orders, and
-        StateError when it cannot be written: then the action must not happen.
+    def begin(self, by: Actor, action: str, args: Mapping[str, Any], needed: bool = True) -> Line:
+        """Before the action; the line, for `end`. Raises AccessError when the actor gives too many
+        orders, and StateError when it cannot be written: then the action must not happen.
 
         Without `needed` that is logged only: for what shuts somebody out or stops something.
         """
         if self._orders.spend(f"{by.role} {by.who}") is None:
             raise AccessError(f"more than {ORDERS} orders within a minute: wait")
-        begun = Begun(secrets.token_hex(4), by, action)
+        begun = self._line(by, action, "begun", args=_bounded(args))
         try:
-            self._write(begun, "begun", args=args)
+            self._write(begun)
         except StateError as error:
             if needed:
                 raise StateError(f"{error}; nothing is changed without a line there") from error
-            self._error("%s; '%s' of %s is carried out without it", error, action, by)
+            self._error("%s; '%s' of %s is carried out without it", error, begun)
         return begun
 
-    def end(self, begun: Begun, outcome: Outcome, detail: Any = "") -> None:
+    def end(self, begun: Line, outcome: Outcome, detail: Any = "") -> None:
         """After it; what cannot be written is logged, for it has happened."""
+        short = _bounded(detail) if isinstance(detail, Mapping) else _short(detail)
+        line = replace(begun, at=self._now(), args={}, outcome=outcome, detail=short)
         try:
-            self._write(begun, outcome, detail)
+            head = self._write(line)
         except StateError as error:
-            self._error(f"%s; '%s' of %s: {outcome}", error, begun.action, begun.by)
+            self._error(f"%s; '%s' of %s: {outcome}", error, line)
+            return
+        self._gate.info(
+            logger, line.who or STRANGER, "audit who=%s role=%s from=%s action=%s %s head=%s",
+            line.who, line.role, line.origin or "-", line.action, outcome, head,
+        )  # fmt: skip
 
     @contextlib.contextmanager
     def action(
@@ -138,52 +138,30 @@ class Audit:
     def refused(self, by: Actor, action: str, why: str) -> None:
         """An attempt that was not let through. Peers decide how often: the lines are bounded."""
         over = self._refusals.spend(by.who)  # all who have no name are one
-        if over is None:
+        if over is None or (others := self._all_refusals.spend("")) is None:
             return
-        others = self._all_refusals.spend("")
-        if others is None:
-            return
+        more = {"detail": _short(why), "left_out": over + others}
+        line = self._line(by, one_line(action, 50), "refused", **more)
         try:
-            self._write(
-                Begun(secrets.token_hex(4), by, one_line(action, 50)), "refused", why, {},
-                over + others,
-            )  # fmt: skip
+            self._write(line)
         except StateError as error:
-            self._error("%s; a refused '%s' of %s", error, one_line(action, 50), by)
+            self._error("%s; a refused '%s' of %s", error, line)
 
-    def _write(
-        self,
-        begun: Begun,
-        outcome: Outcome,
-        detail: Any = "",
-        args: Mapping[str, Any] = {},
-        left_out: int = 0,
-    ) -> None:
-        by = begun.by
+    def _line(self, by: Actor, action: str, outcome: Outcome, **more: Any) -> Line:
+        about = {"action": action, "outcome": outcome, **more}
+        return Line(at=self._now(), id=secrets.token_hex(4), **by._asdict(), **about)
+
+    def _now(self) -> str:
         at = datetime.fromtimestamp(self._wall_clock(), UTC)
-        line = Line(
-            at=at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-            id=begun.id,
-            who=by.who,
-            role=by.role,
-            origin=by.origin,
-            key=by.key,
-            action=begun.action,
-            args=_bounded(args),
-            outcome=outcome,
-            detail=_bounded(detail) if isinstance(detail, Mapping) else _short(detail),
-            left_out=left_out,
-        )
-        head = self._append(_SECRET.sub(b"flt_...", msgspec.json.encode(line)))
-        if outcome in ("done", "failed"):
-            self._gate.info(
-                logger, by.who or STRANGER, "audit who=%s role=%s from=%s action=%s %s head=%s",
-                by.who, by.role, by.origin or "-", begun.action, outcome, head,
-            )  # fmt: skip
+        return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
-    def _error(self, text: str, error: StateError, action: str, by: Actor) -> None:
-        who = by.who or STRANGER
-        self._gate.error(logger, who, text, error, action, who)
+    def _write(self, line: Line) -> str:
+        """The head afterwards. Raises StateError, and nothing is added."""
+        return self._append(_SECRET.sub(b"flt_...", msgspec.json.encode(line)))
+
+    def _error(self, text: str, error: StateError, line: Line) -> None:
+        who = line.who or STRANGER
+        self._gate.error(logger, who, text, error, line.action, who)
 
     def _append(self, line: bytes) -> str:
         """Durably, under a lock; the head afterwards. Raises StateError, and nothing is added."""
@@ -199,7 +177,7 @@ class Audit:
                 end, head = _end(fd, self.path)
                 if os.fstat(fd).st_size > end:
                     os.ftruncate(fd, end)  # a torn last line
-                chain = Chain.from_head(head)
+                chain = Chain(head=head)
                 data = memoryview(chain.seal(line) + b"\n")
                 try:
                     while data:
@@ -218,10 +196,8 @@ class Audit:
 
 def read_line(data: bytes) -> Line:
     """Raises StateError."""
-    try:
+    with decoded(StateError, "not a line of an audit file"):
         return msgspec.json.decode(data, type=Line)
-    except NOT_DECODED as error:
-        raise StateError(f"not a line of an audit file: {one_line(error)}") from error
 
 
 def local_actor() -> Actor:

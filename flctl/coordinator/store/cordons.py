@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from flctl.errors import StateError
+from flctl.errors import StateError, decoded
 from flctl.files import explained, replace
 from flctl.settings import AgentName
 
@@ -29,12 +29,9 @@ def load_cordons(state: Path) -> set[str]:
         return set()
     with explained(path, "read who is cordoned"):
         data = path.read_bytes()
-    try:
+    then = "; remove it, and cordon again whom you want to hold back"
+    with decoded(StateError, f"{path}: damaged", then):
         found = msgspec.json.decode(data, type=CordonList)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise StateError(
-            f"{path}: damaged ({error}); remove it, and cordon again whom you want to hold back"
-        ) from error
     if found.schema != SCHEMA:
         raise StateError(f"{path}: schema {found.schema}, this version reads {SCHEMA}")
     return set(found.agents)

@@ -16,16 +16,15 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from flctl.coordinator.store.journal import replay
-from flctl.core.history import History, RoundCommitted
+from flctl.core.events import RoundCommitted
+from flctl.core.history import History
 from flctl.errors import CheckpointError, StateError, UsageError
 from flctl.files import Lock, explained, is_locked, make_folder, replace, sync_folder
 from flctl.settings import RunSettings, changed, from_toml, to_toml
-from flctl.transport.gate import Gate
 from flctl.wire.messages import Digest
 
 logger = logging.getLogger(__name__)
@@ -33,8 +32,6 @@ logger = logging.getLogger(__name__)
 BEST, LAST = "best.safetensors", "last.safetensors"
 UNFINISHED = ".tmp"
 """The end of the folder's name, behind a dot at its beginning, until `appear`."""
-RUNS_KEPT = 16
-"""Runs whose end is remembered."""
 
 
 class RunFolder:
@@ -51,8 +48,9 @@ class RunFolder:
         task = settings.task.partition(":")[2] or settings.task
         plain = "".join(c if c.isascii() and c.isalnum() else "-" for c in task.lower())
         stem = plain.strip("-")[:24] or "run"
-        name = f"{stem}-{time.strftime('%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-        folder = cls(runs / f".{name}{UNFINISHED}")
+        begin = f"{stem}-{time.strftime('%m%d-%H%M%S')}"
+        names = (f".{begin}-{secrets.token_hex(2)}{UNFINISHED}" for _ in range(100))
+        folder = cls(next(path for name in names if not (path := runs / name).exists()))
         with folder.removed_unless_made():
             with explained(folder.path, "make the run's folder"):
                 folder.path.mkdir(mode=0o700)
@@ -300,78 +298,9 @@ def all_runs(state: Path) -> Iterator[RunFolder]:
     yield from map(RunFolder, sorted(folders, key=_age))
 
 
-class RunsOver:
-    """Which runs are over; a journal is read again only when it has changed."""
-
-    def __init__(self, state: Path, gate: Gate) -> None:
-        self._runs, self._gate = state / "runs", gate
-        self._known: dict[str, tuple[tuple[int, int], bool]] = {}
-
-    def is_over(self, run: str, agent: str) -> bool:
-        """Whether an update of `run` that `agent` offers is waited for no more, or never was.
-
-        Raises StateError when the disk fails.
-        """
-        folder = RunFolder(self._runs / run)
-        with explained(folder.journal_path, "read the journal"):
-            if not folder.journal_path.exists():
-                return True
-            status = folder.journal_path.stat()
-        stamp = (status.st_mtime_ns, status.st_size)
-        if run not in self._known or self._known[run][0] != stamp:
-            self._known[run] = stamp, self._read(folder, agent)
-            if len(self._known) > RUNS_KEPT:
-                del self._known[next(iter(self._known))]
-        return self._known[run][1]
-
-    def _read(self, folder: RunFolder, agent: str) -> bool:
-        try:
-            history = folder.history(lean=True)
-            return history.state in ("finished", "failed") or bool(history.made_by)
-        except StateError as error:
-            if isinstance(error.__cause__, OSError):
-                raise
-            self._gate.error(logger, agent, "run=%s %s", folder.name, error)
-            return False  # a person may mend its journal
-
-
 def _age(path: Path) -> tuple[int, str]:
     """By run.toml, which is written once; a run without it can still be shown and removed."""
     try:
         return (path / "run.toml").stat().st_mtime_ns, path.name
     except OSError:
         return 0, path.name
-
-
-def summary(folder: RunFolder) -> dict[str, Any]:
-    """One run as `flctl runs list --json` shows it. Raises StateError."""
-    history = folder.history(lean=True)
-    settings = folder.settings()
-    assert history.started is not None
-    state, reason = history.state, history.reason
-    if state in ("running", "paused") and history.made_by:
-        state, reason = "stopped", f"made by {history.made_by}; it can only be read"
-    elif state == "running" and not folder.driven:
-        if history.started.kind == "fleet":
-            state, reason = "paused", "its coordinator is not running"
-        else:
-            state, reason = "stopped", "its process ended"
-    last = history.rounds[-1] if history.rounds else None
-    best = folder.best(history)
-    return {
-        "run": folder.name,
-        "state": state,
-        "reason": reason,
-        "kind": history.started.kind,
-        "task": settings.task,
-        "round": history.round,
-        "rounds": settings.rounds,
-        "attempt": history.opened.attempt if history.opened else None,
-        "accepted": sorted(history.accepted),
-        "metrics": msgspec.to_builtins(last.metrics) if last and last.metrics else None,
-        "checkpoint": str(folder.checkpoint(history)),
-        "best": {"round": best[0], "checkpoint": str(best[1])} if best else None,
-        "started": history.started.at,
-        "updated": history.updated_at,
-        "reproducible": history.reproducible,
-    }

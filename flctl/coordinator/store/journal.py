@@ -13,8 +13,9 @@ from pathlib import Path
 import msgspec
 
 from flctl.coordinator.store import schema1
-from flctl.core.chain import Chain, Verdict, verify
-from flctl.core.history import AnyEvent, History, RoundCommitted
+from flctl.core.chain import Chain, verify
+from flctl.core.events import AnyEvent, RoundCommitted
+from flctl.core.history import History
 from flctl.core.stream import DURABLE, FROM_START, Published
 from flctl.errors import NOT_DECODED, StateError, one_line
 from flctl.files import explained
@@ -58,7 +59,7 @@ def _published(path: Path, event: AnyEvent, seq: int, head: str) -> Published:
     return Published(path.parent.name, event, seq, head if isinstance(event, DURABLE) else "")
 
 
-def verdict(path: Path, kept: str | None = None) -> Verdict:
+def verdict(path: Path, kept: str | None = None) -> Chain:
     """Whether the journal's lines follow from each other; `kept`: see flctl.core.chain.
 
     A torn last line is no fault. Raises StateError as `read_events` does.
@@ -98,7 +99,7 @@ def chain_of(path: Path) -> dict[str, object]:
     return shown_chain(verdict(path))
 
 
-def shown_chain(found: Verdict) -> dict[str, object]:
+def shown_chain(found: Chain) -> dict[str, object]:
     return {**msgspec.to_builtins(found), "chained": found.chained, "fault": found.fault}
 
 
@@ -131,16 +132,18 @@ class Journal:
         self.path = path
         self._lock = threading.Lock()
         with explained(path, "open the journal"):
-            whole, self._chain = _whole_lines(path) if path.exists() else (0, Chain())
+            self._chain, self._whole = Chain(), 0
+            """Bytes up to the end of the last good line."""
+            for line, _ in _events(path) if path.exists() else ():
+                self._chain.follow(line)
+                self._whole += len(line)
             self._count = self._chain.lines
             self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-            os.ftruncate(self._fd, whole)
-        self._whole = whole
-        """Bytes up to the end of the last good line."""
+            os.ftruncate(self._fd, self._whole)  # without a torn last line
         self.head = self._chain.head
         """The chain up to the last line that no power cut takes back."""
         self._untold: deque[Published] = deque()
-        if fault := self._chain.verdict().fault:
+        if fault := self._chain.fault:
             logger.error("%s: %s; it goes on after its last line", path, fault)
 
     def append(self, events: Sequence[AnyEvent], sync: bool = True) -> None:
@@ -151,7 +154,7 @@ class Journal:
         """
         lines = [self._line(event) for event in events]
         with self._lock, explained(self.path, "write the journal"):
-            chain = Chain.from_head(self._chain.head)
+            chain = Chain(head=self._chain.head)
             data, told = b"", []
             for seq, (line, event) in enumerate(zip(lines, events, strict=True), self._count):
                 data += chain.seal(line) + b"\n"
@@ -206,15 +209,6 @@ class Journal:
         except (msgspec.DecodeError, UnicodeError) as error:
             raise StateError(f"{self.path}: an event that cannot be kept: {error}") from error
         return line
-
-
-def _whole_lines(path: Path) -> tuple[int, Chain]:
-    """The length of the journal without a torn last line, and its chain."""
-    whole, chain = 0, Chain()
-    for line, _ in _events(path):
-        chain.follow(line)
-        whole += len(line)
-    return whole, chain
 
 
 def _write_all(fd: int, data: bytes) -> None:

@@ -18,15 +18,8 @@ from msgspec import Struct
 from flctl import __version__
 from flctl.coordinator.store.folder import UNFINISHED, RunFolder
 from flctl.coordinator.store.journal import Journal, complete
-from flctl.core.history import (
-    AnyEvent,
-    History,
-    Kind,
-    RoundsWithdrawn,
-    RunPaused,
-    RunResumed,
-    RunStarted,
-)
+from flctl.core.events import AnyEvent, Kind, RoundsWithdrawn, RunPaused, RunResumed, RunStarted
+from flctl.core.history import History
 from flctl.errors import CheckpointError, StateError, UsageError
 from flctl.files import explained, make_folder, new_file, sync_folder
 from flctl.settings import SCHEMA, RunSettings, changed, normalised

@@ -6,16 +6,16 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from flctl.coordinator.store.folder import RunFolder, all_runs, summary
+from flctl.coordinator.store.folder import RunFolder, all_runs
 from flctl.coordinator.store.journal import each_event
 from flctl.core.chain import Chain
-from flctl.core.history import AnyEvent
+from flctl.core.events import AnyEvent
 from flctl.errors import FlctlError, UsageError
 from flctl.files import explained, page
 from flctl.wire.messages import Digest
 
 
-class Model(NamedTuple):
+class KeptModel(NamedTuple):
     digest: Digest
     path: Path
     round: int
@@ -67,12 +67,12 @@ class LocalRuns:
         """Its next bytes; none at its end."""
         return page(self.find(run).journal_path, offset)
 
-    def model(self, run: str, round_id: int | None = None) -> Model:
+    def model(self, run: str, round_id: int | None = None) -> KeptModel:
         """The newest one, or that of a round."""
         folder = self.find(run)
         history = folder.history(lean=True)
         number = history.round if round_id is None else round_id
-        return Model(history.model_of(number), folder.kept_model(number, history), number)
+        return KeptModel(history.model_of(number), folder.kept_model(number, history), number)
 
     def stop(self, run: str) -> str:
         found = self.find(run)
@@ -86,3 +86,37 @@ class LocalRuns:
         return self
 
     def __exit__(self, *_: object) -> None: ...
+
+
+def summary(folder: RunFolder) -> dict[str, Any]:
+    """One run as `flctl runs list --json` shows it. Raises StateError."""
+    history = folder.history(lean=True)
+    settings = folder.settings()
+    assert history.started is not None
+    state, reason = history.state, history.reason
+    if state in ("running", "paused") and history.made_by:
+        state, reason = "stopped", f"made by {history.made_by}; it can only be read"
+    elif state == "running" and not folder.driven:
+        if history.started.kind == "fleet":
+            state, reason = "paused", "its coordinator is not running"
+        else:
+            state, reason = "stopped", "its process ended"
+    last = history.rounds[-1] if history.rounds else None
+    best = folder.best(history)
+    return {
+        "run": folder.name,
+        "state": state,
+        "reason": reason,
+        "kind": history.started.kind,
+        "task": settings.task,
+        "round": history.round,
+        "rounds": settings.rounds,
+        "attempt": history.opened.attempt if history.opened else None,
+        "accepted": sorted(history.accepted),
+        "metrics": msgspec.to_builtins(last.metrics) if last and last.metrics else None,
+        "checkpoint": str(folder.checkpoint(history)),
+        "best": {"round": best[0], "checkpoint": str(best[1])} if best else None,
+        "started": history.started.at,
+        "updated": history.updated_at,
+        "reproducible": history.reproducible,
+    }

@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from flctl.core.history import AnyEvent
+from flctl.core.events import AnyEvent
 from flctl.core.metrics import CLASSES, USUAL
 from flctl.wire.messages import TRAINING
 

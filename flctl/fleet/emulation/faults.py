@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from flctl.errors import EngineError, one_line
 from flctl.fleet.emulation.engine import explained
-from flctl.fleet.emulation.members import ENDPOINT, RATE, SLOW, Member
+from flctl.fleet.emulation.members import ENDPOINT, RATE, SLOW, EmulatedAgent
 from flctl.fleet.emulation.plan import COORDINATOR, FLEET, STATE, container_name, of_fleet
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ class Done(NamedTuple):
     """The command that takes the fault away."""
 
 
-Fault = Callable[["DockerClient", str, Member], Done]
+Fault = Callable[["DockerClient", str, EmulatedAgent], Done]
 """Does something to a member of a fleet."""
 
 STOP_S = 10
@@ -38,14 +38,14 @@ ON_THE_OTHER_SIDE = (
 )
 
 
-def kill(client: "DockerClient", fleet: str, member: Member) -> Done:
+def kill(client: "DockerClient", fleet: str, member: EmulatedAgent) -> Done:
     """As when the power goes: no goodbye, and it stays off."""
     _must_be_up(fleet, member)
     _container(client, member).kill()
     return Done("has no power", "restart")
 
 
-def pause(client: "DockerClient", fleet: str, member: Member) -> Done:
+def pause(client: "DockerClient", fleet: str, member: EmulatedAgent) -> Done:
     """As when a machine hangs: it is there and says nothing."""
     _must_be_up(fleet, member)
     if member.power != "paused":
@@ -53,14 +53,14 @@ def pause(client: "DockerClient", fleet: str, member: Member) -> Done:
     return Done("hangs", "unpause")
 
 
-def unpause(client: "DockerClient", fleet: str, member: Member) -> Done:
+def unpause(client: "DockerClient", fleet: str, member: EmulatedAgent) -> Done:
     _must_be_up(fleet, member)
     if member.power == "paused":
         _container(client, member).unpause()
     return Done("goes on")
 
 
-def restart(client: "DockerClient", _: str, member: Member) -> Done:
+def restart(client: "DockerClient", _: str, member: EmulatedAgent) -> Done:
     """Stop it in order if it runs, and start it."""
     if member.power == "paused":
         _container(client, member).unpause()
@@ -68,7 +68,7 @@ def restart(client: "DockerClient", _: str, member: Member) -> Done:
     return Done("starts")
 
 
-def cut(client: "DockerClient", fleet: str, member: Member) -> Done:
+def cut(client: "DockerClient", fleet: str, member: EmulatedAgent) -> Done:
     """As when the cable is pulled: its packets go nowhere, and nobody is told."""
     if member.endpoint is not None:
         client.networks.get(fleet).disconnect(_container(client, member), force=True)
@@ -76,7 +76,7 @@ def cut(client: "DockerClient", fleet: str, member: Member) -> Done:
     return Done("is off the network", "heal")
 
 
-def heal(client: "DockerClient", fleet: str, member: Member) -> Done:
+def heal(client: "DockerClient", fleet: str, member: EmulatedAgent) -> Done:
     """On the network, at full speed."""
     if member.endpoint is None:
         aliases = [member.name] if member.name == COORDINATOR else None
@@ -87,7 +87,7 @@ def heal(client: "DockerClient", fleet: str, member: Member) -> Done:
     return Done("is on the network, at full speed")
 
 
-def slow(client: "DockerClient", fleet: str, member: Member, bits: int) -> Done:
+def slow(client: "DockerClient", fleet: str, member: EmulatedAgent, bits: int) -> Done:
     """What it sends and what it receives has `bits` a second each. Raises EngineError."""
     _must_be_up(fleet, member)
     if member.endpoint is None:
@@ -106,7 +106,7 @@ def shown_rate(bits: int) -> str:
     return f"{bits / 1e3:g} kbit/s"
 
 
-def _shape(client: "DockerClient", fleet: str, member: Member, bits: int | None) -> None:
+def _shape(client: "DockerClient", fleet: str, member: EmulatedAgent, bits: int | None) -> None:
     """Queues at both ends of its cable; None takes them away.
 
     The member itself may not touch its network. The queue for what it sends is set by a
@@ -164,7 +164,7 @@ def _help(
         raise EngineError(f"the speed of a network cannot be set: {why}") from error
 
 
-def _forget_rate(client: "DockerClient", fleet: str, member: Member) -> None:
+def _forget_rate(client: "DockerClient", fleet: str, member: EmulatedAgent) -> None:
     from docker.errors import NotFound
 
     with contextlib.suppress(NotFound):
@@ -172,15 +172,15 @@ def _forget_rate(client: "DockerClient", fleet: str, member: Member) -> None:
         record.remove(force=True, v=True)
 
 
-def again(fleet: str, command: str, member: Member) -> str:
+def again(fleet: str, command: str, member: EmulatedAgent) -> str:
     """The command line that does `command` to it."""
     return f"flctl emulate {command} {member.name}{of_fleet(fleet)}"
 
 
-def _must_be_up(fleet: str, member: Member) -> None:
+def _must_be_up(fleet: str, member: EmulatedAgent) -> None:
     if not member.is_up:
         raise EngineError(f"{member.name} is off; first: {again(fleet, 'restart', member)}")
 
 
-def _container(client: "DockerClient", member: Member) -> "Container":
+def _container(client: "DockerClient", member: EmulatedAgent) -> "Container":
     return client.containers.get(member.container)

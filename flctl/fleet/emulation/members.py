@@ -24,7 +24,7 @@ AT_ONCE = 4
 """Requests to the engine; more only wait for each other."""
 
 
-class Member(Struct, kw_only=True):
+class EmulatedAgent(Struct, kw_only=True):
     """One container of a fleet."""
 
     name: str
@@ -66,7 +66,7 @@ def labelled(fleet: str | None = None) -> dict[str, Any]:
     return {"label": [FLEET if fleet is None else f"{FLEET}={fleet}"]}
 
 
-def members(client: "DockerClient", fleet: str) -> dict[str, Member]:
+def members(client: "DockerClient", fleet: str) -> dict[str, EmulatedAgent]:
     """The coordinator and the agents by name, the coordinator first; empty when there is none."""
     # A container may go while it is asked after.
     all_of_it = client.containers.list(all=True, filters=labelled(fleet), ignore_removed=True)
@@ -86,7 +86,7 @@ def fleets(client: "DockerClient") -> list[str]:
     return sorted({labels_of(thing)[FLEET] for thing in made})
 
 
-def standing(client: "DockerClient", fleet: str) -> dict[str, Member]:
+def standing(client: "DockerClient", fleet: str) -> dict[str, EmulatedAgent]:
     """The members of a fleet that there is. Raises EngineError when there is none."""
     found = members(client, fleet)
     if not found:
@@ -96,7 +96,7 @@ def standing(client: "DockerClient", fleet: str) -> dict[str, Member]:
     return found
 
 
-def chosen(client: "DockerClient", fleet: str, names: Iterable[str]) -> list[Member]:
+def chosen(client: "DockerClient", fleet: str, names: Iterable[str]) -> list[EmulatedAgent]:
     """The members of these names. Raises UsageError for a name that is not there."""
     there = standing(client, fleet)
     for name in names:
@@ -122,12 +122,12 @@ def at_once(work: Callable[[One], Result], things: Iterable[One]) -> list[Result
         pool.shutdown(cancel_futures=True)
 
 
-def _member(container: "Container", fleet: str) -> Member:
+def _member(container: "Container", fleet: str) -> EmulatedAgent:
     attrs, labels = container.attrs, container.labels
     state = attrs["State"]
     network = attrs["NetworkSettings"]["Networks"].get(fleet)
     power = "off" if state["Status"] in ("created", "exited", "dead", "removing") else None
-    return Member(
+    return EmulatedAgent(
         name=labels[MEMBER],
         container=str(container.id),
         image=attrs["Config"]["Image"],

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from flctl.fleet.emulation.members import Member, at_once
+from flctl.fleet.emulation.members import EmulatedAgent, at_once
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -14,10 +14,10 @@ Line = tuple[str, str]
 """Whose, and what."""
 
 
-def said(client: "DockerClient", members: Sequence[Member], tail: int) -> Iterator[Line]:
+def said(client: "DockerClient", members: Sequence[EmulatedAgent], tail: int) -> Iterator[Line]:
     """The last lines of each, in the order of time."""
 
-    def of(member: Member) -> list[tuple[str, str, str]]:
+    def of(member: EmulatedAgent) -> list[tuple[str, str, str]]:
         container = client.containers.get(member.container)
         text = container.logs(tail=tail, timestamps=True).decode(errors="replace")
         stamped = (line.partition(" ") for line in text.splitlines())
@@ -27,11 +27,11 @@ def said(client: "DockerClient", members: Sequence[Member], tail: int) -> Iterat
     yield from ((name, line) for _, name, line in sorted(lines, key=lambda line: line[0]))
 
 
-def followed(client: "DockerClient", members: Sequence[Member], tail: int) -> Iterator[Line]:
+def followed(client: "DockerClient", members: Sequence[EmulatedAgent], tail: int) -> Iterator[Line]:
     """The last lines of each, then what comes, until all of them are off."""
     lines: queue.SimpleQueue[Line | BaseException | None] = queue.SimpleQueue()
 
-    def follow(member: Member) -> None:
+    def follow(member: EmulatedAgent) -> None:
         try:
             container = client.containers.get(member.container)
             rest = b""

@@ -3,16 +3,16 @@
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from flctl.fleet.emulation.members import Member, at_once
+from flctl.fleet.emulation.members import EmulatedAgent, at_once
 
 if TYPE_CHECKING:
     from docker import DockerClient
 
 
-def memory_bytes(client: "DockerClient", members: Iterable[Member]) -> dict[str, int]:
+def memory_bytes(client: "DockerClient", members: Iterable[EmulatedAgent]) -> dict[str, int]:
     """By name, of those that are up: what would not be given back if memory were short."""
 
-    def of(member: Member) -> tuple[str, int | None]:
+    def of(member: EmulatedAgent) -> tuple[str, int | None]:
         figures = client.api.stats(member.container, stream=False, one_shot=True)
         return member.name, _used(figures)
 

@@ -7,17 +7,11 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flctl.core.history import RoundCommitted
+from flctl.core.events import RoundCommitted
 from flctl.core.metrics import LOSS, confusion_of, in_words, label, named
 from flctl.errors import FlctlError
 from flctl.formats import counted, figure
-from flctl.records.plots.style import (
-    COLOURS,
-    FEDERATED,
-    INK,
-    apart,
-    picture,
-)
+from flctl.records.plots.style import COLOURS, FEDERATED, INK, apart, picture
 from flctl.records.tables import by_agents, training_loss
 
 if TYPE_CHECKING:

@@ -1,0 +1,196 @@
+"""What happens in a run: the events of its journal, which is the only truth about it."""
+
+from typing import Annotated, Literal, TypeAlias
+
+import msgspec
+from msgspec import Meta, Struct
+
+from flctl.core.metrics import LOSS, USUAL, label
+from flctl.wire.messages import VALIDATION, Claim, Digest, Measures, Metric, Metrics, Natural, RunId
+
+State = Literal["running", "paused", "finished", "failed", "stopped"]
+Kind = Literal["fleet", "local", "virtual"]
+RoundId = Annotated[int, Meta(ge=0)]
+
+
+class Journaled(Struct, frozen=True, kw_only=True, tag_field="event"):
+    @property
+    def word(self) -> str:
+        """Its tag, by which the journal and JSON call it."""
+        return str(self.__struct_config__.tag)
+
+
+class Dated(Journaled, frozen=True, kw_only=True):
+    """Base; `at` is seconds since 1970 by this machine's clock, for people to read."""
+
+    at: float
+
+
+class RunStarted(Dated, frozen=True, tag="started"):
+    schema: int
+    run: RunId
+    kind: Kind
+    model: Digest
+    size: Natural
+    task_digest: Digest
+    version: str
+    machine: str
+    """Processor type and torch build: a resume elsewhere is not reproducible."""
+    settings: Digest | None = None
+    """Of run.toml, which stays as it is; older journals do not say."""
+    frozen: Digest | None = None
+    private: Digest | None = None
+    """Of the model's other groups of tensors (`Model` of the wire); `model` is the shared one."""
+    measures: Measures = Measures(metrics=USUAL, primary=LOSS.name, classes=0)
+    """What the task's models are measured by; older journals do not say."""
+
+
+class RoundOpened(Dated, frozen=True, tag="opened"):
+    round: RoundId
+    attempt: int
+    base: Digest
+    invited: tuple[str, ...]
+    need: int
+    """Updates that the quorum asks for."""
+    absent: tuple[str, ...] = ()
+    """Agents that the quorum counts, and that were not here to be invited."""
+
+
+class UpdateStored(
+    Journaled, Claim, frozen=True, kw_only=True, forbid_unknown_fields=False, tag="update"
+):
+    """An update is in the spool, checked and durable."""
+
+    at: float
+    round: RoundId
+    agent: str
+    blob: Digest
+    size: Natural
+    version: Natural = 0
+    """Of the model that it starts from."""
+    sequence: Natural = 0
+    """The agent's own number of it; runs of schema 1 do not say."""
+
+
+class UpdateRejected(Dated, frozen=True, tag="rejected"):
+    round: RoundId
+    agent: str
+    reason: str
+
+
+class AttemptFailed(Dated, frozen=True, tag="attempt"):
+    """An attempt of a round has failed."""
+
+    round: RoundId
+    attempt: int
+    reason: str
+
+
+class Participant(Claim, frozen=True, forbid_unknown_fields=False):
+    """What its update was; one that is not compressed is as large as the round's model."""
+
+    sequence: Natural = 0
+    bytes_up: Natural = 0
+
+    @classmethod
+    def of(cls, update: UpdateStored) -> "Participant":
+        claim = {name: getattr(update, name) for name in Claim.__struct_fields__}
+        return cls(**claim, sequence=update.sequence, bytes_up=update.size)
+
+
+class Score(Metrics, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=False):
+    """How good the model of a round is."""
+
+    source: str
+    """Who evaluated: "coordinator" or "agents"."""
+    part: str = "test"
+    """Which part of the data this is."""
+    beside: dict[str, Metrics] = msgspec.field(default_factory=dict)
+    """Other parts, or other agents, by name."""
+    validation: Metrics | None = None
+    """What the best round is chosen by; None where it was not measured."""
+    validated_by: str = "coordinator"
+    """Who measured that."""
+    chosen_on: str = VALIDATION
+    """The part; version 0.1 chose by one for testing."""
+    primary: Metric = LOSS
+
+    @property
+    def chosen(self) -> float | None:
+        """The figure that the best round is chosen by."""
+        return None if self.validation is None else self.validation.values.get(self.primary.name)
+
+    @property
+    def rule(self) -> str:
+        """What makes a round the best one, in words."""
+        how = "least" if self.primary.lower else "highest"
+        return f"{how} {label(self.primary.name)} on {self.chosen_on}"
+
+
+class RoundCommitted(Dated, frozen=True, tag="round"):
+    """A round is committed: its model is on disk and counts."""
+
+    round: RoundId
+    attempt: int
+    model: Digest
+    size: Natural
+    seconds: float
+    participants: dict[str, Participant]
+    missing: tuple[str, ...] = ()
+    metrics: Score | None = None
+    server_state: dict[str, Digest] = {}
+    """What the strategy keeps from round to round, by name: files beside the model."""
+
+    def for_log(self) -> str:
+        score = self.metrics
+        values = score.values.items() if score else ()
+        figures = "".join(f" {name}={value:.4f}" for name, value in values)
+        took = f"took_s={self.seconds:.2f}"
+        return f"round={self.round} committed agents={len(self.participants)} {took}{figures}"
+
+
+class RoundsWithdrawn(Dated, frozen=True, tag="withdrawn"):
+    """The rounds after `round` do not count any more: what they made is damaged."""
+
+    round: RoundId
+    reason: str
+
+
+class RunPaused(Dated, frozen=True, tag="paused"):
+    reason: str
+    awaits: bool = False
+    """Too few agents are here: the run goes on by itself when enough are."""
+
+
+class RunResumed(Dated, frozen=True, tag="resumed"):
+    reproducible: bool = True
+    changed: dict[str, str | int | float] = {}
+    """Settings that are others from here on."""
+
+
+class RunFinished(Dated, frozen=True, tag="finished"):
+    reason: str = ""
+
+
+class RunFailed(Dated, frozen=True, tag="failed"):
+    reason: str
+
+
+class RunStopped(Dated, frozen=True, tag="stopped"):
+    reason: str = ""
+
+
+AnyEvent: TypeAlias = (
+    RunStarted
+    | RoundOpened
+    | UpdateStored
+    | UpdateRejected
+    | AttemptFailed
+    | RoundCommitted
+    | RoundsWithdrawn
+    | RunPaused
+    | RunResumed
+    | RunFinished
+    | RunFailed
+    | RunStopped
+)
