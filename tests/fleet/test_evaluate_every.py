@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import flctl
-from flctl.core.history import RoundCommitted
+from flctl.core.events import RoundCommitted
 from flctl.core.stream import Published
 from flctl.errors import SettingsError
 from flctl.fleet.replay import replay
