@@ -10,10 +10,14 @@ from typing import Any
 
 __version__ = "0.1.0"
 __all__ = [
+    "Anomaly",
+    "Classification",
     "Examples",
     "FlctlError",
     "Fleet",
     "Metric",
+    "MultiLabel",
+    "Regression",
     "Task",
     "TrainedRound",
     "Training",
@@ -21,9 +25,13 @@ __all__ = [
     "train",
 ]
 _AT = {
+    "Anomaly": "flctl.learning.anomaly",
+    "Classification": "flctl.learning.classification",
     "Examples": "flctl.learning.examples",
     "FlctlError": "flctl.errors",
     "Metric": "flctl.wire.messages",
+    "MultiLabel": "flctl.learning.classification",
+    "Regression": "flctl.learning.regression",
     "Task": "flctl.learning.task",
 }
 

@@ -1,13 +1,23 @@
 """Figures, sizes, times and lists as people write them."""
 
+import math
+import sys
 from collections.abc import Collection
 
 
 def figure(value: float | None, digits: int = 3) -> str:
-    """Plain up to a million, and as 1.8e+308 beyond it."""
-    if value is None:
+    """Plain up to a million, and as 1.8e+308 beyond it; of small ones two digits that count. "-"
+    for none, and for the least that there is: what could not be computed."""
+    if value is None or value == -sys.float_info.max:
         return "-"
-    return f"{value:.{digits}f}" if abs(value) < 1e6 else f"{value:.1e}"
+    small = 0 < abs(value) < 10 ** (1 - digits)
+    return f"{value:.1e}" if small or abs(value) >= 1e6 else f"{value:.{digits}f}"
+
+
+def number(value: float) -> str:
+    """Whatever it is of, with six digits that count."""
+    size = math.floor(math.log10(abs(value))) if value and math.isfinite(value) else 0
+    return f"{value:.{max(0, 5 - size)}f}" if -4 <= size < 15 else f"{value:.5e}"
 
 
 def counted(number: int, noun: str) -> str:

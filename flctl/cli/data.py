@@ -65,7 +65,7 @@ def describe(
         else:
             data_tables.show_shares(manifest)
         return
-    from flctl.learning.dealing import TRAIN, count
+    from flctl.learning.dealing import TRAIN, count, kinds_of
     from flctl.learning.source import parts_of
     from flctl.learning.splitting import read_named
     from flctl.wire.messages import VALIDATION
@@ -76,16 +76,17 @@ def describe(
     if found.train is not None:
         training, validation = parts_of(learnt, data, found.train)
         shown = {TRAIN: training, **({VALIDATION: validation} if validation else {}), **found.tests}
-    parts = {part: count(examples, learnt.classes) for part, examples in shown.items()}
+    kinds = kinds_of(learnt, shown.values())
+    parts = {part: count(examples, kinds) for part, examples in shown.items()}
     title = f"Data of task {name}" if data is None else f"{data.name} (task {name})"
     if png is not None:
-        draw_data(png, title, learnt.classes, parts)
+        draw_data(png, title, kinds.noun, kinds.names, parts)
     origins = learnt.origins(data)
     if json:
         result = {"path": data and str(data), "task": name, "parts": parts, "read": list(origins)}
         output.print_json(result)
         return
-    data_tables.show_data(title, learnt.classes, parts)
+    data_tables.show_data(title, kinds.noun, kinds.names, parts)
     data_tables.show_origins(origins)
     if found.problem is not None:
         output.warn(f"nothing to train on: {found.problem}")
@@ -147,7 +148,7 @@ def split(
     name, learnt, found = read_named(data, task)
     settings = split_settings(name, learnt.defaults, given)
 
-    from flctl.learning.dealing import Plan, write_shares
+    from flctl.learning.dealing import Plan, kinds_of, write_shares
 
     plan = Plan(of=agents, partition=settings.partition, alpha=settings.alpha, seed=settings.seed)
     make_folder(place.parent, "--out")
@@ -156,7 +157,7 @@ def split(
             command=split_command(data, out, name, settings),
             flctl=flctl.__version__,
             task=name,
-            classes=learnt.classes,
+            classes=kinds_of(learnt, found.parts.values()).names,
             partition=plan.partition,
             alpha=plan.alpha,
             seed=plan.seed,

@@ -1,4 +1,4 @@
-"""`flctl predict`: the class of each example of a file."""
+"""`flctl predict`: what a model says of each example of a file."""
 
 from pathlib import Path
 from typing import Annotated
@@ -42,22 +42,31 @@ def predict(
     task: Task = None,
     rows: Annotated[int, option("N", "Rows of the table at most; 0: all.", min=0)] = 20,
     plot: Annotated[
-        Path | None, option("FILE", "Draw examples with their classes there.", parser=path)
+        Path | None, option("FILE", "Draw what is predicted there.", parser=path)
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        option(
+            "SCORE",
+            "For anomalies: flag what is above it.  [default: of a model in the folder of its run, "
+            "what 99 of 100 examples of the validation part are below]",
+            min=0.0,
+        ),
     ] = None,
     device: Device = "auto",
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Predict the class of each example, with probabilities and the number of each class.
+    """Predict the class of each example with its probability, its number, or how unusual it is.
 
-    If the file has classes, they are compared with the predictions.
+    If the file says what is true, it is compared with the predictions.
     """
     from flctl.learning.origin import summary
     from flctl.learning.prediction import predict as judge
-    from flctl.learning.predictions import Predictions
+    from flctl.learning.predictions import OF
     from flctl.records.plots.style import needs_matplotlib, picture_path
     from flctl.terminal import output
-    from flctl.terminal.checkpoints import load_model, task_of
+    from flctl.terminal.checkpoints import load_model, task_of, threshold_of
     from flctl.terminal.patience import reading
     from flctl.terminal.results import show_predictions
 
@@ -71,7 +80,11 @@ def predict(
     model, on = load_model(learnt, checkpoint, device)
     with reading(file):
         cases = learnt.cases(file)
-    found = Predictions(learnt, cases, judge(learnt, model, cases.examples, device=on))
+    said = judge(learnt, model, cases.examples, device=on)
+    cases = cases.readable
+    if threshold is None and learnt.says == "score":
+        threshold = threshold_of(checkpoint)
+    found = OF[learnt.says](learnt, cases, said, threshold)
     if picture is not None:
         from flctl.records.plots.predictions import draw
 

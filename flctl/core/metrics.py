@@ -4,12 +4,16 @@ A new metric is one entry in `DEFINED`, or a name that a task's `figures` gives 
 Up to `CONFUSION` classes the table "classes" is a confusion matrix, [target][prediction]; of
 more it has hits, targets and predictions of each class, so that what travels grows with the
 classes and not with their square. The table "scores" has two histograms for each class: of the
-probabilities that its examples get for it, and of those that all others get.
+probabilities that its examples get for it, and of those that all others get. "labels" has hits,
+examples and predictions of each label. "errors" has two histograms, of how unusual a model finds
+what is normal (or unlabelled) and what is not: `ERROR_BINS` bins of equal ratio, in rows of
+`ERROR_ROW`. Numbers have no table: their errors and their spread are moments.
 """
 
 import math
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import accumulate, chain
 from typing import NamedTuple
 
 from flctl.formats import figure
@@ -22,7 +26,16 @@ CONFUSION = 100
 BINS = 64
 MOST_SCORED = 50
 """Classes up to which histograms of probabilities fit into a message."""
-CLASSES, SCORES = "classes", "scores"
+ERROR_BINS, ERROR_ROW = 1024, 128
+PER_OCTAVE, LEAST = 16, -32
+"""Bins of errors to each doubling, and the power of two that the first one begins at."""
+CLASSES, SCORES, LABELS, ERRORS = "classes", "scores", "labels", "errors"
+SQUARED, TARGET = "squared_error", "target"
+"""Means that no metric shows, but some are computed from."""
+FITS = 0.5
+"""A label fits from this probability on."""
+USUALLY = 0.99
+"""Of what is normal so much is below the threshold."""
 LOSS = Metric("loss", lower=True)
 USUAL = (LOSS, Metric("accuracy"), Metric("macro_f1"))
 SPREAD = "_sd"
@@ -31,25 +44,36 @@ SPREAD = "_sd"
 
 class Defined(NamedTuple):
     label: str
-    table: str
-    value: Callable[[Table], float]
+    value: Callable[[Sums], float]
+    tables: tuple[str, ...] = ()
+    """It is computed from one of them, of those that a kind of task has."""
+    means: tuple[str, ...] = ()
+    """It is computed from all of them."""
 
 
-def _accuracy(table: Table) -> float:
-    hits, targets, _ = zip(*_by_class(table), strict=True)
+def _accuracy(sums: Sums) -> float:
+    hits, targets, _ = zip(*_by_class(sums.counts[CLASSES]), strict=True)
     return float(sum(hits) / max(1, sum(targets)))
 
 
-def _macro_f1(table: Table) -> float:
+def _macro_f1(sums: Sums) -> float:
     """Mean of 2TP / (2TP + FP + FN) over the classes that occur as target or as prediction."""
-    scores = [2 * hits / (true + said) for hits, true, said in _by_class(table) if true + said]
+    table = sums.counts.get(LABELS) or _by_class(sums.counts[CLASSES])
+    scores = [2 * hits / (true + said) for hits, true, said in table if true + said]
     return math.fsum(scores) / max(1, len(scores))
 
 
-def _auroc(table: Table) -> float:
+def _auroc(sums: Sums) -> float:
     """One class against the rest, mean over those that have both; equal bins count half."""
     areas = []
-    for own, others in zip(table[::2], table[1::2], strict=True):
+    pairs_of_bins: Iterable[tuple[Iterable[int], Iterable[int]]]
+    if ERRORS in sums.counts:
+        usual, odd = errors_of(sums.counts)
+        pairs_of_bins = [(odd, usual)]
+    else:
+        table = sums.counts[SCORES]
+        pairs_of_bins = zip(table[::2], table[1::2], strict=True)
+    for own, others in pairs_of_bins:
         pairs, below = 0, 0
         for mine, theirs in zip(own, others, strict=True):
             pairs += mine * (2 * below + theirs)
@@ -59,16 +83,46 @@ def _auroc(table: Table) -> float:
     return math.fsum(areas) / len(areas) if areas else math.nan
 
 
+def _threshold(sums: Sums) -> float:
+    """The upper end of the bin that `USUALLY` of what is normal, or unlabelled, lies up to."""
+    usual, _ = errors_of(sums.counts)
+    wanted = USUALLY * sum(usual)
+    at = next((at for at, n in enumerate(accumulate(usual)) if n >= wanted), 0)
+    return float(2.0 ** (LEAST + (at + 1) / PER_OCTAVE)) if wanted else math.nan
+
+
+def _rmse(sums: Sums) -> float:
+    return math.sqrt(sums.means[SQUARED].mean)
+
+
+def _r2(sums: Sums) -> float:
+    """The share of the targets' variance that the model explains."""
+    whole = sums.means[TARGET].m2
+    return 1 - sums.means[SQUARED].mean * sums.examples / whole if whole else math.nan
+
+
 DEFINED = {
-    "accuracy": Defined("accuracy", CLASSES, _accuracy),
-    "macro_f1": Defined("macro-F1", CLASSES, _macro_f1),
-    "auroc": Defined("AUROC", SCORES, _auroc),
+    "accuracy": Defined("accuracy", _accuracy, (CLASSES,)),
+    "macro_f1": Defined("macro-F1", _macro_f1, (CLASSES, LABELS)),
+    "auroc": Defined("AUROC", _auroc, (SCORES, ERRORS)),
+    "threshold": Defined("99th percentile", _threshold, (ERRORS,)),
+    "mae": Defined("MAE", lambda sums: sums.means["mae"].mean, means=("mae",)),
+    "rmse": Defined("RMSE", _rmse, means=(SQUARED,)),
+    "r2": Defined("R²", _r2, means=(SQUARED, TARGET)),
 }
 
 
-def label(name: str) -> str:
+def label(name: str, unit: str = "") -> str:
     """What a screen calls it."""
-    return DEFINED[name].label if name in DEFINED else name.replace("_", " ")
+    text = DEFINED[name].label if name in DEFINED else name.replace("_", " ")
+    return f"{text}, {unit}" if unit else text
+
+
+def labels(found: Iterable[Metrics | None]) -> dict[str, str]:
+    """What a screen calls the metrics that these have figures of, with their units; by name."""
+    there = [each for each in found if each is not None]
+    units = {name: unit for each in there for name, unit in (each.units or {}).items()}
+    return {name: label(name, units.get(name, "")) for name in named(there)}
 
 
 def named(found: Iterable[Metrics | None]) -> list[str]:
@@ -82,22 +136,46 @@ def confusion_of(counts: Mapping[str, Table]) -> Table:
     return table if table and len(table) == len(table[0]) else ()
 
 
+def errors_of(counts: Mapping[str, Table]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The histogram of what is normal, or unlabelled, and that of what is not."""
+    rows = counts[ERRORS]
+    half = len(rows) // 2
+    return tuple(chain(*rows[:half])), tuple(chain(*rows[half:]))
+
+
+def each_figure(found: Metrics) -> list[str]:
+    """Name, value and unit of each, in words."""
+    return [
+        f"{label(name)} {figure(value, 4)} {(found.units or {}).get(name, '')}".rstrip()
+        for name, value in found.values.items()
+    ]
+
+
 def in_words(found: Metrics) -> str:
     """All its figures on one line."""
-    return ", ".join(f"{label(name)} {figure(v, 4)}" for name, v in found.values.items())
+    return ", ".join(each_figure(found))
 
 
 def averaged(measures: Measures) -> set[str]:
     """Names of what is averaged over the examples: the loss, and what the task itself gives."""
-    own = (m.name.removesuffix(SPREAD) for m in measures.metrics if m.name not in DEFINED)
-    return {LOSS.name, *own}
+    found = {LOSS.name}
+    for metric in measures.metrics:
+        known = DEFINED.get(metric.name)
+        found.update(known.means if known else [metric.name.removesuffix(SPREAD)])
+    return found
 
 
 def tables(measures: Measures) -> dict[str, tuple[int, int]]:
     """Rows and columns of each table that the metrics need."""
-    n = measures.classes
-    shapes = {CLASSES: (n, n if n <= CONFUSION else 3), SCORES: (2 * n, BINS)}
-    needed = {DEFINED[m.name].table for m in measures.metrics if m.name in DEFINED}
+    n, shapes = measures.classes, dict[str, tuple[int, int]]()
+    match measures.says:
+        case "class":
+            shapes = {CLASSES: (n, n if n <= CONFUSION else 3), SCORES: (2 * n, BINS)}
+        case "labels":
+            shapes = {LABELS: (n, 3)}
+        case "score":
+            shapes = {ERRORS: (2 * ERROR_BINS // ERROR_ROW, ERROR_ROW)}
+    needed = {t for m in measures.metrics if m.name in DEFINED for t in DEFINED[m.name].tables}
     return {name: shape for name, shape in shapes.items() if name in needed}
 
 
@@ -105,13 +183,14 @@ def metrics_of(sums: Sums, measures: Measures) -> Metrics:
     """The figures. One that cannot be computed, or of a model that has diverged, is the worst
     number that there is: JSON has no NaN, and no such round is the best."""
     found = {metric.name: _value(sums, metric) for metric in measures.metrics}
-    return Metrics(examples=sums.examples, values=found, counts=sums.counts)
+    units = {metric.name: metric.unit for metric in measures.metrics if metric.unit}
+    return Metrics(examples=sums.examples, values=found, counts=sums.counts, units=units or None)
 
 
 def _value(sums: Sums, metric: Metric) -> float:
     name = metric.name
     if name in DEFINED:
-        value = DEFINED[name].value(sums.counts[DEFINED[name].table])
+        value = DEFINED[name].value(sums)
     elif name in sums.means:
         value = sums.means[name].mean
     else:
@@ -151,6 +230,8 @@ def verified(claimed: Sums, measures: Measures, most: int) -> Sums:
             raise ValueError(f"the {name} is of {of.count} examples, not {n}")
         if not (abs(of.mean) <= MOST and 0 <= of.m2 <= MOST):
             raise ValueError(f"the {name} is not a finite number below {MOST:g}")
+        if name in ("mae", SQUARED) and of.mean < 0:
+            raise ValueError(f"the {name} is negative")
     for name, (rows, columns) in shapes.items():
         table = claimed.counts[name]
         if len(table) != rows or any(len(row) != columns for row in table):
@@ -161,6 +242,10 @@ def verified(claimed: Sums, measures: Measures, most: int) -> Sums:
 
 
 def _adds_up(name: str, table: Table, n: int) -> bool:
+    if name == ERRORS:
+        return sum(map(sum, table)) == n
+    if name == LABELS:
+        return all(hit <= min(true, said) and true + said - hit <= n for hit, true, said in table)
     if name == SCORES:
         pairs = [(sum(own), sum(rest)) for own, rest in zip(table[::2], table[1::2], strict=True)]
         return sum(own for own, _ in pairs) == n and all(own + rest == n for own, rest in pairs)

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from flctl.errors import DataError, FlctlError, TaskError
+from flctl.learning.dealing import count, kinds_of
 from flctl.learning.examples import Examples
 from flctl.learning.fingerprint import SEED, digest_of_data, local_training
 from flctl.learning.partition import partition
@@ -72,7 +73,8 @@ def check_class(subject: Subject) -> Said:
     """What the class says of itself, before any of its methods is called."""
     task = subject.task
     classes, full = task.classes, task.class_names
-    if len(classes) < 2 or len(set(classes)) < len(classes):
+    least = {"class": 2, "labels": 1}.get(task.says, 0)
+    if len(classes) < least or len(set(classes)) < len(classes):
         raise subject.problem("classes", f"{classes!r}: name two or more, each once")
     if full and len(full) != len(classes):
         raise subject.problem("class_names", f"{len(full)} for {len(classes)} classes")
@@ -85,7 +87,11 @@ def check_class(subject: Subject) -> Said:
         local_training(task, subject.ref)
     except (FlctlError, AttributeError, TypeError) as error:
         raise subject.problem("defaults", str(error)) from error
-    text = f"{len(classes)} classes: {', '.join(classes)}"
+    noun = "labels" if task.says == "labels" else "classes"
+    text = {"number": "a number", "score": "how unusual an example is"}.get(
+        task.says, f"{len(classes)} {noun}: {', '.join(classes)}"
+    )
+    text += f", in {task.unit}" if task.unit else ""
     figures: dict[str, Any] = {"name": task.name, "classes": list(classes)}
     if ":" not in subject.ref and task.name != subject.ref:
         text += f"; it calls itself '{task.name}', but is installed as '{subject.ref}'"
@@ -164,8 +170,9 @@ def check_data(subject: Subject) -> Said:
             "another call gives other data, or another order; draw with a seed of your own, "
             "and sort what comes from a set or a folder",
         )
-    counts = dict(zip(task.classes, found.histogram().tolist(), strict=True))
-    text = f"{len(found):,} examples of shape {list(found.x.shape[1:])}, {_dtype(found)}"
+    counts = count(found, kinds_of(task, [found])).classes
+    each = f"of shape {list(found.x.shape[1:])}, {_dtype(found)}"
+    text = f"{len(found):,} examples {each if found.items is None else 'of a Dataset'}"
     if found.group is not None:
         text += f", of {len(np.unique(found.group))} records"
     figures = {
@@ -175,7 +182,7 @@ def check_data(subject: Subject) -> Said:
         "classes": counts,
         "records": None if found.group is None else len(np.unique(found.group)),
     }
-    if missing := [name for name, count in counts.items() if not count]:
+    if missing := [name for name in task.classes if found.labelled and not counts.get(name)]:
         return Said(f"{text}; none is of class {', '.join(missing)}", figures, "note")
     return Said(text, figures)
 
@@ -214,7 +221,7 @@ def check_partition(subject: Subject) -> Said:
     works, fails = [], []
     for way in PARTITIONS:
         try:
-            partition(way, subject.train.y.numpy(), subject.train.group, 2, seed=SEED)
+            partition(way, subject.train.labels, subject.train.group, 2, seed=SEED)
             works.append(way)
         except DataError as error:
             fails.append(f"{way} not: {str(error).partition('; use')[0]}")
@@ -239,7 +246,9 @@ def _check_signatures(subject: Subject) -> None:
         "figures": ((x, x), {}),
         "loss": ((x, x), {}),
         "training_loss": ((none,), {}),
-        "probabilities": ((x,), {}),
+        "predicted": ((x,), {}),
+        "apply": ((none, x), {}),
+        **({"probabilities": ((x,), {})} if hasattr(subject.task, "probabilities") else {}),
     }
     for method, (places, names) in called.items():
         function = getattr(type(subject.task), method)
@@ -251,7 +260,7 @@ def _check_signatures(subject: Subject) -> None:
         try:
             own.bind(*first, *places, **names)
         except TypeError as error:
-            wanted = inspect.signature(getattr(Task, method))
+            wanted = inspect.signature(getattr(Task, method, function))
             raise subject.problem(method, f"takes {own}, not {wanted}: {error}") from error
 
 

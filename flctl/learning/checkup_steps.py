@@ -3,10 +3,10 @@
 import itertools
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from flctl.core.metrics import LOSS, in_words, metrics_of
 from flctl.errors import FlctlError
@@ -21,8 +21,8 @@ from flctl.learning.fingerprint import (
     fingerprint,
     local_training,
 )
-from flctl.learning.guard import forward
-from flctl.learning.loader import BatchPlan, in_order, load
+from flctl.learning.guard import forward, length
+from flctl.learning.loader import BatchPlan, in_order, load, mapped, tensors_in
 from flctl.learning.optimizer import check_optimizer
 from flctl.learning.state import is_finite, same_bytes
 from flctl.learning.task import initial_model
@@ -40,10 +40,12 @@ def check_batch(subject: Subject) -> Said:
     """What the model is given."""
     x, y = _batch(subject)
     given = subject.task.inputs(x, training=True)
-    if given.is_floating_point() and not bool(torch.isfinite(given).all()):
+    if not all(bool(torch.isfinite(part).all()) for part in tensors_in(given)):
         raise subject.problem("inputs", "returns NaN or infinite numbers; divided by 0?")
     text = f"inputs make {_kind(given)} of stored {_kind(x)}"
-    return Said(f"{text}, labels {y.min()} to {y.max()}", {"inputs": list(given.shape)})
+    known = f"targets {y.min()} to {y.max()}" if subject.train.labelled else "no targets"
+    shapes = [list(part.shape) for part in tensors_in(given)]
+    return Said(f"{text}, {known}", {"inputs": shapes[0] if len(shapes) == 1 else shapes})
 
 
 def check_forward(subject: Subject) -> Said:
@@ -108,11 +110,15 @@ def check_metrics(subject: Subject) -> Said:
     found = metrics_of(sums, task.measures)
     with torch.no_grad():
         x, _ = next(in_order(task, part, 100))  # by the task's own collate
-        shares = task.probabilities(forward(task, subject.model, task.inputs(x, training=False)))
-    within = max(1e-3, torch.finfo(shares.dtype).eps)  # half precision has three digits, or two
-    totals = shares.double().sum(dim=1)
-    if bool((shares < 0).any()) or not torch.allclose(totals, torch.ones_like(totals), atol=within):
+        said = task.predicted(forward(task, subject.model, task.inputs(x, training=False)))
+    within = max(1e-3, torch.finfo(said.dtype).eps)  # half precision has three digits, or two
+    wrong = task.says != "number" and bool((said < 0).any())
+    if task.says == "class" and bool(
+        ((said.double().sum(dim=1) - 1).abs() > within).any() or wrong
+    ):
         raise subject.problem("probabilities", "returns rows that are negative or do not sum to 1")
+    if wrong:
+        raise subject.problem("predicted", "returns negative numbers")
     if len(task.classes) > MOST_CLASSES:
         return Said(
             f"{len(task.classes)} classes: a run can measure {MOST_CLASSES} at most, train this "
@@ -174,14 +180,18 @@ def _batch(subject: Subject) -> Batch:
     return next(iter(load(subject.task, subject.train, [plan.batch(0)])))
 
 
-def _alone(subject: Subject, x: Tensor) -> str:
+def _alone(subject: Subject, x: Any) -> str:
     """Why the model cannot train on one example, though it can on several."""
     training = local_training(subject.task, subject.ref)
-    if training.drop_last or len(x) < 2:
+    if training.drop_last or (length(x) or 0) < 2:
         return ""
     subject.model.train()
     try:
-        forward(subject.task, subject.model, subject.task.inputs(x[:1], training=True))
+        forward(
+            subject.task,
+            subject.model,
+            subject.task.inputs(mapped(x, lambda t: t[:1]), training=True),
+        )
     except FlctlError as error:
         return str(error.__cause__ or error).partition("\n")[0]
     return ""
@@ -239,5 +249,6 @@ def _peak_bytes() -> int | None:
     return int(found[0]) * 1024 if found else None
 
 
-def _kind(tensor: Tensor) -> str:
-    return f"{list(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
+def _kind(batch: Any) -> str:
+    parts = tensors_in(batch)
+    return " + ".join(f"{list(p.shape)} {str(p.dtype).removeprefix('torch.')}" for p in parts)

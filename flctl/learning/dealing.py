@@ -3,12 +3,15 @@
 The shares are those that `flctl train --local` deals by the same arguments.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from msgspec import Struct
+from numpy.typing import NDArray
 
 from flctl.errors import DataError, FlctlError, OtherData, TaskError, UsageError
 from flctl.learning.examples import Examples
@@ -19,6 +22,9 @@ from flctl.learning.task import Task, load_task
 from flctl.settings import Partition, agent_names
 
 TRAIN, HELD_OUT = "train", "held out"
+UNLABELLED = "unlabelled"
+RANGES = 8
+"""Of a number, about so many are counted."""
 
 
 class Plan(Struct, frozen=True, kw_only=True):
@@ -97,17 +103,57 @@ def find_task(path: Path) -> tuple[str, DataSet]:
     return name, data
 
 
-def count(examples: Examples, classes: tuple[str, ...]) -> Counts:
-    """How many there are of each class and record; `classes` are the names."""
+class Kinds(NamedTuple):
+    """What examples are counted by: their class, the labels that fit, or the range of a number."""
+
+    names: tuple[str, ...]
+    edges: NDArray[np.float64] | None = None
+    """Of the ranges, one more than there are."""
+    noun: str = "class"
+
+    def of(self, examples: Examples) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Row and kind of each that counts; one example can be of several labels."""
+        y, rows = examples.targets, np.arange(len(examples))
+        if not examples.labelled:
+            return rows, np.full(len(rows), self.names.index(UNLABELLED))
+        if self.edges is not None:
+            first = y.reshape(len(y), -1)[:, 0]
+            return rows, np.searchsorted(self.edges[1:-1], first, side="right")
+        if y.ndim > 1:
+            fits, which = np.nonzero(y)
+            return fits, which
+        return rows, y
+
+
+def kinds_of(task: Task, parts: Iterable[Examples]) -> Kinds:
+    """Those that the task's examples in `parts` are counted by."""
+    parts = list(parts)
+    more = (UNLABELLED,) if not all(part.labelled for part in parts) else ()
+    if task.classes:
+        return Kinds((*task.classes, *more), noun="label" if task.says == "labels" else "class")
+    known = [part.targets.reshape(len(part), -1)[:, 0] for part in parts if part.labelled]
+    if not known:
+        return Kinds(more)
+    low, high = min(y.min() for y in known), max(y.max() for y in known)
+    power = 10.0 ** np.floor(np.log10((high - low) / RANGES or 1.0))
+    step = next(power * n for n in (1, 2, 5, 10) if power * n * RANGES >= high - low)
+    edges = np.arange(np.floor(low / step), np.floor(high / step) + 2) * step
+    ranges = (f"{a:.10g} to {b:.10g} {task.unit}".rstrip() for a, b in pairwise(edges))
+    return Kinds((*ranges, *more), edges, "range")
+
+
+def count(examples: Examples, kinds: Kinds) -> Counts:
+    """How many there are of each kind and record."""
     records = {}
+    rows, which = kinds.of(examples)
     if examples.group is not None:
         names, at = np.unique(examples.group, return_inverse=True)
-        counts = np.zeros((len(names), len(classes)), dtype=np.int64)
-        np.add.at(counts, (at, examples.labels), 1)
+        counts = np.zeros((len(names), len(kinds.names)), dtype=np.int64)
+        np.add.at(counts, (at[rows], which), 1)
         for record, row in zip(names.tolist(), counts.tolist(), strict=True):
-            records[record] = {name: n for name, n in zip(classes, row, strict=True) if n}
-    by_class = dict(zip(classes, examples.histogram().tolist(), strict=True))
-    return Counts(len(examples), by_class, records)
+            records[record] = {name: n for name, n in zip(kinds.names, row, strict=True) if n}
+    found = np.bincount(which, minlength=len(kinds.names)).tolist()
+    return Counts(len(examples), dict(zip(kinds.names, found, strict=True)), records)
 
 
 def write_shares(task: Task, data: DataSet, plan: Plan, folder: Path) -> dict[str, Share]:
@@ -123,18 +169,19 @@ def write_shares(task: Task, data: DataSet, plan: Plan, folder: Path) -> dict[st
     mine = dict(list(data.tests.items())[: int(data.held_out)])
     training = shards(data.train, plan)
     testing = {name: held_out_shards(part, data.train, plan) for name, part in mine.items()}
-    written = {}
+    written, kinds = {}, kinds_of(task, data.parts.values())
     for at, agent in enumerate(agent_names(plan.of)):
         tests = {name: part.select(testing[name][at]) for name, part in mine.items()
                  if len(testing[name][at])}  # fmt: skip
-        written[agent] = _write(task, folder / agent, data.train.select(training[at]), tests)
+        own = data.train.select(training[at])
+        written[agent] = _write(task, folder / agent, own, tests, kinds)
     if data.tests:
-        written[TEST] = _write(task, folder / TEST, None, data.tests)
+        written[TEST] = _write(task, folder / TEST, None, data.tests, kinds)
     return written
 
 
 def _write(
-    task: Task, folder: Path, train: Examples | None, tests: Mapping[str, Examples]
+    task: Task, folder: Path, train: Examples | None, tests: Mapping[str, Examples], kinds: Kinds
 ) -> Share:
     folder.mkdir()
     try:
@@ -148,7 +195,7 @@ def _write(
     if not same:
         raise TaskError(f"task '{task.name}' does not read back what its method 'write' writes")
     parts = {**({} if train is None else {TRAIN: train}), **tests}
-    counts = {name: count(part, task.classes) for name, part in parts.items()}
+    counts = {name: count(part, kinds) for name, part in parts.items()}
     return Share(counts, list_files(folder))
 
 

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from flctl.errors import DataError
 from flctl.learning.beat_files import read_files
 from flctl.learning.beats import LATER, R_AT, RATE_HZ, TRAIN, UNIT, UNITS_PER_MV, UNSEEN, Beats
+from flctl.learning.classification import Classification
 from flctl.learning.examples import Cases, Examples, concatenate
 from flctl.learning.origin import Origin, ReadAs
-from flctl.learning.task import Task
 from flctl.wire.messages import TRAINING
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def _block(inputs: int, outputs: int, kernel: int, stride: int) -> "list[nn.Modu
     ]
 
 
-class Ecg(Task):
+class Ecg(Classification):
     name = "ecg"
     classes = ("N", "S", "V", "F", "Q")
     class_names = (

@@ -8,10 +8,27 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from flctl.core.metrics import BINS, CLASSES, CONFUSION, LOSS, SCORES, metrics_of, pooled, tables
+from flctl.core.metrics import (
+    BINS,
+    CLASSES,
+    CONFUSION,
+    ERROR_BINS,
+    ERROR_ROW,
+    ERRORS,
+    FITS,
+    LABELS,
+    LEAST,
+    LOSS,
+    PER_OCTAVE,
+    SCORES,
+    metrics_of,
+    pooled,
+    tables,
+)
+from flctl.learning.classification import Classification, MultiLabel
 from flctl.learning.examples import Examples
-from flctl.learning.guard import forward
-from flctl.learning.loader import in_order
+from flctl.learning.guard import expect_labelled, forward
+from flctl.learning.loader import in_order, moved
 from flctl.learning.task import Task
 from flctl.wire.messages import Measures, Metrics, Moments, Sums
 
@@ -26,16 +43,23 @@ def evaluate(
     device: torch.device | None = None,
 ) -> Sums:
     """Of `model` on `examples`; the model is left in evaluation mode, on `device`."""
+    expect_labelled(task, examples)
     device = device or torch.device("cpu")
     model.to(device).eval()
     tally = Tally(task.measures)
     for batch in in_order(task, examples, batch_size):
-        x, y = (part.to(device) for part in batch)
+        x, y = moved(batch, device)
         output = forward(task, model, task.inputs(x, training=False))
         tally.add_means(task.figures(output, y), float(task.loss(output, y)), len(y))
-        tally.add_classes(y.cpu().numpy(), output.argmax(dim=1).cpu().numpy())
-        if SCORES in tally.tables:
-            tally.add_scores(y.cpu().numpy(), task.probabilities(output).double().cpu().numpy())
+        targets = y.cpu().numpy()
+        if isinstance(task, MultiLabel):
+            tally.add_labels(targets, task.probabilities(output).cpu().numpy())
+        elif isinstance(task, Classification):
+            tally.add_classes(targets, output.argmax(dim=1).cpu().numpy())
+            if SCORES in tally.tables:
+                tally.add_scores(targets, task.probabilities(output).double().cpu().numpy())
+        elif ERRORS in tally.tables:
+            tally.add_errors(targets, task.predicted(output).double().cpu().numpy())
     return tally.sums()
 
 
@@ -78,6 +102,20 @@ class Tally:
         others = targets[:, None] != np.arange(self._classes)
         rows = 2 * np.arange(self._classes) + others
         np.add.at(self.tables[SCORES], (rows, bins), 1)
+
+    def add_labels(self, targets: NDArray[np.int64], shares: NDArray[np.float64]) -> None:
+        """`targets` are 0 or 1, `shares` the probabilities, both [examples, labels]."""
+        if LABELS in self.tables:
+            said, true = shares >= FITS, targets > 0
+            self.tables[LABELS] += np.stack([w.sum(axis=0) for w in (said & true, true, said)], 1)
+
+    def add_errors(self, targets: NDArray[np.int64], errors: NDArray[np.float64]) -> None:
+        """How unusual each example is for the model; `targets` are 1 where it is an anomaly."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            at = np.floor((np.log2(errors) - LEAST) * PER_OCTAVE)
+        bins = np.clip(np.nan_to_num(at, nan=ERROR_BINS), 0, ERROR_BINS - 1).astype(np.int64)
+        rows = ERROR_BINS // ERROR_ROW * (targets > 0) + bins // ERROR_ROW
+        np.add.at(self.tables[ERRORS], (rows, bins % ERROR_ROW), 1)
 
     def sums(self) -> Sums:
         means = {name: pooled(parts) for name, parts in self._means.items()}

@@ -1,11 +1,12 @@
-"""Labelled examples in memory, checked when they are made.
+"""Examples with their targets, checked when they are made.
 
 What only counts or deals them needs no torch, which takes 180 MB.
 """
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -17,15 +18,23 @@ from flctl.learning.origin import Origin
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.utils.data import Dataset
 
 Array: TypeAlias = NDArray[Any]
 Indices = NDArray[np.int64]
 Batch: TypeAlias = "tuple[Tensor, Tensor]"
+"""Inputs and targets; the inputs are what the task's `collate` makes of them."""
+TENTHS = 10
 
 
 class Examples:
-    """`x` of shape (n, …) and any type, `y` int64 of shape (n,) in [0, classes): tensors, or arrays
-    that become tensors when they are asked for.
+    """`x` of shape (n, …) and any type, tensors, or arrays that become tensors when they are asked
+    for. `y` likewise: with `classes` int64 of shape (n,) in [0, classes), else numbers of shape
+    (n, …), kept as float64 or int64; None where it is not known.
+
+    `x` may also be a torch Dataset of any size, or a list of tensors or dicts, whose items, or the
+    first of each if they are pairs, are read when a batch needs them; `names` are those of its
+    items, files for instance: what it holds is told apart by them.
 
     `group` names for each example what must stay together (a record, a patient), so that
     a data set can be dealt by it. `where` is the file for errors.
@@ -34,15 +43,25 @@ class Examples:
 
     def __init__(
         self,
-        x: "Tensor | Array",
-        y: "Tensor | Array",
+        x: "Tensor | Array | Dataset[Any] | Sequence[Any]",
+        y: "Tensor | Array | None" = None,
         *,
-        classes: int,
+        classes: int = 0,
         group: Sequence[str] | NDArray[np.str_] | None = None,
+        names: Sequence[str] | NDArray[np.str_] | None = None,
         where: str = "the data",
     ) -> None:
-        self._x = _in_memory(x, "inputs", where)
-        self._y = _whole(_in_memory(y, "labels", where), where)
+        given: Any = x
+        self.items: Any = given if _is_dataset(x) else None
+        """The Dataset; None where the inputs are in memory."""
+        self.broken: dict[int, str] = {}
+        """Which ones could not be read so far, and why."""
+        self.names = None if names is None else np.asarray(names, dtype=np.str_)
+        numbers = np.arange(0 if self.items is None else len(self.items))
+        self._x = _in_memory(given if self.items is None else numbers, "inputs", where)
+        self.labelled = y is not None
+        known = np.zeros(len(self._x), np.int64) if y is None else _in_memory(y, "targets", where)
+        self._y: Array = _whole(known, where) if classes else _numbers(known)
         self.classes = classes
         self.group = None if group is None else np.asarray(group, dtype=np.str_)
         self.where = where
@@ -61,16 +80,39 @@ class Examples:
 
     @property
     def array(self) -> Array:
-        """`x` as an array; of bfloat16, which NumPy does not have, the bits."""
+        """`x` as an array, of a Dataset numbers; of bfloat16, which NumPy does not have, the
+        bits."""
         return _array(self._x)
 
     @property
-    def labels(self) -> NDArray[np.int64]:
+    def targets(self) -> Array:
         """`y` as an array."""
         return self._y
 
+    @cached_property
+    def labels(self) -> NDArray[np.int64]:
+        """What is dealt evenly, and stays together in a partition by label, shape (n,): the class;
+        of numbers the tenth that the first one is in, of several labels their combination."""
+        y = self._y
+        if self.classes:
+            return y
+        if y.ndim > 1 and y.dtype.kind == "i":
+            _, found = np.unique(y.reshape(len(y), -1), axis=0, return_inverse=True)
+            return found.reshape(-1)
+        first = y.reshape(len(y), -1)[:, 0]
+        edges = np.unique(np.quantile(first, np.arange(1, TENTHS) / TENTHS))
+        return np.searchsorted(edges, first, side="right").astype(np.int64)
+
     def __getitem__(self, index: int) -> Batch:
-        return self.x[index], self.y[index]
+        if self.items is None:
+            return self.x[index], self.y[index]
+        item = self.items[int(self._x[index])]
+        return item[0] if isinstance(item, tuple) and len(item) == 2 else item, self.y[index]
+
+    def name(self, index: int) -> str:
+        """Of one example, for people."""
+        number = f"example {index} of {self.where}"
+        return number if self.names is None else f"{self.names[index]} ({number})"
 
     def batch(self, indices: Sequence[int] | Indices) -> Batch:
         """Those examples as one batch: much faster than one after another."""
@@ -86,25 +128,34 @@ class Examples:
     def select(self, indices: Indices) -> "Examples":
         """A copy of the examples at `indices`, in that order. Raises DataError for none."""
         rows = np.ascontiguousarray(indices, dtype=np.int64)
-        group = None if self.group is None else self.group[rows]
-        return Examples(
-            self._x[rows], self._y[rows], classes=self.classes, group=group, where=self.where
-        )
+        if not len(rows):
+            raise DataError(f"{self.where}: no examples")
+        chosen = copy(self)
+        chosen._x, chosen._y, chosen.broken = self._x[rows], self._y[rows], {}
+        chosen.group = None if self.group is None else self.group[rows]
+        chosen.names = None if self.names is None else self.names[rows]
+        for known in ("digest", "labels"):
+            chosen.__dict__.pop(known, None)
+        return chosen
 
     def histogram(self) -> NDArray[np.int64]:
         """Examples of each class, shape (classes,)."""
-        return np.bincount(self._y, minlength=self.classes)
+        return np.bincount(self.labels, minlength=self.classes)
 
     def rows(self) -> set[int]:
-        """A hash of each input: the same input, the same hash."""
+        """A hash of each input: the same input, the same hash. Of a Dataset, of the name."""
+        if self.items is not None:
+            known = self.array if self.names is None else self.names
+            return {hash((self.names is None and id(self.items), each)) for each in known.tolist()}
         return {hash(row.tobytes()) for row in self.array}
 
     @cached_property
     def digest(self) -> str:
-        """sha256 of all inputs and labels, and of what kind they are: what training depends on,
+        """sha256 of all inputs and targets, and of what kind they are: what training depends on,
         whatever files they are from."""
         found = hashlib.sha256()
-        for array in (self.array, self._y):
+        names = () if self.names is None else (np.strings.encode(self.names, "utf-8"),)
+        for array in (self.array, self._y, *names):
             found.update(f"{array.dtype}{array.shape}".encode())
             found.update(np.ascontiguousarray(array).data.cast("B") if array.size else b"")
         return found.hexdigest()
@@ -115,24 +166,40 @@ class Examples:
 
     def _check(self) -> None:
         x, y = self._x, self._y
-        if y.ndim != 1 or len(x) != len(y):
-            raise DataError(f"{self.where}: {len(x)} inputs but labels of shape {list(y.shape)}")
+        if (self.classes and y.ndim != 1) or len(x) != len(y):
+            what = "labels" if self.classes else "targets"
+            raise DataError(f"{self.where}: {len(x)} inputs but {what} of shape {list(y.shape)}")
         if self.group is not None and self.group.shape != (len(y),):
             raise DataError(f"{self.where}: {len(y)} examples, {len(self.group)} group names")
+        if self.names is not None and self.names.shape != (len(y),):
+            raise DataError(f"{self.where}: {len(y)} examples, {len(self.names)} names")
         if not len(y):
             raise DataError(f"{self.where}: no examples")
-        bad = np.flatnonzero((y < 0) | (y >= self.classes))
+        bad = np.flatnonzero((y < 0) | (y >= self.classes)) if self.classes else np.empty(0)
         if len(bad):
+            at = int(bad[0])
             raise DataError(
-                f"{self.where}: example {bad[0]} has label {y[bad[0]]}, "
-                f"not in 0 to {self.classes - 1}"
+                f"{self.where}: example {at} has label {y[at]}, not in 0 to {self.classes - 1}"
             )
-        if _is_float(x):
-            each = np.isfinite(x) if isinstance(x, np.ndarray) else x.isfinite().numpy()
-            finite = each.reshape(len(x), -1).all(axis=1)
-            if not finite.all():
-                at = int(finite.argmin())
-                raise DataError(f"{self.where}: example {at} holds NaN or infinite numbers")
+        for values, what in ((x, "holds"), (y, "has a target with")):
+            if _is_float(values):
+                finite = _finite(values).reshape(len(values), -1).all(axis=1)
+                if not finite.all():
+                    at = int(finite.argmin())
+                    raise DataError(f"{self.where}: example {at} {what} NaN or infinite numbers")
+
+
+def _is_dataset(x: object) -> bool:
+    if isinstance(x, np.ndarray) or not (hasattr(x, "__getitem__") and hasattr(x, "__len__")):
+        return False
+    from torch import Tensor
+
+    plain = isinstance(x, list | tuple) and not isinstance(next(iter(x), None), Tensor | Mapping)
+    return not (plain or isinstance(x, Tensor))
+
+
+def _finite(values: "Tensor | Array") -> Array:
+    return np.isfinite(values) if isinstance(values, np.ndarray) else values.isfinite().numpy()
 
 
 def _tensor(values: "Tensor | Array") -> "Tensor":
@@ -186,6 +253,12 @@ def _whole(y: "Tensor | Array", where: str) -> NDArray[np.int64]:
     return whole
 
 
+def _numbers(y: "Tensor | Array") -> Array:
+    """Targets that are no classes, in the widest type: float32 is 0.06 wide at 10^6."""
+    given: Array = y if isinstance(y, np.ndarray) else (y.double() if _is_float(y) else y).numpy()
+    return given.astype(np.float64 if given.dtype.kind == "f" else np.int64, copy=False)
+
+
 @dataclass(frozen=True)
 class Cases:
     """Examples to be judged by a model, n of them."""
@@ -200,16 +273,34 @@ class Cases:
     origins: Sequence[Origin] = ()
     """Of each file what was read, and what was left out."""
 
+    @property
+    def readable(self) -> "Cases":
+        """Without those that could not be read when they were judged."""
+        broken = self.examples.broken
+        if not broken:
+            return self
+        rows = np.array([at for at in range(len(self.examples)) if at not in broken])
+        at_s = None if self.at_s is None else self.at_s[rows]
+        first, why = min(broken.items())
+        note = f"left out: {len(broken)} that cannot be read; {self.examples.name(first)}: {why}"
+        note = "; ".join(filter(None, (self.note, note)))
+        return replace(self, examples=self.examples.select(rows), at_s=at_s, note=note)
+
 
 def concatenate(parts: Sequence[Examples], where: str) -> Examples:
     """One set of all `parts`, in their order; groups only if every part has them."""
     if len(parts) == 1 and parts[0].where == where:
         return parts[0]
+    names: list[Array] = [p.names for p in parts if p.names is not None]
     groups: list[Array] = [p.group for p in parts if p.group is not None]
     inputs: list[Any] = [part._x for part in parts]
     try:
         x: Any
-        if all(isinstance(each, np.ndarray) for each in inputs):
+        if any(part.items is not None for part in parts):
+            from torch.utils.data import ConcatDataset, Subset
+
+            x = ConcatDataset([Subset(part.items, part._x.tolist()) for part in parts])
+        elif all(isinstance(each, np.ndarray) for each in inputs):
             x = np.concatenate(inputs)
         else:
             import torch
@@ -219,8 +310,11 @@ def concatenate(parts: Sequence[Examples], where: str) -> Examples:
         raise DataError(f"{where}: files with inputs of different shapes") from error
     return Examples(
         x,
-        np.concatenate([part.labels for part in parts]),
+        np.concatenate([part.targets for part in parts])
+        if all(p.labelled for p in parts)
+        else None,
         classes=parts[0].classes,
         group=np.concatenate(groups) if len(groups) == len(parts) else None,
+        names=np.concatenate(names) if len(names) == len(parts) else None,
         where=where,
     )

@@ -6,7 +6,7 @@ TaskError, and what they return is looked at before anybody relies on it.
 
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -24,20 +24,27 @@ if TYPE_CHECKING:
 def guarded(task: "Task") -> "Task":
     """The same task; its methods are watched from now on."""
     for method in _WRONG:
-        setattr(task, method, _Watched(task, method, getattr(task, method)))
+        if hasattr(task, method):  # some are of one kind of task only
+            setattr(task, method, _Watched(task, method, getattr(task, method)))
     return task
 
 
 def forward(task: "Task", model: "nn.Module", x: "Tensor") -> "Tensor":
-    """The model's output of a batch of inputs, shape (n, classes). Raises TaskError."""
+    """The model's output of a batch of inputs. Raises TaskError."""
     try:
-        output = model(x)
+        output = task.apply(model, x)
     except (Exception, SystemExit) as error:
         blame(task, "the model's forward", error)
-    if wrong := _wrong_scores(task, output, len(x)):
+    if wrong := _wrong_output(task, output, length(x) or 0):
         raise TaskError(f"task '{task.name}', the model's forward: returns {wrong}")
     found: Tensor = output
     return found
+
+
+def expect_labelled(task: "Task", examples: Examples) -> None:
+    """Raises DataError for examples without the targets that the task needs."""
+    if task.says != "score" and not examples.labelled:
+        raise DataError(f"{examples.where}: examples without targets: they can only be predicted")
 
 
 def blame(task: "Task", what: str, error: BaseException) -> NoReturn:
@@ -75,6 +82,16 @@ def kind(value: object) -> str:
     if isinstance(value, Tensor):
         return f"a tensor of shape {list(value.shape)}"
     return "None" if value is None else f"an object of type {type(value).__name__}"
+
+
+def length(batch: Any) -> int | None:
+    """How many examples are in a batch of inputs: of the first tensor in it; None without one."""
+    from torch import Tensor
+
+    if isinstance(batch, Tensor):
+        return len(batch) if batch.ndim else None
+    parts = batch.values() if isinstance(batch, Mapping) else batch
+    return length(next(iter(parts), None)) if isinstance(parts, Iterable) else None
 
 
 class _Watched:
@@ -116,19 +133,13 @@ def _place(trace: TracebackType | None, task: "Task | None") -> str:
 # What is wrong with a result; an empty text when nothing is ------------------------------
 
 
-def _wrong_scores(task: "Task", result: object, n: int) -> str:
+def _wrong_output(task: "Task", result: object, n: int) -> str:
     from torch import Tensor
 
-    classes = len(task.classes)
     if not isinstance(result, Tensor) or not result.is_floating_point():
         given = result.dtype if isinstance(result, Tensor) else kind(result)
         return f"{given}, not a tensor of floating-point numbers"
-    if result.shape != (n, classes):
-        return (
-            f"a tensor of shape {list(result.shape)}, not [{n}, {classes}]: a row for each "
-            f"example of the batch, with a number for each of the {classes} classes"
-        )
-    return ""
+    return task.wrong_output(result, n)
 
 
 def _no_model(_: "Task", result: object) -> str:
@@ -140,9 +151,7 @@ def _no_model(_: "Task", result: object) -> str:
 def _no_examples(task: "Task", result: object, *_: object) -> str:
     if not isinstance(result, Examples):
         return f"{kind(result)}, not flctl's Examples"
-    if result.classes != len(task.classes):
-        return f"Examples of {result.classes} classes, but the task has {len(task.classes)}"
-    return ""
+    return task.wrong_examples(result) if result.labelled else ""
 
 
 def _no_parts(task: "Task", result: object, *_: object) -> str:
@@ -165,30 +174,31 @@ def _no_loss(_: "Task", result: object, *__: object) -> str:
 
 
 def _no_inputs(_: "Task", result: object, *given: Any) -> str:
-    from torch import Tensor
-
-    if not isinstance(result, Tensor):
-        return f"{kind(result)}, not a tensor"
-    if given and (not result.ndim or len(result) != len(given[0])):
-        return f"{kind(result)} for a batch of {len(given[0])}"
+    n = length(result)
+    if n is None:
+        return f"{kind(result)}, not a tensor, or a dict or tuple of some"
+    if given and n != length(given[0]):
+        return f"{kind(result)} for a batch of {length(given[0])}"
     return ""
 
 
-def _no_batch(_: "Task", result: Any, *given: Any) -> str:
+def _no_batch(task: "Task", result: Any, *given: Any) -> str:
     from torch import Tensor, int64
 
     fits = isinstance(result, tuple | list) and len(result) == 2
-    if not fits or not all(isinstance(part, Tensor) and part.ndim for part in result):
-        return f"{kind(result)}, not two tensors: inputs and labels"
+    if not fits or length(result[0]) is None or not isinstance(result[1], Tensor):
+        return f"{kind(result)}, not inputs (a tensor, or a dict or tuple of some) and targets"
     x, y = result
-    if given and (len(x), *y.shape) != (len(given[0]), len(given[0])):
+    if given and (length(x), length(y)) != (len(given[0]), len(given[0])):
         return f"{kind(x)} and {kind(y)} for a batch of {len(given[0])}"
-    if y.dtype != int64:
-        return f"labels of type {y.dtype}, not torch.int64"
+    if task.says == "class" and (y.dtype != int64 or y.ndim != 1):
+        return f"labels of type {y.dtype} and shape {list(y.shape)}, not one torch.int64 for each"
     return ""
 
 
 def _no_figures(task: "Task", result: object, given: Sequence[Any]) -> str:
+    from torch import Tensor
+
     wanted = averaged(task.measures) - {LOSS.name}
     if not isinstance(result, Mapping) or set(result) != wanted:
         told = sorted(map(str, result)) if isinstance(result, Mapping) else kind(result)
@@ -222,8 +232,11 @@ _WRONG: dict[str, Callable[..., str]] = {
         "" if callable(found) else f"{kind(found)}, not a function of output and target"
     ),
     "figures": lambda task, found, *given: _no_figures(task, found, given),
+    "predicted": lambda _, found, *given: (
+        "" if not given or length(found) == len(given[0]) else f"{kind(found)}, not a row for each"
+    ),
     "probabilities": lambda task, found, *given: (
-        _wrong_scores(task, found, len(given[0])) if given else ""
+        _wrong_output(task, found, len(given[0])) if given else ""
     ),
 }
 """By method: its task, its result and those of its arguments that are given by place."""

@@ -1,18 +1,24 @@
 """Which examples make which batch: a pure function of seed, agent and position."""
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from flctl.core.randomness import derive
-from flctl.errors import SettingsError, is_out_of_memory
+from flctl.errors import FlctlError, SettingsError, TaskError, is_out_of_memory, one_line
 from flctl.learning.examples import Batch, Examples, Indices
-from flctl.learning.guard import of_loader
+from flctl.learning.guard import of_loader, reason
 from flctl.learning.task import Task
 from flctl.settings import LocalTraining
+
+logger = logging.getLogger(__name__)
+TRIES = 3
+"""Batches without a single example that can be read, at the beginning: then none can be."""
 
 
 class BatchPlan:
@@ -58,40 +64,134 @@ class BatchPlan:
 
 
 def load(task: Task, examples: Examples, batches: Iterable[Indices]) -> Iterator[Batch]:
-    """The batches with those indices, in that order, on the CPU. Raises TaskError."""
-    if _in_memory(task):
+    """The batches with those indices, in that order, on the CPU. What of them cannot be read is
+    left out, named in the log, and kept in `examples.broken`. Raises TaskError when nothing of
+    the first batches can be read."""
+    if _in_memory(task, examples):
         # A loader would only add its overhead to every step on a Pi.
         yield from map(examples.batch, batches)
         return
-    own_collate = type(task).collate is not Task.collate
-    collate: Callable[[Any], Batch] = task.collate if own_collate else _as_is
-    found: Any = examples if own_collate else _InBatches(examples)
+    one_by_one = examples.items is not None or type(task).collate is not Task.collate
+    collate: Callable[[Any], Any] = _Careful(task.collate) if one_by_one else _as_is
+    found: Any = _OneByOne(examples) if one_by_one else _InBatches(examples)
+    loader = DataLoader(
+        found,
+        batch_sampler=(indices.tolist() for indices in batches),
+        collate_fn=collate,
+        num_workers=task.workers,
+        # Its own, so that loading takes nothing from the generator that dropout uses.
+        generator=torch.Generator().manual_seed(0),
+    )
+    good = tries = 0
+    broken: list[_Broken] = []
     try:
-        yield from DataLoader(
-            found,
-            batch_sampler=(indices.tolist() for indices in batches),
-            collate_fn=collate,
-            num_workers=task.workers,
-            # Its own, so that loading takes nothing from the generator that dropout uses.
-            generator=torch.Generator().manual_seed(0),
-        )
+        for made in loader:
+            batch, broken = made if one_by_one else (made, [])
+            for each in broken:
+                if each.at not in examples.broken:
+                    examples.broken[each.at] = each.why
+                    logger.warning("%s is left out: %s", examples.name(each.at), each.why)
+            good, tries = good + (batch is not None), tries + 1
+            if batch is not None:
+                yield batch
+            elif not good and tries == TRIES:
+                break
     except Exception as error:
         if is_out_of_memory(error):
             raise
         raise of_loader(task, error) from error
+    if broken and not good:
+        why = broken[0].why
+        raise TaskError(
+            why if why.startswith("task '") else f"task '{task.name}', loading a batch: {why}"
+        )
 
 
 def in_order(task: Task, examples: Examples, batch_size: int) -> Iterator[Batch]:
     """All examples once, unshuffled, for evaluation."""
     starts = range(0, len(examples), batch_size)
-    if _in_memory(task):
+    if _in_memory(task, examples):
         return (examples.run(start, start + batch_size) for start in starts)
     indices = np.arange(len(examples), dtype=np.int64)
     return load(task, examples, [indices[start : start + batch_size] for start in starts])
 
 
-def _in_memory(task: Task) -> bool:
-    return type(task).collate is Task.collate and task.workers == 0
+def _in_memory(task: Task, examples: Examples) -> bool:
+    own = examples.items is not None or type(task).collate is not Task.collate
+    return not own and task.workers == 0
+
+
+def mapped(batch: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """A tensor that `change` has changed, or a dict, list or tuple of some."""
+    if isinstance(batch, Tensor):
+        return change(batch)
+    if isinstance(batch, Mapping):
+        return {name: mapped(part, change) for name, part in batch.items()}
+    if isinstance(batch, list | tuple):
+        return tuple(mapped(part, change) for part in batch)
+    return batch
+
+
+def tensors_in(batch: Any) -> list[Tensor]:
+    if isinstance(batch, Tensor):
+        return [batch]
+    parts = batch.values() if isinstance(batch, Mapping) else batch
+    return [each for part in parts for each in tensors_in(part)]
+
+
+def moved(batch: Any, device: torch.device) -> Any:
+    return mapped(batch, lambda part: part.to(device))
+
+
+class _Broken(NamedTuple):
+    at: int
+    why: str
+
+
+class _OneByOne:
+    """`Examples` for a loader; one that cannot be read comes as why."""
+
+    def __init__(self, examples: Examples) -> None:
+        self._examples = examples
+
+    def __getitem__(self, index: int) -> "tuple[int, Batch] | _Broken":
+        try:
+            x, y = self._examples[index]
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            return _Broken(index, _why(error))
+        if isinstance(x, Tensor) and x.is_floating_point() and not bool(x.isfinite().all()):
+            return _Broken(index, "it holds NaN or infinite numbers")
+        return index, (x, y)
+
+
+class _Careful:
+    """`collate`, which leaves out what it cannot take; None in the place of an empty batch."""
+
+    def __init__(self, collate: Callable[[Any], Batch]) -> None:
+        self._collate = collate
+
+    def __call__(self, items: "list[tuple[int, Batch] | _Broken]") -> tuple[Any, list[_Broken]]:
+        broken = [item for item in items if isinstance(item, _Broken)]
+        good = [item for item in items if not isinstance(item, _Broken)]
+        try:
+            return self._collate([pair for _, pair in good]) if good else None, broken
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+        kept = []
+        for index, pair in good:
+            try:
+                self._collate([pair])
+                kept.append(pair)
+            except Exception as error:
+                broken.append(_Broken(index, _why(error)))
+        return self._collate(kept) if kept else None, broken
+
+
+def _why(error: Exception) -> str:
+    return one_line(str(error)) if isinstance(error, FlctlError) else reason(error)
 
 
 class _InBatches:

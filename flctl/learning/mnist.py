@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from flctl.errors import DataError
+from flctl.learning.classification import Classification
 from flctl.learning.examples import Cases, Examples
 from flctl.learning.idx import (
     Array,
@@ -19,13 +20,12 @@ from flctl.learning.idx import (
     read_part,
     write_part,
 )
-from flctl.learning.task import Task
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-class Mnist(Task):
+class Mnist(Classification):
     """Data: a folder with the IDX files of MNIST or FashionMNIST (as they are published, or
     unpacked, or as torchvision lays them out). Without one MNIST is downloaded.
     """

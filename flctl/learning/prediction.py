@@ -1,13 +1,14 @@
 """What a model says of examples, one by one."""
 
-import numpy as np
+from typing import Any
+
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from flctl.learning.examples import Examples
 from flctl.learning.guard import forward
-from flctl.learning.loader import in_order
+from flctl.learning.loader import in_order, moved
 from flctl.learning.task import Task
 
 
@@ -19,18 +20,20 @@ def predict(
     *,
     batch_size: int = 1000,
     device: torch.device | None = None,
-) -> NDArray[np.float32]:
-    """The probability of each class, shape (n, classes), rows that sum to 1.
+) -> NDArray[Any]:
+    """What the task's `predicted` makes of the model's outputs, shape (n, …): probabilities as
+    float32, numbers as float64.
 
     The model is left in evaluation mode, on `device`.
     """
     device = device or torch.device("cpu")
     model.to(device).eval()
     outputs = [
-        task.probabilities(forward(task, model, task.inputs(x.to(device), training=False)))
-        .float()
-        .cpu()
+        task.predicted(forward(task, model, task.inputs(moved(x, device), training=False))).cpu()
         for x, _ in in_order(task, examples, batch_size)
     ]
-    found: NDArray[np.float32] = torch.cat(outputs).numpy()
-    return found
+    found = torch.cat(outputs)
+    exact: NDArray[Any] = (
+        found.float() if task.says in ("class", "labels") else found.double()
+    ).numpy()
+    return exact

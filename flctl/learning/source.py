@@ -6,6 +6,7 @@ from typing import Protocol
 
 from flctl.errors import DataError
 from flctl.learning.examples import Examples, Indices, concatenate
+from flctl.learning.guard import expect_labelled
 from flctl.learning.partition import partition, partition_held_out
 from flctl.learning.task import Task
 from flctl.learning.validation import Parted, parted
@@ -81,6 +82,7 @@ def all_parts(
 
 def _parted(task: Task, own: Examples, dealt: list[Examples | None], at: int) -> Parted:
     """`dealt`: what the task brings itself, if to anybody."""
+    expect_labelled(task, own)
     return (own, dealt[at]) if any(dealt) else parted(own, task.validation_share)
 
 

@@ -1,7 +1,8 @@
 """What a user writes to teach a fleet something new: a `Task`.
 
-A whole one is about forty lines: the model, where an agent's data come from, and the
-names of the classes. See `examples/machines` and `docs/own-tasks.md`.
+A whole one is about forty lines: the model, and where an agent's data come from. Most derive from
+one of the ready-made kinds, `Classification`, `Regression`, `Anomaly` or `MultiLabel`; see
+`examples/` and `docs/own-tasks.md`.
 """
 
 import contextlib
@@ -14,8 +15,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 from weakref import WeakKeyDictionary
 
 import msgspec
+from msgspec.structs import replace
 
-from flctl.core.metrics import LOSS, MOST_SCORED, SPREAD, USUAL
+from flctl.core.metrics import DEFINED, LOSS, MOST_SCORED, SPREAD, tables
 from flctl.core.randomness import derive
 from flctl.errors import TaskError, UnknownTask, one_line
 from flctl.learning.examples import Batch, Cases, Examples, concatenate
@@ -23,29 +25,33 @@ from flctl.learning.guard import blame, guarded, kind, reason
 from flctl.learning.origin import Origin, ReadAs, check_known, of_settings
 from flctl.learning.registry import locate, task_digest
 from flctl.settings import RunSettings
-from flctl.wire.messages import Digest, Measures, Metric
+from flctl.wire.messages import Digest, Measures, Metric, Says
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Loss: TypeAlias = "Callable[[Tensor, Tensor], Tensor]"
-"""Model's output and targets (int64, shape (n,)) to the mean loss of the batch, a scalar."""
+"""Model's output and targets to the mean loss of the batch, a scalar."""
 
 
 class Task:
-    """A classification problem that a fleet can learn. Subclass it and name it."""
+    """Something that a fleet can learn. Subclass it, or one of the kinds, and name it."""
 
     name: ClassVar[str]
-    classes: ClassVar[tuple[str, ...]]
+    says: ClassVar[Says] = "number"
+    """What its models say of an example."""
+    classes: ClassVar[tuple[str, ...]] = ()
     class_names: ClassVar[tuple[str, ...]] = ()
     """The classes in full, where `classes` are abbreviations."""
     axes: ClassVar[tuple[str, str]] = ("", "")
     """What the two numbers of `points` are, with units."""
     defaults: ClassVar[Mapping[str, Any]] = {}
     """Settings of a run that suit this task, by key; whoever starts a run may change them."""
-    metrics: ClassVar[tuple[Metric, ...]] = USUAL
-    """What its models are measured by: "loss", those of `flctl.core.metrics`, and names that
-    `figures` gives."""
+    unit: ClassVar[str] = ""
+    """Of what the models say, where that is a number."""
+    metrics: ClassVar[tuple[Metric, ...]] = (LOSS,)
+    """What its models are measured by: "loss", those of its kind, and names that `figures`
+    gives."""
     primary: ClassVar[str] = LOSS.name
     """The one of them that the best round is chosen by."""
     validation_share: ClassVar[float] = 0.15
@@ -60,7 +66,7 @@ class Task:
 
     @property
     def measures(self) -> Measures:
-        return Measures(metrics=self.metrics, primary=self.primary, classes=len(self.classes))
+        return _measures(type(self))
 
     def will_read(self, read_as: ReadAs) -> None:
         """From now on it reads data so. Raises UsageError for what it has no option for."""
@@ -72,7 +78,7 @@ class Task:
         return ()
 
     def model(self) -> "nn.Module":
-        """A new model; its output has the shape (n, classes)."""
+        """A new model; what its output must be depends on the kind of task."""
         raise TaskError(f"task '{self.name}' has no method 'model'; every task needs one")
 
     def is_here(self) -> bool:
@@ -103,12 +109,13 @@ class Task:
 
     def cases(self, path: Path) -> Cases:
         """What `flctl predict` judges: all examples of a file or folder, in their order; their
-        classes need not be known. Unless this is overridden, those for testing.
+        targets need not be known. Unless this is overridden, those for testing.
 
         Raises DataError.
         """
         parts = self.test_parts(path) or {"train": self.train_data(path)}
-        return Cases(concatenate(list(parts.values()), str(path)))
+        examples = concatenate(list(parts.values()), str(path))
+        return Cases(examples, labelled=examples.labelled)
 
     def points(self, x: "Tensor") -> "tuple[Tensor, Tensor]":
         """The curve that `flctl predict --plot` draws of a one-dimensional `x`."""
@@ -131,27 +138,36 @@ class Task:
         raise TaskError(f"task '{self.name}' cannot write data: its class has no method 'write'")
 
     def inputs(self, x: "Tensor", *, training: bool) -> "Tensor":  # noqa: ARG002
-        """The model's input from a batch of stored examples, on the device that holds `x`.
+        """The model's input from a batch of stored examples, on the device that holds `x`, which
+        is what `collate` makes: a tensor, or a dict or tuple of some.
 
         Here is the place to scale, and when `training` to augment: with torch's own
         generator, which is seeded for each agent and round.
         """
-        return x.float()
+        return x.float() if hasattr(x, "float") else x
+
+    def apply(self, model: "nn.Module", x: "Tensor") -> "Tensor":
+        """The model's output of what `inputs` has made, for one that takes it in another way."""
+        output: Tensor = model(x)
+        return output
 
     def collate(self, examples: Sequence[Batch]) -> Batch:
-        """One batch of a list of examples. Unless this is overridden, a batch is taken from
-        memory at once. To read inputs from disk only when they are needed, let the `x` of
-        `Examples` hold row numbers or the like and look them up here.
+        """One batch of a list of examples: inputs as a tensor, or a dict or tuple of some, and
+        targets. Here sequences of unequal length are padded. Unless this is overridden, a batch
+        of what is in memory is taken at once.
         """
         import torch
+        from torch.utils.data import default_collate
 
-        return torch.stack([x for x, _ in examples]), torch.stack([y for _, y in examples])
+        x = default_collate([x for x, _ in examples])
+        return x, torch.stack([y for _, y in examples])
 
-    def loss(self, output: "Tensor", target: "Tensor") -> "Tensor":
+    def loss(self, output: "Tensor", target: "Tensor") -> "Tensor":  # noqa: ARG002
         """Mean over the batch, a scalar."""
-        from torch.nn import functional
-
-        return functional.cross_entropy(output, target)
+        raise TaskError(
+            f"task '{self.name}' has no method 'loss'; write it, or derive its class from "
+            "flctl.Classification, Regression, Anomaly or MultiLabel"
+        )
 
     def figures(self, output: "Tensor", target: "Tensor") -> "Mapping[str, Tensor]":  # noqa: ARG002
         """The task's own metrics by name, a number for each example of the batch, shape (n,).
@@ -164,9 +180,17 @@ class Task:
         """The loss to train with; it may depend on what this agent owns."""
         return self.loss
 
-    def probabilities(self, output: "Tensor") -> "Tensor":
-        """Of each class, shape (n, classes); right for logits and for their log-softmax."""
-        return output.softmax(dim=1)
+    def predicted(self, output: "Tensor") -> "Tensor":
+        """What `flctl predict` says of each example: a number for each, or several in a row."""
+        return output
+
+    def wrong_output(self, output: "Tensor", n: int) -> str:  # noqa: ARG002
+        """What is wrong with the model's output of `n` examples; empty when nothing is."""
+        return ""
+
+    def wrong_examples(self, examples: Examples) -> str:  # noqa: ARG002
+        """What is wrong with the targets of labelled examples; empty when nothing is."""
+        return ""
 
 
 def load_task(ref: str) -> Task:
@@ -190,9 +214,15 @@ def load_task(ref: str) -> Task:
         raise UnknownTask(f"task '{ref}': {module_name} has no class '{class_name}'")
     if not isinstance(found, type) or not issubclass(found, Task):
         raise UnknownTask(f"task '{ref}': {class_name} is not a subclass of flctl's Task")
-    for attribute in ("name", "classes"):
+    named = ["name"] if found.says in ("number", "score") else ["name", "classes"]
+    for attribute in named:
         if not getattr(found, attribute, None):
             raise TaskError(f"task '{ref}': {class_name} does not say its '{attribute}'")
+    if found.says == "number" and found.classes:
+        raise TaskError(
+            f"task '{ref}': {class_name} has 'classes': derive it from flctl.Classification, or "
+            "MultiLabel where an example can be of several"
+        )
     if not isinstance(found.name, str):
         raise TaskError(f"task '{ref}': the 'name' of {class_name} is {kind(found.name)}, no text")
     if not _are_names(found.classes):
@@ -217,20 +247,34 @@ def wrong_measures(found: type[Task]) -> str:
     if not 0 <= found.validation_share < 1:
         return f"its validation_share is {found.validation_share}, not from 0 to below 1"
     try:
-        measures = msgspec.convert(
-            {"metrics": msgspec.to_builtins(found.metrics), "primary": found.primary,
-             "classes": len(found.classes)}, Measures,
-        )  # fmt: skip
-    except (msgspec.ValidationError, TypeError) as error:
+        measures = msgspec.convert(msgspec.to_builtins(_measures(found)), Measures)
+    except (msgspec.ValidationError, TypeError, AttributeError) as error:
         return f"its metrics: {one_line(error)}"
-    names = [metric.name for metric in measures.metrics]
+    return _wrong_names(measures, [metric.name for metric in measures.metrics])
+
+
+def _wrong_names(measures: Measures, names: list[str]) -> str:
     if measures.primary not in names or len(set(names)) < len(names):
         return f"its metrics are {names}: name each once, and one of them as primary"
     if f"{LOSS.name}{SPREAD}" in names:
         return "the loss is known of each batch, not of each example: it has no spread"
     if "auroc" in names and measures.classes > MOST_SCORED:
         return f"auroc is measured for {MOST_SCORED} classes at most, it has {measures.classes}"
+    there = tables(measures).keys()
+    for name in names:
+        if name in DEFINED and DEFINED[name].tables and not there & {*DEFINED[name].tables}:
+            return f"its models say of an example its {measures.says}: {name} is not for that"
     return ""
+
+
+def _measures(found: type[Task]) -> Measures:
+    """The errors of numbers are in the task's own unit."""
+    metrics = tuple(
+        replace(m, unit=m.unit or found.unit) if m.name in ("mae", "rmse") else m
+        for m in found.metrics
+    )
+    of = len(found.classes)
+    return Measures(metrics=metrics, primary=found.primary, classes=of, says=found.says)
 
 
 _digests: WeakKeyDictionary[ModuleType, Digest] = WeakKeyDictionary()

@@ -15,7 +15,7 @@ from flctl.learning.device import seed_generators
 from flctl.learning.examples import Batch, Examples, Indices
 from flctl.learning.guard import blame, forward
 from flctl.learning.limits import check_batches, within
-from flctl.learning.loader import BatchPlan, load
+from flctl.learning.loader import BatchPlan, load, moved
 from flctl.learning.optimizer import make_optimizer, take_step
 from flctl.learning.reuse import Reused
 from flctl.learning.state import assign, snapshot
@@ -42,6 +42,8 @@ class LocalResult:
     last_loss: float
     exhausted: bool
     """Whether all the data were seen at least once since the run began."""
+    broken: int = 0
+    """Examples that could not be read."""
     left_out: int = 0
     """Examples of each epoch that make a batch below the owner's floor: not trained on."""
 
@@ -55,6 +57,7 @@ class LocalResult:
             exhausted=self.exhausted,
             compression_error=compression_error,
             left_out=self.left_out,
+            broken=self.broken,
             data=of.digest,
         )
 
@@ -102,7 +105,7 @@ def train_locally(
     batches = _drawn(plan, range(position, position + steps), seen)
     total = loss = 0.0
     for step, (x, y) in enumerate(load(task, examples, batches), start=1):
-        batch = (task.inputs(x.to(device), training=True), y.to(device))
+        batch = (task.inputs(moved(x, device), training=True), y.to(device))
         try:
             loss = _step(
                 task, model, weights, optimizer, loss_of, batch, anchor, training.proximal_mu
@@ -124,14 +127,16 @@ def train_locally(
         if on_step is not None:
             on_step(step, steps, loss)
 
+    seen[list(examples.broken)] = False
     return LocalResult(
         state=snapshot(model),
         examples=_weight(seen, training),
         batches=steps,
-        loss=total / steps,
+        loss=total / step,
         last_loss=loss,
         exhausted=position + steps >= plan.per_epoch,
         left_out=left_out,
+        broken=len(examples.broken),
     )
 
 

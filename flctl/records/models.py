@@ -48,6 +48,8 @@ def example_input(task: Task, data: Path | None) -> Tensor:
     parts = task.test_parts(data)
     examples = next(iter(parts.values())) if parts else task.train_data(data)
     x, _ = next(in_order(task, examples, BATCH))
+    if not isinstance(x, Tensor):
+        raise TaskError(f"task '{task.name}': its inputs are no single tensor, as ONNX needs")
     return task.inputs(x.repeat(BATCH, *[1] * (x.ndim - 1))[:BATCH], training=False)
 
 

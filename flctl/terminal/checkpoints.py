@@ -77,6 +77,25 @@ def load_model(task: "Task", checkpoint: Path, device: str) -> "tuple[nn.Module,
     return model, on
 
 
+def threshold_of(checkpoint: Path) -> float | None:
+    """Of a model that is still in the folder of its run: what scores on the validation part of that
+    round said; None where there was none. Raises StateError."""
+    import hashlib
+
+    from flctl.coordinator.store.folder import RunFolder
+
+    place = checkpoint.resolve()
+    found = (RunFolder(folder) for folder in place.parents[:3])
+    run = next((folder for folder in found if folder.journal_path.is_file()), None)
+    if run is None:
+        return None
+    with place.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    scores = [r.metrics for r in run.history().rounds if r.model == digest and r.metrics]
+    known = [score.validation.values.get("threshold") for score in scores if score.validation]
+    return known[-1] if known else None
+
+
 def _metadata(checkpoint: Path) -> dict[str, Any]:
     from flctl.wire.parameters import ParameterFile
 

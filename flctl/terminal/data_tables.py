@@ -17,11 +17,11 @@ ROWS = 60
 """Records beyond so many are only counted."""
 
 
-def show_data(title: str, classes: Sequence[str], parts: "Mapping[str, Counts]") -> None:
-    """Classes by part, then records by part and class."""
+def show_data(title: str, noun: str, classes: Sequence[str], parts: "Mapping[str, Counts]") -> None:
+    """Classes, or what `noun` calls them, by part, then records by part and class."""
     total = sum(part.examples for part in parts.values())
     output.print_line(f"{title}: {total:,} examples\n")
-    made = output.table("class", *(f">{part}" for part in parts), ">all", ">share")
+    made = output.table(noun, *(f">{part}" for part in parts), ">all", ">share")
     for name in classes:
         counts = [part.classes[name] for part in parts.values()]
         made.add_row(name, *_cells([*counts, sum(counts)]), f"{sum(counts) / total:.1%}")

@@ -9,7 +9,7 @@ from flctl.core.events import (
     RoundsWithdrawn,
     UpdateRejected,
 )
-from flctl.core.metrics import label
+from flctl.core.metrics import each_figure, label
 from flctl.core.stream import (
     ENDS,
     AgentFailed,
@@ -28,10 +28,11 @@ def round_line(event: RoundCommitted, rounds: int) -> str:
     score = event.metrics
     if score is not None:
         parts.append(f"on {score.part}:")
-        parts += (f"{label(name)} {figure(value, 4)}" for name, value in score.values.items())
+        parts += each_figure(score)
         if score.chosen is not None and score.chosen_on != score.part:
-            name = label(score.primary.name)
-            parts.append(f"on {score.chosen_on}: {name} {figure(score.chosen, 4)}")
+            name, unit = label(score.primary.name), (score.units or {}).get(score.primary.name, "")
+            chosen = f"{name} {figure(score.chosen, 4)} {unit}".rstrip()
+            parts.append(f"on {score.chosen_on}: {chosen}")
     parts.append(counted(len(event.participants), "agent"))
     parts.append(span(event.seconds))
     if event.missing:

@@ -10,7 +10,7 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.live import Live
 from rich.text import Text
 
-from flctl.core.metrics import label, named
+from flctl.core.metrics import label, labels
 from flctl.core.story import Doing, RoundLine, Story
 from flctl.formats import figure, span
 from flctl.terminal.tables import NAME_BESIDE, Table
@@ -151,9 +151,9 @@ def _agent_row(name: str, doing: Doing) -> Sequence[str | Text]:
 
 def rounds(lines: Sequence[RoundLine], width: int = 2) -> RenderableType:
     """The figures of these rounds."""
-    names = named(line.score for line in lines)
+    names = labels(line.score for line in lines)
     made = Table(
-        (">round", *(f">{label(name)}" for name in names), ">agents", ">took"),
+        (">round", *(f">{text}" for text in names.values()), ">agents", ">took"),
         yields=("took", "agents"), tells=False,
     )  # fmt: skip
     for line in lines:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from flctl.core.metrics import confusion_of, label, named
+from flctl.core.metrics import LABELS, confusion_of, labels
 from flctl.formats import figure
 from flctl.terminal import output
 
@@ -15,14 +15,21 @@ if TYPE_CHECKING:
 
 
 def show_metrics(found: "Mapping[str, Metrics]", classes: Sequence[str]) -> None:
-    """The figures of each part, and the confusion matrix of the first one."""
-    names = named(found.values())
-    made = output.table("part", ">examples", *(f">{label(name)}" for name in names))
+    """The figures of each part, and what the first one has by class or label."""
+    names = labels(found.values())
+    made = output.table("part", ">examples", *(f">{text}" for text in names.values()))
     for part, metrics in found.items():
         figures = (figure(metrics.values[name], 4) for name in names)
         made.add_row(part, str(metrics.examples), *figures)
     output.show(made)
     main = next(iter(found.values()))
+    if LABELS in main.counts:
+        made = output.table("label", ">examples", ">predicted", ">precision", ">recall")
+        for name, (hits, true, said) in zip(classes, main.counts[LABELS], strict=True):
+            shares = (f"{hits / n:.3f}" if n else "-" for n in (said, true))
+            made.add_row(name, str(true), str(said), *shares)
+        output.print_line("")
+        output.show(made)
     if confusion := confusion_of(main.counts):
         made = output.table("true \\ predicted", *(f">{name}" for name in classes))
         for name, row in zip(classes, confusion, strict=True):
@@ -32,24 +39,22 @@ def show_metrics(found: "Mapping[str, Metrics]", classes: Sequence[str]) -> None
 
 
 def show_predictions(found: "Predictions", rows: int, notes: Iterable[str]) -> None:
-    """A table of the first `rows` (0: all), then how many are of each class."""
+    """A table of the first `rows` (0: all), then how many are of each class or the like."""
     shown = min(rows or len(found), len(found))
     numbers = range(len(found))
     many = len({found.record(at) for at in numbers}) > 1
     timed = any(found.at_s(at) is not None for at in numbers)
-    columns = [">#", *["record"] * many, *[">at"] * timed, "class", ">probability", "else"]
+    columns = [">#", *["record"] * many, *[">at"] * timed, *found.heads]
     made = output.table(*columns, *["true"] * found.cases.labelled)
     for at in range(shown):
-        (name, probability), *others = found.top(at)
-        at_s, true = found.at_s(at), found.true(at)
+        at_s, cells = found.at_s(at), dict(zip(found.heads, found.row(at), strict=True))
         made.add_row(
             str(at + 1),
             *[found.record(at) or ""] * many,
             *["" if at_s is None else f"{at_s:.2f} s"] * timed,
-            found.full(name),
-            f"{probability:.3f}",
-            Text("  ".join(f"{n} {p:.3f}" for n, p in others), style="dim"),
-            *[Text(true or "", style="" if true == name else "red")] * found.cases.labelled,
+            *(Text(cell, style="dim" if head == "else" else "") for head, cell in cells.items()),
+            *[Text(found.true(at) or "", style="red" if found.wrong(at) else "")]
+            * found.cases.labelled,
         )
     output.show(made)
     if shown < len(found):
@@ -57,16 +62,14 @@ def show_predictions(found: "Predictions", rows: int, notes: Iterable[str]) -> N
     for note in notes:
         output.print_line(note)
     if len(found) > 1:
-        made = output.table("class", ">examples", ">share")
         counts = {name: count for name, count in found.counts.items() if count}
-        for name, count in sorted(counts.items(), key=lambda item: -item[1]):
-            made.add_row(found.full(name), f"{count:,}", f"{100 * count / len(found):.1f} %")
-        output.print_line("")
-        output.show(made)
-        if found.right is not None:
-            output.print_line(
-                f"\n{found.right:,} of {len(found):,} are of the class that the file says "
-                f"({100 * found.right / len(found):.1f} %)."
-            )
+        if counts:
+            made = output.table("class", ">examples", ">share")
+            for name, count in sorted(counts.items(), key=lambda item: -item[1]):
+                made.add_row(found.full(name), f"{count:,}", f"{100 * count / len(found):.1f} %")
+            output.print_line("")
+            output.show(made)
+        if found.verdict:
+            output.print_line(f"\n{found.verdict}")
     if found.cases.note:
         output.print_line(f"Note: {found.cases.note}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from rich.text import Text
 
 from flctl.core.history import History
-from flctl.core.metrics import in_words, label, named
+from flctl.core.metrics import in_words, label, labels
 from flctl.formats import counted, figure, size, span
 from flctl.terminal import chains, output
 from flctl.terminal.tables import Table
@@ -76,10 +76,10 @@ def show_run(found: Mapping[str, Any], history: History, resumable: bool, option
 
 def _rounds(rounds: "Sequence[RoundCommitted]", compressed: bool) -> Table:
     scores = [event.metrics for event in rounds]
-    names = named(scores)
+    names = labels(scores)
     chosen = [">validation"] if any(map(_on_validation, scores)) else []
     made = output.table(
-        ">round", *(f">{label(name)}" for name in names), *chosen, ">took",
+        ">round", *(f">{text}" for text in names.values()), *chosen, ">took",
         *((">up", ">fewer", ">error") if compressed else ()), ">agents", "~",
         yields=("validation", "error", "fewer", "up", "took"),
     )  # fmt: skip
@@ -131,6 +131,6 @@ def _on_validation(score: "Score | None") -> float | None:
     return score.chosen if score is not None and score.chosen_on != score.part else None
 
 
-def _figures(found: "Metrics | None", names: "Sequence[str]") -> list[str]:
+def _figures(found: "Metrics | None", names: "Iterable[str]") -> list[str]:
     values = found.values if found is not None else {}
     return [figure(values.get(name), 4) for name in names]

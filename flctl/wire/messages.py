@@ -100,6 +100,8 @@ class Claim(Part, frozen=True):
     """‖v − v̂‖/‖v‖ of what was compressed and what is sent for it; 0: sent as it is."""
     left_out: Natural = 0
     """Examples of each epoch in a last batch below the owner's floor: not trained on."""
+    broken: Natural = 0
+    """Examples that could not be read, and were left out; the agent's log names them."""
     data: Digest | None = None
     """Of the agent's examples for training, as they were when the work began."""
 
@@ -199,6 +201,11 @@ VALIDATION = "validation"
 """The part that the best round is chosen by; it is never trained on."""
 MeasuredPart = Literal["validation", "test"]
 MetricName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,39}\Z")]
+Unit = Annotated[str, Meta(pattern=r"^[\w °%$€/·*^()+.-]{0,20}\Z")]
+"""Of a figure, as a person writes it."""
+Says = Literal["class", "labels", "number", "score"]
+"""What the models of a task say of an example: its class, which of the labels fit, a number (or
+several), or how unusual it is."""
 Row = Annotated[tuple[Natural, ...], Meta(max_length=128)]
 Table = Annotated[tuple[Row, ...], Meta(max_length=MOST_CLASSES)]
 
@@ -209,15 +216,17 @@ class Metric(Part, frozen=True, kw_only=False, omit_defaults=True):
     name: MetricName
     lower: bool = False
     """Whether less is better."""
+    unit: Unit = ""
 
 
-class Measures(Part, frozen=True):
+class Measures(Part, frozen=True, omit_defaults=True):
     """What the models of a task are measured by."""
 
     metrics: Annotated[tuple[Metric, ...], Meta(min_length=1, max_length=16)]
     primary: MetricName
     """The one that the best round is chosen by."""
     classes: Natural
+    says: Says = "class"
 
     @property
     def chooses(self) -> Metric:
@@ -248,6 +257,8 @@ class Metrics(Part, frozen=True, omit_defaults=True):
     values: dict[MetricName, float]
     counts: dict[MetricName, Table] = {}
     """Those of the sums that they are from, where they are kept."""
+    units: dict[MetricName, Unit] | None = None
+    """Of the values that have one."""
     detail: Digest | None = None
     """Of a blob with what is too large for here; no metric has any yet."""
 

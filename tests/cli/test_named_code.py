@@ -14,12 +14,12 @@ OWN = """
 from pathlib import Path
 import torch
 from torch import nn
+from flctl.learning.classification import Classification
 from flctl.learning.examples import Examples
-from flctl.learning.task import Task
 
 Path(__file__).with_name("imported").touch()
 
-class Own(Task):
+class Own(Classification):
     name = "own"
     classes = ("a", "b")
     defaults = {"batch_size": 8, "rounds": 1}

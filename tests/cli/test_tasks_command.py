@@ -24,10 +24,10 @@ MACHINES = "flctl_machines.task:Machines"
 OWN = """
 import torch
 from torch import nn
+from flctl.learning.classification import Classification
 from flctl.learning.examples import Examples
-from flctl.learning.task import Task
 
-class Own(Task):
+class Own(Classification):
     name = "own"
     classes = ("a", "b")
     defaults = {"batch_size": 8}

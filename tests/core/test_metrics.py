@@ -205,6 +205,72 @@ def test_scores_that_do_not_add_up_are_refused(row, reason):
         )
 
 
+NUMBERS = Measures(
+    metrics=tuple(map(Metric, ("loss", "mae", "rmse", "r2"))),
+    primary="loss",
+    classes=0,
+    says="number",
+)
+MOMENTS = {
+    "loss": Moments(count=4, mean=1.0),
+    "mae": Moments(count=4, mean=1.0),
+    "squared_error": Moments(count=4, mean=2.0),
+    "target": Moments(count=4, mean=-1e6, m2=16.0),
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"squared_error": Moments(count=4, mean=-2.0)}, "squared_error is negative"),
+        ({"mae": Moments(count=4, mean=-1.0)}, "mae is negative"),
+        ({"target": Moments(count=4, mean=1.0, m2=-1.0)}, "finite"),
+        ({"target": Moments(count=5, mean=1.0)}, "not 4"),
+        ({"more": Moments(count=4, mean=1.0)}, "not those"),
+    ],
+)
+def test_moments_of_numbers_that_cannot_be_are_refused(change, reason):
+    """No root of a negative number at the coordinator; the largest ones overflow to the worst."""
+    good = Sums(examples=4, means=MOMENTS)
+    values = metrics_of(verified(good, NUMBERS, 4), NUMBERS).values
+    assert (values["rmse"], values["r2"]) == (math.sqrt(2), 1 - 8 / 16)
+    with pytest.raises(ValueError, match=reason):
+        verified(Sums(examples=4, means=MOMENTS | change), NUMBERS, 4)
+    far = Moments(count=4, mean=1e300, m2=1e-300)
+    worst = Sums(examples=4, means=MOMENTS | {"squared_error": far, "target": far})
+    assert metrics_of(verified(worst, NUMBERS, 4), NUMBERS).values["r2"] == -sys.float_info.max
+
+
+@pytest.mark.parametrize(
+    ("says", "name", "table", "reason"),
+    [
+        ("labels", "labels", [[3, 3, 3], [1, 2, 1]], ""),
+        ("labels", "labels", [[4, 3, 3], [1, 2, 1]], "add up"),
+        ("labels", "labels", [[0, 3, 2], [1, 2, 1]], "add up"),  # of four examples, five
+        ("labels", "labels", [[3, 3], [1, 2]], "not of 2 x 3"),
+        ("score", "errors", [[0] * 128] * 15 + [[4] + [0] * 127], ""),
+        ("score", "errors", [[0] * 128] * 16, "add up"),
+        ("score", "errors", [[0] * 128] * 15 + [[5] + [0] * 127], "add up"),
+        ("score", "errors", [[0] * 128] * 15, "not of 16 x 128"),
+    ],
+)
+def test_tables_of_other_kinds_are_checked_too(says, name, table, reason):
+    metrics = {"labels": ("macro_f1",), "score": ("auroc", "threshold")}[says]
+    by = Measures(
+        metrics=tuple(map(Metric, ("loss", *metrics))), primary="loss", classes=2, says=says
+    )
+    sums = Sums(
+        examples=4,
+        means={"loss": Moments(count=4, mean=1.0)},
+        counts={name: tuple(map(tuple, table))},
+    )
+    if not reason:
+        assert metrics_of(verified(sums, by, 4), by).values.keys() == {"loss", *metrics}
+        return
+    with pytest.raises(ValueError, match=reason):
+        verified(sums, by, 4)
+
+
 def by_class(counts, classes: int) -> Sums:
     rows = [*counts, *[(0, 0, 0)] * (classes - len(counts))]
     means = {"loss": Moments(count=10, mean=1.0)}

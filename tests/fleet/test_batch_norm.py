@@ -12,13 +12,13 @@ from torch import nn
 
 from flctl.fleet.replay import replay
 from flctl.fleet.virtual import VirtualRun
+from flctl.learning.classification import Classification
 from flctl.learning.examples import Examples
-from flctl.learning.task import Task
 
 ROUNDS = 12
 
 
-class Points(Task):
+class Points(Classification):
     """Measurements of very different sizes, which only normalisation tames."""
 
     name = "points"

@@ -15,6 +15,7 @@ import random
 from pathlib import Path
 import torch
 from torch import nn
+from flctl.learning.classification import Classification
 from flctl.learning.examples import Examples
 from flctl.learning.task import Task
 
@@ -25,7 +26,7 @@ def points(n, classes=3, seed=1):
     y = torch.arange(n) % classes
     return torch.randn(n, 4, generator=generator) + torch.eye(3, 4)[y % 3] * 2, y
 
-class Own(Task):
+class Own(Classification):
     name = "own"
     classes = ("a", "b", "c")
     defaults = {"batch_size": 8}
@@ -204,7 +205,7 @@ WRONG: dict[str, tuple[str, str, str]] = {
     "collate is half": (
         "def collate(self, examples):\n        return torch.stack([x for x, _ in examples])",
         "batch",
-        "not two tensors: inputs and labels",
+        "not inputs (a tensor, or a dict or tuple of some) and targets",
     ),
     "shapes do not fit": (
         f"{MODEL}return nn.Linear(5, 3)",

@@ -14,12 +14,12 @@ from flctl.core.stream import Published
 from flctl.errors import SettingsError
 from flctl.fleet.replay import replay
 from flctl.fleet.virtual import VirtualRun
+from flctl.learning.classification import Classification
 from flctl.learning.examples import Examples
-from flctl.learning.task import Task
 from flctl.records.tables import round_rows
 
 
-class Small(Task):
+class Small(Classification):
     name = "small"
     classes = ("a", "b")
     defaults = {"batch_size": 8, "lr": 0.1}  # noqa: RUF012

@@ -21,11 +21,11 @@ pytestmark = pytest.mark.timeout(120)
 TASK = """
 import torch
 from torch import nn
+from flctl.learning.classification import Classification
 from flctl.learning.examples import Examples
-from flctl.learning.task import Task
 
 
-class Words(Task):
+class Words(Classification):
     name = "words"
     n = {classes}
     classes = tuple(f"w{{i}}" for i in range(n))

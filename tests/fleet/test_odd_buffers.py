@@ -11,9 +11,10 @@ from flctl.errors import ParametersError, TaskError
 from flctl.fleet.virtual import VirtualRun
 from flctl.learning.checkup import Subject, check_state
 from flctl.learning.checkup_steps import check_metrics
+from flctl.learning.classification import Classification
 from flctl.learning.examples import Examples
 from flctl.learning.state import load_state, save_state
-from flctl.learning.task import Task, load_task
+from flctl.learning.task import load_task
 from flctl.settings import LocalTraining
 from flctl.wire.compression import check_update
 from flctl.wire.parameters import ParameterFile
@@ -36,7 +37,7 @@ class Masked(nn.Module):
         return self.layer(x * self.ones + torch.softmax(self.mask, 1).sum(0))
 
 
-class Base(Task):
+class Base(Classification):
     name, classes = "odd", ("a", "b")
     defaults: ClassVar[dict[str, Any]] = {"batch_size": 16}
 

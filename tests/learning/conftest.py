@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
+from flctl.learning.classification import Classification
 from flctl.learning.examples import Examples
-from flctl.learning.task import Task
 
 
-class Blobs(Task):
+class Blobs(Classification):
     """Three overlapping clouds of points in four dimensions."""
 
     name = "blobs"

@@ -3,12 +3,12 @@ import pytest
 import torch
 from torch import nn
 
+from flctl.learning.classification import Classification
 from flctl.learning.evaluation import measured
 from flctl.learning.examples import Examples
-from flctl.learning.task import Task
 
 
-class Echo(Task):
+class Echo(Classification):
     """Its model's output is its input: logits of four classes."""
 
     name = "echo"

@@ -9,11 +9,12 @@ from torch import Tensor, nn
 
 from flctl.core.randomness import Seeding
 from flctl.errors import OwnerRefuses
+from flctl.learning.classification import Classification
 from flctl.learning.examples import Examples
 from flctl.learning.limits import check_held_out, within
 from flctl.learning.loader import BatchPlan
 from flctl.learning.state import snapshot
-from flctl.learning.task import Task, initial_model
+from flctl.learning.task import initial_model
 from flctl.learning.training import LocalResult, train_locally
 from flctl.settings import LocalTraining
 from flctl.wire.messages import Limits
@@ -22,7 +23,7 @@ DEFAULT = Limits()
 NONE = None
 
 
-class Sensors(Task):
+class Sensors(Classification):
     """As in examples/machines, without the hidden layer."""
 
     name = "sensors"

@@ -15,15 +15,15 @@ from flctl.learning.task import load_task
 OWN = '''
 """A task of the user's own."""
 from torch import nn
-from flctl.learning.task import Task
+from flctl.learning.classification import Classification
 
-class Own(Task):
+class Own(Classification):
     name = "own"
     classes = ("no", "yes")
     def model(self):
         return nn.Linear(2, 2)
 
-class Nameless(Task):
+class Nameless(Classification):
     classes = ("no", "yes")
 
 class NotATask:

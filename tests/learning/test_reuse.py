@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from flctl.core.randomness import Seeding, derive, sample
+from flctl.learning.classification import Classification
 from flctl.learning.examples import Examples
 from flctl.learning.reuse import Reused
 from flctl.learning.state import same_bytes
-from flctl.learning.task import Task
 from flctl.learning.training import train_locally
 from flctl.settings import LocalTraining
 
@@ -34,7 +34,7 @@ class Counts(nn.Module):
         return out + float(self.keep) if isinstance(self.keep, int) else out
 
 
-class Odd(Task):
+class Odd(Classification):
     name = "odd"
     classes = ("a", "b")
     built = 0

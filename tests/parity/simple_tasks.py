@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from flctl.learning.classification import Classification
 from flctl.learning.examples import Batch, Examples
-from flctl.learning.task import Task
 
 GIVEN: list[list[float]] = []
 """Each batch that this process has trained on, as its values."""
@@ -24,7 +24,7 @@ class Point(nn.Module):
         return (self.at - x).unsqueeze(1).expand(-1, 2)
 
 
-class Pull(Task):
+class Pull(Classification):
     """One full batch of SGD with a learning rate of 1 ends at the mean of the agent's data."""
 
     name = "pull"

@@ -16,10 +16,10 @@ from flctl.worker.jobs import DataSource, Initialise, TrainJob
 OWN = """
 import torch
 from torch import nn
+from flctl.learning.classification import Classification
 from flctl.learning.examples import Examples
-from flctl.learning.task import Task
 
-class Own(Task):
+class Own(Classification):
     name = "own"
     classes = ("a", "b")
     def model(self):

@@ -6,16 +6,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from flctl import Classification, Examples
 from flctl.errors import DataError
-from flctl.learning.examples import Examples
-from flctl.learning.task import Task
 
 SENSORS = ("temperature_c", "vibration_mm_s", "current_a", "noise_db")
 USUAL = torch.tensor([55.0, 2.5, 8.0, 70.0])
 SPREAD = torch.tensor([8.0, 1.5, 1.5, 5.0])
 
 
-class Machines(Task):
+class Machines(Classification):
     name = "machines"
     classes = ("fine", "bearing", "imbalance")
     defaults = {"rounds": 10, "batch_size": 16, "lr": 0.2}

@@ -57,6 +57,7 @@ def scored(found: Mapping[str, Sums], answers: Answers, measures: Measures) -> S
         source=source,
         part=part,
         counts=figures.counts,
+        units=figures.units,
         beside=others_,
         validation=None if chosen is None else replace(chosen, counts={}),
         validated_by=chooser,

@@ -48,13 +48,13 @@ def draw_shares(path: Path, manifest: "Manifest") -> None:
             for name in rows
         ]
         _bars(amounts, rows, manifest.classes, "examples", ends)
-        _bars(mixes, _mix(rows), manifest.classes, "mix of the classes, %")
+        _bars(mixes, _mix(rows), manifest.classes, "mix of the examples, %")
         mixes.set_xlim(0, 100)
         _legend(figure, amounts)
 
 
 def draw_data(
-    path: Path, title: str, classes: Sequence[str], parts: "Mapping[str, Counts]"
+    path: Path, title: str, noun: str, classes: Sequence[str], parts: "Mapping[str, Counts]"
 ) -> None:
     """Each class by part and, where the data have records, each record by class."""
     total = sum(part.examples for part in parts.values())
@@ -70,7 +70,7 @@ def draw_data(
         panels=2 if by_record else 1, rows=max(len(by_class), len(by_record)),
     ) as (figure, (axes,)):  # fmt: skip
         ends = [f"{sum(row.values()):,}" for row in by_class.values()]
-        _bars(axes[0], by_class, list(parts), "examples of each class, by part", ends, PARTS)
+        _bars(axes[0], by_class, list(parts), f"examples of each {noun}, by part", ends, PARTS)
         axes[0].legend(
             loc="lower right",
             bbox_to_anchor=(1, 1),
@@ -81,7 +81,7 @@ def draw_data(
         )  # beside the title, where no bar is
         if by_record:
             ends = [f"{sum(row.values()):,}" for row in by_record.values()]
-            _bars(axes[1], by_record, classes, "examples of each record, by class", ends)
+            _bars(axes[1], by_record, classes, f"examples of each record, by {noun}", ends)
             _legend(figure, axes[1])
 
 

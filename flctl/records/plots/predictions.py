@@ -20,10 +20,14 @@ def draw(path: Path, found: "Predictions", name: str) -> None:
 
     Raises UsageError when they are neither curves nor images, StateError.
     """
+    if found.task.says == "number" and found.cases.labelled and found.said.ndim == 1:
+        _draw_numbers(path, found, name)
+        return
     x = found.cases.examples.x
     if x.ndim not in (2, 3):
         raise UsageError(f"--plot: an example has {x.ndim - 1} dimensions; 1 or 2 can be drawn")
-    chosen = choose(found.best, MOST)
+    kinds = [found.kind(at) for at in range(len(found))]
+    chosen = choose(kinds, MOST)
     columns = min(COLUMNS, len(chosen))
     lines = -(-len(chosen) // columns)
     width, height = max(2.0 * columns + 0.6, 6.4), 1.65 * lines + 1.55
@@ -36,7 +40,9 @@ def draw(path: Path, found: "Predictions", name: str) -> None:
                 axis.set_visible(False)
                 continue
             _image(axis, x[at]) if x.ndim == 3 else _curve(axis, *found.task.points(x[at]))
-            _title(axis, found, at)
+            classes = found.task.classes
+            number = classes.index(kinds[at]) if kinds[at] in classes else 0
+            _title(axis, found, at, COLOURS[number % len(COLOURS)])
         if x.ndim == 2:
             _label(axes, found, len(chosen))
         figure.subplots_adjust(
@@ -49,9 +55,9 @@ def draw(path: Path, found: "Predictions", name: str) -> None:
         )
 
 
-def choose(best: Sequence[int], most: int) -> list[int]:
+def choose(best: Sequence[Any], most: int) -> list[int]:
     """Which of the cases to show: of each class the first ones, by turns, in their order."""
-    by_class: dict[int, list[int]] = {}
+    by_class: dict[Any, list[int]] = {}
     for at, found in enumerate(best):
         by_class.setdefault(found, []).append(at)
     by_turns = [at for turn in zip_longest(*by_class.values()) for at in turn if at is not None]
@@ -68,13 +74,31 @@ def _image(axis: Any, x: Any) -> None:
     axis.set_axis_off()
 
 
-def _title(axis: Any, found: "Predictions", at: int) -> None:
+def _draw_numbers(path: Path, found: "Predictions", name: str) -> None:
+    """Each example's number as it is predicted, over what the file says."""
+    true, said = found.cases.examples.targets, found.said
+    with picture(
+        path,
+        "--plot",
+        name,
+        f"{len(found):,} examples. {found.verdict}",
+        columns=1,
+        size=(6.4, 6.2),
+    ) as (figure, ((axis,),)):
+        ends = [min(true.min(), said.min()), max(true.max(), said.max())]
+        axis.plot(ends, ends, color=CENTRAL, linewidth=1)
+        axis.plot(true, said, "o", color=COLOURS[0], markersize=3, alpha=0.5)
+        unit = f", {found.task.unit}" if found.task.unit else ""
+        axis.set_xlabel(f"the file says{unit}")
+        axis.set_ylabel(f"predicted{unit}")
+        figure.subplots_adjust(left=0.13, right=0.97, top=0.86, bottom=0.1)
+
+
+def _title(axis: Any, found: "Predictions", at: int, colour: str) -> None:
     """What it is, how surely, and what the file says when that is something else."""
-    name, probability = found.top(at)[0]
-    colour = COLOURS[found.task.classes.index(name) % len(COLOURS)]
-    axis.set_title(f"{name} {probability:.2f}", loc="left", color=colour, fontweight="bold",
+    axis.set_title(found.headline(at), loc="left", color=colour, fontweight="bold",
                    fontsize=9, pad=3)  # fmt: skip
-    wrong = found.cases.labelled and found.true(at) != name
+    wrong = found.wrong(at)
     text = f"is {found.true(at)}" if wrong else ""
     axis.set_title(f"{text}  #{at + 1}".strip(), loc="right", color=WRONG if wrong else CENTRAL,
                    fontsize=8, pad=3)  # fmt: skip

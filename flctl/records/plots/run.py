@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flctl.core.events import RoundCommitted
-from flctl.core.metrics import LOSS, confusion_of, in_words, label, named
+from flctl.core.metrics import LOSS, confusion_of, in_words, labels
 from flctl.errors import FlctlError
 from flctl.formats import counted, figure
 from flctl.records.plots.style import COLOURS, FEDERATED, INK, apart, picture
@@ -47,7 +47,7 @@ def _panels(
     rounds: Sequence[RoundCommitted], classes: Sequence[str], per_agent: bool
 ) -> list[Panel]:
     last = _last_measured(rounds)
-    keys = [(name, label(name)) for name in named(event.metrics for event in rounds)]
+    keys = list(labels(event.metrics for event in rounds).items())
     keys = keys or [(LOSS.name, "training loss, mean of the agents")]
     panels: list[Panel] = [
         lambda axis, key=key, title=title: _figure(axis, rounds, key, title)  # type: ignore[misc]
@@ -88,7 +88,8 @@ def _figure(axis: Any, rounds: Sequence[RoundCommitted], key: str, title: str) -
             if key in found.values:
                 curves.setdefault(name, {})[event.round] = found.values[key]
     main = next((e.metrics.part for e in rounds if e.metrics is not None), None)
-    curves = {name: _plain(curve) for name, curve in curves.items()}
+    plain = {name: _plain(curve) for name, curve in curves.items()}
+    curves = {n: curve for n, curve in plain.items() if not all(map(math.isnan, curve.values()))}
     for name, curve in curves.items():
         colour, wide = _look(name, main, list(curves))
         line = {"color": colour, "linewidth": wide, "solid_capstyle": "round"}

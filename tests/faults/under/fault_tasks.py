@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from flctl.errors import DataError
+from flctl.learning.classification import Classification
 from flctl.learning.examples import Examples
-from flctl.learning.task import Task
 
 
 class Vector(nn.Module):
@@ -29,7 +29,7 @@ class Vector(nn.Module):
         return ((self.at * self.weights).sum() - x).unsqueeze(1).expand(-1, 2)
 
 
-class Specks(Task):
+class Specks(Classification):
     """A model of 4 KiB."""
 
     name = "specks"

@@ -1,0 +1,68 @@
+"""Tasks whose models say which class an example is of, or which labels fit it."""
+
+from typing import TYPE_CHECKING, ClassVar
+
+from flctl.core.metrics import LOSS, USUAL
+from flctl.learning.examples import Examples
+from flctl.learning.task import Task
+from flctl.wire.messages import Metric, Says
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Classification(Task):
+    """Each example is of one of `classes`; the model's output has the shape (n, classes)."""
+
+    says: ClassVar[Says] = "class"
+    metrics: ClassVar[tuple[Metric, ...]] = USUAL
+
+    def loss(self, output: "Tensor", target: "Tensor") -> "Tensor":
+        """Cross-entropy; `target` int64, shape (n,)."""
+        from torch.nn import functional
+
+        return functional.cross_entropy(output, target)
+
+    def probabilities(self, output: "Tensor") -> "Tensor":
+        """Of each class, shape (n, classes); right for logits and for their log-softmax."""
+        return output.softmax(dim=1)
+
+    def predicted(self, output: "Tensor") -> "Tensor":
+        return self.probabilities(output)
+
+    def wrong_output(self, output: "Tensor", n: int) -> str:
+        classes = len(self.classes)
+        if output.shape == (n, classes):
+            return ""
+        return (
+            f"a tensor of shape {list(output.shape)}, not [{n}, {classes}]: a row for each "
+            f"example of the batch, with a number for each of the {classes} classes"
+        )
+
+    def wrong_examples(self, examples: Examples) -> str:
+        if examples.classes == len(self.classes):
+            return ""
+        return f"Examples of {examples.classes} classes, but the task has {len(self.classes)}"
+
+
+class MultiLabel(Classification):
+    """Any number of `classes` fit an example; `y` of `Examples` is 0 or 1, shape (n, classes)."""
+
+    says: ClassVar[Says] = "labels"
+    metrics: ClassVar[tuple[Metric, ...]] = (LOSS, Metric("macro_f1"))
+
+    def loss(self, output: "Tensor", target: "Tensor") -> "Tensor":
+        """Binary cross-entropy of each label, mean over all."""
+        from torch.nn import functional
+
+        return functional.binary_cross_entropy_with_logits(output, target.to(output.dtype))
+
+    def probabilities(self, output: "Tensor") -> "Tensor":
+        """Of each label, shape (n, classes); from one half on it fits."""
+        return output.sigmoid()
+
+    def wrong_examples(self, examples: Examples) -> str:
+        y, labels = examples.y, len(self.classes)
+        if y.shape[1:] == (labels,) and bool(((y == 0) | (y == 1)).all()):
+            return ""
+        return f"targets of shape {list(y.shape)}, not 0 or 1 for each of the {labels} labels"

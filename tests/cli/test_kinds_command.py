@@ -1,0 +1,199 @@
+"""Tasks that are no classification, on the command line, with the examples of `examples/`."""
+
+import importlib.util
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+REF = {"regression": "flctl_energy.task:Energy", "anomaly": "flctl_pump.task:Pump"}
+
+
+@pytest.fixture
+def example(monkeypatch):
+    """Makes an example importable, by its folder's name."""
+    packages = []
+
+    def use(name):
+        packages.append(REF[name].split(".")[0])
+        monkeypatch.syspath_prepend(str(EXAMPLES / name))
+        return REF[name]
+
+    yield use
+    for name in [name for name in sys.modules if name.split(".")[0] in packages]:
+        del sys.modules[name]
+
+
+@pytest.mark.parametrize("name", REF)
+def test_the_readings_of_the_examples_are_made_by_their_programs(name, tmp_path):
+    """Byte for byte, so that everybody can see how they were invented."""
+    folder = REF[name].split(".")[0]
+    shutil.copy(EXAMPLES / name / "make_readings.py", tmp_path)
+    (tmp_path / folder).mkdir()
+    spec = importlib.util.spec_from_file_location("made", tmp_path / "make_readings.py")
+    program = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(program)
+    program.main()
+    made = (tmp_path / folder / "readings.csv").read_bytes()
+    assert made == (EXAMPLES / name / folder / "readings.csv").read_bytes()
+
+
+@pytest.mark.parametrize("name", REF)
+def test_the_examples_are_fit_for_a_fleet(flctl, example, name):
+    """Every check says ok."""
+    done = flctl("tasks", "check", example(name))
+    *checks, verdict = done.out.splitlines()
+    assert {line[12:].split()[0] for line in checks} == {"ok"}, done.out
+    assert verdict.endswith("is fit for a fleet")
+
+
+def without(column, source, target):
+    """The same CSV without a column."""
+    rows = [line.split(",") for line in source.read_text().splitlines()]
+    gone = rows[0].index(column)
+    target.write_text("".join(",".join(r[:gone] + r[gone + 1 :]) + "\n" for r in rows))
+    return target
+
+
+def test_a_number_is_learnt_measured_predicted_and_drawn(flctl, example, tmp_path):
+    """With its unit everywhere; of a file without it, without errors."""
+    ref = example("regression")
+    readings = EXAMPLES / "regression" / "flctl_energy" / "readings.csv"
+    state = tmp_path / "state"
+    run = "train", "--task", ref, "--virtual", 4, "--rounds", 8, "--state", state
+    lines = flctl(*run).out.splitlines()
+    assert " kWh " in lines[0] and "on validation: RMSE" in lines[0]
+    (folder,) = (state / "runs").iterdir()
+    best = folder / "best.safetensors"
+    done = flctl("evaluate", best, "--task", ref, "--json")
+    values = json.loads(done.out)["values"]
+    assert values["r2"] > 0.8 and values["mae"] < values["rmse"] < 5
+    assert "MAE, kWh" in flctl("evaluate", best, "--task", ref).out
+    picture = tmp_path / "p.png"
+    done = flctl("predict", best, readings, "--task", ref, "--rows", 1, "--plot", picture)
+    assert "prediction, kWh" in done.out and picture.stat().st_size
+    assert f"The mean absolute error is {values['mae']:.4f} kWh." in done.out
+    unknown = without("energy_kwh", readings, tmp_path / "unknown.csv")
+    done = flctl("predict", best, unknown, "--task", ref, "--json")
+    told = json.loads(done.out)
+    assert (told["unit"], told["predictions"][0]["true"]) == ("kWh", None)
+    assert 0 < told["predictions"][0]["value"] < 60
+    done = flctl("predict", best, unknown, "--task", ref, "--rows", 1, "--plot", picture)
+    assert (done.code, "true" in done.out) == (0, False)
+    shown = flctl("runs", "show", folder.name, "--state", state).out
+    assert "RMSE, kWh" in shown and "least RMSE on validation" in shown
+    plot = tmp_path / "r.png"
+    assert flctl("runs", "plot", folder.name, "--state", state, "--out", plot).code == 0
+    done = flctl("runs", "export", folder.name, "--state", state, "--format", "csv", "--out", "-")
+    assert {"rmse", "r2", "validation_mae"} <= {*done.out.splitlines()[0].split(",")}
+    done = flctl("data", "describe", "--task", ref, "--png", tmp_path / "d.png")
+    assert "10 to 20 kWh" in done.out and (tmp_path / "d.png").stat().st_size
+
+
+def test_numbers_are_dealt_into_shares(flctl, example, tmp_path):
+    """By ranges in the manifest; agents train on the folders, the coordinator tests on its own."""
+    ref, shares = example("regression"), tmp_path / "shares"
+    split = "data", "split", "--task", ref, "--agents", 3, "--out", shares
+    done = flctl(*split, "--partition", "label")
+    assert done.code == 0 and "10 to 20 kWh" in done.out, done.err
+    assert flctl("data", "verify", shares).code == 0
+    done = flctl("data", "describe", shares / "pi-02", "--task", ref)
+    assert "kWh" in done.out and done.code == 0, done.err
+    done = flctl("tasks", "check", ref, "--data", shares / "pi-01")
+    assert done.code == 0, done.out
+
+
+def test_anomalies_are_found_without_labels(flctl, example, tmp_path):
+    """A threshold from the validation part of the run; scores and flags, with labels or without."""
+    ref = example("anomaly")
+    readings = EXAMPLES / "anomaly" / "flctl_pump" / "readings.csv"
+    state = tmp_path / "state"
+    run = "train", "--task", ref, "--virtual", 3, "--state", state, "--partition", "record"
+    lines = flctl(*run).out.splitlines()
+    assert "AUROC" in lines[0] and "99th percentile" in lines[0]
+    (folder,) = (state / "runs").iterdir()
+    best = folder / "best.safetensors"
+    evaluate = "evaluate", best, "--task", ref, "--json"
+    assert json.loads(flctl(*evaluate).out)["values"]["auroc"] > 0.95
+    validation = json.loads(flctl(*evaluate, "--split", "validation", "--data", readings).out)
+    assert validation["values"]["auroc"] < -1e300  # there are no labels
+    predict = "predict", best, readings, "--task", ref
+    told = json.loads(flctl(*predict, "--json").out)
+    assert told["threshold"] > 0 and told["right"] > 0.9 * told["examples"]
+    for each in told["predictions"]:
+        assert each["anomaly"] == (each["score"] > told["threshold"])
+    unknown = without("fault", readings, tmp_path / "unknown.csv")
+    done = flctl("predict", best, unknown, "--task", ref, "--rows", 0, "--plot", tmp_path / "p.png")
+    assert done.code == 0 and "true" not in done.out and " anomaly" in done.out, done.err
+    alone = shutil.copy(best, tmp_path / "alone.safetensors")
+    done = flctl("predict", alone, unknown, "--task", ref)
+    assert "nothing is flagged; --threshold sets one" in done.out
+    done = flctl("predict", alone, unknown, "--task", ref, "--threshold", "1e9", "--json")
+    assert not any(each["anomaly"] for each in json.loads(done.out)["predictions"])
+    shown = flctl("runs", "show", folder.name, "--state", state).out
+    assert "AUROC" in shown and "least loss on validation" in shown
+    done = flctl("data", "describe", "--task", ref)
+    assert "unlabelled" in done.out and "anomaly" in done.out
+
+
+def test_what_has_no_targets_can_be_predicted_but_not_measured(flctl, example, tmp_path):
+    """One line says what is missing."""
+    ref = example("regression")
+    readings = EXAMPLES / "regression" / "flctl_energy" / "readings.csv"
+    unknown = without("energy_kwh", readings, tmp_path / "unknown.csv")
+    done = flctl("train", "--task", ref, "--virtual", 2, "--data", unknown, "--state", tmp_path)
+    assert done.code == 1 and "without targets" in done.complaint
+    assert "Traceback" not in done.err
+
+
+def test_a_plain_task_brings_its_own_loss_and_figures(flctl, tmp_path, monkeypatch):
+    """Two numbers at once, and a metric that only it knows."""
+    (tmp_path / "plain_own.py").write_text(
+        "import torch\n"
+        "from flctl import Examples, Metric, Task\n"
+        "class Place(Task):\n"
+        "    name, unit = 'place', 'm'\n"
+        "    metrics = (Metric('loss', lower=True), Metric('away', lower=True, unit='m'))\n"
+        "    defaults = {'batch_size': 8, 'lr': 0.1}\n"
+        "    def model(self): return torch.nn.Linear(3, 2)\n"
+        "    def train_data(self, path):\n"
+        "        x = torch.randn(64, 3, generator=torch.Generator().manual_seed(1))\n"
+        "        return Examples(x, x[:, :2] * 2)\n"
+        "    def held_out(self, path): return self.train_data(path).select(range(16))\n"
+        "    def loss(self, output, target): return (output - target).square().mean()\n"
+        "    def figures(self, output, target): return {'away': (output - target).norm(dim=1)}\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    done = flctl("tasks", "check", "plain_own:Place")
+    assert done.code == 0, done.out
+    state = tmp_path / "state"
+    run = "train", "--task", "plain_own:Place", "--virtual", 2, "--rounds", 5, "--state", state
+    done = flctl(*run)
+    assert done.code == 0 and " m  " in done.out, done.err
+    (folder,) = (state / "runs").iterdir()
+    done = flctl("predict", folder / "last.safetensors", tmp_path, "--task", "plain_own:Place")
+    assert "prediction, m" in done.out and done.code == 0, done.err
+    sys.modules.pop("plain_own", None)
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("(Task):\n    classes = ('a', 'b')", "derive it from flctl.Classification"),
+        ("(Regression):\n    metrics = (Metric('accuracy'),)\n    primary = 'accuracy'",
+         "accuracy is not for that"),
+        ("(Regression):\n    unit = 'a\\nb'", "its metrics: "),
+        ("(Classification):\n    pass", "does not say its 'classes'"),
+    ],
+)  # fmt: skip
+def test_a_kind_that_does_not_fit_is_one_line(flctl, tmp_path, monkeypatch, body, words):
+    module = f"odd_{abs(hash(body))}"
+    head = "from flctl import Classification, Metric, Regression, Task\n"
+    (tmp_path / f"{module}.py").write_text(f"{head}class Own{body}\n    name = 'own'\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    done = flctl("tasks", "check", f"{module}:Own")
+    assert done.code == 1 and words in done.out, done.out
+    assert "Traceback" not in done.out + done.err
