@@ -4,9 +4,12 @@ import math
 import re
 import tomllib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flctl.errors import UsageError
-from flctl.settings import OptimizerArgs
+
+if TYPE_CHECKING:
+    from flctl.settings import OptimizerArgs
 
 _UNITS_S = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*([smhd]?)")
@@ -23,7 +26,7 @@ def seconds(text: str, flag: str) -> float:
     return value
 
 
-def arguments(text: str, flag: str) -> OptimizerArgs:
+def arguments(text: str, flag: str) -> "OptimizerArgs":
     """`momentum=0.9,nesterov=true,betas=[0.9,0.99]`, values as TOML has them."""
     try:
         found = tomllib.loads(f"args = {{{text}}}")["args"]

@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Annotated, NamedTuple
 
 from flctl.cli import completion
-from flctl.cli.flags import OWN_DATA
-from flctl.cli.options import Device, Heartbeats, Here, Verbose, command, option, single
+from flctl.cli.options import OWN_DATA, Device, Heartbeats, Here, Verbose, command, option, single
 from flctl.cli.shards import AUTO, PANEL, Dealing, shard_of
 from flctl.terminal import logs
 from flctl.wire.messages import Limits

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from flctl.cli.errors import fail
-from flctl.cli.options import At, Json, command, flag, option, single
+from flctl.cli.options import At, Head, Json, command, flag, option, single
 from flctl.errors import StateError, UsageError
 from flctl.terminal import chains
 from flctl.terminal.finding import connected
@@ -17,10 +17,6 @@ if TYPE_CHECKING:
     from flctl.fleet.pages import Page
 
 app = single()
-Head = Annotated[
-    str | None,
-    option("HASH", "Head that was kept elsewhere: the lines up to it must be unchanged."),
-]
 
 
 @command(app, "flctl audit --since 7d", "flctl audit --follow --json", "flctl audit --verify")

@@ -66,7 +66,8 @@ def contexts(given: dict[str, Any]) -> Iterable[str]:
 def _state(given: dict[str, Any]) -> Path:
     from flctl.cli.options import Here
 
-    return Here(given.get("state")).folder
+    state = given.get("state")
+    return Here(None if state is None else Path(state)).folder
 
 
 def _asked(
@@ -74,13 +75,16 @@ def _asked(
 ) -> Iterable[str]:
     """What the coordinator answers in time. The process does not wait for a late answer."""
     found: list[str] = []
+    state = _state(given)
+    if not (state / "coordinator.lock").exists() and not (state / "contexts").is_dir():
+        return found  # there is none to ask: what asking would load is the dearest part
 
     def ask() -> None:
         from flctl.fleet.connecting import connect_coordinator
 
         with (
             suppress(Exception),
-            connect_coordinator(_state(given), given.get("context")) as console,
+            connect_coordinator(state, given.get("context")) as console,
         ):
             found.extend(question(console))
 

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Annotated
 
-from flctl.cli.flags import OWN_DATA
 from flctl.cli.options import (
+    OWN_DATA,
     Checkpoint,
     Device,
     Heartbeats,

@@ -3,8 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-from flctl.cli.flags import OWN_DATA
-from flctl.cli.options import At, Json, OfTask, Run, flag, option, path
+from flctl.cli.options import OWN_DATA, At, Json, OfTask, Run, flag, option, path
 from flctl.errors import UsageError
 from flctl.extras import needs_torch
 from flctl.files import expect_path

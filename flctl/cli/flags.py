@@ -12,7 +12,7 @@ from typing import Annotated, Any, NamedTuple, Optional, TypeVar
 from msgspec import structs
 
 from flctl.cli import completion
-from flctl.cli.options import option
+from flctl.cli.options import OWN_DATA, option
 from flctl.settings import RunSettings
 from flctl.values import absolute, arguments, names, seconds
 
@@ -47,7 +47,6 @@ class Flag(NamedTuple):
 
 
 TASKS_OWN = "the task's own, else"
-OWN_DATA = "the task's own: ecg brings them along, mnist downloads them"
 
 FLAGS = (
     Flag("task", str, WHAT, "What to learn: 'ecg', 'mnist', an installed task, or "

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 Function = TypeVar("Function", bound=Callable[..., None])
+OWN_DATA = "the task's own: ecg brings them along, mnist downloads them"
 
 
 def option(
@@ -115,7 +116,19 @@ def _spread(function: Callable[..., None]) -> Callable[..., None]:
     return call
 
 
-class Commands(typer.core.TyperGroup):
+class _Quick:
+    """When the shell asks for completions, values stay as typed: what converts them is dear to
+    load."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        params: list[Any] = super().get_params(ctx)  # type: ignore[misc]
+        if ctx.resilient_parsing:
+            for param in params:
+                param.process_value = lambda _, value: value
+        return params
+
+
+class Commands(_Quick, typer.core.TyperGroup):
     """A group whose help shows the first sentence of each command in full."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
@@ -125,7 +138,7 @@ class Commands(typer.core.TyperGroup):
             formatter.write_dl(rows)
 
 
-class Command(typer.core.TyperCommand):
+class Command(_Quick, typer.core.TyperCommand):
     """A command whose help lists its options by group, in plain text: rich would take longer
     to load than everything else a command needs."""
 
@@ -185,6 +198,10 @@ Json = Annotated[bool, flag("Print JSON.", "--json")]
 Verbose = Annotated[bool, flag("Log everything to stderr, with tracebacks.", "--verbose", "-v")]
 Run = Annotated[
     str, argument("RUN", "Name of the run, how it begins, or its last part.", completion.runs)
+]
+Head = Annotated[
+    str | None,
+    option("HASH", "Head that was kept elsewhere: the lines up to it must be unchanged."),
 ]
 Agents = Annotated[
     list[str], argument("NAME", "Agents, as listed by 'flctl status'.", completion.agents)

@@ -4,11 +4,11 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-from flctl.cli.audit import Head
 from flctl.cli.errors import fail
 from flctl.cli.export import export
 from flctl.cli.options import (
     At,
+    Head,
     Here,
     Json,
     OfTask,
@@ -19,7 +19,6 @@ from flctl.cli.options import (
     option,
     path,
 )
-from flctl.core.history import History
 from flctl.terminal import chains
 from flctl.terminal.finding import connected, details, recorded, summaries
 from flctl.terminal.output import answer, print_json, print_line, program, show, shown, warn
@@ -59,6 +58,7 @@ def show_run_(run: Run, at: At, json: Json = False) -> None:
     if json:
         print_json({**found, "events": events})
         return
+    from flctl.core.history import History
     from flctl.terminal.runs import show_run
 
     show_run(found, History.of(events), resumable, at.again)

@@ -3,12 +3,13 @@
 import os
 import subprocess
 import sys
-import time
+import threading
+from types import SimpleNamespace
 
 import pytest
 
-from flctl.fleet.context import Context, save_context
-from flctl.transport.keypair import KeyPair
+from flctl.cli import completion
+from flctl.fleet import connecting
 from flctl.transport.keys import Keyring
 
 
@@ -64,20 +65,43 @@ def test_other_shells(complete, shell, tmp_path):
     assert any("ecg-1" in word for word in complete("runs", "show", "", shell=shell, **extra))
 
 
-def test_a_coordinator_that_is_away_costs_no_wait(complete, tmp_path):
-    """Beside what the same question costs when it is not asked."""
-    server, own = KeyPair.make(), KeyPair.make()
-    away = Context(coordinator="192.0.2.1:7700", server_key=server.public,
-                   public_key=own.public, secret_key=own.secret)  # fmt: skip
+@pytest.mark.parametrize(
+    "words", [("cordon", ""), ("runs", "show", ""), ("train", "--resume", ""), ("stat",)]
+)
+def test_it_loads_nothing_that_it_does_not_need(words, tmp_path):
+    """No names of agents and runs are here, and there is no coordinator to ask for them."""
+    line = " ".join(("flctl", *words))
+    asked = {"_FLCTL_COMPLETE": "complete_bash", "COMP_WORDS": line,
+             "COMP_CWORD": str(len(words)), "FLCTL_STATE": str(tmp_path)}  # fmt: skip
+    code = (
+        "import atexit, sys, flctl.__main__ as main\n"
+        "atexit.register(lambda: print(*sys.modules))\n"
+        "sys.argv = ['flctl']; main.main()"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", code], env={**os.environ, **asked},
+                          capture_output=True, text=True, check=True)  # fmt: skip
+    loaded = {name.split(".")[0] for name in done.stdout.split()}
+    assert "typer" in loaded
+    assert not loaded & {"torch", "numpy", "zmq", "rich", "pydantic", "psutil", "platformdirs"}
+    assert not {"flctl.core.history", "flctl.wire.messages"} & set(done.stdout.split())
 
-    def seconds():
-        began = time.monotonic()
-        assert complete("cordon", "") == []
-        return time.monotonic() - began
 
-    alone = min(seconds() for _ in range(3))
-    save_context(tmp_path, away)
-    assert min(seconds() for _ in range(3)) < alone + 0.5
+def test_a_coordinator_that_does_not_answer_is_left_out(tmp_path, monkeypatch):
+    """The prompt comes back while the question is still open."""
+    asked, over = threading.Event(), threading.Event()
+
+    def silent(*_):
+        asked.set()
+        over.wait()
+
+    (tmp_path / "contexts").mkdir()
+    monkeypatch.setattr(connecting, "connect_coordinator", silent)
+    try:
+        for names in (completion.agents, completion.runs):
+            assert names(SimpleNamespace(params={"state": str(tmp_path)}), "") == []
+        assert asked.is_set() and not over.is_set()
+    finally:
+        over.set()
 
 
 def test_a_damaged_list_completes_nothing(complete, tmp_path):
