@@ -2,14 +2,17 @@
 
 import atexit
 import contextlib
+import os
 import queue
-import sys
+import signal
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import chain
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
@@ -17,15 +20,16 @@ from msgspec import Struct
 from flctl.coordinator.store.runs import LocalRuns
 from flctl.core.events import RoundCommitted
 from flctl.core.story import Story
-from flctl.core.stream import ENDS, Published
+from flctl.core.stream import ENDS, FROM_START, Published
 from flctl.errors import RunError, UsageError
 from flctl.fleet import driving
 from flctl.fleet.connecting import connect as connect_saved
 from flctl.fleet.connecting import remote
 from flctl.fleet.console import RemoteRuns
-from flctl.fleet.context import Context
+from flctl.fleet.context import Context, context_names, load_context
 from flctl.records.recorded import RecordedRun
 from flctl.settings import parse
+from flctl.terminal.notebook import pictured
 from flctl.transport.keypair import public_key
 from flctl.transport.keys import load_or_make
 
@@ -36,7 +40,9 @@ if TYPE_CHECKING:
 
 WHERE = "flctl.train"
 LOOK_S = 0.2
-"""How often a thread that waits for events looks whether Ctrl-C was pressed."""
+"""How often the thread that waits for events looks whether the run has ended."""
+Follow = Callable[[int], Iterator[Published | None]]
+"""The events of a run after the one with that number; None now and then when it is quiet."""
 
 
 class TrainedRound(Struct, frozen=True):
@@ -60,11 +66,12 @@ class Training:
     go on with it; a fleet's run goes on, until `stop` is called.
     """
 
-    def __init__(self, events: Iterator[Published | None], place: LocalRuns | RemoteRuns) -> None:
-        self._events, self._place = events, place
+    def __init__(self, follow: Follow, place: LocalRuns | RemoteRuns, name: str = "") -> None:
+        self._follow, self._place = follow, place
+        self._after = FROM_START
         self._story = Story(time.monotonic())
         self._done: list[TrainedRound] = []
-        self.name = ""
+        self.name = name
         """Of the run; empty until it has begun."""
         self.ended = ""
         """finished, stopped, paused or failed; empty while it goes on."""
@@ -73,13 +80,15 @@ class Training:
 
     def __iter__(self) -> Iterator[TrainedRound]:
         """All rounds from the first one on. Raises RunError when the run pauses or fails."""
-        yield from self._done
-        if self.ended:
-            return
-        with _progress(self._story):
-            for told in self._events:
-                if told is not None and (done := self._take(told)) is not None:
-                    yield done
+        at = 0
+        with pictured(self._story) as show:
+            for told in chain([None], self._follow(self._after)):
+                if told is not None:
+                    self._take(told)
+                show()
+                while at < len(self._done):
+                    yield self._done[at]
+                    at += 1
                 if self.ended:
                     break
         if self.ended in ("paused", "failed"):
@@ -97,6 +106,8 @@ class Training:
         from flctl.learning.state import load_into
         from flctl.learning.task import load_task
 
+        if not self.name:
+            raise UsageError("the run has no round yet: iterate it first, or call wait()")
         about = self._place.about(self.name)
         found = RecordedRun(about, self._place.events(self.name), self._place)
         task = load_task(found.task)
@@ -112,8 +123,9 @@ class Training:
         if not self.ended and self.name:
             self._place.stop(self.name)
 
-    def _take(self, told: Published) -> TrainedRound | None:
+    def _take(self, told: Published) -> None:
         event = told.event
+        self._after = self._after if told.seq is None else told.seq
         self.name = self.name or told.run
         self._story.apply(told, time.monotonic())
         if isinstance(event, ENDS):
@@ -121,26 +133,26 @@ class Training:
         if not isinstance(event, RoundCommitted) or (
             self._done and event.round <= self._done[-1].round
         ):
-            return None
+            return
         score = event.metrics
-        done = TrainedRound(
-            round=event.round,
-            metrics={} if score is None else dict(score.values),
-            examples=0 if score is None else score.examples,
-            agents=tuple(sorted(event.participants)),
-            missing=event.missing,
-            seconds=event.seconds,
+        self._done.append(
+            TrainedRound(
+                round=event.round,
+                metrics={} if score is None else dict(score.values),
+                examples=0 if score is None else score.examples,
+                agents=tuple(sorted(event.participants)),
+                missing=event.missing,
+                seconds=event.seconds,
+            )
         )
-        self._done.append(done)
-        return done
 
 
 class _Here(Training):
     """Driven by a thread of this process."""
 
     def __init__(self, state: Path, given: dict[str, Any]) -> None:
-        super().__init__(self._next(), LocalRuns(state))
-        self._told: queue.SimpleQueue[Published | BaseException | None] = queue.SimpleQueue()
+        super().__init__(self._next, LocalRuns(state))
+        self._told: queue.SimpleQueue[Published | BaseException] = queue.SimpleQueue()
         self._stopping = threading.Event()
         drive = driving.drive_virtual if given.get("virtual") else driving.drive_local
         self._drive = partial(
@@ -148,18 +160,20 @@ class _Here(Training):
         )
         self._thread = threading.Thread(target=self._work, name="flctl.train", daemon=True)
         self._thread.start()
-        atexit.register(self.stop)
+        # Before the pools of threads refuse work, with which a run is stopped in order.
+        getattr(threading, "_register_atexit", atexit.register)(self.stop)
 
     def __iter__(self) -> Iterator[TrainedRound]:
-        try:
+        with _interruptible(self.stop):
             yield from super().__iter__()
-        except KeyboardInterrupt:
-            self.stop()
-            raise
 
     def stop(self) -> None:
         self._stopping.set()
         self._thread.join()
+        with contextlib.suppress(queue.Empty):
+            while True:
+                if isinstance(told := self._told.get_nowait(), Published):
+                    self._take(told)
 
     def _stop_if_asked(self) -> None:
         if self._stopping.is_set():
@@ -169,21 +183,17 @@ class _Here(Training):
         try:
             self._drive()
         except KeyboardInterrupt:
-            self._told.put(None)
+            pass
         except BaseException as error:  # for the thread that reads the events
             self._told.put(error)
-        else:
-            self._told.put(None)
 
-    def _next(self) -> Iterator[Published | None]:
-        while True:
+    def _next(self, _: int) -> Iterator[Published | None]:
+        while self._thread.is_alive() or not self._told.empty():
             try:
                 told = self._told.get(timeout=LOOK_S)
             except queue.Empty:
                 yield None
                 continue
-            if told is None:
-                return
             if isinstance(told, BaseException):
                 raise told
             yield told
@@ -205,10 +215,8 @@ class Fleet:
 
     def run(self, name: str) -> Training:
         """One of its runs, or the only one whose name begins so; from its first round on."""
-        about = self._runs.about(name)
-        run = Training(self._runs.watch(about["run"]), self._runs)
-        run.name = about["run"]
-        return run
+        found = self._runs.about(name)["run"]
+        return Training(partial(self._runs.watch, found), self._runs, found)
 
     def start(self, **settings: Any) -> Training:
         return self.run(self._runs.start(settings, WHERE))
@@ -231,7 +239,8 @@ def connect(
     state: str | Path | None = None,
 ) -> Fleet:
     """A fleet: that of the coordinator at HOST:PORT, with your secret key in the file `key` and
-    the coordinator's public `server_key`; or, without an address, the one that commands use here.
+    the coordinator's public `server_key` (by default FLCTL_SERVER_KEY, else that with which
+    `flctl connect` has saved this address); or, without an address, the one that commands use here.
 
     Raises UsageError, AccessError, CoordinatorAway.
     """
@@ -240,8 +249,12 @@ def connect(
         if isinstance(found, LocalRuns):
             raise UsageError(f"no coordinator runs on {found.where}, and none was connected")
         return Fleet(found)
-    if key is None or server_key is None:
-        raise UsageError("flctl.connect: name your key file and the coordinator's server_key")
+    server_key = server_key or os.environ.get("FLCTL_SERVER_KEY") or _saved(coordinator, state)
+    if key is None or not server_key:
+        raise UsageError(
+            f"flctl.connect: name {'your key file: key' if key is None else 'server_key'}="
+            f"…{'' if key is None else ', which the coordinator prints when it starts'}"
+        )
     path = Path(key).expanduser().absolute()
     if not path.exists():
         raise UsageError(f"key {path}: there is no such file; make one with: flctl keys new {path}")
@@ -278,8 +291,18 @@ def train(
     return _Here(_state(state), given)
 
 
-def _state(folder: str | Path | None) -> Path:
-    if folder is not None:
+def _saved(coordinator: str, state: str | Path | None) -> str | None:
+    """The server key of a context that `flctl connect` has saved for this address."""
+    folder = _state(state)
+    found = (load_context(folder, name) for name in context_names(folder))
+    return next(
+        (each.server_key for each in found if each and each.coordinator == coordinator), None
+    )
+
+
+def _state(given: str | Path | None) -> Path:
+    """Where commands keep it too."""
+    if folder := given or os.environ.get("FLCTL_STATE"):
         return Path(folder).expanduser().absolute()
     import platformdirs
 
@@ -287,15 +310,22 @@ def _state(folder: str | Path | None) -> Path:
 
 
 @contextlib.contextmanager
-def _progress(story: Story) -> Iterator[None]:
-    """A picture of the run, in a notebook."""
-    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
-    if shell is None or type(shell).__name__ != "ZMQInteractiveShell":
+def _interruptible(stop: Callable[[], None]) -> Iterator[None]:
+    """Ctrl-C in the block calls `stop` first, wherever the main thread is."""
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
-    import rich
+    before = signal.getsignal(signal.SIGINT)
 
-    from flctl.terminal.live import LiveView
+    def on_interrupt(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, before)  # the next one is not held up
+        stop()
+        if callable(before):
+            before(number, frame)
 
-    with LiveView(story, rich.get_console()):
+    signal.signal(signal.SIGINT, on_interrupt)
+    try:
         yield
+    finally:
+        if signal.getsignal(signal.SIGINT) is on_interrupt:
+            signal.signal(signal.SIGINT, before)

@@ -1,14 +1,19 @@
 """The public face: what a program of a user's own needs, and no more."""
 
 import ast
+import signal
 import subprocess
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
 import pytest
+from real_fleet import RealFleet
+from real_fleet import flctl as command
 
 import flctl
+from flctl.coordinator.store.folder import RunFolder
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "from_python.py"
 QUICK: dict[str, Any] = {"task": "ecg", "virtual": 2, "federate_after_n_batches": 1}
@@ -71,6 +76,107 @@ def test_a_run_is_iterated_for_its_rounds(tmp_path: Path):
     assert (run.ended, run.wait()) == ("finished", run)
     first, last = (run.model(which).state_dict() for which in (1, "last"))
     assert first.keys() == last.keys()
+
+
+INTERRUPTED = """
+import os, signal, time, flctl
+run = flctl.train(task="ecg", {kind}=2, rounds=500, federate_after_n_batches=1, state="state")
+try:
+    for done in run:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(60)
+except KeyboardInterrupt:
+    print(run.name, run.ended, len([done.round for done in run]) == len(list(run)) > 0)
+    raise
+"""
+
+
+@pytest.mark.parametrize("kind", ["virtual", "local"])
+def test_ctrl_c_stops_a_run_on_this_machine(kind: str, tmp_path: Path):
+    """Also in the body of the loop: the journal says so, and nothing is left of it."""
+    done = python(INTERRUPTED.format(kind=kind), tmp_path)
+    name, ended, whole = done.stdout.split()
+    assert (done.returncode, ended, whole) == (-signal.SIGINT, "stopped", "True"), done.stderr
+    folder = RunFolder.find(tmp_path / "state", name)
+    assert folder.history().state == "stopped" and not folder.driven
+
+
+def test_a_script_that_ends_early_stops_its_run(tmp_path: Path):
+    """The agents of a local run end with it."""
+    done = python(
+        "import flctl\n"
+        "run = flctl.train(task='ecg', local=2, federate_after_n_batches=1, rounds=99, state='s')\n"
+        "print(next(iter(run)).round, run.name)",
+        tmp_path,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert RunFolder.find(tmp_path / "s", done.stdout.split()[1]).history().state == "stopped"
+
+
+def test_local_agents_train_as_virtual_ones_do(tmp_path: Path):
+    """The same bytes, over real sockets."""
+    quick = {"task": "ecg", "rounds": 1, "federate_after_n_batches": 1}
+    runs = [
+        flctl.train(**quick, **kind, state=tmp_path).wait()
+        for kind in ({"local": 2}, {"virtual": 2})
+    ]
+    models = [RunFolder.find(tmp_path, run.name).history().model_of(1) for run in runs]
+    assert models[0] == models[1]
+
+
+def test_a_fleet_is_trained_from_another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """By its address and a key; a coordinator that was connected before is known by its key."""
+    (tmp_path / "fleet").mkdir()
+    fleet = RealFleet(tmp_path / "fleet")
+    try:
+        fleet.start_coordinator()
+        for name in ("pi-01", "pi-02"):
+            fleet.start_agent(name, token=fleet.token())
+        monkeypatch.setenv("FLCTL_STATE", str(tmp_path / "laptop"))
+        key = tmp_path / "my.key"
+        public = command("keys", "new", key).stdout.split()[-1]
+        command("keys", "add", "--state", fleet.state, "me", public, "--role", "admin")
+        fleet.until_ready("pi-01", "pi-02")
+        address = fleet.address.removeprefix("tcp://")
+        with pytest.raises(flctl.FlctlError, match="server_key=…, which the coordinator prints"):
+            flctl.connect(address, key=key)
+        with flctl.connect(address, key=key, server_key=fleet.server_key) as there:
+            run = there.start(task="ecg", rounds=2, federate_after_n_batches=1)
+            assert [next(iter(run)).round for _ in range(2)] == [1, 1]  # it is taken up again
+            assert [done.round for done in run] == [1, 2] == [done.round for done in run]
+            assert run.ended == "finished" and run.model(1).training is False
+            assert there.runs()[0]["run"] == run.name
+        own = ("--state", tmp_path / "laptop", "--key", key)
+        done = command("connect", address, f"--server-key={fleet.server_key}", *own)
+        assert done.returncode == 0, done.stderr
+        with flctl.connect(address, key=key) as there, flctl.connect() as saved:
+            again = flctl.train(task="ecg", fleet=there, rounds=300, federate_after_n_batches=1)
+            next(iter(again))
+            again.stop()
+            assert [again.wait().ended, saved.run(again.name).wait().ended] == ["stopped"] * 2
+    finally:
+        fleet.close()
+
+
+class Shell:
+    kernel = None
+
+
+def test_a_notebook_shows_the_run_in_one_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A picture that is updated as the run goes on; the last one has all rounds."""
+    pictures: list[str] = []
+
+    def display(picture: str, display_id: bool) -> Any:
+        assert display_id
+        return types.SimpleNamespace(update=pictures.append)
+
+    package = types.SimpleNamespace(get_ipython=Shell)
+    monkeypatch.setitem(sys.modules, "IPython", package)
+    module = types.SimpleNamespace(HTML=str, display=display)
+    monkeypatch.setitem(sys.modules, "IPython.display", module)
+    run = flctl.train(**QUICK, rounds=2, state=tmp_path).wait()
+    assert pictures[-1].startswith("<pre") and run.name in pictures[-1]
+    assert "round 2/2" in pictures[-1] and "\x1b" not in pictures[-1]
 
 
 def test_a_run_that_is_stopped_can_be_resumed(tmp_path: Path):

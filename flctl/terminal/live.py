@@ -1,5 +1,6 @@
 """The live view of a run on a terminal: the round, each agent, the figures so far."""
 
+import io
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -81,6 +82,14 @@ class LiveView:
         trace: TracebackType | None,
     ) -> None:
         self._live.__exit__(kind, error, trace)
+
+
+def as_html(story: Story) -> str:
+    """The dashboard for a notebook, in the colours of its own text."""
+    console = Console(file=io.StringIO(), record=True, force_jupyter=False, width=100, height=60)
+    console.print(Dashboard(story))
+    form = '<pre style="line-height: 1.25">{code}</pre>'
+    return console.export_html(inline_styles=True, code_format=form)
 
 
 def header(story: Story, now: float, width: int) -> RenderableType:
