@@ -39,7 +39,8 @@ from flctl.core.metrics import USUAL
 from flctl.core.stream import AgentFailed, AgentLost, Published
 from flctl.learning.registry import task_digest
 from flctl.settings import RunSettings, parse
-from flctl.transport.keys import Keyring, load_or_make
+from flctl.transport.keypair import load_or_make
+from flctl.transport.keys import Keyring
 from flctl.transport.zeromq import ZeroMqHub
 from flctl.wire.messages import Measures, Sums
 from flctl.wire.parameters import dump

@@ -30,8 +30,7 @@ from flctl.fleet.context import Context, context_names, load_context
 from flctl.records.recorded import RecordedRun
 from flctl.settings import parse
 from flctl.terminal.notebook import pictured
-from flctl.transport.keypair import public_key
-from flctl.transport.keys import load_or_make
+from flctl.transport.keypair import load_or_make, public_key
 
 if TYPE_CHECKING:
     from torch import nn

@@ -6,17 +6,13 @@ here. `run.toml` in a run's folder holds the outcome, complete and frozen.
 
 import difflib
 import math
-import re
-import tomllib
 from collections.abc import Collection, Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import msgspec
 from msgspec import Meta, Struct
 
 from flctl.errors import SettingsError, one_line
-from flctl.files import read_small
 
 Count = Annotated[int, Meta(ge=1, le=10**9)]
 Threads = Annotated[int, Meta(ge=1, le=1024)]
@@ -229,65 +225,6 @@ def normalised(
     return plain
 
 
-def read_toml(path: Path, beside: Collection[str] = ()) -> dict[str, Any]:
-    """The keys of a run's TOML file, written by hand or by `to_toml`; `beside` as above.
-
-    Raises SettingsError with file and line.
-    """
-    try:
-        text = read_small(path).decode("utf-8-sig")  # some editors begin with a mark
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise SettingsError(f"{path}: cannot read the run's settings: {reason}") from error
-    try:
-        table = tomllib.loads(text)
-        if "schema" in table:
-            _check_schema(table, path)
-        return normalised(table, str(path), beside)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise SettingsError(f"{path}: not TOML: {error}") from error
-    except SettingsError as error:
-        unknown = re.search(r"unknown key '([^']+)'", str(error))
-        line = _line_of(text, unknown[1]) if unknown else None
-        if line is None:
-            raise
-        rest = str(error).removeprefix(f"{path}: ")
-        raise SettingsError(f"{path}, line {line}: {rest}") from error
-
-
-def to_toml(settings: RunSettings) -> str:
-    """`settings` as TOML text, one key a line, `schema` first; keys without value left out."""
-    lines = [f"schema = {SCHEMA}"]
-    tables: list[str] = []
-    for name in KEYS:
-        value = getattr(settings, name)
-        if isinstance(value, dict):
-            if value:
-                tables.append(f"\n[{name}]")
-                items = sorted(value.items())
-                tables += [f"{_toml_value(key)} = {_toml_value(item)}" for key, item in items]
-        elif value is not None:
-            lines.append(f"{name} = {_toml_value(value)}")
-    return "\n".join([*lines, *tables]) + "\n"
-
-
-def from_toml(path: Path) -> RunSettings:
-    """Read back what `to_toml` wrote. Raises SettingsError, also for another schema."""
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise SettingsError(f"{path}: the settings of the run cannot be read: {reason}") from error
-    _check_schema(table, path)
-    return parse(table, str(path))
-
-
-def _check_schema(table: dict[str, Any], path: Path) -> None:
-    schema = table.pop("schema", None)
-    if schema not in (1, SCHEMA):  # their keys are the same
-        raise SettingsError(f"{path}: schema {schema}, this version reads 1 and {SCHEMA}")
-
-
 def is_utf8(text: str) -> bool:
     """An argument that is not comes with surrogates in place of its bytes."""
     return not any("\ud800" <= char <= "\udfff" for char in text)
@@ -369,21 +306,3 @@ def _explain(error: msgspec.ValidationError) -> str:
     if "enum value" in text and choices:
         text += f"; it is one of {', '.join(map(str, choices))}"
     return f"{key}: {text[0].lower()}{text[1:]}"
-
-
-def _line_of(text: str, key: str) -> int | None:
-    for number, line in enumerate(text.splitlines(), start=1):
-        if re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*=", line) or line.strip() == f"[{key}]":
-            return number
-    return None
-
-
-def _toml_value(value: object) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        # A TOML basic string is a JSON string, but for DEL.
-        return msgspec.json.encode(value).decode().replace("\x7f", "\\u007f")
-    if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(_toml_value(item) for item in value) + "]"
-    return repr(value)

@@ -26,13 +26,11 @@ from flctl.fleet import heads, pages
 from flctl.fleet.context import load_context
 from flctl.fleet.inventory import decode_list
 from flctl.learning.manifest import read_manifest
+from flctl.run_toml import from_toml, read_toml, to_toml
 from flctl.settings import (
     SCHEMA,
     LocalTraining,
-    from_toml,
     parse,
-    read_toml,
-    to_toml,
 )
 from flctl.transport import allowlist
 from flctl.transport.allowlist import AllowList, Entry

@@ -8,15 +8,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flctl.errors import SettingsError
+from flctl.run_toml import from_toml, read_toml, to_toml
 from flctl.settings import (
     KEYS,
     LocalTraining,
     RunSettings,
     agent_names,
-    from_toml,
     parse,
-    read_toml,
-    to_toml,
 )
 
 

@@ -36,7 +36,7 @@ def connect(
     from flctl.fleet.context import DEFAULT, Context, save_context, use_context
     from flctl.formats import counted
     from flctl.terminal.output import print_line
-    from flctl.transport.keys import load_or_make, public_key
+    from flctl.transport.keypair import load_or_make, public_key
 
     if not key.exists():
         raise UsageError(

@@ -15,7 +15,7 @@ def list_(here: Here, json: Json = False) -> None:
     """List the saved contexts and which one is in use."""
     from flctl.fleet.context import context_names, current_context, load_context
     from flctl.terminal import output
-    from flctl.transport.keys import shown
+    from flctl.transport.keypair import shown
 
     current, rows = current_context(here.folder), []
     for name in context_names(here.folder):

@@ -92,7 +92,7 @@ def coordinator(
 
     def ready(endpoint: str, server_key: str) -> None:
         from flctl.terminal.output import print_line
-        from flctl.transport.keys import shown
+        from flctl.transport.keypair import shown
 
         key = shown(server_key)
         print_line(

@@ -30,7 +30,7 @@ def new(
 ) -> None:
     """Make a key pair for an operator or an agent."""
     from flctl.terminal.output import print_line
-    from flctl.transport.keys import load_or_make, shown
+    from flctl.transport.keypair import load_or_make, shown
 
     if path.exists():
         raise UsageError(f"{path} exists; a key pair is never overwritten, name another file")
@@ -54,7 +54,7 @@ def add(
 ) -> None:
     """Enrol a key under a name."""
     from flctl.terminal.output import print_line
-    from flctl.transport.keys import is_public_key, public_key, read_public
+    from flctl.transport.keypair import is_public_key, public_key, read_public
 
     named = not is_public_key(key) and Path(key).is_file()
     text = read_public(Path(key)) if named else public_key(key, f"key of {name}")

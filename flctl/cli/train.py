@@ -14,7 +14,8 @@ from flctl.cli.options import At, Json, Verbose, argument, command, option, path
 from flctl.errors import UsageError
 from flctl.formats import counted
 from flctl.outputs import writable
-from flctl.settings import CHANGEABLE, RunSettings, parse, read_toml
+from flctl.run_toml import read_toml
+from flctl.settings import CHANGEABLE, RunSettings, parse
 from flctl.terminal import logs
 from flctl.terminal.output import hint, warn
 from flctl.values import absolute

@@ -9,7 +9,7 @@ from msgspec import Struct, structs
 
 from flctl.errors import NOT_DECODED, StateError, UsageError
 from flctl.files import explained, make_folder, read_small, replace
-from flctl.transport.keys import KeyPair
+from flctl.transport.keypair import KeyPair
 
 CURRENT = "current"
 """The file with the name of the context in use; without it that is DEFAULT."""

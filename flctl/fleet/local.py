@@ -19,7 +19,8 @@ from flctl.errors import RunError
 from flctl.files import Lock, explained, is_locked, make_folder
 from flctl.learning.origin import VARIABLES, of_settings
 from flctl.settings import RunSettings
-from flctl.transport.keys import Keyring, load_or_make
+from flctl.transport.keypair import load_or_make
+from flctl.transport.keys import Keyring
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from msgspec import Struct, structs
 from flctl.errors import NOT_DECODED, AccessError, StateError, UsageError, one_line
 from flctl.files import explained, read_small, replace
 from flctl.settings import AgentName
-from flctl.transport.tokens import BY_INVITATION, Token, remembered
+from flctl.transport.tokens import BY_INVITATION, Token, find_open, remembered
 from flctl.wire.messages import Deal, Shard
 
 KeyRole = Literal["agent", "read", "admin"]
@@ -120,6 +120,28 @@ class AllowList(Struct, forbid_unknown_fields=True, kw_only=True):
         dealt = structs.replace(owner, shard=Shard.of_deal(deal, free))
         self.keys[self.keys.index(owner)] = dealt
         return dealt
+
+    def with_shard(self, entry: Entry, text: str, now: float, spent: Token | None = None) -> Entry:
+        """`entry` with its part of the data. Raises AccessError when there is none for it."""
+        if spent is None:
+            try:
+                spent = self.tokens[find_open(self.tokens, text, now)]
+            except AccessError:
+                if entry.shard is not None:
+                    return entry
+                if text:
+                    raise
+                raise AccessError(
+                    f"no shard is noted for {entry.name}: start it once with a token of  "
+                    "flctl keys token --shards N"
+                ) from None
+        if spent.deal is None and entry.shard is None:
+            raise AccessError(
+                "the token deals no shards: make one with  flctl keys token --shards N"
+            )
+        if spent.deal is None or (entry.shard is not None and entry.shard.deal == spent.deal):
+            return entry
+        return self.give_shard(entry.key, spent.deal)
 
     def free_name(self) -> str:
         taken = {entry.name for entry in self.keys}

@@ -20,31 +20,10 @@ from flctl.errors import AccessError, StateError, UsageError
 from flctl.files import make_folder
 from flctl.transport import allowlist
 from flctl.transport.allowlist import AllowList, Entry, KeyRole, check_entry
-from flctl.transport.keypair import (
-    PUBLIC,
-    KeyPair,
-    is_public_key,
-    load_or_make,
-    public_key,
-    read_public,
-    shown,
-)
+from flctl.transport.keypair import PUBLIC, KeyPair, public_key
 from flctl.transport.rotation import KeyRotation
 from flctl.transport.tokens import MOST_OPEN, Token, find_open, new_token
 from flctl.wire.messages import Deal
-
-__all__ = [
-    "Entry",
-    "KeyPair",
-    "KeyRole",
-    "Keyring",
-    "Waiting",
-    "is_public_key",
-    "load_or_make",
-    "public_key",
-    "read_public",
-    "shown",
-]
 
 logger = logging.getLogger(__name__)
 
@@ -271,7 +250,7 @@ class Keyring:
                 deal = open_one.deal if open_one is not None else None
                 if deal is not None and (known.shard is None or known.shard.deal != deal):
                     return None
-                return _with_shard(self._allowed, known, token, now)
+                return self._allowed.with_shard(known, token, now)
             if self.is_revoked(key):
                 raise AccessError("this key was revoked; flctl keys add lets it in again")
             find_open(self._allowed.tokens, token, now)
@@ -294,7 +273,7 @@ class Keyring:
         with self._changing() as allowed:
             known = allowed.owner(key)
             if known is not None and name in (None, known.name):
-                return _with_shard(allowed, known, token, now) if shard else known
+                return allowed.with_shard(known, token, now) if shard else known
             if allowed.is_revoked(key):
                 raise AccessError("this key was revoked; flctl keys add lets it in again")
             index = find_open(allowed.tokens, token, now)
@@ -310,7 +289,7 @@ class Keyring:
             )
             allowed.insert(entry)
             allowed.tokens[index] = structs.replace(spent, uses_left=spent.uses_left - 1)
-            return _with_shard(allowed, entry, token, now, spent) if shard else entry
+            return allowed.with_shard(entry, token, now, spent) if shard else entry
 
     # The file -------------------------------------------------------------------------
 
@@ -365,26 +344,3 @@ def _lost(path: Path) -> StateError:
         f"{path} is missing, the list of those who are let in and of those who are not any more: "
         f"put it back from a backup; to begin with an empty one, move server{PUBLIC} away"
     )
-
-
-def _with_shard(
-    allowed: AllowList, entry: Entry, text: str, now: float, spent: Token | None = None
-) -> Entry:
-    """`entry` with its part of the data. Raises AccessError when there is none for it."""
-    if spent is None:
-        try:
-            spent = allowed.tokens[find_open(allowed.tokens, text, now)]
-        except AccessError:
-            if entry.shard is not None:
-                return entry
-            if text:
-                raise
-            raise AccessError(
-                f"no shard is noted for {entry.name}: start it once with a token of  "
-                "flctl keys token --shards N"
-            ) from None
-    if spent.deal is None and entry.shard is None:
-        raise AccessError("the token deals no shards: make one with  flctl keys token --shards N")
-    if spent.deal is None or (entry.shard is not None and entry.shard.deal == spent.deal):
-        return entry
-    return allowed.give_shard(entry.key, spent.deal)

@@ -15,8 +15,8 @@ from flctl.files import Lock
 from flctl.fleet import connecting, connection
 from flctl.fleet.context import load_context
 from flctl.transport.addresses import LOCK
-from flctl.transport.keypair import KeyPair, public_key, shown
-from flctl.transport.keys import Keyring, load_or_make
+from flctl.transport.keypair import KeyPair, load_or_make, public_key, shown
+from flctl.transport.keys import Keyring
 from flctl.transport.link import ZeroMqLink
 from flctl.wire import framing
 from flctl.wire.messages import Device, Hello, ServerKeys, Welcome

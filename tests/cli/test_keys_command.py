@@ -5,7 +5,8 @@ import stat
 
 import pytest
 
-from flctl.transport.keys import Keyring, shown
+from flctl.transport.keypair import shown
+from flctl.transport.keys import Keyring
 
 
 def test_enrol_and_revoke(flctl, tmp_path):

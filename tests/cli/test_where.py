@@ -15,7 +15,7 @@ from flctl.fleet.connecting import connect, connect_coordinator
 from flctl.fleet.console import RemoteRuns
 from flctl.fleet.context import Context, load_context, save_context
 from flctl.transport.addresses import LOCK
-from flctl.transport.keys import KeyPair
+from flctl.transport.keypair import KeyPair
 
 TRAIN = ("train", "--task", "ecg", "--virtual", 2, "--rounds", 1, "--federate-after-n-batches", 1)
 

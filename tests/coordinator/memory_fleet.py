@@ -30,7 +30,8 @@ from flctl.core.stream import Published
 from flctl.learning.compression import save_update
 from flctl.settings import RunSettings, parse
 from flctl.transport.blobs import BlobStore, is_in_memory
-from flctl.transport.keys import KeyPair, Keyring
+from flctl.transport.keypair import KeyPair
+from flctl.transport.keys import Keyring
 from flctl.wire.messages import (
     Claim,
     DatasetInfo,

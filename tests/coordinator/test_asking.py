@@ -18,7 +18,7 @@ from flctl.core.stream import AgentCame, Published
 from flctl.errors import AccessError
 from flctl.fleet.console import RemoteRuns
 from flctl.transport.channel import LOCAL
-from flctl.transport.keys import KeyPair
+from flctl.transport.keypair import KeyPair
 from flctl.wire import framing
 from flctl.wire.messages import Answer, Ask, Message, RunEvent, Trouble
 

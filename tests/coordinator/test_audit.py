@@ -16,7 +16,7 @@ from flctl.coordinator.store import audit as audits
 from flctl.coordinator.store.audit import ALL_REFUSALS, ORDERS, REFUSALS, Actor, Audit
 from flctl.core.chain import verify
 from flctl.errors import AccessError, StateError
-from flctl.transport.keys import KeyPair
+from flctl.transport.keypair import KeyPair
 from flctl.wire import framing
 from flctl.wire import questions as q
 from flctl.wire.messages import Answer, Join, RunEvent, Trouble

@@ -11,7 +11,7 @@ from flctl.coordinator.store.folder import RunFolder
 from flctl.core.randomness import Seeding
 from flctl.errors import RunError
 from flctl.settings import LocalTraining
-from flctl.transport.keys import KeyPair
+from flctl.transport.keypair import KeyPair
 from flctl.worker.jobs import DataSource, TrainJob
 
 

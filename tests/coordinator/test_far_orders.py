@@ -13,7 +13,7 @@ from flctl.coordinator.store.folder import RunFolder
 from flctl.errors import SettingsError, UsageError
 from flctl.learning.registry import check_ref, known_tasks, task_digest
 from flctl.transport.channel import LOCAL
-from flctl.transport.keys import KeyPair
+from flctl.transport.keypair import KeyPair
 from flctl.wire import framing
 from flctl.wire.messages import Answer, Ask, Trouble
 

@@ -11,7 +11,8 @@ from flctl.coordinator.front.admission import GUEST_JOINS
 from flctl.terminal.logs import FORMAT, _OneLine
 from flctl.transport import allowlist
 from flctl.transport.gate import LINES
-from flctl.transport.keys import KeyPair, Keyring
+from flctl.transport.keypair import KeyPair
+from flctl.transport.keys import Keyring
 from flctl.wire import framing
 from flctl.wire.messages import Ask, Deal, Failed, Goodbye, Join, Joined, Message, Refused
 

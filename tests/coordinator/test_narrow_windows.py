@@ -13,7 +13,7 @@ from flctl.core.events import AnyEvent, RoundCommitted
 from flctl.errors import StateError
 from flctl.transport.channel import Sent
 from flctl.transport.gate import Gate
-from flctl.transport.keys import KeyPair
+from flctl.transport.keypair import KeyPair
 from flctl.wire import framing
 from flctl.wire.messages import Ask, Join, Joined, Refused
 

@@ -21,7 +21,7 @@ from flctl.fleet.driving import drive_remote
 from flctl.records.recorded import RecordedRun
 from flctl.transport.blobs import Download
 from flctl.transport.channel import LOCAL, Sent
-from flctl.transport.keys import KeyPair
+from flctl.transport.keypair import KeyPair
 from flctl.wire import framing
 from flctl.wire.messages import AnswerPart, Message, RunEvent
 

@@ -10,7 +10,7 @@ from memory_fleet import MemoryFleet
 
 from flctl.errors import Kind
 from flctl.transport.channel import LOCAL
-from flctl.transport.keys import KeyPair
+from flctl.transport.keypair import KeyPair
 from flctl.wire import framing
 from flctl.wire import questions as q
 from flctl.wire.messages import Answer, Ask, Message, Trouble

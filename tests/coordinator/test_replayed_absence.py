@@ -16,7 +16,7 @@ from flctl.coordinator.store.resume import FirstModel
 from flctl.fleet.clients import first_model
 from flctl.fleet.replay import replay
 from flctl.learning.registry import task_digest
-from flctl.transport.keys import KeyPair
+from flctl.transport.keypair import KeyPair
 from flctl.wire.messages import DatasetInfo
 from flctl.wire.parameters import dump
 from flctl.worker.execution import Executor

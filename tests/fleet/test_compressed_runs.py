@@ -15,7 +15,8 @@ from flctl.fleet.clients import first_model
 from flctl.fleet.driving import drive_local
 from flctl.fleet.replay import replay
 from flctl.fleet.virtual import VirtualRun
-from flctl.settings import from_toml, parse, to_toml
+from flctl.run_toml import from_toml, to_toml
+from flctl.settings import parse
 
 pytestmark = pytest.mark.timeout(240)
 

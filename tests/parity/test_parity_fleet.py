@@ -14,7 +14,7 @@ import pytest
 import real_fleet
 from real_fleet import FLCTL, QUIET, RealFleet, beats, json_lines, wait_for
 
-from flctl.transport.keys import load_or_make
+from flctl.transport.keypair import load_or_make
 
 pytestmark = pytest.mark.timeout(180)
 

@@ -9,10 +9,11 @@ from flctl.coordinator.front.serving import Serving
 from flctl.coordinator.store.audit import Actor, Audit
 from flctl.errors import FlctlError, StateError
 from flctl.transport.allowance import Allowance
+from flctl.transport.allowlist import Entry
 from flctl.transport.channel import Incoming
 from flctl.transport.gate import STRANGER, Gate
 from flctl.transport.keypair import shown
-from flctl.transport.keys import Entry, Keyring
+from flctl.transport.keys import Keyring
 from flctl.wire.messages import Ask, Fetch, Hello, Join, Joined, Message, Refused
 
 logger = logging.getLogger(__name__)

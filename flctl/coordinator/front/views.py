@@ -5,8 +5,8 @@ from typing import Any
 import msgspec
 
 from flctl.core.roster import Member
-from flctl.transport.allowlist import EVALUATE
-from flctl.transport.keys import Entry, Keyring, Waiting
+from flctl.transport.allowlist import EVALUATE, Entry
+from flctl.transport.keys import Keyring, Waiting
 from flctl.wire.messages import Telemetry
 
 

@@ -24,7 +24,8 @@ from flctl.core.events import RoundCommitted
 from flctl.core.history import History
 from flctl.errors import CheckpointError, StateError, UsageError
 from flctl.files import Lock, explained, is_locked, make_folder, replace, sync_folder
-from flctl.settings import RunSettings, changed, from_toml, to_toml
+from flctl.run_toml import from_toml, to_toml
+from flctl.settings import RunSettings, changed
 from flctl.wire.messages import Digest
 
 logger = logging.getLogger(__name__)
