@@ -17,6 +17,7 @@ from flctl.agent.models import Models
 from flctl.agent.pulse import Pulse
 from flctl.agent.session import Session
 from flctl.agent.state import AgentState
+from flctl.agent.telemetry import Machine
 from flctl.agent.updates import Updates
 from flctl.agent.work import Work
 from flctl.errors import MalformedMessage, ProtocolMismatch, StateError, UsageError
@@ -30,7 +31,6 @@ from flctl.wire.messages import (
     BlobGone,
     Cancel,
     Chunk,
-    Device,
     Digest,
     Discarded,
     Evaluate,
@@ -46,7 +46,6 @@ from flctl.wire.messages import (
     Pong,
     Refused,
     ServerKeys,
-    Telemetry,
     Train,
     Welcome,
 )
@@ -64,13 +63,6 @@ GOODBYE_S = 0.1
 """Time for the goodbye to leave the machine."""
 
 State = Literal["starting", "ready", "training", "evaluating", "offering", "no data"]
-
-
-class Machine(Protocol):
-    """`flctl.agent.telemetry.Machine`, or a test's."""
-
-    def device(self, torch: str | None = None, cuda: bool = False) -> Device: ...
-    def read(self, uptime_s: float, worker: int | None = None) -> Telemetry: ...
 
 
 class StopSource(Protocol):
@@ -123,7 +115,7 @@ class Supervisor:
             pace=self._pace,
             post=self._outbox.append,
             tell=self._tell,
-            described=self._on_described,
+            described=self.session.say_hello,
         )
 
     # The loop -------------------------------------------------------------------------
@@ -204,10 +196,12 @@ class Supervisor:
 
     def _receive(self, frames: Sequence[Frame], now: float) -> None:
         try:
-            _, message, payload = self._decode(frames)
-            self._dispatch(message, payload, now)
-        except ProtocolMismatch:
-            self._on_other_protocol(frames, now)
+            try:
+                _, message, payload = self._decode(frames)
+            except ProtocolMismatch:
+                self.session.on_other_protocol(frames, now)
+            else:
+                self._dispatch(message, payload, now)
         except MalformedMessage as error:
             logger.warning("a message of the coordinator is ignored: %s", error)
 
@@ -276,15 +270,6 @@ class Supervisor:
             return
         logger.info("coordinator=%s is known by %s", self._config.coordinator, ", ".join(keys))
         self._link.use_server_keys(keys)
-        self.session.say_hello()
-
-    def _on_other_protocol(self, frames: Sequence[Frame], now: float) -> None:
-        try:
-            self.session.on_other_protocol(frames, now)
-        except MalformedMessage as error:
-            logger.warning("a message of the coordinator is ignored: %s", error)
-
-    def _on_described(self) -> None:
         self.session.say_hello()
 
     # What goes out --------------------------------------------------------------------

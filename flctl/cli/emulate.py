@@ -68,13 +68,13 @@ def up(
     commands find the fleet with --context NAME. Ctrl-C restores what was there before.
     """
     from flctl.fleet.emulation.engine import engine
-    from flctl.fleet.emulation.plan import Plan, fleet_name, partition_named, profile_named
+    from flctl.fleet.emulation.plan import EmulationPlan, fleet_name, partition_named, profile_named
     from flctl.fleet.emulation.raising import raise_fleet
     from flctl.terminal.emulation import show_started
     from flctl.terminal.patience import progress
 
     images = {"image": image, "coordinator_image": coordinator_image}
-    plan = Plan(
+    plan = EmulationPlan(
         fleet=fleet_name(fleet),
         agents=agents,
         profile=profile_named(profile),

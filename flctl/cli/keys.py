@@ -16,7 +16,7 @@ from flctl.terminal.finding import connected
 from flctl.values import seconds
 
 if TYPE_CHECKING:
-    from flctl.fleet.keybook import KeyBook
+    from flctl.fleet.console import RemoteRuns
 
 app = group("Who may connect: key pairs, enrolled keys, join tokens.")
 Name = Annotated[str, argument("NAME", "Name of the agent or operator.", completion.agents)]
@@ -234,7 +234,7 @@ def rotate_server(
 
 
 @contextmanager
-def _book(at: At, make: bool = True) -> "Iterator[KeyBook]":
+def _book(at: At, make: bool = True) -> "Iterator[RemoteRuns]":
     """`make`: whether a folder without keys gets some."""
     from flctl.coordinator.store.runs import LocalRuns
 
@@ -247,4 +247,4 @@ def _book(at: At, make: bool = True) -> "Iterator[KeyBook]":
 
         if not make and not (folder / "keys").exists():
             raise UsageError(f"{folder}: no coordinator has kept keys there; name its --state")
-        yield cast("KeyBook", AuditedKeys(folder))
+        yield cast("RemoteRuns", AuditedKeys(folder))

@@ -9,7 +9,6 @@ import sys
 import tempfile
 import threading
 from pathlib import Path
-from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Literal, get_args
 
 import msgspec
@@ -94,12 +93,7 @@ class Comparison:
             self._running[how] = process, output, errors
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for process, output, errors in self._running.values():
             if process.poll() is None:
                 process.kill()

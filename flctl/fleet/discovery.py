@@ -27,7 +27,7 @@ _ADVICE: dict[State, str] = {
 """For an agent that does not say more itself."""
 
 
-class Row(Struct, frozen=True):
+class Presence(Struct, frozen=True):
     """One agent, or one unknown key."""
 
     name: str | None
@@ -46,7 +46,7 @@ def compare(
     status: Mapping[str, Any],
     again: str = "",
     inventory: str = "FILE",
-) -> list[Row]:
+) -> list[Presence]:
     """A row for every expected agent, in their order, then for what else there is.
 
     `status` is what the coordinator answers to "status"; `again` follows a suggested command,
@@ -97,19 +97,19 @@ def enrolled(status: Mapping[str, Any]) -> list[Expected]:
     return [Expected(agent["name"], agent["name"]) for agent in status["agents"]]
 
 
-def all_ready(rows: Iterable[Row]) -> bool:
+def all_ready(rows: Iterable[Presence]) -> bool:
     """Whether every expected agent, one at least, is ready and nobody else knocks."""
     return {"ready"} <= {row.state for row in rows} <= {"ready", "extra"}
 
 
-def _known(name: str, host: str, agent: Mapping[str, Any], again: str) -> Row:
+def _known(name: str, host: str, agent: Mapping[str, Any], again: str) -> Presence:
     state, advice = _judge(agent)
     if state == "ready" and agent.get("cordoned"):
         state, advice = "cordoned", f"held back: flctl uncordon {name}{again}"
-    return Row(name, host, state, agent["version"], advice)
+    return Presence(name, host, state, agent["version"], advice)
 
 
-def _drifted(row: Row, differences: tuple[Difference, ...], deploy: str) -> Row:
+def _drifted(row: Presence, differences: tuple[Difference, ...], deploy: str) -> Presence:
     """`deploy`: the command that sets it right; "" where the playbooks did not set it up."""
     if not differences:
         return row
@@ -136,38 +136,38 @@ def _judge(agent: Mapping[str, Any]) -> tuple[State, str]:
 
 def _stranger(
     expected: Expected, strangers: Sequence[str], waiting: Sequence[str], again: str
-) -> Row:
+) -> Presence:
     """An agent of the inventory whose name no key has."""
     name, host = expected.name, expected.host
     if not waiting:
         advice = "not enrolled, and no key knocks: start its agent, then "
-        return Row(name, host, "missing", None, f"{advice}flctl keys add {name} KEY{again}")
+        return Presence(name, host, "missing", None, f"{advice}flctl keys add {name} KEY{again}")
     if len(waiting) == len(strangers) == 1:
         key = waiting[0]  # anybody can knock: only who looks at the host knows whose it is
         advice = f"if agent.pub on {host} says {key}: flctl keys add {name} {key}{again}"
-        return Row(name, host, "waiting key", None, advice)
+        return Presence(name, host, "waiting key", None, advice)
     advice = "look in agent.pub there which of the keys that wait it is, then "
-    return Row(name, host, "waiting key", None, f"{advice}flctl keys add {name} KEY{again}")
+    return Presence(name, host, "waiting key", None, f"{advice}flctl keys add {name} KEY{again}")
 
 
-def _shut_out(expected: Expected, again: str) -> Row:
+def _shut_out(expected: Expected, again: str) -> Presence:
     name, host = expected.name, expected.host
     advice = "its key was revoked: take it out of the inventory, or let it in with "
-    return Row(name, host, "revoked", None, f"{advice}flctl keys add {name} KEY{again}")
+    return Presence(name, host, "revoked", None, f"{advice}flctl keys add {name} KEY{again}")
 
 
-def _extra(agent: Mapping[str, Any], revoke: str | None) -> Row:
+def _extra(agent: Mapping[str, Any], revoke: str | None) -> Presence:
     """`revoke`: what follows the command to shut it out; None where that is no good advice."""
     name, version = agent["name"], agent["version"]
     said = agent["state"] if version else "never seen"
     other = "name the right one" if revoke is None else f"flctl keys revoke {name}{revoke}"
     advice = f"not in the inventory ({said}): add it there, or {other}"
-    return Row(name, None, "extra", version, advice)
+    return Presence(name, None, "extra", version, advice)
 
 
-def _unknown(key: str, again: str) -> Row:
+def _unknown(key: str, again: str) -> Presence:
     advice = f"an unknown key; if you know whose: flctl keys add NAME {key}{again}"
-    return Row(None, None, "waiting key", None, advice)
+    return Presence(None, None, "waiting key", None, advice)
 
 
 def _ago(seconds: float) -> str:

@@ -15,12 +15,10 @@ from flctl.core.chain import is_head
 from flctl.core.events import RoundCommitted
 from flctl.core.stream import DURABLE, Published
 from flctl.errors import NOT_DECODED, FlctlError, StateError, one_line
-from flctl.files import explained, make_folder, replace
+from flctl.files import explained, make_folder, read_small, replace
 from flctl.wire.messages import RunId
 
 logger = logging.getLogger(__name__)
-
-MOST_BYTES = 4096
 
 
 class Seen(Struct, frozen=True, forbid_unknown_fields=True):
@@ -61,8 +59,8 @@ def kept(state: Path, name: str) -> Seen | None:
     path = _path(state, name)
     if not path.exists():
         return None
-    with explained(path, "read the head that was kept"), path.open("rb") as file:
-        data = file.read(MOST_BYTES)
+    with explained(path, "read the head that was kept"):
+        data = read_small(path)
     try:
         return msgspec.json.decode(data, type=Seen)
     except NOT_DECODED as error:

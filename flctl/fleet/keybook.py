@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from inspect import signature
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from msgspec import to_builtins
 
@@ -16,20 +16,9 @@ from flctl.transport.keys import Keyring
 from flctl.wire.messages import Deal
 
 
-class KeyBook(Protocol):
-    """A console has these methods too."""
-
-    def keys(self) -> dict[str, Any]: ...
-    def add_key(self, name: str, key: str, role: str) -> None: ...
-    def revoke(self, name: str) -> list[str]: ...
-    def token(self, ttl_s: float, uses: int, deal: Deal | None, evaluates: bool) -> str: ...
-    def close_tokens(self, ids: Sequence[str] | None) -> list[str]: ...
-    def invite(self, ttl_s: float) -> dict[str, Any]: ...
-    def rotate_server(self, step: str, overlap_s: float, anyway: bool) -> dict[str, Any]: ...
-
-
 class FolderKeys:
-    """The list in a state folder; a running coordinator sees a change at once."""
+    """The list in a state folder; a running coordinator sees a change at once. Its methods are
+    those of `RemoteRuns`."""
 
     def __init__(self, state: Path) -> None:
         self._keyring = Keyring(state / "keys")

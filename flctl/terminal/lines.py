@@ -1,6 +1,6 @@
 """A run's events as lines: for a pipe, a file or a log."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from flctl.core.events import (
@@ -18,7 +18,7 @@ from flctl.core.stream import (
     BatchTrained,
     Published,
 )
-from flctl.formats import counted, figure, span
+from flctl.formats import counted, few, figure, span
 from flctl.wire.messages import TRAINING, VALIDATION
 
 
@@ -36,7 +36,7 @@ def round_line(event: RoundCommitted, rounds: int) -> str:
     parts.append(counted(len(event.participants), "agent"))
     parts.append(span(event.seconds))
     if event.missing:
-        parts.append(f"without {_few(event.missing)}")
+        parts.append(f"without {few(event.missing)}")
     return "  ".join(parts)
 
 
@@ -58,7 +58,7 @@ def measured_by(metrics: Mapping[str, Any]) -> str:
     )
     if metrics.get("source") != "agents":
         return f"measured by the coordinator, on its part '{part}'{best}"
-    who = _few(metrics.get("beside") or ())
+    who = few(metrics.get("beside") or ())
     return (f"measured by agents: {who}" if who else "measured by agents") + best
 
 
@@ -100,8 +100,3 @@ def as_json_event(told: Published, verbose: bool) -> dict[str, Any] | None:
     updates = plain.pop("participants")
     first = {key: plain.pop(key) for key in ("event", "round", "seconds", "metrics")}
     return {**first, "participants": sorted(updates), "updates": updates, **plain}
-
-
-def _few(names: Iterable[str]) -> str:
-    listed = sorted(names)
-    return ", ".join(listed[:5]) + (f" and {len(listed) - 5} more" if len(listed) > 5 else "")

@@ -5,7 +5,6 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from itertools import accumulate
-from types import TracebackType
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.live import Live
@@ -63,25 +62,9 @@ class Dashboard:
         yield Group(*parts)
 
 
-class LiveView:
+def live_view(story: Story, console: Console) -> Live:
     """Shows the dashboard while the block runs; the last picture stays."""
-
-    def __init__(self, story: Story, console: Console) -> None:
-        self._live = Live(
-            Dashboard(story), console=console, refresh_per_second=8, vertical_overflow="crop"
-        )
-
-    def __enter__(self) -> "LiveView":
-        self._live.__enter__()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._live.__exit__(kind, error, trace)
+    return Live(Dashboard(story), console=console, refresh_per_second=8, vertical_overflow="crop")
 
 
 def as_html(story: Story) -> str:

@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from flctl.core.events import RoundCommitted
@@ -27,8 +26,9 @@ from flctl.terminal.output import (
 )
 
 if TYPE_CHECKING:
+    from rich.live import Live
+
     from flctl.fleet.driving import RunResult
-    from flctl.terminal.live import LiveView
 
 _FIGURES = ("values", "source", "part", "examples", "validation", "validated_by", "primary")
 
@@ -101,12 +101,7 @@ class Watcher:
     def __enter__(self) -> "Watcher":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, _: object, error: BaseException | None, trace: object) -> None:
         with self._printing():
             self.close()
             if isinstance(error, KeyboardInterrupt):
@@ -239,22 +234,22 @@ class LiveWatcher(LineWatcher):
 
     def __init__(self) -> None:
         super().__init__()
-        self._view: LiveView | None = None
+        self._view: Live | None = None
 
     def show(self, told: Published) -> None:
         """The picture draws itself from the story."""
 
     def __enter__(self) -> "LiveWatcher":
-        from flctl.terminal.live import LiveView
+        from flctl.terminal.live import live_view
         from flctl.terminal.output import terminal
 
-        self._view = LiveView(self.story, terminal())
-        self._view.__enter__()
+        self._view = live_view(self.story, terminal())
+        self._view.start()
         return self
 
     def close(self) -> None:
         if self._view is not None:
-            self._view.__exit__(None, None, None)
+            self._view.stop()
             self._view = None
 
 
@@ -279,10 +274,6 @@ def _figures(metrics: Mapping[str, Any] | None) -> dict[str, Any] | None:
     if metrics is None:
         return None
     told = {key: metrics[key] for key in _FIGURES if key in metrics}
-    others = metrics.get("beside") or {}
-    if others:
-        told["beside"] = {
-            name: {key: part[key] for key in _FIGURES if key in part}
-            for name, part in others.items()
-        }
+    if others := metrics.get("beside"):
+        told["beside"] = {name: _figures(part) for name, part in others.items()}
     return told

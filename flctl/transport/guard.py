@@ -25,7 +25,7 @@ import zmq
 
 from flctl.transport.gate import STRANGER, Gate
 from flctl.transport.keypair import shown
-from flctl.transport.ledger import Ledger, Shares, Verdict
+from flctl.transport.ledger import Ledger, Quotas, Verdict
 from flctl.transport.sockets import receive
 
 logger = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ class Guard:
     def __init__(
         self,
         sock: "zmq.Socket[bytes]",
-        shares: Shares,
+        shares: Quotas,
         on_lost: Callable[[], None],
         gate: Gate,
     ) -> None:

@@ -17,7 +17,7 @@ from flctl.transport.channel import LOCAL, Frame, Incoming, Sent
 from flctl.transport.gate import Gate
 from flctl.transport.guard import Guard
 from flctl.transport.keypair import KeyPair
-from flctl.transport.ledger import Shares, agent_share
+from flctl.transport.ledger import Quotas, agent_share
 from flctl.transport.sockets import (
     FLEET_QUEUE_MESSAGES,
     FLEET_WAITING_MESSAGES,
@@ -66,7 +66,7 @@ class ZeroMqHub:
         authorise: Authorise,
         control: Path | None = None,
         gate: Gate | None = None,
-        shares: Shares = agent_share,
+        shares: Quotas = agent_share,
     ) -> None:
         if bind is not None and server_keys is None:
             raise ValueError("the fleet socket needs the server's key pair")

@@ -24,7 +24,7 @@ _STEP_S = 0.5
 """Longest time that counts between two looks: a process that was stopped has not looked."""
 
 
-class Share(Struct, frozen=True):
+class Quota(Struct, frozen=True):
     """What the connections of one group may hold; bytes are bytes on the wire.
 
     libzmq needs up to 2.3 times as much memory, for messages of tiny frames.
@@ -38,30 +38,30 @@ class Share(Struct, frozen=True):
     """A connection with less is never closed for what all have together."""
 
 
-Shares = Callable[[str], Share | None]
+Quotas = Callable[[str], Quota | None]
 """From a public key in Z85; None when the key is not let in any more."""
 
 
-def agent_share(key: str) -> Share:
+def agent_share(key: str) -> Quota:
     """An honest agent has a window of 8 chunks on its way, at a change of rounds twice that."""
-    return Share(key, connections=4, waiting_bytes=20 * CHUNK_BYTES, fair_bytes=10 * CHUNK_BYTES)
+    return Quota(key, connections=4, waiting_bytes=20 * CHUNK_BYTES, fair_bytes=10 * CHUNK_BYTES)
 
 
-def operator_share(key: str) -> Share:
+def operator_share(key: str) -> Quota:
     """Questions and Fetches only, a few kilobytes; every open command is a connection."""
-    return Share(key, connections=16, waiting_bytes=512 * KIB, fair_bytes=96 * KIB)
+    return Quota(key, connections=16, waiting_bytes=512 * KIB, fair_bytes=96 * KIB)
 
 
-GUESTS = Share("guests", connections=64, waiting_bytes=512 * KIB, fair_bytes=96 * KIB)
+GUESTS = Quota("guests", connections=64, waiting_bytes=512 * KIB, fair_bytes=96 * KIB)
 """Unknown keys cost nothing: all of them together are one group. Each sends one Join."""
-SILENT = Share("silent", connections=1_024, waiting_bytes=512 * KIB, fair_bytes=96 * KIB)
+SILENT = Quota("silent", connections=1_024, waiting_bytes=512 * KIB, fair_bytes=96 * KIB)
 """Those in the handshake, and those whose first message has not been read."""
 
 
-def shares_of(role_of: Callable[[str], str | None]) -> Shares:
+def shares_of(role_of: Callable[[str], str | None]) -> Quotas:
     """By the role of each key, as `Keyring.role_of` tells it."""
 
-    def share(key: str) -> Share | None:
+    def share(key: str) -> Quota | None:
         match role_of(key):
             case None:
                 return None
@@ -75,7 +75,7 @@ def shares_of(role_of: Callable[[str], str | None]) -> Shares:
     return share
 
 
-class Connection(Struct, eq=False):
+class Account(Struct, eq=False):
     fd: int
     """Its descriptor in libzmq, which uses the number again for another one."""
     key: str | None = None
@@ -101,7 +101,7 @@ class Connection(Struct, eq=False):
 class Verdict(Struct, frozen=True):
     """`connection` ends."""
 
-    connection: Connection
+    connection: Account
     reason: str
     source: str | None
     """Its key; None for a guest or a stranger."""
@@ -123,25 +123,25 @@ class Ledger:
     drift, although libzmq's own heartbeats are in it and never arrive.
     """
 
-    def __init__(self, shares: Shares, most_connections: int) -> None:
+    def __init__(self, shares: Quotas, most_connections: int) -> None:
         self._shares, self._most = shares, most_connections
-        self._open: dict[int, Connection] = {}
+        self._open: dict[int, Account] = {}
         self._gone: list[_Gone] = []
         self._judged_s: float | None = None
         self._judged_turn = -1
 
-    def __iter__(self) -> Iterator[Connection]:
+    def __iter__(self) -> Iterator[Account]:
         return iter(self._open.values())
 
     def __len__(self) -> int:
         return len(self._open)
 
-    def get(self, fd: int) -> Connection | None:
+    def get(self, fd: int) -> Account | None:
         return self._open.get(fd)
 
-    def opened(self, fd: int, turn: int) -> Connection:
+    def opened(self, fd: int, turn: int) -> Account:
         self.closed(fd, turn)
-        connection = self._open[fd] = Connection(fd)
+        connection = self._open[fd] = Account(fd)
         return connection
 
     def closed(self, fd: int, turn: int) -> None:
@@ -157,14 +157,14 @@ class Ledger:
             connection.settled += size
             connection.heard_turn = turn
 
-    def reading(self, connection: Connection, received: int) -> bool:
+    def reading(self, connection: Account, received: int) -> bool:
         """What TCP has received by now. True when `mark` is worth calling as well."""
         connection.received = received
         # A message of an earlier connection with this descriptor may have been counted.
         connection.settled = min(connection.settled, received)
         return connection.waiting > SLACK_BYTES
 
-    def mark(self, connection: Connection, unread: int, turn: int) -> None:
+    def mark(self, connection: Account, unread: int, turn: int) -> None:
         """So many bytes of `received` were not read by libzmq; `turn` is read after that."""
         # Two turns: the first may have been counted after the reading but seen before it.
         if connection.mark_turn is not None and connection.heard_turn >= connection.mark_turn + 2:
@@ -180,7 +180,7 @@ class Ledger:
         looked = turn != self._judged_turn
         self._judged_s, self._judged_turn = now, turn
         found: list[Verdict] = []
-        groups: dict[str, list[tuple[Connection, Share]]] = {}
+        groups: dict[str, list[tuple[Account, Quota]]] = {}
         for connection in self._open.values():
             if connection.closing:
                 continue
@@ -208,12 +208,12 @@ class Ledger:
             verdict.connection.closing = True
         return found
 
-    def verdict(self, connection: Connection, reason: str) -> Verdict:
+    def verdict(self, connection: Account, reason: str) -> Verdict:
         key = connection.key
         share = self._shares(key) if key is not None else None
         return Verdict(connection, reason, key if share is not None and share != GUESTS else None)
 
-    def _crowded(self, groups: dict[str, list[tuple[Connection, Share]]]) -> Iterator[Verdict]:
+    def _crowded(self, groups: dict[str, list[tuple[Account, Quota]]]) -> Iterator[Verdict]:
         """The oldest of too many: an honest peer that dials again has the newest."""
         for members in groups.values():
             most = members[0][1].connections
@@ -225,7 +225,7 @@ class Ledger:
             yield self.verdict(connection, f"more than {self._most} connections in all")
 
     def _together(
-        self, groups: dict[str, list[tuple[Connection, Share]]], turn: int, ending: set[int]
+        self, groups: dict[str, list[tuple[Account, Quota]]], turn: int, ending: set[int]
     ) -> Iterator[Verdict]:
         """The worst, by their own shares, until the others fit."""
         self._gone = [gone for gone in self._gone if turn < gone.turn + 2]

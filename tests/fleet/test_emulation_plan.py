@@ -11,13 +11,19 @@ from urllib3.exceptions import ProtocolError
 from flctl.errors import EngineError, UsageError
 from flctl.fleet.emulation.engine import explained
 from flctl.fleet.emulation.members import EmulatedAgent
-from flctl.fleet.emulation.plan import PROFILES, Plan, container_name, fleet_name, rate_bits
+from flctl.fleet.emulation.plan import (
+    PROFILES,
+    EmulationPlan,
+    container_name,
+    fleet_name,
+    rate_bits,
+)
 
 KEY = "-" + "a" * 39
 
 
 def plan(**changes):
-    return Plan(**{"fleet": "flctl", "agents": 3, "profile": PROFILES["pi4"], **changes})
+    return EmulationPlan(**{"fleet": "flctl", "agents": 3, "profile": PROFILES["pi4"], **changes})
 
 
 def value_of(command, flag):

@@ -17,7 +17,7 @@ from flctl.transport.guard import counts_bytes, wire_bytes
 from flctl.transport.hub import ZeroMqHub
 from flctl.transport.keypair import KeyPair
 from flctl.transport.keys import Keyring
-from flctl.transport.ledger import Share, agent_share, shares_of
+from flctl.transport.ledger import Quota, agent_share, shares_of
 
 LARGE = 256 * 1024
 
@@ -165,7 +165,7 @@ def test_the_connections_of_a_revoked_key_end(sockets, tmp_path: Path):
 
 def test_too_many_connections_of_a_key_end(sockets):
     """The newest stay."""
-    open_hub(sockets, lambda key: Share(key, 2, 1 << 20, 1 << 20))
+    open_hub(sockets, lambda key: Quota(key, 2, 1 << 20, 1 << 20))
     links = []
     for _ in range(3):
         links.append(sockets.connect("pi-01"))

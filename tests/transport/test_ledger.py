@@ -12,7 +12,7 @@ from flctl.transport.ledger import (
     SLACK_BYTES,
     TOTAL_BYTES,
     Ledger,
-    Share,
+    Quota,
     agent_share,
     operator_share,
     shares_of,
@@ -269,4 +269,4 @@ def test_the_shares_of_each_role():
     assert share("g") == GUESTS and share("x") is None
     shares = [share("a"), share("r"), GUESTS, SILENT]
     assert max(shares, key=lambda s: s.waiting_bytes if s else 0) == share("a")
-    assert isinstance(shares[0], Share)
+    assert isinstance(shares[0], Quota)

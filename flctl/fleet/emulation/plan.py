@@ -50,7 +50,7 @@ PROFILES = {
 }
 
 
-class Plan(Struct, frozen=True, kw_only=True):
+class EmulationPlan(Struct, frozen=True, kw_only=True):
     """What `flctl emulate up` was asked for."""
 
     fleet: str

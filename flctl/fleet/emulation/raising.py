@@ -25,7 +25,7 @@ from flctl.fleet.emulation.plan import (
     MEMBER,
     PORT,
     SPEC,
-    Plan,
+    EmulationPlan,
     Spec,
     container_name,
 )
@@ -49,7 +49,7 @@ class Raised(Struct):
 
 
 def raise_fleet(
-    client: "DockerClient", plan: Plan, port: int | None, state: Path, tell: Tell
+    client: "DockerClient", plan: EmulationPlan, port: int | None, state: Path, tell: Tell
 ) -> Raised:
     """The fleet of `plan`, all of it ready and without a fault; `flctl --context FLEET` on this
     machine steers it afterwards.
@@ -77,7 +77,7 @@ def raise_fleet(
 
 class _Raising:
     def __init__(
-        self, client: "DockerClient", plan: Plan, images: dict[str, str], tell: Tell
+        self, client: "DockerClient", plan: EmulationPlan, images: dict[str, str], tell: Tell
     ) -> None:
         self._client, self._plan, self._images, self._tell = client, plan, images, tell
         self._fleet = plan.fleet
@@ -219,7 +219,7 @@ def _own_context(state: Path, fleet: str) -> Context | None:
     return context
 
 
-def _check_names(client: "DockerClient", plan: Plan) -> None:
+def _check_names(client: "DockerClient", plan: EmulationPlan) -> None:
     """Raises EngineError when something that is not this fleet's has a name that it needs."""
     mine = {container_name(plan.fleet, name) for name in (COORDINATOR, *plan.names)}
     for kind, name, labels in _taken(client):
