@@ -3,6 +3,7 @@
 import math
 import re
 import tomllib
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,21 @@ def seconds(text: str, flag: str) -> float:
     if not math.isfinite(value):
         raise UsageError(f"{flag} {text!r}: too long")
     return value
+
+
+def moment(text: str, flag: str) -> str:
+    """`10m` ago, or a date (UTC unless it says otherwise), as the coordinator writes moments, which
+    sort as text. Raises UsageError."""
+    try:
+        when = datetime.fromisoformat(text)
+    except ValueError:
+        try:
+            when = datetime.now(UTC) - timedelta(seconds=seconds(text, flag))
+        except OverflowError:
+            raise UsageError(f"{flag} {text!r}: too long ago") from None
+    if when.tzinfo is None:
+        when = when.replace(tzinfo=UTC)
+    return when.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def arguments(text: str, flag: str) -> "OptimizerArgs":

@@ -2,7 +2,6 @@
 
 import hashlib
 import time
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +10,7 @@ from flctl.cli.options import At, Head, Json, command, flag, option, single
 from flctl.errors import StateError, UsageError
 from flctl.terminal import chains
 from flctl.terminal.finding import connected
-from flctl.values import seconds
+from flctl.values import moment
 
 if TYPE_CHECKING:
     from flctl.fleet.pages import Page
@@ -49,7 +48,7 @@ def audit(
         raise UsageError("--head requires --verify")
     if verify and (follow or since):
         raise UsageError("--verify checks the whole file: leave --follow and --since out")
-    given, oldest = chains.given(head), _oldest(since)
+    given, oldest = chains.given(head), moment(since, "--since") if since else ""
     from flctl.coordinator.store.runs import LocalRuns
 
     folder = at.folder
@@ -81,19 +80,3 @@ def _verify(
         fail(fault, json)
     if verdict.head:
         heads.keep(folder, name, heads.Seen(verdict.head, f"line {verdict.lines}", time.time()))
-
-
-def _oldest(since: str | None) -> str:
-    """The earliest `at` to show: these sort as text."""
-    if since is None:
-        return ""
-    try:
-        when = datetime.fromisoformat(since)
-    except ValueError:
-        try:
-            when = datetime.now(UTC) - timedelta(seconds=seconds(since, "--since"))
-        except OverflowError:
-            raise UsageError(f"--since {since!r}: too long ago") from None
-    if when.tzinfo is None:
-        when = when.replace(tzinfo=UTC)
-    return when.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -2,15 +2,12 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from flctl.cli.options import Here, argument, command, flag, option, path, single
 from flctl.errors import UsageError
-
-if TYPE_CHECKING:
-    from flctl.fleet.restore import Contents
 
 app = single()
 
@@ -93,21 +90,22 @@ def restore(
     """
     from flctl.fleet import age
     from flctl.fleet import restore as restoring
+    from flctl.terminal.backup import show_contents
     from flctl.terminal.output import print_line
 
     keys, where = age.identities(identity), str(file)
     if list_:
         with age.decrypted(file, keys) as clear:
             contents = restoring.look(clear, where)
-        _show(contents, where)
+        show_contents(contents, where)
         return
 
-    def unpack(into: Path) -> "Contents":
+    def unpack(into: Path) -> restoring.Contents:
         with age.decrypted(file, keys) as clear:
             return restoring.unpack(clear, where, into)
 
     contents = restoring.restore(unpack, here.folder)
-    _show(contents, where)
+    show_contents(contents, where)
     print_line(f"restored to {here.folder}")
     if contents.about.server_key:
         print_line(
@@ -117,25 +115,3 @@ def restore(
         print_line("agents find it at the old address; else start them with the new one")
     if contents.faults:
         raise typer.Exit(1)
-
-
-def _show(contents: "Contents", where: str) -> None:
-    from datetime import UTC, datetime
-
-    from flctl.errors import printable
-    from flctl.formats import counted, size
-    from flctl.terminal.output import print_line, warn
-    from flctl.transport.keypair import shown
-
-    about = contents.about
-    at = datetime.fromtimestamp(about.at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-    print_line(
-        f"{where}: made {at} on {printable(about.host, '') or '?'} by flctl "
-        f"{printable(about.version, '')}, {counted(contents.files, 'file')}, {size(contents.bytes)}"
-    )
-    if about.server_key:
-        print_line(f"server key {shown(about.server_key)}")
-    for run, count in contents.runs.items():
-        print_line(f"run {run}  {size(count)}")
-    for fault in contents.faults:
-        warn(fault)

@@ -92,25 +92,15 @@ def coordinator(
 
     def ready(endpoint: str, server_key: str) -> None:
         from flctl.terminal.output import print_line
+        from flctl.transport.addresses import reachable
         from flctl.transport.keypair import shown
 
         key = shown(server_key)
         print_line(
             f"coordinator  {endpoint}\nserver key   {key}\nAn agent joins with:\n"
             f"  (umask 077; flctl keys token --state {shlex.quote(str(here.folder))} > token)\n"
-            f"  flctl agent --coordinator {_reachable(endpoint)} --server-key {key} "
+            f"  flctl agent --coordinator {reachable(endpoint)} --server-key {key} "
             "--join-token-file token --state DIR --data PATH"
         )
 
     run_coordinator(here.folder, bind, ready, heartbeat_s, invite, dealt, listed, min_participants)
-
-
-def _reachable(endpoint: str) -> str:
-    """The address as another machine would write it."""
-    plain = endpoint.removeprefix("tcp://")
-    host, _, port = plain.rpartition(":")
-    if host in ("0.0.0.0", "[::]", "*"):
-        import socket
-
-        return f"{socket.gethostname()}:{port}"
-    return plain

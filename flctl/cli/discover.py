@@ -10,9 +10,6 @@ from flctl.cli.options import At, Json, command, flag, option, single
 from flctl.terminal.finding import coordinator
 
 app = single()
-STYLES = {"ready": "green", "starting": "cyan"} | dict.fromkeys(
-    ("stopped", "extra", "waiting key", "cordoned"), "yellow"
-)
 
 
 @command(app, "flctl discover --inventory fleet.ini", "flctl discover --check")
@@ -31,12 +28,11 @@ def discover(
     json: Json = False,
 ) -> None:
     """Compare the expected agents with those that are connected, and say what to do."""
-    from rich.text import Text
-
     from flctl.fleet.discovery import all_ready, compare, enrolled, too_many
     from flctl.fleet.inventory import read_inventory
     from flctl.terminal import output
     from flctl.terminal.keys import open_tokens
+    from flctl.terminal.presence import presence_table
 
     expected = None if inventory is None else read_inventory(inventory)
     with coordinator(at.folder, at.context) as console:
@@ -49,17 +45,8 @@ def discover(
     if json:
         output.print_json(rows)
     else:
-        made = output.table(
-            "agent", "host", "state", "version", "~what to do",
-            yields=("version", "host"), note_lines=None,
-        )  # fmt: skip
-        for row in rows:
-            state = Text(row.state, style=STYLES.get(row.state, "red"))
-            made.add_row(
-                row.name or "?", row.host or "-", state, row.version or "-", Text(row.advice)
-            )
         none = "no agent is expected and none is connected; make a token for new agents with: "
-        output.show(made if rows else f"{none}flctl keys token{at.again}")
+        output.show(presence_table(rows) if rows else f"{none}flctl keys token{at.again}")
         for line in (too_many(status), open_tokens(status.get("tokens", ()), at.again)):
             if line:
                 output.print_line(line)

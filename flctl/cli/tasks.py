@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from flctl.learning.checkup import Finding
 
 app = group("Which tasks are installed, and whether one is fit for a fleet.")
-STYLES = {"ok": "green", "note": "yellow", "problem": "bold red", "skipped": "dim"}
 
 
 @command(app, "flctl tasks list", name="list")
@@ -27,12 +26,10 @@ def list_(here: Here, json: Json = False, verbose: Verbose = False) -> None:
     An agent enables all tasks, or those named with its --task; with --state DIR of an agent,
     those that it enabled at its last start.
     """
-    from rich.text import Text
-
     from flctl.agent.state import saved_tasks
     from flctl.learning.catalogue import catalogue
     from flctl.terminal import output
-    from flctl.terminal.status import DIGEST_SHOWN
+    from flctl.terminal.tasks import show_tasks
 
     logs.set_up(verbose, quiet=True)
     agent = saved_tasks(here.folder)
@@ -41,23 +38,7 @@ def list_(here: Here, json: Json = False, verbose: Verbose = False) -> None:
     if json:
         output.print_json([listed.plain() for listed in found])
         return
-    made = output.table(
-        "task", "enabled", "digest", "package", "version", "class", "~", yields=("package",)
-    )
-    for listed in found:
-        made.add_row(
-            listed.task.name,
-            Text("yes", style="green") if listed.enabled else Text("no", style="yellow"),
-            listed.digest[:DIGEST_SHOWN] if listed.digest else "-",
-            listed.task.package,
-            listed.task.version,
-            listed.task.ref,
-            Text("broken, see below" if listed.problem else listed.note or "", style="yellow"),
-        )
-    output.show(made)
-    for listed in found:
-        if listed.problem:
-            output.terminal().print(Text(f"broken: {listed.problem}", style="red"), soft_wrap=True)
+    show_tasks(found)
     whose = "an agent that is started without --task"
     if agent is not None:
         whose = f"the agent of {here.folder} at its last start"
@@ -84,10 +65,9 @@ def check(
 
     Exit code 0: fit for a fleet; 1: it has a problem, and the line says how to solve it.
     """
-    from rich.text import Text
-
     from flctl.fleet.checking import check_task
     from flctl.terminal import output
+    from flctl.terminal.tasks import show_finding
 
     logs.set_up(verbose, quiet=True)
     if data is not None:
@@ -102,13 +82,8 @@ def check(
                 break
             found.append(finding)
             if not json:
-                line = Text.assemble(
-                    f"{finding.check:<11} ",
-                    (f"{finding.verdict:<8} ", STYLES[finding.verdict]),
-                    (finding.text, "dim" if finding.verdict == "skipped" else ""),
-                )
                 with contextlib.redirect_stdout(out):
-                    output.terminal().print(line, soft_wrap=True)
+                    show_finding(finding)
     problems = [finding.check for finding in found if finding.verdict == "problem"]
     if json:
         output.print_json(

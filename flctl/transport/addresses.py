@@ -70,6 +70,12 @@ def to_bind(address: Address) -> Address:
     return Address(str(found[0][4][0]), address.port)
 
 
+def reachable(endpoint: str) -> str:
+    """The address as another machine would write it."""
+    host, _, port = endpoint.rpartition(":")
+    return f"{socket.gethostname()}:{port}" if host in ("0.0.0.0", "[::]", "*") else endpoint
+
+
 def control_address(state: Path) -> str:
     """The `ipc://` address of the control socket of the coordinator in `state`.
 
