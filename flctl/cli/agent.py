@@ -7,6 +7,7 @@ from typing import Annotated, NamedTuple
 from flctl.cli import completion
 from flctl.cli.options import OWN_DATA, Device, Heartbeats, Here, Verbose, command, option, single
 from flctl.cli.shards import AUTO, PANEL, Dealing, shard_of
+from flctl.extras import needs_torch
 from flctl.terminal import logs
 from flctl.wire.messages import Limits
 
@@ -45,8 +46,9 @@ class Owner(NamedTuple):
 
 @command(
     app,
-    "flctl agent --coordinator SERVER:7700 --server-key KEY --join-token-file token --data b.npz",
-    "flctl agent --coordinator SERVER:7700 --server-key-file server.pub --state ./pi-01",
+    "flctl agent --coordinator SERVER:7700 --server-key KEY \\",
+    "    --join-token-file token --data beats.npz",
+    "flctl agent --coordinator SERVER:7700 --server-key-file key.pub --state pi-01",
     auto_envvar_prefix="FLCTL",
 )
 def agent(
@@ -128,7 +130,6 @@ def agent(
     The agent connects to the coordinator and reconnects when the link is lost; it opens no port.
     Each agent needs its own state folder, which holds its key pair.
     """
-    from flctl.extras import needs_torch
 
     needs_torch("an agent")
     from flctl.agent import given

@@ -8,6 +8,8 @@ import typer
 
 from flctl.cli.options import Here, argument, command, flag, option, path, single
 from flctl.errors import UsageError
+from flctl.formats import counted, size
+from flctl.terminal.output import print_line, warn
 
 app = single()
 
@@ -41,8 +43,6 @@ def backup(
     from flctl.coordinator.store.audit import Audit, local_actor
     from flctl.fleet import age
     from flctl.fleet.backup import Stream
-    from flctl.formats import counted, size
-    from flctl.terminal.output import print_line, warn
 
     readers = [age.recipient(text, "--recipient") for text in recipient or []]
     if recipients_file is not None:
@@ -91,7 +91,6 @@ def restore(
     from flctl.fleet import age
     from flctl.fleet import restore as restoring
     from flctl.terminal.backup import show_contents
-    from flctl.terminal.output import print_line
 
     keys, where = age.identities(identity), str(file)
     if list_:

@@ -6,6 +6,8 @@ from typing import Annotated
 
 from flctl.cli.options import Here, argument, command, option, single
 from flctl.errors import UsageError
+from flctl.formats import counted
+from flctl.terminal.output import print_line
 
 app = single()
 
@@ -34,8 +36,6 @@ def connect(
     """
     from flctl.fleet.connecting import remote
     from flctl.fleet.context import DEFAULT, Context, save_context, use_context
-    from flctl.formats import counted
-    from flctl.terminal.output import print_line
     from flctl.transport.keypair import load_or_make, public_key
 
     if not key.exists():

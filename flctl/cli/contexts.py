@@ -5,6 +5,8 @@ from typing import Annotated
 from flctl.cli import completion
 from flctl.cli.options import Here, Json, argument, command, group
 from flctl.errors import StateError, UsageError
+from flctl.terminal import output
+from flctl.terminal.output import print_line
 
 app = group("Remote coordinators that 'flctl connect' has saved.")
 Name = Annotated[str, argument("NAME", "As listed by 'flctl context list'.", completion.contexts)]
@@ -14,7 +16,6 @@ Name = Annotated[str, argument("NAME", "As listed by 'flctl context list'.", com
 def list_(here: Here, json: Json = False) -> None:
     """List the saved contexts and which one is in use."""
     from flctl.fleet.context import context_names, current_context, load_context
-    from flctl.terminal import output
     from flctl.transport.keypair import shown
 
     current, rows = current_context(here.folder), []
@@ -43,7 +44,6 @@ def list_(here: Here, json: Json = False) -> None:
 def use(name: Name, here: Here) -> None:
     """Use this context for commands without --context."""
     from flctl.fleet.context import use_context
-    from flctl.terminal.output import print_line
 
     use_context(here.folder, name)
     print_line(f"{name} is in use")
@@ -53,7 +53,6 @@ def use(name: Name, here: Here) -> None:
 def rm(name: Name, here: Here) -> None:
     """Remove a context; the key file and the enrolled key stay."""
     from flctl.fleet.context import context_names, forget_context
-    from flctl.terminal.output import print_line
 
     if name not in context_names(here.folder):
         raise UsageError(f"there is no context '{name}'; see: flctl context list{here.again}")

@@ -7,9 +7,10 @@ from typing import Annotated
 from flctl.cli.options import Here, Verbose, command, option, path, single
 from flctl.cli.shards import Dealing, Shards, deal
 from flctl.errors import UsageError
+from flctl.extras import HOW, has_torch
 from flctl.files import expect_path
 from flctl.terminal import logs
-from flctl.terminal.output import warn
+from flctl.terminal.output import print_line, warn
 from flctl.values import seconds
 
 app = single()
@@ -75,7 +76,6 @@ def coordinator(
     A run continues after this process is killed and started again.
     """
     from flctl.coordinator.main import run_coordinator
-    from flctl.extras import HOW, has_torch
 
     heartbeat_s = seconds(heartbeat, "--heartbeat")
     if not 1 <= heartbeat_s <= 600:
@@ -91,7 +91,6 @@ def coordinator(
         warn(f"no run can start here: first models and tests need torch: {HOW}")
 
     def ready(endpoint: str, server_key: str) -> None:
-        from flctl.terminal.output import print_line
         from flctl.transport.addresses import reachable
         from flctl.transport.keypair import shown
 

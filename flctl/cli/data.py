@@ -18,7 +18,9 @@ from flctl.cli.options import (
 )
 from flctl.cli.shards import PARTITIONS
 from flctl.errors import DataError, UsageError
-from flctl.terminal import logs
+from flctl.files import explained, make_folder, new_folder, replace
+from flctl.formats import counted
+from flctl.terminal import logs, output
 
 app = group("Look at a data set, deal it to agents, check the shares.")
 Data = Annotated[
@@ -95,7 +97,7 @@ def describe(
 @command(
     app,
     "flctl data split --task ecg --agents 4 --out shares",
-    "flctl data split beats.csv --agents 8 --out shares --partition dirichlet --alpha 0.3",
+    "flctl data split beats.csv --agents 8 --out shares --partition dirichlet",
 )
 def split(
     out: Annotated[Path, option("DIR", "New folder for the shares.", parser=path)],
@@ -130,7 +132,6 @@ def split(
     matplotlib).
     """
     import flctl
-    from flctl.files import explained, make_folder, new_folder, replace
     from flctl.learning.manifest import MANIFEST, PICTURE, Manifest, check_place
     from flctl.records.plots.data import can_draw, draw_shares
     from flctl.terminal import data_tables, output
@@ -183,9 +184,7 @@ def verify(
     json: Json = False,
 ) -> None:
     """Compare the files of a split with the digests in its manifest."""
-    from flctl.formats import counted
     from flctl.learning.manifest import check, read_manifest
-    from flctl.terminal import output
 
     checked = list(check(folder, read_manifest(folder), shares or ()))
     wrong = [(file, problem) for file, problem in checked if problem is not None]

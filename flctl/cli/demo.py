@@ -7,7 +7,12 @@ from typing import Annotated, Any
 
 from flctl.cli.options import Here, Verbose, command, option, single
 from flctl.errors import FlctlError, UsageError
+from flctl.extras import needs_torch
+from flctl.files import make_folder
+from flctl.outputs import writable
 from flctl.terminal import logs
+from flctl.terminal.output import print_line, program, shown
+from flctl.terminal.patience import waiting
 
 app = single()
 
@@ -33,17 +38,12 @@ def demo(
 
     from flctl.core.events import RoundCommitted
     from flctl.core.stream import Published
-    from flctl.extras import needs_torch
-    from flctl.files import make_folder
     from flctl.fleet.comparison import Comparison, beside
     from flctl.fleet.driving import drive_local
-    from flctl.outputs import writable
     from flctl.records.plots.comparison import draw
     from flctl.records.plots.style import needs_matplotlib
     from flctl.terminal.checkpoints import copy_model
     from flctl.terminal.demo import show
-    from flctl.terminal.output import print_line, program, shown
-    from flctl.terminal.patience import waiting
     from flctl.terminal.watching import watcher
 
     needs_matplotlib()

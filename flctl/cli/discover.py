@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from flctl.cli.options import At, Json, command, flag, option, single
+from flctl.terminal import output
 from flctl.terminal.finding import coordinator
 
 app = single()
@@ -30,7 +31,6 @@ def discover(
     """Compare the expected agents with those that are connected, and say what to do."""
     from flctl.fleet.discovery import all_ready, compare, enrolled, too_many
     from flctl.fleet.inventory import read_inventory
-    from flctl.terminal import output
     from flctl.terminal.keys import open_tokens
     from flctl.terminal.presence import presence_table
 

@@ -1,13 +1,25 @@
 """`flctl emulate`: a fleet in containers on this machine, with faults to inject."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from flctl.cli import completion
 from flctl.cli.options import At, Here, Json, argument, command, flag, group, option
 from flctl.cli.shards import PARTITIONS
-
-if TYPE_CHECKING:
-    from flctl.fleet.emulation.faults import Fault
+from flctl.fleet.emulation import faults
+from flctl.fleet.emulation.engine import engine
+from flctl.fleet.emulation.faults import Fault, again
+from flctl.fleet.emulation.members import chosen, standing
+from flctl.fleet.emulation.plan import (
+    EmulationPlan,
+    fleet_name,
+    partition_named,
+    profile_named,
+    rate_bits,
+)
+from flctl.fleet.emulation.said import followed, said
+from flctl.fleet.emulation.usage import memory_bytes
+from flctl.terminal.output import answer, print_line
+from flctl.terminal.patience import progress
 
 app = group("A fleet of emulated Pis in Docker containers on this machine, with faults to inject.")
 DATA, IMAGES = "Data", "Images"
@@ -67,11 +79,8 @@ def up(
     Repeat it with another N to grow or shrink the fleet; this also ends all faults. Other
     commands find the fleet with --context NAME. Ctrl-C restores what was there before.
     """
-    from flctl.fleet.emulation.engine import engine
-    from flctl.fleet.emulation.plan import EmulationPlan, fleet_name, partition_named, profile_named
     from flctl.fleet.emulation.raising import raise_fleet
     from flctl.terminal.emulation import show_started
-    from flctl.terminal.patience import progress
 
     images = {"image": image, "coordinator_image": coordinator_image}
     plan = EmulationPlan(
@@ -92,12 +101,7 @@ def up(
 @command(app, "flctl emulate ps")
 def ps(fleet: Fleet = OWN, json: Json = False) -> None:
     """Show the containers of the fleet: state, faults, memory, shard."""
-    from flctl.fleet.emulation.engine import engine
-    from flctl.fleet.emulation.members import standing
-    from flctl.fleet.emulation.plan import fleet_name
-    from flctl.fleet.emulation.usage import memory_bytes
     from flctl.terminal.emulation import members_table, plain
-    from flctl.terminal.output import answer
 
     with engine() as client:
         found = standing(client, fleet_name(fleet))
@@ -116,11 +120,6 @@ def logs(
     fleet: Fleet = OWN,
 ) -> None:
     """Print the logs of the coordinator and the agents, in order of time."""
-    from flctl.fleet.emulation.engine import engine
-    from flctl.fleet.emulation.members import chosen, standing
-    from flctl.fleet.emulation.plan import fleet_name
-    from flctl.fleet.emulation.said import followed, said
-    from flctl.terminal.output import print_line
 
     called = fleet_name(fleet)
     with engine() as client:
@@ -138,13 +137,9 @@ def logs(
 def down(here: Here, fleet: Fleet = OWN) -> None:
     """Remove the fleet and everything in it, including keys, runs and checkpoints.
 
-    To keep a model, export it first: flctl runs export --context NAME
+    To keep a model, export it first: flctl runs export RUN --format pt --context NAME
     """
-    from flctl.fleet.emulation.engine import engine
     from flctl.fleet.emulation.leftovers import take_down
-    from flctl.fleet.emulation.plan import fleet_name
-    from flctl.terminal.output import print_line
-    from flctl.terminal.patience import progress
 
     called = fleet_name(fleet)
     with progress() as tell, engine() as client:
@@ -165,7 +160,6 @@ FAULTS = {
 
 def _add(name: str, help_: str) -> None:
     def fault(names: Names, fleet: Fleet = OWN) -> None:
-        from flctl.fleet.emulation import faults
 
         _inject(getattr(faults, name), names, fleet)
 
@@ -186,20 +180,12 @@ def slow(
     fleet: Fleet = OWN,
 ) -> None:
     """Slow down its connection, until 'heal', 'cut' or 'restart'."""
-    from flctl.fleet.emulation import faults
-    from flctl.fleet.emulation.plan import rate_bits
 
     bits = rate_bits(rate)
     _inject(lambda client, called, member: faults.slow(client, called, member, bits), names, fleet)
 
 
-def _inject(fault: "Fault", names: list[str], fleet: str) -> None:
-    from flctl.fleet.emulation.engine import engine
-    from flctl.fleet.emulation.faults import again
-    from flctl.fleet.emulation.members import chosen
-    from flctl.fleet.emulation.plan import fleet_name
-    from flctl.terminal.output import print_line
-    from flctl.terminal.patience import progress
+def _inject(fault: Fault, names: list[str], fleet: str) -> None:
 
     called = fleet_name(fleet)
     with engine() as client, progress(lines=False) as tell:

@@ -18,6 +18,8 @@ from flctl.cli.options import (
 )
 from flctl.files import expect_path
 from flctl.terminal import logs
+from flctl.terminal.output import print_json
+from flctl.terminal.patience import reading
 
 app = single()
 
@@ -54,8 +56,6 @@ def evaluate(
     from flctl.learning.evaluation import measured as measure
     from flctl.learning.splits import chosen_parts
     from flctl.terminal.checkpoints import load_model, task_of
-    from flctl.terminal.output import print_json
-    from flctl.terminal.patience import reading
     from flctl.terminal.results import show_metrics
 
     logs.set_up(verbose, quiet=True)

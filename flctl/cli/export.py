@@ -7,6 +7,8 @@ from flctl.cli.options import OWN_DATA, At, Json, OfTask, Run, flag, option, pat
 from flctl.errors import UsageError
 from flctl.extras import needs_torch
 from flctl.files import expect_path
+from flctl.formats import size
+from flctl.terminal.output import answer, shown
 
 MODELS = ("pt", "safetensors", "onnx")
 FORMATS = (*MODELS, "csv", "tensorboard")
@@ -57,10 +59,8 @@ def export(
     json: Json = False,
 ) -> None:
     """Write a run's model or its figures for other programs."""
-    from flctl.formats import size
     from flctl.terminal.export import export_figures, export_model
     from flctl.terminal.finding import recorded
-    from flctl.terminal.output import answer, shown
 
     _check(format, which, per_agent, data, out)
     if task is not None and format != "onnx":

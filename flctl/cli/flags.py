@@ -120,7 +120,7 @@ FLAGS = (
     Flag("dataset", str, DATA, "Name of the data set that each agent trains on.", "NAME"),
     Flag("lead", str, DATA, "Signal of WFDB records for --local, --virtual and --test-data, by "
          "name or number; the agents of a fleet have their own --lead.", "NAME|N",
-         "MLII, else the most similar one"),
+         "MLII, else II, else the most similar one"),
     Flag("annotator", str, DATA, "Suffix of the annotation files of WFDB records, for the same.",
          "NAME", "atr, else ecg, ari, qrsc, qrs"),
     Flag("r_at", int, DATA, "Position of the R peak in each row of a CSV or .npz file, counted "

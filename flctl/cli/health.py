@@ -3,6 +3,7 @@
 import typer
 
 from flctl.cli.options import Here, Json, command, single
+from flctl.terminal import output
 
 app = single()
 
@@ -14,7 +15,6 @@ def health(here: Here, json: Json = False) -> None:
     Exit code 0 if its main loop responds, else 1. A lost link between agent and coordinator is
     only reported: a restart would not restore it.
     """
-    from flctl.terminal import output
     from flctl.transport.health import ask, in_words
 
     found = ask(here.folder)

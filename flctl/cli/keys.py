@@ -12,7 +12,10 @@ from flctl.cli import completion
 from flctl.cli.options import At, Json, argument, command, flag, group, option
 from flctl.cli.shards import Dealing, Shards, deal
 from flctl.errors import FlctlError, UsageError
+from flctl.formats import counted
+from flctl.terminal import output
 from flctl.terminal.finding import connected
+from flctl.terminal.output import hint, print_line, warn
 from flctl.values import seconds
 
 if TYPE_CHECKING:
@@ -29,7 +32,6 @@ def new(
     ],
 ) -> None:
     """Make a key pair for an operator or an agent."""
-    from flctl.terminal.output import print_line
     from flctl.transport.keypair import load_or_make, shown
 
     if path.exists():
@@ -53,7 +55,6 @@ def add(
     ] = "agent",
 ) -> None:
     """Enrol a key under a name."""
-    from flctl.terminal.output import print_line
     from flctl.transport.keypair import is_public_key, public_key, read_public
 
     named = not is_public_key(key) and Path(key).is_file()
@@ -66,7 +67,6 @@ def add(
 @command(app, "flctl keys list", name="list")
 def list_(at: At, json: Json = False) -> None:
     """List the server's key, enrolled keys, and unknown keys that tried to connect."""
-    from flctl.terminal import output
     from flctl.terminal.keys import keys_table, open_tokens, shown_keys
 
     with _book(at, make=False) as book:
@@ -109,7 +109,6 @@ def token(
     --shard auto gets its own part, and the same part when it reconnects. When an agent is
     revoked, its part goes to the next agent that joins.
     """
-    from flctl.terminal.output import hint, print_line, warn
 
     lasts_s = seconds(ttl, "--ttl")
     if role not in ("agent", "evaluate"):
@@ -136,7 +135,6 @@ def tokens(
     While one is open, unknown keys may connect and ask to join. A token closes when its uses or
     its time are over, and when an agent that joined with it is revoked.
     """
-    from flctl.terminal import output
     from flctl.terminal.keys import tokens_table
 
     if close and close_all:
@@ -162,8 +160,6 @@ def invite(
 
     A token is placed in that folder, and removed when its time is over.
     """
-    from flctl.formats import counted
-    from flctl.terminal.output import print_line
 
     lasts_s = seconds(ttl, "--ttl")
     with _book(at, make=False) as book:
@@ -178,7 +174,6 @@ def revoke(name: Name, at: At) -> None:
 
     An open token that the agent joined with is closed too, because the agent may still have it.
     """
-    from flctl.terminal.output import print_line
 
     with _book(at, make=False) as book:
         closed = book.revoke(name)
@@ -212,7 +207,6 @@ def rotate_server(
     'flctl status' shows how many agents have it. At the end of the time, or with --finish, only
     the new key is valid. An agent that was away until then needs it by hand (flctl deploy).
     """
-    from flctl.terminal import output
     from flctl.terminal.keys import key_rotation, shown_keys
 
     if finish and abort:

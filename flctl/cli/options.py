@@ -156,9 +156,11 @@ class Command(_Quick, typer.core.TyperCommand):
                 is_argument = param.param_type_name == "argument"
                 name = "Arguments" if is_argument else getattr(param, "rich_help_panel", None)
                 shown = re.sub(r" <\w+(\[.+\])?>$", "", record[0])  # a type of Python
-                groups.setdefault(name or "Options", []).append((shown, record[1]))
+                text = re.sub(r"\b([\d.e-]+)<=x<=(\d+)", r"\1 to \2", record[1])
+                text = re.sub(r"\bx>=([\d.e-]+)", r"at least \1", text)
+                groups.setdefault(name or "Options", []).append((shown, text))
         # The options that every command has come last.
-        for name in sorted(groups, key=lambda name: name == "Options"):
+        for name in sorted(groups, key=lambda name: (name != "Arguments", name == "Options")):
             with formatter.section(name):
                 formatter.write_dl(groups[name])
 

@@ -17,7 +17,8 @@ from flctl.cli.options import (
     single,
 )
 from flctl.files import expect_path
-from flctl.terminal import logs
+from flctl.terminal import logs, output
+from flctl.terminal.patience import reading
 
 app = single()
 
@@ -65,9 +66,7 @@ def predict(
     from flctl.learning.prediction import predict as judge
     from flctl.learning.predictions import OF
     from flctl.records.plots.style import needs_matplotlib, picture_path
-    from flctl.terminal import output
     from flctl.terminal.checkpoints import load_model, task_of, threshold_of
-    from flctl.terminal.patience import reading
     from flctl.terminal.results import show_predictions
 
     logs.set_up(verbose, quiet=True)

@@ -19,6 +19,7 @@ from flctl.cli.options import (
     option,
     path,
 )
+from flctl.formats import counted
 from flctl.terminal import chains
 from flctl.terminal.finding import connected, details, recorded, summaries
 from flctl.terminal.output import answer, print_json, print_line, program, show, shown, warn
@@ -83,7 +84,6 @@ def replay(
     from flctl.coordinator.store.journal import chain_of
     from flctl.fleet.replay import Row, other_machine
     from flctl.fleet.replay import replay as replayed
-    from flctl.formats import counted
     from flctl.terminal.checkpoints import expect_task
 
     sources = {name: Path(path) for name, path in named_paths(data or [], "--data", None).items()}
@@ -158,7 +158,8 @@ def plot(
     run: Run,
     at: At,
     out: Annotated[
-        Path | None, option("FILE", "[default: RUN.png, in the current folder]", parser=path)
+        Path | None,
+        option("FILE", "The picture.  [default: RUN.png, in the current folder]", parser=path),
     ] = None,
     per_agent: Annotated[
         bool, flag("Also loss, seconds and examples of each agent.", "--per-agent")

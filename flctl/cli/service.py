@@ -8,7 +8,7 @@ import typer
 
 from flctl.cli.options import Here, argument, command, flag, group, option
 from flctl.errors import UsageError
-from flctl.terminal.output import warn
+from flctl.terminal.output import print_line, warn
 
 app = group("Run an agent or a coordinator as a systemd service, started at boot.")
 KINDS = ("agent", "coordinator")
@@ -50,7 +50,6 @@ def install(
     To change an option, install it again.
     """
     from flctl.fleet import units
-    from flctl.terminal.output import print_line
 
     as_system = _as_system(kind, system)
     if not dry_run:
@@ -80,7 +79,6 @@ def install(
 def remove(kind: Kind, system: System = None) -> None:
     """Stop it and remove its unit; the state folder and its keys stay."""
     from flctl.fleet import units
-    from flctl.terminal.output import print_line
 
     as_system = _as_system(kind, system)
     units.needs_systemd(as_system)

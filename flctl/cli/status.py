@@ -6,7 +6,9 @@ from typing import Annotated, Any
 import typer
 
 from flctl.cli.options import At, Json, command, flag, option, single
+from flctl.terminal import output
 from flctl.terminal.finding import coordinator
+from flctl.terminal.output import print_json, terminal
 
 app = single()
 
@@ -23,7 +25,6 @@ def status(
     json: Json = False,
 ) -> None:
     """Show the agents: state, device, link, last round, last error."""
-    from flctl.terminal import output
 
     if watch:
         _watch(at, every, wide, json)
@@ -40,7 +41,6 @@ def _watch(at: At, every: float, wide: bool, json: bool) -> None:
     from rich.live import Live
 
     from flctl.fleet.connecting import connect_coordinator
-    from flctl.terminal.output import print_json, terminal
 
     with connect_coordinator(at.folder, at.context) as console:
         try:

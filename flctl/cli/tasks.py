@@ -10,7 +10,7 @@ from flctl.cli import completion
 from flctl.cli.errors import fail
 from flctl.cli.options import Here, Json, Verbose, argument, command, group, option, path
 from flctl.files import expect_path
-from flctl.terminal import logs
+from flctl.terminal import logs, output
 from flctl.terminal.patience import waiting
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ def list_(here: Here, json: Json = False, verbose: Verbose = False) -> None:
     """
     from flctl.agent.state import saved_tasks
     from flctl.learning.catalogue import catalogue
-    from flctl.terminal import output
     from flctl.terminal.tasks import show_tasks
 
     logs.set_up(verbose, quiet=True)
@@ -66,7 +65,6 @@ def check(
     Exit code 0: fit for a fleet; 1: it has a problem, and the line says how to solve it.
     """
     from flctl.fleet.checking import check_task
-    from flctl.terminal import output
     from flctl.terminal.tasks import show_finding
 
     logs.set_up(verbose, quiet=True)

@@ -116,6 +116,7 @@ def test_every_command_has_an_example_that_parses(flctl, name):
     """Its help ends with lines to copy; they name the command, and options that it has."""
     command = EVERY[name]
     examples = flctl(*name, "-h").out.partition("\nExample")[2].splitlines()[1:]
+    assert all(len(line) <= 80 for line in examples)
     calls = " ".join(examples).replace("\\ ", " ").split("flctl ")[1:]
     assert calls
     for call in calls:
