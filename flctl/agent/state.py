@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -11,6 +12,8 @@ from flctl import files
 from flctl.errors import NOT_DECODED
 from flctl.settings import AgentName
 from flctl.wire.messages import Digest, Life, PublicKey, RunId
+
+Stored = TypeVar("Stored")
 
 _NAME_FILE = "name"
 _TASKS_FILE = "tasks.json"
@@ -105,41 +108,35 @@ class AgentState:
             with files.explained(path, "forget the server keys"):
                 path.unlink(missing_ok=True)
         elif self.server_keys(given) != tuple(keys):
-            stored = _ServerKeys(given=given, keys=tuple(keys))
-            files.replace(path, msgspec.json.encode(stored) + b"\n")
+            self._store(_SERVER_KEYS_FILE, _ServerKeys(given=given, keys=tuple(keys)))
 
     def life(self, given: str) -> str:
         """Of the coordinator that was told last, "" for none; see `server_keys` for `given`."""
-        with suppress(OSError, *NOT_DECODED):
-            data = files.read_small(self.folder / _LIFE_FILE)
-            found = msgspec.json.decode(data, type=_Met)
-            return found.life if found.given == given else ""
-        return ""
+        found = _stored(self.folder / _LIFE_FILE, _Met)
+        return found.life if found is not None and found.given == given else ""
 
     def save_life(self, given: str, life: str) -> None:
         """Raises StateError."""
         if self.life(given) != life:  # SD cards wear out
-            met = _Met(given=given, life=life)
-            files.replace(self.folder / _LIFE_FILE, msgspec.json.encode(met) + b"\n")
+            self._store(_LIFE_FILE, _Met(given=given, life=life))
 
     def save_tasks(self, tasks: Mapping[str, Digest]) -> None:
         """Note what the owner has enabled, for `flctl tasks list`. Raises StateError."""
         if saved_tasks(self.folder) != tasks:  # SD cards wear out
-            files.replace(self.folder / _TASKS_FILE, msgspec.json.encode(tasks) + b"\n")
+            self._store(_TASKS_FILE, tasks)
 
     def save_pace(self, begun: Mapping[str, list[float]]) -> None:
         """Note at the end when rounds were begun, by the monotonic clock of this boot: another
         start does not begin to count at 0. Raises StateError."""
-        pace = _Pace(boot=_boot_id(), begun=dict(begun))
-        files.replace(self.folder / _PACE_FILE, msgspec.json.encode(pace) + b"\n")
+        self._store(_PACE_FILE, _Pace(boot=_boot_id(), begun=dict(begun)))
 
     def saved_pace(self) -> dict[str, list[float]]:
         """What `save_pace` has noted since this machine was started; empty when nothing."""
-        with suppress(OSError, *NOT_DECODED):
-            pace = msgspec.json.decode((self.folder / _PACE_FILE).read_bytes(), type=_Pace)
-            if pace.boot and pace.boot == _boot_id():
-                return pace.begun
-        return {}
+        pace = _stored(self.folder / _PACE_FILE, _Pace)
+        return pace.begun if pace is not None and pace.boot == _boot_id() != "" else {}
+
+    def _store(self, name: str, value: object) -> None:
+        files.replace(self.folder / name, msgspec.json.encode(value) + b"\n")
 
     def close(self) -> None:
         """When the worker has ended."""
@@ -162,11 +159,8 @@ class AgentState:
 
 def stored_server_keys(folder: Path, given: str) -> tuple[str, ...]:
     """See `AgentState.server_keys`. What is damaged counts as nothing."""
-    with suppress(OSError, *NOT_DECODED):
-        data = (folder / _SERVER_KEYS_FILE).read_bytes()
-        found = msgspec.json.decode(data, type=_ServerKeys)
-        return found.keys if found.given == given else ()
-    return ()
+    found = _stored(folder / _SERVER_KEYS_FILE, _ServerKeys)
+    return found.keys if found is not None and found.given == given else ()
 
 
 def has_joined(folder: Path) -> bool:
@@ -179,7 +173,11 @@ def has_joined(folder: Path) -> bool:
 def saved_tasks(folder: Path) -> dict[str, Digest] | None:
     """Those that the agent of this folder had enabled at its last start, with their digests;
     None when no agent has been started there."""
+    return _stored(folder / _TASKS_FILE, dict[str, Digest])
+
+
+def _stored(path: Path, kind: type[Stored]) -> Stored | None:
+    """None where there is nothing, or nothing that is whole."""
     with suppress(OSError, *NOT_DECODED):
-        data = (folder / _TASKS_FILE).read_bytes()
-        return msgspec.json.decode(data, type=dict[str, Digest])
+        return msgspec.json.decode(files.read_small(path), type=kind)
     return None

@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from flctl.fleet.drift import Difference, drift
 from flctl.fleet.inventory import Expected
+from flctl.formats import span
 from flctl.transport.keypair import shown
 
 State = Literal[
@@ -128,7 +129,7 @@ def _judge(agent: Mapping[str, Any]) -> tuple[State, str]:
         return said, note or _ADVICE[said]
     if agent["last_seen_s"] is None:
         return "missing", "enrolled, never seen: is the agent started, does its server key fit?"
-    ago = f"{_ago(agent['last_seen_s'])} ago"
+    ago = f"{span(agent['last_seen_s'])} ago"
     if said == "stopped":
         return said, f"stopped in order {ago}: start its agent again"
     return "lost", f"last seen {ago}: check its power, its network and the agent's log"
@@ -168,10 +169,3 @@ def _extra(agent: Mapping[str, Any], revoke: str | None) -> Presence:
 def _unknown(key: str, again: str) -> Presence:
     advice = f"an unknown key; if you know whose: flctl keys add NAME {key}{again}"
     return Presence(None, None, "waiting key", None, advice)
-
-
-def _ago(seconds: float) -> str:
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{seconds:.0f} s"

@@ -79,8 +79,13 @@ def drive_local(
     with agents_folder() as temporary:
         keyring = Keyring(temporary / "keys")
         coordinator, endpoint = make_coordinator(state, keyring, "127.0.0.1:0")
-        # That its own agents have yet to start is no news.
-        coordinator.watchers.append(lambda told: None if _is_start(told) else on_event(told))
+
+        def on_told(told: Published) -> None:
+            # That its own agents have yet to start is no news.
+            if not (isinstance(told.event, AgentsAwaited) and told.event.round is None):
+                on_event(told)
+
+        coordinator.watchers.append(on_told)
         embedded = _Embedded(coordinator, keyring, temporary, endpoint, names, verbose)
         try:
             if folder is None:
@@ -90,10 +95,6 @@ def drive_local(
             return embedded.run(between)
         finally:
             embedded.close()
-
-
-def _is_start(told: Published) -> bool:
-    return isinstance(told.event, AgentsAwaited) and told.event.round is None
 
 
 def _expect_room(agents: int) -> None:

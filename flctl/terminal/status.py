@@ -90,8 +90,7 @@ def _run_line(run: Mapping[str, Any] | None) -> Any:
     if waits and why:
         line += f": {why}"
     elif waiting:
-        names = ", ".join(waiting[:5]) + (" …" if len(waiting) > 5 else "")
-        line += f"{': ' if waits else ', waiting for '}{names}"
+        line += f"{': ' if waits else ', waiting for '}{few(waiting)}"
     if why and not waits:
         line += f"; needed and away: {why}"
     if (left_s := run.get("time_left_s")) is not None and (waiting or why):

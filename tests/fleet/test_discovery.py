@@ -56,7 +56,7 @@ def test_an_agent_that_said_goodbye_is_stopped():
     """Its power is fine."""
     (row,) = compare(expected("pi-01"), status(agent("pi-01", "stopped", last_seen_s=200.0)))
     assert (row.state, row.advice) == (
-        "stopped", "stopped in order 3 min ago: start its agent again",
+        "stopped", "stopped in order 3:20 ago: start its agent again",
     )  # fmt: skip
     assert not all_ready([row])
 
@@ -78,7 +78,7 @@ def test_an_enrolled_agent_that_is_away_is_lost_or_missing():
     never = agent("pi-02", "lost", last_seen_s=None)
     rows = compare(expected("pi-01", "pi-02"), status(lost, never))
     assert [row.state for row in rows] == ["lost", "missing"]
-    assert "3 min ago" in rows[0].advice
+    assert "3:20 ago" in rows[0].advice
     assert "never seen" in rows[1].advice
 
 
