@@ -23,25 +23,28 @@ Words = list[str] | None
 class Owner(NamedTuple):
     """The fields of `Limits`."""
 
-    min_examples: Annotated[
-        int,
-        owner_("N", "Fewest distinct examples for a round of training or an evaluation.", min=1),
-    ] = LIMITS.min_examples
-    min_batch_size: Annotated[
-        int,
-        owner_(
-            "N", "Fewest examples in a batch; a smaller last one of an epoch is dropped.", min=1
-        ),
-    ] = LIMITS.min_batch_size
-    min_batches: Annotated[int, owner_("N", "Fewest batches in a round.", min=1)] = (
-        LIMITS.min_batches
+    min_examples: int = owner_(
+        "N",
+        "Fewest distinct examples for a round of training or an evaluation.",
+        min=1,
+        default=LIMITS.min_examples,
     )
-    max_model_mb: Annotated[int, owner_("MIB", "Largest model to download.", min=1, max=2**15)] = (
-        LIMITS.max_model_mb
+    min_batch_size: int = owner_(
+        "N",
+        "Fewest examples in a batch; a smaller last one of an epoch is dropped.",
+        min=1,
+        default=LIMITS.min_batch_size,
     )
-    max_rounds_per_hour: Annotated[
-        int, owner_("N", "Most rounds in any hour, and as many evaluations; 0: no limit.", min=0)
-    ] = LIMITS.max_rounds_per_hour
+    min_batches: int = owner_("N", "Fewest batches in a round.", min=1, default=LIMITS.min_batches)
+    max_model_mb: int = owner_(
+        "MIB", "Largest model to download.", min=1, max=2**15, default=LIMITS.max_model_mb
+    )
+    max_rounds_per_hour: int = owner_(
+        "N",
+        "Most rounds in any hour, and as many evaluations; 0: no limit.",
+        min=0,
+        default=LIMITS.max_rounds_per_hour,
+    )
 
 
 @command(
@@ -57,73 +60,59 @@ def agent(
     dealing: Dealing,
     owner: Owner,
     here: Here,
-    server_key: Annotated[
-        str | None,
-        coordinator_("KEY", "Public key of the coordinator, which it prints when it starts."),
-    ] = None,
-    server_key_file: Annotated[Path | None, coordinator_("FILE", "File with that key.")] = None,
-    join_token_file: Annotated[
-        str | None,
-        identity(
-            "FILE",
-            "Enrol with the token in this file, made by 'flctl keys token' ('-': standard input; "
-            "or use the variable FLCTL_JOIN_TOKEN).",
-        ),
-    ] = None,
-    name: Annotated[
-        str | None,
-        identity("NAME", "Name to ask for when joining; an enrolled agent keeps its name."),
-    ] = None,
-    role: Annotated[
-        str,
-        work(
-            "train|evaluate",
-            "With 'evaluate' this agent never trains: it measures each round's model on its data. "
-            "Needs a key with this role (flctl keys token --role evaluate).",
-        ),
-    ] = "train",
-    data: Annotated[
-        Words,
-        work(
-            "[NAME=]PATH",
-            "File or folder with the data of this agent; repeat it with names for several.  "
-            f"[default: {OWN_DATA} if it is named with --task]",
-        ),
-    ] = None,
-    task: Annotated[
-        Words,
-        work(
-            "NAME",
-            "Task to enable; it downloads its data if necessary. Can be repeated.  "
-            "[default: all installed tasks]",
-            complete=completion.tasks,
-        ),
-    ] = None,
-    shard: Annotated[
-        str | None,
-        option(
-            "K/N|auto",
-            "Use only the K-th of N parts of the data, counted from 1; auto: the part that the "
-            "coordinator assigns when this agent joins.",
-            panel=PANEL,
-        ),
-    ] = None,
+    server_key: str | None = coordinator_(
+        "KEY", "Public key of the coordinator, which it prints when it starts.", default=None
+    ),
+    server_key_file: Path | None = coordinator_("FILE", "File with that key.", default=None),
+    join_token_file: str | None = identity(
+        "FILE",
+        "Enrol with the token in this file, made by 'flctl keys token' ('-': standard input; "
+        "or use the variable FLCTL_JOIN_TOKEN).",
+        default=None,
+    ),
+    name: str | None = identity(
+        "NAME", "Name to ask for when joining; an enrolled agent keeps its name.", default=None
+    ),
+    role: str = work(
+        "train|evaluate",
+        "With 'evaluate' this agent never trains: it measures each round's model on its data. "
+        "Needs a key with this role (flctl keys token --role evaluate).",
+        default="train",
+    ),
+    data: Words = work(
+        "[NAME=]PATH",
+        "File or folder with the data of this agent; repeat it with names for several.  "
+        f"[default: {OWN_DATA} if it is named with --task]",
+        default=None,
+    ),
+    task: Words = work(
+        "NAME",
+        "Task to enable; it downloads its data if necessary. Can be repeated.  "
+        "[default: all installed tasks]",
+        complete=completion.tasks,
+        default=None,
+    ),
+    shard: str | None = option(
+        "K/N|auto",
+        "Use only the K-th of N parts of the data, counted from 1; auto: the part that the "
+        "coordinator assigns when this agent joins.",
+        panel=PANEL,
+        default=None,
+    ),
     device: Device = "auto",
-    threads: Annotated[
-        int | None, work("N", "Threads of torch.  [default: half of the cores]")
-    ] = None,
-    allow_task: Annotated[
-        Words,
-        owner_(
-            "NAME",
-            "Enabled task that the coordinator may ask for; can be repeated.  "
-            "[default: all enabled tasks]",
-            complete=completion.tasks,
-        ),
-    ] = None,
+    threads: int | None = work(
+        "N", "Threads of torch.  [default: half of the cores]", default=None
+    ),
+    allow_task: Words = owner_(
+        "NAME",
+        "Enabled task that the coordinator may ask for; can be repeated.  "
+        "[default: all enabled tasks]",
+        complete=completion.tasks,
+        default=None,
+    ),
     verbose: Verbose = False,
-    image: Annotated[str | None, option("IMAGE", "", hidden=True)] = None,
-    exit_with_parent: Annotated[bool, option(None, "", hidden=True)] = False,
+    image: str | None = option("IMAGE", "", hidden=True, default=None),
+    exit_with_parent: bool = option(None, "", hidden=True, default=False),
 ) -> None:
     """Run an agent: train on the data of this device when the coordinator asks.
 

@@ -3,7 +3,7 @@
 import hashlib
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 from flctl.cli.errors import fail
 from flctl.cli.options import At, Head, Json, command, flag, option, single
@@ -21,17 +21,13 @@ app = single()
 @command(app, "flctl audit --since 7d", "flctl audit --follow --json", "flctl audit --verify")
 def audit(
     at: At,
-    follow: Annotated[bool, flag("Continue with new lines.", "--follow", "-f")] = False,
-    since: Annotated[
-        str | None,
-        option(
-            "TIME",
-            "Only lines since then: 10m, 2h, 7d, or a date, 2026-11-27 or 2026-11-27T07:30 (UTC).",
-        ),
-    ] = None,
-    verify: Annotated[
-        bool, flag("Only check that no line was changed, removed or added.", "--verify")
-    ] = False,
+    follow: bool = flag("Continue with new lines.", "--follow", "-f"),
+    since: str | None = option(
+        "TIME",
+        "Only lines since then: 10m, 2h, 7d, or a date, 2026-11-27 or 2026-11-27T07:30 (UTC).",
+        default=None,
+    ),
+    verify: bool = flag("Only check that no line was changed, removed or added.", "--verify"),
     head: Head = None,
     json: Json = False,
 ) -> None:

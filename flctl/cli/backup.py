@@ -22,18 +22,21 @@ app = single()
 def backup(
     file: Annotated[Path, argument("FILE", "File to write.", parser=path)],
     here: Here,
-    recipient: Annotated[
-        list[str] | None,
-        option("KEY", "Public key to encrypt for: age1..., or ssh-ed25519 ...; can be repeated."),
-    ] = None,
-    recipients_file: Annotated[
-        Path | None, option("PATH", "File with such keys, one per line.", parser=path)
-    ] = None,
-    new_identity: Annotated[
-        Path | None,
-        option("PATH", "Make a new key pair, with the secret half in this new file.", parser=path),
-    ] = None,
-    force: Annotated[bool, flag("Replace a FILE that is there.", "--force")] = False,
+    recipient: list[str] | None = option(
+        "KEY",
+        "Public key to encrypt for: age1..., or ssh-ed25519 ...; can be repeated.",
+        default=None,
+    ),
+    recipients_file: Path | None = option(
+        "PATH", "File with such keys, one per line.", parser=path, default=None
+    ),
+    new_identity: Path | None = option(
+        "PATH",
+        "Make a new key pair, with the secret half in this new file.",
+        parser=path,
+        default=None,
+    ),
+    force: bool = flag("Replace a FILE that is there.", "--force"),
 ) -> None:
     """Write the keys, runs and settings of a coordinator into one encrypted file.
 
@@ -82,7 +85,7 @@ def restore(
         option("PATH", "File with the secret key, of age or ssh, to decrypt with.", parser=path),
     ],
     here: Here,
-    list_: Annotated[bool, flag("Only check the backup and show its contents.", "--list")] = False,
+    list_: bool = flag("Only check the backup and show its contents.", "--list"),
 ) -> None:
     """Make a new state folder from a backup.
 

@@ -27,7 +27,7 @@ def connect(
         ),
     ],
     here: Here,
-    name: Annotated[str, option("NAME", "Name for --context.")] = "default",
+    name: str = option("NAME", "Name for --context.", default="default"),
 ) -> None:
     """Save a remote coordinator, so that all commands use it.
 

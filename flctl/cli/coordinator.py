@@ -2,7 +2,6 @@
 
 import shlex
 from pathlib import Path
-from typing import Annotated
 
 from flctl.cli.options import Here, Verbose, command, option, path, single
 from flctl.cli.shards import Dealing, Shards, deal
@@ -25,50 +24,36 @@ app = single()
 def coordinator(
     here: Here,
     dealing: Dealing,
-    bind: Annotated[
-        str,
-        option(
-            "HOST:PORT",
-            "Address to listen on for agents; 0.0.0.0:7700 for all networks, port 0 for any "
-            "free port.",
-        ),
-    ] = "127.0.0.1:7700",
-    heartbeat: Annotated[
-        str,
-        option(
-            "TIME",
-            "Interval of the agents' reports; a longer one saves traffic on a mobile connection. "
-            "An agent counts as lost after 6 intervals, but not before 30 s.",
-        ),
-    ] = "5s",
-    invite: Annotated[
-        Path | None,
-        option(
-            "DIR",
-            "Keep the server key in this folder, as server.pub, and a join token for 15 minutes "
-            "after the first start and after 'flctl keys invite': for agents that share the "
-            "folder with this coordinator, as in a compose file.",
-            parser=path,
-        ),
-    ] = None,
-    test_data: Annotated[
-        list[Path] | None,
-        option(
-            "PATH",
-            "File, or folder of files, that operators on other machines may choose as test data "
-            "of a run; can be repeated. Without it they can choose none.",
-            parser=path,
-        ),
-    ] = None,
+    bind: str = option(
+        "HOST:PORT",
+        "Address to listen on for agents; 0.0.0.0:7700 for all networks, port 0 for any free port.",
+        default="127.0.0.1:7700",
+    ),
+    heartbeat: str = option(
+        "TIME",
+        "Interval of the agents' reports; a longer one saves traffic on a mobile connection. "
+        "An agent counts as lost after 6 intervals, but not before 30 s.",
+        default="5s",
+    ),
+    invite: Path | None = option(
+        "DIR",
+        "Keep the server key in this folder, as server.pub, and a join token for 15 minutes "
+        "after the first start and after 'flctl keys invite': for agents that share the "
+        "folder with this coordinator, as in a compose file.",
+        parser=path,
+        default=None,
+    ),
+    test_data: list[Path] | None = option(
+        "PATH",
+        "File, or folder of files, that operators on other machines may choose as test data "
+        "of a run; can be repeated. Without it they can choose none.",
+        parser=path,
+        default=None,
+    ),
     shards: Shards = None,
-    min_participants: Annotated[
-        int,
-        option(
-            "N",
-            "Commit no round with fewer agents, whatever the quorum of a run.",
-            min=1,
-        ),
-    ] = 1,
+    min_participants: int = option(
+        "N", "Commit no round with fewer agents, whatever the quorum of a run.", min=1, default=1
+    ),
     verbose: Verbose = False,
 ) -> None:
     """Run a coordinator: it accepts agents and carries out runs.

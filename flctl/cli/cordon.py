@@ -1,7 +1,5 @@
 """`flctl cordon` and `uncordon`: exclude agents from rounds for maintenance."""
 
-from typing import Annotated
-
 from flctl.cli.options import Agents, At, command, option, single
 from flctl.terminal.finding import coordinator
 from flctl.terminal.output import hint
@@ -14,10 +12,9 @@ app = single()
 def cordon(
     names: Agents,
     at: At,
-    wait: Annotated[
-        str | None,
-        option("TIME", "Also wait until they are idle; fail when it takes longer than TIME."),
-    ] = None,
+    wait: str | None = option(
+        "TIME", "Also wait until they are idle; fail when it takes longer than TIME.", default=None
+    ),
 ) -> None:
     """Stop inviting these agents to rounds.
 

@@ -39,9 +39,9 @@ def describe(
     heartbeats: Heartbeats,
     data: Data = None,
     task: Task = None,
-    png: Annotated[
-        Path | None, option("FILE", "Also draw a picture into this file.", parser=path)
-    ] = None,
+    png: Path | None = option(
+        "FILE", "Also draw a picture into this file.", parser=path, default=None
+    ),
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
@@ -105,22 +105,19 @@ def split(
     heartbeats: Heartbeats,
     data: Data = None,
     task: Task = None,
-    partition: Annotated[
-        str | None,
-        option(
-            PARTITIONS,
-            "At random, two classes each, unequal mixes (--alpha), unequal sizes, or whole "
-            "records.  [default: record for ecg, else iid]",
-        ),
-    ] = None,
-    alpha: Annotated[
-        float | None,
-        option("A", "For --partition dirichlet: small is very unequal.  [default: 0.5]"),
-    ] = None,
-    seed: Annotated[
-        int | None, option("N", "The same data and seed give the same shares.  [default: 1]")
-    ] = None,
-    force: Annotated[bool, flag("Replace an earlier split.", "--force")] = False,
+    partition: str | None = option(
+        PARTITIONS,
+        "At random, two classes each, unequal mixes (--alpha), unequal sizes, or whole "
+        "records.  [default: record for ecg, else iid]",
+        default=None,
+    ),
+    alpha: float | None = option(
+        "A", "For --partition dirichlet: small is very unequal.  [default: 0.5]", default=None
+    ),
+    seed: int | None = option(
+        "N", "The same data and seed give the same shares.  [default: 1]", default=None
+    ),
+    force: bool = flag("Replace an earlier split.", "--force"),
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
@@ -180,7 +177,7 @@ def split(
 @command(app, "flctl data verify shares", "flctl data verify shares pi-03")
 def verify(
     folder: Annotated[Path, argument("DIR", "Made by 'flctl data split'.", parser=path)],
-    shares: Annotated[list[str] | None, argument("NAME", "Only these shares.")] = None,
+    shares: list[str] | None = argument("NAME", "Only these shares.", default=None),
     json: Json = False,
 ) -> None:
     """Compare the files of a split with the digests in its manifest."""

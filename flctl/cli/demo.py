@@ -3,7 +3,7 @@
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from flctl.cli.options import Here, Verbose, command, option, single
 from flctl.errors import FlctlError, UsageError
@@ -19,12 +19,12 @@ app = single()
 
 @command(app, "flctl demo", "flctl demo --agents 8 --rounds 10 --out demo8")
 def demo(
-    out: Annotated[Path, option("DIR", "Folder for the model, the picture and the run.")] = Path(
-        "demo"
+    out: Path = option(
+        "DIR", "Folder for the model, the picture and the run.", default=Path("demo")
     ),
-    agents: Annotated[int, option("N", "Number of local agents.", min=2, max=16)] = 4,
-    rounds: Annotated[int, option("N", "Number of training rounds.", min=1)] = 20,
-    seed: Annotated[int, option("N", "Seed of all random choices.", min=0)] = 1,
+    agents: int = option("N", "Number of local agents.", min=2, max=16, default=4),
+    rounds: int = option("N", "Number of training rounds.", min=1, default=20),
+    seed: int = option("N", "Seed of all random choices.", min=0, default=1),
     verbose: Verbose = False,
 ) -> None:
     """Train on real heartbeats over local agents, and compare.

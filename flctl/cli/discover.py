@@ -2,7 +2,6 @@
 
 import shlex
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
@@ -16,16 +15,14 @@ app = single()
 @command(app, "flctl discover --inventory fleet.ini", "flctl discover --check")
 def discover(
     at: At,
-    inventory: Annotated[
-        Path | None,
-        option(
-            "FILE",
-            "Ansible inventory, or the JSON of ansible-inventory --list: the hosts of its group "
-            "flctl_agents, or all.  [default: the enrolled agents are expected]",
-            env="FLCTL_INVENTORY",
-        ),
-    ] = None,
-    check: Annotated[bool, flag("Exit with code 1 unless all are ready.", "--check")] = False,
+    inventory: Path | None = option(
+        "FILE",
+        "Ansible inventory, or the JSON of ansible-inventory --list: the hosts of its group "
+        "flctl_agents, or all.  [default: the enrolled agents are expected]",
+        env="FLCTL_INVENTORY",
+        default=None,
+    ),
+    check: bool = flag("Exit with code 1 unless all are ready.", "--check"),
     json: Json = False,
 ) -> None:
     """Compare the expected agents with those that are connected, and say what to do."""

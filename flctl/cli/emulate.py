@@ -33,46 +33,38 @@ Names = Annotated[list[str], argument("NAME", "Agents, or 'coordinator'; see emu
 @command(app, "flctl emulate up -n 5 --profile pi3", "flctl emulate up -n 8 --partition dirichlet")
 def up(
     here: Here,
-    agents: Annotated[int, option("N", "Number of agents.", "--agents", "-n", min=1, max=200)] = 3,
-    profile: Annotated[
-        str, option("pi3|pi4|pi5", "Processor time and memory of each agent.")
-    ] = "pi4",
+    agents: int = option("N", "Number of agents.", "--agents", "-n", min=1, max=200, default=3),
+    profile: str = option("pi3|pi4|pi5", "Processor time and memory of each agent.", default="pi4"),
     fleet: Fleet = OWN,
-    port: Annotated[
-        int | None,
-        option(
-            "PORT",
-            "Port of the coordinator on this machine.  [default: a free one from 7700 on]",
-            min=1,
-            max=65535,
-        ),
-    ] = None,
-    task: Annotated[
-        str, option("NAME", "Task whose data are used.", panel=DATA, complete=completion.tasks)
-    ] = "ecg",
-    partition: Annotated[
-        str, option(PARTITIONS, "How the data are divided, one shard per agent.", panel=DATA)
-    ] = "iid",
-    alpha: Annotated[float, option("A", "For --partition dirichlet.", panel=DATA, min=1e-6)] = 0.5,
-    shard_seed: Annotated[int, option("N", "Seed of the division.", panel=DATA, min=0)] = 1,
-    image: Annotated[
-        str | None,
-        option(
-            "IMAGE",
-            "Image of the agents.  [default: flctl-agent of this version]",
-            env="FLCTL_AGENT_IMAGE",
-            panel=IMAGES,
-        ),
-    ] = None,
-    coordinator_image: Annotated[
-        str | None,
-        option(
-            "IMAGE",
-            "Image of the coordinator.  [default: flctl-coordinator of this version]",
-            env="FLCTL_COORDINATOR_IMAGE",
-            panel=IMAGES,
-        ),
-    ] = None,
+    port: int | None = option(
+        "PORT",
+        "Port of the coordinator on this machine.  [default: a free one from 7700 on]",
+        min=1,
+        max=65535,
+        default=None,
+    ),
+    task: str = option(
+        "NAME", "Task whose data are used.", panel=DATA, complete=completion.tasks, default="ecg"
+    ),
+    partition: str = option(
+        PARTITIONS, "How the data are divided, one shard per agent.", panel=DATA, default="iid"
+    ),
+    alpha: float = option("A", "For --partition dirichlet.", panel=DATA, min=1e-6, default=0.5),
+    shard_seed: int = option("N", "Seed of the division.", panel=DATA, min=0, default=1),
+    image: str | None = option(
+        "IMAGE",
+        "Image of the agents.  [default: flctl-agent of this version]",
+        env="FLCTL_AGENT_IMAGE",
+        panel=IMAGES,
+        default=None,
+    ),
+    coordinator_image: str | None = option(
+        "IMAGE",
+        "Image of the coordinator.  [default: flctl-coordinator of this version]",
+        env="FLCTL_COORDINATOR_IMAGE",
+        panel=IMAGES,
+        default=None,
+    ),
 ) -> None:
     """Start a fleet: a coordinator and N agents, each with its shard of the data.
 
@@ -112,11 +104,9 @@ def ps(fleet: Fleet = OWN, json: Json = False) -> None:
 
 @command(app, "flctl emulate logs pi-01 -f", "flctl emulate logs --tail 20")
 def logs(
-    names: Annotated[
-        list[str] | None, argument("NAME", "Containers to show.  [default: all]")
-    ] = None,
-    follow: Annotated[bool, flag("Continue until Ctrl-C.", "--follow", "-f")] = False,
-    tail: Annotated[int, option("N", "At most N lines of each container.", min=0)] = 100,
+    names: list[str] | None = argument("NAME", "Containers to show.  [default: all]", default=None),
+    follow: bool = flag("Continue until Ctrl-C.", "--follow", "-f"),
+    tail: int = option("N", "At most N lines of each container.", min=0, default=100),
     fleet: Fleet = OWN,
 ) -> None:
     """Print the logs of the coordinator and the agents, in order of time."""
@@ -174,9 +164,7 @@ for fault_name, fault_help in FAULTS.items():
 @command(app, "flctl emulate slow pi-02 --rate 256kbit")
 def slow(
     names: Names,
-    rate: Annotated[
-        str, option("RATE", "Rate in each direction: 256kbit, 1mbit, 1.5mbit.")
-    ] = "1mbit",
+    rate: str = option("RATE", "Rate in each direction: 256kbit, 1mbit, 1.5mbit.", default="1mbit"),
     fleet: Fleet = OWN,
 ) -> None:
     """Slow down its connection, until 'heal', 'cut' or 'restart'."""

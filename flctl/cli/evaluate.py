@@ -1,7 +1,6 @@
 """`flctl evaluate`: how good a checkpoint is."""
 
 from pathlib import Path
-from typing import Annotated
 
 from flctl.cli.options import (
     OWN_DATA,
@@ -33,19 +32,17 @@ def evaluate(
     checkpoint: Checkpoint,
     heartbeats: Heartbeats,
     task: Task = None,
-    data: Annotated[
-        Path | None, option("PATH", f"File or folder.  [default: {OWN_DATA}]", parser=path)
-    ] = None,
-    split: Annotated[
-        str,
-        option(
-            "auto|train|validation|all|PART",
-            "auto: the task's test parts, the first one counts; train: what agents train on; "
-            "validation: what the best round is chosen by; all: all of these; or one part by "
-            "its name.",
-        ),
-    ] = "auto",
-    test_batch_size: Annotated[int, option("N", "Examples in a batch.", min=1)] = 1000,
+    data: Path | None = option(
+        "PATH", f"File or folder.  [default: {OWN_DATA}]", parser=path, default=None
+    ),
+    split: str = option(
+        "auto|train|validation|all|PART",
+        "auto: the task's test parts, the first one counts; train: what agents train on; "
+        "validation: what the best round is chosen by; all: all of these; or one part by "
+        "its name.",
+        default="auto",
+    ),
+    test_batch_size: int = option("N", "Examples in a batch.", min=1, default=1000),
     device: Device = "auto",
     json: Json = False,
     verbose: Verbose = False,

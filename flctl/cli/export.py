@@ -26,35 +26,26 @@ def export(
         ),
     ],
     at: At,
-    out: Annotated[
-        Path | None,
-        option(
-            "PATH",
-            "File ('-': standard output); for tensorboard a folder, which gets a folder for the "
-            "run.  [default: named after the run, in the current folder]",
-            parser=path,
-        ),
-    ] = None,
-    which: Annotated[
-        str | None,
-        option(
-            "best|last|ROUND",
-            "Round of the model; best: by the task's primary metric on validation.  "
-            "[default: last]",
-        ),
-    ] = None,
-    per_agent: Annotated[
-        bool, flag("For csv: a row for each agent in each round.", "--per-agent")
-    ] = False,
-    data: Annotated[
-        Path | None,
-        option(
-            "PATH",
-            "For onnx: file or folder with an example of the model's input.  "
-            f"[default: the run's, else {OWN_DATA}]",
-            parser=path,
-        ),
-    ] = None,
+    out: Path | None = option(
+        "PATH",
+        "File ('-': standard output); for tensorboard a folder, which gets a folder for the "
+        "run.  [default: named after the run, in the current folder]",
+        parser=path,
+        default=None,
+    ),
+    which: str | None = option(
+        "best|last|ROUND",
+        "Round of the model; best: by the task's primary metric on validation.  [default: last]",
+        default=None,
+    ),
+    per_agent: bool = flag("For csv: a row for each agent in each round.", "--per-agent"),
+    data: Path | None = option(
+        "PATH",
+        "For onnx: file or folder with an example of the model's input.  "
+        f"[default: the run's, else {OWN_DATA}]",
+        parser=path,
+        default=None,
+    ),
     task: OfTask = None,
     json: Json = False,
 ) -> None:

@@ -45,14 +45,12 @@ def add(
     name: Annotated[str, argument("NAME", "Name of the agent or operator.")],
     key: Annotated[str, argument("KEY", "The public key, or a file with it.")],
     at: At,
-    role: Annotated[
-        str,
-        option(
-            "agent|evaluate|read|admin",
-            "agent: trains. evaluate: an agent that only measures models. read: may look (status, "
-            "runs). admin: may also change (train, keys).",
-        ),
-    ] = "agent",
+    role: str = option(
+        "agent|evaluate|read|admin",
+        "agent: trains. evaluate: an agent that only measures models. read: may look (status, "
+        "runs). admin: may also change (train, keys).",
+        default="agent",
+    ),
 ) -> None:
     """Enrol a key under a name."""
     from flctl.transport.keypair import is_public_key, public_key, read_public
@@ -94,11 +92,11 @@ def list_(at: At, json: Json = False) -> None:
 def token(
     at: At,
     dealing: Dealing,
-    ttl: Annotated[str, option("TIME", "How long it is valid: 90s, 10m, 2h, 7d.")] = "10m",
-    uses: Annotated[int, option("N", "Number of agents that may join with it.")] = 1,
-    role: Annotated[
-        str, option("agent|evaluate", "agent: they train. evaluate: they only measure models.")
-    ] = "agent",
+    ttl: str = option("TIME", "How long it is valid: 90s, 10m, 2h, 7d.", default="10m"),
+    uses: int = option("N", "Number of agents that may join with it.", default=1),
+    role: str = option(
+        "agent|evaluate", "agent: they train. evaluate: they only measure models.", default="agent"
+    ),
     shards: Shards = None,
 ) -> None:
     """Print a token with which new agents can join.
@@ -126,8 +124,8 @@ def token(
 @command(app, "flctl keys tokens", "flctl keys tokens --close-all")
 def tokens(
     at: At,
-    close: Annotated[list[str] | None, option("ID", "Close this token; can be repeated.")] = None,
-    close_all: Annotated[bool, flag("Close all of them.", "--close-all")] = False,
+    close: list[str] | None = option("ID", "Close this token; can be repeated.", default=None),
+    close_all: bool = flag("Close all of them.", "--close-all"),
     json: Json = False,
 ) -> None:
     """List the open join tokens, or close some.
@@ -154,7 +152,7 @@ def tokens(
 
 @command(app, "flctl keys invite --ttl 1h")
 def invite(
-    at: At, ttl: Annotated[str, option("TIME", "How long it is valid: 90s, 10m, 2h.")] = "15m"
+    at: At, ttl: str = option("TIME", "How long it is valid: 90s, 10m, 2h.", default="15m")
 ) -> None:
     """Let agents join that share a folder with the coordinator (coordinator --invite).
 
@@ -193,12 +191,10 @@ def revoke(name: Name, at: At) -> None:
 )
 def rotate_server(
     at: At,
-    overlap: Annotated[str, option("TIME", "How long both keys are valid: 2h, 7d, 30d.")] = "7d",
-    finish: Annotated[bool, flag("Accept only the new key from now on.", "--finish")] = False,
-    anyway: Annotated[
-        bool, flag("Finish although some agents do not have the new key.", "--anyway")
-    ] = False,
-    abort: Annotated[bool, flag("Accept only the old key from now on.", "--abort")] = False,
+    overlap: str = option("TIME", "How long both keys are valid: 2h, 7d, 30d.", default="7d"),
+    finish: bool = flag("Accept only the new key from now on.", "--finish"),
+    anyway: bool = flag("Finish although some agents do not have the new key.", "--anyway"),
+    abort: bool = flag("Accept only the old key from now on.", "--abort"),
     json: Json = False,
 ) -> None:
     """Replace the coordinator's own key, by which agents and operators recognise it.

@@ -29,19 +29,20 @@ def option(
     env: str | None = None,
     panel: str | None = None,
     complete: Callable[..., list[str]] | None = None,
+    default: Any = ...,
     **more: Any,
 ) -> Any:
     """An option as the help shows it: `metavar` is never the name of a Python type."""
     more = {"metavar": metavar, "envvar": env, "autocompletion": complete, **more}
-    return typer.Option(*names, help=help, rich_help_panel=panel, **more)
+    return typer.Option(default, *names, help=help, rich_help_panel=panel, **more)
 
 
 def flag(help: str, *names: str, **more: Any) -> Any:
-    return option(None, help, *names, **more)
+    return option(None, help, *names, default=False, **more)
 
 
-def argument(metavar: str, help: str, complete: Any = None, **more: Any) -> Any:
-    return typer.Argument(metavar=metavar, help=help, autocompletion=complete, **more)
+def argument(metavar: str, help: str, complete: Any = None, default: Any = ..., **more: Any) -> Any:
+    return typer.Argument(default, metavar=metavar, help=help, autocompletion=complete, **more)
 
 
 def path(text: str) -> Path:
@@ -196,8 +197,10 @@ Context = Annotated[
         complete=completion.contexts,
     ),
 ]
-Json = Annotated[bool, flag("Print JSON.", "--json")]
-Verbose = Annotated[bool, flag("Log everything to stderr, with tracebacks.", "--verbose", "-v")]
+Json = Annotated[bool, option(None, "Print JSON.", "--json")]
+Verbose = Annotated[
+    bool, option(None, "Log everything to stderr, with tracebacks.", "--verbose", "-v")
+]
 Run = Annotated[
     str, argument("RUN", "Name of the run, how it begins, or its last part.", completion.runs)
 ]
@@ -276,40 +279,33 @@ HEARTBEATS = "Heartbeats (docs/ecg.md)"
 class Heartbeats(NamedTuple):
     """How files with heartbeats are read."""
 
-    lead: Annotated[
-        str | None,
-        option(
-            "NAME|N",
-            "Signal of WFDB records to read, by name or number.  [default: MLII, else II, else "
-            "the most similar one]",
-            env="FLCTL_LEAD",
-            panel=HEARTBEATS,
-            show_default=False,
-        ),
-    ] = None
-    annotator: Annotated[
-        str | None,
-        option(
-            "NAME",
-            "Suffix of the annotation files of WFDB records.  [default: atr, else ecg, ari, "
-            "qrsc, qrs]",
-            env="FLCTL_ANNOTATOR",
-            panel=HEARTBEATS,
-            show_default=False,
-        ),
-    ] = None
-    r_at: Annotated[
-        int | None,
-        option(
-            "N",
-            "Position of the R peak in each row of a CSV or .npz file, counted from 0.  "
-            "[default: detected]",
-            env="FLCTL_R_AT",
-            panel=HEARTBEATS,
-            min=0,
-            max=186,
-        ),
-    ] = None
+    lead: str | None = option(
+        "NAME|N",
+        "Signal of WFDB records to read, by name or number.  [default: MLII, else II, else "
+        "the most similar one]",
+        env="FLCTL_LEAD",
+        panel=HEARTBEATS,
+        show_default=False,
+        default=None,
+    )
+    annotator: str | None = option(
+        "NAME",
+        "Suffix of the annotation files of WFDB records.  [default: atr, else ecg, ari, qrsc, qrs]",
+        env="FLCTL_ANNOTATOR",
+        panel=HEARTBEATS,
+        show_default=False,
+        default=None,
+    )
+    r_at: int | None = option(
+        "N",
+        "Position of the R peak in each row of a CSV or .npz file, counted from 0.  "
+        "[default: detected]",
+        env="FLCTL_R_AT",
+        panel=HEARTBEATS,
+        min=0,
+        max=186,
+        default=None,
+    )
 
     @property
     def read_as(self) -> "ReadAs":

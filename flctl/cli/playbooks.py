@@ -29,20 +29,17 @@ class Playbook(NamedTuple):
             parser=a_path,
         ),
     ]
-    limit: Annotated[str | None, option("HOSTS", "Only these hosts: pi-02, pi-0* or a group.")] = (
-        None
+    limit: str | None = option("HOSTS", "Only these hosts: pi-02, pi-0* or a group.", default=None)
+    check: bool = flag("Show what would change, and change nothing.", "--check")
+    ask_become_pass: bool = flag(
+        "Ask for the sudo password of the hosts.", "--ask-become-pass", "-K"
     )
-    check: Annotated[bool, flag("Show what would change, and change nothing.", "--check")] = False
-    ask_become_pass: Annotated[
-        bool, flag("Ask for the sudo password of the hosts.", "--ask-become-pass", "-K")
-    ] = False
-    set_: Annotated[
-        list[str] | None,
-        option("NAME=VALUE", "Variable of the playbooks; can be repeated.", "--set"),
-    ] = None
-    more: Annotated[
-        list[str] | None, argument("-- OPTIONS", "Further options of ansible-playbook.")
-    ] = None
+    set_: list[str] | None = option(
+        "NAME=VALUE", "Variable of the playbooks; can be repeated.", "--set", default=None
+    )
+    more: list[str] | None = argument(
+        "-- OPTIONS", "Further options of ansible-playbook.", default=None
+    )
 
     def run(self, name: str, version: str | None = None, **extra: str | None) -> None:
         """Raises UsageError, FlctlError."""
@@ -64,7 +61,10 @@ class Playbook(NamedTuple):
 
 
 Anyway = Annotated[
-    bool, flag("Proceed even if the run in progress needs other code and has to wait.", "--anyway")
+    bool,
+    option(
+        None, "Proceed even if the run in progress needs other code and has to wait.", "--anyway"
+    ),
 ]
 Version = Annotated[
     str | None, option("X.Y.Z", "Version of flctl.  [default: the one installed here]")
@@ -84,14 +84,12 @@ def provision(playbook: Playbook) -> None:
 def deploy(
     playbook: Playbook,
     version: Version = None,
-    replace: Annotated[
-        str | None,
-        option(
-            "HOST",
-            "Only this host, after its SD card was replaced: provision it, enrol a new key in "
-            "place of the old one, and invite it again.",
-        ),
-    ] = None,
+    replace: str | None = option(
+        "HOST",
+        "Only this host, after its SD card was replaced: provision it, enrol a new key in "
+        "place of the old one, and invite it again.",
+        default=None,
+    ),
 ) -> None:
     """Start the coordinator and the agents in containers, as the inventory says.
 
@@ -137,15 +135,13 @@ def rollback(playbook: Playbook, anyway: Anyway = False) -> None:
 @command(app, f"flctl push-data {FLEET} --source shares")
 def push_data(
     playbook: Playbook,
-    source: Annotated[
-        Path | None,
-        option(
-            "DIR",
-            "Folder made by 'flctl data split': each agent gets the share with its name.  "
-            "[default: none; data already on the Pis are registered]",
-            parser=a_path,
-        ),
-    ] = None,
+    source: Path | None = option(
+        "DIR",
+        "Folder made by 'flctl data split': each agent gets the share with its name.  "
+        "[default: none; data already on the Pis are registered]",
+        parser=a_path,
+        default=None,
+    ),
 ) -> None:
     """Copy shares of a data set to the Pis that own them; no data are copied back.
 
@@ -166,9 +162,7 @@ def rotate_keys(playbook: Playbook) -> None:
 
 
 @command(app, f"flctl remove {FLEET} --limit pi-05")
-def remove(
-    playbook: Playbook, yes: Annotated[bool, flag("Do not ask for confirmation.", "--yes")] = False
-) -> None:
+def remove(playbook: Playbook, yes: bool = flag("Do not ask for confirmation.", "--yes")) -> None:
     """Remove flctl from the Pis: containers, images, keys, and data copied by push-data.
 
     Other data stay, and so does Docker. The coordinator keeps its runs, unless

@@ -41,19 +41,15 @@ def predict(
     ],
     heartbeats: Heartbeats,
     task: Task = None,
-    rows: Annotated[int, option("N", "Rows of the table at most; 0: all.", min=0)] = 20,
-    plot: Annotated[
-        Path | None, option("FILE", "Draw what is predicted there.", parser=path)
-    ] = None,
-    threshold: Annotated[
-        float | None,
-        option(
-            "SCORE",
-            "For anomalies: flag what is above it.  [default: of a model in the folder of its run, "
-            "what 99 of 100 examples of the validation part are below]",
-            min=0.0,
-        ),
-    ] = None,
+    rows: int = option("N", "Rows of the table at most; 0: all.", min=0, default=20),
+    plot: Path | None = option("FILE", "Draw what is predicted there.", parser=path, default=None),
+    threshold: float | None = option(
+        "SCORE",
+        "For anomalies: flag what is above it.  [default: of a model in the folder of its run, "
+        "what 99 of 100 examples of the validation part are below]",
+        min=0.0,
+        default=None,
+    ),
     device: Device = "auto",
     json: Json = False,
     verbose: Verbose = False,

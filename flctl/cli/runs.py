@@ -2,7 +2,7 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from flctl.cli.errors import fail
 from flctl.cli.export import export
@@ -69,13 +69,11 @@ def show_run_(run: Run, at: At, json: Json = False) -> None:
 def replay(
     run: Run,
     here: Here,
-    data: Annotated[
-        list[str] | None,
-        option(
-            "AGENT=PATH",
-            "Copy of the data of this agent; needed for the agents of a fleet. Can be repeated.",
-        ),
-    ] = None,
+    data: list[str] | None = option(
+        "AGENT=PATH",
+        "Copy of the data of this agent; needed for the agents of a fleet. Can be repeated.",
+        default=None,
+    ),
     task: OfTask = None,
     json: Json = False,
 ) -> None:
@@ -157,13 +155,10 @@ command(app, "flctl runs export ecg-2026 --format pt", "flctl runs export ecg-20
 def plot(
     run: Run,
     at: At,
-    out: Annotated[
-        Path | None,
-        option("FILE", "The picture.  [default: RUN.png, in the current folder]", parser=path),
-    ] = None,
-    per_agent: Annotated[
-        bool, flag("Also loss, seconds and examples of each agent.", "--per-agent")
-    ] = False,
+    out: Path | None = option(
+        "FILE", "The picture.  [default: RUN.png, in the current folder]", parser=path, default=None
+    ),
+    per_agent: bool = flag("Also loss, seconds and examples of each agent.", "--per-agent"),
     task: OfTask = None,
     json: Json = False,
 ) -> None:

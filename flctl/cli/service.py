@@ -15,7 +15,8 @@ KINDS = ("agent", "coordinator")
 Kind = Annotated[str, argument("agent|coordinator", "What to run.")]
 System = Annotated[
     bool | None,
-    flag(
+    option(
+        None,
         "Service of the system, or of your account.  [default: of the system for root]",
         "--system/--user",
         show_default=False,
@@ -35,15 +36,13 @@ def install(
     context: typer.Context,
     kind: Kind,
     system: System = None,
-    account: Annotated[
-        str | None,
-        option(
-            "ACCOUNT",
-            "Account that a service of the system runs as.  [default: the caller of sudo]",
-            "--as",
-        ),
-    ] = None,
-    dry_run: Annotated[bool, flag("Print the unit and change nothing.", "--dry-run")] = False,
+    account: str | None = option(
+        "ACCOUNT",
+        "Account that a service of the system runs as.  [default: the caller of sudo]",
+        "--as",
+        default=None,
+    ),
+    dry_run: bool = flag("Print the unit and change nothing.", "--dry-run"),
 ) -> None:
     """Start it now and at every boot, with the options of 'flctl agent' or 'flctl coordinator'.
 

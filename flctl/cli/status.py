@@ -1,7 +1,7 @@
 """`flctl status`: every agent as the coordinator knows it."""
 
 import time
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
@@ -16,12 +16,11 @@ app = single()
 @command(app, "flctl status", "flctl status --watch --every 5", "flctl status --json | jq .")
 def status(
     at: At,
-    watch: Annotated[bool, flag("Update the picture until Ctrl-C.", "--watch", "-w")] = False,
-    every: Annotated[float, option("SECONDS", "Interval of --watch.", min=0.2)] = 2.0,
-    wide: Annotated[
-        bool,
-        flag("Also the tasks of each agent with digests, its data sets and its limits.", "--wide"),
-    ] = False,
+    watch: bool = flag("Update the picture until Ctrl-C.", "--watch", "-w"),
+    every: float = option("SECONDS", "Interval of --watch.", min=0.2, default=2.0),
+    wide: bool = flag(
+        "Also the tasks of each agent with digests, its data sets and its limits.", "--wide"
+    ),
     json: Json = False,
 ) -> None:
     """Show the agents: state, device, link, last round, last error."""

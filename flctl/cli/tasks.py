@@ -49,14 +49,12 @@ def check(
     task: Annotated[
         str, argument("TASK", "Name of an installed task, or MODULE:CLASS.", completion.tasks)
     ],
-    data: Annotated[
-        Path | None,
-        option(
-            "PATH",
-            "File or folder as an agent would have.  [default: the data of the task itself]",
-            parser=path,
-        ),
-    ] = None,
+    data: Path | None = option(
+        "PATH",
+        "File or folder as an agent would have.  [default: the data of the task itself]",
+        parser=path,
+        default=None,
+    ),
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:

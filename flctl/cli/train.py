@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -41,38 +41,32 @@ BESIDE = (SAVE_MODEL, TENSORBOARD)
 @with_settings
 def train(
     at: At,
-    file: Annotated[
-        Path | None,
-        argument(
-            "RUN.TOML",
-            'File with settings, one per line: task = "ecg". Names and values are those of the '
-            "options, which take precedence; paths are relative to the current folder.",
-            show_default=False,
-        ),
-    ] = None,
-    save_model: Annotated[
-        Path | None, option("PATH", "Also write the final model there.", panel=OUTPUT, parser=path)
-    ] = None,
-    tensorboard: Annotated[
-        Path | None,
-        option(
-            "DIR",
-            "Write TensorBoard events into DIR/RUN during the run.",
-            panel=OUTPUT,
-            parser=path,
-        ),
-    ] = None,
-    resume: Annotated[
-        str | None,
-        option(
-            "RUN",
-            "Continue a paused or stopped run with its own settings; only --evaluate, --quorum, "
-            "--deadline, --wait, --attempts and --evaluate-every can be changed. If its task is "
-            "not installed, name it again with --task.",
-            panel=WHAT,
-            complete=completion.runs,
-        ),
-    ] = None,
+    file: Path | None = argument(
+        "RUN.TOML",
+        'File with settings, one per line: task = "ecg". Names and values are those of the '
+        "options, which take precedence; paths are relative to the current folder.",
+        show_default=False,
+        default=None,
+    ),
+    save_model: Path | None = option(
+        "PATH", "Also write the final model there.", panel=OUTPUT, parser=path, default=None
+    ),
+    tensorboard: Path | None = option(
+        "DIR",
+        "Write TensorBoard events into DIR/RUN during the run.",
+        panel=OUTPUT,
+        parser=path,
+        default=None,
+    ),
+    resume: str | None = option(
+        "RUN",
+        "Continue a paused or stopped run with its own settings; only --evaluate, --quorum, "
+        "--deadline, --wait, --attempts and --evaluate-every can be changed. If its task is "
+        "not installed, name it again with --task.",
+        panel=WHAT,
+        complete=completion.runs,
+        default=None,
+    ),
     json: Json = False,
     verbose: Verbose = False,
     **settings: Any,
