@@ -71,10 +71,7 @@ class Datasets:
         self._looked_at = self._sources
         named = bool(self._config.tasks)  # nobody expects a download for what is merely installed
         return Describe(
-            tasks=self._tasks,
-            datasets=self._sources,
-            download=named,
-            device=self._config.device,
+            tasks=self._tasks, datasets=self._sources, download=named, device=self._config.device
         )
 
     def changed(self, now: float) -> bool:
@@ -117,10 +114,7 @@ class Datasets:
         if examples is not None:
             pairs = (*(other for other in pairs if other != pair), *([pair] if damaged else []))
         self.found = replace(
-            self.found,
-            datasets=there,
-            error=None if there else error,
-            damaged=pairs,
+            self.found, datasets=there, error=None if there else error, damaged=pairs
         )
         logger.info("dataset=%s task=%s examples=%d held_out=%d now", *_figures(new))
         return True

@@ -230,9 +230,7 @@ class Session:
         if not self._must_join:
             return self._hello()
         return Join(
-            token=self._token(),
-            name=self._config.name,
-            shard=self._config.shard_from_coordinator,
+            token=self._token(), name=self._config.name, shard=self._config.shard_from_coordinator
         )
 
     @property

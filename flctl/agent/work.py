@@ -248,9 +248,7 @@ class Work:
         self._running, self.error = None, None
         self._orders.remove(order)
         offer = UpdateReady(
-            key=order.key,
-            update=order.coded(event.blob, event.size),
-            claim=event.claim,
+            key=order.key, update=order.coded(event.blob, event.size), claim=event.claim
         )
         if self.data.declare(order.message, examples=event.available, data=event.claim.data):
             self._on_described()

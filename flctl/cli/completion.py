@@ -82,10 +82,7 @@ def _asked(
     def ask() -> None:
         from flctl.fleet.connecting import connect_coordinator
 
-        with (
-            suppress(Exception),
-            connect_coordinator(state, given.get("context")) as console,
-        ):
+        with suppress(Exception), connect_coordinator(state, given.get("context")) as console:
             found.extend(question(console))
 
     thread = threading.Thread(target=ask)

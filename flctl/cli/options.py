@@ -78,10 +78,7 @@ def command(
 
     def register(function: Function) -> Function:
         app.command(
-            name,
-            cls=Command,
-            epilog="\n".join(examples),
-            context_settings={**HELP, **settings},
+            name, cls=Command, epilog="\n".join(examples), context_settings={**HELP, **settings}
         )(_spread(function))
         return function
 

@@ -6,19 +6,7 @@ from typing import Any
 
 from flctl.cli.errors import fail
 from flctl.cli.export import export
-from flctl.cli.options import (
-    At,
-    Head,
-    Here,
-    Json,
-    OfTask,
-    Run,
-    command,
-    flag,
-    group,
-    option,
-    path,
-)
+from flctl.cli.options import At, Head, Here, Json, OfTask, Run, command, flag, group, option, path
 from flctl.formats import counted
 from flctl.terminal import chains
 from flctl.terminal.finding import connected, details, recorded, summaries

@@ -37,12 +37,7 @@ def export_figures(
 
 
 def export_model(
-    found: RecordedRun,
-    format_: str,
-    round_id: int,
-    out: Path,
-    data: Path | None,
-    given: str | None,
+    found: RecordedRun, format_: str, round_id: int, out: Path, data: Path | None, given: str | None
 ) -> Path:
     with tempfile.TemporaryDirectory(prefix="flctl-export-") as temporary:
         checkpoint = found.model(round_id, Path(temporary))

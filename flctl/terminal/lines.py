@@ -3,21 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from flctl.core.events import (
-    AttemptFailed,
-    RoundCommitted,
-    RoundsWithdrawn,
-    UpdateRejected,
-)
+from flctl.core.events import AttemptFailed, RoundCommitted, RoundsWithdrawn, UpdateRejected
 from flctl.core.metrics import each_figure, label
-from flctl.core.stream import (
-    ENDS,
-    AgentFailed,
-    AgentLost,
-    AgentsAwaited,
-    BatchTrained,
-    Published,
-)
+from flctl.core.stream import ENDS, AgentFailed, AgentLost, AgentsAwaited, BatchTrained, Published
 from flctl.formats import counted, few, figure, span
 from flctl.wire.messages import TRAINING, VALIDATION
 

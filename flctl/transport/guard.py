@@ -41,11 +41,7 @@ FILES_EACH = 3
 _TCP_INFO_BYTES = 136
 _BYTES_RECEIVED = 128
 """Offset of tcpi_bytes_received (Linux 4.1), on 32 and on 64 bits."""
-_ACCEPTED, _LOST, _STOPPED = (
-    zmq.EVENT_ACCEPTED,
-    zmq.EVENT_DISCONNECTED,
-    zmq.EVENT_MONITOR_STOPPED,
-)
+_ACCEPTED, _LOST, _STOPPED = (zmq.EVENT_ACCEPTED, zmq.EVENT_DISCONNECTED, zmq.EVENT_MONITOR_STOPPED)
 _PAGE = resource.getpagesize()
 _FRAME_BYTES = 33
 """What CURVE adds to a frame, besides two or nine bytes of ZMTP before it."""
@@ -59,11 +55,7 @@ class Guard:
     """
 
     def __init__(
-        self,
-        sock: "zmq.Socket[bytes]",
-        shares: Quotas,
-        on_lost: Callable[[], None],
-        gate: Gate,
+        self, sock: "zmq.Socket[bytes]", shares: Quotas, on_lost: Callable[[], None], gate: Gate
     ) -> None:
         self._on_lost, self._gate = on_lost, gate
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)

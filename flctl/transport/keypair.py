@@ -13,14 +13,7 @@ import zmq
 from zmq.utils import z85
 
 from flctl.errors import StateError, UsageError
-from flctl.files import (
-    explained,
-    make_folder,
-    read_small,
-    replace,
-    sync_folder,
-    temporary_for,
-)
+from flctl.files import explained, make_folder, read_small, replace, sync_folder, temporary_for
 
 logger = logging.getLogger(__name__)
 
