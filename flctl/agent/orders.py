@@ -1,7 +1,7 @@
 """One thing that the coordinator has asked for, and whether this agent may do it."""
 
 from collections.abc import Collection
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from msgspec import Struct
 
@@ -122,28 +122,22 @@ def job_of(
     """The job for the worker, on the data `source`; `agent` is the name that training is seeded
     with, `code` the digest of the task as it was when this agent started."""
     message = order.message
+    shared: dict[str, Any] = {
+        "task": message.task,
+        "source": source,
+        "limits": config.limits,
+        "device": config.device,
+        "threads": config.threads,
+        "code": code,
+    }
     if isinstance(message, Evaluate):
         return EvaluateJob(
-            task=message.task,
-            source=source,
-            side="agent",
-            batch_size=message.batch_size,
-            parts=message.parts,
-            limits=config.limits,
-            device=config.device,
-            threads=config.threads,
-            code=code,
+            side="agent", batch_size=message.batch_size, parts=message.parts, **shared
         )
+    key = message.key
     return TrainJob(
-        task=message.task,
-        source=source,
         training=message.training,
-        seeding=Seeding(
-            message.seed, agent, message.key.version, message.key.sequence, message.position
-        ),
-        residuals=str(residuals_of(config.state, message.key.run)),
-        limits=config.limits,
-        device=config.device,
-        threads=config.threads,
-        code=code,
+        seeding=Seeding(message.seed, agent, key.version, key.sequence, message.position),
+        residuals=str(residuals_of(config.state, key.run)),
+        **shared,
     )

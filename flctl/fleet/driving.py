@@ -86,7 +86,11 @@ def drive_local(
                 on_event(told)
 
         coordinator.watchers.append(on_told)
-        embedded = _Embedded(coordinator, keyring, temporary, endpoint, names, verbose)
+
+        def fleet_for(settings: RunSettings) -> LocalFleet:
+            return LocalFleet(temporary, keyring, endpoint, names, settings, verbose)
+
+        embedded = _Embedded(coordinator, fleet_for)
         try:
             if folder is None:
                 embedded.start({**given, "agents": list(names)}, where)
@@ -111,18 +115,9 @@ class _Embedded:
     """One run of a coordinator that lives and dies with this process."""
 
     def __init__(
-        self,
-        coordinator: Coordinator,
-        keyring: Keyring,
-        temporary: Path,
-        endpoint: str,
-        names: tuple[str, ...],
-        verbose: bool,
+        self, coordinator: Coordinator, make_fleet: Callable[[RunSettings], LocalFleet]
     ) -> None:
-        self._coordinator = coordinator
-        self._make_fleet: Callable[[RunSettings], LocalFleet] = lambda settings: LocalFleet(
-            temporary, keyring, endpoint, names, settings, verbose
-        )
+        self._coordinator, self._make_fleet = coordinator, make_fleet
         self._fleet: LocalFleet | None = None
         self._folder: RunFolder | None = None
         self._history: History | None = None

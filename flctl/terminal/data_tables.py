@@ -66,7 +66,7 @@ def show_shares(manifest: "Manifest") -> None:
             name,
             *_cells([train.examples, *(train.classes[c] for c in classes), *held_out]),
             formats.size(share.size),
-            *([_few(list(train.records))] if recorded else []),
+            *([formats.few(train.records, 8)] if recorded else []),
         )
     output.show(made)
     for name, share in manifest.shares.items():
@@ -117,7 +117,3 @@ def _contents(share: "Share") -> str:
     if len(parts) == 1:
         return f"{sum(part.examples for _, part in parts):,} examples"
     return ", ".join(f"{part.examples:,} {name}" for name, part in parts)
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:8]) + (f" … ({len(names)})" if len(names) > 8 else "")

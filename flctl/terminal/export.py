@@ -2,7 +2,6 @@
 
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 from flctl.errors import printable
@@ -54,17 +53,10 @@ def export_model(
         from flctl.learning.task import load_task
 
         task = load_task(task_to_load(given, found.task, f"run {found.name}"))
-        where = data or next(_data_of(found), None)
+        own = (found.settings.get(key) for key in ("test_data", "data"))
+        where = data or next((Path(path) for path in own if path and Path(path).exists()), None)
         with reading(where):
             example = models.example_input(task, where)
         with waiting("converting the model to ONNX"):
             models.save_onnx(task, checkpoint, example, target)
     return target
-
-
-def _data_of(found: RecordedRun) -> Iterator[Path]:
-    """What the run was tested or trained on, if that is here."""
-    for key in ("test_data", "data"):
-        given = found.settings.get(key)
-        if given is not None and Path(given).exists():
-            yield Path(given)
