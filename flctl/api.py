@@ -30,7 +30,7 @@ from flctl.fleet.context import Context, context_names, load_context
 from flctl.records.recorded import RecordedRun
 from flctl.settings import parse
 from flctl.terminal.notebook import pictured
-from flctl.transport.keypair import load_or_make, public_key
+from flctl.transport.keypair import PUBLIC, load_or_make, public_key, read_public
 
 if TYPE_CHECKING:
     from torch import nn
@@ -239,7 +239,8 @@ def connect(
 ) -> Fleet:
     """A fleet: that of the coordinator at HOST:PORT, with your secret key in the file `key` and
     the coordinator's public `server_key` (by default FLCTL_SERVER_KEY, else that with which
-    `flctl connect` has saved this address); or, without an address, the one that commands use here.
+    `flctl connect` has saved this address, else that of the coordinator of this state folder); or,
+    without an address, the one that commands use here.
 
     Raises UsageError, AccessError, CoordinatorAway.
     """
@@ -248,7 +249,7 @@ def connect(
         if isinstance(found, LocalRuns):
             raise UsageError(f"no coordinator runs on {found.where}, and none was connected")
         return Fleet(found)
-    server_key = server_key or os.environ.get("FLCTL_SERVER_KEY") or _saved(coordinator, state)
+    server_key = server_key or os.environ.get("FLCTL_SERVER_KEY") or _known(coordinator, state)
     if key is None or not server_key:
         raise UsageError(
             f"flctl.connect: name {'your key file: key' if key is None else 'server_key'}="
@@ -290,13 +291,15 @@ def train(
     return _Here(_state(state), given)
 
 
-def _saved(coordinator: str, state: str | Path | None) -> str | None:
-    """The server key of a context that `flctl connect` has saved for this address."""
+def _known(coordinator: str, state: str | Path | None) -> str | None:
+    """The server key with which this address was saved, else that of a coordinator here."""
     folder = _state(state)
-    found = (load_context(folder, name) for name in context_names(folder))
-    return next(
-        (each.server_key for each in found if each and each.coordinator == coordinator), None
-    )
+    for name in context_names(folder):
+        saved = load_context(folder, name)
+        if saved is not None and saved.coordinator == coordinator:
+            return saved.server_key
+    own = folder / "keys" / f"server{PUBLIC}"
+    return read_public(own) if own.exists() else None
 
 
 def _state(given: str | Path | None) -> Path:

@@ -140,6 +140,8 @@ def test_a_fleet_is_trained_from_another_machine(tmp_path: Path, monkeypatch: py
         address = fleet.address.removeprefix("tcp://")
         with pytest.raises(flctl.FlctlError, match="server_key=…, which the coordinator prints"):
             flctl.connect(address, key=key)
+        with flctl.connect(address, key=key, state=fleet.state) as beside:
+            assert len(beside.status()["agents"]) == 2
         with flctl.connect(address, key=key, server_key=fleet.server_key) as there:
             run = there.start(task="ecg", rounds=2, federate_after_n_batches=1)
             assert [next(iter(run)).round for _ in range(2)] == [1, 1]  # it is taken up again
