@@ -29,7 +29,7 @@ def discover(
     from flctl.fleet.discovery import all_ready, compare, enrolled, too_many
     from flctl.fleet.inventory import read_inventory
     from flctl.terminal.keys import open_tokens
-    from flctl.terminal.presence import presence_table
+    from flctl.terminal.status import presence_table
 
     expected = None if inventory is None else read_inventory(inventory)
     with coordinator(at.folder, at.context) as console:

@@ -1,6 +1,6 @@
 """The picture of a fleet: the coordinator, its run, and a row for each agent."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Group
@@ -15,6 +15,9 @@ from flctl.transport.keypair import shown
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from flctl.fleet.discovery import Presence
+    from flctl.terminal.tables import Table
+
 STYLES = {
     "ready": "green",
     "training": "cyan",
@@ -24,6 +27,10 @@ STYLES = {
     "stopped": "dim",
     "no data": "yellow",
 }
+EXPECTED = {"ready": "green", "starting": "cyan"} | dict.fromkeys(
+    ("stopped", "extra", "waiting key", "cordoned"), "yellow"
+)
+"""Styles of what `flctl discover` compares."""
 AWAY = ("lost", "stopped")
 LIVE = (
     "rtt_ms",
@@ -78,6 +85,18 @@ def picture(found: Mapping[str, Any], wide: bool = False, options: str = "") -> 
         rest.append(Text(line, style="yellow"))
     rest += [Text(line, style="yellow") for line in _disagreements(found["agents"])]
     return Group(*head, Text(), *tables, *rest) if found["agents"] else Group(*head, *rest)
+
+
+def presence_table(rows: "Iterable[Presence]") -> "Table":
+    """Who should be there and who is."""
+    made = table(
+        "agent", "host", "state", "version", "~what to do",
+        yields=("version", "host"), note_lines=None,
+    )  # fmt: skip
+    for row in rows:
+        state = Text(row.state, style=EXPECTED.get(row.state, "red"))
+        made.add_row(row.name or "?", row.host or "-", state, row.version or "-", row.advice)
+    return made
 
 
 def _run_line(run: Mapping[str, Any] | None) -> Any:
