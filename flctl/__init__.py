@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Anomaly",
     "Classification",
+    "DataError",
     "Examples",
     "FlctlError",
     "Fleet",
@@ -28,6 +29,7 @@ _AT = {
     "Anomaly": "flctl.learning.anomaly",
     "Classification": "flctl.learning.classification",
     "Examples": "flctl.learning.examples",
+    "DataError": "flctl.errors",
     "FlctlError": "flctl.errors",
     "Metric": "flctl.wire.messages",
     "MultiLabel": "flctl.learning.classification",

@@ -3,6 +3,7 @@ from flctl.api import TrainedRound as TrainedRound
 from flctl.api import Training as Training
 from flctl.api import connect as connect
 from flctl.api import train as train
+from flctl.errors import DataError as DataError
 from flctl.errors import FlctlError as FlctlError
 from flctl.learning.anomaly import Anomaly as Anomaly
 from flctl.learning.classification import Classification as Classification
@@ -16,6 +17,7 @@ __version__: str
 __all__ = [
     "Anomaly",
     "Classification",
+    "DataError",
     "Examples",
     "FlctlError",
     "Fleet",

@@ -16,6 +16,7 @@ from flctl.cli.options import (
     path,
     single,
 )
+from flctl.errors import UsageError
 from flctl.files import expect_path
 from flctl.terminal import logs, output
 from flctl.terminal.patience import reading
@@ -77,8 +78,10 @@ def predict(
         cases = learnt.cases(file)
     said = judge(learnt, model, cases.examples, device=on)
     cases = cases.readable
-    if threshold is None and learnt.says == "score":
-        threshold = threshold_of(checkpoint)
+    if learnt.says == "score":
+        threshold = threshold_of(checkpoint) if threshold is None else threshold
+    elif threshold is not None:
+        raise UsageError(f"--threshold: the models of task '{learnt.name}' say no scores")
     found = OF[learnt.says](learnt, cases, said, threshold)
     if picture is not None:
         from flctl.records.plots.predictions import draw

@@ -14,7 +14,6 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 import numpy as np
-import torch
 from torch import nn
 
 from flctl.errors import DataError, FlctlError, TaskError
@@ -233,35 +232,26 @@ def check_partition(subject: Subject) -> Said:
 
 
 def _check_signatures(subject: Subject) -> None:
-    """That each method takes what it will be called with."""
-    none, x = None, torch.zeros(1)
-    called: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
-        "model": ((), {}),
-        "train_data": ((none,), {}),
-        "validation": ((none,), {}),
-        "held_out": ((none,), {}),
-        "test_parts": ((none,), {}),
-        "inputs": ((x,), {"training": True}),
-        "collate": (([],), {}),
-        "figures": ((x, x), {}),
-        "loss": ((x, x), {}),
-        "training_loss": ((none,), {}),
-        "predicted": ((x,), {}),
-        "apply": ((none, x), {}),
-        **({"probabilities": ((x,), {})} if hasattr(subject.task, "probabilities") else {}),
-    }
-    for method, (places, names) in called.items():
-        function = getattr(type(subject.task), method)
+    """That each method takes what those of flctl's kinds of tasks take."""
+    task = type(subject.task)
+    kinds = [base for base in reversed(task.__mro__) if base.__module__.startswith("flctl.")]
+    known = {name: value for base in kinds for name, value in vars(base).items() if name[0] != "_"}
+    for method, wanted in known.items():
+        if not inspect.isfunction(wanted):
+            continue
+        function = getattr(task, method)
         if not callable(function):
             raise subject.problem(method, "is no method")
-        own = inspect.signature(function)
-        bound = inspect.getattr_static(type(subject.task), method)
+        own, given = inspect.signature(function), [*inspect.signature(wanted).parameters.values()]
+        bound = inspect.getattr_static(task, method)
         first = () if isinstance(bound, staticmethod | classmethod) else (subject.task,)
+        places = [None for each in given[1:] if each.kind is not each.KEYWORD_ONLY]
+        names = {each.name: True for each in given if each.kind is each.KEYWORD_ONLY}
         try:
             own.bind(*first, *places, **names)
         except TypeError as error:
-            wanted = inspect.signature(getattr(Task, method, function))
-            raise subject.problem(method, f"takes {own}, not {wanted}: {error}") from error
+            told = inspect.signature(wanted)
+            raise subject.problem(method, f"takes {own}, not {told}: {error}") from error
 
 
 def _misspelt(task: Task) -> str:

@@ -34,6 +34,18 @@ TIMED = 12
 """Batches."""
 FIRST = 2
 """Batches that are slower than the others, and not counted."""
+DRAWN_BY = {
+    "model": ("model", "draw from torch's own generator, which is seeded before the call"),
+    "data": (
+        "train_data", "sort what comes from a set or a folder, and draw with a seed of your own",
+    ),
+    "step": (
+        "inputs or the model's forward",
+        "draw from torch's own generator, which is seeded for each agent and round",
+    ),
+    "classes": ("classes", "write them down in their order: a label means the same everywhere"),
+}  # fmt: skip
+"""By field of a fingerprint: the method that makes it, and what to do when it differs."""
 
 
 def check_batch(subject: Subject) -> Said:
@@ -213,29 +225,8 @@ def _without_gradient(subject: Subject) -> list[str]:
 
 def _same(subject: Subject, one: Fingerprint, other: Fingerprint, where: str) -> None:
     """Raises TaskError."""
-    for method, equal, advice in (
-        (
-            "model",
-            one.model == other.model,
-            "draw from torch's own generator, which is seeded before the call",
-        ),
-        (
-            "train_data",
-            one.data == other.data,
-            "sort what comes from a set or a folder, and draw with a seed of your own",
-        ),
-        (
-            "inputs or the model's forward",
-            one.step == other.step,
-            "draw from torch's own generator, which is seeded for each agent and round",
-        ),
-        (
-            "classes",
-            one.classes == other.classes,
-            "write them down in their order: a label means the same everywhere",
-        ),
-    ):
-        if not equal:
+    for field, (method, advice) in DRAWN_BY.items():
+        if getattr(one, field) != getattr(other, field):
             raise subject.problem(method, f"the same seed gives other results{where}; {advice}")
 
 

@@ -190,7 +190,7 @@ class Examples:
 
 
 def _is_dataset(x: object) -> bool:
-    if isinstance(x, np.ndarray) or not (hasattr(x, "__getitem__") and hasattr(x, "__len__")):
+    if hasattr(x, "__array__") or not (hasattr(x, "__getitem__") and hasattr(x, "__len__")):
         return False
     from torch import Tensor
 
@@ -225,6 +225,8 @@ def _is_float(values: "Tensor | Array") -> bool:
 
 
 def _in_memory(values: "Tensor | Array", what: str, where: str) -> "Tensor | Array":
+    if type(values).__module__.startswith("pandas."):
+        values = np.asarray(values)
     if isinstance(values, np.ndarray) and values.dtype.kind in "biuf":
         values = np.require(values, requirements=["C", "W"])
     else:

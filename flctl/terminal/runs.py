@@ -121,6 +121,10 @@ def _show_last(event: "RoundCommitted") -> None:
         )
     output.print_line("")
     output.show(made)
+    for agent, part in event.participants.items():
+        if part.broken:
+            what = counted(part.broken, "example")
+            output.print_line(f"{agent} left out {what} that cannot be read: its log names them")
     beside = event.metrics.beside if event.metrics is not None else {}
     for name, score in beside.items():
         output.print_line(f"{name} ({score.examples} examples): {in_words(score)}")

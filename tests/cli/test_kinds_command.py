@@ -179,6 +179,126 @@ def test_a_plain_task_brings_its_own_loss_and_figures(flctl, tmp_path, monkeypat
     sys.modules.pop("plain_own", None)
 
 
+TAGS = """
+import torch
+from torch import nn
+from flctl import Examples, MultiLabel
+
+class Tags(MultiLabel):
+    name, classes = "tags", ("hot", "wet", "very loud")
+    defaults = {"lr": 0.5, "rounds": 5, "batch_size": 16}
+
+    def model(self):
+        return nn.Linear(5, 3)
+
+    def make(self, n, seed):
+        x = torch.randn(n, 5, generator=torch.Generator().manual_seed(seed))
+        return Examples(x, x[:, :3] > 0.4, where=f"tags {seed}")
+
+    def train_data(self, path):
+        return self.make(300, 1)
+
+    def held_out(self, path):
+        return self.make(100, 2)
+"""
+LINES = """
+import torch
+from torch import nn
+from torch.nn.utils.rnn import pad_sequence
+from flctl import Classification, Examples
+
+class Lines(list):
+    def __getitem__(self, at):
+        if at == 7:
+            raise OSError("line 7 is torn")
+        return super().__getitem__(at)
+
+class Seqs(Classification):
+    name, classes = "seqs", ("down", "up")
+    defaults = {"lr": 0.5, "rounds": 3, "batch_size": 8}
+
+    def model(self):
+        return nn.Linear(2, 2)
+
+    def make(self, n, seed):
+        x = Lines(torch.linspace(0, at % 2 * 2 - 1, 4 + at % 5) for at in range(n))
+        names = [f"{seed}/{at}" for at in range(n)]
+        return Examples(x, torch.arange(n) % 2, classes=2, names=names)
+
+    def train_data(self, path):
+        return self.make(100, 1)
+
+    def held_out(self, path):
+        return self.make(40, 2)
+
+    def collate(self, examples):
+        x = [each for each, _ in examples]
+        sizes = torch.tensor([len(each) for each in x])
+        padded = pad_sequence(x, batch_first=True)
+        return {"values": padded, "sizes": sizes}, torch.stack([y for _, y in examples])
+
+    def apply(self, model, x):
+        return model(torch.stack([x["values"].sum(1), x["sizes"].float()], 1))
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """A task in the current folder, by the text of its module."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def write(text, name):
+        (tmp_path / f"own_{name.lower()}.py").write_text(text)
+        return f"own_{name.lower()}:{name}"
+
+    yield write
+    for name in [name for name in sys.modules if name.startswith("own_")]:
+        del sys.modules[name]
+
+
+def test_labels_are_measured_and_predicted_one_by_one(flctl, own, tmp_path):
+    ref, state = own(TAGS, "Tags"), tmp_path / "state"
+    done = flctl("tasks", "check", ref)
+    assert done.code == 0 and "3 labels: hot, wet, very loud" in done.out, done.out
+    run = "train", "--task", ref, "--virtual", 3, "--state", state, "--partition", "label"
+    assert flctl(*run).code == 0
+    (folder,) = (state / "runs").iterdir()
+    best = folder / "best.safetensors"
+    assert "very loud" in (shown := flctl("evaluate", best, "--task", ref).out)
+    assert "precision" in shown and "recall" in shown
+    predict = "predict", best, tmp_path, "--task", ref
+    told = json.loads(flctl(*predict, "--json").out)
+    assert told["right"] > 60 and all(set(p["probabilities"]) for p in told["predictions"])
+    assert ["very loud"] in [p["true"] for p in told["predictions"]]
+    done = flctl(*predict, "--rows", 3, "--plot", tmp_path / "p.png")
+    assert "have exactly the labels that the file says" in done.out and done.code == 0
+    assert flctl(*predict, "--threshold", 1).code == 2
+    assert "very loud" in flctl("data", "describe", "--task", ref).out
+
+
+def test_sequences_with_a_torn_one_are_learnt(flctl, own, tmp_path):
+    """It is named, counted in the journal, and shown; virtual and real agents agree."""
+    ref, state = own(LINES, "Seqs"), tmp_path / "state"
+    done = flctl("tasks", "check", ref)
+    assert done.code == 0 and "+ [8] int64" in done.out, done.out
+    shared = "--task", ref, "--state", state, "--partition", "size", "--json"
+    models = []
+    for kind in ("--virtual", "--local"):
+        done = flctl("train", kind, 2, *shared)
+        assert done.code == 0, done.err
+        last = json.loads(done.out.splitlines()[-1])
+        models.append((state / "runs" / last["run"] / "last.safetensors").read_bytes())
+        shown = flctl("runs", "show", last["run"], "--state", state).out
+        assert "left out 1 example that cannot be read: its log names them" in shown
+    assert models[0] == models[1]
+    model = state / "runs" / last["run"] / "last.safetensors"
+    done = flctl("predict", model, tmp_path, "--task", ref, "--json")
+    told = json.loads(done.out)
+    assert (told["examples"], told["right"]) == (39, 39)
+    assert "2/7 (example 7 of" in told["note"] and "line 7 is torn" in told["note"]
+
+
 @pytest.mark.parametrize(
     ("body", "words"),
     [

@@ -7,8 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from flctl import Anomaly, Examples
-from flctl.errors import DataError
+from flctl import Anomaly, DataError, Examples
 
 SENSORS = ("flow_l_s", "pressure_bar", "current_a", "warmth_c")
 USUAL = torch.tensor([4.0, 5.6, 3.0, 42.0])

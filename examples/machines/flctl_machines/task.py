@@ -6,8 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from flctl import Classification, Examples
-from flctl.errors import DataError
+from flctl import Classification, DataError, Examples
 
 SENSORS = ("temperature_c", "vibration_mm_s", "current_a", "noise_db")
 USUAL = torch.tensor([55.0, 2.5, 8.0, 70.0])

@@ -8,8 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from flctl import Examples, Regression
-from flctl.errors import DataError
+from flctl import DataError, Examples, Regression
 
 INPUTS = ("outside_c", "wind_m_s", "sun_h", "people")
 USUAL = torch.tensor([9.0, 3.0, 6.0, 2.5])

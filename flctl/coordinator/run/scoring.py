@@ -11,7 +11,7 @@ from flctl.errors import RunError
 from flctl.wire.messages import VALIDATION, MeasuredPart, Measures, Sums
 
 CLASSES = 20
-"""With more of them, the journal keeps no counts of the parts and agents beside."""
+"""With more of them, and of scores, the journal keeps no counts of the parts and agents beside."""
 Answers = Mapping[MeasuredPart, Mapping[str, Sums]]
 """By part, and by agent."""
 
@@ -49,7 +49,8 @@ def scored(found: Mapping[str, Sums], answers: Answers, measures: Measures) -> S
     figures, others_ = metrics_of(main, measures), {}
     for name, sums in beside.items():
         own = metrics_of(sums, measures)
-        others_[name] = own if measures.classes <= CLASSES else replace(own, counts={})
+        few = measures.classes <= CLASSES and measures.says != "score"
+        others_[name] = own if few else replace(own, counts={})
     chosen = None if validation is None else metrics_of(validation, measures)
     return Score(
         examples=figures.examples,
