@@ -41,3 +41,7 @@ def test_a_strategy_from_outside_is_one_file_and_an_entry_point(
     )  # fmt: skip
     assert wrong.returncode == 2
     assert "strategy_args of winsorised-mean: share: expected `float` < 0.5" in wrong.stderr
+    listed = subprocess.run(
+        [*FLCTL, "train", "--help"], env=with_strategy, capture_output=True, text=True, check=False
+    )
+    assert "trimmed-mean, winsorised-mean." in " ".join(listed.stdout.split())

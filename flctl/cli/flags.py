@@ -55,8 +55,7 @@ FLAGS = (
          f"{TASKS_OWN} 30"),
     Flag("seed", int, WHAT, "Seed of all random choices: the same seed, data and "
          "participants give the same bytes.", "N"),
-    Flag("strategy", str, WHAT, "How updates become the next model: fedavg, fedprox, fedavgm, "
-         "fedadagrad, fedadam, fedyogi, median, trimmed-mean, krum, multi-krum.", "NAME"),
+    Flag("strategy", str, WHAT, "How updates become the next model: {strategies}.", "NAME"),
     Flag("strategy_args", str, WHAT, "Its arguments: trim=0.2, byzantine=1 or server_lr=0.01.",
          "NAME=VALUE,…", "none", arguments),
     Flag("clip_norm", float, WHAT, "Scale down any update that changes the model by more than "

@@ -147,6 +147,8 @@ class Command(_Quick, typer.core.TyperCommand):
         ]
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
+        from importlib.metadata import entry_points
+
         groups: dict[str, list[tuple[str, str]]] = {}
         for param in self.get_params(ctx):
             record = param.get_help_record(ctx)
@@ -156,6 +158,9 @@ class Command(_Quick, typer.core.TyperCommand):
                 shown = re.sub(r" <\w+(\[.+\])?>$", "", record[0])  # a type of Python
                 text = re.sub(r"\b([\d.e-]+)<=x<=(\d+)", r"\1 to \2", record[1])
                 text = re.sub(r"\bx>=([\d.e-]+)", r"at least \1", text)
+                if "{strategies}" in text:  # those of other packages too
+                    named = sorted(e.name for e in entry_points(group="flctl.strategies"))
+                    text = text.replace("{strategies}", ", ".join(named))
                 groups.setdefault(name or "Options", []).append((shown, text))
         # The options that every command has come last.
         for name in sorted(groups, key=lambda name: (name != "Arguments", name == "Options")):
