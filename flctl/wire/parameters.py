@@ -80,13 +80,17 @@ def canonical(specs: Iterable[TensorSpec]) -> tuple[TensorSpec, ...]:
     return tuple(sorted(specs, key=lambda s: (-STORAGE[s.dtype].itemsize, s.name)))
 
 
-class Readable(Protocol):
-    """Named tensors of which parts can be read; `where` names them in errors."""
+class Tensors(Protocol):
+    """Named tensors of which parts can be read."""
+
+    def read(self, spec: TensorSpec, start: int = 0, count: int | None = None) -> Array: ...
+
+
+class Readable(Tensors, Protocol):
+    """`where` names them in errors."""
 
     where: str
     specs: tuple[TensorSpec, ...]
-
-    def read(self, spec: TensorSpec, start: int = 0, count: int | None = None) -> Array: ...
 
 
 class ParameterFile:

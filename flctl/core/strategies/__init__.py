@@ -8,12 +8,10 @@ from flctl.core.strategies.registry import (
     strategy_class,
     strategy_of,
 )
-from flctl.core.strategies.slices import Tensors
 from flctl.core.strategies.strategy import Strategy
 
 __all__ = [
     "Strategy",
-    "Tensors",
     "Weights",
     "check_fits",
     "combine",

@@ -17,7 +17,7 @@ import numpy as np
 from flctl.core.strategies.averaging import Floats, Weights
 from flctl.core.strategies.distances import squared_distances
 from flctl.core.strategies.robust import median
-from flctl.core.strategies.slices import Slice, Tensors, slices
+from flctl.core.strategies.slices import Slice, slices
 from flctl.core.strategies.strategy import State, Strategy
 from flctl.errors import StrategyError
 from flctl.wire.parameters import (
@@ -26,6 +26,7 @@ from flctl.wire.parameters import (
     STORAGE,
     Array,
     ParameterWriter,
+    Tensors,
     TensorSpec,
     from_float64,
     to_float,

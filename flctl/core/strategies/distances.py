@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from flctl.core.strategies.averaging import Floats
-from flctl.core.strategies.slices import Slice, Tensors, slices
-from flctl.wire.parameters import SLICE, TensorSpec
+from flctl.core.strategies.slices import Slice, slices
+from flctl.wire.parameters import SLICE, Tensors, TensorSpec
 
 CLOSE = 1e-6
 """Of ‖a‖² + ‖b‖²: a smaller difference has lost too many of float64's 16 digits."""

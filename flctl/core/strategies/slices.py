@@ -1,17 +1,10 @@
 """Tensors read slice by slice, so that memory does not grow with their size."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
 
 from msgspec import Struct
 
-from flctl.wire.parameters import Array, TensorSpec, to_float
-
-
-class Tensors(Protocol):
-    """What is read of a model, an update or a server's state: flat parts of tensors."""
-
-    def read(self, spec: TensorSpec, start: int = 0, count: int | None = None) -> Array: ...
+from flctl.wire.parameters import Array, Tensors, TensorSpec, to_float
 
 
 class Slice(Struct, frozen=True):
