@@ -558,6 +558,7 @@ class Round:
         return [Invite(agent)] if ask else []
 
     def _tick(self, now: float) -> list[Action]:
+        """What is due: the next attempt, the end of a grace, the deadline, the end of a wait."""
         if self.phase is Phase.PAUSED:
             return [Look()] if now >= self._retry_at else []
         if now >= self._grace_until:
@@ -629,11 +630,13 @@ class Round:
         return any(seat.standing is Standing.WHOLE for seat in self.seats.values())
 
     def _close(self) -> list[Action]:
+        """The updates are enough."""
         self.phase = Phase.CLOSED
         cancelled = [Tell(agent, Cancel(run=self.seats[agent].key.run)) for agent in self.missing]
         return [*cancelled, Aggregate(tuple(sorted(self.arrived)), tuple(self.missing))]
 
     def _fail(self) -> list[Action]:
+        """This attempt; what comes next is decided when it is known who is here."""
         could = self.short and len(self.seats.keys() - self.out.keys()) >= self.need
         self._for_absence = could and bool(self.away - self.out.keys())
         error = QuorumNotMet(self.id, len(self.arrived), self.need, self.missing)
