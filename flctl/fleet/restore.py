@@ -18,7 +18,7 @@ from flctl.coordinator.store.audit import Audit, local_actor
 from flctl.coordinator.store.folder import all_runs
 from flctl.coordinator.store.journal import verdict
 from flctl.core.chain import verify, whole_lines
-from flctl.errors import NOT_DECODED, FlctlError, StateError, UsageError, one_line, printable
+from flctl.errors import FlctlError, StateError, UsageError, decoded, one_line, printable
 from flctl.files import explained, make_folder, new_folder, sync_folder
 from flctl.fleet.backup import ABOUT, BLOCK, FORMAT, NAME, PARTS, SINGLE, About
 from flctl.transport import allowlist
@@ -106,10 +106,8 @@ def _read(archive: IO[bytes], where: str, to: Callable[[str, bytes | None], None
     name, size = next(members, ("", 0))
     if name != ABOUT or size > _ABOUT_BYTES:
         raise StateError(f"{where}: is no backup of flctl: it does not begin with {ABOUT}")
-    try:
+    with decoded(StateError, f"{where}, {ABOUT}"):
         about = msgspec.json.decode(b"".join(_data(archive, size, where)), type=About)
-    except NOT_DECODED as error:
-        raise StateError(f"{where}, {ABOUT}: {one_line(error)}") from error
     if about.format != FORMAT:
         raise StateError(
             f"{where}: is of format {about.format}, made by flctl {printable(about.version, '')}; "

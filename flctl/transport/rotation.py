@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from flctl.errors import NOT_DECODED, StateError, UsageError, one_line
+from flctl.errors import StateError, UsageError, decoded
 from flctl.files import explained, read_small, replace, sync_folder
 from flctl.transport.keypair import PUBLIC, KeyPair, load_or_make
 
@@ -130,13 +130,12 @@ class KeyRotation:
             return None
         with explained(self._file, "read about the server key"):
             data = read_small(self._file)
-        try:
+        then = (
+            "; put it back from a backup, or move it away: then the key that was to be the next "
+            "one is not good any more"
+        )
+        with decoded(StateError, f"{self._file}: damaged", then):
             found = msgspec.json.decode(data, type=Rotation)
-        except NOT_DECODED as error:
-            raise StateError(
-                f"{self._file}: damaged: {one_line(error)}; put it back from a backup, or move it "
-                "away: then the key that was to be the next one is not good any more"
-            ) from error
         if found.schema != _SCHEMA:
             raise StateError(f"{self._file}: schema {found.schema}, this version reads {_SCHEMA}")
         return found

@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from flctl.errors import NOT_DECODED, MalformedMessage, WorkerError, one_line
+from flctl.errors import MalformedMessage, WorkerError, decoded
 
 MESSAGE_BYTES = 1024 * 1024
 """The most that a message takes. Only the sums of an evaluation are larger than an empty socket
@@ -65,11 +65,8 @@ class Unpacker(Generic[M]):
             os.close(self._fds.popleft())
 
     def _decode(self, body: bytes) -> M:
-        try:
+        with decoded(MalformedMessage, "a worker message does not decode"):
             return self._decoder.decode(body)
-        except NOT_DECODED as error:
-            why = one_line(error)
-            raise MalformedMessage(f"a worker message does not decode: {why}") from error
 
 
 class Pipe(Generic[M]):
