@@ -1,9 +1,8 @@
 """Carries out the jobs of `flctl.worker.jobs` with `flctl.learning`; loads torch."""
 
-import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
 
@@ -11,14 +10,7 @@ import msgspec
 import torch
 
 from flctl.core.strategies import check_fits, strategy_of
-from flctl.errors import (
-    DamagedData,
-    DataError,
-    FlctlError,
-    OtherData,
-    SettingsError,
-    TaskError,
-)
+from flctl.errors import DataError, FlctlError, OtherData, SettingsError, TaskError
 from flctl.files import absent
 from flctl.learning import device as devices
 from flctl.learning.compression import save_update
@@ -27,14 +19,7 @@ from flctl.learning.examples import Examples
 from flctl.learning.limits import check_held_out
 from flctl.learning.optimizer import check_optimizer
 from flctl.learning.origin import from_environment, of_settings
-from flctl.learning.reading import Reading
-from flctl.learning.source import (
-    evaluation_parts,
-    held_out_examples,
-    own_parts,
-    shards,
-)
-from flctl.learning.stamps import stamp_of
+from flctl.learning.source import evaluation_parts, shards
 from flctl.learning.state import (
     arrays_of,
     buffers_in,
@@ -48,7 +33,8 @@ from flctl.learning.state import (
 from flctl.learning.task import Task, initial_model, load_task, loaded_digest
 from flctl.learning.training import train_locally
 from flctl.settings import RunSettings, normalised, parse
-from flctl.wire.messages import MOST_CLASSES, VALIDATION, DatasetInfo, Digest, MeasuredPart, Shard
+from flctl.wire.messages import MOST_CLASSES, VALIDATION, DatasetInfo, Digest, Shard
+from flctl.worker.holding import Holding, about_data, is_damaged
 from flctl.worker.jobs import (
     DataSource,
     Describe,
@@ -70,33 +56,6 @@ STEPPED_S = 0.2
 """The least time between two reports of progress; the last step is always reported."""
 
 Tell: TypeAlias = Callable[[Stepped], None]
-
-
-class Holding:
-    """A task with the data of one source, each part read when it is asked for: the first time, and
-    when the files have changed."""
-
-    def __init__(self, ref: str, source: DataSource) -> None:
-        self.key = (ref, source)
-        self.task: Task = load_task(ref)
-        if source.read_as is not None:
-            self.task.will_read(source.read_as)
-        task, path = self.task, None if source.path is None else Path(source.path)
-        self._own = Reading(path, lambda: [p for p in own_parts(task, source) if p is not None])
-        self._held_out = Reading(path, lambda: held_out_examples(task, source))
-        self._tests = Reading(path, lambda: evaluation_parts(task, source))
-
-    def training(self) -> Examples:
-        return self._own.get()[0]
-
-    def measured(self, part: MeasuredPart) -> Examples | None:
-        """What an agent holds of it."""
-        return (
-            next(iter(self._own.get()[1:]), None) if part == "validation" else self._held_out.get()
-        )
-
-    def tests(self) -> dict[str, Examples]:
-        return self._tests.get()
 
 
 class Executor:
@@ -130,7 +89,7 @@ class Executor:
                     self._holding, problem = before or self._holding, error
                     wrong[ref] = error
                     logger.debug("dataset=%s task=%s cannot be used", name, ref, exc_info=error)
-                if problem is not None and _is_damaged(problem, source):
+                if problem is not None and is_damaged(problem, source):
                     damaged.append((name, ref))
             known = len(wrong) < len(job.tasks) or any(map(_is_of_its_kind, wrong.values()))
             for ref, why in wrong.items():
@@ -200,7 +159,7 @@ class Executor:
         started = time.monotonic()
         device = devices.set_up(job.device, job.threads)
         holding = self._hold(job.task, job.source, job.code)
-        with _about_data(job.source):
+        with about_data(job.source):
             examples = holding.training()
         where = f"the model of round {job.seeding.round}"
         start = load_state(model_fd, where)
@@ -238,7 +197,7 @@ class Executor:
         device = devices.set_up(job.device, job.threads)
         holding = self._hold(job.task, job.source, job.code)
         if job.side == "coordinator":
-            with _about_data(job.source):
+            with about_data(job.source):
                 parts = holding.tests()
         else:
             parts = _enough(job, holding)
@@ -303,30 +262,13 @@ class Executor:
 def _enough(job: EvaluateJob, holding: Holding) -> dict[str, Examples]:
     """The wanted parts that an agent has, and that its owner lets be measured. Raises
     OwnerRefuses when there are some, but all too small."""
-    with _about_data(job.source):
+    with about_data(job.source):
         there = {part: holding.measured(part) for part in job.parts}
     found = {part: examples for part, examples in there.items() if examples is not None}
     if found:
         check_held_out(max(map(len, found.values())), job.limits)
     floor = job.limits.min_examples if job.limits is not None else 1
     return {part: examples for part, examples in found.items() if len(examples) >= floor}
-
-
-@contextlib.contextmanager
-def _about_data(source: DataSource) -> Iterator[None]:
-    """A task that could read its data once, and cannot any more, has none."""
-    try:
-        yield
-    except (DataError, TaskError) as error:
-        kind = DamagedData if _is_damaged(error, source) else DataError
-        raise kind(str(error)) from error
-
-
-def _is_damaged(error: FlctlError, source: DataSource) -> bool:
-    """Files are there, of the task's kind as far as it is known; else there are no data."""
-    if source.path is None or isinstance(error, OtherData):
-        return False
-    return any(Path(file).is_file() for file in stamp_of(Path(source.path)))
 
 
 def _is_of_its_kind(error: FlctlError) -> bool:

@@ -1,0 +1,58 @@
+"""What a worker holds in memory: a task, and the data of one source."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from flctl.errors import DamagedData, DataError, FlctlError, OtherData, TaskError
+from flctl.learning.examples import Examples
+from flctl.learning.reading import Reading
+from flctl.learning.source import evaluation_parts, held_out_examples, own_parts
+from flctl.learning.stamps import stamp_of
+from flctl.learning.task import Task, load_task
+from flctl.wire.messages import MeasuredPart
+from flctl.worker.jobs import DataSource
+
+
+class Holding:
+    """A task with the data of one source, each part read when it is asked for: the first time, and
+    when the files have changed."""
+
+    def __init__(self, ref: str, source: DataSource) -> None:
+        self.key = (ref, source)
+        self.task: Task = load_task(ref)
+        if source.read_as is not None:
+            self.task.will_read(source.read_as)
+        task, path = self.task, None if source.path is None else Path(source.path)
+        self._own = Reading(path, lambda: [p for p in own_parts(task, source) if p is not None])
+        self._held_out = Reading(path, lambda: held_out_examples(task, source))
+        self._tests = Reading(path, lambda: evaluation_parts(task, source))
+
+    def training(self) -> Examples:
+        return self._own.get()[0]
+
+    def measured(self, part: MeasuredPart) -> Examples | None:
+        """What an agent holds of it."""
+        return (
+            next(iter(self._own.get()[1:]), None) if part == "validation" else self._held_out.get()
+        )
+
+    def tests(self) -> dict[str, Examples]:
+        return self._tests.get()
+
+
+@contextlib.contextmanager
+def about_data(source: DataSource) -> Iterator[None]:
+    """A task that could read its data once, and cannot any more, has none."""
+    try:
+        yield
+    except (DataError, TaskError) as error:
+        kind = DamagedData if is_damaged(error, source) else DataError
+        raise kind(str(error)) from error
+
+
+def is_damaged(error: FlctlError, source: DataSource) -> bool:
+    """Files are there, of the task's kind as far as it is known; else there are no data."""
+    if source.path is None or isinstance(error, OtherData):
+        return False
+    return any(Path(file).is_file() for file in stamp_of(Path(source.path)))
