@@ -14,9 +14,13 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
-from flctl.errors import StateError, UsageError
+import msgspec
+
+from flctl.errors import StateError, UsageError, decoded
+
+T = TypeVar("T")
 
 PAGE_BYTES = 256 * 1024
 
@@ -227,6 +231,20 @@ def read_small(path: Path, most: int = MOST_BYTES) -> bytes:
     if len(data) > most:
         raise OSError(errno.EFBIG, f"it has more than {most >> 20} MB", str(path))
     return data
+
+
+def load(path: Path, kind: type[T], doing: str, then: str = "", schema: int | None = None) -> T:
+    """The small JSON file as a `kind`, of that schema; `then`: what to do with a damaged one.
+
+    Raises StateError.
+    """
+    with explained(path, doing):
+        data = read_small(path)
+    with decoded(StateError, f"{path}: damaged", then):
+        found = msgspec.json.decode(data, type=kind)
+    if schema is not None and (version := getattr(found, "schema", None)) != schema:
+        raise StateError(f"{path}: schema {version}, this version reads {schema}")
+    return found
 
 
 def page(path: Path, offset: int) -> bytes:

@@ -7,8 +7,8 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct, structs
 
-from flctl.errors import NOT_DECODED, StateError, UsageError
-from flctl.files import explained, make_folder, read_small, replace
+from flctl.errors import UsageError
+from flctl.files import explained, load, make_folder, replace
 from flctl.transport.keypair import KeyPair
 
 CURRENT = "current"
@@ -96,12 +96,7 @@ def load_context(state: Path, name: str | None = None) -> Context | None:
         raise UsageError(
             f"there is no context '{name}'; make it with: flctl connect HOST:PORT {options}"
         )
-    with explained(path, "read the context"):
-        data = read_small(path)
-    try:
-        return msgspec.json.decode(data, type=Context)
-    except NOT_DECODED as error:
-        raise StateError(f"{path}: damaged; run 'flctl connect HOST:PORT' again") from error
+    return load(path, Context, "read the context", "; run 'flctl connect HOST:PORT' again")
 
 
 def _checked(name: str) -> str:

@@ -14,8 +14,8 @@ from msgspec import Meta, Struct
 from flctl.core.chain import is_head
 from flctl.core.events import RoundCommitted
 from flctl.core.stream import DURABLE, Published
-from flctl.errors import NOT_DECODED, FlctlError, StateError, one_line
-from flctl.files import explained, make_folder, read_small, replace
+from flctl.errors import FlctlError, StateError, one_line
+from flctl.files import load, make_folder, replace
 from flctl.wire.messages import RunId
 
 logger = logging.getLogger(__name__)
@@ -59,12 +59,7 @@ def kept(state: Path, name: str) -> Seen | None:
     path = _path(state, name)
     if not path.exists():
         return None
-    with explained(path, "read the head that was kept"):
-        data = read_small(path)
-    try:
-        return msgspec.json.decode(data, type=Seen)
-    except NOT_DECODED as error:
-        raise StateError(f"{path}: damaged ({one_line(error)}); remove it") from error
+    return load(path, Seen, "read the head that was kept", "; remove it")
 
 
 def _path(state: Path, name: str) -> Path:

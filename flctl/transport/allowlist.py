@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import msgspec
 from msgspec import Struct, structs
 
-from flctl.errors import NOT_DECODED, AccessError, StateError, UsageError, one_line
+from flctl.errors import AccessError, StateError, UsageError, decoded
 from flctl.files import explained, read_small, replace
 from flctl.settings import AgentName
 from flctl.transport.tokens import BY_INVITATION, Token, find_open, remembered
@@ -155,12 +155,9 @@ def read(path: Path) -> AllowList:
     """Raises StateError when the file is not there, or damaged: never a list by halves."""
     with explained(path, "read the keys"):
         data = read_small(path, MOST_BYTES)
-    try:
+    what, then = f"{path}: the list of keys is damaged", "; put it back from a backup"
+    with decoded(StateError, what, then):
         allowed = msgspec.json.decode(data, type=AllowList)
-    except NOT_DECODED as error:
-        raise StateError(
-            f"{path}: the list of keys is damaged: {one_line(error)}; put it back from a backup"
-        ) from error
     if allowed.schema != SCHEMA:
         raise StateError(f"{path}: schema {allowed.schema}, this version reads {SCHEMA}")
     names = {entry.name for entry in allowed.keys}

@@ -11,8 +11,8 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from flctl.errors import StateError, UsageError, decoded
-from flctl.files import explained, read_small, replace, sync_folder
+from flctl.errors import StateError, UsageError
+from flctl.files import explained, load, replace, sync_folder
 from flctl.transport.keypair import PUBLIC, KeyPair, load_or_make
 
 SHORTEST_S, LONGEST_S = 60.0, 90 * 86_400.0
@@ -128,14 +128,8 @@ class KeyRotation:
     def _read(self) -> Rotation | None:
         if not self._file.exists():
             return None
-        with explained(self._file, "read about the server key"):
-            data = read_small(self._file)
         then = (
             "; put it back from a backup, or move it away: then the key that was to be the next "
             "one is not good any more"
         )
-        with decoded(StateError, f"{self._file}: damaged", then):
-            found = msgspec.json.decode(data, type=Rotation)
-        if found.schema != _SCHEMA:
-            raise StateError(f"{self._file}: schema {found.schema}, this version reads {_SCHEMA}")
-        return found
+        return load(self._file, Rotation, "read about the server key", then, _SCHEMA)

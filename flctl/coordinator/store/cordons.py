@@ -10,8 +10,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from flctl.errors import StateError, decoded
-from flctl.files import explained, replace
+from flctl.files import explained, load, replace
 from flctl.settings import AgentName
 
 SCHEMA = 1
@@ -27,14 +26,8 @@ def load_cordons(state: Path) -> set[str]:
     path = _path(state)
     if not path.exists():
         return set()
-    with explained(path, "read who is cordoned"):
-        data = path.read_bytes()
     then = "; remove it, and cordon again whom you want to hold back"
-    with decoded(StateError, f"{path}: damaged", then):
-        found = msgspec.json.decode(data, type=CordonList)
-    if found.schema != SCHEMA:
-        raise StateError(f"{path}: schema {found.schema}, this version reads {SCHEMA}")
-    return set(found.agents)
+    return set(load(path, CordonList, "read who is cordoned", then, SCHEMA).agents)
 
 
 def save_cordons(state: Path, agents: Set[str]) -> None:
