@@ -63,7 +63,8 @@ class Admission:
         try:
             entry = self._keyring.joined_already(join.token, key, name, join.shard)
             if entry is None:
-                if not self._may_change(known):
+                joins, who = (self._joins, known) if known else (self._guest_joins, STRANGER)
+                if joins.spend(who) is None:
                     text = "too many agents ask to join at once; this one joins at its next try"
                     self._refuse(incoming, "guest", text)  # the token may be right: it waits
                     return
@@ -95,11 +96,6 @@ class Admission:
             entry = self._keyring.redeem(join.token, incoming.key, name, join.shard)
             detail |= {"name": entry.name, "shard": str(entry.shard) if entry.shard else None}
         return entry
-
-    def _may_change(self, known: str | None) -> bool:
-        if known is not None:
-            return self._joins.spend(known) is not None
-        return self._guest_joins.spend(STRANGER) is not None
 
     def on_operator(self, incoming: Incoming, role: str, name: str, message: Message) -> None:
         match message:

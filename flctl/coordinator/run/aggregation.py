@@ -42,21 +42,14 @@ def aggregate(
     if settings.weighting == "examples" and strategy.weighs:
         _log_bounded(round_id, examples, weights)
     before, here = folder.round_path(round_id - 1), folder.round_path(round_id)
+    spool = folder.spool_path(round_id)
     with ExitStack() as stack:
         base = _open(stack, folder.model_path(round_id - 1), "read the model")
-        updates = [
-            open_update(
-                _open(
-                    stack,
-                    folder.spool_path(round_id) / f"{agent}.safetensors",
-                    "read the updates",
-                    f"round {round_id}, update of {agent}",
-                ),
-                base,
-                settings,
-            )
-            for agent in agents
-        ]
+        updates = []
+        for agent in agents:
+            path, what = spool / f"{agent}.safetensors", f"round {round_id}, update of {agent}"
+            update = _open(stack, path, "read the updates", what)
+            updates.append(open_update(update, base, settings))
         of_state = tuple(state_specs(base.specs).values())
         state = {
             name: _open(stack, before / state_name(name), "read the server's state")
