@@ -8,7 +8,7 @@ import logging
 import os
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 from flctl import __version__
 from flctl.agent.config import AgentConfig
@@ -51,6 +51,9 @@ from flctl.wire.messages import (
 )
 from flctl.worker.process import Worker
 
+if TYPE_CHECKING:
+    from flctl.agent.main import Stop
+
 logger = logging.getLogger(__name__)
 
 AT_WORK = frozenset({"ready", "training", "evaluating", "offering"})
@@ -63,14 +66,6 @@ GOODBYE_S = 0.1
 """Time for the goodbye to leave the machine."""
 
 State = Literal["starting", "ready", "training", "evaluating", "offering", "no data"]
-
-
-class StopSource(Protocol):
-    """Who may end `run`: file descriptors to wake up for, and whether to end."""
-
-    @property
-    def fds(self) -> Sequence[int]: ...
-    def asked(self) -> bool: ...
 
 
 class Supervisor:
@@ -120,7 +115,7 @@ class Supervisor:
 
     # The loop -------------------------------------------------------------------------
 
-    def run(self, stop: StopSource) -> None:
+    def run(self, stop: "Stop") -> None:
         """Until `stop` asks for the end. Raises AccessError where only a person can help."""
         while not stop.asked():
             self._link.wait(self.step(self._clock()), [*stop.fds, *self._other_fds()])

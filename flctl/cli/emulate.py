@@ -4,7 +4,7 @@ from typing import Annotated
 
 from flctl.cli import completion
 from flctl.cli.options import At, Here, Json, argument, command, flag, group, option
-from flctl.cli.shards import PARTITIONS
+from flctl.cli.shards import Dealing
 from flctl.fleet.emulation import faults
 from flctl.fleet.emulation.engine import engine
 from flctl.fleet.emulation.faults import Fault, again
@@ -12,7 +12,6 @@ from flctl.fleet.emulation.members import chosen, standing
 from flctl.fleet.emulation.plan import (
     EmulationPlan,
     fleet_name,
-    partition_named,
     profile_named,
     rate_bits,
 )
@@ -22,7 +21,7 @@ from flctl.terminal.output import answer, print_line
 from flctl.terminal.patience import progress
 
 app = group("A fleet of emulated Pis in Docker containers on this machine, with faults to inject.")
-DATA, IMAGES = "Data", "Images"
+IMAGES = "Images"
 OWN = "flctl"
 Fleet = Annotated[
     str, option("NAME", "Name of the fleet; several can run at once.", "--fleet", env="FLCTL_FLEET")
@@ -33,6 +32,7 @@ Names = Annotated[list[str], argument("NAME", "Agents, or 'coordinator'; see emu
 @command(app, "flctl emulate up -n 5 --profile pi3", "flctl emulate up -n 8 --partition dirichlet")
 def up(
     here: Here,
+    dealing: Dealing,
     agents: int = option("N", "Number of agents.", "--agents", "-n", min=1, max=200, default=3),
     profile: str = option("pi3|pi4|pi5", "Processor time and memory of each agent.", default="pi4"),
     fleet: Fleet = OWN,
@@ -44,13 +44,8 @@ def up(
         default=None,
     ),
     task: str = option(
-        "NAME", "Task whose data are used.", panel=DATA, complete=completion.tasks, default="ecg"
+        "NAME", "Task whose data are used.", complete=completion.tasks, default="ecg"
     ),
-    partition: str = option(
-        PARTITIONS, "How the data are divided, one shard per agent.", panel=DATA, default="iid"
-    ),
-    alpha: float = option("A", "For --partition dirichlet.", panel=DATA, min=1e-6, default=0.5),
-    shard_seed: int = option("N", "Seed of the division.", panel=DATA, min=0, default=1),
     image: str | None = option(
         "IMAGE",
         "Image of the agents.  [default: flctl-agent of this version]",
@@ -75,14 +70,15 @@ def up(
     from flctl.terminal.emulation import show_started
 
     images = {"image": image, "coordinator_image": coordinator_image}
+    deal = dealing.into(agents)
     plan = EmulationPlan(
         fleet=fleet_name(fleet),
         agents=agents,
         profile=profile_named(profile),
         task=task,
-        partition=partition_named(partition),
-        alpha=alpha,
-        shard_seed=shard_seed,
+        partition=deal.partition,
+        alpha=deal.alpha,
+        shard_seed=deal.seed,
         **{key: name for key, name in images.items() if name},
     )
     with progress() as tell, engine() as client:

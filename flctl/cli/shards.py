@@ -30,7 +30,11 @@ class Dealing(NamedTuple):
     ] = None
     shard_seed: Annotated[
         int | None,
-        option("N", f"Same for all agents that share the data.  [default: {SEED}]", panel=PANEL),
+        option(
+            "N",
+            f"Seed of the division; the same for all that share the data.  [default: {SEED}]",
+            panel=PANEL,
+        ),
     ] = None
 
     @property

@@ -42,7 +42,7 @@ def test_without_dockers_sdk(flctl, monkeypatch):
     ("options", "told"),
     [
         (("up", "--profile", "pi9"), "--profile 'pi9': there are pi3, pi4, pi5"),
-        (("up", "--partition", "fair"), "--partition 'fair': there are iid, label"),
+        (("up", "--partition", "fair"), "--partition fair: one of iid, label"),
         (("up", "--fleet", "My Fleet"), "--fleet 'My Fleet': up to 31 of a-z"),
         (("up", "-n", "0"), "greater than or equal to 1"),
         (("up", "--port", "70000"), "less than or equal to 65535"),

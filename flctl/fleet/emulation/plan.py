@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from typing import Any, get_args
+from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -161,14 +161,6 @@ def profile_named(text: str) -> Profile:
     if text not in PROFILES:
         raise UsageError(f"--profile '{text}': there are {', '.join(PROFILES)}")
     return PROFILES[text]
-
-
-def partition_named(text: str) -> Partition:
-    kinds: tuple[Partition, ...] = get_args(Partition)
-    for kind in kinds:
-        if kind == text:
-            return kind
-    raise UsageError(f"--partition '{text}': there are {', '.join(kinds)}")
 
 
 def rate_bits(text: str) -> int:
