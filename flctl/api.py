@@ -314,16 +314,15 @@ def _state(given: str | Path | None) -> Path:
 @contextlib.contextmanager
 def _interruptible(stop: Callable[[], None]) -> Iterator[None]:
     """Ctrl-C in the block calls `stop` first, wherever the main thread is."""
-    if threading.current_thread() is not threading.main_thread():
+    before = signal.getsignal(signal.SIGINT)
+    if not callable(before) or threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.getsignal(signal.SIGINT)
 
     def on_interrupt(number: int, frame: FrameType | None) -> None:
         signal.signal(number, before)  # the next one is not held up
         stop()
-        if callable(before):
-            before(number, frame)
+        before(number, frame)
 
     signal.signal(signal.SIGINT, on_interrupt)
     try:
