@@ -80,6 +80,7 @@ def test_a_run_is_iterated_for_its_rounds(tmp_path: Path):
 
 INTERRUPTED = """
 import os, signal, time, flctl
+signal.signal(signal.SIGINT, signal.default_int_handler)
 run = flctl.train(task="ecg", {kind}=2, rounds=500, federate_after_n_batches=1, state="state")
 try:
     for done in run:
