@@ -9,12 +9,7 @@ from flctl.fleet.emulation import faults
 from flctl.fleet.emulation.engine import engine
 from flctl.fleet.emulation.faults import Fault, again
 from flctl.fleet.emulation.members import chosen, standing
-from flctl.fleet.emulation.plan import (
-    EmulationPlan,
-    fleet_name,
-    profile_named,
-    rate_bits,
-)
+from flctl.fleet.emulation.plan import EmulationPlan, fleet_name, profile_named, rate_bits
 from flctl.fleet.emulation.said import followed, said
 from flctl.fleet.emulation.usage import memory_bytes
 from flctl.terminal.output import answer, print_line

@@ -19,13 +19,7 @@ from flctl.learning.examples import Examples
 from flctl.learning.reading import Reading
 from flctl.learning.reuse import Reused
 from flctl.learning.source import all_parts, held_out_examples
-from flctl.learning.state import (
-    arrays_of,
-    buffers_in,
-    checkpoint_metadata,
-    load_into,
-    load_state,
-)
+from flctl.learning.state import arrays_of, buffers_in, checkpoint_metadata, load_into, load_state
 from flctl.learning.task import Task
 from flctl.learning.training import OnStep, train_locally
 from flctl.settings import RunSettings, agent_names, parse

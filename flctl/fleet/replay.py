@@ -46,9 +46,7 @@ class Row(Struct, frozen=True):
 
 
 def replay(
-    folder: RunFolder,
-    sources: Mapping[str, Path],
-    on_row: Callable[[Row], None] = lambda _: None,
+    folder: RunFolder, sources: Mapping[str, Path], on_row: Callable[[Row], None] = lambda _: None
 ) -> list[Row]:
     """A row for the first model and every committed round, up to the first that differs.
 

@@ -32,12 +32,7 @@ def known(given: str | None, seen: "Seen | None") -> list[str]:
 
 
 def report(
-    verdict: "Chain",
-    what: str,
-    where: str,
-    given: str | None,
-    seen: "Seen | None",
-    json: bool,
+    verdict: "Chain", what: str, where: str, given: str | None, seen: "Seen | None", json: bool
 ) -> str | None:
     """Print the verdict. Returns what is wrong; None when all lines are as they were written.
 
