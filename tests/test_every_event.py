@@ -474,6 +474,7 @@ READ_BY: dict[str, tuple[Reader, ...]] = {
     "fleet/replay.py": (runs_replay,),
     "fleet/virtual.py": (lean_history,),
     "records/recorded.py": (history, runs_export_csv),
+    "terminal/checkpoints.py": (history,),
     "records/tables.py": (runs_export_csv,),
     "records/tensorboard.py": (runs_export_tensorboard, train_tensorboard),
 }
