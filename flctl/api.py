@@ -49,11 +49,11 @@ class TrainedRound(Struct, frozen=True):
 
     round: int
     metrics: dict[str, float]
-    """Of the round's model, by name; empty where it was not measured."""
+    """Metrics of the round's model, by name; empty where it was not measured."""
     examples: int
-    """That it was measured on."""
+    """Number of examples that it was measured on."""
     agents: tuple[str, ...]
-    """That took part."""
+    """Agents that took part."""
     missing: tuple[str, ...]
     seconds: float
 
@@ -71,7 +71,7 @@ class Training:
         self._story = Story(time.monotonic())
         self._done: list[TrainedRound] = []
         self.name = name
-        """Of the run; empty until it has begun."""
+        """Name of the run; empty until it has begun."""
         self.ended = ""
         """finished, stopped, paused or failed; empty while it goes on."""
         self.reason = ""

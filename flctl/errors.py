@@ -173,7 +173,7 @@ class WorkerError(RunError): ...
 
 
 class Kind(enum.Enum):
-    """Of an error that travels: those that a caller may have to tell apart."""
+    """Kinds of errors sent over the wire, as far as a caller may have to tell them apart."""
 
     SETTINGS, USAGE, DATA, CHECKPOINT = "settings", "usage", "data", "checkpoint"
     TASK, STATE, ACCESS, RUN, FAILED = "task", "state", "access", "run", "failed"

@@ -25,7 +25,7 @@ T = TypeVar("T")
 PAGE_BYTES = 256 * 1024
 
 MOST_BYTES = 2**20
-"""Of a file with a key, a token or settings."""
+"""Maximum size of a file with a key, a token or settings."""
 
 _syncing = ThreadPoolExecutor(max_workers=16, thread_name_prefix="sync")
 
@@ -57,7 +57,7 @@ def absent(path: Path) -> str:
 
 
 def expect_path(path: Path, named: str = "") -> None:
-    """That something is there; `named` is how a person has named it. Raises UsageError."""
+    """Check that `path` exists; `named` is how the user gave it. Raises UsageError."""
     if not path.exists():
         raise UsageError(f"{named or path}: {absent(path)}")
 

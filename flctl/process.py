@@ -26,9 +26,9 @@ def open_streams() -> None:
 
 
 class Interrupted(KeyboardInterrupt):
-    """Of a class of its own: of a plain one that comes while code is made from text, as in the
-    import of a dataclass, Python 3.11 believes at its exit that nobody has caught it, and ends
-    with SIGINT instead of the exit code."""
+    """A class of its own because Python 3.11 takes a plain KeyboardInterrupt raised while code is
+    compiled, as in the import of a dataclass, for uncaught when it exits, and ends with SIGINT
+    instead of the exit code."""
 
 
 class Ending:

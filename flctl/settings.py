@@ -16,7 +16,7 @@ from flctl.errors import SettingsError, one_line
 
 Count = Annotated[int, Meta(ge=1, le=10**9)]
 Threads = Annotated[int, Meta(ge=1, le=1024)]
-"""torch dies of a number that the system cannot start."""
+"""torch aborts if it is asked for more threads than the system can create."""
 # \Z, because $ also matches before a newline at the end.
 AgentName = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}\Z")]
 Seed = Annotated[int, Meta(ge=0, le=2**63 - 1)]
@@ -33,7 +33,8 @@ OptimizerArgs = dict[str, float | int | bool | str | list[float]]
 DEFAULT_QUORUM = 0.8
 
 SCHEMA = 2
-"""Of `run.toml` and the journal; raised when a reader of the old form would go wrong."""
+"""Schema version of `run.toml` and the journal; incremented when an old reader would misread
+them."""
 
 
 class LocalTraining(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -42,7 +43,7 @@ class LocalTraining(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     epochs: Count = 1
     """Passes over the agent's own data in a round, at most."""
     federate_after_n_batches: Count | None = None
-    """End an agent's part of a round after so many batches, if its epochs last longer."""
+    """End an agent's part of a round after this many batches, if its epochs last longer."""
     batch_size: Count = 32
     shuffle: bool = True
     drop_last: bool = False
@@ -56,7 +57,8 @@ class LocalTraining(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     compression: Compression = "none"
     """How an update travels: its change of the model in fewer bits, or its largest part."""
     topk_share: Annotated[float, Meta(gt=0, le=0.15)] = 0.025
-    """Of the numbers of the model `compression = "topk"` sends; of more, int8 is smaller."""
+    """Share of the model's numbers that `compression = "topk"` sends; above 0.15, int8 is
+    smaller."""
 
 
 class RunSettings(LocalTraining, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -83,36 +85,36 @@ class RunSettings(LocalTraining, frozen=True, forbid_unknown_fields=True, kw_onl
     """When an agent has seen all its data: begin its next epoch, or end the run."""
 
     local: Count | None = None
-    """Start so many agents as processes on this machine."""
+    """Number of agents to start as processes on this machine."""
     virtual: Count | None = None
-    """Simulate so many clients in one process."""
+    """Number of clients to simulate in one process."""
     agents: tuple[AgentName, ...] = ()
-    """Only these; none named: whoever is ready when a round opens."""
+    """Only these agents; empty: all that are ready when a round opens."""
     frozen: tuple[str, ...] = ()
-    """Tensors that travel once and are never trained; none so far, as with `private`."""
+    """Tensors that are sent once and never trained; not available yet, like `private`."""
     private: tuple[str, ...] = ()
     """Tensors that never leave an agent."""
     fraction: Annotated[float, Meta(gt=0, le=1)] = 1.0
     """Share of the agents that a round invites (C of McMahan et al. 2017)."""
     quorum: Annotated[float, Meta(gt=0)] | None = None
-    """Updates that a round needs: a share of the invited up to 1, a number from 2 on; None: all
-    but one or 80 %, whichever is fewer, and at least two where there are two."""
+    """Updates that a round needs: up to 1 a share of the invited, from 2 on a number; None: all but
+    one or 80 %, whichever is fewer, and at least two where there are two."""
     deadline_s: Annotated[float, Meta(gt=0)] = 600.0
-    """Seconds that a round waits for updates; starts anew after a restart."""
+    """Seconds that a round waits for updates; counted from zero after a restart."""
     wait_s: Annotated[float, Meta(ge=0)] = 60.0
     """Seconds to wait for enough agents to be ready before a round."""
     attempts: Count = 3
     """Tries of one round before the run pauses."""
 
     data: str | None = None
-    """File or folder that is dealt to local or virtual agents; the task's own without it."""
+    """File or folder that is dealt to local or virtual agents; default: the task's own."""
     dataset: str = "default"
     """Which of its named data sets an agent trains on."""
     partition: Partition = "iid"
     alpha: Annotated[float, Meta(gt=0)] = 0.5
     """Concentration of `partition = "dirichlet"`; small is very unequal."""
     test_data: str | None = None
-    """File or folder that the coordinator evaluates on; the task's own without it."""
+    """File or folder that the coordinator evaluates on; default: the task's own."""
     lead: Lead | None = None
     """Name or number (from 1) of the signal of a record that is read for testing, and by local or
     virtual agents; agents of their own say themselves how theirs are read."""
@@ -122,14 +124,14 @@ class RunSettings(LocalTraining, frozen=True, forbid_unknown_fields=True, kw_onl
     """Sample of each row of a table, from 0, that the R peak stands at, for the same."""
     evaluate: Literal["auto", "coordinator", "agents", "none"] = "auto"
     evaluate_every: Count = 1
-    """The model of each such round is measured, and that of the last one."""
+    """Measure the model of every n-th round, and of the last one."""
     test_batch_size: Count = 1000
     device: Device = "auto"
     """For local and virtual agents, and for the coordinator's evaluation."""
     threads: Threads = 1
     """torch threads per local or virtual agent; the result depends on it."""
     keep_rounds: Annotated[int, Meta(ge=0)] = 3
-    """Checkpoints of the last rounds that stay; best and last always do. 0 keeps all."""
+    """Number of recent checkpoints to keep, beside best and last. 0 keeps all."""
 
     def quorum_of(self, invited: int) -> int:
         """How many updates a round of `invited` agents needs, at least 1."""
@@ -161,14 +163,14 @@ KEYS = RunSettings.__struct_fields__
 NOT_YET = ("frozen", "private")
 """Keys without a flag: they can only have their default so far."""
 CHANGEABLE = ("evaluate", "quorum", "deadline_s", "wait_s", "attempts", "evaluate_every")
-"""What may be another when a run goes on: nothing that its models are computed from."""
+"""Keys that may change when a run is resumed: none that its models are computed from."""
 SHORT = {"deadline": "deadline_s", "wait": "wait_s"}
 """Flags leave the unit to their help; their names are understood in TOML too."""
 _WORDS = {name: word for word, name in SHORT.items()}
 
 
 def agent_names(count: int) -> tuple[str, ...]:
-    """pi-01, pi-02, …: what agents are called that nobody has named; they sort by number."""
+    """Default names of agents: pi-01, pi-02, …, so that they sort by number."""
     width = max(2, len(str(count)))
     return tuple(f"pi-{number:0{width}d}" for number in range(1, count + 1))
 
@@ -272,7 +274,7 @@ def _check_text_and_numbers(settings: RunSettings, where: str) -> None:
 
 
 def _check_own_agents(settings: RunSettings, count: int, where: str) -> None:
-    """That nothing is asked of local or virtual agents that only a real fleet has."""
+    """Check that local or virtual agents are not asked for what only a real fleet has."""
     kind = "local" if settings.local is not None else "virtual"
     if settings.agents and (len(settings.agents) != count or settings.agents != agent_names(count)):
         raise SettingsError(

@@ -1,4 +1,4 @@
-"""What an agent is told at its start, as one frozen value."""
+"""Configuration of an agent at its start, as one frozen value."""
 
 import hashlib
 import os
@@ -55,18 +55,18 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     """With "evaluate" it is asked for metrics on its data and never trains."""
     datasets: dict[str, DataSource] = field(default_factory=lambda: {"default": DataSource()})
     shard_from_coordinator: bool = False
-    """Of each data set only the part that the coordinator deals this agent when it joins."""
+    """Use only the part of each data set that the coordinator deals this agent when it joins."""
     tasks: tuple[str, ...] = ()
     """Those that are enabled; none named: all that are installed."""
     allow_tasks: tuple[str, ...] = ()
-    """Of the enabled ones those that the coordinator may ask for; none named: all."""
+    """Enabled tasks that the coordinator may ask for; empty: all of them."""
     limits: Limits = Limits()
     """What the owner allows the coordinator to ask for."""
     device: Device = "auto"
     threads: Threads = usual_threads(os.cpu_count() or 0)
-    """Of torch."""
+    """Number of torch threads."""
     image: Digest | None = None
-    """Of its container, as `flctl_container` of the playbooks says it."""
+    """Digest of its container image, as `flctl_container` of the playbooks passes it."""
     heartbeat_s: Positive = 5.0
     """Until the coordinator says otherwise."""
     offer_s: Positive = 30.0

@@ -52,7 +52,7 @@ class Datasets:
         return self._sources is not None
 
     def source(self, name: str) -> DataSource:
-        """Of a data set that was found."""
+        """Source of a data set that was found."""
         assert self._sources is not None
         return self._sources[name]
 

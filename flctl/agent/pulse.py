@@ -7,7 +7,7 @@ from flctl.wire.messages import Heartbeat
 
 SILENT_BEATS = 6
 SILENT_S = 60.0
-"""So many heartbeats and so long without an echo: the connection only looks alive."""
+"""After this many heartbeats and this long without an echo, the connection counts as dead."""
 
 
 class Pulse:

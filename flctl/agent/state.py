@@ -111,7 +111,7 @@ class AgentState:
             self._store(_SERVER_KEYS_FILE, _ServerKeys(given=given, keys=tuple(keys)))
 
     def life(self, given: str) -> str:
-        """Of the coordinator that was told last, "" for none; see `server_keys` for `given`."""
+        """Life of the coordinator met last, "" for none; see `server_keys` for `given`."""
         found = _stored(self.folder / _LIFE_FILE, _Met)
         return found.life if found is not None and found.given == given else ""
 

@@ -18,7 +18,7 @@ THROTTLED_BITS = {
     2: "throttled",
     3: "soft temperature limit",
 }
-"""Of the Pi's firmware; bits 16 to 19 say the same of the past and are left out."""
+"""Bits of the Pi's firmware; bits 16 to 19, the same conditions in the past, are left out."""
 
 FRESH_S = 1.0
 COLDEST_C, HOTTEST_C = -50.0, 150.0
@@ -92,7 +92,7 @@ class Machine:
         return memory.total - memory.available, memory.total
 
     def temperature_c(self) -> float | None:
-        """Of the processor, in °C."""
+        """Temperature of the processor in °C."""
         zones = self._root / "sys/class/thermal"
         for zone in sorted(zones.glob("thermal_zone*")):
             kind = (_text(zone / "type") or "").lower()
@@ -171,7 +171,7 @@ def _number(path: Path) -> int | None:
 
 
 def _entry(path: Path, name: str) -> int:
-    """Of a file of `name number` lines; 0 when it is not there."""
+    """Number of the entry `name` in a file of `name number` lines; 0 when it is not there."""
     for line in (_text(path) or "").splitlines():
         key, _, value = line.partition(" ")
         if key == name and value.isdecimal():

@@ -17,7 +17,7 @@ NAMES = (
 )  # fmt: skip
 MODULES = {"uncordon": "cordon", "restore": "backup", "context": "contexts"}
 MODULES |= dict.fromkeys(NAMES[15:23], "playbooks")
-"""Of each command whose module has another name."""
+"""Module of each command, where the module has another name."""
 
 
 class Root(Commands):

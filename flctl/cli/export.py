@@ -79,7 +79,7 @@ def export(
 def _check(
     format_: str, which: str | None, per_agent: bool, data: Path | None, out: Path | None
 ) -> None:
-    """That the options fit together, and that what they need is installed."""
+    """Check that the options fit together, and that what they need is installed."""
     if format_ not in FORMATS:
         raise UsageError(f"--format {format_}: it is {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
     if which is not None and format_ not in MODELS:

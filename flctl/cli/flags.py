@@ -1,7 +1,7 @@
 """Every setting of a run as a flag of `flctl train`, from one table.
 
-The names, types and defaults are those of `flctl.settings.RunSettings`; here stands what
-a person needs to know to choose.
+The names, types and defaults are those of `flctl.settings.RunSettings`; this table adds
+what a person needs to know to choose.
 """
 
 import inspect
@@ -24,7 +24,7 @@ TRAINING, DATA, EVALUATION, OUTPUT = "Local training", "Data", "Evaluation", "Ou
 
 class Flag(NamedTuple):
     key: str
-    """Of RunSettings."""
+    """Field of RunSettings."""
     kind: type
     panel: str
     help: str
@@ -160,7 +160,7 @@ def with_settings(command: Command) -> Command:
 
 
 def typed(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Of the values of `with_settings` those that were typed, as the settings take them.
+    """The values of `with_settings` that were typed, in the form that the settings take.
 
     Raises UsageError.
     """
@@ -172,7 +172,7 @@ def typed(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def written(settings: Mapping[str, Any], file: Path) -> dict[str, Any]:
-    """The same of what `file` says: a text stands there for what it would be as a flag.
+    """The values in `file`; a string there means what it would mean as a flag.
 
     Raises UsageError.
     """

@@ -177,7 +177,7 @@ def _following(folder: Path | None, watching: "Watcher") -> Iterator[None]:
 
 
 def _warn_of_share(settings: RunSettings) -> None:
-    """So few agents cannot all stay below --max-share."""
+    """Warn when there are too few agents for all to stay below --max-share."""
     agents = settings.local or settings.virtual or len(settings.agents)
     invited = settings.invited_of(agents) if agents else 0
     share = settings.max_share

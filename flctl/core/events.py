@@ -1,4 +1,4 @@
-"""What happens in a run: the events of its journal, which is the only truth about it."""
+"""Events of a run's journal, the only authority on what happened in it."""
 
 from typing import Annotated, Literal, TypeAlias
 
@@ -37,12 +37,13 @@ class RunStarted(Dated, frozen=True, tag="started"):
     machine: str
     """Processor type and torch build: a resume elsewhere is not reproducible."""
     settings: Digest | None = None
-    """Of run.toml, which stays as it is; older journals do not say."""
+    """Digest of run.toml, which never changes; older journals lack it."""
     frozen: Digest | None = None
     private: Digest | None = None
-    """Of the model's other groups of tensors (`Model` of the wire); `model` is the shared one."""
+    """Digests of the model's two other groups of tensors (`Model` of the wire); `model` is
+    shared."""
     measures: Measures = Measures(metrics=USUAL, primary=LOSS.name, classes=0)
-    """What the task's models are measured by; older journals do not say."""
+    """Metrics of the task's models; older journals lack them."""
 
 
 class RoundOpened(Dated, frozen=True, tag="opened"):
@@ -51,15 +52,15 @@ class RoundOpened(Dated, frozen=True, tag="opened"):
     base: Digest
     invited: tuple[str, ...]
     need: int
-    """Updates that the quorum asks for."""
+    """Updates that the quorum requires."""
     absent: tuple[str, ...] = ()
-    """Agents that the quorum counts, and that were not here to be invited."""
+    """Agents that the quorum counts but that were not here to be invited."""
 
 
 class UpdateStored(
     Journaled, Claim, frozen=True, kw_only=True, forbid_unknown_fields=False, tag="update"
 ):
-    """An update is in the spool, checked and durable."""
+    """An update is in the spool and checked; durable once it is synced."""
 
     at: float
     round: RoundId
@@ -67,9 +68,9 @@ class UpdateStored(
     blob: Digest
     size: Natural
     version: Natural = 0
-    """Of the model that it starts from."""
+    """Version of the model that it starts from."""
     sequence: Natural = 0
-    """The agent's own number of it; runs of schema 1 do not say."""
+    """The agent's own number of it; runs of schema 1 lack it."""
 
 
 class UpdateRejected(Dated, frozen=True, tag="rejected"):
@@ -87,7 +88,7 @@ class AttemptFailed(Dated, frozen=True, tag="attempt"):
 
 
 class Participant(Claim, frozen=True, forbid_unknown_fields=False):
-    """What its update was; one that is not compressed is as large as the round's model."""
+    """An agent's part in a round; an uncompressed update is as large as the round's model."""
 
     sequence: Natural = 0
     bytes_up: Natural = 0
@@ -104,15 +105,15 @@ class Score(Metrics, frozen=True, kw_only=True, omit_defaults=True, forbid_unkno
     source: str
     """Who evaluated: "coordinator" or "agents"."""
     part: str = "test"
-    """Which part of the data this is."""
+    """Part of the data that was measured."""
     beside: dict[str, Metrics] = msgspec.field(default_factory=dict)
     """Other parts, or other agents, by name."""
     validation: Metrics | None = None
-    """What the best round is chosen by; None where it was not measured."""
+    """Metrics that the best round is chosen by; None if not measured."""
     validated_by: str = "coordinator"
-    """Who measured that."""
+    """Who measured `validation`: "coordinator" or "agents"."""
     chosen_on: str = VALIDATION
-    """The part; version 0.1 chose by one for testing."""
+    """Part of the data that `validation` is about; version 0.1 chose by a test part."""
     primary: Metric = LOSS
 
     @property
@@ -122,7 +123,7 @@ class Score(Metrics, frozen=True, kw_only=True, omit_defaults=True, forbid_unkno
 
     @property
     def rule(self) -> str:
-        """What makes a round the best one, in words."""
+        """Rule by which a round is the best one, in words."""
         how = "least" if self.primary.lower else "highest"
         return f"{how} {label(self.primary.name)} on {self.chosen_on}"
 
@@ -139,7 +140,7 @@ class RoundCommitted(Dated, frozen=True, tag="round"):
     missing: tuple[str, ...] = ()
     metrics: Score | None = None
     server_state: dict[str, Digest] = {}
-    """What the strategy keeps from round to round, by name: files beside the model."""
+    """Digests of the strategy's state files beside the model, by name."""
 
     def for_log(self) -> str:
         score = self.metrics
@@ -150,7 +151,7 @@ class RoundCommitted(Dated, frozen=True, tag="round"):
 
 
 class RoundsWithdrawn(Dated, frozen=True, tag="withdrawn"):
-    """The rounds after `round` do not count any more: what they made is damaged."""
+    """The rounds after `round` no longer count, because their files are damaged."""
 
     round: RoundId
     reason: str
@@ -159,13 +160,13 @@ class RoundsWithdrawn(Dated, frozen=True, tag="withdrawn"):
 class RunPaused(Dated, frozen=True, tag="paused"):
     reason: str
     awaits: bool = False
-    """Too few agents are here: the run goes on by itself when enough are."""
+    """Too few agents are here; the run resumes by itself once enough are."""
 
 
 class RunResumed(Dated, frozen=True, tag="resumed"):
     reproducible: bool = True
     changed: dict[str, str | int | float] = {}
-    """Settings that are others from here on."""
+    """Settings that change from here on."""
 
 
 class RunFinished(Dated, frozen=True, tag="finished"):

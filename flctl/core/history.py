@@ -1,5 +1,5 @@
-"""The state of a run, from the events of its journal. `History.apply` is the whole rule of how a
-restarted coordinator knows where it was.
+"""The state of a run, from the events of its journal. A restarted coordinator knows where it was
+from `History.apply`, and `take_stock` then takes updates damaged in the spool out of `accepted`.
 """
 
 from collections.abc import Iterable, Mapping
@@ -99,7 +99,7 @@ class History:
 
     @property
     def size(self) -> int:
-        """Of the newest model, in bytes."""
+        """Size of the newest model in bytes."""
         return self.rounds[-1].size if self.rounds else self.started.size if self.started else 0
 
     def model_of(self, round_id: int) -> Digest:
@@ -142,7 +142,7 @@ class History:
         return f"all data used: {', '.join(sorted(self.exhausted))}" if self.exhausted else ""
 
     def seeding(self, agent: str, seed: int) -> Seeding:
-        """Of the agent's update in the next round, whichever attempt of it."""
+        """Seeding of the agent's update in the next round, in any attempt."""
         count, position = self.updates.get(agent, 0), self.positions.get(agent, 0)
         return Seeding(seed, agent, self.round, count + 1, position)
 

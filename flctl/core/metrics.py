@@ -20,7 +20,7 @@ from flctl.formats import figure
 from flctl.wire.messages import Measures, Metric, Metrics, Moments, Sums, Table
 
 MOST = 1e300
-"""Of an agent's mean, so that sums over a fleet stay finite; of the root of its squares."""
+"""Largest mean of an agent, and largest root of its squares: sums over a fleet stay finite."""
 CONFUSION = 100
 """Classes up to which a confusion matrix is kept: with four bytes a cell it fills a message."""
 BINS = 64
@@ -35,7 +35,7 @@ SQUARED, TARGET = "squared_error", "target"
 FITS = 0.5
 """A label fits from this probability on."""
 USUALLY = 0.99
-"""Of what is normal so much is below the threshold."""
+"""Fraction of normal examples that fall below the threshold."""
 LOSS = Metric("loss", lower=True)
 USUAL = (LOSS, Metric("accuracy"), Metric("macro_f1"))
 SPREAD = "_sd"
@@ -200,7 +200,7 @@ def _value(sums: Sums, metric: Metric) -> float:
 
 
 def mean(found: Sequence[Metrics]) -> Metrics:
-    """Of the figures of several models, each counted once."""
+    """Mean of the metrics of several models, each counted once."""
     values = {
         name: math.fsum(m.values[name] / len(found) for m in found) for name in found[0].values
     }
@@ -208,7 +208,7 @@ def mean(found: Sequence[Metrics]) -> Metrics:
 
 
 def from_confusion(loss: float, confusion: Sequence[Sequence[int]]) -> Sums:
-    """Of one part of the data; `loss` is its mean."""
+    """Sums of one part of the data; `loss` is its mean."""
     table = tuple(tuple(row) for row in confusion)
     examples = sum(map(sum, table))
     means = {LOSS.name: Moments(count=examples, mean=loss)}
@@ -265,8 +265,8 @@ def merge(parts: Sequence[Sums]) -> Sums:
 
 
 def pooled(parts: Sequence[Moments]) -> Moments:
-    """Of all their numbers together (Chan et al. 1979). Exact sums, rounded once: whatever the
-    order, the same bytes."""
+    """Moments of all their numbers together (Chan et al. 1979). Exact sums, rounded once, give the
+    same bytes in any order."""
     n = sum(part.count for part in parts)
     mean = _sum(part.mean * (part.count / max(1, n)) for part in parts)
     away = ((part, part.mean - mean) for part in parts)

@@ -20,13 +20,13 @@ def _number(digest: bytes) -> int:
 
 
 class Seeding(Struct, frozen=True):
-    """What the random numbers of an update follow from, and where in its data it begins."""
+    """What an update's random numbers are derived from, and where in its data it begins."""
 
     seed: int
-    """Of the run."""
+    """Seed of the run."""
     agent: str
     version: int
-    """Of the model that it starts from."""
+    """Version of the model that the update starts from."""
     sequence: int
     """The agent's own number of the update, from 1."""
     position: int

@@ -25,7 +25,7 @@ from flctl.wire.messages import (
 
 LOST_AFTER_S = 30.0
 LOST_BEATS = 6
-"""So long and so many heartbeats without a word from an agent: it is lost."""
+"""An agent is lost after this long, and this many heartbeats, without a message from it."""
 CHALLENGE_S = 3.0
 """How long an old session has to prove that it lives."""
 CONFLICT_RETRY_S = 10.0
@@ -112,7 +112,7 @@ class Member:
         """The most examples of each that were declared in this session: data may be fewer by the
         time that an update of more is fetched."""
         self.jump: str | None = None
-        """That they have jumped in this session, in words."""
+        """Message that they jumped in this session."""
         self.elsewhere: tuple[str, str] | None = None
         """The session that said that it was with another coordinator, and that in words."""
         self.last_round: int | None = None
@@ -178,7 +178,8 @@ class Member:
                 self.state, self.progress = "ready", None
 
     def examples(self, task: str, dataset: str, part: MeasuredPart | None = None) -> int:
-        """Of a part, as declared, None: for training; 0 when it has none for this task."""
+        """Declared number of examples of a part, None: for training; 0 if it has none for this
+        task."""
         infos = self.hello.datasets if self.hello else ()
         return max((i.of(part) for i in infos if (i.task, i.name) == (task, dataset)), default=0)
 

@@ -36,7 +36,7 @@ PAUSE_S, LONGEST_PAUSE_S = 2.0, 60.0
 STARTING_S = 180.0
 """How much longer agents are waited for while one still reads its data: a Pi imports slowly."""
 CORDONED_S = 3600.0
-"""The same while too few are left because some are cordoned: an upgrade does not end a run."""
+"""Extra wait when cordons leave too few agents: an upgrade does not end a run."""
 
 
 def pause_after(attempt: int) -> float:
@@ -66,7 +66,7 @@ class Pool(Struct, frozen=True):
 
 
 class Draw(Struct, frozen=True):
-    """Whom an attempt asks, and how many updates it needs."""
+    """The agents that an attempt asks, and how many updates it needs."""
 
     invited: tuple[str, ...]
     need: int
@@ -109,11 +109,11 @@ def draw(
 
 
 class Closing(Struct, frozen=True):
-    """When a base has its updates. This one: as soon as `need` are here."""
+    """When a base has its updates. This base class: as soon as `need` are here."""
 
     need: int
     deadline_s: float = math.inf
-    """Then what is here is enough, or the attempt has failed."""
+    """At the deadline, what is here is enough, or the attempt has failed."""
 
     def complete(self, arrived: int, owing: int) -> bool:  # noqa: ARG002
         """Whether nothing more is waited for; `owing` updates may still come soon."""
@@ -142,7 +142,7 @@ class Standing(Enum):
 class Seat(Struct):
     agent: str
     key: WorkKey
-    """Of the update that it is asked for."""
+    """Key of the update that it is asked for."""
     standing: Standing = Standing.ASKED
     here: bool = True
     """It is connected, or is believed to be."""

@@ -121,7 +121,7 @@ class Story:
 
     @property
     def last_round(self) -> int:
-        """Of those that were told; `reached` also knows of those before."""
+        """The last round among the events received; `reached` also counts earlier ones."""
         return self.done[-1].round if self.done else 0
 
     @property
@@ -135,12 +135,12 @@ class Story:
 
     @property
     def trend(self) -> list[float]:
-        """Of each round the figure that the best one is chosen by."""
+        """Figure of each round that the best one is chosen by."""
         found = (line.score.chosen for line in self.done if line.score is not None)
         return [figure for figure in found if figure is not None]
 
     def share_done(self) -> float:
-        """Of the whole run, in [0, 1]; the open round counts by its agents' steps."""
+        """Share of the whole run, in [0, 1]; the open round counts by its agents' steps."""
         if not self.rounds:
             return 0.0
         parts = [a.step / a.steps if a.steps else 0.0 for a in self.agents.values()]

@@ -40,7 +40,7 @@ class RunBegun(Live, frozen=True, tag="begun"):
     rounds: Natural
     task: Short
     agents: tuple[AgentName, ...] = ()
-    """That are named for it; empty: all that are here."""
+    """Agents named for the run; empty: all that are here."""
 
 
 class AgentsAwaited(Live, frozen=True, omit_defaults=True, tag="waiting"):

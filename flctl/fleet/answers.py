@@ -37,7 +37,7 @@ class InProgress(Struct, frozen=True):
 
 
 class OpenRotation(Struct, frozen=True):
-    """Of the server's key."""
+    """An open rotation of the server's key."""
 
     new_key: PublicKey
     ends: float

@@ -35,7 +35,7 @@ PARTS = ("keys", "runs", "contexts", "heads")
 SINGLE = ("cordoned.json", LIVES, AUDIT)
 """Folders, and single files, of the state folder that are kept."""
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:@+=-]*")
-"""Of a file or folder: no dot at its beginning, nothing that a terminal or a shell acts on."""
+"""Name of a file or folder: no leading dot, no character special to a terminal or a shell."""
 BLOCK = tarfile.BLOCKSIZE
 _CHUNK = 1 << 18
 _HELD = 200

@@ -48,7 +48,7 @@ class Clients:
         self._held_out = Reading(path, self._read_held_out)
         self._dealt: Examples | None = None
         self.training: dict[str, Examples] = {}
-        """Of those that have some."""
+        """Training examples of the agents that have some."""
         self.validation: dict[str, Examples] = {}
         self.refresh()
 
@@ -63,7 +63,7 @@ class Clients:
             self._dealt = everything
 
     def own(self, part: MeasuredPart) -> dict[str, Examples]:
-        """Of those that have such a part. Raises DataError, TaskError."""
+        """The part of each agent that has one. Raises DataError, TaskError."""
         return self._held_out.get() if part == "test" else self.validation
 
     def _read_held_out(self) -> dict[str, Examples]:
@@ -130,7 +130,7 @@ class Trainer:
         )
 
     def evaluate(self, path: Path, examples: Examples) -> Sums:
-        """Of the model in the file `path`."""
+        """Sums of the model in the file `path`."""
         model = self._reused.model()
         with path.open("rb") as file:
             load_into(model, file.fileno(), str(path))

@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 How = Literal["central", "local-only"]
 LOW_PRIORITY = 10
-"""Of nice: the agents of the run come first."""
+"""Niceness: the agents of the run come first."""
 
 
 OWN = "own"
-"""What each agent holds out of its own data, measured by itself; the mean over the agents. For
-agents alone each model meets only the data of its owner."""
+"""Mean over the agents of what each measures on its own held-out data. With agents alone, each
+model meets only the data of its owner."""
 
 
 class Compared(Struct, frozen=True):
@@ -47,15 +47,15 @@ class Beside(Struct, frozen=True):
     """What the figures of a model mean."""
 
     own: Metrics | None
-    """Of that model, as `OWN`; None where agents hold nothing out."""
+    """Metrics of that model, as `OWN`; None where agents hold nothing out."""
     commonest: str
-    """The class of which the agents together have most examples."""
+    """The class with the most examples over all agents."""
     always: dict[str, Metrics]
-    """What calling everything by that class would score, on every part and as `OWN`."""
+    """Metrics of always predicting that class, on every part and as `OWN`."""
     classes: dict[str, dict[str, int]]
-    """Of each part, how many examples of each class it has."""
+    """Number of examples of each class, by part."""
     groups: dict[str, int]
-    """Of each part, how many records (of patients, in the demo) it has examples of."""
+    """Number of records (patients, in the demo) by part."""
 
 
 class _Request(Struct):
@@ -212,7 +212,7 @@ class _Scene:
 
 
 def _always(task: "Task", said: int, targets: "NDArray[np.int64]") -> Metrics:
-    """Of calling everything by one class, whatever it is; the loss would be infinite."""
+    """Metrics of always predicting one class; the loss would be infinite."""
     table = np.zeros((len(targets), len(targets)), np.int64)
     table[:, said] = targets
     return metrics_of(from_confusion(sys.float_info.max, table.tolist()), task.measures)

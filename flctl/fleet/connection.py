@@ -68,7 +68,7 @@ class Connection:
         self._ids = itertools.count(1)
         self._decode = framing.to_operator()
         self._aside: deque[tuple[Message, Frame | None]] = deque()
-        """Of a run that is watched, and came while something else was asked."""
+        """Events of a watched run that arrived while another question was open."""
 
     @property
     def here(self) -> bool:

@@ -82,7 +82,7 @@ def compare(
 
 
 def too_many(status: Mapping[str, Any]) -> str:
-    """That keys wait where every shard has an owner, in words; "" when it is not so."""
+    """Message that keys are waiting though every shard has an owner; "" otherwise."""
     shards, waiting = status.get("shards"), len(status["waiting"])
     if not waiting or not shards or shards["dealt"] < shards["of"]:
         return ""

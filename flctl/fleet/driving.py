@@ -21,11 +21,11 @@ from flctl.transport.keys import Keyring
 OnEvent = Callable[[Published], None]
 POLL_S = 0.25
 AGENT_BYTES = 300 * 2**20
-"""What an agent on this machine takes with its worker, torch included, at least."""
+"""Minimum memory of an agent on this machine with its worker, torch included."""
 FEW = 4
-"""So many are always tried."""
+"""Number of agents that is always tried, whatever the memory."""
 STOP_STEPS = 40
-"""How often, POLL_S apart, the end of a run is waited for after Ctrl-C."""
+"""Polls, POLL_S apart, for the end of a run after Ctrl-C."""
 
 
 class RunResult(Struct, frozen=True):
@@ -102,7 +102,7 @@ def drive_local(
 
 
 def _expect_room(agents: int) -> None:
-    """That so many agents fit into memory. Raises UsageError rather than freeze the machine."""
+    """Raise UsageError if `agents` would not fit into memory, rather than freeze the machine."""
     need, there = agents * AGENT_BYTES, psutil.virtual_memory().total
     if agents > FEW and need > there:
         raise UsageError(

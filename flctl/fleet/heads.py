@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 class Seen(Struct, frozen=True, forbid_unknown_fields=True):
     head: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
     what: str
-    """Of what, in words: "round 7"."""
+    """What it is the head of: "round 7"."""
     at: float
     """When the coordinator wrote it, in seconds since 1970 by its clock."""
 

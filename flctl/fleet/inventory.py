@@ -28,12 +28,12 @@ AGENTS = "flctl_agents"
 COORDINATOR = "flctl_coordinator"
 LISTING = "ansible-inventory"
 BYTES = 32 * 1024 * 1024
-"""The most that a saved list, or Ansible's answer, may take."""
+"""Maximum size of a saved list, or of Ansible's answer."""
 ANSWER_S = 120.0
 VAULT = b"$ANSIBLE_VAULT"
 FILES = 10_000
 MOST_HOSTS = 10_000
-"""That the ranges of an inventory may name: Ansible makes a list of all before it says a word."""
+"""Maximum number of hosts in an inventory's ranges: Ansible expands them all before any output."""
 _RANGE = re.compile(r"\[(\d+):(\d+)(?::(\d+))?\]")
 _REASON = re.compile(r"with '(\w+)' plugin: (.+)")
 
@@ -195,7 +195,7 @@ def _expect_few(path: Path) -> None:
 
 
 def _first_words(file: Path) -> Iterator[tuple[int, str]]:
-    """Of each line of a text, with its number: a host, or a group."""
+    """First word of each line with its number: a host, or a group."""
     if os.access(file, os.X_OK):
         return  # a program, which says itself whom it names
     with contextlib.suppress(OSError):

@@ -57,7 +57,7 @@ def run_playbook(
 
 
 def _expect_hosts(inventory: Path, environment: Mapping[str, str]) -> None:
-    """That Ansible finds a host of ours: a playbook without one ends well. Raises UsageError."""
+    """Raise UsageError if Ansible finds no host of ours: a playbook without hosts would succeed."""
     listing = list_hosts(inventory, environment)
     if not any(listing.members(group) for group in (COORDINATOR, AGENTS)):
         raise UsageError(

@@ -52,7 +52,7 @@ class Unit(Struct, frozen=True):
     writes: Sequence[Path]
     """All that it writes into."""
     account: str | None
-    """Whom a unit of the system runs as; None: a unit of one's own account."""
+    """Account that a system unit runs as; None: a user unit of the caller's account."""
     environment: Mapping[str, str]
 
     @property
@@ -143,7 +143,8 @@ def remove(kind: str, system: bool) -> Path:
 
 
 def lingers() -> bool:
-    """That this account's services start at boot and not at its login; tried, and told."""
+    """Try to make this account's services start at boot instead of at login; whether that
+    worked."""
     if shutil.which("loginctl") is None:
         return False
     done = subprocess.run(["loginctl", "enable-linger"], capture_output=True, check=False)

@@ -57,9 +57,9 @@ LIKE_DATA = frozenset(
 @dataclass(frozen=True)
 class BeatFiles:
     beats: list[Beats]
-    """Of each file that has any."""
+    """Beats of each file that has any."""
     origins: list[Origin]
-    """Of all files."""
+    """Origins of all files."""
 
 
 _kept: dict[tuple[object, ...], BeatFiles] = {}
@@ -119,7 +119,7 @@ def _read(
 
 
 def _files(path: Path, read_as: ReadAs) -> tuple[list[Path], ReadAs]:
-    """Of records their headers. Raises DataError when there is nothing to read."""
+    """Files to read; for records, their headers. Raises DataError when there is nothing to read."""
     there = sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
     if capitals := [file for file in there if re.fullmatch(r"\.(?!hea)(?i:hea)", file.suffix)]:
         raise DataError(f"{capitals[0]}: rename the files of this record to small letters "
@@ -152,7 +152,7 @@ def _files(path: Path, read_as: ReadAs) -> tuple[list[Path], ReadAs]:
 
 
 def _hidden(file: Path) -> bool:
-    """Such as the ._a.csv that a Mac leaves beside a.csv."""
+    """Whether the file is hidden, like the ._a.csv that a Mac leaves beside a.csv."""
     return file.name.startswith(".")
 
 

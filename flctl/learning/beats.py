@@ -47,7 +47,7 @@ class Beats:
     facts: dict[str, str | float] = field(default_factory=dict)
     """How the file was read, as an `Origin` has it."""
     as_documented: bool = False
-    """That says nothing that is worth a line."""
+    """The file is as documented, which is not worth a line of its own."""
     left_out: dict[str, int] = field(default_factory=dict)
     """By reason, how many of what the file holds are not among them."""
 

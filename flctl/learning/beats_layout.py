@@ -62,7 +62,7 @@ class _Place(NamedTuple):
 
 
 def find_layout(x: Array, r_at: int | None = None) -> Layout:
-    """Of rows of 187 numbers; `r_at` if the owner says where their R peaks stand."""
+    """Layout of rows of 187 numbers; `r_at` if the owner says where their R peaks are."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of rows without a number
         return _find(x, r_at)
@@ -176,7 +176,7 @@ def _note(place: _Place) -> str:
 
 
 def _moved(x: Array, inside: NDArray[np.bool_], r_at: int) -> Array:
-    """The same with the R peak at sample 62, level where nothing is known."""
+    """`x` with the R peak at sample 62, level where nothing is known."""
     level = np.nanmedian(np.where(inside, x, np.nan), axis=1, keepdims=True)
     known = np.where(inside, x, level)
     found = np.repeat(level, WINDOW, axis=1).astype(np.float32)

@@ -139,7 +139,7 @@ def _found(record: Record, facts: dict[str, str | float]) -> Beats:
 
 
 def _peaks(record: Record, piece: Piece) -> Iterator[int]:
-    """Of its core."""
+    """R peaks in the core of the piece."""
     if not piece.units.any():
         return
     with told(record.header, "its R peaks cannot be found"):

@@ -15,7 +15,7 @@ from flctl.wire.messages import Digest
 class Listed(Struct, frozen=True):
     task: Installed
     file: Path | None
-    """That of the module; None when there is no such file."""
+    """The module's file; None if it has none."""
     digest: Digest | None
     problem: str | None
     """Why it cannot be used."""

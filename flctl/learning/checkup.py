@@ -101,7 +101,7 @@ def check_class(subject: Subject) -> Said:
 
 
 def check_model(subject: Subject) -> Said:
-    """That it is built on the CPU and has something to train."""
+    """The model is built on the CPU and has something to train."""
     model = subject.model = initial_model(subject.task, SEED)
     away = {str(t.device) for t in model.state_dict().values()} - {"cpu"}
     if away:
@@ -130,7 +130,7 @@ def _is_covered(module: str, ref: str) -> bool:
 
 
 def check_state(subject: Subject) -> Said:
-    """That the state dict is stored and read back exactly, and how much is sent."""
+    """The state dict is stored and read back exactly; also how much is sent."""
     state = subject.model.state_dict()
     specs = specs_of(state)
     with tempfile.TemporaryFile() as file:
@@ -160,7 +160,7 @@ def check_state(subject: Subject) -> Said:
 
 
 def check_data(subject: Subject) -> Said:
-    """That there is something to train on, and the same each time it is read."""
+    """There is something to train on, and it is the same each time it is read."""
     task = subject.task
     found = subject.train = task.train_data(subject.path)
     if digest_of_data(task.train_data(subject.path)) != digest_of_data(found):
@@ -187,7 +187,7 @@ def check_data(subject: Subject) -> Said:
 
 
 def check_tests(subject: Subject) -> Said:
-    """That what is evaluated on looks like what is trained on, but is not the same."""
+    """Test data look like training data, but are not the same."""
     task = subject.task
     parts = dict(task.test_parts(subject.path))
     held_out = task.held_out(subject.path)
@@ -232,7 +232,7 @@ def check_partition(subject: Subject) -> Said:
 
 
 def _check_signatures(subject: Subject) -> None:
-    """That each method takes what those of flctl's kinds of tasks take."""
+    """Check that each method takes the arguments that flctl's kinds of tasks take."""
     task = type(subject.task)
     kinds = [base for base in reversed(task.__mro__) if base.__module__.startswith("flctl.")]
     known = {name: value for base in kinds for name, value in vars(base).items() if name[0] != "_"}

@@ -156,7 +156,7 @@ def check_again(subject: Subject) -> Said:
 
 
 def check_elsewhere(subject: Subject) -> Said:
-    """The same in another process, as on another agent."""
+    """Another process, like another agent, gives the same."""
     own = fingerprint(subject.task, subject.ref, subject.train)
     _same(subject, own, elsewhere(subject.ref, subject.path), " in another process")
     return Said("first model, data and steps are the same in another process")

@@ -24,7 +24,8 @@ class Classification(Task):
         return functional.cross_entropy(output, target)
 
     def probabilities(self, output: "Tensor") -> "Tensor":
-        """Of each class, shape (n, classes); right for logits and for their log-softmax."""
+        """Probability of each class, shape (n, classes); right for logits and for their log-
+        softmax."""
         return output.softmax(dim=1)
 
     def predicted(self, output: "Tensor") -> "Tensor":
@@ -58,7 +59,7 @@ class MultiLabel(Classification):
         return functional.binary_cross_entropy_with_logits(output, target.to(output.dtype))
 
     def probabilities(self, output: "Tensor") -> "Tensor":
-        """Of each label, shape (n, classes); from one half on it fits."""
+        """Probability of each label, shape (n, classes); from one half on it fits."""
         return output.sigmoid()
 
     def wrong_examples(self, examples: Examples) -> str:

@@ -116,7 +116,7 @@ def halves(numbers: Numbers, bounds: Sequence[int]) -> Packed:
 
 
 def levels(numbers: Numbers, bounds: Sequence[int], chance: np.random.Generator) -> Packed:
-    """The same with whole values in [-127, 127], whose mean over the chance is right."""
+    """Round to whole values in [-127, 127] at random, so that the mean is right."""
     values = np.zeros(len(numbers), np.int8)
     scales = np.zeros(len(bounds) - 1, np.float32)
     for i, part in _scaled(bounds, numbers, scales, LEVELS):

@@ -1,4 +1,4 @@
-"""What the first lines of a CSV file say of all others: delimiter, decimal mark, names, columns."""
+"""The form of a CSV file, from its first lines: delimiter, decimal mark, names, columns."""
 
 import itertools
 import re
@@ -16,7 +16,7 @@ NUMBERED = re.compile(r"(.*?)[\W_]*(\d+(?:\.\d+)?)\W*")
 INDEX = re.compile(r"^(unnamed(: ?\d+)?(_level_\d+)?(\.\d+)?|index|row|row_?names|id|no\.?|#|)$")
 MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "-", "?", "#n/a"})
 MANY = 100
-"""So many numbers that count up evenly, in whatever order, are no beat."""
+"""From this many on, numbers that count up evenly, in any order, are not a beat."""
 MANGLED = re.compile(r"^-?\d+\.\d+(e[+-]?\d+)?\.\d+$")
 """pandas' name of the second of two columns that are both called 0.5."""
 
@@ -48,7 +48,7 @@ class Form:
 
 
 def form_of(lines: Sequence[str]) -> Form:
-    """Of the first few lines of a file."""
+    """Form of a file, from its first few lines."""
     delimiter = next((d for d in "\t;|," if any(d in line for line in lines[:1])), " ")
     if len(lines) > 2 and all(DECIMAL.fullmatch(line.strip()) for line in lines[1:]):
         delimiter = ";"  # one column of decimal commas

@@ -24,7 +24,7 @@ from flctl.settings import Partition, agent_names
 TRAIN, HELD_OUT = "train", "held out"
 UNLABELLED = "unlabelled"
 RANGES = 8
-"""Of a number, about so many are counted."""
+"""Approximate number of ranges that numbers are counted in."""
 
 
 class Plan(Struct, frozen=True, kw_only=True):
@@ -108,7 +108,7 @@ class Kinds(NamedTuple):
 
     names: tuple[str, ...]
     edges: NDArray[np.float64] | None = None
-    """Of the ranges, one more than there are."""
+    """Edges of the ranges, one more than ranges."""
     noun: str = "class"
 
     def of(self, examples: Examples) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

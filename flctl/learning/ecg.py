@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 HELD_OUT_SHARE = 0.2
-"""Of each record's beats, the latest, where a file does not say its split; where it does not
+"""Share of each record's latest beats, if a file does not say its split; where it does not
 say their order either, beats from all over it: Kaggle's are sorted by class."""
 
 
@@ -138,7 +138,7 @@ class Ecg(Classification):
         )
 
     def origins(self, path: Path | None) -> list[Origin]:
-        """Of each file its lead, rate, unit and annotator, or how its rows are laid out."""
+        """Lead, rate, unit and annotator of each file, or the layout of its rows."""
         return [] if path is None else read_files(path, read_as=self.read_as).origins
 
     def points(self, x: "Tensor") -> "tuple[Tensor, Tensor]":

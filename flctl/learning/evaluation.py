@@ -42,7 +42,7 @@ def evaluate(
     batch_size: int = 1000,
     device: torch.device | None = None,
 ) -> Sums:
-    """Of `model` on `examples`; the model is left in evaluation mode, on `device`."""
+    """Sums of `model` on `examples`; the model is left in evaluation mode, on `device`."""
     expect_labelled(task, examples)
     device = device or torch.device("cpu")
     model.to(device).eval()
@@ -86,7 +86,7 @@ class Tally:
             self._means.setdefault(name, []).append(Moments(count=n, mean=mean, m2=m2))
 
     def add_classes(self, targets: NDArray[np.int64], said: NDArray[np.int64]) -> None:
-        """Of some examples, the number of each one's class and of the one it is said to be."""
+        """Count some examples: the class of each and the predicted one, by number."""
         n, table = self._classes, self.tables.get(CLASSES)
         if table is None:
             return

@@ -110,7 +110,7 @@ class Examples:
         return item[0] if isinstance(item, tuple) and len(item) == 2 else item, self.y[index]
 
     def name(self, index: int) -> str:
-        """Of one example, for people."""
+        """Name of one example, for people."""
         number = f"example {index} of {self.where}"
         return number if self.names is None else f"{self.names[index]} ({number})"
 
@@ -209,7 +209,7 @@ def _tensor(values: "Tensor | Array") -> "Tensor":
 
 
 def _array(values: "Tensor | Array") -> Array:
-    """The same memory; bfloat16, which NumPy does not have, as whole numbers."""
+    """`values` without a copy; bfloat16, which NumPy does not have, as whole numbers."""
     if isinstance(values, np.ndarray):
         return values
     import torch
@@ -273,7 +273,7 @@ class Cases:
     note: str = ""
     """What a person should know about how they came to be."""
     origins: Sequence[Origin] = ()
-    """Of each file what was read, and what was left out."""
+    """What was read of each file, and what was left out."""
 
     @property
     def readable(self) -> "Cases":

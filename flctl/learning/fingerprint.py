@@ -56,7 +56,7 @@ def fingerprint(task: Task, ref: str, examples: Examples) -> Fingerprint:
 
 
 def elsewhere(ref: str, path: Path | None) -> Fingerprint:
-    """The same of another process. Raises TaskError."""
+    """Fingerprint that another process computes. Raises TaskError."""
     given = [ref] if path is None else [ref, str(path)]
     hash_seed = "1" if os.environ.get("PYTHONHASHSEED") != "1" else "2"
     done = subprocess.run(
@@ -80,7 +80,7 @@ def elsewhere(ref: str, path: Path | None) -> Fingerprint:
 
 
 def local_training(task: Task, ref: str) -> LocalTraining:
-    """That of a run with the task's defaults. Raises SettingsError."""
+    """Local training of a run with the task's defaults. Raises SettingsError."""
     where = f"the defaults of task '{ref}'"
     return parse({**normalised(task.defaults, where), "task": ref}, where).local_training(1)
 
@@ -109,7 +109,7 @@ def digest_of_state(state: Mapping[str, Tensor]) -> str:
 
 
 def digest_of_data(examples: Examples) -> str:
-    """Of every number, of what kind it is, and of the groups."""
+    """Digest of every number, its type, and the groups."""
     group = examples.group if examples.group is not None else np.empty(0, dtype=np.str_)
     names = np.ascontiguousarray(np.strings.encode(group, "utf-8"))
     found = hashlib.sha256(f"{examples.digest}{names.dtype}{names.shape}".encode())

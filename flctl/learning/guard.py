@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def guarded(task: "Task") -> "Task":
-    """The same task; its methods are watched from now on."""
+    """`task` with its methods watched from now on."""
     for method in _WRONG:
         if hasattr(task, method):  # some are of one kind of task only
             setattr(task, method, _Watched(task, method, getattr(task, method)))

@@ -25,13 +25,13 @@ TEST = "test"
 
 
 class Counts(Struct, frozen=True, forbid_unknown_fields=True):
-    """Of one part of some data."""
+    """Counts of one part of some data."""
 
     examples: int
     classes: dict[str, int]
     """Examples of each class, by its name."""
     records: dict[str, dict[str, int]]
-    """The same of each record (patient, owner), without zeros; empty: the data do not say."""
+    """Classes of each record (patient, owner), without zeros; empty: the data do not say."""
 
 
 class File(Struct, frozen=True, forbid_unknown_fields=True):
@@ -53,7 +53,7 @@ class Share(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Manifest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The same data and settings make the same one."""
+    """Manifest of a split; the same data and settings make the same bytes."""
 
     schema: Literal[1] = SCHEMA
     command: str
@@ -145,8 +145,8 @@ def check(folder: Path, manifest: Manifest, names: Collection[str] = ()) -> Iter
 
 
 def check_place(out: Path, force: bool) -> None:
-    """That shares may be written to `out`: it is not there, or empty, or with `force` holds
-    what an earlier split has left and nothing else. Raises UsageError.
+    """Check that shares may be written to `out`: it does not exist, or is empty, or with `force`
+    holds only what an earlier split left. Raises UsageError.
     """
     if not os.path.lexists(out):
         return

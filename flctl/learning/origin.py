@@ -40,7 +40,8 @@ VARIABLES = {"lead": "FLCTL_LEAD", "annotator": "FLCTL_ANNOTATOR", "r_at": "FLCT
 
 
 def read_as_of(given: Mapping[str, str | int | None], names: Mapping[str, str]) -> ReadAs:
-    """Of what a person has given; `names` are what it is called there. Raises UsageError."""
+    """How to read data as the user said; `names` are the names of the options. Raises
+    UsageError."""
     for key, value in given.items():
         if value is None or value == "":
             continue
@@ -70,7 +71,7 @@ def check_known(given: ReadAs, known: Sequence[str], task: str) -> None:
 
 
 class Origin(Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """Of one file, or one record of several files."""
+    """Origin of one file, or of one record of several files."""
 
     file: str
     examples: int = 0

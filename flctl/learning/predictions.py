@@ -35,7 +35,7 @@ class Predictions:
 
     @property
     def heads(self) -> list[str]:
-        """Of the columns that `row` fills; ">" stands before those of numbers."""
+        """Heads of the columns that `row` fills; a leading ">" marks numbers."""
         return [f">prediction, {self.task.unit}" if self.task.unit else ">prediction"]
 
     def row(self, at: int) -> list[str]:

@@ -17,9 +17,10 @@ FRESH_S = 10.0
 TRIES, PAUSE_S = 6, 0.5
 """… so often, so far apart."""
 SETTLE_S = 60.0
-"""So long, what was read before takes the place of files that cannot be read as they are."""
+"""Seconds that data read earlier stand in for files that cannot be read at the moment."""
 KEPT_BYTES = 256 * 1024**2
-"""Of more, the old goes before the new is read: both together may not fit into memory."""
+"""Above this size the old data are dropped before the new are read: both may not fit into
+memory."""
 
 T = TypeVar("T", bound=Examples | dict[str, Examples] | list[Examples] | None)
 

@@ -14,7 +14,7 @@ HALF = 10
 AT_ONCE = 65536
 """Samples, so that they stay in the processor's cache."""
 BETA = 5.0
-"""Of its Kaiser window."""
+"""β of the Kaiser window."""
 
 
 def resample(x: NDArray[np.float64], up: int, down: int) -> NDArray[np.float64]:
@@ -35,8 +35,8 @@ def resample(x: NDArray[np.float64], up: int, down: int) -> NDArray[np.float64]:
 
 @lru_cache(maxsize=4)
 def _taps(up: int, down: int) -> NDArray[np.float64]:
-    """Of a windowed sinc that passes what both rates can hold: for each of `up` phases those of
-    one output sample, from that of the newest input sample on, shape (taps, up)."""
+    """Taps of a windowed sinc that passes what both rates can hold: for each of `up` phases those
+    of one output sample, from that of the newest input sample on, shape (taps, up)."""
     slow = max(up, down)
     at = np.arange(2 * HALF * slow + 1) - HALF * slow
     h = np.sinc(at / slow) * np.kaiser(len(at), BETA)

@@ -20,7 +20,8 @@ logger = logging.getLogger(__name__)
 
 
 class Residuals:
-    """Of one agent in one run, in `folder`, which is made when there is something to keep."""
+    """Residuals of one agent in one run, in `folder`, which is made when there is something to
+    keep."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

@@ -63,14 +63,14 @@ def own_parts(task: Task, source: SourceLike) -> Parted:
 
 
 def parts_of(task: Task, path: Path | None, examples: Examples) -> Parted:
-    """The same of `examples`, all that the task trains on at `path`. Raises DataError."""
+    """Parts of `examples`, all that the task trains on at `path`. Raises DataError."""
     return _parted(task, examples, [task.validation(path)], 0)
 
 
 def all_parts(
     task: Task, examples: Examples, path: Path | None, shard: ShardLike
 ) -> list[Parted | None]:
-    """The same of every owner of `examples`, what the task trains on at `path`; None of one who
+    """Parts of every owner of `examples`, what the task trains on at `path`; None for one who
     gets nothing. Raises DataError."""
     dealt = _dealt(task.validation(path), examples, shard)
     parts = shards(examples, shard, changing=True)
@@ -121,7 +121,7 @@ def evaluation_parts(task: Task, source: SourceLike) -> dict[str, Examples]:
 
 
 def _validation(task: Task, source: SourceLike) -> Examples | None:
-    """That of all agents together where they are here; else of what ships with the task. What
+    """Validation part of all agents, where they are here; else of what ships with the task. What
     other agents have is with them."""
     path = _path(source) if source.trained_on else Path(source.beside) if source.beside else None
     if source.all is None:

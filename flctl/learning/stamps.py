@@ -1,4 +1,4 @@
-"""What data look like from outside: enough to notice a change without reading them.
+"""Sizes and times of data files: enough to notice a change without reading them.
 
 Needs no torch: the agent's light half looks too.
 """
@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import TypeAlias
 
 Stamp: TypeAlias = dict[str, tuple[int, int]]
-"""Of each file its size and when it was changed, in nanoseconds."""
+"""Size and time of change (ns) of each file."""
 
 
 def stamp_of(path: Path | None, most: int | None = None) -> Stamp:
-    """Of a file, with those beside it of the same stem (a record has several), or of a folder and
-    all below it; nothing for None, or where there is nothing.
+    """Stamp of a file with those beside it of the same stem (a record has several), or of a folder
+    with all below it; empty for None, or if there is nothing.
 
-    Of `most` entries at most, where a look must be short; those of folders show that files came or
-    went even then.
+    `most` bounds the number of entries where a look must be short; the times of folders show even
+    then that files came or went.
     """
     found: Stamp = {}
     if path is None:

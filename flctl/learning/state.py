@@ -34,9 +34,9 @@ def checkpoint_metadata(task: str) -> dict[str, Any]:
 
 
 def model_metadata(task: str, model: nn.Module, read_as: Mapping[str, Any]) -> dict[str, Any]:
-    """The same, with the names of the buffers: statistics, which are no weights. Both ends of a
-    run go by it, without torch on the coordinator; an update's own metadata are not asked. And
-    how the run's data were read, where somebody has said so."""
+    """Checkpoint metadata with the names of the buffers (statistics, not weights), which both ends
+    of a run use, the coordinator without torch, rather than an update's own metadata; and how the
+    run's data are read, where the user said so."""
     kept = model.state_dict().keys()
     buffers = sorted(name for name, _ in model.named_buffers() if name in kept)
     more = {"buffers": buffers, "read_as": dict(read_as)}
@@ -103,7 +103,7 @@ def assign(model: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 
 def expect_finite(model: nn.Module) -> None:
-    """That its weights are; buffers may hold what they like. Raises TaskError."""
+    """Check that the weights are finite; buffers need not be. Raises TaskError."""
     buffers = {name for name, _ in model.named_buffers()}
     for name, tensor in model.state_dict().items():
         if name not in buffers and not is_finite(tensor):

@@ -48,7 +48,7 @@ class Task:
     defaults: ClassVar[Mapping[str, Any]] = {}
     """Settings of a run that suit this task, by key; whoever starts a run may change them."""
     unit: ClassVar[str] = ""
-    """Of what the models say, where that is a number."""
+    """Unit of the models' output, where that is a number."""
     metrics: ClassVar[tuple[Metric, ...]] = (LOSS,)
     """What its models are measured by: "loss", those of its kind, and names that `figures`
     gives."""
@@ -236,7 +236,7 @@ def load_task(ref: str) -> Task:
 
 
 def task_of(settings: RunSettings) -> Task:
-    """That of a run, which reads as the run does. Raises TaskError, UsageError."""
+    """Task of a run, which reads data as the run does. Raises TaskError, UsageError."""
     task = load_task(settings.task)
     task.will_read(of_settings(settings))
     return task
@@ -281,7 +281,7 @@ _digests: WeakKeyDictionary[ModuleType, Digest] = WeakKeyDictionary()
 
 
 def loaded_digest(ref: str) -> Digest:
-    """Of the task's code as this process has imported it; its file may be another by now.
+    """Digest of the task's code as this process imported it; its file may have changed since.
 
     Raises UnknownTask, TaskError.
     """

@@ -26,7 +26,7 @@ and A of .apn are minutes of sleep."""
 DETECTORS = ("qrsc", "qrs")
 """Programs, most of which call every beat N."""
 END = bytes(2)
-"""Of a file of annotations."""
+"""End of a file of annotations."""
 FEW_BEYOND = 0.05
 """Where a larger share lies outside the signal, they are of another recording."""
 

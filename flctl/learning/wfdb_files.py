@@ -33,18 +33,18 @@ class Section:
     channel: int | None
     """None: it does not have the lead."""
     file: str = ""
-    """That the lead is in."""
+    """File that holds the lead."""
     signals: int = 1
     """Samples of all signals in one of its frames, which are read together."""
     per_frame: int = 1
     """Samples of the lead in one of its frames."""
     mv_per: float = 1.0
     checksum: int = 0
-    """Of all samples, modulo 65536; 0: not known."""
+    """Sum of all samples, modulo 65536; 0: not known."""
     read: int = 0
-    """Samples so far, from the first on."""
+    """Number of samples read so far, from the first on."""
     sum: int = 0
-    """Of those."""
+    """Sum of those."""
 
 
 @dataclass

@@ -24,7 +24,7 @@ _CONTROL = re.compile(rb"(?m)^(?!#)[^\n]*[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 GAP = "~"
 """In the place of a segment in which nothing was recorded."""
 OFTEN = 0.5
-"""Of segments with unlike signals the best lead is taken that has at least such a share of the
+"""If segments have different signals, the best lead is taken that has at least this share of the
 samples of the most frequent one."""
 
 Part = tuple[Section, Any]

@@ -169,7 +169,7 @@ def _expect_folder(path: Path, option: str) -> None:
 
 @contextlib.contextmanager
 def _replaceable(target: Path) -> Iterator[None]:
-    """That nothing but events is lost, and nobody is writing them."""
+    """Check that only event files would be replaced, and that no process is writing them."""
     if not os.path.lexists(target):
         yield
         return

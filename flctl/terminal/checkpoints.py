@@ -49,7 +49,7 @@ def _flags(given: object) -> str:
 
 
 def expect_task(folder: "RunFolder", given: str | None) -> None:
-    """That the code of a run's task may be imported: it is installed, or `given`.
+    """Check that the code of a run's task may be imported: it is installed, or `given`.
 
     Raises UsageError.
     """
@@ -78,8 +78,8 @@ def load_model(task: "Task", checkpoint: Path, device: str) -> "tuple[nn.Module,
 
 
 def threshold_of(checkpoint: Path) -> float | None:
-    """Of a model that is still in the folder of its run: what scores on the validation part of that
-    round said; None where there was none. Raises StateError."""
+    """Threshold from the round's validation scores, for a model that is still in its run's folder;
+    None without such scores. Raises StateError."""
     import hashlib
 
     from flctl.coordinator.store.folder import RunFolder

@@ -11,11 +11,11 @@ from flctl.formats import counted, figure
 from flctl.terminal import output
 
 PARTS = {"own": "own patients, later", "later": "all patients, later", "unseen": "unseen patients"}
-"""What was measured on, as `flctl.fleet.comparison` and the task name it."""
+"""Names of the measured parts in `flctl.fleet.comparison` and the task."""
 LEAD = 0.02
-"""Of accuracy; a smaller difference is not reliable."""
+"""Difference in accuracy below which a comparison is not reliable."""
 WIDTH = 80
-"""Of the text below the figures."""
+"""Columns of the text below the figures."""
 
 
 def show(

@@ -61,7 +61,8 @@ def recorded(run: str, folder: Path, context: str | None) -> "Iterator[RecordedR
 
 
 def summaries(runs: "LocalRuns | RemoteRuns") -> list[dict[str, Any]]:
-    """Of all runs; what cannot be read is warned of. Raises StateError when nothing can."""
+    """Summaries of all runs, with a warning for each that cannot be read. Raises StateError if none
+    can."""
     found = runs.look()
     for fault in found.faults:
         warn(fault)

@@ -6,7 +6,7 @@ from msgspec import Struct
 
 WITHIN_S = 60.0
 NAMES = 1_000
-"""So many are remembered; each of them has made a connection with a key."""
+"""Maximum number of names remembered; each has made a connection with a key."""
 
 
 class _Spent(Struct):

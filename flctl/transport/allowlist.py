@@ -21,7 +21,7 @@ EVALUATE = "evaluate"
 """What a person writes for an agent that evaluates."""
 SCHEMA = 1
 MOST_BYTES = 64 * 2**20
-"""Of the list; a thousand keys take a third of a megabyte."""
+"""Maximum size of the list; a thousand keys take a third of a megabyte."""
 
 
 class Entry(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):

@@ -1,8 +1,8 @@
-"""The one way into the log for what a peer can cause: so many lines a minute from each source.
+"""Rate limiter for log lines that a peer can trigger, per source.
 
-A source is a name in the list of keys; all keys that are not in it are one, the STRANGER. The log
-of a coordinator is a disk that others write to: every line that a message, a question, a
-connection or a handshake brings about goes through here.
+A source is a name in the list of keys; all unlisted keys are one source, STRANGER. Every line that
+a message, a question, a connection or a handshake causes goes through here, so that peers cannot
+fill the coordinator's disk.
 """
 
 import logging
@@ -21,7 +21,7 @@ line, so that any sixty seconds have up to twice as many."""
 STRANGER = "(stranger)"
 """The source of all that comes from keys without a name; no name has parentheses."""
 FRAMES = 5
-"""Of a traceback, the innermost, in its one line."""
+"""Innermost frames of a traceback that are logged, on one line."""
 
 logger = logging.getLogger(__name__)
 

@@ -182,7 +182,7 @@ class Guard:
 
 
 def wire_bytes(size: int) -> int:
-    """Of a frame of `size` bytes, encrypted."""
+    """Bytes on the wire of a frame of `size` bytes, encrypted."""
     body = size + _FRAME_BYTES
     return body + (2 if body <= 255 else 9)
 

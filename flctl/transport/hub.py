@@ -74,7 +74,7 @@ class ZeroMqHub:
         self._sockets: dict[bytes, zmq.Socket[bytes]] = {}
         self._inboxes: dict[bytes, Inbox] = {}
         self._monitor: zmq.Socket[bytes] | None = None
-        """Of the control socket; the others have guards."""
+        """Monitor of the control socket; the other sockets have guards."""
         self._fleets: dict[bytes, _Fleet] = {}
         self._gate, self._shares = gate or Gate(), shares
         self._gatekeeper: Gatekeeper | None = None

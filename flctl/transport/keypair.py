@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 KEY_CHARACTERS = 40
 PREFIX = "flk_"
-"""Of a public key as it is shown."""
+"""Prefix of a public key when it is shown."""
 PUBLIC = ".pub"
 """Suffix of the file with the public half."""
 

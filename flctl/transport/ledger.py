@@ -15,11 +15,12 @@ SLACK_BYTES = 16 * KIB
 READ_BYTES = 8 * KIB
 """libzmq reads small frames in pieces of this size, and then decodes them."""
 TOTAL_BYTES = 96 * MIB
-"""Of all connections together. 300 honest agents that all have one chunk on its way have 83."""
+"""Limit for all connections combined. 300 honest agents with one chunk each in flight use 83
+MiB."""
 GRACE_S = 0.5
 """From the revocation of a key to the end of its connections: time to say why."""
 SILENCE_S = 30.0
-"""A connection without a message may stay so long; an honest peer speaks first, at once."""
+"""Seconds that a connection may stay without a message; an honest peer speaks first, at once."""
 _STEP_S = 0.5
 """Longest time that counts between two looks: a process that was stopped has not looked."""
 
@@ -33,9 +34,9 @@ class Quota(Struct, frozen=True):
     group: str
     connections: int
     waiting_bytes: int
-    """Of one connection, sent and not read yet; with more it is closed."""
+    """Bytes of one connection that may be received and unread; with more it is closed."""
     fair_bytes: int
-    """A connection with less is never closed for what all have together."""
+    """A connection with less is never closed for the sum of all connections."""
 
 
 Quotas = Callable[[str], Quota | None]
@@ -83,7 +84,7 @@ class Account(Struct, eq=False):
     received: int = 0
     """Bytes that TCP has received."""
     settled: int = 0
-    """So many of them, at least, belong to what has been read or was no message."""
+    """Lower bound of the bytes that belong to read messages or to no message."""
     heard_turn: int = -1
     """When a message of it was last read."""
     mark: int = 0
@@ -165,7 +166,7 @@ class Ledger:
         return connection.waiting > SLACK_BYTES
 
     def mark(self, connection: Account, unread: int, turn: int) -> None:
-        """So many bytes of `received` were not read by libzmq; `turn` is read after that."""
+        """Note that libzmq has not read the last `unread` bytes; `turn` is read after that."""
         # Two turns: the first may have been counted after the reading but seen before it.
         if connection.mark_turn is not None and connection.heard_turn >= connection.mark_turn + 2:
             connection.settled = max(connection.settled, connection.mark)

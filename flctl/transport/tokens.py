@@ -14,9 +14,9 @@ PREFIX = "flt_"
 ID_CHARACTERS = 8
 _BYTES = 20
 KEEP_S = 7 * 86400.0
-"""So long a spent, closed or expired token is remembered, to say what became of it."""
+"""Seconds that a spent, closed or expired token is remembered, to explain a later refusal."""
 KEPT = 256
-"""The most of those."""
+"""Maximum number of those."""
 LONGEST_TTL_S = 7 * 86_400.0
 """Long enough to write the cards of a fleet and to install it. While a token is open, strangers
 may open connections and say Join."""

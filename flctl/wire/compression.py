@@ -39,10 +39,10 @@ from flctl.wire.parameters import (
 )
 
 VERSION = 2
-"""Of this form, in the file's metadata. The first one took statistics for weights; where a model
-has none the two are the same, and it is still called by the first number."""
+"""Version of this format, in the file's metadata. Version 1 treated statistics as weights; for a
+model without statistics both are the same, and the file still says 1."""
 LONGEST = 2**31 - 1
-"""Numbers of a model that an index can name."""
+"""Maximum count of a model's numbers that an index can address."""
 
 
 def open_update(file: ParameterFile, base: ParameterFile, asked: LocalTraining) -> Readable:
@@ -68,7 +68,8 @@ def open_update(file: ParameterFile, base: ParameterFile, asked: LocalTraining) 
 
 
 def check_update(file: ParameterFile, base: ParameterFile, asked: LocalTraining) -> None:
-    """That it is an update as was asked for, and all its numbers are finite. ParametersError."""
+    """Check that `file` is an update as asked for, with finite numbers only. Raises
+    ParametersError."""
     update = open_update(file, base, asked)
     if update is not file:
         check(file, file.specs)

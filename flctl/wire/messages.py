@@ -1,7 +1,7 @@
 """All messages that agents, guests, operators and the coordinator exchange.
 
 Each is a frozen struct that refuses unknown fields; the three unions at the end say
-who may send what. Bounds stand in the types, so that decoding is checking.
+who may send what. Bounds are part of the types, so that decoding is checking.
 """
 
 from typing import Annotated, Any, Literal, TypeAlias
@@ -25,11 +25,11 @@ Seconds = Annotated[float, Meta(ge=0, le=1e12)]
 Role = Literal["train", "evaluate"]
 Offset = Annotated[int, Meta(ge=0, le=2**40)]
 BlobSize = Annotated[int, Meta(ge=0, le=2**35)]
-"""Of a model that an agent fetches: 32 GiB are more than any device here trains."""
+"""Size of a model that an agent fetches: 32 GiB is more than any device here can train."""
 Floor = Annotated[int, Meta(ge=1, le=2**31)]
 
 MOST_CLASSES = 3000
-"""Of a task whose model is measured: more do not fit into a message."""
+"""Maximum number of classes of a task whose model is measured: more do not fit into a message."""
 CHUNK_BYTES = 256 * 1024
 """The most that one Chunk carries."""
 
@@ -47,16 +47,16 @@ class WorkKey(Part, frozen=True):
 
     run: RunId
     version: Annotated[int, Meta(ge=0, le=10**9)]
-    """Of the model that the work starts from; 0 is the one that the run begins with."""
+    """Version of the model that the work starts from; 0 is the one that the run begins with."""
     base: Digest
-    """That model."""
+    """Digest of that model."""
     sequence: Natural = 0
     """The agent's own number of its update, from 1. The coordinator hands it out: an order that is
     repeated has the same number, and brings the same bytes. 0: an evaluation."""
 
     @property
     def round(self) -> int:
-        """What people call it."""
+        """Number of the round, as people count it."""
         return self.version + bool(self.sequence)
 
 
@@ -73,19 +73,19 @@ class Model(Part, frozen=True):
     """The three groups of a model's tensors. So far every tensor is shared."""
 
     shared: Coded
-    """Averaged; an update is of these."""
+    """Averaged; an update holds these."""
     frozen: Coded | None = None
     """Travel once, and never up."""
     private: Digest | None = None
-    """Of the names, types and shapes of those that never leave an agent."""
+    """Digest of the names, types and shapes of the tensors that never leave an agent."""
 
     def is_plain(self, base: Digest) -> bool:
-        """Whether it is but the blob `base`: what is done so far."""
+        """Whether it is only the blob `base`, the one form in use so far."""
         return self == Model(shared=Coded(blob=base, size=self.shared.size))
 
 
 class Claim(Part, frozen=True):
-    """What an agent says of its update."""
+    """What an agent reports about its update."""
 
     examples: Annotated[int, Meta(ge=1, le=2**53)]
     """The weight: distinct examples of the round, or all where batches are limited."""
@@ -103,14 +103,14 @@ class Claim(Part, frozen=True):
     broken: Natural = 0
     """Examples that could not be read, and were left out; the agent's log names them."""
     data: Digest | None = None
-    """Of the agent's examples for training, as they were when the work began."""
+    """Digest of the agent's training examples, as they were when the work began."""
 
 
 class Deal(Part, frozen=True):
     """How a data set that several agents have is dealt to them."""
 
     of: Annotated[int, Meta(ge=1, le=10**6)]
-    """So many equal owners."""
+    """Number of equal owners."""
     partition: Partition
     alpha: Annotated[float, Meta(gt=0, le=1e9)] = 0.5
     seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] = 1
@@ -145,7 +145,7 @@ class DatasetInfo(Part, frozen=True):
     held_out: Natural = 0
     """For testing, on the agent."""
     data: Digest | None = None
-    """Of the examples for training."""
+    """Digest of the training examples."""
 
     def of(self, part: "MeasuredPart | None") -> int:
         """None: for training."""
@@ -202,7 +202,7 @@ VALIDATION = "validation"
 MeasuredPart = Literal["validation", "test"]
 MetricName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,39}\Z")]
 Unit = Annotated[str, Meta(pattern=r"^[\w °%$€/·*^()+.-]{0,20}\Z")]
-"""Of a figure, as a person writes it."""
+"""Unit of a figure, as a person writes it."""
 Says = Literal["class", "labels", "number", "score"]
 """What the models of a task say of an example: its class, which of the labels fit, a number (or
 several), or how unusual it is."""
@@ -234,7 +234,7 @@ class Measures(Part, frozen=True, omit_defaults=True):
 
 
 class Moments(Part, frozen=True, omit_defaults=True):
-    """Of `count` numbers their mean, and the sum of their squared distances from it."""
+    """Mean of `count` numbers, and the sum of their squared distances from it."""
 
     count: Natural
     mean: float
@@ -258,9 +258,9 @@ class Metrics(Part, frozen=True, omit_defaults=True):
     counts: dict[MetricName, Table] = {}
     """Those of the sums that they are from, where they are kept."""
     units: dict[MetricName, Unit] | None = None
-    """Of the values that have one."""
+    """Units of the values that have one."""
     detail: Digest | None = None
-    """Of a blob with what is too large for here; no metric has any yet."""
+    """Digest of a blob with what is too large for a message; no metric uses it yet."""
 
 
 # From an agent ---------------------------------------------------------------------
@@ -286,11 +286,11 @@ class Hello(Message, frozen=True):
     server_keys: Annotated[tuple[PublicKey, ...], Meta(max_length=2)] = ()
     """Those of the coordinator that it was told and has stored."""
     life: Life | None = None
-    """Of the coordinator that it was told last, "" for none; None: an agent that does not know."""
+    """Life of the coordinator met last, "" for none; None: from an agent without this field."""
     image: Digest | None = None
-    """Of its container, as the playbooks tell images; None: it runs in none, or was not told."""
+    """Digest of its container image, from the playbooks; None: no container, or unknown."""
     settings: Digest | None = None
-    """Of what it was set to: `flctl.agent.config.Choices`."""
+    """Digest of its configuration, `flctl.agent.config.Choices`."""
 
 
 class Heartbeat(Message, frozen=True):
@@ -343,7 +343,7 @@ class Failed(Message, frozen=True):
     retrying: bool = False
     """The agent starts the work again by itself."""
     again_s: Seconds | None = None
-    """Of kind "owner": seconds until it is allowed; None: never with these settings."""
+    """With kind "owner": seconds until it is allowed; None: never with these settings."""
 
 
 class Goodbye(Message, frozen=True):
@@ -372,7 +372,7 @@ class Welcome(Message, frozen=True, omit_defaults=True):
     version: Short
     heartbeat_s: Annotated[float, Meta(ge=0.1, le=3600)]
     life: Life = ""
-    """Of this coordinator, to an agent that knows what that is (coordinator/front/lives.py)."""
+    """Life of this coordinator, for agents that know the field (coordinator/front/lives.py)."""
 
 
 class Refused(Message, frozen=True):
@@ -419,7 +419,7 @@ class Train(Message, frozen=True):
     position: Natural
     """Batches that this agent has consumed in committed rounds of the run."""
     settings: Digest | None = None
-    """Of the run's run.toml."""
+    """Digest of the run's run.toml."""
 
 
 class Evaluate(Message, frozen=True):
@@ -447,7 +447,8 @@ class Discarded(Message, frozen=True):
 
 
 class Cancel(Message, frozen=True):
-    """Whatever the agent does for `run` is not wanted any more."""
+    """Stop all work for `run`: the run was stopped, or a round closed without this agent's
+    update."""
 
     run: RunId
 
@@ -485,7 +486,7 @@ class Ask(Message, frozen=True):
     id: Natural
     what: Short
     args: dict[str, Any] = {}
-    """Of `what`, as `flctl.wire.questions` types them."""
+    """Arguments of `what`, as `flctl.wire.questions` types them."""
 
 
 class Answer(Message, frozen=True):

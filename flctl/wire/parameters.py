@@ -222,8 +222,8 @@ def check(
     buffers: Collection[str] = (),
     base: Readable | None = None,
 ) -> None:
-    """That `file` holds exactly the tensors `specs`, with numbers that are finite; `buffers`, such
-    as a mask of −∞, may hold others, with a `base` where they are the same bytes as there.
+    """Check that `file` holds exactly the tensors `specs`, with finite numbers; `buffers`, such as
+    a mask of −∞, may hold others, and with a `base` only the same bytes as there.
 
     Raises ParametersError that names the first tensor that does not fit.
     """
@@ -248,7 +248,7 @@ def check(
 
 
 def check_specs(file: Readable, specs: tuple[TensorSpec, ...], of: str = "the model") -> None:
-    """That names, types and shapes are those of `specs`; the numbers are not read.
+    """Check that names, types and shapes are those of `specs`; the numbers are not read.
 
     Raises ParametersError that names the first difference; `of` says whose `specs` are.
     """

@@ -297,7 +297,7 @@ def _check_paths(settings: RunSettings, where: str) -> None:
 
 
 def _check_data(task: Task, settings: RunSettings) -> None:
-    """That the data can be dealt to local or virtual agents, and those for testing be read."""
+    """Check that the data can be dealt to local or virtual agents, and the test data read."""
     agents = settings.local or settings.virtual
     if agents is not None:
         shard = Shard(

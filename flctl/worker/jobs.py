@@ -47,7 +47,7 @@ def for_testing(settings: RunSettings) -> DataSource:
 
 
 def shards_of(settings: RunSettings) -> list[Shard]:
-    """Of each local or virtual agent of a run."""
+    """Shard of each local or virtual agent of a run."""
     agents = settings.virtual or settings.local or 1
     return [
         Shard(
@@ -73,7 +73,7 @@ class Describe(Job, frozen=True):
     download: bool = True
     """Whether what ships with a task may be fetched when it is not here."""
     device: Device = "auto"
-    """That it is there is found out too."""
+    """Device to use; the worker checks that it is available."""
 
 
 class Initialise(Job, frozen=True):
@@ -175,7 +175,7 @@ class JobFailed(Event, frozen=True):
     ]
     message: str
     damaged: bool = False
-    """Of kind "data": the files are there, and cannot be read."""
+    """With kind "data": the files exist but cannot be read."""
 
     @property
     def is_death(self) -> bool:

@@ -4,7 +4,7 @@ the processor hangs, and may do so for ever."""
 import psutil
 
 HANGS_S = 60.0
-"""So long without a step and without processor time. Work that is merely slow uses some."""
+"""Seconds without a step and without processor time. Work that is merely slow uses some."""
 LOOK_S = 5.0
 
 

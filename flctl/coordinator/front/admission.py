@@ -21,10 +21,10 @@ logger = logging.getLogger(__name__)
 RETRY_S = 30.0
 Reason: TypeAlias = Literal["guest", "token", "role", "revoked"]
 JOINS = 20
-"""A minute, of one agent's key: each that changes something reads and writes the list of keys."""
+"""Joins allowed per minute per agent key. Each one that changes anything rewrites the key list."""
 GUEST_JOINS = 600
-"""The same of all guests together: a key is made in no time. A fleet of hundreds that is switched
-on joins at once."""
+"""Joins allowed per minute for all guests combined, since new keys cost nothing to make. A fleet
+of hundreds joins at once when it is switched on."""
 
 
 class Admission:

@@ -57,7 +57,7 @@ class Agents:
         self.lives: Lives | None = None
         """None where its agents live and die with it."""
         self.rotating: Rotating | None = None
-        """Of the server's key; None where it has but this one."""
+        """Rotation of the server's key; None where there is only one key."""
         self._state, self._keyring, self._heartbeat_s = state, keyring, heartbeat_s
         self._clock, self._run = clock, run
         self._runs_over = RunsOver(state, gate)
@@ -240,7 +240,7 @@ class Agents:
             run.on(event)
 
     def _publish(self, event: AnyLive) -> None:
-        """Of the fleet: part of the run in progress."""
+        """Publish a fleet event as part of the run in progress."""
         run = self._run()
         self.publish(Published(run.run if run is not None else "", event))
 

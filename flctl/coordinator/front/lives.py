@@ -28,7 +28,7 @@ KEPT = 2000
 
 
 class Lives:
-    """Of the coordinator on `state`, which begins one more. Raises StateError."""
+    """Lives of the coordinator on `state`; making this begins a new one. Raises StateError."""
 
     def __init__(self, state: Path, roster: Roster, gate: Gate, at: float | None = None) -> None:
         self._roster, self._gate = roster, gate

@@ -1,4 +1,4 @@
-"""What operators are told: each in order, large answers in parts, as fast as it is taken.
+"""Messages to operators: in order, large answers in parts, as fast as each connection takes them.
 
 A fleet of hundreds has a status of hundreds of kilobytes, a long run a journal of many
 megabytes: more than one message, or the queue of a slow connection, has room for. What is not
@@ -19,12 +19,12 @@ from flctl.wire.framing import HEADER_BYTES
 from flctl.wire.messages import CHUNK_BYTES, Answer, AnswerPart, Message, RunEvent
 
 KEPT_BYTES = 32 * 1024 * 1024
-"""Of all operators together that do not read. Beyond it, what is kept for the one with the most
-is dropped; it asks anew."""
+"""Maximum kept for all operators that do not read. Beyond it, the queue of the operator with the
+most is dropped; that operator asks again."""
 ANSWER_BYTES = KEPT_BYTES // 2
 """The largest answer."""
 MESSAGE_BYTES = 512
-"""What a message costs beside its bytes, about."""
+"""Approximate overhead of a message beside its bytes."""
 ROOM = HEADER_BYTES - 1024
 """For the body of a message."""
 

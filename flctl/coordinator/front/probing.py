@@ -1,15 +1,15 @@
-"""Finds out whose connection was closed, when all that is known is that one was.
+"""Finds out which peer's connection was closed: ZeroMQ only reports that one was.
 
-Everybody is sent a ping: to whom it cannot be sent is gone. Anybody may connect and hang
-up, a port scanner for one; the fleet, on its mobile connections, must not pay for that.
+Every agent is pinged; one that cannot be reached is gone. Any stranger, such as a port scanner,
+may connect and hang up, so probes are rationed: the fleet pays for them in mobile data.
 """
 
 from collections.abc import Callable
 
 AGAIN = 3
-"""ZeroMQ knows whose connection it was only some milliseconds later."""
+"""Probes per loss: ZeroMQ knows which peer it was only some milliseconds later."""
 AT_ONCE = 5
-"""So many losses in a row are looked into at once; after that one every SPARE_S."""
+"""Losses in a row that are probed immediately; after that, one every SPARE_S."""
 SPARE_S = 5.0
 
 

@@ -1,7 +1,7 @@
-"""What an operator may name who gives orders over the network, not on this machine.
+"""What a remote operator's settings may refer to.
 
-His key may start runs. It may neither have code imported here that nobody has installed as a
-task, nor learn which files there are: data have the names that the owner's folders give them.
+The operator's key may start runs. It may neither make the coordinator import code that is not an
+installed task, nor learn which files exist here: data go by the names of the owner's folders.
 """
 
 from collections.abc import Iterator, Sequence

@@ -56,12 +56,12 @@ class TokenFolder:
 
     @property
     def path(self) -> Path:
-        """Of the token."""
+        """The token's file."""
         return self._folder / "token"
 
     @property
     def token_id(self) -> str | None:
-        """Of the token that lies there; None while the door is shut."""
+        """Id of the token in the folder; None while no token is open."""
         known = self._known()
         return known.id if known is not None else None
 

@@ -1,4 +1,4 @@
-"""Where questions wait: a few of each key, and the keys take turns.
+"""Queue of questions: a few per key, and the keys take turns.
 
 So one that asks without end keeps neither the loop nor the answers of the others. A question is
 open from its arrival until it has been answered.
@@ -13,7 +13,7 @@ from flctl.coordinator.store.audit import Line
 from flctl.wire.messages import Ask
 
 QUESTIONS = 8
-"""Open ones of a key; more are refused. A console has one, a script with several keys more."""
+"""Maximum number of open questions per key. A console has one, a script with several keys more."""
 
 
 class Asked(NamedTuple):
@@ -22,12 +22,12 @@ class Asked(NamedTuple):
     to: Recipient
     key: str
     source: str
-    """Of lines in the log: the operator's name."""
+    """The operator's name, for the log."""
     ask: Ask
     origin: str = ""
     """Address of its connection."""
     begun: Line | None = None
-    """What the audit file has of it, once it is an order that is carried out."""
+    """Its line in the audit file, once the order is being carried out."""
 
 
 class Turns:

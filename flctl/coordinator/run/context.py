@@ -1,4 +1,4 @@
-"""What the parts of a run share: its records, and the coordinator around it."""
+"""State that the parts of a run share: its records, and the coordinator around it."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -26,7 +26,7 @@ from flctl.wire.messages import Coded, Digest, Message, Model, Train, WorkKey
 
 
 class Heard(Struct, frozen=True):
-    """A message of an agent, about work."""
+    """A message from an agent about work."""
 
     agent: str
     message: Message
@@ -34,18 +34,18 @@ class Heard(Struct, frozen=True):
 
 
 Incoming: TypeAlias = Heard | Back | Gone | Tick
-"""What a run is told of."""
+"""Events that reach a run."""
 
 
 class RunHost(Protocol):
-    """What a run needs of the coordinator."""
+    """The coordinator, as far as a run needs it."""
 
     @property
     def roster(self) -> Roster: ...
 
     @property
     def gate(self) -> Gate:
-        """For every line in the log that an agent can cause."""
+        """Limits the log lines that an agent can cause."""
 
     def tell(self, agent: str, message: Message) -> bool:
         """Send to an agent; False when it is not connected."""
@@ -60,7 +60,7 @@ class RunHost(Protocol):
         """Let agents fetch the blob from this file from now on."""
 
     def publish(self, told: Published) -> None:
-        """For whoever watches the run."""
+        """Send to all that watch the run."""
 
 
 @dataclass(frozen=True)
@@ -71,15 +71,15 @@ class RunContext:
     journal: Journal
     fleet: RunHost
     disk: Background
-    """For all that is written: one thing after another."""
+    """For all writing, in order."""
     thinking: Background
-    """For what takes long and writes nothing."""
+    """For long work that writes nothing."""
     evaluator: Evaluator
     clock: Callable[[], float]
     """Monotonic seconds."""
     wall_clock: Callable[[], float] = time.time
     min_participants: int = 1
-    """Of a committed round, whatever the run's quorum; the coordinator's own configuration."""
+    """Fewest updates in a committed round, whatever the run's quorum; set by the coordinator."""
 
     @property
     def run(self) -> str:
@@ -96,13 +96,13 @@ class RunContext:
         return Crew(self.settings, self.started.task_digest, fleet.roster, fleet.trainers, self.run)
 
     def key_of(self, agent: str) -> WorkKey:
-        """Of the update that the next round asks the agent for."""
+        """Key of the update that the next round asks the agent for."""
         history = self.history
         sequence = history.seeding(agent, self.settings.seed).sequence
         return WorkKey(run=self.run, version=history.round, base=history.base, sequence=sequence)
 
     def order(self, agent: str) -> Train:
-        """What the next round asks of the agent."""
+        """The order of the next round to the agent."""
         settings, key = self.settings, self.key_of(agent)
         return Train(
             key=key,
@@ -124,22 +124,22 @@ class RunContext:
         return self.fleet.roster.is_free(agent)
 
     def record(self, events: Sequence[AnyEvent], sync: bool = True) -> None:
-        """Into the journal, the history, and to whoever watches. Raises StateError."""
+        """Write to the journal, apply to the history, and publish. Raises StateError."""
         self.journal.append(events, sync)
         self.note(events)
 
     def note(self, events: Sequence[AnyEvent]) -> None:
-        """What is in the journal already."""
+        """Apply to the history and publish what is already in the journal."""
         for event in events:
             self.history.apply(event)
         self.tell(events)
 
     def tell(self, events: Sequence[AnyEvent]) -> None:
-        """Whoever watches, what is in journal and history already."""
+        """Publish what is already in journal and history."""
         for event in events:
             for told in self.journal.told(event):
                 self.fleet.publish(told)
 
     def publish(self, event: AnyLive) -> None:
-        """What stands in no journal."""
+        """Publish a live event, which is not journaled."""
         self.fleet.publish(Published(self.run, event))

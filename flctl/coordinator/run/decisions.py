@@ -1,5 +1,5 @@
-"""What a fleet's, a virtual and a replayed round decide in the same way; and for a fleet's, what
-to believe of an offer."""
+"""Decisions that rounds of a fleet and virtual rounds share (a replay shares only `weigh_in`), and
+for a fleet's rounds, whether an offer is plausible."""
 
 import math
 from collections.abc import Collection, Mapping
@@ -21,7 +21,7 @@ from flctl.settings import RunSettings
 from flctl.wire.messages import UpdateReady
 
 HEADER_SLACK = 1 << 20
-"""How much larger than the model an update may be: another writer's header."""
+"""How much larger than the model an update may be: its writer may use a larger header."""
 
 
 def finish(history: History, settings: RunSettings, at: float) -> RunFinished | None:
@@ -34,8 +34,8 @@ def finish(history: History, settings: RunSettings, at: float) -> RunFinished | 
 
 
 def measures(history: History, settings: RunSettings, updates: Mapping[str, UpdateStored]) -> bool:
-    """Whether the model of the open round, made of `updates`, is evaluated: of every
-    `evaluate_every`th round, and of the one that the run ends with."""
+    """Whether to evaluate the model that the open round makes of `updates`: in every
+    `evaluate_every`th round, and in the one that ends the run."""
     if settings.evaluate == "none":
         return False
     number = history.round + 1
@@ -66,8 +66,8 @@ def weigh_in(updates: Mapping[str, UpdateStored | Participant]) -> dict[str, int
 
 
 def wrong_with(offer: UpdateReady, declared: int, size: int, settings: RunSettings) -> str:
-    """Why the update is not even fetched, empty when it is: of a model of `size` bytes, by an agent
-    that has `declared` so many examples."""
+    """Reason not to fetch the update, or an empty string if it may be fetched. The model has `size`
+    bytes; the agent has `declared` that many examples."""
     claim, update, asked = offer.claim, offer.update, settings.compression
     if claim.examples > declared:
         return f"it claims {claim.examples} examples, {declared} were declared"
@@ -83,9 +83,9 @@ def wrong_with(offer: UpdateReady, declared: int, size: int, settings: RunSettin
 
 
 def jumps(examples: Mapping[str, int], history: History) -> dict[str, str]:
-    """Agents whose count of examples has jumped since the last round that they were in, and how.
+    """Agents whose count of examples has jumped since their last round, and how.
 
-    Nothing proves a count; what one may weigh is bounded all the same (`max_share`).
+    A count cannot be proved, but `max_share` bounds an agent's weight in any case.
     """
     last = history.weights
     return {
@@ -104,7 +104,7 @@ def commit(
     seconds: float,
     at: float,
 ) -> RoundCommitted:
-    """The event that makes the open round count; `missing` are all that were wanted in vain."""
+    """The event that commits the open round; `missing` are the agents that were wanted in vain."""
     assert history.opened is not None
     return RoundCommitted(
         at=at,

@@ -86,7 +86,7 @@ class Gathering:
         return max(0.0, self._began + self._settings.wait_s + most - now)
 
     def draw(self, round_id: int) -> Draw:
-        """Whom that round asks, as things are."""
+        """The agents that the round would ask now."""
         pool = self._crew.pool(self._now)
         return draw(self._settings, round_id, pool, self._accepted, self._least)
 

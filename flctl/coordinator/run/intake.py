@@ -18,11 +18,11 @@ from flctl.wire.messages import Chunk, UpdateReady
 logger = logging.getLogger(__name__)
 
 WINDOW = 8
-"""Chunks asked of one agent at a time: 2 MiB keep a fast link busy."""
+"""Chunks requested from one agent at a time: 2 MiB keep a fast link busy."""
 BUDGET = 32
-"""Chunks asked of all agents at a time: 8 MiB, however many agents there are."""
+"""Chunks requested from all agents at a time: 8 MiB, however many agents there are."""
 STALL_S = 15.0
-"""After so long without a chunk, what is missing is asked for again."""
+"""After this long without a chunk, missing chunks are requested again."""
 
 
 class Transfer(Struct):
@@ -39,7 +39,7 @@ class Transfer(Struct):
 
 
 class Collection:
-    """`ended(agent, why)`: all bytes are here, with the digest that was offered, or `why` not."""
+    """`ended(agent, why)`: all bytes are here with the offered digest, or `why` not."""
 
     def __init__(
         self,
@@ -51,12 +51,12 @@ class Collection:
         self._spool, self._fleet, self._clock, self._ended = spool, fleet, clock, ended
         self._transfers: dict[str, Transfer] = {}
         self._credit: Credit[str] = Credit(BUDGET, WINDOW)
-        with contextlib.suppress(OSError):  # of a coordinator that was killed
+        with contextlib.suppress(OSError):  # left by a coordinator that was killed
             for path in spool.glob(".*.part"):
                 path.unlink()
 
     def pull(self, agent: str, offer: UpdateReady) -> None:
-        """Fetch what the agent offers; goes on where an interrupted transfer of it ended."""
+        """Fetch what the agent offers, from where an interrupted transfer of it ended."""
         known = self._transfers.get(agent)
         if known is None or known.offer.update != offer.update:
             self._drop(agent)
@@ -88,14 +88,14 @@ class Collection:
         self._pump()
 
     def suspend(self, agent: str) -> None:
-        """The agent is gone; what has arrived stays, in case it comes back."""
+        """The agent is gone; its bytes stay, in case it comes back."""
         if agent in self._transfers:
             self._transfers[agent].active = False
         self._credit.forget(agent)
         self._pump()
 
     def forget(self, agent: str, digest: str) -> bool:
-        """The agent does not have the blob any more; True when it was being fetched."""
+        """The agent no longer has the blob; returns whether it was being fetched."""
         transfer = self._transfers.get(agent)
         if transfer is None or transfer.offer.update.blob != digest or transfer.download.done:
             return False
@@ -113,11 +113,11 @@ class Collection:
         self._pump()
 
     def take(self, agents: Iterable[str]) -> dict[str, Transfer]:
-        """These, which are whole, with their files."""
+        """Hand over the complete transfers of these agents, with their open files."""
         return {agent: self._transfers.pop(agent) for agent in agents}
 
     def close(self) -> None:
-        """The round is over: what was not taken is thrown away."""
+        """The round is over: drop the transfers that were not taken."""
         for agent in list(self._transfers):
             self._drop(agent)
 

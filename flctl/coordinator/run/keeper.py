@@ -1,4 +1,4 @@
-"""Keeps one run going: starts it, takes it up again after a pause or a crash, lets it go."""
+"""Keeps one run going: starts it, resumes it after a pause or a crash, releases it at its end."""
 
 import contextlib
 import logging
@@ -27,8 +27,8 @@ logger = logging.getLogger(__name__)
 
 
 class Awaiting(NamedTuple):
-    """A run that is paused until enough of its agents are here. Nothing is written before: a
-    coordinator that is started again finds the run as it is, and waits again."""
+    """A run that is paused until enough of its agents are here. Until then nothing is written: a
+    restarted coordinator finds the run unchanged, and waits again."""
 
     folder: RunFolder
     history: History
@@ -90,13 +90,13 @@ class RunKeeper:
         self._thinking.submit(lambda: self._evaluator.initialise(given, where), made)
 
     def resume(self, folder: RunFolder, changes: Mapping[str, Any] | None = None) -> None:
-        """Go on with a run that stopped, paused, or lost its coordinator, with these changes of
-        its settings. Raises FlctlError."""
+        """Resume a run that stopped, paused, or lost its coordinator, with these changes to its
+        settings. Raises FlctlError."""
         self._expect_no_run()
         self._begin(folder, changes)
 
     def status(self) -> dict[str, Any] | None:
-        """Of the run in progress, or of the one that waits for agents."""
+        """Status of the run in progress, or of the one that waits for agents."""
         if self.training is not None:
             return self.training.status()
         if (waiting := self._awaiting) is None:
@@ -111,7 +111,7 @@ class RunKeeper:
         }
 
     def on_time(self) -> None:
-        """Go on with the run that waits for agents, once they are here."""
+        """Resume the run that waits for agents, once they are here."""
         waiting = self._awaiting
         if waiting is None or self.training or waiting.gathering.look(self._clock()) is None:
             return
@@ -119,7 +119,7 @@ class RunKeeper:
         try:
             self._begin(waiting.folder)
         except (FlctlError, OSError) as error:
-            self._awaiting = None  # a person has to look at it
+            self._awaiting = None  # an operator has to look at it
             logger.error("run=%s cannot go on: %s", waiting.folder.name, error)
 
     def forget_paused(self, run: str) -> bool:
@@ -152,8 +152,8 @@ class RunKeeper:
         self._awaiting = Awaiting(folder, history, settings.rounds, gathering)
 
     def resume_interrupted(self, kind: Kind = "fleet") -> None:
-        """After a start: go on with the run that was in progress, if there is one; or wait for
-        the agents of the last run, if it is paused for want of them."""
+        """After a start: resume the run that was in progress, if there is one; or wait for the
+        agents of the last run, if it is paused because they were missing."""
         remove_unstarted(self._state)
         last: tuple[RunFolder, History] | None = None
         for folder in reversed(list(all_runs(self._state))):
@@ -203,10 +203,12 @@ class RunKeeper:
         with contextlib.ExitStack() as undo:
             lock = folder.lock()
             undo.callback(lock.release)
+            # Read again, now under the lock: another process may have driven the run since it was
+            # listed. Journal reads the file once more, for its chain and to cut off a torn line.
             history = folder.history(lean=True)
             journal = Journal(folder.journal_path)
             undo.callback(journal.close)
-            draw_again = history.awaits or bool(changes)
+            draw_again = history.awaits or bool(changes)  # take_up clears `awaits`
             noted = take_up(folder, history, journal, self._now(), changes)
             settings, least = folder.settings(history), self.min_participants
             context = self._context(folder, settings, history, journal, min_participants=least)
@@ -219,14 +221,14 @@ class RunKeeper:
         return round(self._wall_clock(), 3)
 
     def give_up(self, error: Exception) -> None:
-        """Of what was done in the background for the run."""
+        """End the run because background work for it failed."""
         if self.training is not None:
             self.training.give_up(error)
         else:
             logger.error("%s", error)
 
     def release_ended(self) -> None:
-        """Let a run go that has ended."""
+        """Release the run if it has ended."""
         if self.training is not None and self.training.ended:
             ended = self.training
             self._release()

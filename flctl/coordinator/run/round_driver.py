@@ -1,7 +1,7 @@
 """One round, from the invitation to the commit: carries out what `flctl.core.round` decides.
 
-Read `on` and `_do`: what comes in becomes an event of the machine, what the machine says is done
-here. Nothing re-enters: every event is a step of its own (`flctl.coordinator.run.steps`).
+`on` turns messages into events of the machine, `_do` carries out its actions. Nothing re-enters:
+every event is a step of its own (`flctl.coordinator.run.steps`).
 """
 
 import logging
@@ -36,17 +36,15 @@ from flctl.wire.messages import BlobGone, Chunk, Failed, UpdateReady, WorkKey
 logger = logging.getLogger(__name__)
 
 RETURN_S = 20.0
-"""After a restart, how long invited agents may take to come back before they count as gone."""
+"""After a restart, seconds that invited agents have to come back before they count as gone."""
 
 Done: TypeAlias = Callable[[happened.RoundCommitted | None, str, bool], None]
 
 
 class RoundDriver:
-    """`resumed`: it was open when the coordinator stopped.
-
-    `done(event, "", False)` is called when the round is committed, `done(None, reason, awaits)`
-    when it cannot go on; `awaits`: before more agents are here. What comes after `close` is
-    ignored."""
+    """`resumed`: the round was open when the coordinator stopped. `done(event, "", False)` means
+    that the round is committed, `done(None, reason, awaits)` that it cannot go on; `awaits`: until
+    more agents are here. After `close`, events are ignored."""
 
     def __init__(
         self,
@@ -79,7 +77,7 @@ class RoundDriver:
             self._on_transferred,
         )
         self._syncing: Syncing | None = None
-        """Of the last batch that was stored."""
+        """Pending sync of the batch stored last."""
         self._updates: dict[str, happened.UpdateStored] = {}
         self._missing: tuple[str, ...] = ()
         self._made: Aggregated | None = None
@@ -87,7 +85,7 @@ class RoundDriver:
         self._score: Score | None = None
         self._closed = False
         self.committing = False
-        """Its commit is on its way to the journal: it will stand there, whatever happens now."""
+        """Its commit is being written to the journal, and counts whatever happens meanwhile."""
 
     def begin(self) -> None:
         """Raises FlctlError when the disk fails."""
@@ -97,7 +95,7 @@ class RoundDriver:
         self._feed(rounds.Begin(here, self._grace_s))
 
     def close(self) -> None:
-        """Nothing more is wanted of this round."""
+        """End the round's transfers and evaluation."""
         self._closed = True
         self._collection.close()
         if self._evaluating is not None:
@@ -119,11 +117,11 @@ class RoundDriver:
         return {agent: seat.standing.value for agent, seat in self._round.seats.items()}
 
     def news(self, now: float) -> object:
-        """What is worth an event when it changes."""
+        """State whose change is worth an event."""
         return self._away(now), self._round.stuck
 
     def waiting(self, now: float) -> AgentsAwaited | None:
-        """The event that says for whom the round waits, though they are away; None: for none."""
+        """The event that names absent agents the round waits for; None if there are none."""
         if not (missing := self._away(now)):
             return None
         ready = tuple(sorted(self._round.arrived | self._round.waiting))
@@ -133,7 +131,7 @@ class RoundDriver:
         )
 
     def _away(self, now: float) -> str:
-        """Who is away and needed, and why, in words."""
+        """Agents that are needed but away, and why, in words."""
         return self._crew.why_not(self._round.away, now) if self._round.short else ""
 
     # What comes in -----------------------------------------------------------------------
@@ -160,7 +158,7 @@ class RoundDriver:
             self._evaluating.on(event)
 
     def _on_transferred(self, agent: str, why: str) -> None:
-        """All bytes are here, or `why` they will not be."""
+        """All bytes are here, or `why` they will not come."""
         if why:
             self._reject(agent, why)
             self._feed(rounds.Unusable(agent, why))
@@ -246,13 +244,15 @@ class RoundDriver:
 
         def done(outcome: Outcome | None, error: BaseException | None) -> None:
             if outcome is not None:
-                context.note(outcome.stored)  # the journal has them, whatever became of the round
+                context.note(outcome.stored)  # they are in the journal, even if the round is over
             self._outcome("store an update", stored)(outcome, error)
 
         context.disk.submit(work, done)
 
     def _sync(self) -> None:
-        """What was stored last, on the disk's thread."""
+        """Sync the batch stored last; on the disk's thread."""
+        # Set on the main thread. A Sync is queued before the next Store, on one FIFO thread: this
+        # is its batch. The last batch of a round has no Sync of its own: `_aggregate` waits for it.
         if self._syncing is not None:
             self._syncing.wait()
             self._context.journal.sync()
@@ -270,7 +270,8 @@ class RoundDriver:
         self._context.record([event])
 
     def _warn(self, agent: str, what: str, why: str) -> None:
-        """In the log, as often as an agent may cause a line there, and in its status."""
+        """Log it, as often as an agent may cause a line there, and note it in the agent's
+        status."""
         fleet, text = self._context.fleet, "round=%d agent=%s %s: %s"
         fleet.gate.warning(logger, agent, text, self.id, agent, what, why)
         fleet.roster.member(agent).note = f"round {self.id}: {why}"
@@ -333,8 +334,7 @@ class RoundDriver:
     def _outcome(
         self, doing: str, then: Callable[[Any], None]
     ) -> Callable[[Any, BaseException | None], None]:
-        """For background work: its result goes to `then`; where it has failed, the run cannot go on
-        by itself. Of a round that is over nothing is wanted."""
+        """Callback for background work: its result goes to `then`, its failure pauses the run."""
 
         def done(result: Any, error: BaseException | None) -> None:
             if self._closed:

@@ -4,7 +4,8 @@
                   ▲                                                              │
                   └──────────────────────────────────────────────────────────────┘
 
-Nothing here blocks: messages, the time, and outcomes of background work come in.
+Messages, the time, and outcomes of background work come in. Long work is left to threads; short
+synced writes of the journal, and the check of the spool after a restart, block the main thread.
 """
 
 import dataclasses
@@ -30,7 +31,7 @@ from flctl.wire.messages import Cancel, Failed, Progress
 logger = logging.getLogger(__name__)
 
 TELL_S = 5.0
-"""For whom it waits is told at most so often: hundreds may come one after the other."""
+"""Shortest time between two events about missing agents: hundreds may arrive one by one."""
 GOES_ON = (
     "the run goes on by itself when enough are here; to go on without an agent that is gone, "
     "cordon it (flctl cordon) or lower the quorum (flctl train --resume with --quorum)"
@@ -47,15 +48,15 @@ class Run:
         )
         self._gathering: Gathering | None = None
         self._has_gathered = False
-        """Once the fleet was given time to come, rounds go on with whoever is there."""
+        """Once the fleet has had time to connect, rounds begin with the agents that are here."""
         self.round: RoundDriver | None = None
         """The one that is open."""
         self._unsettled: happened.RoundCommitted | None = None
         self._ending = False
         self._ends_with: happened.AnyEvent | None = None
-        """The end that comes after the commit which is being written."""
+        """End of the run, after the commit that is being written."""
         self._told: tuple[object, float] = (None, -math.inf)
-        """For whom it was said to wait last, and when."""
+        """The agents that the last such event named as missing, and its time."""
         self.ended = False
 
     @property
@@ -68,7 +69,7 @@ class Run:
 
     @property
     def history(self) -> History:
-        """As it is known here: a disk that is full may know less."""
+        """State of the run in memory: with a full disk, the journal may hold less."""
         return self._context.history
 
     @property
@@ -76,7 +77,7 @@ class Run:
         return self.round or self._gathering
 
     def status(self) -> dict[str, Any]:
-        """What a person asks first."""
+        """Status for `flctl status`."""
         context, waits = self._context, self._waits
         return {
             "run": self.run,
@@ -88,12 +89,12 @@ class Run:
         }
 
     def waiting(self) -> AgentsAwaited | None:
-        """The event that says for whom a round waits; None while none does."""
+        """The event that names the agents a round waits for; None while none waits."""
         waits = self._waits
         return waits.waiting(self._context.clock()) if waits is not None else None
 
     def _tell_waiting(self) -> None:
-        """Publish it when it has changed."""
+        """Publish that event when it has changed."""
         now, (told, at) = self._context.clock(), self._told
         if self._waits is None or now < at + TELL_S or (news := self._waits.news(now)) == told:
             return
@@ -169,9 +170,8 @@ class Run:
         self._steps.do(self._settle)
 
     def _shut_out(self, opened: happened.RoundOpened) -> bool:
-        """Whether the open round asks agents whose key was revoked since: a Pi that is gone for
-        good; or too few agents for what the coordinator demands now. Others are drawn then,
-        beside those whose update is here."""
+        """Whether the open round asks agents whose key was revoked since, or too few agents for the
+        coordinator's present minimum. Others are drawn then, beside those whose update is here."""
         enrolled, accepted = self._context.fleet.enrolled(), self._context.history.accepted
         gone = [a for a in opened.invited if a not in enrolled and a not in accepted]
         if len(opened.invited) < self._context.min_participants:
@@ -222,7 +222,7 @@ class Run:
         self._gather()
 
     def _settle(self) -> None:
-        """Tidy up after the last commit, when nobody waits for the disk any more."""
+        """Tidy up after the last commit, when no agent waits for the disk any more."""
         context, event, self._unsettled = self._context, self._unsettled, None
         if event is None:
             return
@@ -237,7 +237,7 @@ class Run:
     # The run ends ----------------------------------------------------------------------------
 
     def stop(self, reason: str) -> None:
-        """End the run on an operator's word; it can be resumed."""
+        """End the run by an operator's order; it can be resumed."""
         self._steps.do(lambda: self._stop(reason))
 
     def _stop(self, reason: str) -> None:
@@ -253,14 +253,14 @@ class Run:
         self._context.journal.close()
 
     def give_up(self, error: Exception) -> None:
-        """A step has failed, for want of a disk."""
+        """A step has failed because the disk did."""
         if self._ending:
             logger.error("run=%s %s", self.run, error)
         else:
             self._pause(f"round {self._context.history.round + 1}: {error}")
 
     def _pause(self, reason: str, awaits: bool = False) -> None:
-        """Agents keep what they have: it is wanted when the run is resumed."""
+        """Agents keep their updates, which a resumed run asks for."""
         awaits = awaits and self._context.started.kind == "fleet"  # others end with this process
         if awaits:
             reason += f"; {GOES_ON}"
@@ -293,7 +293,7 @@ class Run:
             context.tell([event])
 
         def end() -> None:
-            # Best and last, which nobody makes again after the end.
+            # Best and last: no later round writes them again.
             context.folder.sync(context.history)
             if isinstance(event, happened.RunFinished):
                 context.folder.forget_residuals()
@@ -309,13 +309,13 @@ class Run:
     # What comes in -----------------------------------------------------------------------------
 
     def on(self, event: Incoming) -> None:
-        """What comes while something else is dealt with waits for the end of that."""
+        """Queue the event as a step; it waits for the end of the current one."""
         self._steps.do(lambda: self._on(event))
 
     def _on(self, event: Incoming) -> None:
         match event:
             case Back(agent) if not self._context.is_here(agent):
-                return  # cordoned: an update that it has is welcome, no more is asked of it
+                return  # cordoned: it may deliver an update that it has, and is asked for no more
             case Heard(agent, Progress() as progress):
                 self._on_progress(agent, progress)
             case Heard(agent, Failed() as failed):
@@ -338,9 +338,9 @@ class Run:
         self._context.publish(event)
 
     def _on_failed(self, agent: str, failed: Failed) -> None:
-        """The agent could not do what it was asked for; it may be trying again."""
+        """An agent's work has failed; it may be trying again."""
         if not self._context.fleet.gate.passes(agent):
-            return  # it has said so too often: no other hears of it
+            return  # too many failures of this agent: not published
         number, kind, why, again = failed.key.round, failed.kind, failed.message, failed.retrying
         text = "round=%d agent=%s %s failed: %s: %s%s"
         then = "; it tries again" if again else ""

@@ -1,4 +1,4 @@
-"""One thing after another: what comes while another is dealt with waits for the end of that."""
+"""Runs steps one at a time; steps submitted meanwhile are queued."""
 
 from collections import deque
 from collections.abc import Callable
@@ -11,7 +11,7 @@ Work = Callable[[], Any]
 
 
 class Steps:
-    """`failed` gets what goes wrong with the disk in a step."""
+    """`failed` gets the disk errors of steps."""
 
     def __init__(self, failed: Callable[[Exception], None]) -> None:
         self._failed = failed
@@ -33,7 +33,7 @@ class Steps:
             self._busy = False
 
     def after(self, background: Background) -> Background:
-        """The same background, whose outcomes are steps."""
+        """`background` with its outcomes delivered as steps."""
         return _Stepping(self, background)
 
 

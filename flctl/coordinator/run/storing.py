@@ -1,8 +1,8 @@
-"""Checks updates and makes them safe; on the disk's thread.
+"""Checks updates and makes them durable; `store` runs on the disk's thread.
 
-An update counts only after its tensors fit the model, its file has its name, and the journal
-says so. It is safe, and its agent hears so, when file and journal are synced: once for all
-updates of a batch. The sync of a round's last ones goes on while they are averaged.
+An update counts once its tensors fit the model, its file has its final name, and it is in the
+journal. It is safe, and its agent gets `Accepted`, when file and journal are synced: once per
+batch. A round's last batch is synced while its updates are averaged.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ class Outcome(Struct):
     stored: list[UpdateStored] = field(default_factory=list)
     unusable: dict[str, str] = field(default_factory=dict)
     syncing: Syncing | None = None
-    """Stored ones are safe after its `wait` and a sync of the journal; None: they are safe."""
+    """Stored updates are safe after its `wait` and a sync of the journal; None: they are safe."""
 
 
 def store(
@@ -71,8 +71,8 @@ def store(
 def take_stock(
     folder: RunFolder, journal: Journal, round_id: int, accepted: Mapping[str, UpdateStored]
 ) -> set[str]:
-    """Agents whose update is damaged in the spool: it was never accepted. What is whole is safe
-    from here on: the coordinator may have been killed before its sync. Raises StateError."""
+    """After a restart, the agents whose journaled update is missing or damaged in the spool. The
+    others are synced: the coordinator may have been killed before that. Raises StateError."""
     spool, fds = folder.make_spool(round_id), list[int]()
     damaged: set[str] = set()
     with contextlib.ExitStack() as stack, explained(spool, "make updates durable"):
@@ -90,7 +90,7 @@ def take_stock(
 def _wrong_with(
     folder: RunFolder, round_id: int, asked: LocalTraining, agent: str, fd: int
 ) -> str | None:
-    """Why an update cannot count; None when it can."""
+    """Reason why an update cannot count, or None."""
     path = folder.model_path(round_id - 1)
     with explained(path, "read the model"), path.open("rb") as model:
         base = ParameterFile(model.fileno(), str(path))

@@ -33,11 +33,11 @@ logger = logging.getLogger(__name__)
 Outcome: TypeAlias = Literal["begun", "done", "failed", "refused"]
 FILE = "audit.jsonl"
 ORDERS = 600
-"""A minute, of one operator; more are refused."""
+"""Orders allowed per minute and operator."""
 REFUSALS = 10
 """Lines a minute about one peer's refused attempts; more are counted in the next line."""
 ALL_REFUSALS = 60
-"""The same of all peers together."""
+"""Such lines a minute for all peers combined."""
 TEXT = 300
 """Characters of one argument that are kept."""
 ARGS_BYTES = 2048
@@ -75,7 +75,8 @@ class Line(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Audit:
-    """Of the state folder `state`; `clock` is for the allowances, `wall_clock` for the lines."""
+    """Audit file of the state folder `state`; `clock` limits rates, `wall_clock` dates the
+    lines."""
 
     def __init__(
         self,

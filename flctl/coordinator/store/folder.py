@@ -134,7 +134,7 @@ class RunFolder:
         shutil.rmtree(self.path / "residuals", ignore_errors=True)
 
     def verify_state(self, event: RoundCommitted) -> None:
-        """That the strategy's state after a round is what the journal says.
+        """Check that the strategy's state after a round is what the journal says.
 
         Raises CheckpointError.
         """
@@ -187,8 +187,8 @@ class RunFolder:
                 old.unlink()
 
     def mend(self, history: History, keep: int) -> None:
-        """What `settle` had not done when the power went, or the disk has forgotten, and what
-        rounds have left that were withdrawn since."""
+        """Finish what a power cut interrupted in `settle`, and remove what withdrawn rounds
+        left."""
         with explained(self.path, "mend the run's folder"):
             for name in (BEST, LAST):
                 self._temporary(name).unlink(missing_ok=True)
@@ -204,7 +204,7 @@ class RunFolder:
                 self._put_back(history.best)
 
     def _put_back(self, best: RoundCommitted | None) -> None:
-        """Of a round before the last, or none."""
+        """Restore `BEST` from an earlier round, or remove it."""
         path = self.path / BEST
         if best is None:
             path.unlink(missing_ok=True)
@@ -237,7 +237,7 @@ class RunFolder:
         return (history.best.round, path) if history.best and path.exists() else None
 
     def room_for(self, size: int, updates: int) -> None:
-        """That the spool of a round fits on the disk. Raises StateError."""
+        """Check that the spool of a round fits on the disk. Raises StateError."""
         need = size * (updates + 2) + 16 * 2**20
         free = shutil.disk_usage(self.path).free
         if free < need:

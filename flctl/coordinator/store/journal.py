@@ -39,7 +39,7 @@ def read_events(path: Path) -> list[AnyEvent]:
 
 
 def each_event(path: Path, chain: Chain | None = None) -> Iterator[AnyEvent]:
-    """The same, without all of a long run in memory; `chain` follows the lines."""
+    """Yield the events one by one, to keep a long run out of memory; `chain` follows the lines."""
     for line, event in _events(path):
         if chain is not None:
             chain.follow(line)

@@ -128,7 +128,7 @@ def expect_resumable(folder: RunFolder, history: History) -> None:
 
 
 def expect_unchanged(folder: RunFolder, history: History) -> None:
-    """That run.toml is the one that the run began with. Raises StateError."""
+    """Check that run.toml is the one that the run began with. Raises StateError."""
     begun = history.started.settings if history.started is not None else None
     if begun is not None and begun != _digest(folder):
         path = folder.path / "run.toml"

@@ -1,4 +1,4 @@
-"""Journals of flctl 0.1, which was never published: read, and never gone on with."""
+"""Journals of flctl 0.1, which was never published: readable, but cannot be resumed."""
 
 from typing import Any
 

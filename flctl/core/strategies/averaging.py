@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from flctl.wire.parameters import Array
 
 Weights = NDArray[np.float64]
-"""Of the updates, summing to 1."""
+"""Weights of the updates, summing to 1."""
 Floats = NDArray[np.float64]
 
 

@@ -16,7 +16,7 @@ from flctl.core.strategies.slices import Slice, slices
 from flctl.wire.parameters import SLICE, Tensors, TensorSpec
 
 CLOSE = 1e-6
-"""Of ‖a‖² + ‖b‖²: a smaller difference has lost too many of float64's 16 digits."""
+"""Share of ‖a‖² + ‖b‖²: a smaller difference has lost too many of float64's 16 digits."""
 BLOCK = 8 * SLICE
 """Numbers of all updates in memory at a time …"""
 LEAST = 1024

@@ -45,7 +45,7 @@ class Krum(Strategy, frozen=True):
         return np.asarray(nearest.sum(axis=1))
 
     def _best(self, distances: Floats, count: int) -> NDArray[np.intp]:
-        """Of equal scores the earlier one is taken."""
+        """The `count` best updates; of equal scores, the earlier."""
         return np.sort(np.argsort(self.scores(distances), kind="stable")[:count])
 
 

@@ -26,7 +26,7 @@ Fault = Callable[["DockerClient", str, EmulatedAgent], Done]
 
 STOP_S = 10
 BURST_BYTES, LATENCY_MS = 16_384, 400
-"""Of the token bucket: some packets at once, and as much of a queue as a home router has."""
+"""Token bucket: a burst of some packets, and about the queue of a home router."""
 
 NETWORKS = "cd /sys/class/net && for d in *; do [ $d = lo ] || "
 """Whoever was cut off and came back may have another name for its only connection."""

@@ -37,7 +37,7 @@ class EmulatedAgent(Struct, kw_only=True):
     restarts: int
     address: str | None
     endpoint: str | None
-    """Of its connection to the fleet's network; None when it is cut off."""
+    """Endpoint of its connection to the fleet's network; None when it is cut off."""
     traits: dict[str, str]
     unhealthy: bool = False
     """Its own check of itself fails."""

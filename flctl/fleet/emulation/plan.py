@@ -19,7 +19,7 @@ PORT = 7700
 STATE = "/var/lib/flctl"
 TOKEN = f"{STATE}/join-token"
 USER = 7700
-"""Of the images, user and group alike."""
+"""User and group id in the images."""
 
 FLEET = "io.flctl.fleet"
 MEMBER = "io.flctl.member"
@@ -34,7 +34,7 @@ class Profile(Struct, frozen=True):
 
     name: str
     cores: float
-    """Of this machine: about what the four cores of the Pi do. As in compose.yaml."""
+    """Cores of this machine that do about as much as the Pi's four; as in compose.yaml."""
     memory_mb: int
     processor: str
     """For an arm64 image on another machine: what qemu emulates."""
@@ -107,7 +107,7 @@ class Spec(Struct, frozen=True, kw_only=True):
     traits: dict[str, str] = {}
 
     def digest(self, image_id: str) -> str:
-        """The same for a container that need not be made anew."""
+        """Digest that stays the same while the container need not be recreated."""
         return hashlib.sha256(msgspec.json.encode([self, image_id])).hexdigest()[:16]
 
     def labels(self, fleet: str, image_id: str) -> dict[str, str]:
@@ -141,7 +141,7 @@ class Spec(Struct, frozen=True, kw_only=True):
 
 
 def container_name(fleet: str, member: str) -> str:
-    """Of a member's container, and of its volume."""
+    """Name of a member's container, and of its volume."""
     return f"{fleet}-{member}"
 
 

@@ -253,7 +253,7 @@ def _below(run: "RecordedRun") -> str:
 
 
 def class_names(run: "RecordedRun", given: str | None) -> tuple[str, ...]:
-    """Of the task that is `given` or installed here; else the numbers of the classes."""
+    """Class names of the task that is `given` or installed; otherwise the class numbers."""
     last = _last_measured(run.rounds)
     count = len(confusion_of(last.metrics.counts)) if last and last.metrics else 0
     if count:

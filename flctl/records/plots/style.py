@@ -32,7 +32,7 @@ STYLE: dict[Any, Any] = {
     "grid.color": FAINT,
     "grid.linewidth": 0.6,
 }
-"""Of every picture that flctl draws."""
+"""Matplotlib settings of every picture that flctl draws."""
 PANELS = (("loss", "loss"), ("accuracy", "accuracy"), ("macro_f1", "macro-F1"))
 
 
