@@ -1,12 +1,11 @@
 """A virtual run beside a plain PyTorch loop of the same job: whole processes, in turns.
 
     .venv/bin/python benchmarks/simulation.py --data ../shared/data/mnist
-    .venv/bin/python benchmarks/simulation.py --job cnn --jobs 2
+    .venv/bin/python benchmarks/simulation.py --job cnn
 
 `logistic`: MNIST logistic regression, 1,000 clients of 60 examples, 10 a round, lr 0.03.
 `cnn`: the network of McMahan et al. 2017 (1.66 million parameters), 100 clients, 10 a round.
-Without --data the images are random numbers of the same shape. With --jobs J the plain side is J
-loops at the same time, each with its part of every round's clients: the limit of the machine.
+Without --data the images are random numbers of the same shape.
 
 Prints a JSON line for each process, then the least of each side and their ratios: `seconds` and
 `cpu_s` of the whole process, `rounds_s` of its rounds alone, `peak_mib` of its largest process.
@@ -118,7 +117,7 @@ def plain(options: argparse.Namespace) -> float:
     for round_id in range(1, options.rounds + 1):
         chosen = draw.choice(job.clients, PER_ROUND, replace=False)
         total = {name: torch.zeros_like(value) for name, value in state.items()}
-        for client in chosen[options.part :: options.jobs]:
+        for client in chosen:
             model.load_state_dict(state)
             model.train()
             optimizer = torch.optim.SGD(model.parameters(), lr=job.lr)
@@ -129,7 +128,7 @@ def plain(options: argparse.Namespace) -> float:
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
             for name, value in model.state_dict().items():
-                total[name] += value / len(chosen[options.part :: options.jobs])
+                total[name] += value / len(chosen)
         state = total
         if options.every and (round_id % options.every == 0 or round_id == options.rounds):
             model.load_state_dict(state)
@@ -155,8 +154,6 @@ def federated(options: argparse.Namespace) -> float:
         given["data"] = str(options.data.absolute())
     if options.every > 1:
         given["evaluate_every"] = options.every
-    if options.jobs > 1:
-        given["jobs"] = options.jobs
     with tempfile.TemporaryDirectory() as state:
         run = VirtualRun.start(Path(state), given, "simulation.py")
         began = time.perf_counter()
@@ -167,18 +164,11 @@ def federated(options: argparse.Namespace) -> float:
 
 
 def once(side: str, options: argparse.Namespace) -> dict[str, float]:
-    """A process of its own, or `--jobs` of them."""
-    count = options.jobs if side == "plain" else 1
+    """A process of its own."""
     began = time.perf_counter()
     command = [sys.executable, __file__, *sys.argv[1:], "--side", side]
-    children = [
-        subprocess.Popen([*command, "--part", str(part)], stdout=subprocess.PIPE)
-        for part in range(count)
-    ]
-    found = [json.loads(child.communicate()[0]) for child in children]
-    row = {name: max(each[name] for each in found) for name in ("rounds_s", "peak_mib")}
-    cpu_s = sum(each["cpu_s"] for each in found)
-    row = {"seconds": round(time.perf_counter() - began, 3), "cpu_s": round(cpu_s, 3), **row}
+    found = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
+    row = {"seconds": round(time.perf_counter() - began, 3), **json.loads(found)}
     print(json.dumps({"side": side, **row}), flush=True)
     return row
 
@@ -189,10 +179,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder with MNIST's packed IDX files")
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--every", type=int, default=20, help="evaluate so often; 0: never")
-    parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--times", type=int, default=3)
     parser.add_argument("--side", choices=["plain", "flctl"], help=argparse.SUPPRESS)
-    parser.add_argument("--part", type=int, default=0, help=argparse.SUPPRESS)
     options = parser.parse_args()
     options.rounds = options.rounds or JOBS[options.job].rounds
     if options.side:
