@@ -27,8 +27,8 @@ from measures import peak_rss_mib
 from numpy.typing import NDArray
 from torch import nn
 
+from flctl.learning.classification import Classification
 from flctl.learning.examples import Examples
-from flctl.learning.task import Task
 
 EXAMPLES, TESTS, BATCH = 60_000, 10_000, 10
 PER_ROUND = 10
@@ -37,7 +37,7 @@ FILES = {"train": ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),
 Pixels = NDArray[np.uint8]
 
 
-class Logistic(Task):
+class Logistic(Classification):
     """The same data on both sides; nothing is held back, so that every client has 60 examples."""
 
     name = "logistic"
@@ -163,7 +163,7 @@ def federated(options: argparse.Namespace) -> float:
         return time.perf_counter() - began
 
 
-def once(side: str, options: argparse.Namespace) -> dict[str, float]:
+def once(side: str) -> dict[str, float]:
     """A process of its own."""
     began = time.perf_counter()
     command = [sys.executable, __file__, *sys.argv[1:], "--side", side]
@@ -192,7 +192,7 @@ def main() -> None:
     rows: dict[str, list[dict[str, float]]] = {"plain": [], "flctl": []}
     for _ in range(options.times):
         for side, found in rows.items():
-            found.append(once(side, options))
+            found.append(once(side))
     least = {s: {k: min(r[k] for r in found) for k in found[0]} for s, found in rows.items()}
     ratios = {k: round(least["flctl"][k] / v, 3) for k, v in least["plain"].items()}
     print(json.dumps({**least, "ratios": ratios}))
