@@ -35,7 +35,7 @@ from flctl.coordinator.background import ThreadBackground
 from flctl.coordinator.front.service import Coordinator
 from flctl.coordinator.store.resume import FirstModel
 from flctl.core.events import RoundCommitted, RunFailed, RunPaused, UpdateRejected
-from flctl.core.metrics import USUAL
+from flctl.core.metrics import DEFAULT_METRICS
 from flctl.core.stream import AgentFailed, AgentLost, Published
 from flctl.learning.registry import task_digest
 from flctl.settings import RunSettings, parse
@@ -48,7 +48,7 @@ from flctl.worker.pipe import nameless_file
 from flctl.worker.process import WorkerProcess
 
 TASK = "mnist"
-MEASURES = Measures(metrics=USUAL, primary="loss", classes=10)
+MEASURES = Measures(metrics=DEFAULT_METRICS, primary="loss", classes=10)
 """Only its name and digest are used."""
 WORKER_IDLE_S = 20.0
 """Longer than any round, so that no worker is started twice."""

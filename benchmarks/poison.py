@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from flctl.core import events as happened
+from flctl.core import events
 from flctl.fleet.virtual import VirtualRun
 from flctl.learning.state import checkpoint_metadata, load_state, save_state
 
@@ -33,12 +33,12 @@ STRATEGIES: dict[str, dict[str, Any]] = {
 class PoisonedRun(VirtualRun):
     """Its last agent sends poison."""
 
-    def _record(self, event: happened.AnyEvent) -> None:
-        if isinstance(event, happened.UpdateStored) and event.agent == self._clients.names[-1]:
+    def _record(self, event: events.AnyEvent) -> None:
+        if isinstance(event, events.UpdateStored) and event.agent == self._clients.names[-1]:
             self._spoil(event)
         super()._record(event)
 
-    def _spoil(self, event: happened.UpdateStored) -> None:
+    def _spoil(self, event: events.UpdateStored) -> None:
         path = self.folder.spool_path(event.round) / f"{event.agent}.safetensors"
         with self.folder.model_path(event.round - 1).open("rb") as file:
             base = load_state(file.fileno(), "the model")

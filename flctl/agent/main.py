@@ -12,7 +12,7 @@ from types import FrameType
 from flctl.agent.config import AgentConfig
 from flctl.agent.state import AgentState
 from flctl.agent.supervisor import Supervisor
-from flctl.agent.telemetry import Machine
+from flctl.agent.telemetry import Computer
 from flctl.errors import TaskError, UsageError
 from flctl.learning.registry import known_tasks, task_digest
 from flctl.transport.blobs import BlobStore
@@ -45,7 +45,7 @@ def run_agent(config: AgentConfig, exit_with_parent: bool = False) -> None:
             link=link,
             worker=WorkerProcess(),
             store=BlobStore(config.memory_limit_bytes, state.blobs),
-            machine=Machine(state.folder),
+            machine=Computer(state.folder),
             state=state,
             public_key=keys.public,
             tasks=tasks,

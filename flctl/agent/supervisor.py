@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from flctl import __version__
 from flctl.agent.config import AgentConfig
+from flctl.agent.heartbeat import HeartbeatTimer
 from flctl.agent.limits import Pace
 from flctl.agent.models import Models
-from flctl.agent.pulse import Pulse
 from flctl.agent.session import Session
 from flctl.agent.state import AgentState
-from flctl.agent.telemetry import Machine
+from flctl.agent.telemetry import Computer
 from flctl.agent.updates import Updates
 from flctl.agent.work import Work
 from flctl.errors import MalformedMessage, ProtocolMismatch, StateError, UsageError
@@ -78,7 +78,7 @@ class Supervisor:
         link: Link,
         worker: Worker,
         store: BlobStore,
-        machine: Machine,
+        machine: Computer,
         state: AgentState,
         public_key: str,
         tasks: dict[str, Digest],
@@ -95,7 +95,7 @@ class Supervisor:
         self._last_state: State = "starting"
         self._decode = framing.to_agent()
         self.session = Session(config, link, state, public_key, self._hello)
-        self._pulse = Pulse(config.heartbeat_s, self._heartbeat)
+        self._timer = HeartbeatTimer(config.heartbeat_s, self._heartbeat)
         self._models = Models(store, self._tell)
         self._updates = Updates(self._tell, config.offer_s)
         most = config.limits.max_rounds_per_hour
@@ -134,10 +134,10 @@ class Supervisor:
         if self.session.welcomed:
             self._speak(now)
         else:
-            self._pulse.stop()
+            self._timer.stop()
         if self._updates.backlog and self.session.welcomed:
             return BACKLOG_S
-        return max(0.0, min(TICK_S, self.session.next_at - now, self._pulse.next_at - now))
+        return max(0.0, min(TICK_S, self.session.next_at - now, self._timer.next_at - now))
 
     def close(self) -> None:
         """Say goodbye and end the worker."""
@@ -174,10 +174,10 @@ class Supervisor:
         if self.state != self._last_state:
             # The coordinator sees by itself that a round's work begins and ends.
             if not {self.state, self._last_state} <= AT_WORK:
-                self._pulse.hurry(now)
+                self._timer.hurry(now)
             self._last_state = self.state
-        self._pulse.beat(now, self._tell)
-        if self._pulse.is_silent(now):
+        self._timer.beat(now, self._tell)
+        if self._timer.is_silent(now):
             logger.warning("agent=%s no echo of its heartbeats: connecting anew", self.session.name)
             self._on_link(LinkEvent.DISCONNECTED, now)
             self._link.reopen()
@@ -216,7 +216,7 @@ class Supervisor:
             case HelloAgain():
                 self.session.on_hello_again(now)
             case HeartbeatAck():
-                self._pulse.on_echo(message.sequence, now)
+                self._timer.on_echo(message.sequence, now)
             case Ping():
                 self._send(Pong(sequence=message.sequence))
             case _:
@@ -250,7 +250,7 @@ class Supervisor:
                 self._state.save_life(self._config.server_key, message.life)
         except StateError as error:  # only another coordinator is not noticed, then
             logger.warning("%s", error)
-        self._pulse.start(now, message.heartbeat_s)
+        self._timer.start(now, message.heartbeat_s)
         self._updates.offer_again(now)
         if not again:
             self._models.on_welcome(now)

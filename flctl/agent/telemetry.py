@@ -35,7 +35,7 @@ CGROUPS = (
 """What a container sees of its own limit, with cgroup 2 and 1."""
 
 
-class Machine:
+class Computer:
     """Reads the figures of this computer; `state` is the folder whose disk is told of."""
 
     def __init__(self, state: Path, root: Path = Path("/")) -> None:

@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
-Outcome = Callable[[Any, BaseException | None], None]
+OnDone = Callable[[Any, BaseException | None], None]
 logger = logging.getLogger(__name__)
 
 
@@ -30,10 +30,10 @@ class ThreadBackground:
 
     def __init__(self, name: str, wake: Callable[[], None]) -> None:
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
-        self._ended: deque[tuple[Future[Any], Outcome]] = deque()
+        self._ended: deque[tuple[Future[Any], OnDone]] = deque()
         self._wake = wake
 
-    def submit(self, work: Callable[[], T], done: Outcome) -> None:
+    def submit(self, work: Callable[[], T], done: OnDone) -> None:
         future = self._pool.submit(work)
 
         def ended(future: Future[T]) -> None:
@@ -57,9 +57,9 @@ class InlineBackground:
     """Does the work at once, in order, within `finish`: for tests and simulations."""
 
     def __init__(self) -> None:
-        self._waiting: deque[tuple[Callable[[], Any], Outcome]] = deque()
+        self._waiting: deque[tuple[Callable[[], Any], OnDone]] = deque()
 
-    def submit(self, work: Callable[[], T], done: Outcome) -> None:
+    def submit(self, work: Callable[[], T], done: OnDone) -> None:
         self._waiting.append((work, done))
 
     def finish(self) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, TypeAlias
 import msgspec
 from msgspec import Meta, Struct
 
-from flctl.core.metrics import LOSS, USUAL, label
+from flctl.core.metrics import DEFAULT_METRICS, LOSS, label
 from flctl.wire.messages import VALIDATION, Claim, Digest, Measures, Metric, Metrics, Natural, RunId
 
 State = Literal["running", "paused", "finished", "failed", "stopped"]
@@ -42,7 +42,7 @@ class RunStarted(Dated, frozen=True, tag="started"):
     private: Digest | None = None
     """Digests of the model's two other groups of tensors (`Model` of the wire); `model` is
     shared."""
-    measures: Measures = Measures(metrics=USUAL, primary=LOSS.name, classes=0)
+    measures: Measures = Measures(metrics=DEFAULT_METRICS, primary=LOSS.name, classes=0)
     """Metrics of the task's models; older journals lack them."""
 
 

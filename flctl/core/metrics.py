@@ -19,7 +19,7 @@ from typing import NamedTuple
 from flctl.formats import figure
 from flctl.wire.messages import Measures, Metric, Metrics, Moments, Sums, Table
 
-MOST = 1e300
+LARGEST_MEAN = 1e300
 """Largest mean of an agent, and largest root of its squares: sums over a fleet stay finite."""
 CONFUSION = 100
 """Classes up to which a confusion matrix is kept: with four bytes a cell it fills a message."""
@@ -27,17 +27,17 @@ BINS = 64
 MOST_SCORED = 50
 """Classes up to which histograms of probabilities fit into a message."""
 ERROR_BINS, ERROR_ROW = 1024, 128
-PER_OCTAVE, LEAST = 16, -32
+PER_OCTAVE, FIRST_EXPONENT = 16, -32
 """Bins of errors to each doubling, and the power of two that the first one begins at."""
 CLASSES, SCORES, LABELS, ERRORS = "classes", "scores", "labels", "errors"
 SQUARED, TARGET = "squared_error", "target"
 """Means that no metric shows, but some are computed from."""
 FITS = 0.5
 """A label fits from this probability on."""
-USUALLY = 0.99
+NORMAL_SHARE = 0.99
 """Fraction of normal examples that fall below the threshold."""
 LOSS = Metric("loss", lower=True)
-USUAL = (LOSS, Metric("accuracy"), Metric("macro_f1"))
+DEFAULT_METRICS = (LOSS, Metric("accuracy"), Metric("macro_f1"))
 SPREAD = "_sd"
 """A metric of this ending is the standard deviation of the one that it names before."""
 
@@ -84,11 +84,11 @@ def _auroc(sums: Sums) -> float:
 
 
 def _threshold(sums: Sums) -> float:
-    """The upper end of the bin that `USUALLY` of what is normal, or unlabelled, lies up to."""
+    """The upper end of the bin that `NORMAL_SHARE` of what is normal, or unlabelled, lies up to."""
     usual, _ = errors_of(sums.counts)
-    wanted = USUALLY * sum(usual)
+    wanted = NORMAL_SHARE * sum(usual)
     at = next((at for at, n in enumerate(accumulate(usual)) if n >= wanted), 0)
-    return float(2.0 ** (LEAST + (at + 1) / PER_OCTAVE)) if wanted else math.nan
+    return float(2.0 ** (FIRST_EXPONENT + (at + 1) / PER_OCTAVE)) if wanted else math.nan
 
 
 def _rmse(sums: Sums) -> float:
@@ -228,8 +228,8 @@ def verified(claimed: Sums, measures: Measures, most: int) -> Sums:
     for name, of in claimed.means.items():
         if of.count != n:
             raise ValueError(f"the {name} is of {of.count} examples, not {n}")
-        if not (abs(of.mean) <= MOST and 0 <= of.m2 <= MOST):
-            raise ValueError(f"the {name} is not a finite number below {MOST:g}")
+        if not (abs(of.mean) <= LARGEST_MEAN and 0 <= of.m2 <= LARGEST_MEAN):
+            raise ValueError(f"the {name} is not a finite number below {LARGEST_MEAN:g}")
         if name in ("mae", SQUARED) and of.mean < 0:
             raise ValueError(f"the {name} is negative")
     for name, (rows, columns) in shapes.items():

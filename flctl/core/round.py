@@ -31,7 +31,7 @@ from flctl.wire.messages import Accepted, Cancel, Discarded, Message, UpdateRead
 
 FAILURES = 3
 """An agent that has failed so often in a round is left out, if the quorum can do without it."""
-PAUSE_S, LONGEST_PAUSE_S = 2.0, 60.0
+BACKOFF_S, LONGEST_BACKOFF_S = 2.0, 60.0
 """Before the second attempt; four times as long before each further one, up to the longest."""
 STARTING_S = 180.0
 """How much longer agents are waited for while one still reads its data: a Pi imports slowly."""
@@ -39,9 +39,9 @@ CORDONED_S = 3600.0
 """Extra wait when cordons leave too few agents: an upgrade does not end a run."""
 
 
-def pause_after(attempt: int) -> float:
+def backoff_after(attempt: int) -> float:
     """Seconds between the failure of this attempt, counted from 1, and the next one."""
-    return min(LONGEST_PAUSE_S, PAUSE_S * 4.0 ** min(attempt - 1, 8))
+    return min(LONGEST_BACKOFF_S, BACKOFF_S * 4.0 ** min(attempt - 1, 8))
 
 
 # The draw ----------------------------------------------------------------------------------
@@ -115,16 +115,16 @@ class Closing(Struct, frozen=True):
     deadline_s: float = math.inf
     """At the deadline, what is here is enough, or the attempt has failed."""
 
-    def complete(self, arrived: int, owing: int) -> bool:  # noqa: ARG002
+    def complete(self, stored: int, owing: int) -> bool:  # noqa: ARG002
         """Whether nothing more is waited for; `owing` updates may still come soon."""
-        return arrived >= self.need
+        return stored >= self.need
 
 
 class AllOrQuorum(Closing, frozen=True):
     """The synchronous round: all that were asked and are here, or the quorum at the deadline."""
 
-    def complete(self, arrived: int, owing: int) -> bool:
-        return not owing and arrived >= self.need
+    def complete(self, stored: int, owing: int) -> bool:
+        return not owing and stored >= self.need
 
 
 # One agent ---------------------------------------------------------------------------------
@@ -337,7 +337,7 @@ Action: TypeAlias = (
 class Phase(Enum):
     OPEN = "open"
     FAILED = "failed"
-    PAUSED = "waiting to try again"
+    BACKOFF = "waiting to try again"
     OVER = "over"
     CLOSED = "closed"
     AGGREGATED = "aggregated"
@@ -346,12 +346,12 @@ class Phase(Enum):
 
 
 LAST = (Phase.CLOSED, Phase.AGGREGATED, Phase.EVALUATED, Phase.COMMITTED)
-UNDECIDED = (Phase.OPEN, Phase.FAILED, Phase.PAUSED)
+UNDECIDED = (Phase.OPEN, Phase.FAILED, Phase.BACKOFF)
 """An update that becomes whole now counts, in this attempt or the next one."""
 
 
 class Round:
-    """`key_of(agent)`: what its update has to be for; `arrived`: agents whose update was accepted
+    """`key_of(agent)`: what its update has to be for; `stored`: agents whose update was accepted
     before a restart; `least`: no quorum is less."""
 
     def __init__(
@@ -361,7 +361,7 @@ class Round:
         settings: RunSettings,
         closing: Closing,
         invited: Iterable[str],
-        arrived: Collection[str] = (),
+        stored: Collection[str] = (),
         attempt: int = 1,
         least: int = 1,
     ) -> None:
@@ -369,7 +369,7 @@ class Round:
         self._settings, self._closing = settings, closing
         self.attempt, self.phase = attempt, Phase.OPEN
         self.seats = {agent: Seat(agent, key_of(agent)) for agent in sorted(invited)}
-        for agent in self.seats.keys() & {*arrived}:
+        for agent in self.seats.keys() & {*stored}:
             self.seats[agent].standing = Standing.SAFE
         self._storing = False
         self._unsynced: tuple[str, ...] = ()
@@ -394,7 +394,7 @@ class Round:
         return self._closing.need
 
     @property
-    def arrived(self) -> set[str]:
+    def stored(self) -> set[str]:
         return {seat.agent for seat in self.seats.values() if seat.counts}
 
     @property
@@ -419,8 +419,8 @@ class Round:
     @property
     def short(self) -> bool:
         """Too few are here for the quorum, which those who are away could still bring about."""
-        arrived, owing, _ = self._count()
-        return self.phase is Phase.OPEN and arrived + owing < self.need
+        stored, owing, _ = self._count()
+        return self.phase is Phase.OPEN and stored + owing < self.need
 
     @property
     def stuck(self) -> bool:
@@ -429,7 +429,7 @@ class Round:
 
     def time_left(self, now: float) -> float:
         """Until the attempt ends, or the next one begins, in seconds."""
-        ends = self._retry_at if self.phase is Phase.PAUSED else self._deadline
+        ends = self._retry_at if self.phase is Phase.BACKOFF else self._deadline
         if self.stuck:
             ends = min(ends, self._short_since + self._patience_s)
         return max(0.0, ends - now)
@@ -559,7 +559,7 @@ class Round:
 
     def _tick(self, now: float) -> list[Action]:
         """What is due: the next attempt, the end of a grace, the deadline, the end of a wait."""
-        if self.phase is Phase.PAUSED:
+        if self.phase is Phase.BACKOFF:
             return [Look()] if now >= self._retry_at else []
         if now >= self._grace_until:
             for agent in self._doubted:
@@ -567,16 +567,16 @@ class Round:
             self._doubted, self._grace_until = set(), math.inf
         if ended := self._end_if_due():
             return ended
-        if self.phase is not Phase.OPEN or self._at_disk:
+        if self.phase is not Phase.OPEN or self._unstored:
             return []  # what is being stored was in time
         self._short_since = min(self._short_since, now) if self.short else math.inf
         if now >= self._deadline:
-            return self._close() if len(self.arrived) >= self.need else self._fail()
+            return self._close() if len(self.stored) >= self.need else self._fail()
         return [Look()] if self.stuck else []
 
     def _seen(self, pool: Pool, now: float) -> list[Action]:
         match self.phase:
-            case Phase.OPEN if self.stuck and not self._at_disk:
+            case Phase.OPEN if self.stuck and not self._unstored:
                 self._patience_s = self._settings.wait_s
                 if self.away & pool.cordoned:
                     self._patience_s += CORDONED_S
@@ -586,7 +586,7 @@ class Round:
                 return self._fail() if late or self._draw(pool, self.out).holds else []
             case Phase.FAILED:
                 return self._after_failure(pool, now)
-            case Phase.PAUSED if now >= self._retry_at:
+            case Phase.BACKOFF if now >= self._retry_at:
                 drawn = self._draw(pool, self._tired)
                 return self._retry(drawn if drawn.holds else self._draw(pool), pool, now)
         return []
@@ -596,19 +596,19 @@ class Round:
     def _end_if_due(self) -> list[Action]:
         if self.phase is not Phase.OPEN:
             return []
-        arrived, owing, out = self._count()
+        stored, owing, out = self._count()
         if len(self.seats) - out < self.need:
             return self._fail()
-        return self._close() if self._closing.complete(arrived, owing) else []
+        return self._close() if self._closing.complete(stored, owing) else []
 
     def _count(self) -> tuple[int, int, int]:
         """How many updates count, may come soon, and do not come in this attempt."""
-        arrived = owing = out = 0
+        stored = owing = out = 0
         for seat in self.seats.values():  # one pass: there may be hundreds, at each event
-            arrived += seat.counts
+            stored += seat.counts
             owing += seat.owes
             out += seat.standing is Standing.OUT
-        return arrived, owing, out
+        return stored, owing, out
 
     def _to_disk(self) -> list[Action]:
         """One batch at a time; all that become whole meanwhile are the next one."""
@@ -620,26 +620,26 @@ class Round:
             return actions
         if whole := [s.agent for s in self.seats.values() if s.standing is Standing.WHOLE]:
             self._storing = True
-            arrived, owing, _ = self._count()
-            last = self._closing.complete(arrived + len(whole), owing - len(whole))
+            stored, owing, _ = self._count()
+            last = self._closing.complete(stored + len(whole), owing - len(whole))
             actions.append(Store(tuple(whole), last))
         return actions
 
     @property
-    def _at_disk(self) -> bool:
+    def _unstored(self) -> bool:
         return any(seat.standing is Standing.WHOLE for seat in self.seats.values())
 
     def _close(self) -> list[Action]:
         """The updates are enough."""
         self.phase = Phase.CLOSED
         cancelled = [Tell(agent, Cancel(run=self.seats[agent].key.run)) for agent in self.missing]
-        return [*cancelled, Aggregate(tuple(sorted(self.arrived)), tuple(self.missing))]
+        return [*cancelled, Aggregate(tuple(sorted(self.stored)), tuple(self.missing))]
 
     def _fail(self) -> list[Action]:
         """This attempt; what comes next is decided when it is known who is here."""
         could = self.short and len(self.seats.keys() - self.out.keys()) >= self.need
         self._for_absence = could and bool(self.away - self.out.keys())
-        error = QuorumNotMet(self.id, len(self.arrived), self.need, self.missing)
+        error = QuorumNotMet(self.id, len(self.stored), self.need, self.missing)
         failed = "; ".join(f"{agent}: {why}" for agent, why in self.out.items())
         self._failed = Fail(self.attempt, f"{error} [{failed}]" if failed else str(error))
         self.phase = Phase.FAILED
@@ -660,7 +660,7 @@ class Round:
             tried = f"{self._tries} attempts" if self._tries > 1 else "1 attempt"
             self.phase = Phase.OVER
             return [End(f"{self._failed.reason}, after {tried}")]
-        self.phase, self._retry_at = Phase.PAUSED, now + pause_after(self._tries)
+        self.phase, self._retry_at = Phase.BACKOFF, now + backoff_after(self._tries)
         return []
 
     def _draw(self, pool: Pool, without: Collection[str] = ()) -> Draw:

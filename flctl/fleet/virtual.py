@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from flctl.coordinator.run.aggregation import Aggregated, aggregate
-from flctl.coordinator.run.decisions import commit, finish, measures, open_round, weigh_in
-from flctl.coordinator.run.scoring import missing, scored
+from flctl.coordinator.run.decisions import commit, evaluation_due, finish, open_round, weigh_in
+from flctl.coordinator.run.scoring import parts_to_ask_for, scored
 from flctl.coordinator.store.folder import RunFolder
 from flctl.coordinator.store.journal import Journal
 from flctl.coordinator.store.resume import expect_resumable, start_run, take_up
-from flctl.core import events as happened
+from flctl.core import events
 from flctl.core.events import Score
 from flctl.core.history import History
 from flctl.core.round import Pool, draw
@@ -94,11 +94,11 @@ class VirtualRun:
                 self._end(self._rounds(noted))
             except KeyboardInterrupt as error:
                 reason = str(error) or "stopped by the user"
-                self._end(happened.RunStopped(at=_now(), reason=reason))
+                self._end(events.RunStopped(at=_now(), reason=reason))
                 raise
         return self.history
 
-    def _rounds(self, noted: Sequence[happened.AnyEvent]) -> happened.AnyEvent:
+    def _rounds(self, noted: Sequence[events.AnyEvent]) -> events.AnyEvent:
         """One after another; how the run ends. `noted`: what `take_up` has written."""
         logger.info("run=%s begins at round %d", self.folder.name, self.history.round + 1)
         self._tell(
@@ -119,14 +119,14 @@ class VirtualRun:
         except (FlctlError, OSError) as error:
             logger.info("run=%s paused: %s", self.folder.name, error)
             logger.debug("run=%s paused", self.folder.name, exc_info=error)
-            return happened.RunPaused(at=_now(), reason=str(error))
+            return events.RunPaused(at=_now(), reason=str(error))
         return finished
 
-    def _end(self, event: happened.AnyEvent) -> None:
+    def _end(self, event: events.AnyEvent) -> None:
         with contextlib.suppress(StateError):  # a full disk must not hide the reason
             self.folder.sync(self.history)
             self._journal.append([event])
-        if isinstance(event, happened.RunFinished):
+        if isinstance(event, events.RunFinished):
             self.folder.forget_residuals()
         self.history.apply(event)
         self._tell(event)
@@ -144,7 +144,7 @@ class VirtualRun:
                 self._train(agent, opened)
         updates = self.history.accepted
         made = aggregate(self.folder, round_id, weigh_in(updates), self.settings)
-        due = measures(self.history, self.settings, updates)
+        due = evaluation_due(self.history, self.settings, updates)
         score = self._evaluate(made) if due else None
         missing = set(self._clients.names) - self._clients.training.keys()
         seconds = time.monotonic() - began
@@ -153,14 +153,14 @@ class VirtualRun:
         logger.info("%s head=%s", committed.for_log(), self._journal.head)
         self.folder.settle(committed, self.history, self.settings.keep_rounds)
 
-    def _open(self, round_id: int) -> happened.RoundOpened:
+    def _open(self, round_id: int) -> events.RoundOpened:
         names = frozenset(self._clients.training)
         drawn = draw(self.settings, round_id, Pool(names, names, len(names)))
         opened = open_round(self.folder, self.history, drawn, 1, _now())
         self._record(opened)
         return opened
 
-    def _train(self, agent: str, opened: happened.RoundOpened) -> None:
+    def _train(self, agent: str, opened: events.RoundOpened) -> None:
         """One client's part of a round; its update goes into the spool like any agent's."""
 
         def progress(step: int, steps: int, loss: float) -> None:
@@ -190,7 +190,7 @@ class VirtualRun:
 
         if how != "agents":
             found = measure(self._tests.get())
-        answers = {part: measure(self._clients.own(part)) for part in missing(how, found)}
+        answers = {part: measure(self._clients.own(part)) for part in parts_to_ask_for(how, found)}
         return scored(found, answers, self.task.measures)
 
     def _test_data(self) -> Reading[dict[str, Examples]]:
@@ -198,14 +198,14 @@ class VirtualRun:
         path = None if source.path is None else Path(source.path)
         return Reading(path, lambda: evaluation_parts(task, source))
 
-    def _record(self, event: happened.AnyEvent) -> None:
-        self._journal.append([event], sync=isinstance(event, happened.RoundCommitted))
+    def _record(self, event: events.AnyEvent) -> None:
+        self._journal.append([event], sync=isinstance(event, events.RoundCommitted))
         self.history.apply(event)
         self._tell(event)
 
-    def _tell(self, event: happened.AnyEvent | AnyLive) -> None:
+    def _tell(self, event: events.AnyEvent | AnyLive) -> None:
         """One that stands in no journal, or that a full disk did not take, has no number."""
-        journaled = list(self._journal.told(event)) if isinstance(event, happened.Journaled) else []
+        journaled = list(self._journal.told(event)) if isinstance(event, events.Journaled) else []
         for told in journaled or [Published(self.folder.name, event)]:
             self._publish(told)
 

@@ -15,9 +15,9 @@ from flctl.core.metrics import (
     ERROR_BINS,
     ERROR_ROW,
     ERRORS,
+    FIRST_EXPONENT,
     FITS,
     LABELS,
-    LEAST,
     LOSS,
     PER_OCTAVE,
     SCORES,
@@ -112,7 +112,7 @@ class Tally:
     def add_errors(self, targets: NDArray[np.int64], errors: NDArray[np.float64]) -> None:
         """How unusual each example is for the model; `targets` are 1 where it is an anomaly."""
         with np.errstate(divide="ignore", invalid="ignore"):
-            at = np.floor((np.log2(errors) - LEAST) * PER_OCTAVE)
+            at = np.floor((np.log2(errors) - FIRST_EXPONENT) * PER_OCTAVE)
         bins = np.clip(np.nan_to_num(at, nan=ERROR_BINS), 0, ERROR_BINS - 1).astype(np.int64)
         rows = ERROR_BINS // ERROR_ROW * (targets > 0) + bins // ERROR_ROW
         np.add.at(self.tables[ERRORS], (rows, bins % ERROR_ROW), 1)

@@ -5,7 +5,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flctl.agent.telemetry import Machine
+from flctl.agent.telemetry import Computer
 
 
 def write(root: Path, files: dict[str, str]) -> None:
@@ -28,7 +28,7 @@ def test_a_pi_4(tmp_path: Path) -> None:
             THROTTLED: "50005\n",
         },
     )
-    machine = Machine(tmp_path, tmp_path)
+    machine = Computer(tmp_path, tmp_path)
     assert machine.device(torch="2.9.1").kind == "Raspberry Pi 4 Model B Rev 1.4"
     assert machine.temperature_c() == 61.3
     assert machine.throttled() == ("under-voltage", "throttled")
@@ -43,7 +43,7 @@ def test_a_container_on_a_pi_5(tmp_path: Path) -> None:
             THROTTLED.replace("soc/soc:", "soc@107c000000/soc@107c000000:"): "e\n",
         },
     )
-    machine = Machine(tmp_path, tmp_path)
+    machine = Computer(tmp_path, tmp_path)
     assert machine.device().kind == "Raspberry Pi 5 Model B Rev 1.0"
     assert machine.throttled() == ("frequency capped", "throttled", "soft temperature limit")
 
@@ -68,7 +68,7 @@ def test_what_holds_the_pi_back(
         tmp_path,
         {name.replace("hwmon/", "sys/class/hwmon/hwmon1/"): text for name, text in files.items()},
     )
-    assert Machine(tmp_path, tmp_path).throttled() == conditions
+    assert Computer(tmp_path, tmp_path).throttled() == conditions
 
 
 @pytest.mark.parametrize(
@@ -87,12 +87,12 @@ def test_only_a_temperature_of_the_processor_counts(
     """Another sensor's, and what cannot be true, is None."""
     zone = "sys/class/thermal/thermal_zone0"
     write(tmp_path, {f"{zone}/type": kind, f"{zone}/temp": temp})
-    assert Machine(tmp_path, tmp_path).temperature_c() == degrees
+    assert Computer(tmp_path, tmp_path).temperature_c() == degrees
 
 
 def test_an_ordinary_computer(tmp_path: Path) -> None:
     """What psutil measures is there, nothing of a Pi is made up."""
-    machine = Machine(tmp_path, tmp_path)
+    machine = Computer(tmp_path, tmp_path)
     assert machine.device().kind.endswith("computer") and machine.device().memory_bytes > 0
     told = machine.read(uptime_s=12.34)
     assert told.temperature_c is None and told.throttled is None
@@ -102,7 +102,7 @@ def test_an_ordinary_computer(tmp_path: Path) -> None:
 
 def test_a_worker_that_is_gone_does_not_matter(tmp_path: Path) -> None:
     """Its pid may be stale when the heartbeat is made."""
-    assert Machine(tmp_path).read(1.0, worker=2**22 - 1).written_bytes >= 0
+    assert Computer(tmp_path).read(1.0, worker=2**22 - 1).written_bytes >= 0
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_a_worker_that_is_gone_does_not_matter(tmp_path: Path) -> None:
 def test_the_memory_of_a_container_with_a_limit(tmp_path: Path, files: dict[str, str]) -> None:
     """Its own, for that is what ends it; without the files that it has read."""
     write(tmp_path, files)
-    machine = Machine(tmp_path, tmp_path)
+    machine = Computer(tmp_path, tmp_path)
     assert machine.memory_bytes() == (500_000, 1_048_576)
     assert machine.device().memory_bytes == 1_048_576
     assert machine.read(1.0).memory_total_bytes == 1_048_576
@@ -137,5 +137,5 @@ def test_the_memory_of_a_container_without_a_limit(tmp_path: Path, limit: str) -
         tmp_path,
         {"sys/fs/cgroup/memory.max": f"{limit}\n", "sys/fs/cgroup/memory.current": "700000\n"},
     )
-    machine = Machine(tmp_path, tmp_path)
+    machine = Computer(tmp_path, tmp_path)
     assert machine.memory_bytes()[1] == psutil.virtual_memory().total

@@ -24,7 +24,7 @@ from flctl.coordinator.front.operators import Control
 from flctl.coordinator.front.service import Coordinator
 from flctl.coordinator.store.resume import FirstModel
 from flctl.core.history import History
-from flctl.core.metrics import USUAL, from_confusion
+from flctl.core.metrics import DEFAULT_METRICS, from_confusion
 from flctl.core.randomness import derive
 from flctl.core.stream import Published
 from flctl.learning.compression import save_update
@@ -54,7 +54,7 @@ from flctl.worker.jobs import (
     TrainJob,
 )
 
-MEASURES = Measures(metrics=USUAL, primary="loss", classes=2)
+MEASURES = Measures(metrics=DEFAULT_METRICS, primary="loss", classes=2)
 DIGEST = "d" * 64
 STEP_S = 0.1
 BATCHES = 4

@@ -9,14 +9,14 @@ import pytest
 
 from flctl.coordinator.run.context import Heard
 from flctl.coordinator.run.evaluating import Evaluating
-from flctl.core.metrics import USUAL, from_confusion
+from flctl.core.metrics import DEFAULT_METRICS, from_confusion
 from flctl.core.round import Back, Gone, Tick
 from flctl.settings import parse
 from flctl.transport.gate import Gate
 from flctl.wire.messages import Evaluate, Evaluated, Failed, Measures, Sums, WorkKey
 
 TASK = "t" * 64
-MEASURES = Measures(metrics=USUAL, primary="loss", classes=2)
+MEASURES = Measures(metrics=DEFAULT_METRICS, primary="loss", classes=2)
 GOOD = from_confusion(0.5, [[8, 2], [1, 9]])
 POOR = from_confusion(2.0, [[1, 4], [3, 2]])
 KEY = WorkKey(run="ecg-1", version=2, base="b" * 64)
@@ -48,7 +48,7 @@ class Rig:
         context: Any = SimpleNamespace(
             settings=parse({"task": "ecg", "evaluate": evaluate, "deadline_s": 30.0}, "the test"),
             started=SimpleNamespace(task_digest=TASK, measures=MEASURES),
-            fleet=fleet,
+            host=fleet,
             clock=lambda: self.now,
             is_here=lambda name: True,
             thinking=SimpleNamespace(submit=lambda work, then: self.submitted.append(then)),

@@ -7,14 +7,14 @@ import sys
 import msgspec
 import pytest
 
-from flctl.coordinator.run.scoring import missing, scored
+from flctl.coordinator.run.scoring import parts_to_ask_for, scored
 from flctl.core.events import Score
 from flctl.core.history import best_round
-from flctl.core.metrics import USUAL, from_confusion, metrics_of
+from flctl.core.metrics import DEFAULT_METRICS, from_confusion, metrics_of
 from flctl.errors import RunError
 from flctl.wire.messages import Measures, Metric
 
-TWO = Measures(metrics=USUAL, primary="loss", classes=2)
+TWO = Measures(metrics=DEFAULT_METRICS, primary="loss", classes=2)
 GOOD = from_confusion(0.5, [[8, 2], [1, 9]])
 POOR = from_confusion(2.0, [[1, 4], [3, 2]])
 
@@ -30,7 +30,7 @@ def test_the_coordinators_first_part_counts():
 def test_without_test_data_the_error_says_how_to_go_on():
     """When the coordinator was told to evaluate."""
     with pytest.raises(RunError, match="no test data; go on with --evaluate agents"):
-        missing("coordinator", {"validation": GOOD})
+        parts_to_ask_for("coordinator", {"validation": GOOD})
 
 
 def test_the_agents_answers_are_one_evaluation():
@@ -67,7 +67,7 @@ def test_the_score_of_a_model_that_has_diverged_can_be_kept(loss):
 
 def test_the_score_says_what_the_best_round_is_chosen_by():
     """Also a metric of which more is better."""
-    measures = Measures(metrics=USUAL, primary="macro_f1", classes=2)
+    measures = Measures(metrics=DEFAULT_METRICS, primary="macro_f1", classes=2)
     score = scored({"test": GOOD, "validation": POOR}, {}, measures)
     assert score is not None and score.primary == Metric("macro_f1")
     assert score.rule == "highest macro-F1 on validation"
@@ -77,12 +77,12 @@ def test_the_score_says_what_the_best_round_is_chosen_by():
 
 def test_what_the_coordinator_lacks_the_agents_are_asked_for():
     """Each part is measured where it is; what is here is asked of nobody."""
-    assert missing("agents", {}) == ("validation", "test")
-    assert missing("auto", {}) == ("validation", "test")
-    assert missing("auto", {"later": GOOD}) == ("validation",)
-    assert missing("auto", {"validation": GOOD}) == ("test",)
-    assert missing("auto", {"later": GOOD, "validation": GOOD}) == ()
-    assert missing("coordinator", {"later": GOOD}) == ()
+    assert parts_to_ask_for("agents", {}) == ("validation", "test")
+    assert parts_to_ask_for("auto", {}) == ("validation", "test")
+    assert parts_to_ask_for("auto", {"later": GOOD}) == ("validation",)
+    assert parts_to_ask_for("auto", {"validation": GOOD}) == ("test",)
+    assert parts_to_ask_for("auto", {"later": GOOD, "validation": GOOD}) == ()
+    assert parts_to_ask_for("coordinator", {"later": GOOD}) == ()
 
 
 def test_the_best_round_is_chosen_on_the_agents_validation_where_the_coordinator_has_none():

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from flctl.core.metrics import (
     BINS,
-    USUAL,
+    DEFAULT_METRICS,
     averaged,
     from_confusion,
     label,
@@ -32,7 +32,7 @@ counted = st.integers(1, 4).flatmap(
 
 
 def by(classes: int, *names: str) -> Measures:
-    metrics = (*USUAL, *map(Metric, names))
+    metrics = (*DEFAULT_METRICS, *map(Metric, names))
     return Measures(metrics=metrics, primary="loss", classes=classes)
 
 

@@ -37,9 +37,9 @@ from flctl.core.round import (
     Tick,
     Unusable,
     Write,
+    backoff_after,
     draw,
     needed,
-    pause_after,
 )
 from flctl.settings import RunSettings
 from flctl.wire.messages import Cancel
@@ -255,7 +255,7 @@ def test_an_unusable_update_puts_its_agent_out_of_this_attempt_only():
     assert discarded(actions[:1]) == ["tensor w holds NaN"]
     assert kinds(actions[1:]) == [Fail, Look]
     assert retried(round_) == [Invite("c")]
-    assert round_.attempt == 2 and round_.arrived == {"a", "b"}
+    assert round_.attempt == 2 and round_.stored == {"a", "b"}
     assert kinds(deliver(round_, "c"))[-1] is Aggregate
 
 
@@ -293,7 +293,7 @@ def test_a_new_attempt_comes_after_a_pause_and_has_a_deadline_of_its_own():
     round_ = opened()
     round_.on(Tick(), 60.0)
     assert round_.on(Looked(pool("abc")), 60.0) == []
-    assert round_.phase is Phase.PAUSED and round_.time_left(60.5) == 1.5
+    assert round_.phase is Phase.BACKOFF and round_.time_left(60.5) == 1.5
     assert round_.on(Tick(), 61.9) == []
     assert round_.on(Looked(pool("abc")), 61.9) == [], "of a look before"
     assert round_.on(Tick(), 75.0) == [Look()]
@@ -325,22 +325,22 @@ def test_only_a_failed_round_is_retried():
 
 
 def test_a_restarted_coordinator_asks_only_for_what_is_missing():
-    """`arrived` holds what was accepted before; no agent trains twice."""
-    round_ = made("abc", arrived={"c", "stranger"}, attempt=2)
+    """`stored` holds what was accepted before; no agent trains twice."""
+    round_ = made("abc", stored={"c", "stranger"}, attempt=2)
     assert round_.on(Begin(frozenset("ab")), 1000.0) == [Invite("a"), Invite("b")]
-    assert round_.arrived == {"c"} and round_.time_left(1000.0) == 60.0
+    assert round_.stored == {"c"} and round_.time_left(1000.0) == 60.0
     assert accepted(round_.on(offer("c"), 1000.0)) == ["c"]
 
 
 def test_a_restarted_coordinator_that_has_everything_goes_on_at_once():
     """It was killed between the last update and the average."""
-    actions = made("ab", arrived="ab").on(Begin(frozenset()), 5.0)
+    actions = made("ab", stored="ab").on(Begin(frozenset()), 5.0)
     assert actions == [Aggregate(("a", "b"), ())]
 
 
 def test_after_a_restart_agents_have_time_to_come_back():
     """They count as here until the grace is over; one that is seen to go does not."""
-    round_ = made("abcd", need=2, arrived="ab")
+    round_ = made("abcd", need=2, stored="ab")
     assert round_.on(Begin(frozenset("c"), grace_s=20.0), 100.0) == [Invite("c")]
     assert round_.on(Gone("c"), 101.0) == []
     assert round_.on(Tick(), 119.9) == [] and round_.waiting == {"d"}
@@ -348,7 +348,7 @@ def test_after_a_restart_agents_have_time_to_come_back():
 
 
 def test_who_is_back_within_the_grace_stays_when_it_is_over():
-    round_ = made("abc", need=2, arrived="ab")
+    round_ = made("abc", need=2, stored="ab")
     round_.on(Begin(frozenset(), grace_s=20.0), 100.0)
     assert round_.on(Back("c"), 110.0) == [Invite("c")]
     assert round_.on(Tick(), 121.0) == [] and round_.waiting == {"c"}
@@ -363,7 +363,7 @@ def test_an_update_that_becomes_whole_after_the_close_is_not_wanted():
     for late in (BytesComplete("c"), Stored(("c",))):
         (reason,) = discarded(round_.on(late, 60.0))
         assert "was over" in reason
-    assert "c" not in round_.arrived
+    assert "c" not in round_.stored
 
 
 def test_the_phases_follow_each_other():
@@ -384,7 +384,7 @@ def retried(round_: Round, here: str = "abc", now: float = 100.0) -> list:
     """The attempt has failed: whom the next one asks."""
     later = now
     actions = round_.on(Looked(pool(here)), later)
-    if round_.phase is Phase.PAUSED:
+    if round_.phase is Phase.BACKOFF:
         later += round_.time_left(later)
         assert round_.on(Tick(), later) == [Look()]
         actions = round_.on(Looked(pool(here)), later)
@@ -429,7 +429,7 @@ def test_an_owner_who_does_not_allow_it_ends_a_round_that_cannot_do_without():
 
 def test_the_pause_before_an_attempt_grows():
     """Three failures cost the agent milliseconds, and the run not all of its attempts at once."""
-    assert [pause_after(n) for n in (1, 2, 3, 4, 1000)] == [2.0, 8.0, 32.0, 60.0, 60.0]
+    assert [backoff_after(n) for n in (1, 2, 3, 4, 1000)] == [2.0, 8.0, 32.0, 60.0, 60.0]
 
 
 # The closing rule ------------------------------------------------------------------------
@@ -521,7 +521,7 @@ def test_slow_agents_are_not_away():
     assert round_.on(Looked(pool("abd")), 60.0) == [], (
         "others are here; there is a pause all the same"
     )
-    assert round_.phase is Phase.PAUSED
+    assert round_.phase is Phase.BACKOFF
 
 
 def test_a_new_attempt_asks_those_who_were_drawn_again():
@@ -532,7 +532,7 @@ def test_a_new_attempt_asks_those_who_were_drawn_again():
     retry, invite = round_.on(Looked(others), 1.0)
     assert (retry.attempt, retry.drawn.invited) == (2, ("a", "b", "d"))
     assert retry.drawn.absent == ("c",) and invite == Invite("d")
-    assert round_.arrived == {"a", "b"}
+    assert round_.stored == {"a", "b"}
     assert deliver(round_, "d")[1:] == [Aggregate(("a", "b", "d"), ())]
     assert discarded(round_.on(offer("c"), 2.0)) == ["for round 7, which is over"]
 

@@ -54,22 +54,22 @@ class Orders(RuleBasedStateMachine):
 
     @initialize(
         invited=st.sets(st.sampled_from(NAMES), min_size=1),
-        arrived=st.sets(anybody),
+        stored=st.sets(anybody),
         here=some,
         need=st.integers(1, 7),
         grace_s=st.sampled_from([0.0, 20.0]),
         attempts=st.integers(1, 4),
     )
-    def begin(self, invited, arrived, here, need, grace_s, attempts) -> None:
+    def begin(self, invited, stored, here, need, grace_s, attempts) -> None:
         self.now = 0.0
-        self.safe = arrived & invited
+        self.safe = stored & invited
         self.to_sync: set[str] = set()
         self.batch: tuple[str, ...] | None = None
         self.looks = self.closes = self.fails = self.ends = 0
         self.failures = dict.fromkeys([*NAMES, STRANGER], 0)
         run = RunSettings(task="ecg", quorum=need, wait_s=20.0, attempts=attempts)
         rule = AllOrQuorum(need, DEADLINE_S)
-        self.round = Round(7, lambda _: KEY, run, rule, invited, arrived)
+        self.round = Round(7, lambda _: KEY, run, rule, invited, stored)
         self.on(Begin(frozenset(here), grace_s))
 
     def on(self, event: Event) -> list:
@@ -101,14 +101,14 @@ class Orders(RuleBasedStateMachine):
             case Fail(attempt):
                 assert (attempt == self.round.attempt and before is Phase.OPEN) or attempt > 1
                 self.fails += 1
-                assert len(self.round.arrived) < self.round.need
+                assert len(self.round.stored) < self.round.need
             case Retry(attempt, drawn):
                 assert attempt == self.round.attempt and drawn.holds
                 self.closes = self.fails = 0
             case Aggregate(participants, missing):
                 self.closes += 1
-                assert set(participants) == self.round.arrived
-                assert set(missing) == seats.keys() - self.round.arrived
+                assert set(participants) == self.round.stored
+                assert set(missing) == seats.keys() - self.round.stored
                 assert len(participants) >= self.round.need
             case End():
                 self.ends += 1
@@ -193,7 +193,7 @@ class Orders(RuleBasedStateMachine):
 
     @invariant()
     def what_counts_keeps_counting(self) -> None:
-        assert self.round.arrived == self.safe
+        assert self.round.stored == self.safe
 
     @invariant()
     def an_open_round_has_something_to_wait_for(self) -> None:
@@ -202,7 +202,7 @@ class Orders(RuleBasedStateMachine):
         assert (round_.phase is Phase.OVER) == bool(self.ends)
         if round_.phase is Phase.OPEN:
             assert len(round_.seats.keys() - round_.out.keys()) >= round_.need
-            assert round_.waiting or len(round_.arrived) < round_.need
+            assert round_.waiting or len(round_.stored) < round_.need
         if round_.phase is Phase.FAILED:
             assert self.looks, "it finds out who is here"
 

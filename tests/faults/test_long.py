@@ -81,7 +81,7 @@ def test_a_day_of_heartbeats(make_fleet: Callable[[int], MemoryFleet], row: Resu
     assert grown < 5
     for name, agent in fleet.agents.items():
         assert fleet.status(name)["state"] == "ready"
-        assert agent.supervisor._pulse._sequence >= DAY_S / 5
-        assert not agent.supervisor._pulse.is_silent(fleet.now)
+        assert agent.supervisor._timer._sequence >= DAY_S / 5
+        assert not agent.supervisor._timer.is_silent(fleet.now)
     fleet.start_run(rounds=2)
     assert fleet.finish().state == "finished"

@@ -15,7 +15,7 @@ from flctl.coordinator.run.context import Heard
 from flctl.coordinator.run.run import Run
 from flctl.coordinator.store.cordons import load_cordons, save_cordons
 from flctl.coordinator.store.over import RunsOver
-from flctl.core import roster as alive
+from flctl.core import roster
 from flctl.core.roster import Member, Roster
 from flctl.core.round import Back, Gone
 from flctl.core.stream import AgentCame, AgentLost, AnyLive, Published
@@ -178,24 +178,24 @@ class Agents:
 
     # What the roster decides -------------------------------------------------------------
 
-    def _apply(self, actions: list[alive.Action]) -> None:
+    def _apply(self, actions: list[roster.Action]) -> None:
         for action in actions:
             match action:
-                case alive.Admit(name, peer, new):
+                case roster.Admit(name, peer, new):
                     self._welcome(name, peer, new)
-                case alive.Probe(peer):
+                case roster.Probe(peer):
                     self._probe(peer)
-                case alive.Conflict(name, peer):
+                case roster.Conflict(name, peer):
                     text = f"two machines use the key of {name}: stop one, or give it its own"
-                    retry = alive.CONFLICT_RETRY_S
+                    retry = roster.CONFLICT_RETRY_S
                     self.peers.send(
                         peer, messages.Refused(reason="conflict", message=text, retry_s=retry)
                     )
                     self.peers.complain(name, text)
                     self._to_run(Gone(name))
-                case alive.Jumped(name, text):
+                case roster.Jumped(name, text):
                     self.gate.warning(logger, name, "agent=%s %s", name, text)
-                case alive.Lost(name, why):
+                case roster.Lost(name, why):
                     self.gate.warning(logger, name, "agent=%s lost: %s", name, why)
                     self._publish(AgentLost(agent=name, reason=why))
                     self._to_run(Gone(name))

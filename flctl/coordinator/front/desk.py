@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from flctl.coordinator.background import Background
-from flctl.coordinator.front.orders import Orders
+from flctl.coordinator.front.auditing import Auditing
 from flctl.coordinator.front.outbox import Recipient
 from flctl.coordinator.front.service import Coordinator
 from flctl.coordinator.front.turns import QUESTIONS, Asked, Turns
@@ -33,7 +33,7 @@ class Desk:
         called later; it may raise FlctlError, OSError. `looking` is for the disk."""
         self._coordinator, self._reply, self._looking = coordinator, reply, looking
         self._operators = coordinator.operators
-        self.orders = Orders(coordinator.audit, coordinator.keyring)
+        self.auditing = Auditing(coordinator.audit, coordinator.keyring)
         self._looks = 0
         """Questions that `looking` is at."""
         self._turns = Turns(self._may_begin)
@@ -63,7 +63,7 @@ class Desk:
 
     def answer(self, asked: Asked, body: Any) -> None:
         """Raises RunError when it is too large."""
-        self.orders.done(asked, body)
+        self.auditing.done(asked, body)
         self._operators.answer(asked.to, asked.ask.id, body)
         self._turns.done(asked)
 
@@ -95,7 +95,7 @@ class Desk:
         if isinstance(error, OSError):
             error = failure(error, self._coordinator.state, asked.ask.what)
         text = str(error) if isinstance(error, FlctlError) else f"unexpected: {error!r}"
-        self.orders.failed(asked, error)
+        self.auditing.failed(asked, error)
         self.on_trouble(asked)
         trouble = Trouble(id=asked.ask.id, message=text[:2000], kind=Kind.of(error))
         self._operators.put(asked.to, trouble)
@@ -110,7 +110,7 @@ class Desk:
         try:
             self._expect_right(asked)
             question = q.read_question(asked.ask)
-            asked = self.orders.begin(asked, question)
+            asked = self.auditing.begin(asked, question)
             body = self._reply(asked, question)
             if body is not None:
                 self.answer(asked, body)

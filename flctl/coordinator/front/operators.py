@@ -129,7 +129,7 @@ class Control:
             "enrolled as read or admin: make it with  flctl keys new FILE  and enrol it, "
             "there, with  flctl keys add NAME KEY --role admin"
         )
-        self._desk.orders.refused(incoming.key, incoming.origin, ask, "the key is an agent's")
+        self._desk.auditing.refused(incoming.key, incoming.origin, ask, "the key is an agent's")
         refusal = Trouble(id=ask.id, message=text, kind=Kind.ACCESS)
         self._coordinator.peers.send(incoming.peer, refusal)
 

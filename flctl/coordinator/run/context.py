@@ -33,7 +33,7 @@ class Heard(Struct, frozen=True):
     payload: Frame | None = None
 
 
-Incoming: TypeAlias = Heard | Back | Gone | Tick
+RunInput: TypeAlias = Heard | Back | Gone | Tick
 """Events that reach a run."""
 
 
@@ -69,7 +69,7 @@ class RunContext:
     settings: RunSettings
     history: History
     journal: Journal
-    fleet: RunHost
+    host: RunHost
     disk: Background
     """For all writing, in order."""
     thinking: Background
@@ -92,8 +92,8 @@ class RunContext:
         return self.history.started
 
     def crew(self) -> Crew:
-        fleet = self.fleet
-        return Crew(self.settings, self.started.task_digest, fleet.roster, fleet.trainers, self.run)
+        host = self.host
+        return Crew(self.settings, self.started.task_digest, host.roster, host.trainers, self.run)
 
     def key_of(self, agent: str) -> WorkKey:
         """Key of the update that the next round asks the agent for."""
@@ -121,7 +121,7 @@ class RunContext:
 
     def is_here(self, agent: str) -> bool:
         """Ready, and not cordoned."""
-        return self.fleet.roster.is_free(agent)
+        return self.host.roster.is_free(agent)
 
     def record(self, events: Sequence[AnyEvent], sync: bool = True) -> None:
         """Write to the journal, apply to the history, and publish. Raises StateError."""
@@ -138,8 +138,8 @@ class RunContext:
         """Publish what is already in journal and history."""
         for event in events:
             for told in self.journal.told(event):
-                self.fleet.publish(told)
+                self.host.publish(told)
 
     def publish(self, event: AnyLive) -> None:
         """Publish a live event, which is not journaled."""
-        self.fleet.publish(Published(self.run, event))
+        self.host.publish(Published(self.run, event))

@@ -33,7 +33,9 @@ def finish(history: History, settings: RunSettings, at: float) -> RunFinished | 
     return RunFinished(at=at, reason="; ".join(filter(None, (used, history.alone))))
 
 
-def measures(history: History, settings: RunSettings, updates: Mapping[str, UpdateStored]) -> bool:
+def evaluation_due(
+    history: History, settings: RunSettings, updates: Mapping[str, UpdateStored]
+) -> bool:
     """Whether to evaluate the model that the open round makes of `updates`: in every
     `evaluate_every`th round, and in the one that ends the run."""
     if settings.evaluate == "none":
@@ -65,7 +67,7 @@ def weigh_in(updates: Mapping[str, UpdateStored | Participant]) -> dict[str, int
     return {agent: update.examples for agent, update in sorted(updates.items())}
 
 
-def wrong_with(offer: UpdateReady, declared: int, size: int, settings: RunSettings) -> str:
+def offer_problem(offer: UpdateReady, declared: int, size: int, settings: RunSettings) -> str:
     """Reason not to fetch the update, or an empty string if it may be fetched. The model has `size`
     bytes; the agent has `declared` that many examples."""
     claim, update, asked = offer.claim, offer.update, settings.compression

@@ -4,8 +4,8 @@ import logging
 from collections.abc import Callable, Sequence
 
 from flctl.coordinator.run.aggregation import Aggregated
-from flctl.coordinator.run.context import Heard, Incoming, RunContext
-from flctl.coordinator.run.scoring import missing, scored
+from flctl.coordinator.run.context import Heard, RunContext, RunInput
+from flctl.coordinator.run.scoring import parts_to_ask_for, scored
 from flctl.core.events import Score
 from flctl.core.metrics import verified
 from flctl.core.round import Back, Gone, Tick
@@ -45,14 +45,14 @@ class Evaluating:
         have that are enrolled to evaluate, what any agents have."""
         how = self._settings.evaluate
         if how == "agents":
-            self._ask_agents(missing(how, {}))
+            self._ask_agents(parts_to_ask_for(how, {}))
         else:
             context, path = self._context, self._made.path
             context.thinking.submit(
                 lambda: context.evaluator.evaluate(path, context.settings), self._on_parts
             )
 
-    def on(self, event: Incoming) -> None:
+    def on(self, event: RunInput) -> None:
         """What does not concern it is ignored: it is over when all have answered or are gone, or
         at the deadline."""
         if self._until is None:
@@ -82,7 +82,7 @@ class Evaluating:
             return
         self._found = parts
         try:
-            wanted = missing(self._settings.evaluate, parts)
+            wanted = parts_to_ask_for(self._settings.evaluate, parts)
         except RunError as wrong:
             self._done(None, wrong)
         else:
@@ -97,7 +97,7 @@ class Evaluating:
                 self._asked.setdefault(agent, []).append(part)
         self._waiting = {agent: set(parts) for agent, parts in self._asked.items()}
         if self._asked:
-            self._context.fleet.serve(self._key.base, self._made.path)
+            self._context.host.serve(self._key.base, self._made.path)
         self._until = self._context.clock() + self._settings.deadline_s
         for agent in sorted(self._asked):
             self._invite(agent)
@@ -114,7 +114,7 @@ class Evaluating:
             batch_size=self._settings.test_batch_size,
             parts=tuple(self._asked[agent]),
         )
-        self._context.fleet.tell(agent, question)
+        self._context.host.tell(agent, question)
 
     def _on_answer(self, agent: str, answer: messages.Evaluated) -> None:
         left = self._waiting.get(agent, set())
@@ -126,7 +126,7 @@ class Evaluating:
                 self._answers.setdefault(answer.part, {})[agent] = sums
         except ValueError as error:
             text = "round=%d agent=%s sent impossible metrics: %s"
-            self._context.fleet.gate.warning(logger, agent, text, self._key.round, agent, error)
+            self._context.host.gate.warning(logger, agent, text, self._key.round, agent, error)
         left.discard(answer.part)
         if not left:
             del self._waiting[agent]
@@ -142,7 +142,7 @@ class Evaluating:
     def _owners(self, part: messages.MeasuredPart) -> list[str]:
         """Agents that have such a part of the run's data set, and the run's task, sorted."""
         task, digest = self._settings.task, self._context.started.task_digest
-        roster = self._context.fleet.roster
+        roster = self._context.host.roster
         return [
             name
             for name, member in sorted(roster.members.items())
@@ -153,9 +153,9 @@ class Evaluating:
         ]
 
     def _role(self, agent: str) -> str:
-        hello = self._context.fleet.roster.members[agent].hello
+        hello = self._context.host.roster.members[agent].hello
         return hello.role if hello is not None else ""
 
     def _declared(self, agent: str, part: messages.MeasuredPart) -> int:
-        member = self._context.fleet.roster.members[agent]
+        member = self._context.host.roster.members[agent]
         return member.examples(self._settings.task, self._settings.dataset, part)

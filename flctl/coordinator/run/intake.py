@@ -38,17 +38,17 @@ class Transfer(Struct):
             self.path.unlink(missing_ok=True)
 
 
-class Collection:
+class Downloads:
     """`ended(agent, why)`: all bytes are here with the offered digest, or `why` not."""
 
     def __init__(
         self,
         spool: Path,
-        fleet: RunHost,
+        host: RunHost,
         clock: Callable[[], float],
         ended: Callable[[str, str], None],
     ) -> None:
-        self._spool, self._fleet, self._clock, self._ended = spool, fleet, clock, ended
+        self._spool, self._host, self._clock, self._ended = spool, host, clock, ended
         self._transfers: dict[str, Transfer] = {}
         self._credit: Credit[str] = Credit(BUDGET, WINDOW)
         with contextlib.suppress(OSError):  # left by a coordinator that was killed
@@ -107,7 +107,7 @@ class Collection:
         for agent, transfer in self._transfers.items():
             if transfer.active and transfer.download.stalled(now, STALL_S):
                 text = "round=%d agent=%s transfer stalled; asking again"
-                self._fleet.gate.info(logger, agent, text, transfer.offer.key.round, agent)
+                self._host.gate.info(logger, agent, text, transfer.offer.key.round, agent)
                 transfer.download.restart(now)
                 self._credit.forget(agent)
         self._pump()
@@ -143,7 +143,7 @@ class Collection:
                 if not transfer.active or not self._credit.may_send(agent):
                     continue
                 request = transfer.download.peek()
-                if request is not None and self._fleet.tell(agent, request):
+                if request is not None and self._host.tell(agent, request):
                     transfer.download.asked(request, self._clock())
                     self._credit.sent(agent)
                     asked = True

@@ -40,7 +40,7 @@ class RunKeeper:
     def __init__(
         self,
         state: Path,
-        fleet: RunHost,
+        host: RunHost,
         evaluator: Evaluator,
         disk: Background,
         thinking: Background,
@@ -53,10 +53,10 @@ class RunKeeper:
         """No round with fewer is committed."""
         self._awaiting: Awaiting | None = None
         """The last run, if it is paused until enough agents are here."""
-        self._state, self._fleet, self._evaluator = state, fleet, evaluator
+        self._state, self._host, self._evaluator = state, host, evaluator
         self._thinking, self._clock, self._wall_clock = thinking, clock, wall_clock
         self._context = partial(
-            RunContext, fleet=fleet, disk=disk, thinking=thinking, evaluator=evaluator,
+            RunContext, host=host, disk=disk, thinking=thinking, evaluator=evaluator,
             clock=clock, wall_clock=wall_clock,
         )  # fmt: skip
         self._lock: Lock | None = None
@@ -134,20 +134,20 @@ class RunKeeper:
             stack.callback(journal.close)
             journal.append([stopped])
         for told in journal.told(stopped):
-            self._fleet.publish(told)
+            self._host.publish(told)
         self._awaiting = None
         return True
 
     def _await(self, folder: RunFolder, history: History) -> None:
         started = history.started
         assert started is not None
-        fleet, now, least = self._fleet, self._clock(), self.min_participants
+        host, now, least = self._host, self._clock(), self.min_participants
         try:
             settings = folder.settings(history)
         except (FlctlError, OSError) as error:
             logger.error("run=%s cannot be waited for: %s", folder.name, error)
             return
-        crew = Crew(settings, started.task_digest, fleet.roster, fleet.trainers, folder.name)
+        crew = Crew(settings, started.task_digest, host.roster, host.trainers, folder.name)
         gathering = Gathering(crew, now, True, least, history.accepted, patient=True)
         self._awaiting = Awaiting(folder, history, settings.rounds, gathering)
 
@@ -184,7 +184,7 @@ class RunKeeper:
             )
 
     def _expect_quorum(self, settings: RunSettings) -> None:
-        enrolled = len(self._fleet.enrolled())
+        enrolled = len(self._host.enrolled())
         agents, least = len(settings.agents) or enrolled, self.min_participants
         if least > 1 and agents < (fleet := settings.fleet_for(least)):
             which = "named" if settings.agents else "enrolled"

@@ -10,21 +10,21 @@ from collections.abc import Callable
 from typing import Any, TypeAlias, assert_never
 
 from flctl.coordinator.run.aggregation import Aggregated, aggregate
-from flctl.coordinator.run.context import Heard, Incoming, RunContext
+from flctl.coordinator.run.context import Heard, RunContext, RunInput
 from flctl.coordinator.run.decisions import (
     commit,
+    evaluation_due,
     jumps,
-    measures,
+    offer_problem,
     open_round,
     weigh_in,
-    wrong_with,
 )
 from flctl.coordinator.run.evaluating import Evaluating
-from flctl.coordinator.run.intake import Collection
+from flctl.coordinator.run.intake import Downloads
 from flctl.coordinator.run.steps import Steps
-from flctl.coordinator.run.storing import Outcome, store
-from flctl.core import events as happened
-from flctl.core import round as rounds
+from flctl.coordinator.run.storing import StoreOutcome, store
+from flctl.core import events
+from flctl.core import round as machine
 from flctl.core.events import Score
 from flctl.core.roster import OwnersRefusal
 from flctl.core.round import Back, Gone, Phase, Synced, Tick
@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 RETURN_S = 20.0
 """After a restart, seconds that invited agents have to come back before they count as gone."""
 
-Done: TypeAlias = Callable[[happened.RoundCommitted | None, str, bool], None]
+Done: TypeAlias = Callable[[events.RoundCommitted | None, str, bool], None]
 
 
 class RoundDriver:
@@ -50,18 +50,18 @@ class RoundDriver:
         self,
         context: RunContext,
         steps: Steps,
-        opened: happened.RoundOpened,
+        opened: events.RoundOpened,
         done: Done,
         resumed: bool = False,
     ) -> None:
         self._context, self._steps, self._done = context, steps, done
         self.id, self.base, self.key_of = opened.round, opened.base, context.key_of
         need = max(opened.need, context.min_participants)
-        self._round = rounds.Round(
+        self._round = machine.Round(
             self.id,
             self.key_of,
             context.settings,
-            rounds.AllOrQuorum(need, context.settings.deadline_s),
+            machine.AllOrQuorum(need, context.settings.deadline_s),
             opened.invited,
             context.history.accepted,
             opened.attempt,
@@ -70,15 +70,15 @@ class RoundDriver:
         self._crew, self._absent = context.crew(), opened.absent
         self._grace_s = RETURN_S if resumed else 0.0
         self._began = context.clock()
-        self._collection = Collection(
+        self._downloads = Downloads(
             context.folder.make_spool(opened.round),
-            context.fleet,
+            context.host,
             context.clock,
             self._on_transferred,
         )
         self._syncing: Syncing | None = None
         """Pending sync of the batch stored last."""
-        self._updates: dict[str, happened.UpdateStored] = {}
+        self._updates: dict[str, events.UpdateStored] = {}
         self._missing: tuple[str, ...] = ()
         self._made: Aggregated | None = None
         self._evaluating: Evaluating | None = None
@@ -90,26 +90,26 @@ class RoundDriver:
     def begin(self) -> None:
         """Raises FlctlError when the disk fails."""
         context, seats = self._context, self._round.seats
-        context.fleet.serve(self.base, context.folder.model_path(self.id - 1))
+        context.host.serve(self.base, context.folder.model_path(self.id - 1))
         here = frozenset(agent for agent in seats if context.is_here(agent))
-        self._feed(rounds.Begin(here, self._grace_s))
+        self._feed(machine.Begin(here, self._grace_s))
 
     def close(self) -> None:
         """End the round's transfers and evaluation."""
         self._closed = True
-        self._collection.close()
+        self._downloads.close()
         if self._evaluating is not None:
             self._evaluating.close()
 
     # For people --------------------------------------------------------------------------
 
     def status(self, now: float) -> dict[str, Any]:
-        paused = self._round.phase is Phase.PAUSED
+        backoff = self._round.phase is Phase.BACKOFF
         return {
             "phase": self._round.phase.value,
-            "waiting_for": sorted(self._round.out if paused else self._round.waiting),
+            "waiting_for": sorted(self._round.out if backoff else self._round.waiting),
             "why": self._away(now),
-            "accepted": sorted(self._round.arrived),
+            "accepted": sorted(self._round.stored),
             "time_left_s": round(self._round.time_left(now), 1),
         }
 
@@ -124,7 +124,7 @@ class RoundDriver:
         """The event that names absent agents the round waits for; None if there are none."""
         if not (missing := self._away(now)):
             return None
-        ready = tuple(sorted(self._round.arrived | self._round.waiting))
+        ready = tuple(sorted(self._round.stored | self._round.waiting))
         need, left_s = self._round.need, round(self._round.time_left(now), 1)
         return AgentsAwaited(
             round=self.id, ready=ready, needed=need, missing=missing, left_s=left_s
@@ -136,23 +136,23 @@ class RoundDriver:
 
     # What comes in -----------------------------------------------------------------------
 
-    def on(self, event: Incoming) -> None:
+    def on(self, event: RunInput) -> None:
         match event:
             case Heard(agent, UpdateReady() as offer):
-                self._feed(rounds.Offered(agent, offer))
+                self._feed(machine.Offered(agent, offer))
             case Heard(agent, Chunk() as chunk, payload) if payload is not None:
-                self._collection.on_chunk(agent, chunk, payload)
+                self._downloads.on_chunk(agent, chunk, payload)
             case Heard(agent, BlobGone(blob=blob)):
-                if self._collection.forget(agent, blob):
+                if self._downloads.forget(agent, blob):
                     why = "it lost its update before it was fetched"
-                    self._feed(rounds.CannotDeliver(agent, why))
+                    self._feed(machine.CannotDeliver(agent, why))
             case Heard(agent, Failed(what="train") as failed) if failed.key == self.key_of(agent):
                 self._on_failed(agent, failed)
             case Back(agent) | Gone(agent):
-                self._collection.suspend(agent)  # it offers again what it still has
+                self._downloads.suspend(agent)  # it offers again what it still has
                 self._feed(event)
             case Tick():
-                self._collection.on_time(self._context.clock())
+                self._downloads.on_time(self._context.clock())
                 self._feed(event)
         if self._evaluating is not None:
             self._evaluating.on(event)
@@ -161,25 +161,25 @@ class RoundDriver:
         """All bytes are here, or `why` they will not come."""
         if why:
             self._reject(agent, why)
-            self._feed(rounds.Unusable(agent, why))
+            self._feed(machine.Unusable(agent, why))
         else:
-            self._feed(rounds.BytesComplete(agent))
+            self._feed(machine.BytesComplete(agent))
 
     def _on_failed(self, agent: str, failed: Failed) -> None:
         by_owner = failed.kind == "owner"
         text = f"{'its owner does not allow it' if by_owner else failed.kind}: {failed.message}"
         if by_owner:
             again_s = math.inf if failed.again_s is None else failed.again_s
-            member = self._context.fleet.roster.member(agent)
+            member = self._context.host.roster.member(agent)
             member.refusal = OwnersRefusal(self._context.run, text, self._context.clock() + again_s)
             member.note = f"run {self._context.run}: {text}"
-        self._feed(rounds.CannotDeliver(agent, text, by_owner))
+        self._feed(machine.CannotDeliver(agent, text, by_owner))
 
-    def _feed(self, event: rounds.Event) -> None:
+    def _feed(self, event: machine.Event) -> None:
         """Give the machine an event, in a step of its own."""
         self._steps.do(lambda: self._step(event))
 
-    def _step(self, event: rounds.Event) -> None:
+    def _step(self, event: machine.Event) -> None:
         if not self._closed:
             for action in self._round.on(event, self._context.clock()):
                 if not self._closed:
@@ -187,40 +187,40 @@ class RoundDriver:
 
     # What is done ------------------------------------------------------------------------
 
-    def _do(self, action: rounds.Action) -> None:  # noqa: PLR0912
+    def _do(self, action: machine.Action) -> None:  # noqa: PLR0912
         context = self._context
         match action:
-            case rounds.Invite(agent):
-                context.fleet.tell(agent, context.order(agent))
-            case rounds.Tell(agent, message):
-                context.fleet.tell(agent, message)
-            case rounds.Pull(agent, offer):
-                member = context.fleet.roster.member(agent)
+            case machine.Invite(agent):
+                context.host.tell(agent, context.order(agent))
+            case machine.Tell(agent, message):
+                context.host.tell(agent, message)
+            case machine.Pull(agent, offer):
+                member = context.host.roster.member(agent)
                 declared = member.most.get((context.settings.dataset, context.settings.task), 0)
-                if wrong := wrong_with(offer, declared, context.history.size, context.settings):
-                    self._on_transferred(agent, wrong)
+                if why := offer_problem(offer, declared, context.history.size, context.settings):
+                    self._on_transferred(agent, why)
                 else:
-                    self._collection.pull(agent, offer)
-            case rounds.Store(agents, last):
+                    self._downloads.pull(agent, offer)
+            case machine.Store(agents, last):
                 self._store(agents, last)
-            case rounds.Sync(agents):
+            case machine.Sync(agents):
                 synced = self._outcome("store an update", lambda _: self._feed(Synced(agents)))
                 context.disk.submit(self._sync, synced)
-            case rounds.Look():
-                self._feed(rounds.Looked(self._crew.pool(context.clock())))
-            case rounds.Fail(attempt, reason):
+            case machine.Look():
+                self._feed(machine.Looked(self._crew.pool(context.clock())))
+            case machine.Fail(attempt, reason):
                 self._attempt_failed(attempt, reason)
-            case rounds.Retry(attempt, drawn):
+            case machine.Retry(attempt, drawn):
                 again = open_round(context.folder, context.history, drawn, attempt, context.now())
                 context.record([again], sync=False)
                 self._absent = drawn.absent
-            case rounds.Aggregate():
+            case machine.Aggregate():
                 self._aggregate(action)
-            case rounds.Measure():
+            case machine.Measure():
                 self._measure()
-            case rounds.Write():
+            case machine.Write():
                 self._write()
-            case rounds.End(reason, missing, awaits):
+            case machine.End(reason, missing, awaits):
                 if awaits:
                     why = self._crew.why_not({*missing}, context.clock())
                     reason = f"round {self.id}: {reason} ({why})"
@@ -229,20 +229,20 @@ class RoundDriver:
                 assert_never(action)
 
     def _store(self, agents: tuple[str, ...], last: bool) -> None:
-        context, batch = self._context, self._collection.take(agents)
+        context, batch = self._context, self._downloads.take(agents)
 
-        def work() -> Outcome:
+        def work() -> StoreOutcome:
             folder, asked = context.folder, context.settings
             return store(folder, context.journal, self.id, asked, batch, last, context.now)
 
-        def stored(outcome: Outcome) -> None:
+        def stored(outcome: StoreOutcome) -> None:
             self._syncing = outcome.syncing
             for agent, why in outcome.unusable.items():
                 self._reject(agent, why)
             agents = tuple(update.agent for update in outcome.stored)
-            self._feed(rounds.Stored(agents, outcome.unusable, outcome.syncing is None))
+            self._feed(machine.Stored(agents, outcome.unusable, outcome.syncing is None))
 
-        def done(outcome: Outcome | None, error: BaseException | None) -> None:
+        def done(outcome: StoreOutcome | None, error: BaseException | None) -> None:
             if outcome is not None:
                 context.note(outcome.stored)  # they are in the journal, even if the round is over
             self._outcome("store an update", stored)(outcome, error)
@@ -260,25 +260,25 @@ class RoundDriver:
     def _reject(self, agent: str, reason: str) -> None:
         self._warn(agent, "update rejected", reason)
         now = self._context.now()
-        event = happened.UpdateRejected(at=now, round=self.id, agent=agent, reason=reason)
+        event = events.UpdateRejected(at=now, round=self.id, agent=agent, reason=reason)
         self._context.record([event], sync=False)
 
     def _attempt_failed(self, attempt: int, reason: str) -> None:
         logger.warning("round=%d attempt=%d failed: %s", self.id, attempt, reason)
         now = self._context.now()
-        event = happened.AttemptFailed(at=now, round=self.id, attempt=attempt, reason=reason)
+        event = events.AttemptFailed(at=now, round=self.id, attempt=attempt, reason=reason)
         self._context.record([event])
 
     def _warn(self, agent: str, what: str, why: str) -> None:
         """Log it, as often as an agent may cause a line there, and note it in the agent's
         status."""
-        fleet, text = self._context.fleet, "round=%d agent=%s %s: %s"
-        fleet.gate.warning(logger, agent, text, self.id, agent, what, why)
-        fleet.roster.member(agent).note = f"round {self.id}: {why}"
+        host, text = self._context.host, "round=%d agent=%s %s: %s"
+        host.gate.warning(logger, agent, text, self.id, agent, what, why)
+        host.roster.member(agent).note = f"round {self.id}: {why}"
 
-    def _aggregate(self, closing: rounds.Aggregate) -> None:
+    def _aggregate(self, closing: machine.Aggregate) -> None:
         context, self._missing = self._context, closing.missing
-        self._collection.close()
+        self._downloads.close()
         accepted = context.history.accepted
         self._updates = {agent: accepted[agent] for agent in closing.participants}
         examples = weigh_in(self._updates)
@@ -292,20 +292,20 @@ class RoundDriver:
 
         def aggregated(made: Aggregated) -> None:
             self._made = made
-            self._feed(rounds.Reached(Phase.AGGREGATED))
+            self._feed(machine.Reached(Phase.AGGREGATED))
 
         context.disk.submit(work, self._outcome("aggregate", aggregated))
 
     def _measure(self) -> None:
         assert self._made is not None
-        if not measures(self._context.history, self._context.settings, self._updates):
-            self._feed(rounds.Reached(Phase.EVALUATED))
+        if not evaluation_due(self._context.history, self._context.settings, self._updates):
+            self._feed(machine.Reached(Phase.EVALUATED))
             return
         key = WorkKey(run=self._context.run, version=self.id, base=self._made.model)
 
         def measured(score: Score | None) -> None:
             self._evaluating, self._score = None, score
-            self._feed(rounds.Reached(Phase.EVALUATED))
+            self._feed(machine.Reached(Phase.EVALUATED))
 
         done = self._outcome("evaluate", measured)
         self._evaluating = Evaluating(self._context, key, self._made, done)
@@ -325,7 +325,7 @@ class RoundDriver:
 
         def committed(_: object) -> None:
             self.committing = False
-            self._feed(rounds.Reached(Phase.COMMITTED))
+            self._feed(machine.Reached(Phase.COMMITTED))
             self._steps.do(lambda: self._done(event, "", False))
 
         self.committing = True

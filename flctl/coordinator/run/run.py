@@ -14,14 +14,14 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from flctl.coordinator.run.context import Heard, Incoming, RunContext
+from flctl.coordinator.run.context import Heard, RunContext, RunInput
 from flctl.coordinator.run.decisions import finish, open_round
 from flctl.coordinator.run.gathering import Gathering
 from flctl.coordinator.run.round_driver import RoundDriver
 from flctl.coordinator.run.steps import Steps
 from flctl.coordinator.run.storing import take_stock
 from flctl.coordinator.store.folder import RunFolder
-from flctl.core import events as happened
+from flctl.core import events
 from flctl.core.history import History
 from flctl.core.round import Back, Tick
 from flctl.core.stream import AgentFailed, AgentsAwaited, BatchTrained, Published, RunBegun
@@ -51,9 +51,9 @@ class Run:
         """Once the fleet has had time to connect, rounds begin with the agents that are here."""
         self.round: RoundDriver | None = None
         """The one that is open."""
-        self._unsettled: happened.RoundCommitted | None = None
+        self._unsettled: events.RoundCommitted | None = None
         self._ending = False
-        self._ends_with: happened.AnyEvent | None = None
+        self._ends_with: events.AnyEvent | None = None
         """End of the run, after the commit that is being written."""
         self._told: tuple[object, float] = (None, -math.inf)
         """The agents that the last such event named as missing, and its time."""
@@ -105,13 +105,13 @@ class Run:
 
     # From start to finish ------------------------------------------------------------------
 
-    def begin(self, noted: Sequence[happened.AnyEvent] = (), draw_again: bool = False) -> None:
+    def begin(self, noted: Sequence[events.AnyEvent] = (), draw_again: bool = False) -> None:
         """Start, or go on where the journal ends; `noted` is what was written there for that.
 
         `draw_again`: an open round was given up, because too few of its agents were here."""
         self._steps.do(lambda: self._begin(noted, draw_again))
 
-    def _begin(self, noted: Sequence[happened.AnyEvent], draw_again: bool) -> None:
+    def _begin(self, noted: Sequence[events.AnyEvent], draw_again: bool) -> None:
         context, history = self._context, self._context.history
         logger.info("run=%s begins at round %d", self.run, history.round + 1)
         settings = context.settings
@@ -169,10 +169,10 @@ class Run:
         self._drive(opened)
         self._steps.do(self._settle)
 
-    def _shut_out(self, opened: happened.RoundOpened) -> bool:
+    def _shut_out(self, opened: events.RoundOpened) -> bool:
         """Whether the open round asks agents whose key was revoked since, or too few agents for the
         coordinator's present minimum. Others are drawn then, beside those whose update is here."""
-        enrolled, accepted = self._context.fleet.enrolled(), self._context.history.accepted
+        enrolled, accepted = self._context.host.enrolled(), self._context.history.accepted
         gone = [a for a in opened.invited if a not in enrolled and a not in accepted]
         if len(opened.invited) < self._context.min_participants:
             return True
@@ -181,7 +181,7 @@ class Run:
             logger.warning("round=%d no longer asks %s: not enrolled", opened.round, names)
         return bool(gone)
 
-    def _look_at_spool(self, opened: happened.RoundOpened) -> None:
+    def _look_at_spool(self, opened: events.RoundOpened) -> None:
         context = self._context
         accepted = context.history.accepted
         for agent in take_stock(context.folder, context.journal, opened.round, accepted):
@@ -189,7 +189,7 @@ class Run:
             logger.warning("round=%d agent=%s %s", opened.round, agent, why)
             del accepted[agent]
 
-    def _reopen(self, opened: happened.RoundOpened) -> None:
+    def _reopen(self, opened: events.RoundOpened) -> None:
         """Go on in the round that was open when the coordinator stopped."""
         context, accepted = self._context, self._context.history.accepted
         context.folder.room_for(context.history.size, len(opened.invited) - len(accepted))
@@ -197,12 +197,12 @@ class Run:
         logger.info("run=%s round=%d goes on with updates of %s", self.run, opened.round, names)
         self._drive(opened, resumed=True)
 
-    def _drive(self, opened: happened.RoundOpened, resumed: bool = False) -> None:
+    def _drive(self, opened: events.RoundOpened, resumed: bool = False) -> None:
         self._told = None, -math.inf
         self.round = RoundDriver(self._context, self._steps, opened, self._on_done, resumed)
         self.round.begin()
 
-    def _on_done(self, event: happened.RoundCommitted | None, reason: str, awaits: bool) -> None:
+    def _on_done(self, event: events.RoundCommitted | None, reason: str, awaits: bool) -> None:
         """The round is committed, or cannot go on."""
         if event is None:
             self._pause(reason, awaits)
@@ -211,7 +211,7 @@ class Run:
         context = self._context
         head = context.journal.head
         context.note([event])
-        for agent, member in context.fleet.roster.members.items():
+        for agent, member in context.host.roster.members.items():
             if agent in event.participants:
                 member.last_round = event.round
         logger.info("%s head=%s", event.for_log(), head)
@@ -242,9 +242,9 @@ class Run:
 
     def _stop(self, reason: str) -> None:
         if not self._ending:
-            for member in self._context.fleet.roster.connected():
-                self._context.fleet.tell(member.name, Cancel(run=self.run))
-            self._end(happened.RunStopped(at=self._context.now(), reason=reason))
+            for member in self._context.host.roster.connected():
+                self._context.host.tell(member.name, Cancel(run=self.run))
+            self._end(events.RunStopped(at=self._context.now(), reason=reason))
 
     def abandon(self) -> None:
         """The coordinator stops: leave everything so that the run goes on at its next start."""
@@ -265,9 +265,9 @@ class Run:
         if awaits:
             reason += f"; {GOES_ON}"
         logger.error("run=%s paused: %s", self.run, reason)
-        self._end(happened.RunPaused(at=self._context.now(), reason=reason, awaits=awaits))
+        self._end(events.RunPaused(at=self._context.now(), reason=reason, awaits=awaits))
 
-    def _end(self, event: happened.AnyEvent) -> None:
+    def _end(self, event: events.AnyEvent) -> None:
         if self._ending:
             return
         event = self._ends_with or event
@@ -289,13 +289,13 @@ class Run:
             self.ended = True
             context.journal.close()
             if error is not None:
-                context.fleet.publish(Published(self.run, event))
+                context.host.publish(Published(self.run, event))
             context.tell([event])
 
         def end() -> None:
             # Best and last: no later round writes them again.
             context.folder.sync(context.history)
-            if isinstance(event, happened.RunFinished):
+            if isinstance(event, events.RunFinished):
                 context.folder.forget_residuals()
             context.journal.append([event])
 
@@ -308,11 +308,11 @@ class Run:
 
     # What comes in -----------------------------------------------------------------------------
 
-    def on(self, event: Incoming) -> None:
+    def on(self, event: RunInput) -> None:
         """Queue the event as a step; it waits for the end of the current one."""
         self._steps.do(lambda: self._on(event))
 
-    def _on(self, event: Incoming) -> None:
+    def _on(self, event: RunInput) -> None:
         match event:
             case Back(agent) if not self._context.is_here(agent):
                 return  # cordoned: it may deliver an update that it has, and is asked for no more
@@ -339,7 +339,7 @@ class Run:
 
     def _on_failed(self, agent: str, failed: Failed) -> None:
         """An agent's work has failed; it may be trying again."""
-        if not self._context.fleet.gate.passes(agent):
+        if not self._context.host.gate.passes(agent):
             return  # too many failures of this agent: not published
         number, kind, why, again = failed.key.round, failed.kind, failed.message, failed.retrying
         text = "round=%d agent=%s %s failed: %s: %s%s"

@@ -16,7 +16,7 @@ Answers = Mapping[MeasuredPart, Mapping[str, Sums]]
 """By part, and by agent."""
 
 
-def missing(how: str, found: Mapping[str, Sums]) -> tuple[MeasuredPart, ...]:
+def parts_to_ask_for(how: str, found: Mapping[str, Sums]) -> tuple[MeasuredPart, ...]:
     """What the agents are asked for, beside what the coordinator has `found`. Raises RunError when
     no other process is to measure."""
     here = {"validation" if name == VALIDATION else "test" for name in found}

@@ -22,7 +22,7 @@ from flctl.wire.compression import check_update
 from flctl.wire.parameters import ParameterFile
 
 
-class Outcome(Struct):
+class StoreOutcome(Struct):
     stored: list[UpdateStored] = field(default_factory=list)
     unusable: dict[str, str] = field(default_factory=dict)
     syncing: Syncing | None = None
@@ -37,13 +37,13 @@ def store(
     batch: Mapping[str, Transfer],
     last: bool,
     now: Callable[[], float],
-) -> Outcome:
+) -> StoreOutcome:
     """Check and name each file; then one sync for all of them. Raises StateError."""
-    outcome, spool = Outcome(), folder.spool_path(round_id)
+    outcome, spool = StoreOutcome(), folder.spool_path(round_id)
     try:
         for agent, transfer in sorted(batch.items()):
-            if wrong := _wrong_with(folder, round_id, asked, agent, transfer.fd):
-                outcome.unusable[agent] = wrong
+            if problem := _tensor_problem(folder, round_id, asked, agent, transfer.fd):
+                outcome.unusable[agent] = problem
                 transfer.path.unlink(missing_ok=True)
                 continue
             with explained(transfer.path, "store an update"):
@@ -87,7 +87,7 @@ def take_stock(
     return damaged
 
 
-def _wrong_with(
+def _tensor_problem(
     folder: RunFolder, round_id: int, asked: LocalTraining, agent: str, fd: int
 ) -> str | None:
     """Reason why an update cannot count, or None."""

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 
 from flctl.core.events import AnyEvent
-from flctl.core.metrics import CLASSES, USUAL
+from flctl.core.metrics import CLASSES, DEFAULT_METRICS
 from flctl.wire.messages import TRAINING
 
 SCHEMA = 1
@@ -47,6 +47,6 @@ def _metrics(old: Any) -> Any:
     table = old.get("confusion") or old.get("per_class")
     return {
         "examples": old.get("examples"),
-        "values": {metric.name: old.get(metric.name) for metric in USUAL},
+        "values": {metric.name: old.get(metric.name) for metric in DEFAULT_METRICS},
         "counts": {CLASSES: table} if table else {},
     }

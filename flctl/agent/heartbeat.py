@@ -10,7 +10,7 @@ SILENT_S = 60.0
 """After this many heartbeats and this long without an echo, the connection counts as dead."""
 
 
-class Pulse:
+class HeartbeatTimer:
     """`make` builds the heartbeat of that sequence number and round-trip time in ms."""
 
     def __init__(self, interval_s: float, make: Callable[[int, float | None], Heartbeat]) -> None:

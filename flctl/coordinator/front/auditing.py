@@ -18,7 +18,7 @@ SHUTTING = (q.StopRun, q.RevokeKey, q.CloseTokens)
 """Orders that end something or shut somebody out: a full disk must not stand in their way."""
 
 
-class Orders:
+class Auditing:
     def __init__(self, audit: Audit, keyring: Keyring) -> None:
         self._audit, self._keyring = audit, keyring
 
