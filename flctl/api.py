@@ -75,7 +75,7 @@ class Training:
         self.ended = ""
         """finished, stopped, paused or failed; empty while it goes on."""
         self.reason = ""
-        """Why it has ended so."""
+        """Reason for its end."""
 
     def __iter__(self) -> Iterator[TrainedRound]:
         """All rounds from the first one on. Raises RunError when the run pauses or fails."""

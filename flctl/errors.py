@@ -36,7 +36,7 @@ from collections.abc import Iterator
 import msgspec
 
 NOT_DECODED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""What msgspec raises for bytes that are damaged, not UTF-8, or nested too deep."""
+"""Errors of msgspec for bytes that are damaged, not UTF-8, or nested too deep."""
 
 
 def printable(text: str, kept: str = "\n\t") -> str:

@@ -45,7 +45,7 @@ def failure(error: OSError, path: Path, doing: str, option: str = "--state") -> 
 
 
 def absent(path: Path) -> str:
-    """What there is to say of a path where nothing is, and what may have been meant instead."""
+    """Message about a path that does not exist, with a suggestion of what was meant."""
     names: list[str] = []
     with contextlib.suppress(OSError, ValueError):
         longer = sorted(each.name for each in path.parent.glob(f"{glob.escape(path.name)}.*"))
@@ -137,7 +137,7 @@ def replace(path: Path, data: bytes, mode: int = 0o600) -> None:
 
 
 def place_of(path: Path) -> Path:
-    """Where a file for `path` is put: what a link points to, so that the link stays.
+    """Target for writing `path`: what a link points to, so that the link stays.
 
     Raises UsageError for a device, a pipe or a folder, which no file may replace.
     """
@@ -222,7 +222,7 @@ def _is_still(path: Path, fd: int) -> bool:
 
 
 def read_small(path: Path, most: int = MOST_BYTES) -> bytes:
-    """What is in a file that somebody has named: it may be a device that never ends.
+    """Contents of a file named by the user, which may be a device that never ends.
 
     Raises OSError, also for one that is larger than `most` bytes.
     """
@@ -284,7 +284,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 _LOCK_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-"""What a link that somebody has put there points to is not written to."""
+"""O_NOFOLLOW: a link planted there must not lead to another file being opened."""
 
 
 class Lock:

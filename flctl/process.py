@@ -1,4 +1,4 @@
-"""What the command line needs of its process: open streams, and an orderly end by a signal."""
+"""The process of a command: open standard streams, and an orderly end by a signal."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""What a person types, as what the program needs: times, arguments, named paths."""
+"""Parsers of typed values: times, arguments, named paths."""
 
 import math
 import re

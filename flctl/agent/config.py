@@ -22,7 +22,7 @@ def usual_threads(cores: int) -> int:
 
 
 class Choices(Struct, frozen=True):
-    """What of an agent's settings its fleet has in common, beside its owner's limits."""
+    """Settings of an agent that its fleet has in common, beside the owner's limits."""
 
     role: Role = "train"
     device: Device = "auto"
@@ -49,8 +49,8 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     """To be asked for when joining with a token; the coordinator's list decides."""
     join_token: str | None = None
     join_token_file: Path | None = None
-    """Where the token may be replaced by another: an agent that is to be dealt a shard waits for
-    one, instead of ending, and reads it again."""
+    """File whose token may be replaced: an agent that is to be dealt a shard waits for the next
+    token, instead of ending, and reads the file again."""
     role: Role = "train"
     """With "evaluate" it is asked for metrics on its data and never trains."""
     datasets: dict[str, DataSource] = field(default_factory=lambda: {"default": DataSource()})
@@ -61,7 +61,7 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     allow_tasks: tuple[str, ...] = ()
     """Enabled tasks that the coordinator may ask for; empty: all of them."""
     limits: Limits = Limits()
-    """What the owner allows the coordinator to ask for."""
+    """Limits on what the coordinator may ask for."""
     device: Device = "auto"
     threads: Threads = usual_threads(os.cpu_count() or 0)
     """Number of torch threads."""

@@ -93,7 +93,8 @@ class Datasets:
         error: str | None = None,
         damaged: bool = False,
     ) -> bool:
-        """What there was for `order`, of that which is named; whether that is news."""
+        """Update the declared counts for `order` that are given; returns whether anything
+        changed."""
         assert self.found is not None
         infos = {(info.name, info.task): info for info in self.found.datasets}
         old = infos.get((order.dataset, order.task))
@@ -120,7 +121,7 @@ class Datasets:
         return True
 
     def lost(self, order: Train | Evaluate, error: str, damaged: bool = False) -> bool:
-        """What there was for `order` cannot be read any more; whether that is news."""
+        """Note that the data for `order` can no longer be read; returns whether that is new."""
         self._read = None  # they are looked at again, also where they seem to be the same
         if isinstance(order, Train):
             return self.declare(order, examples=0, error=error, damaged=damaged)

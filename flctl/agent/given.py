@@ -1,4 +1,4 @@
-"""What the command line gives an agent, checked before anything starts."""
+"""Command-line options of an agent, checked before anything starts."""
 
 import os
 import sys

@@ -27,7 +27,7 @@ class HeartbeatTimer:
         return self._due
 
     def start(self, now: float, interval_s: float) -> None:
-        """The coordinator has welcomed us."""
+        """The session has begun."""
         self.interval_s = interval_s
         self._heard_at = self._due = now
 
@@ -35,7 +35,7 @@ class HeartbeatTimer:
         self._heard_at = self._due = math.inf
 
     def hurry(self, now: float) -> None:
-        """Something worth telling has changed."""
+        """Send the next heartbeat at once, because its contents have changed."""
         if self._due != math.inf:
             self._due = now
 
@@ -53,5 +53,5 @@ class HeartbeatTimer:
             self._rtt_ms = round(1000 * (now - self._sent_at), 2)
 
     def is_silent(self, now: float) -> bool:
-        """Nothing has come back for too long."""
+        """Whether no echo has come back for too long."""
         return now - self._heard_at > max(SILENT_S, SILENT_BEATS * self.interval_s)

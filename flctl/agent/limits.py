@@ -1,4 +1,4 @@
-"""What the owner of this device allows, checked before a model is fetched.
+"""Limits set by the owner of this device, checked before a model is fetched.
 
 What only the data can tell, such as how large the batches really are, the worker checks
 before it trains (`flctl.learning.limits`).
@@ -14,14 +14,14 @@ MIB = 2**20
 
 
 def too_large(size: int, limits: Limits) -> str | None:
-    """Why a model of `size` bytes is not fetched, if so."""
+    """Reason not to fetch a model of `size` bytes, or None."""
     if size <= limits.max_model_mb * MIB:
         return None
     return f"a model of {math.ceil(size / MIB)} MiB is above --max-model-mb {limits.max_model_mb}"
 
 
 def below_floor(order: Train, limits: Limits) -> str | None:
-    """Why the settings of `order` can on no data be enough, if so."""
+    """Reason why the settings of `order` cannot satisfy the limits on any data, or None."""
     training = order.training
     if training.batch_size < limits.min_batch_size:
         return (

@@ -68,7 +68,7 @@ def refusal(
     datasets: Collection[tuple[str, str]],
     wait_s: float,
 ) -> "Refusal | None":
-    """Why the owner of this agent does not let it be done, if so.
+    """Reason why the owner of this agent does not allow the order, or None.
 
     `tasks` are those enabled, `datasets` the pairs (name, task) that can be used; `wait_s` is
     how long the owner's limit of rounds an hour makes it wait.

@@ -112,12 +112,12 @@ class Session:
         self._ask_at = now
 
     def say_hello(self) -> None:
-        """What the last Hello said has changed."""
+        """Send a new Hello, because what the last one said has changed."""
         if self.connected and not self._must_join:
             self._ask_at = -math.inf
 
     def owes_hello(self, now: float) -> bool:
-        """What the coordinator knows of this agent is out of date."""
+        """Whether the coordinator's information about this agent is out of date."""
         return self._ask_at <= now
 
     def on_link(self, event: LinkEvent, now: float) -> None:

@@ -165,7 +165,7 @@ class Supervisor:
         return "ready" if found.datasets else "no data"
 
     def _speak(self, now: float) -> None:
-        """What goes out while the coordinator listens."""
+        """Send what is due while the session is open."""
         if not self.session.owes_hello(now):  # first what data there are, then what came of them
             while self._outbox and self._tell(self._outbox[0]):
                 self._outbox.popleft()
@@ -201,7 +201,7 @@ class Supervisor:
             logger.warning("a message of the coordinator is ignored: %s", error)
 
     def _dispatch(self, message: Message, payload: Frame | None, now: float) -> None:
-        """What is about the session; the rest is about work."""
+        """Handle messages about the session here and pass those about work on."""
         match message:
             case Welcome():
                 self._on_welcome(message, now)

@@ -32,7 +32,7 @@ CGROUPS = (
         "total_inactive_file",
     ),
 )
-"""What a container sees of its own limit, with cgroup 2 and 1."""
+"""Files with a container's own limit, for cgroup 2 and 1."""
 
 
 class Computer:
@@ -46,7 +46,7 @@ class Computer:
         psutil.cpu_percent()  # the first call has nothing to compare with and says 0
 
     def device(self, torch: str | None = None, cuda: bool = False) -> Device:
-        """What this computer is; `torch` is the version that the worker has found."""
+        """Description of this computer; `torch` is the version that the worker found."""
         return Device(
             kind=self._kind()[:200],
             arch=platform.machine() or "unknown",
@@ -107,7 +107,8 @@ class Computer:
         return None
 
     def throttled(self) -> tuple[str, ...] | None:
-        """What holds the Pi back just now; None where the machine does not tell."""
+        """Conditions that slow the Pi down at present; None if the computer does not report
+        them."""
         firmware = self._firmware_flags()
         low_voltage = self._low_voltage()
         if firmware is None and low_voltage is None:

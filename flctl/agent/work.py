@@ -1,4 +1,4 @@
-"""What the coordinator has asked this agent to do, and the worker that does it.
+"""Orders of the coordinator to this agent, and the worker that carries them out.
 
 Train/Evaluate ─► model here? ─► worker runs ─► update held / metrics sent
                     fetch it        └─ died: again, up to TRIES times

@@ -73,7 +73,7 @@ def _state(given: dict[str, Any]) -> Path:
 def _asked(
     given: dict[str, Any], question: Callable[["RemoteRuns"], Iterable[str]]
 ) -> Iterable[str]:
-    """What the coordinator answers in time. The process does not wait for a late answer."""
+    """The coordinator's answer, if it comes in time. The process does not wait for a late one."""
     found: list[str] = []
     state = _state(given)
     if not (state / "coordinator.lock").exists() and not (state / "contexts").is_dir():

@@ -254,7 +254,7 @@ class At(NamedTuple):
 
     @property
     def again(self) -> str:
-        """What a suggested command needs to find the same."""
+        """Options that a suggested command needs to find the same."""
         given = {"state": self.state, "context": self.context}
         return "".join(
             f" --{name} {shlex.quote(str(value))}"

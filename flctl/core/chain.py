@@ -70,7 +70,7 @@ class Chain(Struct):
 
     @property
     def fault(self) -> str | None:
-        """What is wrong, in words; None for a whole chain, and for a file without any."""
+        """Description of the damage; None for a whole chain, and for a file without a chain."""
         if self.broken_at is None:
             return None
         more = f" (and {self.breaks - 1} more)" if self.breaks > 1 else ""

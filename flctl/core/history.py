@@ -73,7 +73,7 @@ class History:
 
     @classmethod
     def of(cls, happened: Iterable[events.AnyEvent]) -> "History":
-        """What they add up to. Raises StateError."""
+        """The history that these events add up to. Raises StateError."""
         history = cls()
         for event in happened:
             history.apply(event)
@@ -138,7 +138,8 @@ class History:
 
     @property
     def data_used(self) -> str:
-        """Who has seen all of its data, as the reason for an end; empty when nobody has."""
+        """Agents that have seen all their data, as the reason for an end; empty if there are
+        none."""
         return f"all data used: {', '.join(sorted(self.exhausted))}" if self.exhausted else ""
 
     def seeding(self, agent: str, seed: int) -> Seeding:

@@ -113,13 +113,13 @@ DEFINED = {
 
 
 def label(name: str, unit: str = "") -> str:
-    """What a screen calls it."""
+    """Name of a metric on screens."""
     text = DEFINED[name].label if name in DEFINED else name.replace("_", " ")
     return f"{text}, {unit}" if unit else text
 
 
 def labels(found: Iterable[Metrics | None]) -> dict[str, str]:
-    """What a screen calls the metrics that these have figures of, with their units; by name."""
+    """Labels of the metrics in `found`, with their units, by name."""
     there = [each for each in found if each is not None]
     units = {name: unit for each in there for name, unit in (each.units or {}).items()}
     return {name: label(name, units.get(name, "")) for name in named(there)}
@@ -216,7 +216,7 @@ def from_confusion(loss: float, confusion: Sequence[Sequence[int]]) -> Sums:
 
 
 def verified(claimed: Sums, measures: Measures, most: int) -> Sums:
-    """What a stranger has sent, if it is what the run's metrics need and goes together.
+    """`claimed` from the network, if it is what the run's metrics need and is consistent.
 
     Raises ValueError when it does not, or counts more than `most` examples.
     """

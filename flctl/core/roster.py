@@ -1,4 +1,4 @@
-"""Who is alive, and who claims to be: sessions of agents, pure, with the time passed in.
+"""Sessions of agents: which are alive, and which only claim to be. Pure, with the time passed in.
 
 An agent's name comes from its key; its session is a random number of its process. A new
 session under a known name is usually the same Pi after a power cut, so the old one is
@@ -104,7 +104,7 @@ class Member:
         self.rtt_ms: float | None = None
         self.error: str | None = None
         self.note: str | None = None
-        """What the coordinator has to say about it: a protocol, a conflict, a bad update."""
+        """The coordinator's remark about it: a protocol, a conflict, a bad update."""
         self.refusal: OwnersRefusal | None = None
         self.declared: dict[tuple[str, str], int] = {}
         """Examples of each (data set, task) that the next Hello is compared with."""
@@ -122,14 +122,14 @@ class Member:
         """Sessions in conflict and when each was heard, in that order."""
 
     def refuses(self, run: str, now: float) -> str | None:
-        """Why its owner does not let it take part in the run now, if so."""
+        """Reason why its owner does not let it take part in the run now, or None."""
         refusal = self.refusal
         if refusal is None or refusal.run != run or now >= refusal.until:
             return None
         return refusal.text
 
     def compare(self, hello: Hello) -> str | None:
-        """What has jumped, in words, if so.
+        """Description of the counts that have jumped, or None.
 
         Small steps are compared with where they began, so that many of them are a jump too.
         """
@@ -168,7 +168,7 @@ class Member:
         self.state = beat.state if told else "starting"
 
     def on_told(self, message: Message) -> None:
-        """What it was told to do shows at once, before its next heartbeat says so."""
+        """Show the agent's new work at once, before its next heartbeat reports it."""
         match message:
             case Train():
                 self.state = "training"

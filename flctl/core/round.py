@@ -147,7 +147,7 @@ class Seat(Struct):
     here: bool = True
     """It is connected, or is believed to be."""
     why: str = ""
-    """Why it is out."""
+    """Reason why it is out."""
 
     @property
     def counts(self) -> bool:
@@ -187,7 +187,7 @@ class BytesComplete(Struct, frozen=True):
 
 
 class Stored(Struct, frozen=True):
-    """What became of a batch: in the journal, or unusable and why; `synced`: and on disk."""
+    """Result of a batch: in the journal, or unusable and why; `synced`: also durable."""
 
     agents: tuple[str, ...]
     unusable: Mapping[str, str] = {}
@@ -234,7 +234,7 @@ class Tick(Struct, frozen=True): ...
 
 
 class Reached(Struct, frozen=True):
-    """What was last to be done is: a closed round is aggregated, and so on."""
+    """The last action is done: a closed round is aggregated, and so on."""
 
     phase: "Phase"
 
@@ -408,7 +408,7 @@ class Round:
 
     @property
     def out(self) -> dict[str, str]:
-        """Who does not deliver in this attempt, and why."""
+        """Agents that do not deliver in this attempt, and why."""
         return {s.agent: s.why for s in self.seats.values() if s.standing is Standing.OUT}
 
     @property
@@ -424,7 +424,7 @@ class Round:
 
     @property
     def stuck(self) -> bool:
-        """Nothing but a return helps."""
+        """Whether only the return of an absent agent can help."""
         return self.short and not self.waiting
 
     def time_left(self, now: float) -> float:
@@ -558,7 +558,8 @@ class Round:
         return [Invite(agent)] if ask else []
 
     def _tick(self, now: float) -> list[Action]:
-        """What is due: the next attempt, the end of a grace, the deadline, the end of a wait."""
+        """Handle what is due: the next attempt, the end of a grace, the deadline, the end of a
+        wait."""
         if self.phase is Phase.BACKOFF:
             return [Look()] if now >= self._retry_at else []
         if now >= self._grace_until:

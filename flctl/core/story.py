@@ -1,4 +1,4 @@
-"""What a run's events add up to for somebody who watches: pure, with the time passed in."""
+"""State of a run for a viewer, reduced from its events: pure, with the time passed in."""
 
 import math
 from dataclasses import dataclass, field
@@ -71,7 +71,7 @@ class Story:
     agents: dict[str, Doing] = field(default_factory=dict)
     done: list[RoundLine] = field(default_factory=list)
     message: str = ""
-    """What holds the run up just now; empty when nothing does."""
+    """What the run is waiting for; empty if nothing."""
     waits_until: float | None = None
     """When the wait for agents ends; None while there is none."""
     before: int = 0

@@ -99,9 +99,9 @@ class Published(Struct, frozen=True, omit_defaults=True):
 
 
 class Followed:
-    """What somebody has of the events of one run, to ask for those after them.
+    """Position of a reader in the events of one run, to ask for those after it.
 
-    A power cut may take events back that were not durable: others have their numbers then.
+    A power cut may take back events that were not durable; their numbers are used again.
     """
 
     def __init__(self, after: int = FROM_START) -> None:

@@ -32,7 +32,7 @@ class InProgress(Struct, frozen=True):
     phase: Short
     waiting_for: Names = ()
     why: Texts = ""
-    """Who is away and needed, and why."""
+    """Agents that are needed but away, and why."""
     time_left_s: float | None = None
 
 

@@ -152,7 +152,7 @@ class Connection:
         return LinkEvent.DISCONNECTED in self.heed()
 
     def heed(self) -> set[LinkEvent]:
-        """What has become of the connection since this was asked last. Raises AccessError."""
+        """Events of the connection since the last call. Raises AccessError."""
         events = list(self._link.events())
         for event in events:
             match event:

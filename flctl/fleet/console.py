@@ -45,7 +45,7 @@ class RemoteRuns(Connection):
         return dict(body)
 
     def events(self, run: str, chain: Chain | None = None) -> Iterator[AnyEvent]:
-        """What the journal of a run holds, which comes in pages; `chain` follows its lines."""
+        """Events of a run's journal, fetched in pages; `chain` follows its lines."""
         lines = pages.lines(partial(self.journal, run), f"the journal of run {run}")
         for line in lines:
             if chain is not None:

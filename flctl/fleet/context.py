@@ -15,7 +15,7 @@ CURRENT = "current"
 """The file with the name of the context in use; without it that is DEFAULT."""
 DEFAULT = "default"
 LOCAL = "local"
-"""What --context says for no far coordinator."""
+"""Value of --context for no remote coordinator."""
 
 
 class Context(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):

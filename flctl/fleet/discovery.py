@@ -1,4 +1,4 @@
-"""Who should be there against who is: the inventory beside the coordinator's roster."""
+"""Compares expected and present agents: the inventory with the coordinator's roster."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal

@@ -1,4 +1,4 @@
-"""What agents run and are set to, beside what they should: pure."""
+"""Compares versions and settings of agents with the intended ones: pure."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -56,7 +56,7 @@ def drift(
 
 
 def _facts(agent: Mapping[str, Any]) -> dict[str, str]:
-    """What an older agent does not say is left out."""
+    """Facts about an agent; those an older agent does not report are left out."""
     plain = {what: agent.get(what) for what in ("version", "image", "settings")}
     every = {**plain, **(agent.get("limits") or {})}
     return {what: str(value) for what, value in every.items() if value is not None}

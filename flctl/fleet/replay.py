@@ -85,7 +85,7 @@ def replay(
 
 
 def other_machine(history: History) -> str | None:
-    """What this machine differs in from the one of the run; None when in nothing that counts."""
+    """Relevant differences of this machine from the run's; None if there are none."""
     assert history.started is not None
     there, here = history.started.machine, machine()
     return None if there == here else f"it was computed on {there}, this is {here}"

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 
 class Anomaly(Task):
-    """What is far from what its model has learnt to reconstruct; the model's output has the shape
-    of its input.
+    """Finds examples that its model reconstructs badly; the model's output has the shape of its
+    input.
 
     It trains on what is normal, without labels. Where `y` of `Examples` is known (1: an anomaly),
     AUROC says how well scores tell the two apart. The threshold is what 99 of 100 examples of the

@@ -26,8 +26,8 @@ logger = logging.getLogger(__name__)
 LINE_BYTES = 8192
 TOLD_EVERY_S = 2.0
 KEPT_BYTES = 256 * 1024**2
-"""What is kept in memory of files that were read, because each agent of a simulated fleet
-reads the same ones."""
+"""Size of the cache of files that were read, since each agent of a simulated fleet reads the same
+ones."""
 
 
 class Reader(Protocol):
@@ -157,7 +157,7 @@ def _hidden(file: Path) -> bool:
 
 
 def _not_read(path: Path) -> list[Origin]:
-    """What looks like data in a folder, but is of no kind that is read."""
+    """Origins of files in a folder that look like data but are of no readable kind."""
     if not path.is_dir():
         return []
     names = sorted(

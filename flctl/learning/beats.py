@@ -43,7 +43,7 @@ class Beats:
     at_s: NDArray[np.float64] | None = None
     """The R peaks in seconds from the start of the record, shape (n,), where that is known."""
     note: str = ""
-    """What whoever judges them should know."""
+    """Note for the reader of the predictions."""
     facts: dict[str, str | float] = field(default_factory=dict)
     """How the file was read, as an `Origin` has it."""
     as_documented: bool = False

@@ -112,7 +112,7 @@ def _arguments(kind: Any, training: LocalTraining) -> dict[str, Any]:
 
 
 def _wanted(default: object, value: object) -> str | None:
-    """What an argument with this default takes, in words; None when `value` is of that kind."""
+    """Type of argument that this default implies, in words; None if `value` is of it."""
     match default:
         case bool():
             return None if isinstance(value, bool) else "true or false"

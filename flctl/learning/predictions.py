@@ -42,11 +42,11 @@ class Predictions:
         return ["  ".join(number(float(each)) for each in np.ravel(self.said[at])[:TOP])]
 
     def kind(self, at: int) -> str:  # noqa: ARG002
-        """What it is said to be, of a few such things; empty where there is nothing to count."""
+        """The predicted kind, where there are few; empty if there is nothing to count."""
         return ""
 
     def headline(self, at: int) -> str:
-        """What is said, in a few characters."""
+        """The prediction in a few characters."""
         return f"{self.row(at)[0]} {self.task.unit}".rstrip()
 
     def true(self, at: int) -> str | None:

@@ -13,9 +13,9 @@ from flctl.learning.stamps import Stamp, newest_ns, stamp_of
 logger = logging.getLogger(__name__)
 
 FRESH_S = 10.0
-"""What was changed so short a time ago may be half-written: it is tried again …"""
+"""A file changed this recently may be half-written: reading is tried again …"""
 TRIES, PAUSE_S = 6, 0.5
-"""… so often, so far apart."""
+"""… this often, this many seconds apart."""
 SETTLE_S = 60.0
 """Seconds that data read earlier stand in for files that cannot be read at the moment."""
 KEPT_BYTES = 256 * 1024**2

@@ -185,11 +185,11 @@ class Task:
         return output
 
     def wrong_output(self, output: "Tensor", n: int) -> str:  # noqa: ARG002
-        """What is wrong with the model's output of `n` examples; empty when nothing is."""
+        """Problem with the model's output for `n` examples; an empty string if there is none."""
         return ""
 
     def wrong_examples(self, examples: Examples) -> str:  # noqa: ARG002
-        """What is wrong with the targets of labelled examples; empty when nothing is."""
+        """Problem with the targets of labelled examples; an empty string if there is none."""
         return ""
 
 
@@ -243,7 +243,7 @@ def task_of(settings: RunSettings) -> Task:
 
 
 def wrong_measures(found: type[Task]) -> str:
-    """What is wrong with the metrics of a task; empty when nothing is."""
+    """Problem with the metrics of a task; an empty string if there is none."""
     if not 0 <= found.validation_share < 1:
         return f"its validation_share is {found.validation_share}, not from 0 to below 1"
     try:

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from flctl.learning.examples import Examples, Indices
 
 Parted = tuple[Examples, Examples | None]
-"""What is trained on, and what is not; None: there is too little of it."""
+"""Training part, and validation part; None: too little data for one."""
 
 
 def parted(examples: Examples, share: float) -> Parted:

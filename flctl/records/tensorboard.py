@@ -85,9 +85,9 @@ class Events:
         self._written.add(event.round)
 
     def withdraw(self, event: RoundsWithdrawn) -> None:
-        """What was written of the rounds after `event.round` counts no longer. Raises StateError.
+        """Invalidate what was written of the rounds after `event.round`. Raises StateError.
 
-        TensorBoard takes it as the start of a program that goes on behind that step.
+        To TensorBoard it is the start of a program that continues after that step.
         """
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 

@@ -20,7 +20,7 @@ def given(head: str | None) -> str | None:
 
 
 def wrong(chain: Mapping[str, Any]) -> str | None:
-    """Why the lines do not vouch for each other; None when they do."""
+    """Reason why the hash chain is broken; None if it is whole."""
     if chain["fault"]:
         return str(chain["fault"])
     return None if chain["chained"] else "not chained: an older flctl wrote it"

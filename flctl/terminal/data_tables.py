@@ -45,7 +45,7 @@ def show_origins(origins: "Sequence[Origin]") -> None:
 
 
 def show_shares(manifest: "Manifest") -> None:
-    """Who got what; classes are those of the training data."""
+    """Table of the shares; classes are those of the training data."""
     agents = {n: s for n, s in manifest.shares.items() if "train" in s.parts}
     tests = sorted({part for share in agents.values() for part in share.parts} - {"train"})
     classes = _columns(manifest.classes)

@@ -17,7 +17,7 @@ STDOUT = Path("-")
 def export_figures(
     found: RecordedRun, format_: str, out: Path | None, per_agent: bool
 ) -> Path | None:
-    """Where they were written; None for standard output."""
+    """Path of the written file; None for standard output."""
     if format_ == "tensorboard":
         folder = (out or Path("tensorboard")).expanduser().absolute() / found.name
         tensorboard.export(found.rounds, folder)

@@ -25,7 +25,7 @@ class _Stderr(logging.StreamHandler[TextIO]):
 
 
 class _OneLine(logging.Formatter):
-    """What a stranger says neither begins a line of its own nor steers the terminal."""
+    """Text from a stranger can neither start a line of its own nor control the terminal."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
         return printable(super().formatMessage(record), kept="\t")

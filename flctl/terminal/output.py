@@ -57,7 +57,7 @@ def print_line(text: str) -> None:
 
 
 def drop(stream: TextIO) -> None:
-    """What is left in its buffer, and all that follows, goes nowhere, also at the exit."""
+    """Discard the stream's buffer and all further output, also at exit."""
     with contextlib.suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
@@ -81,8 +81,8 @@ def warn(text: str) -> None:
 
 
 def give_up_stdout(error: OSError) -> bool:
-    """Nothing more can be written there. Whether that was told: a reader that has gone away
-    (`flctl … | head`) knows."""
+    """Stop writing to stdout. Returns whether a warning was printed: none if the reader has gone
+    away (`flctl … | head`)."""
     drop(sys.stdout)
     if isinstance(error, BrokenPipeError):
         return False
@@ -106,7 +106,7 @@ def terminal(stderr: bool = False) -> "Console":
     from rich.console import Console
 
     class Harmless(Console):
-        """What agents say of themselves stands in tables: none of it may steer the terminal."""
+        """Console for tables with text from agents, which must not control the terminal."""
 
         def render(self, *args: Any, **options: Any) -> "Iterator[Segment]":
             for segment in super().render(*args, **options):
@@ -148,7 +148,7 @@ def program() -> str:
 
 
 def task_option(task: str) -> str:
-    """What follows a suggested command, so that it takes a task that is not an installed one."""
+    """Option for a suggested command, so that it finds a task that is not installed."""
     return f" --task {shlex.quote(task)}" if ":" in task else ""
 
 

@@ -1,4 +1,4 @@
-"""What a person at a terminal sees while nothing else happens."""
+"""Progress for a person at a terminal during long waits."""
 
 import contextlib
 import logging

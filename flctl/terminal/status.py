@@ -40,7 +40,7 @@ LIVE = (
     "load_1m",
     "throttled",
 )
-"""What an agent says of itself with every heartbeat."""
+"""Fields that an agent reports with every heartbeat."""
 DIGEST_SHOWN = 12
 """Characters of a task's digest: enough to compare by eye."""
 
@@ -88,7 +88,7 @@ def picture(found: Mapping[str, Any], wide: bool = False, options: str = "") -> 
 
 
 def presence_table(rows: "Iterable[Presence]") -> "Table":
-    """Who should be there and who is."""
+    """Table of expected and present agents."""
     made = table(
         "agent", "host", "state", "version", "~what to do",
         yields=("version", "host"), note_lines=None,

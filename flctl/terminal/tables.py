@@ -43,7 +43,7 @@ class Table:
         self._rows: list[list[Text]] = []
 
     def add_row(self, *cells: str | Text) -> None:
-        """What an agent says of itself is no row of its own, and steers no terminal."""
+        """Text from an agent can neither start a row of its own nor control the terminal."""
         self._rows.append([_harmless(cell) for cell in cells])
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:

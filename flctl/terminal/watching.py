@@ -45,9 +45,9 @@ class Watcher:
         self.embedded = True
         """Whether the run ends with this process."""
         self.again = ""
-        """What has to follow a command that is suggested, so that it finds the run."""
+        """Options that a suggested command needs to find the run."""
         self.target: Path | None = None
-        """Where the final model is to be copied, by this process."""
+        """Path to which this process copies the final model."""
         self.also: Callable[[Published], None] = lambda _: None
         """Is told every event too; what it raises ends its part in this, not the run."""
         self._lock = threading.Lock()
@@ -68,7 +68,7 @@ class Watcher:
         self._read_as = "".join(f" {f} {shlex.quote(str(v))}" for f, v in typed if v is not None)
 
     def on_event(self, told: Published) -> None:
-        """What has happened."""
+        """Show an event."""
         with self._lock:
             self.story.apply(told, time.monotonic())
             self._tell(told)
@@ -76,7 +76,7 @@ class Watcher:
                 self.show(told)
 
     def recall(self, past: Iterable[Published]) -> None:
-        """What happened before a run is taken up: of interest only to `also`."""
+        """Pass on events from before the run was resumed, which only `also` needs."""
         for told in past:
             self._tell(told)
 
@@ -131,7 +131,7 @@ class Watcher:
             self._unwritten |= give_up_stdout(error)
 
     def _goodbye(self) -> str:
-        """What Ctrl-C has done, and how to go on."""
+        """Message about the effect of Ctrl-C, and how to go on."""
         run = self.story.run
         if not run and not self.embedded:  # the order may be with the coordinator by now
             return (

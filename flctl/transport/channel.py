@@ -12,10 +12,10 @@ Frame = bytes | memoryview
 
 
 class Incoming(NamedTuple):
-    """What one peer has sent."""
+    """A message from one peer."""
 
     peer: bytes
-    """Where an answer goes; another one after each reconnection."""
+    """Address for answers; it changes with each reconnection."""
     key: str
     """The peer's public key in Z85 (who it is), or LOCAL for the control socket."""
     frames: list[Frame]
@@ -75,7 +75,7 @@ class Link(Protocol):
         """Everything that has arrived, without waiting."""
 
     def events(self) -> Iterable[LinkEvent]:
-        """What has happened to the connection since the last call."""
+        """Events of the connection since the last call."""
 
     def wait(self, timeout_s: float, readable: Sequence[int] = ()) -> None:
         """Until something has arrived or happened, one of the file descriptors in
@@ -89,7 +89,7 @@ class Link(Protocol):
         key is ended."""
 
     def trouble(self) -> str | None:
-        """Why there is no connection, in words; None while that is being found out: ask again.
+        """Reason why there is no connection; None while that is being found out: ask again.
         Never waits."""
 
     def close(self) -> None: ...

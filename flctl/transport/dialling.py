@@ -1,4 +1,4 @@
-"""Why a connection does not come about: tried beside ZeroMQ, which dials on and does not say."""
+"""Finds out why a connection fails, beside ZeroMQ, which retries without reporting an error."""
 
 import contextlib
 import errno

@@ -143,7 +143,7 @@ class Download:
         self._moved_s = now
 
     def stalled(self, now: float, after_s: float) -> bool:
-        """Nothing has come for `after_s` although something was asked for."""
+        """Whether requested chunks have not come for `after_s` seconds."""
         if self._moved_s is None:
             self._moved_s = now
         return bool(self._asked) and now - self._moved_s >= after_s

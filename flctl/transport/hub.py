@@ -40,8 +40,7 @@ _FLEETS, _CONTROL = (b"f", b"g"), b"c"
 
 
 class _Fleet(NamedTuple):
-    """What belongs to a socket of the fleet. `public` is of its key; `listening` is what it
-    listens with, once more."""
+    """A socket of the fleet: its public key, its guard, and a duplicate of its listening socket."""
 
     public: str
     guard: Guard

@@ -1,4 +1,4 @@
-"""Who may connect, and as what: the allow-list, join tokens, and who waits outside.
+"""Which keys may connect, and in which role: the allowlist, join tokens, and waiting keys.
 
 The command line and the coordinator both change the file, each under its lock; the
 coordinator sees a change within half a second.
@@ -217,7 +217,7 @@ class Keyring:
                 return None
 
     def close_token(self, text: str) -> None:
-        """Nobody joins with this one any more."""
+        """Close the token: no further joins with it."""
         with self._changing() as allowed:
             allowed.close_tokens(lambda token: token.matches(text), self._clock())
 
@@ -339,7 +339,7 @@ class Keyring:
 
 
 def _lost(path: Path) -> StateError:
-    """Who was revoked is not to come in again because a file is lost."""
+    """Error for a lost file: without it, revoked keys would be admitted again."""
     return StateError(
         f"{path} is missing, the list of those who are let in and of those who are not any more: "
         f"put it back from a backup; to begin with an empty one, move server{PUBLIC} away"

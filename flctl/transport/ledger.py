@@ -1,4 +1,4 @@
-"""What each connection has sent and the coordinator has not read yet, and which ones must go.
+"""Counts unread bytes per connection, and decides which connections to close.
 
 Pure: byte counts and the time are passed in. `guard` takes the readings and closes connections.
 """
@@ -26,7 +26,7 @@ _STEP_S = 0.5
 
 
 class Quota(Struct, frozen=True):
-    """What the connections of one group may hold; bytes are bytes on the wire.
+    """Limits for the connections of one group; bytes are bytes on the wire.
 
     libzmq needs up to 2.3 times as much memory, for messages of tiny frames.
     """
@@ -159,7 +159,7 @@ class Ledger:
             connection.heard_turn = turn
 
     def reading(self, connection: Account, received: int) -> bool:
-        """What TCP has received by now. True when `mark` is worth calling as well."""
+        """Note what TCP has received by now. True if `mark` is worth calling as well."""
         connection.received = received
         # A message of an earlier connection with this descriptor may have been counted.
         connection.settled = min(connection.settled, received)
@@ -176,7 +176,7 @@ class Ledger:
             connection.mark_turn = turn
 
     def judge(self, now: float, turn: int) -> list[Verdict]:
-        """Whose connection ends. `turn` must be read before the messages passed to `read`."""
+        """Connections to close. `turn` must be read before the messages passed to `read`."""
         step_s = min(_STEP_S, now - self._judged_s) if self._judged_s is not None else 0.0
         looked = turn != self._judged_turn
         self._judged_s, self._judged_turn = now, turn

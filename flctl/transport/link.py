@@ -227,7 +227,7 @@ class ControlLink(_Dealer):
         return "no coordinator runs here"
 
     def use_server_keys(self, keys: Sequence[str]) -> None:
-        """Who may open that socket is known by the account."""
+        """Does nothing: access to that socket is controlled by file permissions."""
 
     def _set_options(self, sock: "zmq.Socket[bytes]") -> None:
         super()._set_options(sock)

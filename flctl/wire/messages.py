@@ -43,7 +43,7 @@ class Part(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class WorkKey(Part, frozen=True):
-    """What work is about. With the agent's name it identifies an update, or an evaluation."""
+    """Key of a piece of work. With the agent's name it identifies an update, or an evaluation."""
 
     run: RunId
     version: Annotated[int, Meta(ge=0, le=10**9)]
@@ -153,7 +153,7 @@ class DatasetInfo(Part, frozen=True):
 
 
 class Limits(Part, frozen=True):
-    """What the owner of a device allows; checked on the device."""
+    """Limits set by the owner of a device; checked on the device."""
 
     min_examples: Floor = 16
     """Fewest distinct examples that a round trains on, or an evaluation measures on."""
@@ -204,8 +204,8 @@ MetricName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,39}\Z")]
 Unit = Annotated[str, Meta(pattern=r"^[\w °%$€/·*^()+.-]{0,20}\Z")]
 """Unit of a figure, as a person writes it."""
 Says = Literal["class", "labels", "number", "score"]
-"""What the models of a task say of an example: its class, which of the labels fit, a number (or
-several), or how unusual it is."""
+"""Output of a task's models for an example: its class, the labels that fit, a number (or several),
+or how unusual it is."""
 Row = Annotated[tuple[Natural, ...], Meta(max_length=128)]
 Table = Annotated[tuple[Row, ...], Meta(max_length=MOST_CLASSES)]
 
@@ -220,7 +220,7 @@ class Metric(Part, frozen=True, kw_only=False, omit_defaults=True):
 
 
 class Measures(Part, frozen=True, omit_defaults=True):
-    """What the models of a task are measured by."""
+    """Metrics of a task's models."""
 
     metrics: Annotated[tuple[Metric, ...], Meta(min_length=1, max_length=16)]
     primary: MetricName
@@ -242,7 +242,7 @@ class Moments(Part, frozen=True, omit_defaults=True):
 
 
 class Sums(Part, frozen=True):
-    """What one evaluation has counted; those of several agents add up to one."""
+    """Sums of one evaluation; those of several agents add up to one."""
 
     examples: Natural
     means: Annotated[dict[MetricName, Moments], Meta(max_length=16)]

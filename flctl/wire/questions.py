@@ -79,7 +79,7 @@ class FetchCheckpoint(AboutRun, frozen=True, tag="checkpoint"):
 
 
 class ListKeys(Question, frozen=True, tag="keys"):
-    """Who is enrolled, revoked, and waits."""
+    """List enrolled, revoked and waiting keys."""
 
 
 class ReadAudit(AdminQuestion, frozen=True, tag="audit"):
@@ -130,7 +130,7 @@ class NewToken(AdminOrder, frozen=True, tag="token"):
 
 
 class CloseTokens(AdminOrder, frozen=True, tag="token-close"):
-    """Nobody joins with these any more."""
+    """Close join tokens."""
 
     ids: Annotated[tuple[Short, ...], Meta(max_length=1000)] | None = None
     """None: all that are open."""

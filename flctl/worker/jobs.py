@@ -38,7 +38,7 @@ class DataSource(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 def for_testing(settings: RunSettings) -> DataSource:
-    """What a run is evaluated on where its agents do not do it."""
+    """Data that the coordinator evaluates a run on."""
     named, data, read_as = settings.test_data, settings.data, of_settings(settings)
     first = shards_of(settings)[0] if settings.local or settings.virtual else None
     if named is None:

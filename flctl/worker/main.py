@@ -115,7 +115,7 @@ class Runner:
 
 
 def failure_of(error: BaseException) -> JobFailed:
-    """What the supervisor is told: a kind, and one line without a traceback."""
+    """The error as an event for the supervisor: a kind, and one line without a traceback."""
     error = as_missing_torch(error, f"the worker on {socket.gethostname()}")
     if isinstance(error, FlctlError):
         damaged = isinstance(error, DamagedData)

@@ -28,7 +28,7 @@ GRACE_S = 1.0
 
 
 class Worker(Protocol):
-    """What a supervisor needs of a worker; tests have one in their own process."""
+    """Interface of a worker to its supervisor; tests run one in their own process."""
 
     @property
     def busy(self) -> bool: ...
@@ -100,7 +100,7 @@ class WorkerProcess:
             raise
 
     def events(self) -> list[tuple[AnyEvent, int | None]]:
-        """What the worker has told since the last call, without waiting.
+        """Events of the worker since the last call, without waiting.
 
         The descriptors (an update, a first model) are the caller's to close. The death of
         the process in the middle of a job is a JobFailed; one that hangs is killed.

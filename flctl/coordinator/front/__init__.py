@@ -1,1 +1,1 @@
-"""What a coordinator hears and answers: agents, operators, strangers."""
+"""The coordinator's peers: agents, operators, strangers."""

@@ -1,4 +1,4 @@
-"""What agents say: it goes to the roster, which knows who is alive, and to the run in progress."""
+"""Messages from agents: they go to the roster of live agents and to the run in progress."""
 
 import logging
 from collections.abc import Callable

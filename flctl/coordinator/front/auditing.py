@@ -1,6 +1,6 @@
-"""What operators order, and what is refused to those who ask, into the audit file.
+"""Writes operators' orders, and refused attempts, to the audit file.
 
-The desk calls this around every question: an `AdminOrder` cannot be forgotten here.
+The desk calls this around every question, so that no `AdminOrder` is left out.
 """
 
 from typing import Any
@@ -15,7 +15,7 @@ from flctl.wire import questions as q
 from flctl.wire.messages import Ask
 
 SHUTTING = (q.StopRun, q.RevokeKey, q.CloseTokens)
-"""Orders that end something or shut somebody out: a full disk must not stand in their way."""
+"""Orders that stop a run or withdraw access: a full disk must not prevent them."""
 
 
 class Auditing:
@@ -23,7 +23,7 @@ class Auditing:
         self._audit, self._keyring = audit, keyring
 
     def begin(self, asked: Asked, question: q.AnyQuestion) -> Asked:
-        """To be called before an answer is made. Raises FlctlError: then nothing is changed."""
+        """Call this before the order is carried out. Raises FlctlError: then nothing is changed."""
         if not isinstance(question, q.AdminOrder):
             return asked
         args = msgspec.to_builtins(question)
@@ -32,7 +32,7 @@ class Auditing:
         return asked._replace(begun=self._audit.begin(by, asked.ask.what, args, needed))
 
     def done(self, asked: Asked, body: Any) -> None:
-        """What it has brought about, without secrets."""
+        """Note the result of the order, without secrets."""
         if asked.begun is None:
             return
         told = dict(body)
@@ -42,7 +42,7 @@ class Auditing:
         self._audit.end(asked.begun, "done", told)
 
     def failed(self, asked: Asked, error: BaseException) -> None:
-        """It could not be done, or was refused before it was begun."""
+        """Note that the order failed, or was refused before it began."""
         if asked.begun is not None:
             self._audit.end(asked.begun, "failed", reason_of(error))
         elif q.needs_admin(asked.ask):

@@ -33,7 +33,7 @@ Send = Callable[[bytes, list[Frame]], Sent]
 
 
 class Recipient(NamedTuple):
-    """Where an answer goes."""
+    """Address of an answer."""
 
     peer: bytes
     owner: str

@@ -81,7 +81,7 @@ class Coordinator:
         self._next_tick = clock()
         self._next_rest = clock() + REST_S
         self.control: Control | None = None
-        """Where operators' questions go."""
+        """Answers operators' questions."""
         self.invitation: TokenFolder | None = None
         """Kept open while it runs, if there is one."""
 
@@ -209,7 +209,7 @@ class Coordinator:
                 self._door.on_unlisted(incoming, message)
 
     def source_of(self, incoming: Incoming) -> str:
-        """What the log knows the peer as; no name of an agent."""
+        """Name of the peer in the log; never an agent's name."""
         if incoming.key == LOCAL:
             return f"({LOCAL})"
         return self.keyring.name_of(incoming.key) or STRANGER

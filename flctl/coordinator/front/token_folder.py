@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 TTL_S = 900.0
 """For containers to start, one after the other, on a busy machine."""
 USES = 100
-"""Where no shards are dealt; else as many as there are shards."""
+"""Uses of a token where no shards are dealt; otherwise one per shard."""
 
 
 class TokenFolder:

@@ -15,7 +15,7 @@ from flctl.core.stream import Followed, Published
 
 PAST_EVENTS = 2000
 PAST_BYTES = 4 * 1024 * 1024
-"""What a watcher is sent of a run's past at a time, at most."""
+"""Maximum bytes of a run's past that a watcher is sent at a time."""
 
 
 class Past(NamedTuple):
@@ -49,7 +49,7 @@ class Subscriber:
         self._run: str | None = None
         self._followed = Followed(after)
         self._early: deque[Published] = deque(maxlen=PAST_EVENTS)
-        """What happened while the past was being read."""
+        """Events that were published while the past was being read."""
 
     def begin(self, past: Past) -> None:
         self._run = past.run

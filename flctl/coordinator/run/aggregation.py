@@ -25,7 +25,7 @@ class Aggregated(Struct, frozen=True):
     path: Path
     """In its place and synced; it counts once the journal says so."""
     server_state: dict[str, Digest] = {}
-    """What the strategy keeps for the next round: files beside the model."""
+    """Digests of the strategy's state files beside the model, by name."""
 
 
 def aggregate(
@@ -81,7 +81,7 @@ def aggregate(
 
 
 def _log_bounded(round_id: int, examples: Mapping[str, int], weights: Weights) -> None:
-    """Who weighs less than its examples say."""
+    """Log the agents whose weight is bounded below their share of examples."""
     everybody = sum(examples.values())
     for agent, share in zip(sorted(examples), weights, strict=True):
         if share < examples[agent] / everybody * (1 - 1e-9):

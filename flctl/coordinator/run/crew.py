@@ -1,4 +1,4 @@
-"""Who could take part in a run's next round: who is wanted, who is here, and why others are not."""
+"""Agents for a run's next round: which are wanted, which are here, and why others are not."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -72,12 +72,12 @@ class Crew:
         )
 
     def refuses(self, name: str, now: float) -> str | None:
-        """Why the agent's owner does not let it take part now, if so."""
+        """Reason why the agent's owner does not let it take part now, or None."""
         member = self.roster.members.get(name)
         return member.refuses(self.run, now) if member is not None else None
 
     def why_not(self, names: set[str], now: float) -> str:
-        """Why these are not here, in words; first those that only an operator can bring back."""
+        """Reasons why these are not here; first those that only an operator can bring back."""
         held = self.roster.cordoned
         ordered = sorted(names, key=lambda name: (name not in held, name))
         reasons = [f"{name}: {self.excuse(name, now)}" for name in ordered[:SHOWN]]
@@ -98,7 +98,7 @@ class Crew:
         return member.note or member.error or member.state
 
     def _unfit(self, member: Member, hello: Hello) -> str:
-        """Why an agent that is here cannot train."""
+        """Reason why an agent that is here cannot train, or an empty string."""
         if hello.role != "train":
             return "its role is to evaluate"
         task, dataset = self.settings.task, self.settings.dataset

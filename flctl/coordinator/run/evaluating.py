@@ -29,7 +29,7 @@ class Evaluating:
         """Parts that the coordinator has measured itself."""
         self._asked: dict[str, list[messages.MeasuredPart]] = {}
         self._waiting: dict[str, set[messages.MeasuredPart]] = {}
-        """What is still to come from each agent."""
+        """Parts that each agent has still to measure."""
         self._answers: dict[messages.MeasuredPart, dict[str, messages.Sums]] = {}
         self._until: float | None = None
         """None while no agent is asked."""
@@ -53,8 +53,8 @@ class Evaluating:
             )
 
     def on(self, event: RunInput) -> None:
-        """What does not concern it is ignored: it is over when all have answered or are gone, or
-        at the deadline."""
+        """Ends when all agents have answered or are gone, or at the deadline. Ignores other
+        events."""
         if self._until is None:
             return
         match event:

@@ -1,4 +1,4 @@
-"""Who takes part in the next round: waits for agents, and knows when to wait no longer."""
+"""Waits until the agents of the next round are here, or until it has waited long enough."""
 
 import math
 from collections.abc import Collection
@@ -67,7 +67,7 @@ class Gathering:
         return {"waiting_for": self.missing(), "why": self.why_not(), **left_s}
 
     def news(self, now: float) -> object:  # noqa: ARG002
-        """What is worth an event when it changes."""
+        """State whose change is worth an event."""
         return self.ready()
 
     def waiting(self, now: float) -> AgentsAwaited:
@@ -100,7 +100,7 @@ class Gathering:
         return sorted(pool.wanted - pool.here)
 
     def why_not(self) -> str:
-        """Why those who could be in the run are not ready, in words."""
+        """Reasons why agents that could be in the run are not ready."""
         known = set(self._settings.agents or self._crew.enrolled())
         return self._crew.why_not(known - set(self.ready()), self._now)
 

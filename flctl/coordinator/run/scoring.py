@@ -17,8 +17,8 @@ Answers = Mapping[MeasuredPart, Mapping[str, Sums]]
 
 
 def parts_to_ask_for(how: str, found: Mapping[str, Sums]) -> tuple[MeasuredPart, ...]:
-    """What the agents are asked for, beside what the coordinator has `found`. Raises RunError when
-    no other process is to measure."""
+    """Parts to ask the agents for, beside those that the coordinator has `found`. Raises RunError
+    if only the coordinator may measure and it has no test data."""
     here = {"validation" if name == VALIDATION else "test" for name in found}
     if how != "coordinator":
         return tuple(part for part in get_args(MeasuredPart) if part not in here)

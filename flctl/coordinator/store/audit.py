@@ -69,7 +69,7 @@ class Line(Struct, frozen=True, kw_only=True, omit_defaults=True):
     args: dict[str, Any] = {}
     outcome: Outcome
     detail: Any = ""
-    """What came of it: the reason of a failure or a refusal, the run that was begun."""
+    """Result: the reason for a failure or a refusal, or the run that was begun."""
     left_out: int = 0
     """Refused attempts before this one that have no line of their own."""
 
@@ -218,7 +218,7 @@ def reason_of(error: BaseException) -> str:
 
 
 def _end(fd: int, path: Path) -> tuple[int, str]:
-    """Where the last whole line ends, and its chain. Raises StateError."""
+    """End of the last whole line, and its chain. Raises StateError."""
     size = os.fstat(fd).st_size
     if size == 0:
         return 0, ""

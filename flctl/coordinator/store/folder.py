@@ -126,7 +126,7 @@ class RunFolder:
         return spool
 
     def residuals_path(self, agent: str) -> Path:
-        """Where a virtual or local agent keeps what it has not sent yet."""
+        """Folder of what a virtual or local agent has not sent yet."""
         return self.path / "residuals" / agent
 
     def forget_residuals(self) -> None:

@@ -202,7 +202,7 @@ class Journal:
             os.close(fd)
 
     def _line(self, event: AnyEvent) -> bytes:
-        """What is written must be readable: NaN, for one, becomes null in JSON."""
+        """Encode an event and check that it decodes: NaN, for example, becomes null in JSON."""
         try:
             line = _encode(event)
             _decode(line)

@@ -57,9 +57,9 @@ def start_run(state: Path, first: FirstModel, kind: Kind, at: float) -> RunFolde
 
 
 def remove_unstarted(state: Path) -> None:
-    """What kill -9 or a power cut has left of runs that were just being made: nobody knows of them.
+    """Remove what kill -9 or a power cut left of runs that were being made; no client knows them.
 
-    Not while some process makes one: then the next start does it.
+    While another process is making one, this is left to the next start.
     """
     runs = state / "runs"
     if not runs.is_dir():

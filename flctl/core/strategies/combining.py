@@ -121,7 +121,7 @@ def _state_at(
     state: Mapping[str, Tensors] | None,
     of_state: Mapping[TensorSpec, TensorSpec],
 ) -> State:
-    """What the strategy has kept for these elements."""
+    """The strategy's state for these elements."""
     if state is None:
         return {name: np.full(part.count, value) for name, value in initial.items()}
     spec = of_state[part.spec]

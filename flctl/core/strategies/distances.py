@@ -73,7 +73,7 @@ def _measure(
 
 
 def _changes(base: Tensors, updates: Sequence[Tensors], part: Slice) -> Floats:
-    """What the updates have changed in one slice, [K, elements]."""
+    """Changes of the updates in one slice, [K, elements]."""
     before = part.of(base)
     changes = np.empty((len(updates), part.count))
     for row, update in zip(changes, updates, strict=True):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 class Done(NamedTuple):
     said: str
-    """What it is like now; its name goes before."""
+    """Its condition now, to be printed after its name."""
     back: str | None = None
     """The command that takes the fault away."""
 
@@ -88,7 +88,7 @@ def heal(client: "DockerClient", fleet: str, member: EmulatedAgent) -> Done:
 
 
 def slow(client: "DockerClient", fleet: str, member: EmulatedAgent, bits: int) -> Done:
-    """What it sends and what it receives has `bits` a second each. Raises EngineError."""
+    """Limit sending and receiving to `bits` per second each. Raises EngineError."""
     _must_be_up(fleet, member)
     if member.endpoint is None:
         raise EngineError(f"{member.name} is cut off; first: {again(fleet, 'heal', member)}")

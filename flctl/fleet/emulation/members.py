@@ -1,4 +1,4 @@
-"""What there is of an emulated fleet, read from Docker: nothing else remembers it."""
+"""Containers, volumes and networks of an emulated fleet, read from Docker, their only record."""
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor

@@ -51,7 +51,7 @@ PROFILES = {
 
 
 class EmulationPlan(Struct, frozen=True, kw_only=True):
-    """What `flctl emulate up` was asked for."""
+    """Arguments of `flctl emulate up`."""
 
     fleet: str
     agents: int
@@ -146,7 +146,7 @@ def container_name(fleet: str, member: str) -> str:
 
 
 def of_fleet(fleet: str) -> str:
-    """What follows a suggested command, so that it finds this fleet."""
+    """Option for a suggested command, so that it finds this fleet."""
     return "" if fleet == DEFAULT else f" --fleet {fleet}"
 
 
