@@ -172,28 +172,28 @@ class StrategyError(RunError): ...
 class WorkerError(RunError): ...
 
 
-class Kind(enum.Enum):
+class ErrorKind(enum.Enum):
     """Kinds of errors sent over the wire, as far as a caller may have to tell them apart."""
 
     SETTINGS, USAGE, DATA, CHECKPOINT = "settings", "usage", "data", "checkpoint"
     TASK, STATE, ACCESS, RUN, FAILED = "task", "state", "access", "run", "failed"
 
     @classmethod
-    def of(cls, error: BaseException) -> "Kind":
+    def of(cls, error: BaseException) -> "ErrorKind":
         return next((kind for kind in cls if isinstance(error, _OF_KIND[kind])), cls.FAILED)
 
     def error(self, message: str) -> FlctlError:
         return _OF_KIND[self](message)
 
 
-_OF_KIND: dict[Kind, type[FlctlError]] = {
-    Kind.SETTINGS: SettingsError,
-    Kind.USAGE: UsageError,
-    Kind.DATA: DataError,
-    Kind.CHECKPOINT: CheckpointError,
-    Kind.TASK: TaskError,
-    Kind.STATE: StateError,
-    Kind.ACCESS: AccessError,
-    Kind.RUN: RunError,
-    Kind.FAILED: FlctlError,
+_OF_KIND: dict[ErrorKind, type[FlctlError]] = {
+    ErrorKind.SETTINGS: SettingsError,
+    ErrorKind.USAGE: UsageError,
+    ErrorKind.DATA: DataError,
+    ErrorKind.CHECKPOINT: CheckpointError,
+    ErrorKind.TASK: TaskError,
+    ErrorKind.STATE: StateError,
+    ErrorKind.ACCESS: AccessError,
+    ErrorKind.RUN: RunError,
+    ErrorKind.FAILED: FlctlError,
 }

@@ -1,7 +1,7 @@
 """One thing that the coordinator has asked for, and whether this agent may do it."""
 
 from collections.abc import Collection
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 from msgspec import Struct
 
@@ -13,7 +13,7 @@ from flctl.core.randomness import Seeding
 from flctl.wire.messages import Coded, Digest, Evaluate, Limits, Train, WorkKey
 from flctl.worker.jobs import AnyJob, DataSource, EvaluateJob, TrainJob
 
-Kind: TypeAlias = Literal["worker died", "out of memory", "data", "task", "model", "owner", "error"]
+FailureKind = Literal["worker died", "out of memory", "data", "task", "model", "owner", "error"]
 
 
 class Order(Struct, eq=False):
@@ -55,7 +55,7 @@ class Order(Struct, eq=False):
 class Refusal(Struct, frozen=True):
     """An order that is not carried out."""
 
-    kind: Kind
+    kind: FailureKind
     text: str
     again_s: float | None = None
     """It may be given again after so long; None: not on this device as it is."""

@@ -13,7 +13,7 @@ from flctl.agent.config import AgentConfig
 from flctl.agent.datasets import Datasets
 from flctl.agent.limits import Pace
 from flctl.agent.models import ModelDamaged, Models
-from flctl.agent.orders import Kind, Order, job_of, refusal
+from flctl.agent.orders import FailureKind, Order, job_of, refusal
 from flctl.agent.updates import Updates
 from flctl.errors import StateError, WorkerError
 from flctl.transport.blobs import Blob, BlobStore
@@ -285,7 +285,7 @@ class Work:
         if order is not None:
             if event.kind == "data" and self.data.lost(order.message, event.message, event.damaged):
                 self._on_described()
-            kind: Kind = "task" if event.kind == "usage" else event.kind
+            kind: FailureKind = "task" if event.kind == "usage" else event.kind
             again = event.is_death and order.tries < TRIES
             self._fail(order, kind, event.message, retrying=again)
         elif self.data.found is None:
@@ -295,7 +295,7 @@ class Work:
     def _fail(
         self,
         order: Order,
-        kind: Kind,
+        kind: FailureKind,
         text: str,
         retrying: bool = False,
         again_s: float | None = None,

@@ -9,7 +9,7 @@ from flctl.core.metrics import DEFAULT_METRICS, LOSS, label
 from flctl.wire.messages import VALIDATION, Claim, Digest, Measures, Metric, Metrics, Natural, RunId
 
 State = Literal["running", "paused", "finished", "failed", "stopped"]
-Kind = Literal["fleet", "local", "virtual"]
+RunKind = Literal["fleet", "local", "virtual"]
 RoundId = Annotated[int, Meta(ge=0)]
 
 
@@ -29,7 +29,7 @@ class Dated(Journaled, frozen=True, kw_only=True):
 class RunStarted(Dated, frozen=True, tag="started"):
     schema: int
     run: RunId
-    kind: Kind
+    kind: RunKind
     model: Digest
     size: Natural
     task_digest: Digest

@@ -138,7 +138,7 @@ class RunSummary(Struct, frozen=True):
     run: RunId
     state: events.State
     reason: Texts | None
-    kind: events.Kind
+    kind: events.RunKind
     task: Short
     round: Natural
     rounds: Natural

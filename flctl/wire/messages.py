@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from msgspec import Meta, Struct, structs
 
-from flctl.errors import Kind
+from flctl.errors import ErrorKind
 from flctl.settings import AgentName, LocalTraining, Partition, Seed
 
 Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
@@ -507,7 +507,7 @@ class Trouble(Message, frozen=True):
 
     id: Natural
     message: Text
-    kind: Kind = Kind.FAILED
+    kind: ErrorKind = ErrorKind.FAILED
 
 
 class RunEvent(Message, frozen=True):

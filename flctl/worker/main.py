@@ -46,7 +46,7 @@ logger = logging.getLogger(__name__)
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(filename)s(l:%(lineno)d) - %(message)s"
 
-Kind: TypeAlias = Literal["out of memory", "data", "task", "model", "owner", "usage", "error"]
+FailureKind = Literal["out of memory", "data", "task", "model", "owner", "usage", "error"]
 Work: TypeAlias = tuple[AnyJob, int | None]
 
 
@@ -130,8 +130,8 @@ def failure_of(error: BaseException) -> JobFailed:
     return JobFailed(kind="error", message=message)
 
 
-def _kind(error: FlctlError) -> Kind:
-    kinds: tuple[tuple[type[FlctlError], Kind], ...] = (
+def _kind(error: FlctlError) -> FailureKind:
+    kinds: tuple[tuple[type[FlctlError], FailureKind], ...] = (
         (UsageError, "usage"),  # before TaskError: an unknown task is both
         (TaskError, "task"),
         (DataError, "data"),

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from memory_fleet import MemoryFleet
 
-from flctl.errors import Kind
+from flctl.errors import ErrorKind
 from flctl.transport.channel import LOCAL
 from flctl.transport.keypair import KeyPair
 from flctl.wire import framing
@@ -54,7 +54,7 @@ def test_a_question_that_is_none_is_refused_in_one_line(
     if kind is not None and "run" in kind.__struct_fields__:
         args = {"run": run, **args}
     said = answer(fleet, what, **args)
-    assert isinstance(said, Trouble) and said.kind in (Kind.USAGE, Kind.SETTINGS)
+    assert isinstance(said, Trouble) and said.kind in (ErrorKind.USAGE, ErrorKind.SETTINGS)
     assert says in said.message and said.message.isprintable()
     assert not caplog.records or "Traceback" not in caplog.text
     assert fleet.finish().state == "finished"

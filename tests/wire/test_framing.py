@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from flctl.errors import Kind, MalformedMessage, ProtocolMismatch
+from flctl.errors import ErrorKind, MalformedMessage, ProtocolMismatch
 from flctl.settings import LocalTraining
 from flctl.wire import messages as m
 from flctl.wire.framing import (
@@ -103,7 +103,7 @@ EXAMPLES = [
     m.Ask(id=1, what="status", args={"a": [1, {"b": None}]}),
     m.Answer(id=1, body={"agents": [1, 2.5, "x", None, True]}),
     m.AnswerPart(id=1, last=True),
-    m.Trouble(id=1, message="no such run", kind=Kind.USAGE),
+    m.Trouble(id=1, message="no such run", kind=ErrorKind.USAGE),
     m.RunEvent(id=1, event={"event": "round", "round": 7}),
 ]
 DIRECTIONS = [to_coordinator(), to_agent(), to_operator()]

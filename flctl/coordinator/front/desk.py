@@ -9,7 +9,7 @@ from flctl.coordinator.front.auditing import Auditing
 from flctl.coordinator.front.outbox import Recipient
 from flctl.coordinator.front.service import Coordinator
 from flctl.coordinator.front.turns import QUESTIONS, Asked, Turns
-from flctl.errors import AccessError, FlctlError, Kind
+from flctl.errors import AccessError, ErrorKind, FlctlError
 from flctl.files import failure
 from flctl.transport.channel import LOCAL, Incoming
 from flctl.wire import questions as q
@@ -97,7 +97,7 @@ class Desk:
         text = str(error) if isinstance(error, FlctlError) else f"unexpected: {error!r}"
         self.auditing.failed(asked, error)
         self.on_trouble(asked)
-        trouble = Trouble(id=asked.ask.id, message=text[:2000], kind=Kind.of(error))
+        trouble = Trouble(id=asked.ask.id, message=text[:2000], kind=ErrorKind.of(error))
         self._operators.put(asked.to, trouble)
         self._turns.done(asked)
 

@@ -22,7 +22,7 @@ from flctl.coordinator.front.watching import Past, Subscriber, look_at_past
 from flctl.coordinator.store.runs import Found, KeptModel, LocalRuns
 from flctl.core.roster import Member
 from flctl.core.stream import Published
-from flctl.errors import Kind, RunError, UsageError
+from flctl.errors import ErrorKind, RunError, UsageError
 from flctl.files import page
 from flctl.transport.channel import LOCAL, Incoming
 from flctl.wire import questions as q
@@ -131,7 +131,7 @@ class Control:
             "there, with  flctl keys add NAME KEY --role admin"
         )
         self._desk.auditing.refused(incoming.key, incoming.origin, ask, "the key is an agent's")
-        refusal = Trouble(id=ask.id, message=text, kind=Kind.ACCESS)
+        refusal = Trouble(id=ask.id, message=text, kind=ErrorKind.ACCESS)
         self._coordinator.peers.send(incoming.peer, refusal)
 
     # Looking --------------------------------------------------------------------------

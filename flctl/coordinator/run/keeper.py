@@ -17,7 +17,7 @@ from flctl.coordinator.run.run import Run
 from flctl.coordinator.store.folder import RunFolder, all_runs
 from flctl.coordinator.store.journal import Journal
 from flctl.coordinator.store.resume import FirstModel, remove_unstarted, start_run, take_up
-from flctl.core.events import Kind, RunStopped
+from flctl.core.events import RunKind, RunStopped
 from flctl.core.history import History
 from flctl.errors import FlctlError, RunError, UsageError
 from flctl.files import Lock
@@ -65,7 +65,7 @@ class RunKeeper:
         self,
         given: dict[str, Any],
         where: str,
-        kind: Kind,
+        kind: RunKind,
         done: Callable[[str | None, BaseException | None], None],
     ) -> None:
         """Begin a new run; `done(name, None)` or `done(None, error)` is called later."""
@@ -151,7 +151,7 @@ class RunKeeper:
         gathering = Gathering(crew, now, True, least, history.accepted, patient=True)
         self._awaiting = Awaiting(folder, history, settings.rounds, gathering)
 
-    def resume_interrupted(self, kind: Kind = "fleet") -> None:
+    def resume_interrupted(self, kind: RunKind = "fleet") -> None:
         """After a start: resume the run that was in progress, if there is one; or wait for the
         agents of the last run, if it is paused because they were missing."""
         remove_unstarted(self._state)

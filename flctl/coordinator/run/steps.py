@@ -7,7 +7,7 @@ from typing import Any
 from flctl.coordinator.background import Background
 from flctl.errors import FlctlError
 
-Work = Callable[[], Any]
+Step = Callable[[], Any]
 
 
 class Steps:
@@ -15,10 +15,10 @@ class Steps:
 
     def __init__(self, failed: Callable[[Exception], None]) -> None:
         self._failed = failed
-        self._waiting: deque[Work] = deque()
+        self._waiting: deque[Step] = deque()
         self._busy = False
 
-    def do(self, step: Work) -> None:
+    def do(self, step: Step) -> None:
         self._waiting.append(step)
         if self._busy:
             return
@@ -42,7 +42,7 @@ class _Stepping:
         self._steps, self._background = steps, background
         self.finish, self.close = background.finish, background.close
 
-    def submit(self, work: Work, done: Callable[[Any, BaseException | None], None]) -> None:
+    def submit(self, work: Step, done: Callable[[Any, BaseException | None], None]) -> None:
         self._background.submit(
             work, lambda result, error: self._steps.do(lambda: done(result, error))
         )

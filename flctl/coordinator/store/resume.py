@@ -18,7 +18,7 @@ from msgspec import Struct
 from flctl import __version__
 from flctl.coordinator.store.folder import UNFINISHED, RunFolder
 from flctl.coordinator.store.journal import Journal, complete
-from flctl.core.events import AnyEvent, Kind, RoundsWithdrawn, RunPaused, RunResumed, RunStarted
+from flctl.core.events import AnyEvent, RoundsWithdrawn, RunKind, RunPaused, RunResumed, RunStarted
 from flctl.core.history import History
 from flctl.errors import CheckpointError, StateError, UsageError
 from flctl.files import explained, make_folder, new_file, sync_folder
@@ -43,7 +43,7 @@ def machine() -> str:
     return f"{platform.machine()} torch {version('torch')}"
 
 
-def start_run(state: Path, first: FirstModel, kind: Kind, at: float) -> RunFolder:
+def start_run(state: Path, first: FirstModel, kind: RunKind, at: float) -> RunFolder:
     """A new run's folder with its settings, first model and the journal's first line.
 
     `at` is the time in seconds since 1970. Raises StateError, and then nothing is left of it.
@@ -86,7 +86,7 @@ def _locked(folder: Path, how: int) -> Iterator[bool]:
         os.close(fd)
 
 
-def _fill(folder: RunFolder, first: FirstModel, kind: Kind, at: float) -> None:
+def _fill(folder: RunFolder, first: FirstModel, kind: RunKind, at: float) -> None:
     path = folder.model_path(0)
     with explained(path, "save the first model"):
         path.parent.mkdir()
