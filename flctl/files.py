@@ -186,7 +186,7 @@ def temporary_for(path: Path) -> Iterator[tuple[int, Path]]:
             if _is_own(fd):
                 break
             temporary.unlink()  # not written by flctl: a new one takes its place
-        os.close(fd)  # whoever had it before has renamed or removed it
+        os.close(fd)  # its previous holder has renamed or removed it
     try:
         os.ftruncate(fd, 0)
         os.fchmod(fd, 0o600)
@@ -262,7 +262,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     """An empty folder that takes the place of `path`, and of a folder there, when the block
     ends well; however else it ends, nothing is left of it and the old folder is as it was.
 
-    What is written into it is made durable by whoever writes it.
+    The caller makes what it writes into it durable.
     """
     beside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
     new, old = beside / "new", beside / "old"

@@ -83,7 +83,7 @@ class Ending:
             return
         signal.setitimer(signal.ITIMER_REAL, 0)
         if self.signal is None:
-            signal.raise_signal(due)  # whoever deals with it by now
+            signal.raise_signal(due)  # to the handler that is installed by now
         else:
             raise Interrupted(f"ended by {self.signal.name}")
 

@@ -147,7 +147,7 @@ class RunSettings(LocalTraining, frozen=True, forbid_unknown_fields=True, kw_onl
         return max(1, math.ceil(self.fraction * agents - 1e-9))
 
     def fleet_for(self, invited: int) -> int:
-        """The fewest agents of which a round invites at least so many."""
+        """The fewest agents of which a round invites at least `invited`."""
         return math.floor((invited - 1) / self.fraction + 1e-9) + 1
 
     def lr_at(self, round_id: int) -> float:

@@ -70,7 +70,7 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     heartbeat_s: Positive = 5.0
     """Until the coordinator says otherwise."""
     offer_s: Positive = 30.0
-    """Between two offers of a finished update that nobody has answered."""
+    """Seconds between two offers of a finished update without an answer."""
     memory_limit_bytes: Count = 64 * 1024 * 1024
     """Blobs beyond it go to the disk."""
     worker_idle_s: Positive = 60.0

@@ -20,7 +20,7 @@ being written."""
 ENTRIES = 2000
 """Files and folders in such a look at most; before a round the worker looks at all."""
 DUTY = 20
-"""Data are read again no sooner than so many times as long after it as it took the last time."""
+"""Data are read again no sooner than this many times the duration of the last reading."""
 
 
 class Datasets:
@@ -69,7 +69,9 @@ class Datasets:
         self._read, self._began = self._stamps(), now
         self._looks += 1
         self._looked_at = self._sources
-        named = bool(self._config.tasks)  # nobody expects a download for what is merely installed
+        named = bool(
+            self._config.tasks
+        )  # a task that is merely installed must not cause a download
         return Describe(
             tasks=self._tasks, datasets=self._sources, download=named, device=self._config.device
         )
@@ -137,7 +139,7 @@ class Datasets:
     def on_described(self, found: Described, now: float = 0.0) -> bool:
         """Whether it is news."""
         if self._looked_at is not self._sources:
-            return False  # dealt anew meanwhile: what was seen is of another part
+            return False  # dealt again meanwhile: what was seen is of another part
         self._read_at = now + DUTY * (now - self._began)
         if found.error is None and found.problems and self._config.tasks:
             # The owner has named these tasks: that one cannot be used is no mere chance.

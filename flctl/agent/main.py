@@ -100,7 +100,7 @@ class Stop:
             with suppress(BlockingIOError):
                 while os.read(self._parent_fd, 256):
                     pass
-                self._asked = True  # the parent, or whoever held the other end, is gone
+                self._asked = True  # the parent, or another holder of the other end, is gone
         return self._asked
 
 

@@ -200,7 +200,7 @@ class Session:
 
     def _on_key_refused(self, now: float) -> None:
         """Wait to be enrolled. Raises AccessError where a token was to do that, and no longer can:
-        while it is open, whoever holds it is let in."""
+        while it is open, any holder is admitted."""
         self.connected = self.welcomed = False
         self._alone_since, self._look_at = now, now + REFUSED_S
         must_join = self._must_join and self._state.name is None

@@ -177,7 +177,7 @@ def saved_tasks(folder: Path) -> dict[str, Digest] | None:
 
 
 def _stored(path: Path, kind: type[Stored]) -> Stored | None:
-    """None where there is nothing, or nothing that is whole."""
+    """None if the file is missing or damaged."""
     with suppress(OSError, *NOT_DECODED):
         return msgspec.json.decode(files.read_small(path), type=kind)
     return None

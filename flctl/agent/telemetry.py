@@ -36,7 +36,7 @@ CGROUPS = (
 
 
 class Computer:
-    """Reads the figures of this computer; `state` is the folder whose disk is told of."""
+    """Reads the figures of this computer; `state` is the folder whose disk is reported."""
 
     def __init__(self, state: Path, root: Path = Path("/")) -> None:
         self._state = state
@@ -57,7 +57,7 @@ class Computer:
         )
 
     def read(self, uptime_s: float, worker: int | None = None) -> Telemetry:
-        """Takes about a millisecond, so what was read in the last second is told again.
+        """Takes about a millisecond, so figures of the last second are returned again.
 
         `worker` is the pid of the worker process if any.
         """

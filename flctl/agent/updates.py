@@ -14,7 +14,7 @@ from flctl.wire.messages import BlobGone, Chunk, Fetch, Message, UpdateReady, Wo
 logger = logging.getLogger(__name__)
 
 KEPT = 4
-"""Updates that nobody has answered for; of more the oldest is forgotten."""
+"""Maximum number of unanswered updates; beyond it the oldest is forgotten."""
 QUEUE = 64
 """Requests for chunks that may wait; an honest coordinator has fewer."""
 

@@ -25,7 +25,7 @@ INTERRUPTED = 130
 DETAILS = "FLCTL_DETAILS"
 """Set: tracebacks, also of commands that have no --verbose."""
 OF_STDOUT = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EPIPE, errno.EBADF)
-"""Errors of writing; where anything else is written, that is told as a StateError."""
+"""Errors of writing to a stream; errors of writing files are StateErrors."""
 
 
 def fail(text: str, json: bool) -> NoReturn:

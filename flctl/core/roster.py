@@ -33,7 +33,7 @@ CONFLICT_MEMORY_S = 25.0
 RIVALS = 8
 """Sessions of a conflict that are remembered, the newest: one key can invent any number."""
 JUMP = 2.0
-"""An agent that declares more than so many times the examples that it had is worth a word."""
+"""An agent that declares more than this many times its earlier examples is reported."""
 DECLARED = 64
 """Counts of an agent that are remembered, the newest: it can invent any number of data sets."""
 
@@ -274,7 +274,7 @@ class Roster:
             self._by_peer.pop(member.peer, None)
 
     def is_free(self, name: str) -> bool:
-        """The agent is ready, and nobody holds it back: it can be invited."""
+        """Whether the agent is ready and not cordoned, so that it can be invited."""
         member = self.members.get(name)
         return member is not None and member.ready and name not in self.cordoned
 

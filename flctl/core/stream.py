@@ -1,7 +1,7 @@
 """The one stream of events that everybody who follows a run reads, here or far away.
 
 An event of the journal carries its index there, which survives a restart: who was away asks for
-what came after it. What is told as it happens and stands in no journal carries none.
+what came after it. Live events, which are not journaled, carry none.
 """
 
 from typing import Annotated, Any, TypeAlias
@@ -25,7 +25,7 @@ FROM_START = -1
 """Before the first event of a journal."""
 ENDS = (RunPaused, RunFinished, RunFailed, RunStopped)
 DURABLE = (RoundCommitted, *ENDS)
-"""Events that are synced before they are told: no power cut takes their line back."""
+"""Events that are synced before they are published: no power cut takes their line back."""
 
 
 class Live(Struct, frozen=True, kw_only=True, tag_field="event"):

@@ -32,7 +32,7 @@ class Presence(Struct, frozen=True):
     """One agent, or one unknown key."""
 
     name: str | None
-    """None: a key that nobody in the inventory seems to have."""
+    """None: a key that no host of the inventory seems to have."""
     host: str | None
     state: State
     version: str | None = None
@@ -99,7 +99,7 @@ def enrolled(status: Mapping[str, Any]) -> list[Expected]:
 
 
 def all_ready(rows: Iterable[Presence]) -> bool:
-    """Whether every expected agent, one at least, is ready and nobody else knocks."""
+    """Whether all expected agents, at least one, are ready and no unknown key is waiting."""
     return {"ready"} <= {row.state for row in rows} <= {"ready", "extra"}
 
 

@@ -39,7 +39,7 @@ PREFIX = "flctl-local-"
 def agents_folder() -> Iterator[Path]:
     """A temporary folder for keys and logs of agents that live no longer than this process.
 
-    One that kill -9 has left behind is removed by whoever comes next.
+    One left behind by kill -9 is removed by the next process.
     """
     with contextlib.ExitStack() as stack:
         with explained(Path("the temporary folder"), "keep the agents there", "TMPDIR"):

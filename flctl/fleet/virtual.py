@@ -55,7 +55,7 @@ class VirtualRun:
         with contextlib.ExitStack() as undo:
             self._lock = folder.lock()
             undo.callback(self._lock.release)
-            self.history: History = folder.history(lean=True)  # nobody else goes on with it now
+            self.history: History = folder.history(lean=True)  # no other process can resume it now
             expect_resumable(folder, self.history)
             self.settings = changed(folder.settings(self.history), changes or {}, "the changes")
             self._changes = changes

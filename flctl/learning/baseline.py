@@ -36,7 +36,7 @@ def central(
     device: torch.device | None = None,
     on_model: OnModel | None = None,
 ) -> Curve:
-    """Train on the data of all `shards` in one place; evaluated every so many rounds."""
+    """Train on the data of all `shards` in one place; evaluated every `every` rounds."""
     limit = settings.federate_after_n_batches
     if limit is not None:
         limit *= len(shards)

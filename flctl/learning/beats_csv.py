@@ -129,7 +129,7 @@ def _check_rival(path: Path, form: Form, x: Array, rival: Array, last: Array) ->
 
 
 def _lines(path: Path) -> int:
-    """No more than so many there are. Raises DataError, OSError."""
+    """Upper bound of the number of rows. Raises DataError, OSError."""
     if path.stat().st_size > LIMIT_BYTES:
         raise DataError(f"{path}: larger than {LIMIT_BYTES >> 30} GiB; cut it into several")
     count, since = 1, 0

@@ -18,7 +18,7 @@ from flctl.learning.beats import R_AT, UNITS_PER_MV, WINDOW, Array
 MOST_MV = 20.0
 """No heartbeat has as much, and in units of 1/200 mV none has as little."""
 NEAR = 2
-"""Annotations of the R peak are so many samples beside it."""
+"""Largest distance in samples between an annotation and its R peak."""
 NOT_CLEAR, CLEAR, VERY_CLEAR, MANY = 0.4, 0.6, 0.8, 10
 """How high the mean beat must be at its R peak, of the highest that each reaches; elsewhere than
 in the two usual places it must be very clear, and seen in many beats."""
@@ -48,7 +48,7 @@ class Layout:
 
     @property
     def as_documented(self) -> bool:
-        """R peaks at sample 62 and units of 1/200 mV: nothing that a person has to know."""
+        """R peaks at sample 62 and units of 1/200 mV: no note for the user is needed."""
         return not self.changes and not self.note
 
     @property

@@ -22,7 +22,7 @@ TRIES = 3
 
 
 class BatchPlan:
-    """The endless sequence of an agent's batches; each epoch is shuffled anew.
+    """The endless sequence of an agent's batches; each epoch is shuffled again.
 
     Raises SettingsError when an epoch has no batch.
     """

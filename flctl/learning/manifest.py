@@ -102,7 +102,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def list_files(folder: Path) -> dict[str, File]:
-    """Every file below `folder` with its digest, in order of the names, on the disk for good.
+    """Every file below `folder` with its digest, in order of the names, synced to disk.
 
     Raises OSError.
     """

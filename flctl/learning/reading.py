@@ -66,7 +66,7 @@ class Reading(Generic[T]):
         return self._kept[1]
 
     def _settled(self, stamp: Stamp) -> T:
-        """Read, and again while somebody may be writing."""
+        """Read, and try again while the file may still be being written."""
         for left in reversed(range(TRIES)):
             try:
                 return self._read()

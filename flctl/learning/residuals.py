@@ -36,7 +36,7 @@ class Residuals:
             try:
                 return self._read(position, length)
             except (OSError, ParametersError) as error:
-                # Gone for good, so that the order gives the same update when it comes again.
+                # Removed durably, so that a repeated order gives the same update.
                 with explained(self._path(position), "read what top-k has not sent"):
                     self._path(position).unlink(missing_ok=True)
                 logger.warning(

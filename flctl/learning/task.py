@@ -46,7 +46,7 @@ class Task:
     axes: ClassVar[tuple[str, str]] = ("", "")
     """What the two numbers of `points` are, with units."""
     defaults: ClassVar[Mapping[str, Any]] = {}
-    """Settings of a run that suit this task, by key; whoever starts a run may change them."""
+    """Default settings of a run of this task, by key; flags and files override them."""
     unit: ClassVar[str] = ""
     """Unit of the models' output, where that is a number."""
     metrics: ClassVar[tuple[Metric, ...]] = (LOSS,)

@@ -28,7 +28,7 @@ def save_pt(checkpoint: Path, target: Path) -> None:
     """A plain state dict, which `torch.load(…, weights_only=True)` takes. Raises FlctlError."""
     with checkpoint.open("rb") as file:
         state = load_state(file.fileno(), str(checkpoint))
-    whole = io.BytesIO()  # of a disk that is full torch says nothing that helps
+    whole = io.BytesIO()  # torch's own error for a full disk does not help
     torch.save(state, whole)
     with _into(target) as out:
         out.write(whole.getbuffer())

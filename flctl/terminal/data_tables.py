@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from flctl.learning.origin import Origin
 
 COLUMNS = 12
-"""Classes beyond so many have no column of their own."""
+"""Maximum number of classes with a column of their own."""
 ROWS = 60
-"""Records beyond so many are only counted."""
+"""Maximum number of records listed; more are only counted."""
 
 
 def show_data(title: str, noun: str, classes: Sequence[str], parts: "Mapping[str, Counts]") -> None:

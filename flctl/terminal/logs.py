@@ -38,7 +38,7 @@ def set_up(verbose: bool, quiet: bool = False) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO)
-    # What goes wrong in an embedded run is told by its events.
+    # Failures of an embedded run are reported by its events.
     told = logging.CRITICAL if quiet and not verbose else logging.NOTSET
     logging.getLogger("flctl.coordinator").setLevel(told)
     if verbose:

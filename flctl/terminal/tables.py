@@ -13,7 +13,7 @@ NAME_BESIDE = 24
 NOTE_BESIDE = 32
 """Characters that a note needs beside its row; with less it stands below it."""
 NOTE_LINES = 3
-"""Beside its row a note with no limit takes about so many lines; with more it stands below it."""
+"""Maximum lines of an unlimited note beside its row; a longer one is printed below it."""
 NARROWEST = 8
 """Characters that a column of text keeps when it is folded."""
 

@@ -124,7 +124,7 @@ class Watcher:
 
     @contextlib.contextmanager
     def _printing(self) -> Iterator[None]:
-        """The run goes on when nobody reads what it prints, or when that finds no room."""
+        """Keep the run going if its output is closed, or its file is on a full disk."""
         try:
             yield
         except OSError as error:

@@ -103,7 +103,7 @@ class AllowList(Struct, forbid_unknown_fields=True, kw_only=True):
         return found
 
     def give_shard(self, key: str, deal: Deal) -> Entry:
-        """Deal the owner of `key` the first part that nobody has.
+        """Deal the owner of `key` the first part that is free.
 
         Raises AccessError when all are dealt.
         """

@@ -62,7 +62,7 @@ class LinkEvent(Enum):
     KEY_REFUSED = "key refused"
     """The coordinator does not know this agent's key. ZeroMQ does not retry: `reopen`."""
     SERVER_KEY_WRONG = "server key wrong"
-    """Whoever listens there does not have the server key that was given."""
+    """The process listening there does not have the given server key."""
 
 
 class Link(Protocol):
@@ -82,7 +82,7 @@ class Link(Protocol):
         `readable` has data, or the time is over."""
 
     def reopen(self) -> None:
-        """Throw the socket away and connect anew."""
+        """Discard the socket and connect again."""
 
     def use_server_keys(self, keys: Sequence[str]) -> None:
         """From now on the coordinator is known by one of these; a connection to one with another

@@ -24,7 +24,7 @@ class Dialling:
 
     def trouble(self) -> str | None:
         """What happens when the address is dialled, and what to check; None: not known yet, ask
-        again. The next call after an answer begins anew."""
+        again. The next call after an answer starts over."""
         if self._thread is None:
             self._found, self._began = None, self._clock()
             self._thread = threading.Thread(target=self._try, name="flctl-dial", daemon=True)

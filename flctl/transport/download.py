@@ -136,7 +136,7 @@ class Download:
             self._take_in(self._length(self._hashed))
 
     def restart(self, now: float | None = None) -> None:
-        """After a reconnection or a stall: ask anew for all that has not arrived."""
+        """After a reconnection or a stall: request all missing chunks again."""
         self._asked.clear()
         self._to_acknowledge = 0
         self._next = self._hashed

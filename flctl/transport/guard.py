@@ -112,7 +112,7 @@ class Guard:
             try:
                 self._monitor.poll(LOOK_MS if self._ours else 1000)
                 self._step(time.monotonic())
-            except Exception as error:  # libzmq waits for ever once nobody takes its events
+            except Exception as error:  # libzmq blocks forever once its events are not read
                 self._gate.bug(logger, "(guard)", error, "connections could not be looked at")
                 time.sleep(LOOK_MS / 1000)
 

@@ -45,7 +45,7 @@ class HealthPort:
 
     @property
     def fds(self) -> list[int]:
-        """Readable when somebody asks."""
+        """File descriptor that is readable when a client asks."""
         fd = self._socket.fileno()
         return [] if fd < 0 else [fd]
 

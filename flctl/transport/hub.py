@@ -186,7 +186,7 @@ class ZeroMqHub:
         if self._closed:
             return
         self._closed = True
-        # The sockets first: a client that knocks meanwhile must find nobody, not a refusal.
+        # The sockets first: a client that connects meanwhile must find no server, not a refusal.
         for fleet in self._fleets.values():
             fleet.listening.close()
         for sock in self._sockets.values():
@@ -217,7 +217,7 @@ class ZeroMqHub:
             sock.setsockopt(zmq.RCVHWM, FLEET_WAITING_MESSAGES)
             sock.setsockopt(zmq.CURVE_SERVER, 1)
             sock.setsockopt(zmq.CURVE_SECRETKEY, keys.secret.encode())
-            # Both, or whoever knows the server's public key gets in.
+            # Both, or any client that knows the server's public key is admitted.
             sock.setsockopt(zmq.ZAP_DOMAIN, DOMAIN)
             sock.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
             sock.setsockopt(zmq.IPV6, int(address.is_ipv6))

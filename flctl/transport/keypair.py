@@ -159,7 +159,8 @@ def _is_z85_key(text: str) -> bool:
 
 
 def _write_once(path: Path, text: str) -> None:
-    """Durably and only for this user; whoever comes first wins, both then read the same."""
+    """Write durably and only for this user; the first of two writers wins, and both read its
+    file."""
     with explained(path, "write the secret key"):
         with temporary_for(path) as (fd, temporary):
             os.write(fd, text.encode("ascii"))

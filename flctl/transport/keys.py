@@ -125,7 +125,7 @@ class Keyring:
         """Whether a connection with `key` is let in; one that is not is noted as waiting."""
         if self.role_of(key) is not None:
             return True
-        if not self.is_revoked(key):  # nobody should be told to let it in again
+        if not self.is_revoked(key):  # do not suggest that it be enrolled again
             self.note_unknown(key)
         return False
 
@@ -202,14 +202,14 @@ class Keyring:
         return text
 
     def open_tokens(self) -> list[Token]:
-        """Those that let somebody in, the first to expire first."""
+        """Open tokens, the first to expire first."""
         with self._lock:
             now = self._clock()
             found = [token for token in self._allowed.tokens if token.is_open(now)]
             return sorted(found, key=lambda token: token.expires)
 
     def open_token(self, text: str) -> Token | None:
-        """What is known about `text` if it is a token that lets somebody in."""
+        """The open token `text`, or None."""
         with self._lock:
             try:
                 return self._allowed.tokens[find_open(self._allowed.tokens, text, self._clock())]

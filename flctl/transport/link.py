@@ -142,7 +142,7 @@ class _Dealer:
                 self._on_wrong_key()
 
     def _on_wrong_key(self) -> None:
-        """libzmq would go on at full speed, or stop for good: try again in a while."""
+        """Retry later: libzmq would retry at full speed, or stop retrying."""
         if self._try_another_key():
             self._retry_at = time.monotonic() + RECONNECT_MS[0] / 1000
         else:

@@ -29,7 +29,7 @@ SKIPPED_FRAMES = 4_096
 
 
 def set_common(sock: "zmq.Socket[bytes]", queue: int = QUEUE_MESSAGES) -> None:
-    """Heartbeats, limits, and nothing that lingers."""
+    """Set heartbeats and limits, and no lingering at close."""
     sock.setsockopt(zmq.LINGER, 0)
     sock.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
     sock.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)

@@ -46,7 +46,7 @@ class Token(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_
 
     @property
     def id(self) -> str:
-        """To name it by: it opens nothing, and nobody gets from it to the token."""
+        """Public name of the token: it admits no one, and the token cannot be derived from it."""
         return self.hash[:ID_CHARACTERS]
 
     def is_open(self, now: float) -> bool:

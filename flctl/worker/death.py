@@ -8,7 +8,7 @@ from flctl.worker.jobs import JobFailed
 
 def oom_kills(root: Path = Path("/")) -> int:
     """How often the kernel has killed a process for want of memory, in this process's
-    control group and on the whole machine; 0 where neither is told."""
+    control group and on the whole machine; 0 if neither is known."""
     counts = [_count(root / "proc/vmstat", "oom_kill")]
     for line in _lines(root / "proc/self/cgroup"):
         _, controllers, group = line.split(":", 2)

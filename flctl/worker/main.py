@@ -65,7 +65,7 @@ def main(arguments: list[str]) -> NoReturn:
         try:
             runner.run(job, fd)
         except OSError:
-            _end()  # nobody is there to be told
+            _end()  # no supervisor is left
 
 
 class Runner:

@@ -92,7 +92,7 @@ class WorkerProcess:
             pipe = self._pipe or self._start()
             assert self._process is not None
             self._watch = Watch(self._process.pid)
-            # A process that dies just now is told of by `events`, as any other death.
+            # A process that dies at this moment is reported by `events`, like any other death.
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 pipe.send(job, fd)
         except BaseException:
@@ -134,7 +134,7 @@ class WorkerProcess:
         return events
 
     def cancel(self) -> None:
-        """Give up the job under way: the process ends, and nothing more is told of it."""
+        """Give up the job under way: the process ends, and no more of its events are reported."""
         self.stop()
 
     def stop(self) -> None:

@@ -44,7 +44,7 @@ class Admission:
         self._guest_joins = Allowance(GUEST_JOINS, clock)
 
     def on_guest(self, incoming: Incoming, message: Message) -> None:
-        """A key that nobody has listed may ask to join, with a token, and nothing else."""
+        """An unlisted key may ask to join with a token, and nothing else."""
         if isinstance(message, Join):
             self.on_join(incoming, message, message.name)
             return

@@ -48,7 +48,7 @@ class Control:
         self._desk = Desk(coordinator, self._reply, looking or InlineBackground())
         self._desk.on_trouble = self._forget_watch
         self.watchers: dict[bytes, Subscriber] = {}
-        """One for each operator: whoever asks again watches anew, not twice."""
+        """One for each operator: a second request replaces the first."""
         self._endpoint, self._test_data = endpoint, tuple(test_data)
         self._clock, self._began = clock, clock()
 
@@ -243,7 +243,7 @@ class Control:
         return None
 
     def _stop(self, asked: Asked, order: q.StopRun) -> Any:
-        """Answered when it has ended: whoever is told may begin another run."""
+        """Answered once the run has ended, so that another one may begin at once."""
         training = self._coordinator.training
         folder = self._all.find(order.run)
         if self._coordinator.runs.forget_paused(folder.name):

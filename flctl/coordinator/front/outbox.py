@@ -71,7 +71,7 @@ class Outbox:
             self._put_in_parts(to, question, data)
 
     def event(self, to: Recipient, question: int, told: Published) -> bool:
-        """To whoever watches; a round of hundreds of agents is larger than one message.
+        """Send to all watchers; a round of hundreds of agents is larger than one message.
 
         False as `put` says it.
         """

@@ -29,7 +29,7 @@ class Serving:
         self._send = send
         self._of_run: dict[Digest, int] = {}
         self._asked: dict[Digest, int] = {}
-        """A shelf of their own: nobody who only looks takes a round's model away."""
+        """A shelf of their own, so that reading clients cannot displace a round's model."""
         self._cache: dict[tuple[Digest, int, int], bytes] = {}
         self._queue: ServeQueue[bytes] = ServeQueue(Credit(BUDGET, WINDOW))
 
@@ -55,7 +55,7 @@ class Serving:
             del self._cache[wanted]
 
     def _shelf_of(self, digest: Digest) -> dict[Digest, int] | None:
-        """A round's own file is preferred to the same one that somebody asked for."""
+        """A round's own file is preferred to an identical one that a client asked for."""
         return next((shelf for shelf in (self._of_run, self._asked) if digest in shelf), None)
 
     def on_fetch(self, peer: bytes, fetch: Fetch) -> None:

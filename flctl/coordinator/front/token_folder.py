@@ -88,7 +88,7 @@ class TokenFolder:
         replace(self._folder / "server.pub", key.encode(), mode=0o644)
 
     def keep(self) -> None:
-        """Take the token away when nobody can join with it any more."""
+        """Remove the token's file when no further join with it is possible."""
         if self._token and self._known() is None:
             self._remove()
             logger.info("invite=%s is shut: flctl keys invite opens it again", self._folder)
@@ -103,7 +103,7 @@ class TokenFolder:
         return self._keyring.open_token(self._token) if self._token else None
 
     def _remove(self) -> None:
-        self._token = ""  # it lets nobody in: what is left of it does no harm
+        self._token = ""  # it no longer admits any key: what is left of it does no harm
         with contextlib.suppress(OSError):
             self.path.unlink(missing_ok=True)
 

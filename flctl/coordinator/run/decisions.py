@@ -106,7 +106,7 @@ def commit(
     seconds: float,
     at: float,
 ) -> RoundCommitted:
-    """The event that commits the open round; `missing` are the agents that were wanted in vain."""
+    """The event that commits the open round; `missing` are the agents that did not deliver."""
     assert history.opened is not None
     return RoundCommitted(
         at=at,

@@ -18,7 +18,7 @@ Done = Callable[[Score | None, BaseException | None], None]
 
 
 class Evaluating:
-    """One evaluation. `done(score, error)` is called once; a score of None: nobody could say."""
+    """One evaluation. `done(score, error)` is called once; score None: no one could measure."""
 
     def __init__(
         self, context: RunContext, key: messages.WorkKey, made: Aggregated, done: Done

@@ -114,7 +114,7 @@ class WorkerEvaluator:
         self._worker.stop()
 
     def _forget_old_code(self, ref: str) -> None:
-        """A task that was upgraded is imported anew: by another process."""
+        """An upgraded task is imported by a new process."""
         with contextlib.suppress(TaskError):  # which the worker tells in its own words
             digest = task_digest(ref)
             if self._code.setdefault(ref, digest) != digest:

@@ -34,7 +34,7 @@ class Gathering:
         self._least, self._accepted = least, frozenset(accepted)
         self._seen: list[str] | None = None
         self._changed_at = now
-        """When somebody came or went last."""
+        """Time of the last arrival or departure."""
 
     def look(self, now: float) -> list[str] | None:
         """The agents to draw from, or None: wait on. Raises NoAgents when the wait is over."""

@@ -95,7 +95,7 @@ class Audit:
         """Before the action; the line, for `end`. Raises AccessError when the actor gives too many
         orders, and StateError when it cannot be written: then the action must not happen.
 
-        Without `needed` that is logged only: for what shuts somebody out or stops something.
+        Without `needed` failures are only logged: for orders that withdraw access or stop a run.
         """
         if self._orders.spend(f"{by.role} {by.who}") is None:
             raise AccessError(f"more than {ORDERS} orders within a minute: wait")
@@ -248,7 +248,7 @@ def _give_to_owner(fd: int, folder: Path) -> None:
 
 
 def _bounded(args: Mapping[str, Any]) -> dict[str, Any]:
-    """Small enough for a line, whoever chose it."""
+    """Shorten a text to fit on a line, as it may come from anyone."""
     kept = {_short(key): _short(value) for key, value in args.items() if value is not None}
     if len(msgspec.json.encode(kept)) <= ARGS_BYTES:
         return kept

@@ -44,7 +44,7 @@ class RunFolder:
 
     @classmethod
     def create(cls, state: Path, settings: RunSettings) -> "RunFolder":
-        """A new folder with its run.toml, that nobody sees until `appear`. Raises StateError."""
+        """A new folder with its run.toml, invisible until `appear`. Raises StateError."""
         runs = make_folder(state / "runs")
         task = settings.task.partition(":")[2] or settings.task
         plain = "".join(c if c.isascii() and c.isalnum() else "-" for c in task.lower())
@@ -69,7 +69,7 @@ class RunFolder:
 
     @contextlib.contextmanager
     def removed_unless_made(self) -> Iterator[None]:
-        """Half of a new run is of use to nobody."""
+        """Remove a half-made new run."""
         try:
             yield
         except BaseException:
@@ -130,7 +130,7 @@ class RunFolder:
         return self.path / "residuals" / agent
 
     def forget_residuals(self) -> None:
-        """Once the run is finished: nobody goes on with it."""
+        """Remove the residuals of a finished run, which cannot be resumed."""
         shutil.rmtree(self.path / "residuals", ignore_errors=True)
 
     def verify_state(self, event: RoundCommitted) -> None:

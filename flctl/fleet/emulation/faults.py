@@ -29,7 +29,7 @@ BURST_BYTES, LATENCY_MS = 16_384, 400
 """Token bucket: a burst of some packets, and about the queue of a home router."""
 
 NETWORKS = "cd /sys/class/net && for d in *; do [ $d = lo ] || "
-"""Whoever was cut off and came back may have another name for its only connection."""
+"""A member that was cut off and healed may have another name for its only connection."""
 OTHER_END = NETWORKS + "cat $d/iflink; done"
 ON_THIS_SIDE = NETWORKS + "tc qdisc {} dev $d root {}; done"
 ON_THE_OTHER_SIDE = (
@@ -69,7 +69,7 @@ def restart(client: "DockerClient", _: str, member: EmulatedAgent) -> Done:
 
 
 def cut(client: "DockerClient", fleet: str, member: EmulatedAgent) -> Done:
-    """As when the cable is pulled: its packets go nowhere, and nobody is told."""
+    """As when the cable is pulled: its packets are lost without an error."""
     if member.endpoint is not None:
         client.networks.get(fleet).disconnect(_container(client, member), force=True)
     _forget_rate(client, fleet, member)

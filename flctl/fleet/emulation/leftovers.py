@@ -1,4 +1,4 @@
-"""Takes away what an emulated fleet is made of: all of it, a part, or what was begun in vain."""
+"""Removes an emulated fleet: all of it, a part, or what a failed start left."""
 
 import contextlib
 import time

@@ -152,7 +152,7 @@ class _Raising:
         return True
 
     def _put(self, spec: Spec) -> "Container":
-        """The container of that member, made anew unless it is what it should be."""
+        """The container of that member, recreated unless it is as it should be."""
         image_id = self._images[spec.image]
         had = self._there.get(spec.name)
         if had is not None:

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 PARTS = ("#424a53", "#9aa4af", "#d0d7de")
 """Greys, so that a part is not taken for a class."""
 ROWS = 60
-"""Bars beyond so many could not be told apart."""
+"""Maximum number of bars that can be told apart."""
 NAMED = 20
-"""Colours beyond so many have no name in the legend."""
+"""Maximum number of colours named in the legend."""
 
 Rows = Mapping[str, Mapping[str, int]]
 """By name of the bar: how long each of its pieces is."""
