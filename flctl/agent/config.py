@@ -27,7 +27,7 @@ class Choices(Struct, frozen=True):
     role: Role = "train"
     device: Device = "auto"
     threads: Annotated[int, Meta(ge=0, le=1024)] = 0
-    """0: as many as are usual there."""
+    """0: the usual number there."""
     tasks: tuple[str, ...] = ()
     allow_tasks: tuple[str, ...] = ()
 

@@ -18,7 +18,7 @@ LOOK_S = 15.0
 """Between two looks from outside at whether files have changed; two that agree say that none is
 being written."""
 ENTRIES = 2000
-"""Files and folders in such a look at most; before a round the worker looks at all."""
+"""Maximum number of files and folders in such a look; before a round the worker checks all."""
 DUTY = 20
 """Data are read again no sooner than this many times the duration of the last reading."""
 

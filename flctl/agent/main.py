@@ -85,7 +85,7 @@ def enabled_tasks(names: Sequence[str], allowed: Sequence[str] = ()) -> dict[str
 
 
 class Stop:
-    """Notes the wish to end, and wakes a wait for it."""
+    """Notes a request to end, and wakes the waiting loop."""
 
     def __init__(self, wake_fd: int, parent_fd: int | None) -> None:
         self.fds: list[int] = [fd for fd in (wake_fd, parent_fd) if fd is not None]

@@ -23,7 +23,7 @@ class Order(Struct, eq=False):
     tries: int = 0
     fetched_anew: bool = False
     progress_at: float = float("-inf")
-    """When the next report of progress may go out."""
+    """Time from which the next progress report may be sent."""
 
     @property
     def key(self) -> WorkKey:

@@ -102,7 +102,7 @@ class AgentState:
         return stored_server_keys(self.folder, given)
 
     def save_server_keys(self, given: str, keys: Sequence[str]) -> None:
-        """For good, before they are used. Raises StateError."""
+        """Store them durably, before they are used. Raises StateError."""
         path = self.folder / _SERVER_KEYS_FILE
         if tuple(keys) == (given,):
             with files.explained(path, "forget the server keys"):
@@ -144,7 +144,7 @@ class AgentState:
         self._lock.release()
 
     def _sweep(self) -> None:
-        """Half files of a worker that was killed, or lost power."""
+        """Remove partial files of a worker that was killed, or lost power."""
         with suppress(OSError):
             for left in self.folder.glob("residuals/*/.*.tmp"):
                 left.unlink()

@@ -194,7 +194,7 @@ class Work:
                 logger.debug("event=%s of the worker: nobody waits for it", type(event).__name__)
 
     def _rest(self, now: float) -> None:
-        """Give the worker's memory back when there was nothing to do for a while."""
+        """End an idle worker after a while, to free its memory."""
         idle = self._worker.idle_since
         if idle is not None and now - idle >= self._config.worker_idle_s:
             logger.debug("worker=%s idle: stopped", self._worker.pid)

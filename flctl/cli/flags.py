@@ -32,7 +32,7 @@ class Flag(NamedTuple):
     default: str | None = None
     """In words, where the number alone does not say it."""
     read: Callable[[str, str], Any] | None = None
-    """From what was typed, and where, to what the settings take."""
+    """Converts what was typed, and where, to what the settings take."""
 
     @property
     def word(self) -> str:

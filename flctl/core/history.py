@@ -38,8 +38,8 @@ def best_round(scores: Mapping[int, events.Score | None]) -> int | None:
 class History:
     """The state of a run, from its events in order.
 
-    A `lean` one keeps of the rounds before the last only what going on needs: with 300 agents
-    a round is 100 kB, of which 5 stay.
+    With `lean=True`, earlier rounds keep only what is needed to resume: with 300 agents, 5 kB of
+    a round's 100.
     """
 
     def __init__(self, lean: bool = False) -> None:
@@ -94,7 +94,7 @@ class History:
 
     @property
     def base(self) -> Digest:
-        """The newest model that counts."""
+        """Digest of the newest model that counts."""
         return self.model_of(self.round)
 
     @property

@@ -46,9 +46,9 @@ class Defined(NamedTuple):
     label: str
     value: Callable[[Sums], float]
     tables: tuple[str, ...] = ()
-    """It is computed from one of them, of those that a kind of task has."""
+    """Tables that it can be computed from: the one that the kind of task has."""
     means: tuple[str, ...] = ()
-    """It is computed from all of them."""
+    """Means that it is computed from, all of them."""
 
 
 def _accuracy(sums: Sums) -> float:

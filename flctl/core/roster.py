@@ -74,7 +74,7 @@ Action: TypeAlias = Admit | Probe | Conflict | Lost | Jumped
 
 
 class OwnersRefusal(Struct, frozen=True):
-    """The owner of an agent does not allow what a run asks of it."""
+    """An owner's refusal of what a run asks of the agent."""
 
     run: str
     text: str

@@ -30,7 +30,7 @@ from flctl.settings import RunSettings
 from flctl.wire.messages import Accepted, Cancel, Discarded, Message, UpdateReady, WorkKey
 
 FAILURES = 3
-"""An agent that has failed so often in a round is left out, if the quorum can do without it."""
+"""After this many failures in a round an agent is left out, if the quorum can do without it."""
 BACKOFF_S, LONGEST_BACKOFF_S = 2.0, 60.0
 """Before the second attempt; four times as long before each further one, up to the longest."""
 STARTING_S = 180.0
@@ -347,7 +347,7 @@ class Phase(Enum):
 
 LAST = (Phase.CLOSED, Phase.AGGREGATED, Phase.EVALUATED, Phase.COMMITTED)
 UNDECIDED = (Phase.OPEN, Phase.FAILED, Phase.BACKOFF)
-"""An update that becomes whole now counts, in this attempt or the next one."""
+"""Phases in which a complete update still counts, in this attempt or the next one."""
 
 
 class Round:
@@ -378,12 +378,12 @@ class Round:
         self._refused: set[str] = set()
         """Their owners do not allow it."""
         self._tries = 0
-        """Attempts that have failed, but for those which ended because agents were away."""
+        """Failed attempts, except those that ended because agents were away."""
         self._failed: Fail | None = None
         """The last attempt, and whether those who are away could have saved it."""
         self._for_absence = False
         self._doubted: set[str] = set()
-        """Not here since the restart; they count as here until the grace is over."""
+        """Agents not seen since the restart; they count as here until the grace is over."""
         self._grace_until = self._deadline = self._short_since = self._retry_at = math.inf
         self._patience_s = settings.wait_s
 
@@ -399,7 +399,7 @@ class Round:
 
     @property
     def waiting(self) -> set[str]:
-        """Agents whose update may come soon."""
+        """Agents whose update may still come."""
         return {seat.agent for seat in self.seats.values() if seat.owes}
 
     @property
@@ -418,7 +418,7 @@ class Round:
 
     @property
     def short(self) -> bool:
-        """Too few are here for the quorum, which those who are away could still bring about."""
+        """Whether too few agents are here for the quorum."""
         stored, owing, _ = self._count()
         return self.phase is Phase.OPEN and stored + owing < self.need
 
@@ -647,7 +647,7 @@ class Round:
         return [self._failed, Look()]
 
     def _after_failure(self, pool: Pool, now: float) -> list[Action]:
-        """At once with others, later with the same, or not at all."""
+        """Retry at once with other agents, later with the same ones, or not at all."""
         assert self._failed is not None
         others, failed = self._draw(pool, self.out), self.out.keys()
         no_more_data = failed & pool.without
@@ -671,7 +671,7 @@ class Round:
 
     @property
     def _tired(self) -> set[str]:
-        """They have failed too often to be asked again, where the others are enough."""
+        """Agents that failed too often to be asked again while the others are enough."""
         return {agent for agent in self.out if self._failures[agent] >= FAILURES}
 
     def _retry(self, drawn: Draw, pool: Pool, now: float) -> list[Action]:

@@ -75,7 +75,7 @@ class Story:
     waits_until: float | None = None
     """When the wait for agents ends; None while there is none."""
     before: int = 0
-    """Rounds that were committed before watching began."""
+    """Number of rounds that were committed before watching began."""
     ended: str = ""
     """paused, failed, stopped or finished."""
 

@@ -1,9 +1,9 @@
-"""What a coordinator answers an operator, checked before anything of it is used.
+"""Answers of a coordinator to an operator, checked before any part is used.
 
-The coordinator may be another's, or be taken over: a run's name becomes the name of a file here,
-a key part of a command that is suggested. Each answer is decoded into its struct here. What a
-newer coordinator says beside that stays in the dict that `--json` prints; a command that reads a
-new field declares it here first.
+The coordinator may belong to someone else, or be taken over: a run's name becomes a file name
+here, a key part of a suggested command. Each answer is decoded into its struct here. Further
+fields of a newer coordinator stay in the dict that `--json` prints; a command that reads a new
+field declares it here first.
 """
 
 from typing import Annotated, Any, TypeVar, get_args
@@ -149,7 +149,7 @@ class RunSummary(Struct, frozen=True):
 
 
 class ShownSettings(Struct, frozen=True):
-    """Those that are read here."""
+    """Fields that are read here."""
 
     agents: Names = ()
     compression: Short = "none"

@@ -99,7 +99,7 @@ def read_inventory(path: Path) -> tuple[Expected, ...]:
 
 
 def list_hosts(path: Path, environment: Mapping[str, str] | None = None) -> Listing:
-    """From the saved list `path`, or from Ansible. Raises UsageError."""
+    """Read the saved list `path`, or ask Ansible. Raises UsageError."""
     if not path.exists():
         raise _fault(path, absent(path))
     saved = _saved(path)

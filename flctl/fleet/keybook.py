@@ -1,4 +1,4 @@
-"""The list of keys of a coordinator: in its state folder, or behind its console."""
+"""A coordinator's list of keys: in its state folder, or over the network."""
 
 from collections.abc import Callable, Sequence
 from functools import partial

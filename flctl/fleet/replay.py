@@ -1,7 +1,7 @@
 """Computes a run again from its journal, and compares every round's model, byte for byte.
 
-Who took part in each round stands in the journal; everything else follows from the
-settings and the data.
+The journal lists the participants of each round; everything else follows from the settings and
+the data.
 """
 
 import os

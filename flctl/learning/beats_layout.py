@@ -40,9 +40,9 @@ class Layout:
     facts: dict[str, str | float]
     note: str
     unit: float
-    """What the numbers are multiplied by to be units of 1/200 mV."""
+    """Factor from the file's numbers to units of 1/200 mV."""
     offset: float
-    """What is subtracted before."""
+    """Number that is subtracted before."""
     stretch: bool
     """Whether each beat is first made to reach from 0 to 1."""
 

@@ -33,7 +33,7 @@ class Form:
     names: bool
     """Whether the first line is no beat."""
     lost: bool
-    """It was one, before a program took it for names."""
+    """The first line was a beat, until a program took it for column names."""
     columns: int
     samples: tuple[int, ...]
     """Columns of the beat, in their order."""

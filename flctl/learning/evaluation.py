@@ -64,7 +64,7 @@ def evaluate(
 
 
 def measured(task: Task, model: nn.Module, examples: Examples, **how: Any) -> Metrics:
-    """The figures of the same."""
+    """Metrics of the sums that `evaluate` finds."""
     return metrics_of(evaluate(task, model, examples, **how), task.measures)
 
 

@@ -29,7 +29,7 @@ OnStep = Callable[[int, int, float], None]
 
 @dataclass(frozen=True)
 class LocalResult:
-    """What one agent brings out of one round."""
+    """Result of one agent's training in one round."""
 
     state: dict[str, Tensor]
     """The model's new state dict, on the CPU."""

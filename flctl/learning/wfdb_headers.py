@@ -22,7 +22,7 @@ HEADER_BYTES = 4 * 1024**2
 _CONTROL = re.compile(rb"(?m)^(?!#)[^\n]*[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 """In a line that is no comment: it could reach a terminal with the name of a signal."""
 GAP = "~"
-"""In the place of a segment in which nothing was recorded."""
+"""Name that stands for a segment in which nothing was recorded."""
 OFTEN = 0.5
 """If segments have different signals, the best lead is taken that has at least this share of the
 samples of the most frequent one."""

@@ -102,7 +102,7 @@ def _into(target: Path) -> Iterator[IO[bytes]]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter tells its own developers what it does, in warnings, logs and prints."""
+    """Silence the exporter, which prints and logs for its own developers."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:

@@ -28,7 +28,7 @@ class RecordedRun:
 
     @property
     def rounds(self) -> list[RoundCommitted]:
-        """Committed ones, at least one. Raises RunError."""
+        """Committed rounds, at least one. Raises RunError."""
         if not self.history.rounds:
             raise RunError(f"run {self.name} has no committed round yet")
         return self.history.rounds

@@ -92,7 +92,7 @@ class Guard:
             self._broken.append((fd, key))
 
     def on_empty(self) -> None:
-        """No message is left to be read."""
+        """All messages have been read."""
         self._turn += 1
 
     def stop(self) -> None:

@@ -53,7 +53,7 @@ def shown(key: str) -> str:
 
 
 def is_public_key(text: str) -> bool:
-    """Whether it is one in either form."""
+    """Whether it is a key in either form."""
     return _from_either(text.strip()) is not None
 
 

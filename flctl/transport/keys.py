@@ -117,7 +117,7 @@ class Keyring:
             return sorted(self._allowed.revoked, key=lambda entry: entry.name)
 
     def waiting(self) -> list[Waiting]:
-        """Unknown keys that have knocked, the latest first."""
+        """Unknown keys that tried to connect, the latest first."""
         with self._lock:
             return list(reversed(self._waiting.values()))
 

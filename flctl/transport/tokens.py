@@ -24,7 +24,7 @@ MOST_USES = 1_000
 """More agents than a coordinator was tried with; a larger fleet joins with a second token."""
 MOST_OPEN = 64
 BY_INVITATION = "--invite"
-"""Stands for an operator's name, and can be none."""
+"""Placeholder for an operator's name; not a valid name."""
 
 
 class Token(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):

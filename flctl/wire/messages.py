@@ -141,9 +141,9 @@ class DatasetInfo(Part, frozen=True):
     examples: Natural
     """For training."""
     validation: Natural = 0
-    """To choose the best round by, on the agent."""
+    """Validation examples of the agent."""
     held_out: Natural = 0
-    """For testing, on the agent."""
+    """Test examples of the agent."""
     data: Digest | None = None
     """Digest of the training examples."""
 

@@ -21,7 +21,7 @@ RoundNumber = Annotated[int, Meta(ge=0, le=10**9)]
 
 
 class Question(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Changes nothing; a read key may ask it."""
+    """A question that changes nothing; a read key may ask it."""
 
 
 class AdminQuestion(Question, frozen=True):
@@ -106,7 +106,7 @@ class StopRun(RunOrder, frozen=True, tag="stop"):
 
 
 class ResumeRun(RunOrder, frozen=True, tag="resume"):
-    """Go on with a run that has stopped or paused."""
+    """Resume a run that has stopped or paused."""
 
     changes: dict[str, Any] = {}
     """Settings that are others from here on; `flctl.settings.changed` checks them."""

@@ -53,7 +53,7 @@ from flctl.worker.pipe import nameless_file
 logger = logging.getLogger(__name__)
 
 STEPPED_S = 0.2
-"""The least time between two reports of progress; the last step is always reported."""
+"""Shortest time between two progress reports; the last step is always reported."""
 
 Tell: TypeAlias = Callable[[Stepped], None]
 

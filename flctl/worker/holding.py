@@ -1,4 +1,4 @@
-"""What a worker holds in memory: a task, and the data of one source."""
+"""Data in a worker's memory: a task, and the data of one source."""
 
 import contextlib
 from collections.abc import Iterator
@@ -32,7 +32,7 @@ class Holding:
         return self._own.get()[0]
 
     def measured(self, part: MeasuredPart) -> Examples | None:
-        """What an agent holds of it."""
+        """The agent's examples of this part."""
         return (
             next(iter(self._own.get()[1:]), None) if part == "validation" else self._held_out.get()
         )
@@ -43,7 +43,7 @@ class Holding:
 
 @contextlib.contextmanager
 def about_data(source: DataSource) -> Iterator[None]:
-    """A task that could read its data once, and cannot any more, has none."""
+    """A task that can no longer read its data has none."""
     try:
         yield
     except (DataError, TaskError) as error:

@@ -98,7 +98,7 @@ class TrainJob(Job, frozen=True):
     """What the owner of the device allows; None: all."""
     device: Device = "auto"
     threads: int | None = None
-    """None: what torch thinks right for this machine."""
+    """None: torch's own choice for this machine."""
     code: Digest | None = None
     """Digest of the task that the owner has enabled: with other code it is not done."""
 

@@ -75,7 +75,7 @@ class WorkerProcess:
         return self._idle_since
 
     def fileno(self) -> int | None:
-        """Readable when there are events; None while no process is there."""
+        """File descriptor that is readable when there are events; None without a process."""
         return self._pipe.fileno() if self._pipe else None
 
     def submit(self, job: AnyJob, fd: int | None = None) -> None:

@@ -58,7 +58,7 @@ class Admission:
         self._refuse(incoming, "guest", text)
 
     def on_join(self, incoming: Incoming, join: Join, name: str | None) -> None:
-        """A guest that wants in, or an agent that asks again for what it was dealt."""
+        """Handle a Join: of a guest, or of an agent that asks again for its shard."""
         key, known = incoming.key, self._keyring.name_of(incoming.key)
         try:
             entry = self._keyring.joined_already(join.token, key, name, join.shard)

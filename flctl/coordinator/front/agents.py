@@ -74,7 +74,7 @@ class Agents:
         self._probing.on_time(now)
 
     def on_lost(self, now: float) -> None:
-        """Some connection was closed."""
+        """A connection was closed; which one is not known yet."""
         self._probing.on_lost(now)
 
     # What they say ----------------------------------------------------------------------

@@ -30,8 +30,8 @@ class Listener(Protocol):
 
 
 class Rotating:
-    """Whoever connects is told by which keys the coordinator is known, if it may not know it:
-    an agent after its Hello, an operator with its first question."""
+    """Tells a peer that connects the coordinator's keys, if it may not know them: an agent after
+    its Hello, an operator with its first question."""
 
     def __init__(
         self,

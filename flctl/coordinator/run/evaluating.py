@@ -32,7 +32,7 @@ class Evaluating:
         """Parts that each agent has still to measure."""
         self._answers: dict[messages.MeasuredPart, dict[str, messages.Sums]] = {}
         self._until: float | None = None
-        """None while no agent is asked."""
+        """Deadline of the agents' answers; None while no agent is asked."""
         self._closed = False
 
     def close(self) -> None:

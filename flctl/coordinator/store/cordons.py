@@ -1,4 +1,4 @@
-"""Agents that an operator holds back: a list in the state folder, so that it survives a restart.
+"""Cordoned agents: a list in the state folder, so that it survives a restart.
 
 It is a file of its own, not a field of the keys: a coordinator that is rolled back to an
 older version still reads those.

@@ -1,1 +1,1 @@
-"""A fleet in Docker containers on one machine, and faults to try it with."""
+"""A fleet in Docker containers on one machine, and faults to test it with."""

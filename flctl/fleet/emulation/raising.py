@@ -1,7 +1,7 @@
-"""Makes an emulated fleet, or makes the one that is there what it should be.
+"""Creates an emulated fleet, or updates the existing one.
 
-Whatever goes wrong, also Ctrl-C: what was made is taken away and what was replaced is put
-back, so that the fleet is as it was before.
+On any failure, also Ctrl-C, new parts are removed and replaced ones are restored, so that the
+fleet is as it was before.
 """
 
 import contextlib

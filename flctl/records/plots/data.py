@@ -138,7 +138,7 @@ def _enough(colours: Sequence[str], count: int) -> Sequence[Any]:
 
 
 def _mix(rows: Rows) -> dict[str, dict[str, Any]]:
-    """In per cent of each row."""
+    """Convert to per cent of each row."""
     return {
         name: {piece: 100 * n / sum(row.values()) for piece, n in row.items()}
         for name, row in rows.items()

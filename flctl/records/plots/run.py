@@ -122,7 +122,7 @@ def _look(name: str, main: str | None, names: Sequence[str]) -> tuple[str, float
 
 
 def _plain(curve: Mapping[int, float]) -> dict[int, float]:
-    """What has diverged as a gap."""
+    """The curve with a gap where it diverged."""
     return {at: value if abs(value) < DIVERGED else math.nan for at, value in curve.items()}
 
 
