@@ -43,7 +43,7 @@ class Holding:
 
 @contextlib.contextmanager
 def about_data(source: DataSource) -> Iterator[None]:
-    """A task that can no longer read its data has none."""
+    """Errors of reading become DataErrors: a task that can no longer read its data has none."""
     try:
         yield
     except (DataError, TaskError) as error:
