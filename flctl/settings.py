@@ -21,7 +21,7 @@ Threads = Annotated[int, Meta(ge=1, le=1024)]
 AgentName = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}\Z")]
 Seed = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Partition = Literal["iid", "label", "dirichlet", "size", "record"]
-Device = Literal["auto", "cpu", "cuda"]
+DeviceName = Literal["auto", "cpu", "cuda"]
 StrategyName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9-]{0,62}\Z")]
 """Which there are is known where rounds are aggregated (flctl.core.strategies)."""
 Compression = Literal["none", "fp16", "int8", "topk"]
@@ -126,7 +126,7 @@ class RunSettings(LocalTraining, frozen=True, forbid_unknown_fields=True, kw_onl
     evaluate_every: Count = 1
     """Measure the model of every n-th round, and of the last one."""
     test_batch_size: Count = 1000
-    device: Device = "auto"
+    device: DeviceName = "auto"
     """For local and virtual agents, and for the coordinator's evaluation."""
     threads: Threads = 1
     """torch threads per local or virtual agent; the result depends on it."""

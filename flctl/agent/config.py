@@ -8,7 +8,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct, field
 
-from flctl.settings import AgentName, Count, Device, Threads
+from flctl.settings import AgentName, Count, DeviceName, Threads
 from flctl.wire.messages import Digest, Limits, Role
 from flctl.worker.jobs import DataSource
 
@@ -25,7 +25,7 @@ class Choices(Struct, frozen=True):
     """Settings of an agent that its fleet has in common, beside the owner's limits."""
 
     role: Role = "train"
-    device: Device = "auto"
+    device: DeviceName = "auto"
     threads: Annotated[int, Meta(ge=0, le=1024)] = 0
     """0: the usual number there."""
     tasks: tuple[str, ...] = ()
@@ -62,7 +62,7 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     """Enabled tasks that the coordinator may ask for; empty: all of them."""
     limits: Limits = Limits()
     """Limits on what the coordinator may ask for."""
-    device: Device = "auto"
+    device: DeviceName = "auto"
     threads: Threads = usual_threads(os.cpu_count() or 0)
     """Number of torch threads."""
     image: Digest | None = None

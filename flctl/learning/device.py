@@ -5,10 +5,10 @@ import os
 import torch
 
 from flctl.errors import SettingsError
-from flctl.settings import Device
+from flctl.settings import DeviceName
 
 
-def set_up(device: Device, threads: int | None = None) -> torch.device:
+def set_up(device: DeviceName, threads: int | None = None) -> torch.device:
     """Choose the device for this process, and make torch compute the same thing every time.
 
     `threads` None leaves what torch thinks right. Raises SettingsError when "cuda" is asked
@@ -30,7 +30,7 @@ def set_up(device: Device, threads: int | None = None) -> torch.device:
     return chosen
 
 
-def pick(device: Device) -> torch.device:
+def pick(device: DeviceName) -> torch.device:
     """Raises SettingsError when "cuda" is asked for and there is none."""
     available = torch.cuda.is_available()
     if device == "cuda" and not available:

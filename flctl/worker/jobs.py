@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from flctl.core.randomness import Seeding
 from flctl.learning.origin import ReadAs, of_settings
-from flctl.settings import Device, LocalTraining, RunSettings
+from flctl.settings import DeviceName, LocalTraining, RunSettings
 from flctl.wire.messages import (
     Claim,
     DatasetInfo,
@@ -72,7 +72,7 @@ class Describe(Job, frozen=True):
     datasets: dict[str, DataSource]
     download: bool = True
     """Whether what ships with a task may be fetched when it is not here."""
-    device: Device = "auto"
+    device: DeviceName = "auto"
     """Device to use; the worker checks that it is available."""
 
 
@@ -96,7 +96,7 @@ class TrainJob(Job, frozen=True):
     """Folder where an agent keeps what it has not sent of a run; made when needed."""
     limits: Limits | None = None
     """What the owner of the device allows; None: all."""
-    device: Device = "auto"
+    device: DeviceName = "auto"
     threads: int | None = None
     """None: torch's own choice for this machine."""
     code: Digest | None = None
@@ -115,7 +115,7 @@ class EvaluateJob(Job, frozen=True):
     batch_size: int = 1000
     limits: Limits | None = None
     """What the owner of the device allows; None: all."""
-    device: Device = "auto"
+    device: DeviceName = "auto"
     threads: int | None = None
     code: Digest | None = None
     """Digest of the task that the owner has enabled: with other code it is not done."""
