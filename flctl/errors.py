@@ -17,10 +17,10 @@
     │   ├── MalformedMessage      a frame that does not decode
     │   ├── ProtocolMismatch      a peer that speaks another protocol
     │   └── ParametersError       tensors that do not fit the model
-    ├── CoordinatorAway           nobody answers at the address
+    ├── CoordinatorAway           no answer at the address
     ├── EngineError               Docker is away, closed to this user, or will not do it
     └── RunError                  a run could not go on
-        ├── NoAgents              nobody was ready within the wait
+        ├── NoAgents              no agent was ready within the wait
         ├── QuorumNotMet          too few updates at the deadline
         ├── StrategyError         the strategy cannot combine the updates of a round
         └── WorkerError           a worker process failed or died

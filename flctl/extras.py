@@ -1,4 +1,4 @@
-"""What flctl does only with an extra of its package: training, with torch.
+"""Features that need an extra of the package: training, with torch.
 
 The commands that steer a fleet, the coordinator and the agent's supervisor do without it.
 """

@@ -53,7 +53,7 @@ class Order(Struct, eq=False):
 
 
 class Refusal(Struct, frozen=True):
-    """An order that is not carried out."""
+    """Refusal of an order."""
 
     kind: FailureKind
     text: str

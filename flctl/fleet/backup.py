@@ -1,4 +1,4 @@
-"""What a state folder has that counts, as one stream: a tar with a description at its beginning.
+"""Backup of a state folder as one stream: a tar that begins with a description.
 
 A coordinator may work on the folder meanwhile. A journal and the audit file are only ever
 appended to: their whole lines are taken up to a point. Models, updates and keys are renamed into

@@ -1,4 +1,4 @@
-"""What a federated run is compared with, computed beside it in processes of low priority.
+"""Baselines of a federated run, computed beside it in processes of low priority.
 
 python -m flctl.fleet.comparison central|local-only < request > answer
 """

@@ -1,4 +1,4 @@
-"""Where runs, keys and agents are: asked once, and the same for every command."""
+"""Decides where runs, keys and agents are, once and the same for every command."""
 
 from collections.abc import Callable
 from contextlib import suppress

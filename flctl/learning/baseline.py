@@ -1,4 +1,4 @@
-"""What federated learning is compared with: all data in one place, and everyone alone.
+"""Baselines for federated learning: all data in one place, and each agent alone.
 
 Both start from the model that the run of these settings starts from, and do as much
 local work in each round as its agents do together (`central`) or each (`local_only`).

@@ -29,7 +29,7 @@ SLACK = 0.02
 AT_ONCE = 4096
 SHOWN, ASSUMED = "as the beats show", "assumed, for the beats do not show it"
 FAR_FROM_0 = 0.5
-"""A baseline that is so many times the height of a beat away from 0 is that of a converter, where
+"""A baseline this many times the height of a beat away from 0 is that of a converter, where
 0 lies outside of most beats."""
 
 

@@ -1,4 +1,4 @@
-"""What a task promises, checked one by one before it meets a fleet.
+"""Checks what a task must do, one by one, before it is used on a fleet.
 
 Each check takes a `Subject`, says what it has found, and raises FlctlError for a problem.
 `flctl.fleet.checking` runs them in order.

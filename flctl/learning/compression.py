@@ -1,4 +1,4 @@
-"""What local training has changed, in fewer bytes, as `flctl.wire.compression` reads it.
+"""Compresses the changes of local training, in the form that `flctl.wire.compression` reads.
 
 fp16    Each number as a half, relative to the largest of its tensor: nothing overflows.
 int8    QSGD (Alistarh et al. 2017, "QSGD: Communication-Efficient SGD via Gradient

@@ -1,4 +1,4 @@
-"""What a task makes, as digests: equal ones mean that every agent makes the same.
+"""Digests of a task's model, data and training: equal ones mean that every agent computes the same.
 
 `python -m flctl.learning.fingerprint REF [PATH]` prints those of a process of its own, which
 has another order of sets and has counted nothing yet.

@@ -1,4 +1,4 @@
-"""What a user's task does wrong, as one line that names the task, the method and the reason.
+"""Turns errors of a user's task into one line that names the task, the method and the reason.
 
 `guarded` watches the methods of a task, `forward` its model: whatever they raise becomes a
 TaskError, and what they return is looked at before anybody relies on it.

@@ -14,7 +14,7 @@ from flctl.wire.messages import Limits
 def within(
     training: LocalTraining, examples: int, limits: Limits | None
 ) -> tuple[LocalTraining, int]:
-    """`training` on so many examples without batches below the owner's floor, and how many
+    """`training` on this many examples without batches below the owner's floor, and how many
     examples of each epoch are left out for it.
 
     Two rounds that differ by one short last batch would tell that batch alone.
@@ -26,7 +26,7 @@ def within(
 
 
 def check_batches(batches: Sequence[Indices], steps: int, limits: Limits) -> None:
-    """Raises OwnerRefuses when a round of so many steps, which begins with these batches, trains
+    """Raises OwnerRefuses when a round of this many steps, which begins with these batches, trains
     on too little."""
     smallest = min(map(len, batches))
     if smallest < limits.min_batch_size:

@@ -1,4 +1,4 @@
-"""What `flctl data split` has written: who has how much of what, and the digest of each file.
+"""Manifest of `flctl data split`: the counts of each share, and the digest of each file.
 
 Nothing here needs torch, so that a Pi checks its files at once.
 """

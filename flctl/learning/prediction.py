@@ -1,4 +1,4 @@
-"""What a model says of examples, one by one."""
+"""Predictions of a model for single examples."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What an agent has not sent yet: kept on its disk, because top-k must not forget it.
+"""Changes that an agent has not sent yet, kept on its disk because top-k needs them later.
 
 runs/RUN of an agent's folder holds one file for each of the last two positions in its
 data. A position says how many batches the committed rounds have consumed, and comes with

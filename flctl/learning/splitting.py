@@ -1,4 +1,4 @@
-"""What `flctl data` reads and deals, and the command that deals it again."""
+"""Reads and deals data for `flctl data`, and names the command that repeats it."""
 
 import shlex
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""What the headers of a WFDB record say, checked before it is believed, and which lead to take."""
+"""Reads and checks the headers of a WFDB record, and chooses the lead."""
 
 import re
 from collections.abc import Iterator, Sequence

@@ -1,1 +1,1 @@
-"""What a run leaves behind, in the forms that other programs read."""
+"""Records of a run in forms that other programs read."""

@@ -1,1 +1,1 @@
-"""What a person or a program reads on the standard streams: tables, lines, JSON, the live view."""
+"""Output on the standard streams: tables, lines, JSON, the live view."""

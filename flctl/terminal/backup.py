@@ -1,4 +1,4 @@
-"""What is in a backup, in lines."""
+"""Contents of a backup, in lines."""
 
 from datetime import UTC, datetime
 

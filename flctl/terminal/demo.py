@@ -47,7 +47,7 @@ def show(
 
 
 def explained(alone: Compared, by: Beside, agents: int) -> list[str]:
-    """What stands in which row and column, and what the figures say and do not say."""
+    """Explanation of the table's rows and columns, and of what the figures do and do not show."""
     texts = [
         f"one place: all data together. alone: mean of {agents} agents, each after "
         f"{counted(max(alone.curve), 'round')} on its own data. always {by.commonest}: "

@@ -1,4 +1,4 @@
-"""Where commands find runs (`flctl.fleet.connecting`), for a person: what is awaited is shown."""
+"""Finds runs for commands (`flctl.fleet.connecting`), and shows what is being waited for."""
 
 import sys
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What a model achieves and predicts, as tables."""
+"""Metrics and predictions of a model, as tables."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""Carries out `flctl train`, wherever the agents are, while a watcher shows the run."""
+"""Runs `flctl train` for agents of any kind, while a watcher shows the run."""
 
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -27,7 +27,7 @@ class TrainOrder(NamedTuple):
     given: dict[str, Any]
     """The settings; of a resumed run, their changes."""
     where: str
-    """Where the settings are from."""
+    """Source of the settings, for errors."""
     resume: str | None
     task: str | None
     """As named on the command line."""
@@ -128,7 +128,7 @@ def _warn_of_chain(journal: str, chain: Mapping[str, Any]) -> None:
 
 
 def _kind(order: TrainOrder) -> str:
-    """Where the agents are: local, virtual or fleet."""
+    """Kind of agents: local, virtual or fleet."""
     if order.resume is None:
         return next((kind for kind in ("local", "virtual") if order.given.get(kind)), "fleet")
     folder = _found(order.state, order.context, order.resume)

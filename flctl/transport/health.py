@@ -68,7 +68,7 @@ class HealthPort:
 
 
 def ask(folder: Path) -> dict[str, dict[str, Any] | None]:
-    """What each process that has a socket in `folder` says; None of one that does not answer."""
+    """Answer of each process that has a socket in `folder`; None for one that does not answer."""
     return {name: _ask(folder, name) for name in NAMES if (folder / f"{name}.sock").exists()}
 
 

@@ -38,7 +38,7 @@ _WATCHED = (
 
 
 class _Dealer:
-    """What both links share: a DEALER, its monitor, and what that has told."""
+    """Base of both links: a DEALER, its monitor, and the monitor's events."""
 
     def __init__(self, address: str) -> None:
         self._address = address

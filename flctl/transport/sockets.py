@@ -1,4 +1,4 @@
-"""What all ZeroMQ sockets of flctl have in common: options, and how a message is received."""
+"""Common parts of flctl's ZeroMQ sockets: options, and receiving a message."""
 
 import zmq
 

@@ -1,1 +1,1 @@
-"""What travels: messages, their frames, and model parameters as safetensors blobs."""
+"""The wire format: messages, their frames, and model parameters as safetensors blobs."""

@@ -1,4 +1,4 @@
-"""Why a worker process ended: what its exit status and the kernel's counters tell."""
+"""Finds out why a worker process ended, from its exit status and the kernel's counters."""
 
 import signal
 from pathlib import Path

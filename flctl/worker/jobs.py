@@ -1,4 +1,4 @@
-"""What a worker process is asked to do and what it answers; nothing here needs torch.
+"""Jobs of a worker process and its answers; nothing here needs torch.
 
 Model blobs go along as open file descriptors: the model of a job in, the update out.
 """

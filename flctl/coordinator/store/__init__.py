@@ -1,1 +1,1 @@
-"""What a coordinator keeps on disk: the folders of runs, their journals, the audit file."""
+"""A coordinator's files: the folders of runs, their journals, the audit file."""

@@ -20,7 +20,7 @@ CLOSE = 1e-6
 BLOCK = 8 * SLICE
 """Numbers of all updates in memory at a time …"""
 LEAST = 1024
-"""… but so many of each: a matrix product of a few columns is no faster than a loop."""
+"""… but at least this many of each: a matrix product of a few columns is no faster than a loop."""
 
 
 def squared_distances(

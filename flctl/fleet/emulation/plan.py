@@ -1,4 +1,4 @@
-"""What an emulated fleet consists of: names, limits, command lines; pure."""
+"""Parts of an emulated fleet: names, limits, command lines; pure."""
 
 import hashlib
 import re

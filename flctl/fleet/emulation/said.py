@@ -1,4 +1,4 @@
-"""What the members of a fleet have logged."""
+"""Logs of a fleet's members."""
 
 import queue
 import threading
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from docker import DockerClient
 
 Line = tuple[str, str]
-"""Whose, and what."""
+"""Member, and line."""
 
 
 def said(client: "DockerClient", members: Sequence[EmulatedAgent], tail: int) -> Iterator[Line]:

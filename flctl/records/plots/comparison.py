@@ -87,7 +87,7 @@ def _own(alone: "Compared") -> str:
 
 
 def _unseen(last: Mapping[str, Any], central: "Compared", alone: "Compared", by: "Beside") -> str:
-    """What came of patients of whom no agent had a beat."""
+    """Figures of patients of whom no agent had a beat."""
     part = last.get("beside", {}).get("unseen")
     if part is None or "unseen" not in central.final:
         return ""

@@ -95,7 +95,7 @@ def _draw_numbers(path: Path, found: "Predictions", name: str) -> None:
 
 
 def _title(axis: Any, found: "Predictions", at: int, colour: str) -> None:
-    """What it is, how surely, and what the file says when that is something else."""
+    """The prediction, its probability, and the label of the file if that differs."""
     axis.set_title(found.headline(at), loc="left", color=colour, fontweight="bold",
                    fontsize=9, pad=3)  # fmt: skip
     wrong = found.wrong(at)

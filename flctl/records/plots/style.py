@@ -1,4 +1,4 @@
-"""What all pictures have in common: colours, labels, where the file goes."""
+"""Common parts of all pictures: colours, labels, writing the file."""
 
 import importlib.util
 from collections.abc import Iterable, Iterator, Mapping
