@@ -87,7 +87,10 @@ class RunSettings(LocalTraining, frozen=True, forbid_unknown_fields=True, kw_onl
     local: Count | None = None
     """Number of agents to start as processes on this machine."""
     virtual: Count | None = None
-    """Number of clients to simulate in one process."""
+    """Number of clients to simulate."""
+    jobs: Annotated[int, Meta(ge=0, le=1024)] = 1
+    """Processes that share the work of virtual clients; 0: one for each core. The result is the
+    same."""
     agents: tuple[AgentName, ...] = ()
     """Only these agents; empty: all that are ready when a round opens."""
     frozen: tuple[str, ...] = ()
@@ -162,7 +165,7 @@ class RunSettings(LocalTraining, frozen=True, forbid_unknown_fields=True, kw_onl
 KEYS = RunSettings.__struct_fields__
 NOT_YET = ("frozen", "private")
 """Keys without a flag: they can only have their default so far."""
-CHANGEABLE = ("evaluate", "quorum", "deadline_s", "wait_s", "attempts", "evaluate_every")
+CHANGEABLE = ("evaluate", "quorum", "deadline_s", "wait_s", "attempts", "evaluate_every", "jobs")
 """Keys that may change when a run is resumed: none that its models are computed from."""
 SHORT = {"deadline": "deadline_s", "wait": "wait_s"}
 """Flags leave the unit to their help; their names are understood in TOML too."""
@@ -245,6 +248,8 @@ def _check_together(settings: RunSettings, where: str) -> None:
         raise SettingsError(
             f"{where}: quorum = {quorum} is neither a share (up to 1) nor a whole number"
         )
+    if settings.jobs != 1 and settings.virtual is None:
+        raise SettingsError(f"{where}: jobs is for virtual clients; leave it out, or add virtual")
     own = settings.local or settings.virtual
     if own is not None:
         _check_own_agents(settings, own, where)
@@ -276,6 +281,10 @@ def _check_text_and_numbers(settings: RunSettings, where: str) -> None:
 def _check_own_agents(settings: RunSettings, count: int, where: str) -> None:
     """Check that local or virtual agents are not asked for what only a real fleet has."""
     kind = "local" if settings.local is not None else "virtual"
+    if settings.jobs != 1 and settings.threads != 1:
+        raise SettingsError(
+            f"{where}: with jobs every process has one thread: leave threads out, or jobs"
+        )
     if settings.agents and (len(settings.agents) != count or settings.agents != agent_names(count)):
         raise SettingsError(
             f"{where}: agents cannot be chosen together with {kind} = {count}, which makes its "

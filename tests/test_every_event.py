@@ -450,6 +450,7 @@ READ_BY: dict[str, tuple[Reader, ...]] = {
     "api.py": WRITES,  # tests/test_api.py reads a run with it
     "core/stream.py": (history, train_in_lines),
     "fleet/console.py": (history,),
+    "fleet/processes.py": WRITES,
     "fleet/following.py": (history,),
     "coordinator/front/operators.py": (lean_history,),
     "coordinator/run/evaluating.py": WRITES,

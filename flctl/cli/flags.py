@@ -68,6 +68,8 @@ FLAGS = (
          "and encryption.", "N", "none"),
     Flag("virtual", int, FLEET, "Simulate N agents in this process: no sockets, same result.",
          "N", "none"),
+    Flag("jobs", int, FLEET, "Processes that share the work of --virtual; 0: one for each core. "
+         "The result is the same.", "N"),
     Flag("agents", str, FLEET, "Only these agents, separated by commas.",
          "NAME,…", "all that are ready", names),
     Flag("fraction", float, FLEET, "Share of the agents that each round invites, in (0, 1].",

@@ -129,13 +129,13 @@ class Trainer:
             **structs.asdict(claim),
         )
 
-    def evaluate(self, path: Path, examples: Examples) -> Sums:
-        """Sums of the model in the file `path`."""
+    def evaluate(self, path: Path, examples: Examples, only: int | None = None) -> Sums:
+        """Sums of the model in the file `path`; see `flctl.learning.evaluation`."""
         model = self._reused.model()
         with path.open("rb") as file:
             load_into(model, file.fileno(), str(path))
         size = self._settings.test_batch_size
-        return evaluate(self._task, model, examples, batch_size=size, device=self.device)
+        return evaluate(self._task, model, examples, batch_size=size, device=self.device, only=only)
 
     def _read(self, round_id: int, base: Digest) -> "_Base":
         if self._base is None or self._base.digest != base:

@@ -8,7 +8,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +21,28 @@ from flctl.coordinator.store.resume import expect_resumable, start_run, take_up
 from flctl.core import events
 from flctl.core.events import Score
 from flctl.core.history import History
+from flctl.core.metrics import merge
 from flctl.core.round import Pool, draw
 from flctl.core.stream import AnyLive, BatchTrained, Published, RunBegun
-from flctl.errors import FlctlError, StateError
+from flctl.errors import FlctlError, SettingsError, StateError
 from flctl.fleet.clients import Clients, Trainer, first_model
+from flctl.fleet.processes import (
+    Alone,
+    Answer,
+    BatchMeasured,
+    ClientTrained,
+    MeasureBatch,
+    Order,
+    Processes,
+    TrainClient,
+)
 from flctl.learning.examples import Examples
 from flctl.learning.reading import Reading
 from flctl.learning.source import evaluation_parts
 from flctl.learning.task import task_of
+from flctl.learning.training import OnStep
 from flctl.settings import changed
-from flctl.wire.messages import Sums
+from flctl.wire.messages import TRAINING, Sums
 from flctl.worker.jobs import for_testing
 
 logger = logging.getLogger(__name__)
@@ -65,6 +77,10 @@ class VirtualRun:
             self._trainer = Trainer(folder, self.task, self.settings)
             self._clients = Clients(self.task, self.settings)
             self._tests = self._test_data()
+            self._shared: dict[str, Mapping[str, Examples]] = {}
+            """What orders are about."""
+            self._at: tuple[str, str, Examples] | None = None
+            self._workers = self._make_workers()
             undo.pop_all()
 
     @classmethod
@@ -89,6 +105,7 @@ class VirtualRun:
         with contextlib.ExitStack() as stack:
             stack.callback(self._lock.release)
             stack.callback(self._journal.close)
+            stack.callback(self._workers.close)
             noted = take_up(self.folder, self.history, self._journal, _now(), self._changes)
             try:
                 self._end(self._rounds(noted))
@@ -138,11 +155,19 @@ class VirtualRun:
         opened, accepted = self.history.opened, self.history.accepted
         if opened is None or not (accepted or self._clients.training.keys() & {*opened.invited}):
             opened = self._open(round_id)
-        for agent in opened.invited:
-            if agent not in self.history.accepted and agent in self._clients.training:
-                self._between()
-                self._train(agent, opened)
-        updates = self.history.accepted
+        done, there = self.history.accepted, self._clients.training
+        for update in self._train([a for a in opened.invited if a in there and a not in done]):
+            self._record(update)
+            logger.info(
+                "round=%d agent=%s trained examples=%d batches=%d loss=%.4f took_s=%.1f",
+                update.round,
+                update.agent,
+                update.examples,
+                update.batches,
+                update.loss,
+                update.seconds,
+            )
+        updates, self._at = self.history.accepted, None
         made = aggregate(self.folder, round_id, weigh_in(updates), self.settings)
         due = evaluation_due(self.history, self.settings, updates)
         score = self._evaluate(made) if due else None
@@ -160,38 +185,88 @@ class VirtualRun:
         self._record(opened)
         return opened
 
-    def _train(self, agent: str, opened: events.RoundOpened) -> None:
-        """One client's part of a round; its update goes into the spool like any agent's."""
+    def _train(self, agents: Sequence[str]) -> Iterator[events.UpdateStored]:
+        """Their parts of the open round; each update goes into the spool like any agent's."""
+        history, seed, training = self.history, self.settings.seed, self._clients.training
+        round_id = history.round + 1
 
-        def progress(step: int, steps: int, loss: float) -> None:
-            self._tell(
-                BatchTrained(round=opened.round, agent=agent, step=step, steps=steps, loss=loss)
-            )
+        def progress(order: Order, step: int, steps: int, loss: float) -> None:
+            if isinstance(order, TrainClient):
+                agent = order.seeding.agent
+                self._tell(
+                    BatchTrained(round=round_id, agent=agent, step=step, steps=steps, loss=loss)
+                )
 
-        seeding = self.history.seeding(agent, self.settings.seed)
-        examples = self._clients.training[agent]
-        update = self._trainer.train(examples, opened.base, seeding, on_step=progress)
-        self._record(update)
-        logger.info(
-            "round=%d agent=%s trained examples=%d batches=%d loss=%.4f took_s=%.1f",
-            update.round,
-            agent,
-            update.examples,
-            update.batches,
-            update.loss,
-            update.seconds,
-        )
+        self._share(TRAINING, training)
+        orders = [TrainClient(history.base, history.seeding(agent, seed)) for agent in agents]
+        for answer in self._workers.do(orders, progress, self._between):
+            assert isinstance(answer, ClientTrained)
+            yield answer.update
 
     def _evaluate(self, made: Aggregated) -> Score | None:
         how, found = self.settings.evaluate, {}
-
-        def measure(parts: dict[str, Examples]) -> dict[str, Sums]:
-            return {name: self._trainer.evaluate(made.path, part) for name, part in parts.items()}
-
         if how != "agents":
-            found = measure(self._tests.get())
-        answers = {part: measure(self._clients.own(part)) for part in parts_to_ask_for(how, found)}
+            found = self._measure(made, "tests", self._tests.get())
+        answers = {
+            part: self._measure(made, part, self._clients.own(part))
+            for part in parts_to_ask_for(how, found)
+        }
         return scored(found, answers, self.task.measures)
+
+    def _measure(
+        self, made: Aggregated, what: str, parts: Mapping[str, Examples]
+    ) -> dict[str, Sums]:
+        """The sums of all batches are the same, whoever has measured which."""
+        if not parts:
+            return {}
+        self._share(what, parts)
+        size, whole = self.settings.test_batch_size, isinstance(self._workers, Alone)
+        orders = [
+            MeasureBatch(str(made.path), what, name, number)
+            for name, part in parts.items()
+            for number in ([None] if whole or self.task.workers else range(-(-len(part) // size)))
+        ]
+        found: dict[str, list[Sums]] = {name: [] for name in parts}
+        for order, answer in zip(orders, self._workers.do(orders), strict=True):
+            assert isinstance(answer, BatchMeasured)
+            found[order.name].append(answer.sums)
+        return {name: merge(sums) for name, sums in found.items()}
+
+    def _share(self, what: str, parts: Mapping[str, Examples]) -> None:
+        """What orders are about from now on."""
+        if self._shared.get(what) is not parts:
+            self._shared[what] = parts
+            self._workers.renew()
+
+    def _work(self, order: Order, on_step: OnStep) -> Answer:
+        """In this process, or in one of those that share the work."""
+        match order:
+            case TrainClient(base, seeding):
+                examples = self._shared[TRAINING][seeding.agent]
+                update = self._trainer.train(examples, base, seeding, on_step=on_step)
+                return ClientTrained(update=update)
+            case MeasureBatch(model, what, name, batch):
+                if self._at is None or self._at[:2] != (what, name):
+                    self._at = what, name, self._shared[what][name]
+                sums = self._trainer.evaluate(Path(model), self._at[2], batch)
+                return BatchMeasured(sums=sums)
+
+    def _make_workers(self) -> Alone | Processes:
+        """Raises SettingsError for a GPU, which one process uses."""
+        size = self.settings.jobs or cores()
+        if size == 1:
+            return Alone(self._work)
+        if self._trainer.device.type != "cpu":
+            raise SettingsError(
+                f"jobs = {size}: the clients train on a GPU, which one process uses; leave it out, "
+                "or choose --device cpu"
+            )
+
+        def leave() -> None:
+            self._lock.release()
+            self._journal.close()
+
+        return Processes(size, self._work, leave)
 
     def _test_data(self) -> Reading[dict[str, Examples]]:
         task, source = self.task, for_testing(self.settings)
@@ -208,6 +283,12 @@ class VirtualRun:
         journaled = list(self._journal.told(event)) if isinstance(event, events.Journaled) else []
         for told in journaled or [Published(self.folder.name, event)]:
             self._publish(told)
+
+
+def cores() -> int:
+    """That this process may use."""
+    mine = getattr(os, "sched_getaffinity", None)  # Linux only
+    return len(mine(0)) if mine is not None else os.cpu_count() or 1
 
 
 def _now() -> float:

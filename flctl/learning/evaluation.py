@@ -41,13 +41,15 @@ def evaluate(
     *,
     batch_size: int = 1000,
     device: torch.device | None = None,
+    only: int | None = None,
 ) -> Sums:
-    """Sums of `model` on `examples`; the model is left in evaluation mode, on `device`."""
+    """Sums of `model` on `examples`, or on their batch number `only`; the model is left in
+    evaluation mode, on `device`."""
     expect_labelled(task, examples)
     device = device or torch.device("cpu")
     model.to(device).eval()
     tally = Tally(task.measures)
-    for batch in in_order(task, examples, batch_size):
+    for batch in in_order(task, examples, batch_size, only):
         x, y = moved(batch, device)
         output = forward(task, model, task.inputs(x, training=False))
         tally.add_means(task.figures(output, y), float(task.loss(output, y)), len(y))

@@ -107,9 +107,13 @@ def load(task: Task, examples: Examples, batches: Iterable[Indices]) -> Iterator
         )
 
 
-def in_order(task: Task, examples: Examples, batch_size: int) -> Iterator[Batch]:
+def in_order(
+    task: Task, examples: Examples, batch_size: int, only: int | None = None
+) -> Iterator[Batch]:
     """All examples once, unshuffled, for evaluation."""
     starts = range(0, len(examples), batch_size)
+    if only is not None:
+        starts = starts[only : only + 1]
     if _in_memory(task, examples):
         return (examples.run(start, start + batch_size) for start in starts)
     indices = np.arange(len(examples), dtype=np.int64)

@@ -1,0 +1,238 @@
+"""Processes that share the work of a virtual run: forked from its own, so that they have its data.
+
+An order is done the same way by whichever of them, and the answers come in the order of the orders:
+how many there are changes nothing. They end with the process that they were forked from.
+"""
+
+import contextlib
+import ctypes
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import NoReturn, TypeAlias
+
+from msgspec import Struct
+
+from flctl.core.events import UpdateStored
+from flctl.core.randomness import Seeding
+from flctl.errors import RunError
+from flctl.wire.messages import Digest, Sums
+from flctl.worker.jobs import TRIES, Event, JobFailed, Stepped
+from flctl.worker.main import failure_of
+from flctl.worker.pipe import Pipe
+
+POLL_S = 0.2
+PR_SET_PDEATHSIG = 1
+
+
+class TrainClient(Struct, frozen=True, tag="train"):
+    base: Digest
+    seeding: Seeding
+
+    def __str__(self) -> str:
+        return f"training {self.seeding.agent}"
+
+
+class MeasureBatch(Struct, frozen=True, tag="measure"):
+    """A part that was shared before the fork, or one batch of it."""
+
+    model: str
+    """Path of its file."""
+    what: str
+    name: str
+    batch: int | None = None
+
+    def __str__(self) -> str:
+        return f"measuring the part '{self.name}'"
+
+
+class ClientTrained(Event, frozen=True):
+    update: UpdateStored
+
+
+class BatchMeasured(Event, frozen=True):
+    sums: Sums
+
+
+Order: TypeAlias = TrainClient | MeasureBatch
+Answer: TypeAlias = ClientTrained | BatchMeasured
+OnStep: TypeAlias = Callable[[int, int, float], None]
+Work: TypeAlias = Callable[[Order, OnStep], Answer]
+Progress: TypeAlias = Callable[[Order, int, int, float], None]
+Between: TypeAlias = Callable[[], None]
+Heard: TypeAlias = ClientTrained | BatchMeasured | Stepped | JobFailed
+
+
+def _ignore(order: Order, step: int, steps: int, loss: float) -> None:
+    pass
+
+
+class Alone:
+    """This process does it all."""
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+
+    def do(
+        self, orders: Sequence[Order], progress: Progress = _ignore, between: Between = lambda: None
+    ) -> Iterator[Answer]:
+        for order in orders:
+            between()
+            yield self._work(order, partial(progress, order))
+
+    def renew(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class Processes:
+    """Up to `size` processes, forked when they are needed. `work` runs in them; `leave` gives up
+    there what is the run's own: its locks and files."""
+
+    def __init__(self, size: int, work: Work, leave: Callable[[], None]) -> None:
+        self._size, self._work, self._leave = size, work, leave
+        self._workers: list[_Worker] = []
+
+    def do(
+        self,
+        orders: Sequence[Order],
+        progress: Progress = _ignore,
+        between: Between = lambda: None,
+    ) -> Iterator[Answer]:
+        """The answers to `orders`, in their order. `between` is called while it waits, and may
+        raise. Raises RunError for the first one that fails, or that kills its process again and
+        again."""
+        waiting, due = deque(range(len(orders))), 0
+        found: dict[int, Answer | JobFailed] = {}
+        deaths: Counter[int] = Counter()
+        while due < len(orders):
+            between()
+            self._give(orders, waiting)
+            busy = {w: number for w in self._workers if (number := w.number) is not None}
+            for worker in select.select([*busy], [], [], POLL_S)[0]:
+                number = busy[worker]
+                for message, _ in worker.pipe.receive():
+                    if isinstance(message, Stepped):
+                        progress(orders[number], message.step, message.steps, message.loss)
+                    else:
+                        found[number], worker.number = message, None
+                        if isinstance(message, JobFailed):
+                            waiting.clear()  # those before it are still waited for
+                if worker.pipe.ended:
+                    self._workers.remove(worker)
+                    how = worker.end()
+                    if worker.number is not None:
+                        waiting.appendleft(number)
+                        deaths[number] += 1
+                    if deaths[number] >= TRIES:
+                        raise RunError(
+                            f"{orders[number]} has ended its process {TRIES} times: {how}; with "
+                            "too little memory, use fewer --jobs"
+                        )
+            while due in found:
+                answer = found.pop(due)
+                if isinstance(answer, JobFailed):
+                    raise RunError(answer.message)
+                yield answer
+                due += 1
+
+    def renew(self) -> None:
+        """What is shared has changed: the next orders go to new processes."""
+        self.close()
+
+    def close(self) -> None:
+        """End all of them, whatever they are doing."""
+        while self._workers:
+            self._workers.pop().end()
+
+    def _give(self, orders: Sequence[Order], waiting: deque[int]) -> None:
+        idle = [worker for worker in self._workers if worker.number is None]
+        while waiting and (idle or len(self._workers) < self._size):
+            if not idle:
+                idle.append(_Worker(self._work, self._leave, self._workers))
+                self._workers.append(idle[0])
+            worker, worker.number = idle[0], waiting[0]
+            with contextlib.suppress(OSError):  # it has died: its pipe says so
+                worker.pipe.send(orders[waiting[0]])
+            idle.pop(0), waiting.popleft()
+
+
+class _Worker:
+    def __init__(
+        self,
+        work: Work,
+        leave: Callable[[], None],
+        others: Sequence["_Worker"],
+    ) -> None:
+        here, there = socket.socketpair()
+        parent = os.getpid()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):
+                stream.flush()
+        self.pid = os.fork()
+        if not self.pid:
+            try:
+                here.close()
+                for other in others:  # else it would never be seen that this end is gone
+                    other.pipe.close()
+                leave()
+                _serve(Pipe(there, Order), work, parent)
+            finally:
+                os._exit(1)
+        there.close()
+        self.pipe: Pipe[Heard] = Pipe(here, Heard)
+        self.number: int | None = None
+        """Of the order that it is doing."""
+
+    def fileno(self) -> int:
+        return self.pipe.fileno()
+
+    def end(self) -> str:
+        """How it has ended, if it had not been alive."""
+        self.pipe.close()
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if not pid:
+                os.kill(self.pid, signal.SIGKILL)
+                _, status = os.waitpid(self.pid, 0)
+            if os.WIFSIGNALED(status):
+                return f"killed by {signal.Signals(os.WTERMSIG(status)).name}"
+        return "it ended"
+
+
+def told_now_and_then(pipe: Pipe[Order]) -> OnStep:
+    due = 0.0
+
+    def on_step(step: int, steps: int, loss: float) -> None:
+        nonlocal due
+        if (now := time.monotonic()) >= due or step == steps:
+            due = now + POLL_S
+            pipe.send(Stepped(step=step, steps=steps, loss=loss))
+
+    return on_step
+
+
+def _serve(pipe: Pipe[Order], work: Work, parent: int) -> NoReturn:
+    """In the new process: Ctrl-C is for its parent, whose end is its own."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    with contextlib.suppress(OSError, AttributeError):  # Linux only; else it ends with its order
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    while not pipe.ended and os.getppid() == parent:
+        for order, _ in pipe.receive():
+            answer: Answer | JobFailed
+            try:
+                answer = work(order, told_now_and_then(pipe))
+            except (Exception, MemoryError) as error:
+                answer = failure_of(error)
+            pipe.send(answer)
+    os._exit(0)
