@@ -39,7 +39,7 @@ from flctl.fleet.processes import (
 from flctl.learning.examples import Examples
 from flctl.learning.reading import Reading
 from flctl.learning.source import evaluation_parts
-from flctl.learning.task import task_of
+from flctl.learning.task import Task, task_of
 from flctl.learning.training import OnStep
 from flctl.settings import changed
 from flctl.wire.messages import TRAINING, Sums
@@ -221,10 +221,11 @@ class VirtualRun:
             return {}
         self._share(what, parts)
         size, whole = self.settings.test_batch_size, isinstance(self._workers, Alone)
+        whole = whole or self.task.workers > 0 or type(self.task).collate is not Task.collate
         orders = [
             MeasureBatch(str(made.path), what, name, number)
             for name, part in parts.items()
-            for number in ([None] if whole or self.task.workers else range(-(-len(part) // size)))
+            for number in ([None] if whole else range(-(-len(part) // size)))
         ]
         found: dict[str, list[Sums]] = {name: [] for name in parts}
         for order, answer in zip(orders, self._workers.do(orders), strict=True):
