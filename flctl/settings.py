@@ -33,8 +33,7 @@ OptimizerArgs = dict[str, float | int | bool | str | list[float]]
 DEFAULT_QUORUM = 0.8
 
 SCHEMA = 2
-"""Schema version of `run.toml` and the journal; incremented when an old reader would misread
-them."""
+"""Schema version of `run.toml` and the journal, raised when an old reader would misread them."""
 
 
 class LocalTraining(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -57,8 +56,7 @@ class LocalTraining(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     compression: Compression = "none"
     """How an update travels: its change of the model in fewer bits, or its largest part."""
     topk_share: Annotated[float, Meta(gt=0, le=0.15)] = 0.025
-    """Share of the model's numbers that `compression = "topk"` sends; above 0.15, int8 is
-    smaller."""
+    """Share of the model's numbers that "topk" sends; above 0.15, int8 is smaller."""
 
 
 class RunSettings(LocalTraining, frozen=True, forbid_unknown_fields=True, kw_only=True):

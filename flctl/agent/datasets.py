@@ -95,8 +95,7 @@ class Datasets:
         error: str | None = None,
         damaged: bool = False,
     ) -> bool:
-        """Update the declared counts for `order` that are given; returns whether anything
-        changed."""
+        """Update the given counts for `order`; returns whether anything changed."""
         assert self.found is not None
         infos = {(info.name, info.task): info for info in self.found.datasets}
         old = infos.get((order.dataset, order.task))

@@ -107,8 +107,7 @@ class Computer:
         return None
 
     def throttled(self) -> tuple[str, ...] | None:
-        """Conditions that slow the Pi down at present; None if the computer does not report
-        them."""
+        """Conditions that slow the Pi down at present; None if they are not reported."""
         firmware = self._firmware_flags()
         low_voltage = self._low_voltage()
         if firmware is None and low_voltage is None:

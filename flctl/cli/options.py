@@ -115,8 +115,7 @@ def _spread(function: Callable[..., None]) -> Callable[..., None]:
 
 
 class _Quick:
-    """When the shell asks for completions, values stay as typed: the converters are slow to
-    load."""
+    """For shell completion, values stay as typed: the converters are slow to load."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         params: list[Any] = super().get_params(ctx)  # type: ignore[misc]

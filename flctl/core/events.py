@@ -40,8 +40,7 @@ class RunStarted(Dated, frozen=True, tag="started"):
     """Digest of run.toml, which never changes; older journals lack it."""
     frozen: Digest | None = None
     private: Digest | None = None
-    """Digests of the model's two other groups of tensors (`Model` of the wire); `model` is
-    shared."""
+    """Digests of the model's two other groups of tensors; `model` is the shared one."""
     measures: Measures = Measures(metrics=DEFAULT_METRICS, primary=LOSS.name, classes=0)
     """Metrics of the task's models; older journals lack them."""
 

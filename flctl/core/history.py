@@ -138,8 +138,7 @@ class History:
 
     @property
     def data_used(self) -> str:
-        """Agents that have seen all their data, as the reason for an end; empty if there are
-        none."""
+        """Agents that have seen all their data, as the reason for an end; empty if none."""
         return f"all data used: {', '.join(sorted(self.exhausted))}" if self.exhausted else ""
 
     def seeding(self, agent: str, seed: int) -> Seeding:

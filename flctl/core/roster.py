@@ -178,8 +178,7 @@ class Member:
                 self.state, self.progress = "ready", None
 
     def examples(self, task: str, dataset: str, part: MeasuredPart | None = None) -> int:
-        """Declared number of examples of a part, None: for training; 0 if it has none for this
-        task."""
+        """Declared examples of a part, None: for training; 0 if it has none for this task."""
         infos = self.hello.datasets if self.hello else ()
         return max((i.of(part) for i in infos if (i.task, i.name) == (task, dataset)), default=0)
 

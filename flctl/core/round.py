@@ -558,8 +558,7 @@ class Round:
         return [Invite(agent)] if ask else []
 
     def _tick(self, now: float) -> list[Action]:
-        """Handle what is due: the next attempt, the end of a grace, the deadline, the end of a
-        wait."""
+        """Handle what is due: the next attempt, a grace's end, the deadline, a wait's end."""
         if self.phase is Phase.BACKOFF:
             return [Look()] if now >= self._retry_at else []
         if now >= self._grace_until:

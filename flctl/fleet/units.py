@@ -143,8 +143,7 @@ def remove(kind: str, system: bool) -> Path:
 
 
 def lingers() -> bool:
-    """Try to make this account's services start at boot instead of at login; whether that
-    worked."""
+    """Whether this account's services now start at boot instead of at login."""
     if shutil.which("loginctl") is None:
         return False
     done = subprocess.run(["loginctl", "enable-linger"], capture_output=True, check=False)

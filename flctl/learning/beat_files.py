@@ -26,8 +26,7 @@ logger = logging.getLogger(__name__)
 LINE_BYTES = 8192
 TOLD_EVERY_S = 2.0
 KEPT_BYTES = 256 * 1024**2
-"""Size of the cache of files that were read, since each agent of a simulated fleet reads the same
-ones."""
+"""Size of the cache of files: each agent of a simulated fleet reads the same ones."""
 
 
 class Reader(Protocol):

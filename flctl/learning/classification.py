@@ -24,8 +24,7 @@ class Classification(Task):
         return functional.cross_entropy(output, target)
 
     def probabilities(self, output: "Tensor") -> "Tensor":
-        """Probability of each class, shape (n, classes); right for logits and for their log-
-        softmax."""
+        """Probability of each class, shape (n, classes), from logits or their log-softmax."""
         return output.softmax(dim=1)
 
     def predicted(self, output: "Tensor") -> "Tensor":

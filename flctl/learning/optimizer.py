@@ -55,8 +55,7 @@ def _without_compiler() -> None:
 
 
 def check_optimizer(training: LocalTraining, model: nn.Module) -> None:
-    """Check that the optimiser takes the model's parameters and makes a step. Raises
-    SettingsError."""
+    """Check that the optimiser can make a step with the model. Raises SettingsError."""
     make_optimizer(training, model.parameters())
     weight = nn.Parameter(torch.ones(2, 2))
     weight.grad = torch.ones(2, 2)

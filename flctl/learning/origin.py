@@ -40,8 +40,7 @@ VARIABLES = {"lead": "FLCTL_LEAD", "annotator": "FLCTL_ANNOTATOR", "r_at": "FLCT
 
 
 def read_as_of(given: Mapping[str, str | int | None], names: Mapping[str, str]) -> ReadAs:
-    """How to read data as the user said; `names` are the names of the options. Raises
-    UsageError."""
+    """The user's way to read data; `names` are the names of the options. Raises UsageError."""
     for key, value in given.items():
         if value is None or value == "":
             continue

@@ -19,8 +19,7 @@ TRIES, PAUSE_S = 6, 0.5
 SETTLE_S = 60.0
 """Seconds that data read earlier stand in for files that cannot be read at the moment."""
 KEPT_BYTES = 256 * 1024**2
-"""Above this size the old data are dropped before the new are read: both may not fit into
-memory."""
+"""Above this size old data are dropped before new are read: memory may not hold both."""
 
 T = TypeVar("T", bound=Examples | dict[str, Examples] | list[Examples] | None)
 

@@ -20,8 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 class Residuals:
-    """Residuals of one agent in one run, in `folder`, which is made when there is something to
-    keep."""
+    """Residuals of one agent in one run, in `folder`, which is made when needed."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

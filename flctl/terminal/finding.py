@@ -61,8 +61,7 @@ def recorded(run: str, folder: Path, context: str | None) -> "Iterator[RecordedR
 
 
 def summaries(runs: "LocalRuns | RemoteRuns") -> list[dict[str, Any]]:
-    """Summaries of all runs, with a warning for each that cannot be read. Raises StateError if none
-    can."""
+    """Summaries of all runs; warns of unreadable ones. Raises StateError if none can be read."""
     found = runs.look()
     for fault in found.faults:
         warn(fault)

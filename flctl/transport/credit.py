@@ -117,8 +117,7 @@ class ServeQueue(Generic[Peer]):
         self._settle(peer, transfer)
 
     def next(self, but: Container[Peer] = ()) -> Turn[Peer] | None:
-        """The peer whose chunk is sent next, `but` none of these; it counts as sent. None: no
-        peer's."""
+        """The peer whose chunk is sent next, `but` none of these; it counts as sent."""
         self._lapse()
         for peer in self._waiting:
             if peer not in but and self._credit.may_send(peer):

@@ -159,8 +159,7 @@ def _is_z85_key(text: str) -> bool:
 
 
 def _write_once(path: Path, text: str) -> None:
-    """Write durably and only for this user; the first of two writers wins, and both read its
-    file."""
+    """Write durably and only for this user; the first of two writers wins, for both."""
     with explained(path, "write the secret key"):
         with temporary_for(path) as (fd, temporary):
             os.write(fd, text.encode("ascii"))

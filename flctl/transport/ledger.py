@@ -15,8 +15,7 @@ SLACK_BYTES = 16 * KIB
 READ_BYTES = 8 * KIB
 """libzmq reads small frames in pieces of this size, and then decodes them."""
 TOTAL_BYTES = 96 * MIB
-"""Limit for all connections combined. 300 honest agents with one chunk each in flight use 83
-MiB."""
+"""Limit for all connections combined; 300 honest agents with one chunk each use 83 MiB."""
 GRACE_S = 0.5
 """From the revocation of a key to the end of its connections: time to say why."""
 SILENCE_S = 30.0

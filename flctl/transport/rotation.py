@@ -87,8 +87,7 @@ class KeyRotation:
         return self.rotation
 
     def finish(self) -> Rotation:
-        """End the rotation: from now on only the new key is valid. Raises UsageError without a
-        rotation."""
+        """From now on only the new key is valid. Raises UsageError without a rotation."""
         found = self._running()
         with explained(self._next, "put the new server key in its place"):
             self._next.replace(self._folder / "server.key")

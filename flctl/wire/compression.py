@@ -68,8 +68,7 @@ def open_update(file: ParameterFile, base: ParameterFile, asked: LocalTraining) 
 
 
 def check_update(file: ParameterFile, base: ParameterFile, asked: LocalTraining) -> None:
-    """Check that `file` is an update as asked for, with finite numbers only. Raises
-    ParametersError."""
+    """Check that `file` is a finite update as asked for. Raises ParametersError."""
     update = open_update(file, base, asked)
     if update is not file:
         check(file, file.specs)

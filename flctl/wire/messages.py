@@ -204,8 +204,8 @@ MetricName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,39}\Z")]
 Unit = Annotated[str, Meta(pattern=r"^[\w °%$€/·*^()+.-]{0,20}\Z")]
 """Unit of a figure, as a person writes it."""
 Says = Literal["class", "labels", "number", "score"]
-"""Output of a task's models for an example: its class, the labels that fit, a number (or several),
-or how unusual it is."""
+"""Output of a model for an example: its class, the labels that fit, numbers, or how unusual it
+is."""
 Row = Annotated[tuple[Natural, ...], Meta(max_length=128)]
 Table = Annotated[tuple[Row, ...], Meta(max_length=MOST_CLASSES)]
 
@@ -447,8 +447,7 @@ class Discarded(Message, frozen=True):
 
 
 class Cancel(Message, frozen=True):
-    """Stop all work for `run`: the run was stopped, or a round closed without this agent's
-    update."""
+    """Stop all work for `run`: it was stopped, or a round closed without this agent's update."""
 
     run: RunId
 

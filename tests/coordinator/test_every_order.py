@@ -20,7 +20,7 @@ from flctl.coordinator.run.context import Heard, RunContext
 from flctl.coordinator.run.run import Run
 from flctl.coordinator.store.journal import Journal, read_events
 from flctl.coordinator.store.resume import FirstModel, start_run, take_up
-from flctl.core import round as rounds
+from flctl.core import round as machine
 from flctl.core.events import UpdateStored
 from flctl.core.roster import Roster
 from flctl.core.round import Back, Gone, Tick
@@ -426,7 +426,7 @@ class EveryOrder(RuleBasedStateMachine):
         assert len({(e.round, e.agent) for e in stored}) == len(stored), "none is stored twice"
 
 
-class Counted(rounds.Round):
+class Counted(machine.Round):
     """Its events."""
 
     events = 0
@@ -449,4 +449,4 @@ class TestEveryOrder(EveryOrder.TestCase):
     @pytest.fixture
     def played(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(storing, "Syncing", Synced)
-        monkeypatch.setattr(rounds, "Round", Counted)
+        monkeypatch.setattr(machine, "Round", Counted)

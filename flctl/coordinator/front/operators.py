@@ -122,8 +122,7 @@ class Control:
                 assert_never(question)
 
     def _refuse_agent(self, incoming: Incoming, ask: Ask) -> None:
-        """Refuse an agent's question. The refusal is not kept for an agent that does not read
-        it."""
+        """Refuse an agent's question; a refusal that the agent does not read is not kept."""
         name = self._coordinator.keyring.name_of(incoming.key)
         text = (
             f"this key is that of the agent {name}; asking and steering need one that is "

@@ -53,8 +53,7 @@ class Evaluating:
             )
 
     def on(self, event: RunInput) -> None:
-        """Ends when all agents have answered or are gone, or at the deadline. Ignores other
-        events."""
+        """Ends when all agents have answered or are gone, or at the deadline."""
         if self._until is None:
             return
         match event:

@@ -270,8 +270,7 @@ class RoundDriver:
         self._context.record([event])
 
     def _warn(self, agent: str, what: str, why: str) -> None:
-        """Log it, as often as an agent may cause a line there, and note it in the agent's
-        status."""
+        """Log it, within the agent's rate limit, and note it in the agent's status."""
         host, text = self._context.host, "round=%d agent=%s %s: %s"
         host.gate.warning(logger, agent, text, self.id, agent, what, why)
         host.roster.member(agent).note = f"round {self.id}: {why}"

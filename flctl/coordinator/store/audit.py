@@ -75,8 +75,7 @@ class Line(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Audit:
-    """Audit file of the state folder `state`; `clock` limits rates, `wall_clock` dates the
-    lines."""
+    """Audit file of the folder `state`; `clock` limits rates, `wall_clock` dates the lines."""
 
     def __init__(
         self,

@@ -187,8 +187,7 @@ class RunFolder:
                 old.unlink()
 
     def mend(self, history: History, keep: int) -> None:
-        """Finish what a power cut interrupted in `settle`, and remove what withdrawn rounds
-        left."""
+        """Finish an interrupted `settle`, and remove what withdrawn rounds left."""
         with explained(self.path, "mend the run's folder"):
             for name in (BEST, LAST):
                 self._temporary(name).unlink(missing_ok=True)
