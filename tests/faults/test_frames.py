@@ -56,11 +56,20 @@ def enrolled(bed: Bed, name: str, role: str) -> KeyPair:
 
 @contextlib.contextmanager
 def flooding(bed: Bed, pair: KeyPair) -> Iterator[Flooder]:
-    flooder = Flooder(bed.port, bed.server_key, pair)
-    try:
-        yield flooder
-    finally:
-        flooder.close()
+    """One that is let in. It dials again when it is hung up on, as an honest peer does: guests
+    share a quota, and the guest before may not have been dealt with yet."""
+    for _ in range(10):
+        flooder = Flooder(bed.port, bed.server_key, pair)
+        try:
+            hung_up = flooder.relay.closed.is_set
+            wait_for(lambda: flooder.is_let_in(0.05) or hung_up(), "it is let in", 20)  # noqa: B023
+            if hung_up():
+                continue
+            yield flooder
+            return
+        finally:
+            flooder.close()
+    raise AssertionError("it was hung up on ten times before it said anything")
 
 
 def attack(
@@ -68,7 +77,6 @@ def attack(
 ) -> None:
     """One message, from a connection that spoke before like an honest one."""
     with flooding(bed, pair) as flooder:
-        wait_for(lambda: flooder.is_let_in(0.05), "it is let in", 20)
         said = SAID[who]
         if said is not None:
             flooder.say(said)
