@@ -56,19 +56,22 @@ def enrolled(bed: Bed, name: str, role: str) -> KeyPair:
 
 @contextlib.contextmanager
 def flooding(bed: Bed, pair: KeyPair) -> Iterator[Flooder]:
-    """One that is let in. It dials again when it is hung up on, as an honest peer does: guests
-    share a quota, and the guest before may not have been dealt with yet."""
+    flooder = Flooder(bed.port, bed.server_key, pair)
+    try:
+        yield flooder
+    finally:
+        flooder.close()
+
+
+def let_in(bed: Bed, pair: KeyPair) -> Flooder:
+    """It dials again when it is hung up on, as an honest peer does: guests share a quota, and the
+    guest before may not have been dealt with yet."""
     for _ in range(10):
         flooder = Flooder(bed.port, bed.server_key, pair)
-        try:
-            hung_up = flooder.relay.closed.is_set
-            wait_for(lambda: flooder.is_let_in(0.05) or hung_up(), "it is let in", 20)  # noqa: B023
-            if hung_up():
-                continue
-            yield flooder
-            return
-        finally:
-            flooder.close()
+        wait_for(lambda it=flooder: it.is_let_in(0.05) or it.relay.closed.is_set(), "an answer", 20)
+        if not flooder.relay.closed.is_set():
+            return flooder
+        flooder.close()
     raise AssertionError("it was hung up on ten times before it said anything")
 
 
@@ -76,7 +79,7 @@ def attack(
     bed: Bed, who: str, name: str, pair: KeyPair, frames: int, size: int, finished: bool
 ) -> None:
     """One message, from a connection that spoke before like an honest one."""
-    with flooding(bed, pair) as flooder:
+    with contextlib.closing(let_in(bed, pair)) as flooder:
         said = SAID[who]
         if said is not None:
             flooder.say(said)
