@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, ClassVar
 
-from flctl.core.metrics import DEFAULT_METRICS, LOSS
+from flctl.core.metrics import LOSS
 from flctl.learning.examples import Examples
 from flctl.learning.task import Task
 from flctl.wire.messages import Metric, Says
@@ -15,7 +15,7 @@ class Classification(Task):
     """Each example is of one of `classes`; the model's output has the shape (n, classes)."""
 
     says: ClassVar[Says] = "class"
-    metrics: ClassVar[tuple[Metric, ...]] = DEFAULT_METRICS
+    metrics: ClassVar[tuple[Metric, ...]] = (LOSS, Metric("accuracy"), Metric("macro_f1"))
 
     def loss(self, output: "Tensor", target: "Tensor") -> "Tensor":
         """Cross-entropy; `target` int64, shape (n,)."""

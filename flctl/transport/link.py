@@ -14,7 +14,7 @@ import zmq
 
 from flctl.transport.addresses import check_name, parse_address
 from flctl.transport.channel import Frame, LinkEvent
-from flctl.transport.dialling import Dialling
+from flctl.transport.diagnosis import Diagnosis
 from flctl.transport.keypair import KeyPair
 from flctl.transport.sockets import MESSAGE_FRAMES, contents, receive, set_common
 
@@ -178,7 +178,7 @@ class ZeroMqLink(_Dealer):
     ) -> None:
         self.address = parse_address(endpoint)
         check_name(self.address)
-        self._dialling = Dialling(self.address)
+        self._diagnosis = Diagnosis(self.address)
         self._own = own
         self._server_keys = (server_key,) if isinstance(server_key, str) else tuple(server_key)
         self._turn = self._tried = 0
@@ -187,7 +187,7 @@ class ZeroMqLink(_Dealer):
         super().__init__(self.address.endpoint)
 
     def trouble(self) -> str | None:
-        return self._dialling.trouble()
+        return self._diagnosis.trouble()
 
     def use_server_keys(self, keys: Sequence[str]) -> None:
         current = self._server_keys[self._turn]

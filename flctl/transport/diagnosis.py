@@ -13,7 +13,7 @@ ANSWER_S = 2.0
 """How long a host may take to answer, and its name to be found; longer counts as no answer."""
 
 
-class Dialling:
+class Diagnosis:
     """One attempt at a time, on a thread of its own: a resolver can block for long."""
 
     def __init__(self, address: Address, clock: Callable[[], float] = time.monotonic) -> None:

@@ -5,9 +5,9 @@ import socket
 
 import pytest
 
-from flctl.transport import dialling
+from flctl.transport import diagnosis
 from flctl.transport.addresses import Address
-from flctl.transport.dialling import Dialling, dialled
+from flctl.transport.diagnosis import Diagnosis, dialled
 
 
 def test_a_port_on_which_no_program_listens():
@@ -41,8 +41,8 @@ def test_what_happens_on_the_way(monkeypatch, error, said):
         def connect(self, _):
             raise error
 
-    monkeypatch.setattr(dialling.socket, "socket", Probe)
-    monkeypatch.setattr(dialling.socket, "getaddrinfo", lambda *_: [(0, 0, 0, "", ("", 1))])
+    monkeypatch.setattr(diagnosis.socket, "socket", Probe)
+    monkeypatch.setattr(diagnosis.socket, "getaddrinfo", lambda *_: [(0, 0, 0, "", ("", 1))])
     text = dialled(Address("pc.local", 7700))
     assert text.startswith(said) and "check" in text and "\n" not in text
 
@@ -52,7 +52,7 @@ def test_a_name_that_is_unknown(monkeypatch, error):
     def getaddrinfo(*_):
         raise error
 
-    monkeypatch.setattr(dialling.socket, "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr(diagnosis.socket, "getaddrinfo", getaddrinfo)
     text = dialled(Address("pc.local", 7700))
     assert text.startswith("the name pc.local is unknown") and "mDNS" in text
     assert "mDNS" not in dialled(Address("pc", 7700))
@@ -60,12 +60,12 @@ def test_a_name_that_is_unknown(monkeypatch, error):
 
 def test_a_resolver_that_blocks_is_not_waited_for(monkeypatch):
     """The agent goes on meanwhile, and says so in the end."""
-    told = dialling.threading.Event()
-    monkeypatch.setattr(dialling, "dialled", lambda _: told.wait(60) and "refused")
+    told = diagnosis.threading.Event()
+    monkeypatch.setattr(diagnosis, "dialled", lambda _: told.wait(60) and "refused")
     now = 0.0
-    tried = Dialling(Address("pc", 7700), lambda: now)
+    tried = Diagnosis(Address("pc", 7700), lambda: now)
     assert tried.trouble() is None
-    now = dialling.ANSWER_S
+    now = diagnosis.ANSWER_S
     assert tried.trouble() is None
     now += 1.0
     assert "the resolver does not answer" in (tried.trouble() or "")
