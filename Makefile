@@ -100,7 +100,7 @@ clean: ## Remove .venv, caches and the demo's output
 	rm -rf $(VENV) demo dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# The stamps make a second call instant; a changed pyproject.toml installs anew.
+# The stamps make a second call instant; a changed pyproject.toml reinstalls.
 $(VENV)/.installed: pyproject.toml | $(BIN)/pip
 	$(PIP) install --quiet -e '.[dev]'
 	@touch $@ $(VENV)/.installed-demo

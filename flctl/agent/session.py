@@ -139,7 +139,7 @@ class Session:
                 self.connected = self.welcomed = False  # the link itself tries again
                 self._alone_since, self._look_at = now, now + REFUSED_S
                 self._say(
-                    f"coordinator={self._config.coordinator} whoever answers there does not have "
+                    f"coordinator={self._config.coordinator} what answers there does not have "
                     "the server key that this agent was given: check the address, or give the "
                     "key that  flctl keys list  prints on the coordinator",
                     now,

@@ -178,7 +178,7 @@ class Supervisor:
             self._last_state = self.state
         self._timer.beat(now, self._tell)
         if self._timer.is_silent(now):
-            logger.warning("agent=%s no echo of its heartbeats: connecting anew", self.session.name)
+            logger.warning("agent=%s no echo of its heartbeats: reconnecting", self.session.name)
             self._on_link(LinkEvent.DISCONNECTED, now)
             self._link.reopen()
 

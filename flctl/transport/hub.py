@@ -95,7 +95,7 @@ class ZeroMqHub:
             raise
 
     def listen_also(self, keys: KeyPair) -> None:
-        """Answer on the same port with these keys, too. Whoever dials meets one of the two at
+        """Answer on the same port with these keys, too. A peer that dials meets one of the two at
         random, and dials again until it has met the one that it knows. Raises StateError."""
         if any(fleet.public == keys.public for fleet in self._fleets.values()):
             return

@@ -108,7 +108,7 @@ def load_or_make(path: Path) -> KeyPair:
     """The pair whose secret half is in the file `path`, made at the first call.
 
     The public half stands beside it: `me.pub` of `me.key`, `me.pub` of `me`. A pair of which
-    only that half is left is not made anew: somebody knows the old one. Raises StateError.
+    only that half is left is not made again: somebody knows the old one. Raises StateError.
     """
     if path.suffix == PUBLIC:
         raise UsageError(f"{path}: this is the public half; name the file of the secret one")

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 RECONNECT_MS = (200, 1_000)
 WRONG_KEY_RETRY_S = 10.0
 HUNG_UP_S = 5.0
-"""Whoever hangs up for so long has another server key. Before, it may be a coordinator that
+"""A peer that hangs up for so long has another server key. Before, it may be a coordinator that
 stops, or that starts behind something which accepts its connections already, as Docker does."""
 BATCH = 256
 _HUNG_UP = (errno.EPIPE, errno.ECONNRESET)

@@ -26,7 +26,7 @@ def test_docker_does_not_run(tmp_path, command):
     )
     assert (done.returncode, done.stdout) == (1, "")
     (told,) = (line for line in done.stderr.splitlines() if line.startswith("flctl: "))
-    assert f"nobody answers at {nowhere}; start it" in told
+    assert f"there is no answer at {nowhere}; start it" in told
     assert "Traceback" not in done.stderr
 
 

@@ -134,7 +134,7 @@ def test_a_state_in_words(changes, words):
     ("reason", "advice"),
     [
         (PermissionError(13, "Permission denied"), "usermod -aG docker"),
-        (FileNotFoundError(2, "No such file"), "Docker does not run: nobody answers at"),
+        (FileNotFoundError(2, "No such file"), "Docker does not run: there is no answer at"),
         (ConnectionRefusedError(111, "refused"), "systemctl start docker"),
     ],
 )

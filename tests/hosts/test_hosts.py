@@ -146,7 +146,7 @@ def test_who_cannot_be_reached_is_listed_with_what_to_do(fleet: Fleet):
     assert "127.0.0.1 port 1: Connection refused); switch it on" in " ".join(said.split())
     assert "pi-05: nothing was done, it cannot be reached (ssh: Could not resolve" in said
     assert (
-        f"nobody knows that name: set ansible_host to its address in the inventory{for_both}"
+        f"that name is not known: set ansible_host to its address in the inventory{for_both}"
         in (" ".join(said.split()))
     )
 

@@ -193,7 +193,7 @@ class Run:
         """Go on in the round that was open when the coordinator stopped."""
         context, accepted = self._context, self._context.history.accepted
         context.folder.room_for(context.history.size, len(opened.invited) - len(accepted))
-        names = ", ".join(sorted(accepted)) or "nobody yet"
+        names = ", ".join(sorted(accepted)) or "no agent yet"
         logger.info("run=%s round=%d goes on with updates of %s", self.run, opened.round, names)
         self._drive(opened, resumed=True)
 

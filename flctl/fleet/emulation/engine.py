@@ -63,7 +63,7 @@ def _no_way(error: BaseException) -> str:
         )
     if {FileNotFoundError, ConnectionRefusedError, ConnectionResetError} & set(kinds):
         return (
-            f"Docker does not run: nobody answers at {where}; start it "
+            f"Docker does not run: there is no answer at {where}; start it "
             "(sudo systemctl start docker), or name another engine with DOCKER_HOST"
         )
     return f"no way to Docker at {where}: {one_line(error)}"
