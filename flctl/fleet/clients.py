@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from msgspec import structs
-from torch import Tensor
+from torch import Tensor, nn
 
 from flctl.coordinator.store.folder import RunFolder
 from flctl.coordinator.store.resume import FirstModel
@@ -81,6 +81,8 @@ class Trainer:
         self.device = devices.set_up(settings.device, settings.threads)
         self._reused = Reused(task)
         self._base: _Base | None = None
+        self._measured: tuple[Path, nn.Module] | None = None
+        """The model that was measured last, until something is trained."""
 
     def train(
         self,
@@ -92,7 +94,7 @@ class Trainer:
     ) -> UpdateStored:
         """One client's part of a round; its update goes into the spool like any agent's."""
         began, round_id = time.monotonic(), seeding.round
-        settings = settings or self._settings
+        settings, self._measured = settings or self._settings, None
         start = self._read(round_id - 1, base)
         result = train_locally(
             self._task,
@@ -131,10 +133,12 @@ class Trainer:
 
     def evaluate(self, path: Path, examples: Examples, only: int | None = None) -> Sums:
         """Sums of the model in the file `path`; see `flctl.learning.evaluation`."""
-        model = self._reused.model()
-        with path.open("rb") as file:
-            load_into(model, file.fileno(), str(path))
-        size = self._settings.test_batch_size
+        if self._measured is None or self._measured[0] != path:
+            model = self._reused.model()
+            with path.open("rb") as file:
+                load_into(model, file.fileno(), str(path))
+            self._measured = path, model
+        model, size = self._measured[1], self._settings.test_batch_size
         return evaluate(self._task, model, examples, batch_size=size, device=self.device, only=only)
 
     def _read(self, round_id: int, base: Digest) -> "_Base":
