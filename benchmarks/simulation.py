@@ -1,11 +1,12 @@
 """A virtual run beside a plain PyTorch loop of the same job: whole processes, in turns.
 
     .venv/bin/python benchmarks/simulation.py --data ../shared/data/mnist
-    .venv/bin/python benchmarks/simulation.py --job cnn
+    .venv/bin/python benchmarks/simulation.py --job cnn --jobs 2
 
 `logistic`: MNIST logistic regression, 1,000 clients of 60 examples, 10 a round, lr 0.03.
 `cnn`: the network of McMahan et al. 2017 (1.66 million parameters), 100 clients, 10 a round.
-Without --data the images are random numbers of the same shape.
+Without --data the images are random numbers of the same shape. With --jobs J the plain side is J
+loops at the same time, each with its part of every round's clients: the limit of the machine.
 
 Prints a JSON line for each process, then the least of each side and their ratios: `seconds` and
 `cpu_s` of the whole process, `rounds_s` of its rounds alone, `peak_mib` of its largest process.
@@ -14,6 +15,7 @@ Prints a JSON line for each process, then the least of each side and their ratio
 import argparse
 import gzip
 import json
+import resource
 import subprocess
 import sys
 import tempfile
@@ -115,7 +117,7 @@ def plain(options: argparse.Namespace) -> float:
     state = {name: value.clone() for name, value in model.state_dict().items()}
     began = time.perf_counter()
     for round_id in range(1, options.rounds + 1):
-        chosen = draw.choice(job.clients, PER_ROUND, replace=False)
+        chosen = draw.choice(job.clients, PER_ROUND, replace=False)[options.part :: options.jobs]
         total = {name: torch.zeros_like(value) for name, value in state.items()}
         for client in chosen:
             model.load_state_dict(state)
@@ -134,9 +136,11 @@ def plain(options: argparse.Namespace) -> float:
             model.load_state_dict(state)
             model.eval()
             with torch.no_grad():
-                batches = zip(tx.split(1000), ty.split(1000), strict=True)
-                right = sum(int((model(scaled(a)).argmax(1) == b).sum()) for a, b in batches)
-            print(f"round {round_id}: accuracy {right / len(ty):.4f}", file=sys.stderr)
+                batches = list(zip(tx.split(1000), ty.split(1000), strict=True))
+                mine = batches[options.part :: options.jobs]
+                right = sum(int((model(scaled(a)).argmax(1) == b).sum()) for a, b in mine)
+            accuracy = right / sum(len(b) for _, b in mine)
+            print(f"round {round_id}: accuracy {accuracy:.4f}", file=sys.stderr)
     return time.perf_counter() - began
 
 
@@ -148,7 +152,7 @@ def federated(options: argparse.Namespace) -> float:
     given: dict[str, Any] = {
         "task": f"simulation:{job.task.__name__}", "virtual": job.clients, "batch_size": BATCH,
         "fraction": PER_ROUND / job.clients, "lr": job.lr, "rounds": options.rounds,
-        "evaluate": "auto" if options.every else "none",
+        "evaluate": "auto" if options.every else "none", "jobs": options.jobs,
     }  # fmt: skip
     if options.data:
         given["data"] = str(options.data.absolute())
@@ -163,12 +167,20 @@ def federated(options: argparse.Namespace) -> float:
         return time.perf_counter() - began
 
 
-def once(side: str) -> dict[str, float]:
-    """A process of its own."""
+def once(side: str, jobs: int) -> dict[str, float]:
+    """A process of its own, or `jobs` plain ones."""
     began = time.perf_counter()
     command = [sys.executable, __file__, *sys.argv[1:], "--side", side]
-    found = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
-    row = {"seconds": round(time.perf_counter() - began, 3), **json.loads(found)}
+    loops = [
+        subprocess.Popen([*command, "--part", str(part)], stdout=subprocess.PIPE)
+        for part in range(jobs if side == "plain" else 1)
+    ]
+    found = [json.loads(loop.communicate()[0]) for loop in loops]
+    row = {
+        "seconds": round(time.perf_counter() - began, 3),
+        "cpu_s": sum(f["cpu_s"] for f in found),
+    }
+    row |= {name: max(each[name] for each in found) for name in ("rounds_s", "peak_mib")}
     print(json.dumps({"side": side, **row}), flush=True)
     return row
 
@@ -180,29 +192,27 @@ def main() -> None:
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--every", type=int, default=20, help="evaluate so often; 0: never")
     parser.add_argument("--times", type=int, default=3)
+    parser.add_argument("--jobs", type=int, choices=range(1, PER_ROUND + 1), default=1)
+    parser.add_argument("--part", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--side", choices=["plain", "flctl"], help=argparse.SUPPRESS)
     options = parser.parse_args()
     options.rounds = options.rounds or JOBS[options.job].rounds
     if options.side:
         rounds_s = (plain if options.side == "plain" else federated)(options)
-        used = [resource_s for who in ("own", "children") for resource_s in cpu_times(who)]
-        row = {"rounds_s": rounds_s, "cpu_s": sum(used), "peak_mib": peak_rss_mib()}
+        children = resource.getrusage(resource.RUSAGE_CHILDREN)
+        own = resource.getrusage(resource.RUSAGE_SELF)
+        cpu_s = sum(each.ru_utime + each.ru_stime for each in (own, children))
+        peak_mib = max(peak_rss_mib(), children.ru_maxrss / 1024)
+        row = {"rounds_s": rounds_s, "cpu_s": cpu_s, "peak_mib": peak_mib}
         print(json.dumps({name: round(value, 3) for name, value in row.items()}))
         return
     rows: dict[str, list[dict[str, float]]] = {"plain": [], "flctl": []}
     for _ in range(options.times):
         for side, found in rows.items():
-            found.append(once(side))
+            found.append(once(side, options.jobs))
     least = {s: {k: min(r[k] for r in found) for k in found[0]} for s, found in rows.items()}
     ratios = {k: round(least["flctl"][k] / v, 3) for k, v in least["plain"].items()}
     print(json.dumps({**least, "ratios": ratios}))
-
-
-def cpu_times(who: str) -> tuple[float, float]:
-    import resource
-
-    used = resource.getrusage(getattr(resource, {"own": "RUSAGE_SELF"}.get(who, "RUSAGE_CHILDREN")))
-    return used.ru_utime, used.ru_stime
 
 
 if __name__ == "__main__":
