@@ -4,7 +4,7 @@ import atexit
 import contextlib
 import os
 import queue
-import signal
+import sys
 import tempfile
 import threading
 import time
@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
@@ -27,6 +26,7 @@ from flctl.fleet.connecting import connect as connect_saved
 from flctl.fleet.connecting import remote
 from flctl.fleet.console import RemoteRuns
 from flctl.fleet.context import Context, context_names, load_context
+from flctl.process import interruptible
 from flctl.records.recorded import RecordedRun
 from flctl.settings import parse
 from flctl.terminal.notebook import pictured
@@ -40,6 +40,11 @@ if TYPE_CHECKING:
 WHERE = "flctl.train"
 LOOK_S = 0.2
 """How often the thread that waits for events looks whether the run has ended."""
+COMMAND_ONLY = {
+    "resume": "that is flctl train --resume RUN",
+    "save_model": "call model() of the run, or flctl runs export",
+}
+"""Flags of the command that are no settings of a run, and what to do instead."""
 Follow = Callable[[int], Iterator[Published | None]]
 """The events of a run after the one with that number; None now and then when it is quiet."""
 
@@ -153,6 +158,8 @@ class _Here(Training):
         super().__init__(self._next, LocalRuns(state))
         self._told: queue.SimpleQueue[Published | BaseException] = queue.SimpleQueue()
         self._stopping = threading.Event()
+        self._failed: BaseException | None = None
+        """What ended the run before it was iterated."""
         drive = driving.drive_virtual if given.get("virtual") else driving.drive_local
         self._drive = partial(
             drive, state, given, WHERE, self._told.put, between=self._stop_if_asked
@@ -160,10 +167,10 @@ class _Here(Training):
         self._thread = threading.Thread(target=self._work, name="flctl.train", daemon=True)
         self._thread.start()
         # Before the pools of threads refuse work, with which a run is stopped in order.
-        getattr(threading, "_register_atexit", atexit.register)(self.stop)
+        getattr(threading, "_register_atexit", atexit.register)(self._end)
 
     def __iter__(self) -> Iterator[TrainedRound]:
-        with _interruptible(self.stop):
+        with interruptible(self.stop):
             yield from super().__iter__()
 
     def stop(self) -> None:
@@ -171,8 +178,17 @@ class _Here(Training):
         self._thread.join()
         with contextlib.suppress(queue.Empty):
             while True:
-                if isinstance(told := self._told.get_nowait(), Published):
+                told = self._told.get_nowait()
+                if isinstance(told, Published):
                     self._take(told)
+                else:
+                    self._failed = told
+
+    def _end(self) -> None:
+        """The program ends: an error that it has not asked for is shown."""
+        self.stop()
+        if self._failed is not None:
+            print(self._failed, file=sys.stderr)
 
     def _stop_if_asked(self) -> None:
         if self._stopping.is_set():
@@ -244,6 +260,9 @@ def connect(
 
     Raises UsageError, AccessError, CoordinatorAway.
     """
+    for name, value in (("coordinator", coordinator), ("key", key), ("server_key", server_key)):
+        if not isinstance(value, str | Path | None):
+            raise UsageError(f"flctl.connect: {name}: {value!r:.60}: give text")
     if coordinator is None:
         found = connect_saved(_state(state))
         if isinstance(found, LocalRuns):
@@ -280,14 +299,30 @@ def train(
     `virtual=N` simulates N clients in this process, `local=N` starts agents on this machine,
     `fleet` trains on its agents. `state` is the folder that keeps the run. Raises SettingsError.
     """
+    if not isinstance(task, str | type):
+        raise UsageError(f"flctl.train: task: {task!r:.60}: give its name or its class")
+    if not isinstance(fleet, Fleet | None):
+        raise UsageError(f"flctl.train: fleet: {fleet!r:.60}: give what flctl.connect returns")
+    if only := sorted(COMMAND_ONLY.keys() & settings.keys()):
+        raise UsageError(f"flctl.train: {only[0]}: {COMMAND_ONLY[only[0]]}")
+    from flctl.core.strategies import check_fits, strategy_of
+    from flctl.learning.registry import locate
+
     ref = task if isinstance(task, str) else f"{task.__module__}:{task.__qualname__}"
     given = {"task": ref, **settings}
-    parse(given, WHERE)
-    here = [kind for kind in ("virtual", "local") if given.get(kind)]
-    if len(here) + (fleet is not None) != 1:
-        raise UsageError("flctl.train: say where to train: virtual=N, local=N or fleet=…")
+    chosen = parse(given, WHERE)
+    places = [kind for kind in ("virtual", "local") if given.get(kind)] + ["fleet"] * bool(fleet)
+    if len(places) != 1:
+        raise UsageError(
+            f"flctl.train: {' and '.join(places) or 'where'}: say where to train, once: "
+            "virtual=N, local=N or fleet=…"
+        )
     if fleet is not None:
+        if state is not None:
+            raise UsageError("flctl.train: state: a fleet's runs are kept by its coordinator")
         return fleet.start(**given)
+    locate(chosen.task)
+    check_fits(strategy_of(chosen), chosen)
     return _Here(_state(state), given)
 
 
@@ -304,29 +339,10 @@ def _known(coordinator: str, state: str | Path | None) -> str | None:
 
 def _state(given: str | Path | None) -> Path:
     """Where commands keep it too."""
+    if not isinstance(given, str | Path | None):
+        raise UsageError(f"state: {given!r:.60}: give the path of a folder")
     if folder := given or os.environ.get("FLCTL_STATE"):
         return Path(folder).expanduser().absolute()
     import platformdirs
 
     return platformdirs.user_state_path("flctl")
-
-
-@contextlib.contextmanager
-def _interruptible(stop: Callable[[], None]) -> Iterator[None]:
-    """Ctrl-C in the block calls `stop` first, wherever the main thread is."""
-    before = signal.getsignal(signal.SIGINT)
-    if not callable(before) or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def on_interrupt(number: int, frame: FrameType | None) -> None:
-        signal.signal(number, before)  # the next one is not held up
-        stop()
-        before(number, frame)
-
-    signal.signal(signal.SIGINT, on_interrupt)
-    try:
-        yield
-    finally:
-        if signal.getsignal(signal.SIGINT) is on_interrupt:
-            signal.signal(signal.SIGINT, before)

@@ -1,9 +1,12 @@
 """The process of a command: open standard streams, and an orderly end by a signal."""
 
+import contextlib
 import os
 import signal
 import sys
+import threading
 import time
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -104,3 +107,24 @@ def _is_importing(frame: FrameType | None) -> bool:
 
 def _pass(number: int, frame: FrameType | None) -> None:
     """Not SIG_IGN, which the processes that are started would inherit."""
+
+
+@contextlib.contextmanager
+def interruptible(stop: Callable[[], None]) -> Iterator[None]:
+    """Ctrl-C in the block calls `stop` first, wherever the main thread is."""
+    before = signal.getsignal(signal.SIGINT)
+    if not callable(before) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def on_interrupt(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, before)  # the next one is not held up
+        stop()
+        before(number, frame)
+
+    signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGINT) is on_interrupt:
+            signal.signal(signal.SIGINT, before)

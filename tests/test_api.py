@@ -205,3 +205,32 @@ def test_what_is_wrong_is_one_error(tmp_path: Path, given: dict[str, Any], says:
     """At once, or when the run is iterated."""
     with pytest.raises(flctl.FlctlError, match=says):
         flctl.train(**given, state=tmp_path).wait()
+
+
+class NoTask:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"task": 3, "virtual": 2}, "task: 3: give its name or its class"),
+        ({"task": NoTask(), "virtual": 2}, "task: <.*NoTask object .*: give its name or its class"),
+        ({"task": "nope", "virtual": 2}, "unknown task 'nope'"),
+        ({"task": "ecg", "fleet": "SERVER:7700"}, "fleet: 'SERVER:7700': give what flctl.connect"),
+        ({"task": "ecg", "virtual": 2, "state": 5}, "state: 5: give the path of a folder"),
+        ({"task": "ecg", "virtual": 2, "strategy": "krum"}, "krum needs 5 agents"),
+        ({"task": "ecg", "virtual": 2, "resume": "run"}, "resume: that is flctl train --resume"),
+        ({"task": "ecg"}, "say where to train, once"),
+    ],
+)
+def test_a_wrong_argument_is_one_line_at_once(given: dict[str, Any], says: str):
+    with pytest.raises(flctl.FlctlError, match=says):
+        flctl.train(**given)
+
+
+def test_an_error_that_a_script_did_not_ask_for_is_shown_at_its_end(tmp_path: Path):
+    done = python(
+        "import flctl; flctl.train(task='ecg', virtual=2, data='/nope', state='state')", tmp_path
+    )
+    assert done.stderr == "flctl.train: data /nope: there is no such file or folder\n"

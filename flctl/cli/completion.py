@@ -58,6 +58,12 @@ def _installed(group: str) -> Callable[[typer.Context, str], list[str]]:
 tasks, strategies = _installed("flctl.tasks"), _installed("flctl.strategies")
 
 
+def choices(metavar: str | None) -> Callable[[typer.Context, str], list[str]] | None:
+    """Those of a flag that takes one of "a|b"."""
+    listed = (metavar or "").split("|")
+    return _completes(lambda _: listed) if len(listed) > 1 and listed[0].islower() else None
+
+
 @_completes
 def contexts(given: dict[str, Any]) -> Iterable[str]:
     return [path.stem for path in _state(given).glob("contexts/*.json")] + ["local"]

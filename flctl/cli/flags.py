@@ -192,7 +192,7 @@ def _parameter(flag: Flag) -> inspect.Parameter:
         f"{flag.help}{_default_of(flag)}",
         spelling,
         panel=flag.panel,
-        complete=COMPLETE.get(flag.key),
+        complete=COMPLETE.get(flag.key) or completion.choices(flag.metavar),
         show_default=False,
     )
     return inspect.Parameter(

@@ -41,6 +41,7 @@ def test_commands_and_options(complete):
     assert complete("stat") == ["status"]
     assert {"list", "show", "export"} <= set(complete("runs", ""))
     assert "--save-model" in complete("train", "--save")
+    assert complete("train", "--partition", "") == ["dirichlet", "iid", "label", "record", "size"]
 
 
 def test_runs_agents_tasks_and_strategies(complete, tmp_path):

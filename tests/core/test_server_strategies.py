@@ -1,6 +1,7 @@
 """Every strategy, slice by slice from files, against its paper's formula in plain NumPy."""
 
 import os
+import sys
 import tracemalloc
 from itertools import pairwise
 from pathlib import Path
@@ -309,3 +310,32 @@ def test_equal_models_of_different_types_keep_their_state_apart():
     names = [spec.name for spec in specs.values()]
     assert all(one < two for one, two in pairwise(names))
     assert [spec.name for spec in specs] == ["b", "a", "c"]
+
+
+def _raises(parts, weights):
+    raise ValueError("two\nlines")
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (_raises, r"combine: ValueError: two\\nlines \(test_server_strategies.py, line \d+\)"),
+        (lambda parts, weights: sys.exit(3), "combine: SystemExit: 3"),
+        (lambda parts, weights: None, "combine: it returns a NoneType, not an array of 4 numbers"),
+        (lambda parts, weights: "hello", "combine: it returns a str"),
+        (lambda parts, weights: np.zeros(3), r"combine: it returns float64 of shape \(3,\)"),
+        (lambda parts, weights: np.zeros(4, bool), "combine: it returns bool of shape"),
+        (lambda parts, weights: next(parts) * np.nan, "the new model is not finite in tensor w"),
+    ],
+)
+def test_what_goes_wrong_in_a_strategy_names_it(answer, says: str):
+    """Also in one of another package: a run pauses with that line."""
+
+    class Broken(Strategy, frozen=True):
+        def combine(self, parts, weights):
+            return answer(parts, weights)
+
+    file = stored({"w": np.ones(4, np.float32)})
+    writer = ParameterWriter(os.memfd_create("out"), file.specs)
+    with pytest.raises(StrategyError, match=f"^strategy Broken.*{says}"):
+        combine(Broken(), file, [file, file], weigh([1, 1], "examples"), writer)

@@ -7,10 +7,13 @@ order of the updates is that of the agents' names, so the outcome does not depen
 was first.
 """
 
+import traceback
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +22,7 @@ from flctl.core.strategies.distances import squared_distances
 from flctl.core.strategies.robust import median
 from flctl.core.strategies.slices import Slice, slices
 from flctl.core.strategies.strategy import State, Strategy
-from flctl.errors import StrategyError
+from flctl.errors import FlctlError, StrategyError, one_line
 from flctl.wire.parameters import (
     FLOATS,
     SLICE,
@@ -65,7 +68,7 @@ def combine(
     defends = strategy.robust or clip_norm is not None
     votes = votes_of(weights, defends)
     if strategy.chooses:
-        chosen = strategy.choose(squared_distances(base, views, learned))
+        chosen = _call(strategy, "choose", squared_distances(base, views, learned))
         views, weights = [views[i] for i in chosen], np.full(len(chosen), 1 / len(chosen))
 
     # Neither norms nor distances see the statistics: where they are the defence, statistics
@@ -86,15 +89,13 @@ def combine(
         if part.spec.name in buffers and median_of_statistics:
             after = median(part.of(update) for update in updates)
         else:
-            after = strategy.combine((part.of(view) for view in views), weights)
-        if not strategy.steps:
-            return from_float64(after, part.spec.dtype), {}
-        kept = _state_at(part, strategy.initial, state, of_state)
-        if part.spec.name not in buffers:
+            after = _combine(strategy, part, views, weights)
+        kept = _state_at(part, strategy.initial, state, of_state) if strategy.steps else {}
+        if strategy.steps and part.spec.name not in buffers:
             before = part.of(base).astype(np.float64)
-            after = strategy.step(before, after - before, kept)
+            after = _call(strategy, "step", before, after - before, kept)
         model = from_float64(after, part.spec.dtype)
-        _expect_finite(model, part.spec)
+        _expect_finite(model, part.spec, strategy)
         return model, kept
 
     def write(ready: tuple[Array, State]) -> None:
@@ -130,11 +131,40 @@ def _state_at(
     }
 
 
-def _expect_finite(model: Array, spec: TensorSpec) -> None:
+def _call(strategy: Strategy, method: str, *args: Any) -> Any:
+    """Its method; what goes wrong in the code of another package is a StrategyError."""
+    try:
+        return getattr(strategy, method)(*args)
+    except FlctlError:
+        raise
+    except (Exception, SystemExit) as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        raise StrategyError(
+            f"strategy {type(strategy).__name__}, {method}: "
+            f"{one_line(f'{type(error).__name__}: {error}')} ({Path(last.filename).name}, line "
+            f"{last.lineno})"
+        ) from error
+
+
+def _combine(
+    strategy: Strategy, part: Slice, updates: Sequence[Tensors], weights: Weights
+) -> Floats:
+    found = _call(strategy, "combine", (part.of(update) for update in updates), weights)
+    if isinstance(found, np.ndarray) and found.shape == (part.count,) and found.dtype.kind in "fiu":
+        return found
+    is_array = isinstance(found, np.ndarray)
+    what = f"{found.dtype} of shape {found.shape}" if is_array else f"a {type(found).__name__}"
+    raise StrategyError(
+        f"strategy {type(strategy).__name__}, combine: it returns {what}, not an array of "
+        f"{part.count} numbers"
+    )
+
+
+def _expect_finite(model: Array, spec: TensorSpec, strategy: Strategy) -> None:
     if not np.isfinite(to_float(model, spec.dtype)).all():
         raise StrategyError(
-            f"the new model is not finite in tensor {spec.name}: the server's steps are too "
-            "large; begin a new run with a lower server_lr"
+            f"strategy {type(strategy).__name__}: the new model is not finite in tensor "
+            f"{spec.name}" + ("; begin a new run with a lower server_lr" if strategy.steps else "")
         )
 
 
