@@ -1,6 +1,7 @@
 """Clients without a process of their own: their data, and their part of a round."""
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,14 +19,14 @@ from flctl.learning.evaluation import evaluate
 from flctl.learning.examples import Examples
 from flctl.learning.reading import Reading
 from flctl.learning.reuse import Reused
-from flctl.learning.source import all_parts, held_out_examples
+from flctl.learning.source import deal, deal_held_out
 from flctl.learning.state import arrays_of, buffers_in, checkpoint_metadata, load_into, load_state
 from flctl.learning.task import Task
 from flctl.learning.training import OnStep, train_locally
 from flctl.settings import RunSettings, agent_names, parse
 from flctl.wire.messages import Digest, MeasuredPart, Sums
 from flctl.worker.execution import Executor
-from flctl.worker.jobs import DataSource, Initialise, shards_of
+from flctl.worker.jobs import Initialise, shards_of
 
 
 def first_model(given: dict[str, Any], where: str, *, stored: bool = False) -> FirstModel:
@@ -41,36 +42,29 @@ class Clients:
 
     def __init__(self, task: Task, settings: RunSettings) -> None:
         self.names = agent_names(settings.virtual or settings.local or 1)
-        self._task, self._data = task, settings.data
-        self._shards = shards_of(settings)
+        self._task = task
         path = self._path = None if settings.data is None else Path(settings.data)
+        self._shard, self._owners = shards_of(settings)[0], dict(enumerate(self.names))
         self._everything = Reading(path, lambda: task.train_data(path))
-        self._held_out = Reading(path, self._read_held_out)
+        self._held_out = Reading(path, lambda: deal_held_out(task, path, self._shard, self._owners))
         self._dealt: Examples | None = None
-        self.training: dict[str, Examples] = {}
+        self.training: Mapping[str, Examples] = {}
         """Training examples of the agents that have some."""
-        self.validation: dict[str, Examples] = {}
+        self.validation: Mapping[str, Examples] = {}
         self.refresh()
 
     def refresh(self) -> None:
         """Read and deal them again, if they have changed. Raises DataError, TaskError."""
         everything = self._everything.get()
         if everything is not self._dealt:
-            parts = all_parts(self._task, everything, self._path, self._shards[0])
-            dealt = {name: p for name, p in zip(self.names, parts, strict=True) if p is not None}
-            self.training = {name: training for name, (training, _) in dealt.items()}
-            self.validation = {name: own for name, (_, own) in dealt.items() if own is not None}
+            self.training, self.validation = deal(
+                self._task, everything, self._path, self._shard, self._owners
+            )
             self._dealt = everything
 
-    def own(self, part: MeasuredPart) -> dict[str, Examples]:
+    def own(self, part: MeasuredPart) -> Mapping[str, Examples]:
         """The part of each agent that has one. Raises DataError, TaskError."""
         return self._held_out.get() if part == "test" else self.validation
-
-    def _read_held_out(self) -> dict[str, Examples]:
-        sources = (DataSource(path=self._data, shard=shard) for shard in self._shards)
-        found = (held_out_examples(self._task, source) for source in sources)
-        pairs = zip(self.names, found, strict=True)
-        return {name: examples for name, examples in pairs if examples is not None}
 
 
 class Trainer:

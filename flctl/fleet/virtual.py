@@ -224,8 +224,8 @@ class VirtualRun:
         whole = whole or self.task.workers > 0 or type(self.task).collate is not Task.collate
         orders = [
             MeasureBatch(str(made.path), what, name, number)
-            for name, part in parts.items()
-            for number in ([None] if whole else range(-(-len(part) // size)))
+            for name in parts
+            for number in ([None] if whole else range(-(-len(parts[name]) // size)))
         ]
         found: dict[str, list[Sums]] = {name: [] for name in parts}
         for order, answer in zip(orders, self._workers.do(orders), strict=True):

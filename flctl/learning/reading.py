@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -21,7 +21,7 @@ SETTLE_S = 60.0
 KEPT_BYTES = 256 * 1024**2
 """Above this size old data are dropped before new are read: memory may not hold both."""
 
-T = TypeVar("T", bound=Examples | dict[str, Examples] | list[Examples] | None)
+T = TypeVar("T", bound=Examples | Mapping[str, Examples] | list[Examples] | None)
 
 
 class Reading(Generic[T]):
@@ -86,8 +86,8 @@ class Reading(Generic[T]):
         return before.keys() <= stamp.keys() and now - self._failed[1] < SETTLE_S
 
 
-def _bytes(value: Examples | dict[str, Examples] | list[Examples] | None) -> int:
-    parts = value.values() if isinstance(value, dict) else value
+def _bytes(value: Examples | Mapping[str, Examples] | list[Examples] | None) -> int:
+    parts = value.values() if isinstance(value, Mapping) else value
     if isinstance(parts, Examples) or parts is None:
         return 0 if parts is None else parts.x.nbytes
     return sum(part.x.nbytes for part in parts)

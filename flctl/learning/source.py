@@ -1,15 +1,18 @@
 """Where an agent's examples come from: a task's data at a path, or one part of them."""
 
 import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+
 from flctl.errors import DataError
-from flctl.learning.examples import Examples, Indices, concatenate
+from flctl.learning.examples import Examples, Indices
 from flctl.learning.guard import expect_labelled
 from flctl.learning.partition import partition, partition_held_out
 from flctl.learning.task import Task
-from flctl.learning.validation import Parted, parted
+from flctl.learning.validation import Parted, parted, split_off
 from flctl.settings import Partition
 from flctl.wire.messages import TRAINING, VALIDATION
 
@@ -55,53 +58,93 @@ def own_parts(task: Task, source: SourceLike) -> Parted:
     examples = task.train_data(path)
     if shard is None:
         return parts_of(task, path, examples)
-    rows = _own(shard, shards(examples, shard, changing=True))
-    if not len(rows):
+    owners = _own(shard)
+    training, validation = deal(task, examples, path, shard, owners)
+    (owner,) = owners.values()
+    if owner not in training:
         shards(examples, shard)  # says what there is too little of
-    dealt = _dealt(task.validation(path), examples, shard)
-    return _parted(task, examples.select(rows), dealt, shard.index)
+    return training[owner], validation.get(owner)
 
 
 def parts_of(task: Task, path: Path | None, examples: Examples) -> Parted:
     """Parts of `examples`, all that the task trains on at `path`. Raises DataError."""
-    return _parted(task, examples, [task.validation(path)], 0)
+    expect_labelled(task, examples)
+    brought = task.validation(path)
+    return (examples, brought) if brought else parted(examples, task.validation_share)
 
 
-def all_parts(
-    task: Task, examples: Examples, path: Path | None, shard: ShardLike
-) -> list[Parted | None]:
-    """Parts of every owner of `examples`, what the task trains on at `path`; None for one who
-    gets nothing. Raises DataError."""
-    dealt = _dealt(task.validation(path), examples, shard)
+class Dealt(Mapping[str, Examples]):
+    """Parts of one data set by their owners; each is copied out when it is asked for, so that
+    memory does not grow with them."""
+
+    def __init__(self, examples: Examples, rows: Mapping[str, Indices]) -> None:
+        self._examples = examples
+        self._rows = {owner: own for owner, own in rows.items() if len(own)}
+        self._broken: dict[str, dict[int, str]] = {}
+
+    def __getitem__(self, owner: str) -> Examples:
+        part = self._examples.select(self._rows[owner])
+        part.broken = self._broken.setdefault(owner, part.broken)  # warned of once
+        return part
+
+    def __contains__(self, owner: object) -> bool:
+        return owner in self._rows
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def together(self, where: str) -> Examples | None:
+        """All parts as one, in the order of the owners."""
+        if not self:
+            return None
+        whole = self._examples.select(np.concatenate(list(self._rows.values())))
+        whole.where = where
+        return whole
+
+
+def deal(
+    task: Task, examples: Examples, path: Path | None, shard: ShardLike, owners: Mapping[int, str]
+) -> tuple[Dealt, Dealt]:
+    """What `owners`, named by the number of their shard, train on, and their validation parts;
+    `examples` are what the task trains on at `path`. Raises DataError."""
     parts = shards(examples, shard, changing=True)
-    return [
-        _parted(task, examples.select(rows), dealt, at) if len(rows) else None
-        for at, rows in enumerate(parts)
-    ]
+    expect_labelled(task, examples)
+    training = {owner: parts[at] for at, owner in owners.items() if len(parts[at])}
+    brought = task.validation(path)
+    if brought is not None:
+        hands = held_out_shards(brought, examples if shard.partition == "record" else None, shard)
+        if any(map(len, hands)):
+            own = {owner: hands[at] for at, owner in owners.items() if owner in training}
+            return Dealt(examples, training), Dealt(brought, own)
+    held: dict[str, Indices] = {}
+    if task.validation_share:
+        for owner, rows in training.items():
+            rest, last = split_off(examples.select(rows), task.validation_share)
+            training[owner], held[owner] = rows[rest], rows[last]
+    return Dealt(examples, training), Dealt(examples, held)
 
 
-def _parted(task: Task, own: Examples, dealt: list[Examples | None], at: int) -> Parted:
-    """`dealt`: what the task brings itself, if to anybody."""
-    expect_labelled(task, own)
-    return (own, dealt[at]) if any(dealt) else parted(own, task.validation_share)
-
-
-def _dealt(brought: Examples | None, training: Examples, shard: ShardLike) -> list[Examples | None]:
-    if brought is None:
-        return []
-    hands = held_out_shards(brought, training if shard.partition == "record" else None, shard)
-    return [brought.select(rows) if len(rows) else None for rows in hands]
+def deal_held_out(
+    task: Task, path: Path | None, shard: ShardLike, owners: Mapping[int, str]
+) -> Mapping[str, Examples]:
+    """What those of `owners` evaluate on who have something. Raises DataError."""
+    examples = task.held_out(path)
+    if examples is None:
+        return {}
+    training = task.train_data(path) if shard.partition == "record" else None
+    hands = held_out_shards(examples, training, shard)
+    return Dealt(examples, {owner: hands[at] for at, owner in owners.items()})
 
 
 def held_out_examples(task: Task, source: SourceLike) -> Examples | None:
     """What the owner of `source` evaluates on; None when there is nothing. Raises DataError."""
-    examples = task.held_out(_path(source))
-    shard = source.shard
-    if examples is None or shard is None:
-        return examples
-    training = task.train_data(_path(source)) if shard.partition == "record" else None
-    rows = _own(shard, held_out_shards(examples, training, shard))
-    return examples.select(rows) if len(rows) else None
+    path, shard = _path(source), source.shard
+    if shard is None:
+        return task.held_out(path)
+    return next(iter(deal_held_out(task, path, shard, _own(shard)).values()), None)
 
 
 def evaluation_parts(task: Task, source: SourceLike) -> dict[str, Examples]:
@@ -129,9 +172,9 @@ def _validation(task: Task, source: SourceLike) -> Examples | None:
             with contextlib.suppress(DataError):  # it may ship with data for testing alone
                 return own_parts(task, source)[1]
         return None
-    found = all_parts(task, task.train_data(path), path, source.all)
-    parts = [part[1] for part in found if part is not None and part[1] is not None]
-    return concatenate(parts, "the validation part") if parts else None
+    owners = {at: str(at) for at in range(source.all.of)}
+    _, held = deal(task, task.train_data(path), path, source.all, owners)
+    return held.together("the validation part")
 
 
 def _not_trained_on(task: Task, path: Path, parts: dict[str, Examples]) -> dict[str, Examples]:
@@ -182,10 +225,10 @@ def held_out_shards(
     )
 
 
-def _own(shard: ShardLike, parts: list[Indices]) -> Indices:
+def _own(shard: ShardLike) -> dict[int, str]:
     if not 0 <= shard.index < shard.of:
         raise DataError(f"shard {shard.index} of {shard.of}: they are counted from 0")
-    return parts[shard.index]
+    return {shard.index: str(shard.index)}
 
 
 def _path(source: SourceLike) -> Path | None:

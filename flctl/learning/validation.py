@@ -10,8 +10,15 @@ Parted = tuple[Examples, Examples | None]
 
 
 def parted(examples: Examples, share: float) -> Parted:
-    """Without the last `share` of each group, rounded down, and those. Of groups that are too small
-    to give one example some give their last, so that together they give their share.
+    """What `split_off` says, as copies."""
+    rest, held = split_off(examples, share)
+    return (examples.select(rest), examples.select(held)) if len(held) else (examples, None)
+
+
+def split_off(examples: Examples, share: float) -> tuple[Indices, Indices]:
+    """All but the last `share` of each group, rounded down, and those. Of groups that are too small
+    to give one example some give their last, so that together they give their share. None are taken
+    where none would be left.
 
     Examples of no group, and groups that are sorted by class, give the last of each class
     instead: else a class at the end would never be trained on.
@@ -33,9 +40,9 @@ def parted(examples: Examples, share: float) -> Parted:
         by_class = examples.group is None or bool((np.diff(labels) >= 0).all())
         order = np.argsort(_places(labels), kind="stable") if by_class else slice(None)
         held[rows[order][len(rows) - count :]] = True
-    if not held.any() or held.all():
-        return examples, None
-    return examples.select(_rows(~held)), examples.select(_rows(held))
+    if held.all():
+        held[:] = False
+    return _rows(~held), _rows(held)
 
 
 def _count(share: float, examples: int) -> int:

@@ -105,6 +105,22 @@ def test_the_bytes_and_figures_are_the_same(tmp_path: Path, given: dict[str, Any
     assert no_children()
 
 
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_what_is_held_out_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jobs: int):
+    """However many clients are measured on it."""
+    read: list[Path | None] = []
+
+    def held_out(self: Noisy, path: Path | None) -> Examples:
+        read.append(path)
+        return some(2, 57)
+
+    monkeypatch.setattr(Noisy, "held_out", held_out)
+    run = start(tmp_path, jobs=jobs, evaluate="agents", virtual=20, rounds=2)
+    read.clear()
+    assert run.run().rounds[-1].metrics is not None
+    assert len(read) == 1
+
+
 def test_updates_come_in_the_order_of_the_names(tmp_path: Path):
     told: list[Published] = []
     start(tmp_path, told.append, jobs=3, rounds=1).run()

@@ -41,6 +41,27 @@ def test_the_shards_are_the_whole(blobs, kind):
         assert sorted(map(tuple, rows)) == sorted(map(tuple, whole.x.numpy()))
 
 
+@pytest.mark.parametrize("kind", ["iid", "label", "dirichlet", "size", "record"])
+@pytest.mark.parametrize("brings", [False, True])
+def test_all_are_dealt_what_each_would_be(blobs, monkeypatch, kind, brings):
+    """Each part is copied when it is asked for; what cannot be read of it stays known."""
+    if brings:
+        monkeypatch.setattr(blobs, "validation", blobs.held_out)
+    owners, shard = {at: f"pi-{at}" for at in range(5)}, Shard(0, of=5, partition=kind)
+    training, validation = source.deal(blobs, blobs.train_data(None), None, shard, owners)
+    held = source.deal_held_out(blobs, None, shard, owners)
+    for at, name in owners.items():
+        mine = Source(replace(shard, index=at))
+        parts = (*source.own_parts(blobs, mine), source.held_out_examples(blobs, mine))
+        for dealt, part in zip((training, validation, held), parts, strict=True):
+            found = dealt.get(name)
+            assert (name in dealt) == (part is not None)
+            assert found is None or found.digest == part.digest
+    assert training["pi-0"] is not training["pi-0"]
+    training["pi-0"].broken[1] = "cut short"
+    assert (training["pi-0"].broken, training["pi-1"].broken) == ({1: "cut short"}, {})
+
+
 def test_by_record_an_agent_is_tested_on_its_own_records(blobs):
     """What it holds out is of those it trains on."""
     for at in range(3):
