@@ -111,7 +111,7 @@ def _pass(number: int, frame: FrameType | None) -> None:
 
 @contextlib.contextmanager
 def interruptible(stop: Callable[[], None]) -> Iterator[None]:
-    """Ctrl-C in the block calls `stop` first, wherever the main thread is."""
+    """Ctrl-C in the block calls `stop` before it interrupts the main thread."""
     before = signal.getsignal(signal.SIGINT)
     if not callable(before) or threading.current_thread() is not threading.main_thread():
         yield

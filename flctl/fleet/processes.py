@@ -1,7 +1,7 @@
 """Processes that share the work of a virtual run: forked from its own, so that they have its data.
 
-An order is done the same way by whichever of them, and the answers come in the order of the orders:
-how many there are changes nothing. They end with the process that they were forked from.
+Each of them does an order in the same way, and the answers come in the order of the orders: their
+number changes nothing. They end with the process that they were forked from.
 """
 
 import contextlib

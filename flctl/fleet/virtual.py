@@ -216,7 +216,7 @@ class VirtualRun:
     def _measure(
         self, made: Aggregated, what: str, parts: Mapping[str, Examples]
     ) -> dict[str, Sums]:
-        """The sums of all batches are the same, whoever has measured which."""
+        """The sums of all batches are the same for any number of processes."""
         if not parts:
             return {}
         self._share(what, parts)

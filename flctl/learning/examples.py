@@ -34,7 +34,7 @@ class Examples:
 
     `x` may also be a torch Dataset of any size, or a list of tensors or dicts, whose items, or the
     first of each if they are pairs, are read when a batch needs them; `names` are those of its
-    items, files for instance: what it holds is told apart by them.
+    items, files for instance: they distinguish what it holds.
 
     `group` names for each example what must stay together (a record, a patient), so that
     a data set can be dealt by it. `where` is the file for errors.

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from flctl.errors import ParametersError
-from flctl.files import explained, make_folder, new_file
+from flctl.files import explained, make_folder, new_file, sync_folder
 from flctl.wire.parameters import Array, ParameterFile, TensorSpec, check, dump
 
 logger = logging.getLogger(__name__)
@@ -37,7 +37,9 @@ class Residuals:
             except (OSError, ParametersError) as error:
                 # Removed durably, so that a repeated order gives the same update.
                 with explained(self._path(position), "read what top-k has not sent"):
-                    self._path(position).unlink(missing_ok=True)
+                    if self._path(position).exists():
+                        self._path(position).unlink()
+                        sync_folder(self._folder)
                 logger.warning(
                     "position=%d what was not sent before is lost, top-k starts from zero: %s",
                     position,

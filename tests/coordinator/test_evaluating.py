@@ -101,7 +101,7 @@ def test_it_does_not_wait_for_those_who_are_gone_or_late():
     rig.now = 1030.0
     rig.evaluating.on(Tick())
     assert rig.losses == {"c": 0.5}
-    assert Rig().losses == {}, "nobody to ask is over at once"
+    assert Rig().losses == {}, "with no agent to ask it ends at once"
 
 
 def test_answers_about_another_model_or_from_strangers_do_not_count():

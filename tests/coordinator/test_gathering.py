@@ -206,7 +206,7 @@ def test_agents_that_still_look_at_their_data_are_waited_for():
 
 
 def test_it_is_news_when_somebody_comes_or_goes():
-    """Then a person is told again for whom it waits."""
+    """Then it reports again for whom it waits."""
     waiting = Waiting("a b", "")
     assert waiting.look(2) is None
     before = waiting.gathering.news(1002.0)

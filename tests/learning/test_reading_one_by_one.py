@@ -93,7 +93,7 @@ def test_what_cannot_be_read_is_left_out_named_and_counted(workers, caplog):
 
 
 def test_batches_that_are_broken_as_a_whole_are_passed_over():
-    """But not when nothing at all can be read: that is told as it is."""
+    """But not when nothing at all can be read: that is reported as it is."""
     task = guarded(Images())
     assert train(task, files(broken=range(5), holes=(9,)), batch_size=1).examples == 14
     with pytest.raises(TaskError, match=r"^task 'images', loading a batch: OSError: file \d+ is"):
@@ -101,7 +101,7 @@ def test_batches_that_are_broken_as_a_whole_are_passed_over():
 
 
 def test_a_selection_of_a_dataset_keeps_names_and_can_be_joined():
-    """What is one example stays one, whoever reads it."""
+    """One example stays one for every reader."""
     whole = files()
     one, two = whole.select(np.array([5, 2])), whole.select(np.array([9]))
     assert one.name(0) == "005.jpg (example 0 of photos)"
