@@ -2,6 +2,7 @@
 from `History.apply`, and `take_stock` then takes updates damaged in the spool out of `accepted`.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -21,18 +22,36 @@ _ENDED: dict[type[events.Journaled], events.State] = {
 }
 
 
+COMPARABLE = 0.95
+"""Two rounds are compared if the smaller validation part has this share of the other's examples."""
+
+
 def best_round(scores: Mapping[int, events.Score | None]) -> int | None:
     """The best of these rounds by the task's primary metric, the earlier of two equals; None when
-    no round was measured to be chosen.
+    no round was measured to be chosen. The rounds are in order.
+
+    Agents come and go, and their validation data with them: a model looks better when the agent
+    with the rare classes is away. So a round on notably fewer examples than the best so far never
+    takes its place, and one on notably more always does. The best is either the best so far or
+    the round that was committed last, whose model is still there to be kept.
 
     The only rule: for the model that is kept, exported, drawn and shown.
     """
-    worth = {
-        round_id: score.chosen * (1 if score.primary.lower else -1)
-        for round_id, score in scores.items()
-        if score is not None and score.chosen is not None
-    }
-    return min(worth, key=lambda round_id: (worth[round_id], round_id), default=None)
+    best: tuple[int, float, int] | None = None
+    for round_id, score in scores.items():
+        if score is None or score.validation is None or score.chosen is None:
+            continue
+        worth, examples = (
+            score.chosen * (-1 if score.primary.lower else 1),
+            score.validation.examples,
+        )
+        if best is not None:
+            _, least, before = best
+            fewer, more = examples < COMPARABLE * before, before < COMPARABLE * examples
+            if fewer or not (more or worth > least or math.isnan(least)):
+                continue
+        best = round_id, worth, examples
+    return None if best is None else best[0]
 
 
 class History:

@@ -8,11 +8,11 @@ import pytest
 
 from flctl.core import events as happened
 from flctl.core.events import Participant, Score
-from flctl.core.history import History
+from flctl.core.history import History, best_round
 from flctl.core.randomness import Seeding
 from flctl.errors import StateError
 from flctl.settings import SCHEMA
-from flctl.wire.messages import Metrics
+from flctl.wire.messages import Metric, Metrics
 
 A, B, C = ("a" * 64, "b" * 64, "c" * 64)
 
@@ -156,6 +156,52 @@ def test_the_best_round_has_the_smallest_loss():
         made.apply(committed(round_id, model, loss=loss))
         base = model
     assert made.best is not None and made.best.round == 3
+
+
+@pytest.mark.parametrize(
+    ("rounds", "best"),
+    [
+        ([(300, 0.69), (200, 0.93), (300, 0.70)], 3),
+        ([(300, 0.69), (200, 0.93), (200, 0.95)], 1),
+        ([(200, 0.93), (300, 0.69), (300, 0.68)], 2),
+        ([(300, 0.69), (290, 0.71), (300, 0.70)], 2),
+        ([(100, 0.9), (104, 0.8), (104, 0.85), (112, 0.7)], 4),
+        ([(100, 0.9), None, (100, 0.9), (102, 0.91)], 4),
+        ([None, (300, math.nan), (300, 0.1)], 3),
+        ([None, None], None),
+    ],
+    ids=[
+        "without the rare classes a model looks better",
+        "also to the end",
+        "with more agents it looks worse",
+        "few examples fewer",
+        "data that grow",
+        "not every round is measured",
+        "not a number",
+        "never measured",
+    ],
+)
+def test_rounds_are_compared_on_nearly_the_same_examples(rounds, best):
+    """(validation examples, accuracy) of each round, and the best one."""
+    accuracy = Metric("accuracy")
+    scores = {
+        number: None
+        if found is None
+        else Score(
+            examples=500,
+            values={"accuracy": 0.5},
+            source="coordinator",
+            validation=Metrics(examples=found[0], values={"accuracy": found[1]}),
+            primary=accuracy,
+        )
+        for number, found in enumerate(rounds, start=1)
+    }
+    assert best_round(scores) == best
+    before = None
+    for last in range(1, len(rounds) + 1):
+        now = best_round({number: scores[number] for number in range(1, last + 1)})
+        assert now in (before, last), "any other round's model may be gone"
+        before = now
 
 
 @pytest.mark.parametrize(
