@@ -6,10 +6,13 @@ from collections.abc import Collection
 
 
 def figure(value: float | None, digits: int = 3) -> str:
-    """Plain up to a million, and as 1.8e+308 beyond it; of small ones two digits that count. "-"
-    for none, and for the least that there is: what could not be computed."""
+    """Plain up to a million, and as 1.8e+30 beyond it; of small ones two digits that count. "-"
+    for none, and for the least that there is: what could not be computed; "∞" for the most: the
+    loss of a model that has diverged."""
     if value is None or value == -sys.float_info.max:
         return "-"
+    if value == sys.float_info.max:
+        return "∞"
     small = 0 < abs(value) < 10 ** (1 - digits)
     return f"{value:.1e}" if small or abs(value) >= 1e6 else f"{value:.{digits}f}"
 

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from flctl.coordinator.front.peers import Peers
 from flctl.core.roster import Roster
 from flctl.errors import FlctlError, UsageError
+from flctl.formats import few
 from flctl.transport.keypair import KeyPair, shown
 from flctl.transport.rotation import KeyRotation
 from flctl.wire import messages as wire
@@ -100,7 +101,7 @@ class Rotating:
         missing = self.missing() if self._keys.overlap is not None else []
         if missing and not anyway:
             raise UsageError(
-                f"{_few(missing)} would be shut out, not being known to have the new key: wait for "
+                f"{few(missing)} would be shut out, not being known to have the new key: wait for "
                 "them, or add --anyway and give them the new key with: flctl deploy --limit HOST"
             )
         self._keys.finish()
@@ -152,8 +153,3 @@ class Rotating:
         for member in self._roster.connected():
             if member.peer is not None and member.hello is not None:
                 self.on_hello(member.peer, member.hello)
-
-
-def _few(names: list[str]) -> str:
-    shown = ", ".join(names[:5])
-    return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown
