@@ -1,6 +1,8 @@
 """`flctl evaluate`: how good a checkpoint is."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from flctl.cli.options import (
     OWN_DATA,
@@ -11,14 +13,18 @@ from flctl.cli.options import (
     Task,
     Verbose,
     command,
+    flag,
     option,
     path,
     single,
 )
 from flctl.files import expect_path
 from flctl.terminal import logs
-from flctl.terminal.output import print_json
+from flctl.terminal.output import print_json, print_line
 from flctl.terminal.patience import reading
+
+if TYPE_CHECKING:
+    from flctl.learning.examples import Examples
 
 app = single()
 
@@ -27,6 +33,7 @@ app = single()
     app,
     "flctl evaluate model.safetensors",
     "flctl evaluate model.safetensors --data beats.npz --split all",
+    "flctl evaluate demo/model.safetensors --agents 4",
 )
 def evaluate(
     checkpoint: Checkpoint,
@@ -42,6 +49,14 @@ def evaluate(
         "its name.",
         default="auto",
     ),
+    agents: int | None = option(
+        "N",
+        "Also each of N agents on what it holds out, dealt as train --virtual N deals the data. "
+        "[default: the agents of the run in whose folder the checkpoint is]",
+        min=1,
+        default=None,
+    ),
+    everyone: bool = flag("All agents, not just the ten worst.", "--all"),
     test_batch_size: int = option("N", "Examples in a batch.", min=1, default=1000),
     device: Device = "auto",
     json: Json = False,
@@ -50,8 +65,10 @@ def evaluate(
     """Measure a checkpoint: the metrics of its task on each part, and the confusion."""
     import msgspec
 
+    from flctl.fleet.own_data import own_of, own_of_run
     from flctl.learning.evaluation import measured as measure
     from flctl.learning.splits import chosen_parts
+    from flctl.terminal.agents import document, show_measured
     from flctl.terminal.checkpoints import load_model, task_of
     from flctl.terminal.results import show_metrics
 
@@ -61,14 +78,22 @@ def evaluate(
     chosen, learnt = task_of(checkpoint, task, heartbeats.read_as)
     with reading(data):
         parts = chosen_parts(learnt, data, split)
+        own: Mapping[str, Examples] = {}
+        if agents is not None:
+            own = own_of(learnt, chosen, data, agents)
+        elif data is None:
+            own = own_of_run(learnt, checkpoint)
     model, on = load_model(learnt, checkpoint, device)
-    found = {
-        name: measure(learnt, model, part, batch_size=test_batch_size, device=on)
-        for name, part in parts.items()
-    }
+    how: dict[str, Any] = {"batch_size": test_batch_size, "device": on}
+    found = {name: measure(learnt, model, part, **how) for name, part in parts.items()}
+    each = {name: measure(learnt, model, part, **how) for name, part in own.items()}
     (name, main), *others = found.items()
     if json:
         result = {"part": name, **msgspec.to_builtins(main), "beside": dict(others)}
-        print_json({"checkpoint": str(checkpoint), "task": chosen, **result})
+        about = {"by_agent": document(each, learnt.measures)} if each else {}
+        print_json({"checkpoint": str(checkpoint), "task": chosen, **result, **about})
     else:
-        show_metrics(found, learnt.classes)
+        show_metrics(found, learnt.classes, learnt.says)
+        if each:
+            print_line("")
+            show_measured("each on its own", each, learnt.measures, everyone)

@@ -37,20 +37,25 @@ def list_(at: At, json: Json = False) -> None:
 
 
 @command(app, "flctl runs show ecg-20261127-102328", name="show")
-def show_run_(run: Run, at: At, json: Json = False) -> None:
+def show_run_(
+    run: Run,
+    at: At,
+    everyone: bool = flag("All agents, not just ten.", "--all"),
+    json: Json = False,
+) -> None:
     """Show a run: its rounds, their figures, the agents that took part."""
     from flctl.coordinator.store.runs import LocalRuns
+    from flctl.core.history import History
+    from flctl.terminal.runs import by_agents, show_run
 
     with connected(at.folder, at.context, run) as runs:
         found, events = details(runs, run)
+        history = History.of(events)
         resumable = not isinstance(runs, LocalRuns) or found["kind"] != "fleet"
     if json:
-        print_json({**found, "events": events})
-        return
-    from flctl.core.history import History
-    from flctl.terminal.runs import show_run
-
-    show_run(found, History.of(events), resumable, at.again)
+        print_json({**found, **by_agents(history), "events": events})
+    else:
+        show_run(found, history, resumable, at.again, everyone)
 
 
 @command(app, "flctl runs replay ecg-2026", "flctl runs replay ecg-2026 --data pi-01=beats.npz")

@@ -107,6 +107,9 @@ class Score(Metrics, frozen=True, kw_only=True, omit_defaults=True, forbid_unkno
     """Part of the data that was measured."""
     beside: dict[str, Metrics] = msgspec.field(default_factory=dict)
     """Other parts, or other agents, by name."""
+    own: dict[str, Metrics] = msgspec.field(default_factory=dict)
+    """What agents have measured on their own test parts in a run's last round, by name, where
+    the coordinator's figures count."""
     validation: Metrics | None = None
     """Metrics that the best round is chosen by; None if not measured."""
     validated_by: str = "coordinator"
@@ -114,6 +117,11 @@ class Score(Metrics, frozen=True, kw_only=True, omit_defaults=True, forbid_unkno
     chosen_on: str = VALIDATION
     """Part of the data that `validation` is about; version 0.1 chose by a test part."""
     primary: Metric = LOSS
+
+    @property
+    def by_agent(self) -> dict[str, Metrics]:
+        """Figures of each agent on its own data; empty where none has measured."""
+        return self.beside if self.source == "agents" else self.own
 
     @property
     def chosen(self) -> float | None:

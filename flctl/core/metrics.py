@@ -4,10 +4,12 @@ A new metric is one entry in `DEFINED`, or a name that a task's `figures` gives 
 Up to `CONFUSION` classes the table "classes" is a confusion matrix, [target][prediction]; of
 more it has hits, targets and predictions of each class, so that what travels grows with the
 classes and not with their square. The table "scores" has two histograms for each class: of the
-probabilities that its examples get for it, and of those that all others get. "labels" has hits,
-examples and predictions of each label. "errors" has two histograms, of how unusual a model finds
-what is normal (or unlabelled) and what is not: `ERROR_BINS` bins of equal ratio, in rows of
-`ERROR_ROW`. Numbers have no table: their errors and their spread are moments.
+probabilities that its examples get for it, and of those that all others get. "confidence" has, by
+the probability of the predicted class, examples, hits, and the sum of those probabilities in units
+of 1 / `CERTAIN`. "labels" has hits, examples and predictions of each label. "errors" has two
+histograms, of how unusual a model finds what is normal (or unlabelled) and what is not:
+`ERROR_BINS` bins of equal ratio, in rows of `ERROR_ROW`. Numbers have no table: their errors and
+their spread are moments.
 """
 
 import math
@@ -16,11 +18,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate, chain
 from typing import NamedTuple
 
+from flctl.core.spread import mean_of
 from flctl.formats import figure
 from flctl.wire.messages import Measures, Metric, Metrics, Moments, Sums, Table
 
-LARGEST_MEAN = 1e300
-"""Largest mean of an agent, and largest root of its squares: sums over a fleet stay finite."""
 CONFUSION = 100
 """Classes up to which a confusion matrix is kept: with four bytes a cell it fills a message."""
 BINS = 64
@@ -29,7 +30,10 @@ MOST_SCORED = 50
 ERROR_BINS, ERROR_ROW = 1024, 128
 PER_OCTAVE, FIRST_EXPONENT = 16, -32
 """Bins of errors to each doubling, and the power of two that the first one begins at."""
+CONFIDENCE_BINS, CERTAIN = 15, 10_000
+"""Bins of equal width for calibration, and what a probability of 1 counts as in their sums."""
 CLASSES, SCORES, LABELS, ERRORS = "classes", "scores", "labels", "errors"
+CONFIDENCE = "confidence"
 SQUARED, TARGET = "squared_error", "target"
 """Means that no metric shows, but some are computed from."""
 FITS = 0.5
@@ -49,18 +53,44 @@ class Defined(NamedTuple):
     """Tables that it can be computed from: the one that the kind of task has."""
     means: tuple[str, ...] = ()
     """Means that it is computed from, all of them."""
+    constant: Callable[[Sums], float] = lambda _: math.nan
+    """The figure of the best constant answer: the largest class, every label, the mean number."""
 
 
 def _accuracy(sums: Sums) -> float:
-    hits, targets, _ = zip(*_by_class(sums.counts[CLASSES]), strict=True)
+    hits, targets, _ = zip(*by_class(sums.counts[CLASSES]), strict=True)
     return float(sum(hits) / max(1, sum(targets)))
+
+
+def _largest(sums: Sums) -> float:
+    """Share of the largest class."""
+    targets = [true for _, true, _ in by_class(sums.counts[CLASSES])]
+    return float(max(targets) / max(1, sum(targets)))
+
+
+def _ece(sums: Sums) -> float:
+    """Expected calibration error: how far the probabilities of the predicted classes are from the
+    share of hits, mean over bins of equal width, weighted by examples (Naeini et al. 2015; Guo et
+    al. 2017, with 15 bins)."""
+    table = sums.counts[CONFIDENCE]
+    away = sum(abs(hits * CERTAIN - confidence) for _, hits, confidence in table)
+    return away / (CERTAIN * max(1, sums.examples))
 
 
 def _macro_f1(sums: Sums) -> float:
     """Mean of 2TP / (2TP + FP + FN) over the classes that occur as target or as prediction."""
-    table = sums.counts.get(LABELS) or _by_class(sums.counts[CLASSES])
+    table = sums.counts.get(LABELS) or by_class(sums.counts[CLASSES])
     scores = [2 * hits / (true + said) for hits, true, said in table if true + said]
     return math.fsum(scores) / max(1, len(scores))
+
+
+def _constant_f1(sums: Sums) -> float:
+    """The largest class gets 2n / (n + N) and the others 0; every label, always, 2n / (n + N)."""
+    by_label = sums.counts.get(LABELS)
+    table = by_label or by_class(sums.counts[CLASSES])
+    there = sorted(true for _, true, _ in table if true)
+    scores = [2 * n / (n + sums.examples) for n in (there if by_label else there[-1:])]
+    return math.fsum(scores) / max(1, len(there))
 
 
 def _auroc(sums: Sums) -> float:
@@ -95,6 +125,11 @@ def _rmse(sums: Sums) -> float:
     return math.sqrt(sums.means[SQUARED].mean)
 
 
+def _spread(sums: Sums) -> float:
+    of = sums.means.get(TARGET)
+    return math.sqrt(of.m2 / of.count) if of is not None and of.count else math.nan
+
+
 def _r2(sums: Sums) -> float:
     """The share of the targets' variance that the model explains."""
     whole = sums.means[TARGET].m2
@@ -102,13 +137,14 @@ def _r2(sums: Sums) -> float:
 
 
 DEFINED = {
-    "accuracy": Defined("accuracy", _accuracy, (CLASSES,)),
-    "macro_f1": Defined("macro-F1", _macro_f1, (CLASSES, LABELS)),
-    "auroc": Defined("AUROC", _auroc, (SCORES, ERRORS)),
+    "accuracy": Defined("accuracy", _accuracy, (CLASSES,), constant=_largest),
+    "macro_f1": Defined("macro-F1", _macro_f1, (CLASSES, LABELS), constant=_constant_f1),
+    "ece": Defined("ECE", _ece, (CONFIDENCE,)),
+    "auroc": Defined("AUROC", _auroc, (SCORES, ERRORS), constant=lambda _: 0.5),
     "threshold": Defined("99th percentile", _threshold, (ERRORS,)),
     "mae": Defined("MAE", lambda sums: sums.means["mae"].mean, means=("mae",)),
-    "rmse": Defined("RMSE", _rmse, means=(SQUARED,)),
-    "r2": Defined("R²", _r2, means=(SQUARED, TARGET)),
+    "rmse": Defined("RMSE", _rmse, means=(SQUARED,), constant=_spread),
+    "r2": Defined("R²", _r2, means=(SQUARED, TARGET), constant=lambda _: 0.0),
 }
 
 
@@ -171,6 +207,7 @@ def tables(measures: Measures) -> dict[str, tuple[int, int]]:
     match measures.says:
         case "class":
             shapes = {CLASSES: (n, n if n <= CONFUSION else 3), SCORES: (2 * n, BINS)}
+            shapes[CONFIDENCE] = (CONFIDENCE_BINS, 3)
         case "labels":
             shapes = {LABELS: (n, 3)}
         case "score":
@@ -184,7 +221,14 @@ def metrics_of(sums: Sums, measures: Measures) -> Metrics:
     number that there is: JSON has no NaN, and no such round is the best."""
     found = {metric.name: _value(sums, metric) for metric in measures.metrics}
     units = {metric.name: metric.unit for metric in measures.metrics if metric.unit}
-    return Metrics(examples=sums.examples, values=found, counts=sums.counts, units=units or None)
+    constants = {name: DEFINED[name].constant(sums) for name in found if name in DEFINED}
+    return Metrics(
+        examples=sums.examples,
+        values=found,
+        counts=sums.counts,
+        units=units or None,
+        constant={name: value for name, value in constants.items() if math.isfinite(value)},
+    )
 
 
 def _value(sums: Sums, metric: Metric) -> float:
@@ -201,10 +245,16 @@ def _value(sums: Sums, metric: Metric) -> float:
 
 def mean(found: Sequence[Metrics]) -> Metrics:
     """Mean of the metrics of several models, each counted once."""
-    values = {
-        name: math.fsum(m.values[name] / len(found) for m in found) for name in found[0].values
-    }
-    return Metrics(examples=max(m.examples for m in found), values=values)
+
+    def of(figures: Sequence[Mapping[str, float]]) -> dict[str, float]:
+        there = [name for name in figures[0] if all(name in each for each in figures)]
+        return {name: mean_of([each[name] for each in figures]) for name in there}
+
+    return Metrics(
+        examples=max(m.examples for m in found),
+        values=of([m.values for m in found]),
+        constant=of([m.constant for m in found]),
+    )
 
 
 def from_confusion(loss: float, confusion: Sequence[Sequence[int]]) -> Sums:
@@ -213,45 +263,6 @@ def from_confusion(loss: float, confusion: Sequence[Sequence[int]]) -> Sums:
     examples = sum(map(sum, table))
     means = {LOSS.name: Moments(count=examples, mean=loss)}
     return Sums(examples=examples, means=means, counts={CLASSES: table})
-
-
-def verified(claimed: Sums, measures: Measures, most: int) -> Sums:
-    """`claimed` from the network, if it is what the run's metrics need and is consistent.
-
-    Raises ValueError when it does not, or counts more than `most` examples.
-    """
-    n, shapes = claimed.examples, tables(measures)
-    if not 1 <= n <= most:
-        raise ValueError(f"{n} examples, {most} were declared")
-    if claimed.means.keys() != averaged(measures) or claimed.counts.keys() != shapes.keys():
-        raise ValueError("its sums are not those that the metrics of the run need")
-    for name, of in claimed.means.items():
-        if of.count != n:
-            raise ValueError(f"the {name} is of {of.count} examples, not {n}")
-        if not (abs(of.mean) <= LARGEST_MEAN and 0 <= of.m2 <= LARGEST_MEAN):
-            raise ValueError(f"the {name} is not a finite number below {LARGEST_MEAN:g}")
-        if name in ("mae", SQUARED) and of.mean < 0:
-            raise ValueError(f"the {name} is negative")
-    for name, (rows, columns) in shapes.items():
-        table = claimed.counts[name]
-        if len(table) != rows or any(len(row) != columns for row in table):
-            raise ValueError(f"the table '{name}' is not of {rows} x {columns} numbers")
-        if not _adds_up(name, table, n):
-            raise ValueError(f"the table '{name}' does not add up to {n} examples")
-    return claimed
-
-
-def _adds_up(name: str, table: Table, n: int) -> bool:
-    if name == ERRORS:
-        return sum(map(sum, table)) == n
-    if name == LABELS:
-        return all(hit <= min(true, said) and true + said - hit <= n for hit, true, said in table)
-    if name == SCORES:
-        pairs = [(sum(own), sum(rest)) for own, rest in zip(table[::2], table[1::2], strict=True)]
-        return sum(own for own, _ in pairs) == n and all(own + rest == n for own, rest in pairs)
-    _, targets, said = zip(*_by_class(table), strict=True)
-    fits = all(hit <= min(both) for hit, *both in _by_class(table))
-    return fits and sum(targets) == sum(said) == n
 
 
 def merge(parts: Sequence[Sums]) -> Sums:
@@ -284,7 +295,7 @@ def _added(parts: Sequence[Table]) -> Table:
     return tuple(tuple(map(sum, zip(*rows, strict=True))) for rows in zip(*parts, strict=True))
 
 
-def _by_class(table: Table) -> Table:
+def by_class(table: Table) -> Table:
     """Hits, targets and predictions of each class."""
     if len(table) > CONFUSION:
         return table

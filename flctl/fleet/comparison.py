@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 from msgspec import Struct, structs
 
-from flctl.core.metrics import from_confusion, mean, metrics_of
+from flctl.core.metrics import CLASSES, DEFINED, LOSS, from_confusion, mean, metrics_of
 from flctl.errors import RunError
 from flctl.wire.messages import VALIDATION, Metrics
 
@@ -40,14 +40,16 @@ class Compared(Struct, frozen=True):
     curve: dict[int, Metrics]
     """By round, on the part of the test data that counts."""
     final: dict[str, Metrics]
-    """At the end, on every part by its name, and as `OWN`."""
+    """At the end, on every part by its name, and as `OWN`; the mean of several models."""
+    agents: dict[str, dict[str, Metrics]] = {}
+    """The same for each agent that trained alone."""
 
 
 class Beside(Struct, frozen=True):
     """What the figures of a model mean."""
 
-    own: Metrics | None
-    """Metrics of that model, as `OWN`; None where agents hold nothing out."""
+    own: dict[str, Metrics]
+    """Metrics of that model on what each agent holds out; empty where none does."""
     commonest: str
     """The class with the most examples over all agents."""
     always: dict[str, Metrics]
@@ -130,16 +132,16 @@ def compute(how: How, given: dict[str, Any], every: int, rounds: int | None = No
     device = devices.set_up(settings.device, settings.threads)
     task, shards, parts = scene.task, scene.clients.training, scene.parts
     main = next(iter(parts.values()))
-    finals: dict[str, list[Metrics]] = {name: [] for name in parts}
+    finals: dict[str, dict[str, Metrics]] = {}
 
     def measure(agent: str, round_id: int, model: nn.Module) -> None:
         if round_id == settings.rounds:
-            for name, part in parts.items():
-                finals[name].append(measured(task, model, part, device=device))
-            mine = {agent: scene.own[agent]} if agent in scene.own else scene.own
-            finals.setdefault(OWN, []).extend(
-                measured(task, model, part, device=device) for part in mine.values()
-            )
+            found = finals[agent] = {
+                name: measured(task, model, part, device=device) for name, part in parts.items()
+            }
+            own = [scene.own[agent]] if agent in scene.own else list(scene.own.values())
+            if own:
+                found[OWN] = mean([measured(task, model, part, device=device) for part in own])
 
     if how == "central":
         curve = baseline.central(
@@ -150,7 +152,9 @@ def compute(how: How, given: dict[str, Any], every: int, rounds: int | None = No
         curve = baseline.local_only(
             task, shards, settings, main, every=every, device=device, on_model=measure
         )
-    return Compared(curve, {name: mean(found) for name, found in finals.items() if found})
+    names = dict.fromkeys(name for found in finals.values() for name in found)
+    final = {name: mean([f[name] for f in finals.values() if name in f]) for name in names}
+    return Compared(curve, final, finals if how == "local-only" else {})
 
 
 def beside(given: dict[str, Any], model: Path) -> Beside:
@@ -171,12 +175,12 @@ def beside(given: dict[str, Any], model: Path) -> Beside:
     trained = sum(part.histogram() for part in scene.clients.training.values())
     commonest = int(np.argmax(trained))
     counts = {name: part.histogram() for name, part in scene.parts.items()}
-    own = [measured(task, learnt, part, device=device) for part in scene.own.values()]
+    own = {a: measured(task, learnt, part, device=device) for a, part in scene.own.items()}
     always = {name: _always(task, commonest, found) for name, found in counts.items()}
     if own:
         always[OWN] = mean([_always(task, commonest, p.histogram()) for p in scene.own.values()])
     return Beside(
-        own=mean(own) if own else None,
+        own=own,
         commonest=task.classes[commonest],
         always=always,
         classes={
@@ -215,7 +219,9 @@ def _always(task: "Task", said: int, targets: "NDArray[np.int64]") -> Metrics:
     """Metrics of always predicting one class; the loss would be infinite."""
     table = np.zeros((len(targets), len(targets)), np.int64)
     table[:, said] = targets
-    return metrics_of(from_confusion(sys.float_info.max, table.tolist()), task.measures)
+    named = [m for m in task.measures.metrics if m == LOSS or CLASSES in DEFINED[m.name].tables]
+    measures = structs.replace(task.measures, metrics=tuple(named))
+    return metrics_of(from_confusion(sys.float_info.max, table.tolist()), measures)
 
 
 def _serve() -> None:

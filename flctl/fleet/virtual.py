@@ -13,7 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from flctl.coordinator.run.aggregation import Aggregated, aggregate
-from flctl.coordinator.run.decisions import commit, evaluation_due, finish, open_round, weigh_in
+from flctl.coordinator.run.decisions import (
+    commit,
+    evaluation_due,
+    finish,
+    is_last,
+    open_round,
+    weigh_in,
+)
 from flctl.coordinator.run.scoring import parts_to_ask_for, scored
 from flctl.coordinator.store.folder import RunFolder
 from flctl.coordinator.store.journal import Journal
@@ -205,11 +212,12 @@ class VirtualRun:
 
     def _evaluate(self, made: Aggregated) -> Score | None:
         how, found = self.settings.evaluate, {}
+        last = is_last(self.history, self.settings, self.history.accepted)
         if how != "agents":
             found = self._measure(made, "tests", self._tests.get())
         answers = {
             part: self._measure(made, part, self._clients.own(part))
-            for part in parts_to_ask_for(how, found)
+            for part in parts_to_ask_for(how, found, last)
         }
         return scored(found, answers, self.task.measures)
 

@@ -15,7 +15,9 @@ class Classification(Task):
     """Each example is of one of `classes`; the model's output has the shape (n, classes)."""
 
     says: ClassVar[Says] = "class"
-    metrics: ClassVar[tuple[Metric, ...]] = (LOSS, Metric("accuracy"), Metric("macro_f1"))
+    metrics: ClassVar[tuple[Metric, ...]] = (
+        LOSS, Metric("accuracy"), Metric("macro_f1"), Metric("ece", lower=True),
+    )  # fmt: skip
 
     def loss(self, output: "Tensor", target: "Tensor") -> "Tensor":
         """Cross-entropy; `target` int64, shape (n,)."""

@@ -10,7 +10,10 @@ from torch import Tensor, nn
 
 from flctl.core.metrics import (
     BINS,
+    CERTAIN,
     CLASSES,
+    CONFIDENCE,
+    CONFIDENCE_BINS,
     CONFUSION,
     ERROR_BINS,
     ERROR_ROW,
@@ -57,9 +60,12 @@ def evaluate(
         if isinstance(task, MultiLabel):
             tally.add_labels(targets, task.probabilities(output).cpu().numpy())
         elif isinstance(task, Classification):
-            tally.add_classes(targets, output.argmax(dim=1).cpu().numpy())
-            if SCORES in tally.tables:
-                tally.add_scores(targets, task.probabilities(output).double().cpu().numpy())
+            said = output.argmax(dim=1).cpu().numpy()
+            tally.add_classes(targets, said)
+            if tally.tables.keys() & {SCORES, CONFIDENCE}:
+                shares = task.probabilities(output).double().cpu().numpy()
+                tally.add_scores(targets, shares)
+                tally.add_confidence(targets == said, shares[np.arange(len(said)), said])
         elif ERRORS in tally.tables:
             tally.add_errors(targets, task.predicted(output).double().cpu().numpy())
     return tally.sums()
@@ -100,10 +106,20 @@ class Tally:
 
     def add_scores(self, targets: NDArray[np.int64], shares: NDArray[np.float64]) -> None:
         """`shares` are the probabilities of each class, [examples, classes]."""
+        if SCORES not in self.tables:
+            return
         bins = np.clip(np.nan_to_num(shares) * BINS, 0, BINS - 1).astype(np.int64)
         others = targets[:, None] != np.arange(self._classes)
         rows = 2 * np.arange(self._classes) + others
         np.add.at(self.tables[SCORES], (rows, bins), 1)
+
+    def add_confidence(self, right: NDArray[np.bool_], shares: NDArray[np.float64]) -> None:
+        """`shares` are the probabilities of the predicted classes, which may be `right`."""
+        if CONFIDENCE in self.tables:
+            units = np.rint(np.clip(np.nan_to_num(shares), 0, 1) * CERTAIN).astype(np.int64)
+            bins = np.minimum(units * CONFIDENCE_BINS // CERTAIN, CONFIDENCE_BINS - 1)
+            new = np.stack([np.ones_like(units), right.astype(np.int64), units], axis=1)
+            np.add.at(self.tables[CONFIDENCE], bins, new)
 
     def add_labels(self, targets: NDArray[np.int64], shares: NDArray[np.float64]) -> None:
         """`targets` are 0 or 1, `shares` the probabilities, both [examples, labels]."""

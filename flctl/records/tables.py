@@ -50,7 +50,7 @@ def agent_rows(rounds: Sequence[RoundCommitted]) -> list[Row]:
     rows: list[Row] = []
     names = named(event.metrics for event in rounds)
     for event in rounds:
-        measured = event.metrics.beside if by_agents(event) and event.metrics else {}
+        measured = event.metrics.by_agent if event.metrics else {}
         for agent in sorted({*event.participants, *measured, *event.missing}):
             part = event.participants.get(agent)
             rows.append(

@@ -82,14 +82,12 @@ def threshold_of(checkpoint: Path) -> float | None:
     None without such scores. Raises StateError."""
     import hashlib
 
-    from flctl.coordinator.store.folder import RunFolder
+    from flctl.fleet.own_data import run_of
 
-    place = checkpoint.resolve()
-    found = (RunFolder(folder) for folder in place.parents[:3])
-    run = next((folder for folder in found if folder.journal_path.is_file()), None)
+    run = run_of(checkpoint)
     if run is None:
         return None
-    with place.open("rb") as file:
+    with checkpoint.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     scores = [r.metrics for r in run.history().rounds if r.model == digest and r.metrics]
     known = [score.validation.values.get("threshold") for score in scores if score.validation]

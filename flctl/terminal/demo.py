@@ -6,12 +6,15 @@ from typing import Any
 
 import msgspec
 
+from flctl.core.metrics import label, mean
 from flctl.fleet.comparison import OWN, Beside, Compared
 from flctl.formats import counted, figure
 from flctl.terminal import output
+from flctl.terminal.agents import CONSTANTS, show_agents
 
 PARTS = {"own": "own patients, later", "later": "all patients, later", "unseen": "unseen patients"}
 """Names of the measured parts in `flctl.fleet.comparison` and the task."""
+KEYS = ("accuracy", "macro_f1", "ece")
 LEAD = 0.02
 """Difference in accuracy below which a comparison is not reliable."""
 WIDTH = 80
@@ -28,22 +31,42 @@ def show(
     """Final figures of each way to train, and of none at all, with what they were measured on."""
     last = federated[max(federated)]
     ours = {last["part"]: last, **last.get("beside", {})}
-    if by.own is not None:
-        ours[OWN] = msgspec.to_builtins(by.own)
+    if by.own:
+        ours[OWN] = msgspec.to_builtins(mean(list(by.own.values())))
     rest = (msgspec.to_builtins(found) for found in (central.final, alone.final, by.always))
     ways = (ours, *rest)
     heads = ("federated", "one place", "alone", f"always {by.commonest}")
     made = output.table("", "", *(f">{head}" for head in heads))
     for part, words in PARTS.items():
         if all(part in way for way in ways):
-            for key, name in (("accuracy", "accuracy"), ("macro_f1", "macro-F1")):
-                cells = [figure(way[part]["values"][key]) for way in ways]
-                made.add_row(words if key == "accuracy" else "", name, *cells)
+            for key in [key for key in KEYS if key in ours[part]["values"]]:
+                cells = [figure(way[part]["values"].get(key)) for way in ways]
+                made.add_row(words if key == KEYS[0] else "", label(key), *cells)
     output.print_line("")
     output.show(made)
+    if by.own and alone.agents:
+        output.print_line("")
+        _show_each(alone, by)
     output.print_line("")
     for line in explained(alone, by, agents):
         output.print_line(line)
+
+
+def _show_each(alone: Compared, by: Beside) -> None:
+    """Accuracy of each agent's two models: on its own patients, on those of all, on unseen ones."""
+    key = KEYS[0]
+    heads = {
+        "federated": "own: federated", OWN: "own: alone", "later": "all: alone",
+        "unseen": "unseen: alone",
+    }  # fmt: skip
+    rows = {
+        agent: {"federated": found.values[key]}
+        | {part: each.values[key] for part, each in alone.agents.get(agent, {}).items()}
+        for agent, found in by.own.items()
+    }
+    constants = {a: {"federated": found.constant[key]} for a, found in by.own.items()}
+    show_agents(label(key), rows, heads, by="federated", constants=constants)
+    output.print_line(f"in brackets: always answering {CONSTANTS['class']} of the same data")
 
 
 def explained(alone: Compared, by: Beside, agents: int) -> list[str]:
@@ -52,10 +75,12 @@ def explained(alone: Compared, by: Beside, agents: int) -> list[str]:
         f"one place: all data together. alone: mean of {agents} agents, each after "
         f"{counted(max(alone.curve), 'round')} on its own data. always {by.commonest}: "
         f"without a model, every beat is called {by.commonest}. own patients: those of each agent, "
-        "mean of the agents. all patients: those of all agents."
+        "mean of the agents. all patients: those of all agents. ECE: how far the probabilities are "
+        "from the share of hits."
     ]
-    if by.own is not None and OWN in alone.final:
-        ahead = alone.final[OWN].values["accuracy"] - by.own.values["accuracy"]
+    if by.own and OWN in alone.final:
+        federated = mean(list(by.own.values()))
+        ahead = alone.final[OWN].values["accuracy"] - federated.values["accuracy"]
         how = "better" if ahead > LEAD else "as well" if ahead > -LEAD else ""
         texts.append(
             (f"An agent alone does {how} on its own patients. " if how else "")

@@ -5,23 +5,18 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from flctl.core.metrics import LABELS, confusion_of, labels
-from flctl.formats import figure
+from flctl.core.metrics import LABELS, confusion_of
 from flctl.terminal import output
+from flctl.terminal.agents import show_parts
 
 if TYPE_CHECKING:
     from flctl.learning.predictions import Predictions
-    from flctl.wire.messages import Metrics
+    from flctl.wire.messages import Metrics, Says
 
 
-def show_metrics(found: "Mapping[str, Metrics]", classes: Sequence[str]) -> None:
+def show_metrics(found: "Mapping[str, Metrics]", classes: Sequence[str], says: "Says") -> None:
     """The figures of each part, and what the first one has by class or label."""
-    names = labels(found.values())
-    made = output.table("part", ">examples", *(f">{text}" for text in names.values()))
-    for part, metrics in found.items():
-        figures = (figure(metrics.values[name], 4) for name in names)
-        made.add_row(part, str(metrics.examples), *figures)
-    output.show(made)
+    show_parts("part", found, says)
     main = next(iter(found.values()))
     if LABELS in main.counts:
         made = output.table("label", ">examples", ">predicted", ">precision", ">recall")

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 from rich.text import Text
 
 from flctl.core.history import History
-from flctl.core.metrics import in_words, label, labels
+from flctl.core.metrics import label, labels
 from flctl.formats import counted, figure, size, span
 from flctl.terminal import chains, output
+from flctl.terminal.agents import SHOWN, document, show_measured, show_parts
 from flctl.terminal.tables import Table
 
 if TYPE_CHECKING:
@@ -38,8 +39,15 @@ def summaries_table(found: Iterable[Mapping[str, Any]]) -> Table:
     return made
 
 
-def show_run(found: Mapping[str, Any], history: History, resumable: bool, options: str) -> None:
-    """`resumable`: by a command on this machine, which takes `options` to find the run."""
+def show_run(
+    found: Mapping[str, Any],
+    history: History,
+    resumable: bool,
+    options: str,
+    everyone: bool = False,
+) -> None:
+    """`resumable`: by a command on this machine, which takes `options` to find the run. Of many
+    agents some, unless `everyone` is wanted."""
     compression = found["settings"].get("compression", "none")
     for name in ("run", "task", "kind", "state", "reason", "checkpoint"):
         if found[name] and name == "reason":
@@ -71,7 +79,16 @@ def show_run(found: Mapping[str, Any], history: History, resumable: bool, option
     if history.rounds:
         output.print_line("")
         output.show(_rounds(history.rounds, compression != "none"))
-        _show_last(history.rounds[-1])
+        _show_last(history.rounds[-1], everyone)
+        _show_figures(history, everyone)
+
+
+def by_agents(history: History) -> dict[str, Any]:
+    """Figures of each agent on its own data after the last round, and their spread, for JSON."""
+    score, started = history.rounds[-1].metrics if history.rounds else None, history.started
+    if score is None or started is None or not score.by_agent:
+        return {}
+    return {"by_agent": document(score.by_agent, started.measures)}
 
 
 def _rounds(rounds: "Sequence[RoundCommitted]", compressed: bool) -> Table:
@@ -104,13 +121,17 @@ def _saved(event: "RoundCommitted") -> tuple[str, str, str]:
     return size(up), f"{event.size * len(parts) / up:.1f} ×" if up else "-", figure(error)
 
 
-def _show_last(event: "RoundCommitted") -> None:
-    """Who did what in the last round, and the figures beside the main ones."""
+def _show_last(event: "RoundCommitted", everyone: bool) -> None:
+    """Who did what in the last round; of many agents, those that took longest."""
     made = output.table(
         f"round {event.round}", ">examples", ">batches", ">loss", ">took", ">bytes up",
         yields=("bytes up", "batches"),
     )  # fmt: skip
-    for agent, part in event.participants.items():
+    people = event.participants
+    order = sorted(people, key=lambda agent: -people[agent].seconds)[:SHOWN]
+    for agent, part in people.items():
+        if not everyone and agent not in order:
+            continue
         made.add_row(
             agent,
             str(part.examples),
@@ -121,13 +142,27 @@ def _show_last(event: "RoundCommitted") -> None:
         )
     output.print_line("")
     output.show(made)
+    if not everyone and (left := len(people) - len(order)):
+        output.print_line(f"and {counted(left, 'agent')} that took less time; --all shows all")
     for agent, part in event.participants.items():
         if part.broken:
             what = counted(part.broken, "example")
             output.print_line(f"{agent} left out {what} that cannot be read: its log names them")
-    beside = event.metrics.beside if event.metrics is not None else {}
-    for name, score in beside.items():
-        output.print_line(f"{name} ({score.examples} examples): {in_words(score)}")
+
+
+def _show_figures(history: History, everyone: bool) -> None:
+    """Figures of the last model on each part of the data, and on what each agent holds out."""
+    event, started = history.rounds[-1], history.started
+    score = event.metrics
+    if score is None or started is None:
+        return
+    parts = {} if score.source == "agents" else score.beside
+    output.print_line("")
+    show_parts(f"round {event.round}", {score.part: score, **parts}, started.measures.says)
+    if score.by_agent:
+        output.print_line("")
+        title = "each on its own"
+        show_measured(title, score.by_agent, started.measures, everyone)
 
 
 def _on_validation(score: "Score | None") -> float | None:

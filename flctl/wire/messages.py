@@ -259,6 +259,8 @@ class Metrics(Part, frozen=True, omit_defaults=True):
     """Those of the sums that they are from, where they are kept."""
     units: dict[MetricName, Unit] | None = None
     """Units of the values that have one."""
+    constant: dict[MetricName, float] = {}
+    """Values of the best constant answer on the same examples, where it has some."""
     detail: Digest | None = None
     """Digest of a blob with what is too large for a message; no metric uses it yet."""
 

@@ -11,20 +11,24 @@ from flctl.terminal import demo
 from flctl.wire.messages import Metrics
 
 
+AGENTS = ("pi-01", "pi-02")
+
+
 def figures(accuracy):
     values = {"loss": 1 - accuracy, "accuracy": accuracy, "macro_f1": accuracy / 2}
-    return Metrics(values=values, examples=50)
+    return Metrics(values=values, examples=50, constant={"accuracy": 0.55})
 
 
 def compared(rounds, accuracy):
     made = figures(accuracy)
-    return Compared(dict.fromkeys(rounds, made), {"later": made, "unseen": made, "own": made})
+    final = {"later": made, "unseen": made, "own": made}
+    return Compared(dict.fromkeys(rounds, made), final, dict.fromkeys(AGENTS, final))
 
 
 def around(own=0.7):
     """As the demo has it: two unseen patients."""
     return Beside(
-        own=figures(own),
+        own=dict.fromkeys(AGENTS, figures(own)),
         commonest="N",
         always={name: figures(0.5) for name in ("own", "later", "unseen")},
         classes={"later": {"N": 9, "S": 1}, "unseen": {"N": 500, "S": 4}},
@@ -68,7 +72,10 @@ def test_the_figures_say_what_was_measured_on_what(capsys):
     assert own == ["own", "patients,", "later", "accuracy", "0.700", "0.600", "0.710", "0.500"]
     assert own_f1 == ["macro-F1", "0.350", "0.300", "0.355", "0.250"]
     assert all_of[:2] == ["all", "patients,"] and all_of[4:] == ["0.800", "0.600", "0.710", "0.500"]
+    (each,) = (line.split() for line in out.splitlines() if line.startswith("pi-02"))
+    assert each == ["pi-02", "0.700", "(0.550)", "0.710", "0.710", "0.710"]
     text = " ".join(out.split())
+    assert "10th percentile 0.700" in text and "worst 0.700" in text
     assert "mean of 4 agents, each after 3 rounds on its own data" in text
     assert "An agent alone does as well on its own patients." in text
     assert "Unseen are 2 patients with 500 N, 4 S beats: too few to rely on." in text
@@ -82,5 +89,5 @@ def test_what_is_not_so_is_not_said():
                             (0.7, "")):  # fmt: skip
         told = " ".join(demo.explained(alone, around(federated), 4))
         assert says in told and ("An agent alone" in told) == bool(says)
-    bare = structs.replace(around(), own=None, classes={}, groups={})
+    bare = structs.replace(around(), own={}, classes={}, groups={})
     assert "federation" not in " ".join(demo.explained(alone, bare, 4))

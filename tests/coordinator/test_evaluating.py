@@ -36,7 +36,7 @@ class Member:
 class Rig:
     """An evaluation by these agents, all of whom are here."""
 
-    def __init__(self, evaluate: str = "agents", **members: Member) -> None:
+    def __init__(self, evaluate: str = "agents", done: int = 1, **members: Member) -> None:
         self.asked: list[str] = []
         self.over: list[Any] = []
         self.submitted: list[Any] = []
@@ -49,6 +49,7 @@ class Rig:
             settings=parse({"task": "ecg", "evaluate": evaluate, "deadline_s": 30.0}, "the test"),
             started=SimpleNamespace(task_digest=TASK, measures=MEASURES),
             host=fleet,
+            history=SimpleNamespace(round=done, exhausted=set(), accepted={}),
             clock=lambda: self.now,
             is_here=lambda name: True,
             thinking=SimpleNamespace(submit=lambda work, then: self.submitted.append(then)),
@@ -153,3 +154,19 @@ def test_after_a_stop_no_agent_is_asked():
     (then,) = rig.submitted
     then({}, None)
     assert (rig.asked, rig.over) == ([], [])
+
+
+@pytest.mark.parametrize(("done", "asked"), [(28, []), (29, ["a", "b"])])
+def test_in_the_last_round_each_agent_measures_its_own_part_too(done, asked):
+    """The coordinator's figures count; those of each agent stand beside them, by name."""
+    rig = Rig("auto", done, a=Member(), b=Member())
+    rig.submitted[0]({"later": GOOD}, None)
+    assert rig.asked == asked
+    for agent, sums in zip(asked, (POOR, GOOD), strict=False):
+        rig.answers(agent, sums)
+    ((score, error),) = rig.over
+    assert error is None and score.source == "coordinator" and score.values["loss"] == 0.5
+    assert {agent: own.values["loss"] for agent, own in score.own.items()} == (
+        {"a": 2.0, "b": 0.5} if asked else {}
+    )
+    assert score.by_agent == score.own

@@ -22,8 +22,8 @@ from flctl.core.metrics import (
     metrics_of,
     pooled,
     tables,
-    verified,
 )
+from flctl.core.plausible import verified
 from flctl.wire.messages import Measures, Metric, Metrics, Moments, Sums
 
 counted = st.integers(1, 4).flatmap(
@@ -315,3 +315,75 @@ def test_the_mean_of_several_models_counts_each_once():
     one, two = figures(1.0, [[1, 0], [0, 1]]), figures(3.0, [[10, 10], [0, 0]])
     assert mean([one, two]).values["loss"] == 2.0
     assert mean([one, two]).values["accuracy"] == 0.75 and mean([one, two]).examples == 20
+
+
+def test_a_constant_answer_stands_beside_each_figure():
+    """By hand: the largest class, every label, the mean number."""
+    found = figures(0.7, [[2, 0, 1, 0], [1, 3, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
+    assert found.constant["accuracy"] == 4 / 7
+    # Always b: 2·4/(4+7) for b, 0 for a; c and d do not occur.
+    assert found.constant["macro_f1"] == pytest.approx(8 / 11 / 2)
+    targets = np.array([1.0, 2.0, 4.0, 5.0])
+    moments = {
+        "loss": Moments(count=4, mean=1.0),
+        "squared_error": Moments(count=4, mean=1.0),
+        "mae": Moments(count=4, mean=1.0),
+        "target": Moments(count=4, mean=3.0, m2=float(((targets - 3) ** 2).sum())),
+    }
+    usual = metrics_of(Sums(examples=4, means=moments), NUMBERS).constant
+    assert usual == {"rmse": pytest.approx(float(targets.std())), "r2": 0.0}
+    labelled = Measures(
+        metrics=(Metric("loss"), Metric("macro_f1")), primary="loss", classes=2, says="labels"
+    )
+    two = Sums(
+        examples=4,
+        means={"loss": Moments(count=4, mean=1.0)},
+        counts={"labels": ((1, 3, 2), (0, 0, 1))},
+    )
+    assert metrics_of(two, labelled).constant == {"macro_f1": pytest.approx(2 * 3 / 7)}
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=60))
+def test_calibration_is_that_of_the_papers(told):
+    """Guo et al. 2017, equation 3, with 15 bins; the sums of two parts add up to it."""
+    from flctl.learning.evaluation import Tally
+
+    measures = by(2, "ece")
+
+    def sums_of(part) -> Sums:
+        tally = Tally(measures)
+        shares, right = (np.array(each) for each in zip(*part, strict=True))
+        tally.add_means({}, 1.0, len(part))
+        tally.add_classes(np.zeros(len(part), np.int64), (~right).astype(np.int64))
+        tally.add_confidence(right, shares)
+        return verified(tally.sums(), measures, len(part))
+
+    shares, right = (np.array(each, dtype=float) for each in zip(*told, strict=True))
+    units = np.rint(shares * 10_000)
+    bins = np.minimum(units * 15 // 10_000, 14)
+    expected = sum(
+        abs(right[bins == b].sum() - units[bins == b].sum() / 10_000) for b in range(15)
+    ) / len(told)
+    whole = metrics_of(sums_of(told), measures).values["ece"]
+    assert whole == pytest.approx(expected, abs=1e-12)
+    parts = [part for part in (told[::2], told[1::2]) if part]
+    assert metrics_of(merge([sums_of(part) for part in parts]), measures).values["ece"] == whole
+
+
+@pytest.mark.parametrize(
+    ("at", "row"),
+    [(0, (10, 11, 100)), (0, (10, 5, 10_000)), (14, (10, 5, 0)), (14, (10, 5, 100_001)),
+     (3, (9, 5, 20_000))],
+)  # fmt: skip
+def test_an_impossible_calibration_is_refused(at, row):
+    """More hits than examples, probabilities outside of their bin, another count of examples."""
+    rows = [(0, 0, 0)] * 15
+    rows[at] = row
+    sums = Sums(
+        examples=10,
+        means={"loss": Moments(count=10, mean=1.0)},
+        counts={"classes": ((5, 0), (0, 5)), "confidence": tuple(rows)},
+    )
+    with pytest.raises(ValueError, match="'confidence' does not add up"):
+        verified(sums, by(2, "ece"), 10)

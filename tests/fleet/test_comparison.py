@@ -32,6 +32,9 @@ def test_both_ways_are_measured_on_every_part(given):
     assert list(alone.curve) == [2, 3]
     for made in (central, alone):
         assert set(made.final) == {"later", "unseen", "own"}
+        for part, found in made.final.items() if made.agents else ():
+            each = [own[part].values["ece"] for own in made.agents.values()]
+            assert len(each) == 2 and found.values["ece"] == pytest.approx(np.mean(each))
         assert (
             made.final["later"].values["accuracy"] == made.curve[max(made.curve)].values["accuracy"]
         )
@@ -49,10 +52,11 @@ def test_agents_are_also_measured_on_what_is_their_own(given, tmp_path):
     model = task.model()
     with history.folder.model_path(4).open("rb") as file:
         load_into(model, file.fileno(), "model")
-    own = [measured(task, model, part) for part in clients.own("test").values()]
-    assert by.own is not None
-    assert by.own.values["accuracy"] == pytest.approx(np.mean([m.values["accuracy"] for m in own]))
-    assert by.own.values["macro_f1"] == pytest.approx(np.mean([m.values["macro_f1"] for m in own]))
+    own = {name: measured(task, model, part) for name, part in clients.own("test").items()}
+    assert by.own == own and len(own) == 2
+    journaled = history.folder.history().rounds[-1].metrics
+    assert journaled is not None and journaled.source == "coordinator"
+    assert {a: m.values for a, m in journaled.own.items()} == {a: m.values for a, m in own.items()}
     trained = sum(part.histogram() for part in clients.training.values())
     assert by.commonest == task.classes[int(np.argmax(trained))]
     part = by.classes["unseen"]

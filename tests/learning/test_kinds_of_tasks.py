@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from flctl import Anomaly, Examples, MultiLabel, Regression
-from flctl.core.metrics import ERROR_BINS, ERRORS, merge, metrics_of, verified
+from flctl.core.metrics import ERROR_BINS, ERRORS, merge, metrics_of
+from flctl.core.plausible import verified
 from flctl.errors import DataError
 from flctl.learning.dealing import count, kinds_of
 from flctl.learning.evaluation import evaluate, measured

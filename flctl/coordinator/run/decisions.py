@@ -40,10 +40,15 @@ def evaluation_due(
     `evaluate_every`th round, and in the one that ends the run."""
     if settings.evaluate == "none":
         return False
-    number = history.round + 1
+    due = (history.round + 1) % settings.evaluate_every == 0
+    return due or is_last(history, settings, updates)
+
+
+def is_last(history: History, settings: RunSettings, updates: Mapping[str, UpdateStored]) -> bool:
+    """Whether the run ends with the open round, to which `updates` belong."""
     used = bool(history.exhausted) or any(update.exhausted for update in updates.values())
-    last = number >= settings.rounds or (settings.on_exhausted == "stop" and used)
-    return last or number % settings.evaluate_every == 0
+    ends = settings.on_exhausted == "stop" and used
+    return history.round + 1 >= settings.rounds or ends
 
 
 def open_round(

@@ -5,9 +5,10 @@ from collections.abc import Callable, Sequence
 
 from flctl.coordinator.run.aggregation import Aggregated
 from flctl.coordinator.run.context import Heard, RunContext, RunInput
+from flctl.coordinator.run.decisions import is_last
 from flctl.coordinator.run.scoring import parts_to_ask_for, scored
 from flctl.core.events import Score
-from flctl.core.metrics import verified
+from flctl.core.plausible import verified
 from flctl.core.round import Back, Gone, Tick
 from flctl.errors import FlctlError, RunError
 from flctl.wire import messages
@@ -33,6 +34,7 @@ class Evaluating:
         self._answers: dict[messages.MeasuredPart, dict[str, messages.Sums]] = {}
         self._until: float | None = None
         """Deadline of the agents' answers; None while no agent is asked."""
+        self._last = is_last(context.history, context.settings, context.history.accepted)
         self._closed = False
 
     def close(self) -> None:
@@ -45,7 +47,7 @@ class Evaluating:
         have that are enrolled to evaluate, what any agents have."""
         how = self._settings.evaluate
         if how == "agents":
-            self._ask_agents(parts_to_ask_for(how, {}))
+            self._ask_agents(parts_to_ask_for(how, {}, self._last))
         else:
             context, path = self._context, self._made.path
             context.thinking.submit(
@@ -81,7 +83,7 @@ class Evaluating:
             return
         self._found = parts
         try:
-            wanted = parts_to_ask_for(self._settings.evaluate, parts)
+            wanted = parts_to_ask_for(self._settings.evaluate, parts, self._last)
         except RunError as wrong:
             self._done(None, wrong)
         else:

@@ -10,19 +10,25 @@ from flctl.core.metrics import merge, metrics_of
 from flctl.errors import RunError
 from flctl.wire.messages import VALIDATION, MeasuredPart, Measures, Sums
 
+AGENTS = 1000
+"""Most agents whose own figures stand in a journal: the first ones by name."""
 CLASSES = 20
 """With more of them, and of scores, the journal keeps no counts of the parts and agents beside."""
 Answers = Mapping[MeasuredPart, Mapping[str, Sums]]
 """By part, and by agent."""
 
 
-def parts_to_ask_for(how: str, found: Mapping[str, Sums]) -> tuple[MeasuredPart, ...]:
-    """Parts to ask the agents for, beside those that the coordinator has `found`. Raises RunError
-    if only the coordinator may measure and it has no test data."""
+def parts_to_ask_for(
+    how: str, found: Mapping[str, Sums], last: bool = False
+) -> tuple[MeasuredPart, ...]:
+    """Parts to ask the agents for, beside those that the coordinator has `found`; in the `last`
+    round of a run each measures its own test part anyway. Raises RunError if only the coordinator
+    may measure and it has no test data."""
     here = {"validation" if name == VALIDATION else "test" for name in found}
+    here -= {"test"} if last else set()
     if how != "coordinator":
         return tuple(part for part in get_args(MeasuredPart) if part not in here)
-    if "test" not in here:
+    if found.keys() <= {VALIDATION}:
         raise RunError("the coordinator has no test data; go on with --evaluate agents")
     return ()
 
@@ -59,7 +65,13 @@ def scored(found: Mapping[str, Sums], answers: Answers, measures: Measures) -> S
         part=part,
         counts=figures.counts,
         units=figures.units,
+        constant=figures.constant,
         beside=others_,
+        own={
+            name: replace(metrics_of(sums, measures), counts={})
+            for name, sums in list(given.get("test", {}).items())[:AGENTS]
+            if tests
+        },
         validation=None if chosen is None else replace(chosen, counts={}),
         validated_by=chooser,
         primary=measures.chooses,

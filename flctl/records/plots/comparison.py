@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flctl.formats import counted
-from flctl.records.plots.style import ALONE, CENTRAL, FEDERATED, PANELS, apart, picture
+from flctl.records.plots.style import ALONE, CENTRAL, FAINT, FEDERATED, PANELS, apart, picture
 
 if TYPE_CHECKING:
     from flctl.fleet.comparison import Beside, Compared
+    from flctl.wire.messages import Metrics
 
 
 def draw(
@@ -26,9 +27,14 @@ def draw(
         f"Real MIT-BIH beats of 16 patients; measured on {last['examples']:,} later beats of all "
         f"of them. An agent alone has seen only its own{_own(alone)}."
     )
-    with picture(path, "--out", title, below, columns=3, size=(12, 4.6)) as (figure, (axes,)):
-        for axis, (key, heading) in zip(axes, PANELS, strict=True):
+    each = {a: (own, alone.agents[a]["own"]) for a, own in by.own.items() if a in alone.agents}
+    columns = len(PANELS) + bool(each)
+    size = (4.0 * columns, 4.6)
+    with picture(path, "--out", title, below, columns=columns, size=size) as (figure, (axes,)):
+        for axis, (key, heading) in zip(axes, PANELS, strict=False):
             _panel(axis, key, heading, federated, central, alone)
+        if each:
+            _each(axes[-1], each)
         handles, labels = axes[0].get_legend_handles_labels()
         place = {"loc": "lower center", "bbox_to_anchor": (0.5, 0.055)}
         figure.legend(handles[::-1], labels[::-1], ncols=3, frameon=False, **place)
@@ -71,6 +77,25 @@ def _panel(
         axis.set_ylim(top=1.0)
     else:
         axis.set_ylim(bottom=0)
+
+
+def _each(axis: Any, found: "Mapping[str, tuple[Metrics, Metrics]]") -> None:
+    """Of each agent, on its own later beats: the federated model, and its own."""
+    key, heading = PANELS[1]
+    order = sorted(found, key=lambda agent: found[agent][0].values[key])
+    for at, agent in enumerate(order):
+        federated, alone = found[agent]
+        one, other = federated.values[key], alone.values[key]
+        axis.plot([one, other], [at, at], color=FAINT, linewidth=2, zorder=1)
+        axis.plot([federated.constant[key]], [at], "|", color=CENTRAL, markersize=9)
+        axis.plot([other], [at], "o", color=ALONE, markersize=6)
+        axis.plot([one], [at], "o", color=FEDERATED, markersize=7)
+    axis.set_yticks(range(len(order)), order)
+    axis.set_ylim(-0.6, len(order) - 0.4)
+    axis.set_xlim(right=1.0)
+    axis.grid(visible=False, axis="y")
+    axis.set_title(f"{heading}, own later beats", loc="left", fontweight="bold", fontsize=11)
+    axis.set_xlabel("|  always the agent's largest class")
 
 
 def _span(curves: Any) -> float:

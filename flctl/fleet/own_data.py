@@ -1,0 +1,40 @@
+"""What each agent of a local or virtual run holds out, dealt as the run deals it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from flctl.coordinator.store.folder import RunFolder
+from flctl.learning.examples import Examples
+from flctl.learning.source import deal_held_out
+from flctl.learning.task import Task
+from flctl.settings import RunSettings, agent_names, normalised, parse
+from flctl.worker.jobs import shards_of
+
+
+def run_of(checkpoint: Path) -> RunFolder | None:
+    """The run in whose folder the checkpoint is."""
+    found = (RunFolder(folder) for folder in checkpoint.resolve().parents[:3])
+    return next((folder for folder in found if folder.journal_path.is_file()), None)
+
+
+def own_of_run(task: Task, checkpoint: Path) -> Mapping[str, Examples]:
+    """Of the run in whose folder the checkpoint is, if its data are here. Raises DataError."""
+    run = run_of(checkpoint)
+    settings = None if run is None else run.settings()
+    if settings is None or not (settings.local or settings.virtual):
+        return {}
+    return _own(task, settings)
+
+
+def own_of(task: Task, ref: str, data: Path | None, agents: int) -> Mapping[str, Examples]:
+    """Of so many agents, as the task's settings deal the data. Raises SettingsError, DataError."""
+    where = f"--agents {agents}"
+    given = {"task": ref, "virtual": agents, "data": None if data is None else str(data)}
+    defaults = normalised(task.defaults, f"the defaults of task '{ref}'")
+    return _own(task, parse({**defaults, **normalised(given, where)}, where))
+
+
+def _own(task: Task, settings: RunSettings) -> Mapping[str, Examples]:
+    path = None if settings.data is None else Path(settings.data)
+    owners = dict(enumerate(agent_names(settings.virtual or settings.local or 1)))
+    return deal_held_out(task, path, shards_of(settings)[0], owners)

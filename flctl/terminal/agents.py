@@ -1,0 +1,106 @@
+"""Figures of each agent, and how they are spread: as a table, and as JSON."""
+
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any
+
+from rich.text import Text
+
+from flctl.core.metrics import labels
+from flctl.core.spread import Rows, spread, worst_first
+from flctl.formats import counted, figure
+from flctl.terminal import output
+
+if TYPE_CHECKING:
+    from flctl.wire.messages import Measures, Metrics, Says
+
+SHOWN = 10
+"""Agents in a table, unless all are asked for."""
+EXAMPLES = "examples"
+CONSTANTS: "dict[Says, str]" = {
+    "class": "the largest class", "labels": "every label", "number": "the mean",
+    "score": "the same score",
+}  # fmt: skip
+SUMMARY = {"mean": "mean", "median": "median", "tenth": "10th percentile", "worst": "worst"}
+
+
+def show_agents(
+    title: str,
+    rows: Rows,
+    heads: Mapping[str, str],
+    *,
+    by: str,
+    lower: Collection[str] = (),
+    constants: Rows | None = None,
+    everyone: bool = False,
+) -> None:
+    """`rows` are figures by agent, `heads` their headings. Of more than `SHOWN` agents the worst
+    `by` one of the figures, unless `everyone` is wanted; then the mean, the median and the worst of
+    all. `constants` stand in brackets."""
+    beside = constants or {}
+    made = output.table(title, *(f">{head}" for head in heads.values()))
+    order = sorted(rows) if len(rows) <= SHOWN or everyone else worst_first(rows, by, lower)[:SHOWN]
+    for agent in order:
+        mine = beside.get(agent, {})
+        made.add_row(agent, *(with_constant(n, rows[agent].get(n), mine.get(n)) for n in heads))
+    of, usual = spread(rows, lower), spread(beside)
+    for field, words in SUMMARY.items() if len(rows) > 1 else ():
+        cells = []
+        for name in heads:
+            typical = field in ("mean", "median")
+            value = getattr(of[name], field) if name in of else None
+            constant = getattr(usual[name], field) if name in usual and typical else None
+            shown = typical or name != EXAMPLES
+            cells.append(with_constant(name, value, constant) if shown else "")
+        made.add_row(Text(words, style="bold"), *cells)
+    output.show(made)
+    if left := len(rows) - len(order):
+        output.print_line(f"and {counted(left, 'agent')} with better figures; --all shows all")
+
+
+def with_constant(name: str, value: float | None, constant: float | None) -> str:
+    """A figure, and in brackets that of a constant answer."""
+    if name == EXAMPLES:
+        return "-" if value is None else f"{value:.0f}"
+    text = figure(value)
+    return text if constant is None else f"{text} ({figure(constant)})"
+
+
+def show_measured(
+    title: str, found: "Mapping[str, Metrics]", measures: "Measures", everyone: bool = False
+) -> None:
+    """What each agent has measured on its own data."""
+    show_agents(
+        title,
+        rows_of(found),
+        {EXAMPLES: EXAMPLES, **labels(found.values())},
+        by=measures.primary,
+        lower=lower_of(measures),
+        constants={agent: each.constant for agent, each in found.items()},
+        everyone=everyone,
+    )
+
+
+def show_parts(title: str, found: "Mapping[str, Metrics]", says: "Says") -> None:
+    """The figures of each part of the data, and what the brackets are about."""
+    names = labels(found.values())
+    made = output.table(title, f">{EXAMPLES}", *(f">{text}" for text in names.values()))
+    for part, each in found.items():
+        cells = (with_constant(n, each.values.get(n), each.constant.get(n)) for n in names)
+        made.add_row(part, str(each.examples), *cells)
+    output.show(made)
+    if any(each.constant for each in found.values()):
+        output.print_line(f"in brackets: always answering {CONSTANTS[says]} of the same data")
+
+
+def document(found: "Mapping[str, Metrics]", measures: "Measures") -> dict[str, Any]:
+    """The same for JSON: all agents, and how each figure is spread."""
+    return {"agents": found, "spread": spread(rows_of(found), lower_of(measures))}
+
+
+def rows_of(found: "Mapping[str, Metrics]") -> dict[str, dict[str, float]]:
+    return {a: {EXAMPLES: float(each.examples), **each.values} for a, each in found.items()}
+
+
+def lower_of(measures: "Measures") -> set[str]:
+    """Metrics of which less is better."""
+    return {metric.name for metric in measures.metrics if metric.lower}
