@@ -10,7 +10,6 @@ from flctl.records.plots import comparison, style
 from flctl.terminal import demo
 from flctl.wire.messages import Metrics
 
-
 AGENTS = ("pi-01", "pi-02")
 
 
