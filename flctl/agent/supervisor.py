@@ -25,30 +25,7 @@ from flctl.transport.blobs import BlobStore
 from flctl.transport.channel import Frame, Link, LinkEvent
 from flctl.transport.health import HealthPort
 from flctl.transport.keypair import public_key
-from flctl.wire import framing
-from flctl.wire.messages import (
-    Accepted,
-    BlobGone,
-    Cancel,
-    Chunk,
-    Digest,
-    Discarded,
-    Evaluate,
-    Fetch,
-    Goodbye,
-    Heartbeat,
-    HeartbeatAck,
-    Hello,
-    HelloAgain,
-    Joined,
-    Message,
-    Ping,
-    Pong,
-    Refused,
-    ServerKeys,
-    Train,
-    Welcome,
-)
+from flctl.wire import framing, messages
 from flctl.worker.process import Worker
 
 if TYPE_CHECKING:
@@ -81,7 +58,7 @@ class Supervisor:
         machine: Computer,
         state: AgentState,
         public_key: str,
-        tasks: dict[str, Digest],
+        tasks: dict[str, messages.Digest],
         clock: Callable[[], float],
         health: HealthPort | None = None,
     ) -> None:
@@ -91,7 +68,7 @@ class Supervisor:
         self._health = health
         self._nonce = os.urandom(16).hex()
         self._began = clock()
-        self._outbox: deque[Message] = deque(maxlen=OUTBOX)
+        self._outbox: deque[messages.Message] = deque(maxlen=OUTBOX)
         self._last_state: State = "starting"
         self._decode = framing.to_agent()
         self.session = Session(config, link, state, public_key, self._hello)
@@ -141,7 +118,7 @@ class Supervisor:
 
     def close(self) -> None:
         """Say goodbye and end the worker."""
-        if self._tell(Goodbye()):
+        if self._tell(messages.Goodbye()):
             self._link.wait(GOODBYE_S)
         self.work.close()
         if self._pace.begun:
@@ -200,48 +177,48 @@ class Supervisor:
         except MalformedMessage as error:
             logger.warning("a message of the coordinator is ignored: %s", error)
 
-    def _dispatch(self, message: Message, payload: Frame | None, now: float) -> None:
+    def _dispatch(self, message: messages.Message, payload: Frame | None, now: float) -> None:
         """Handle messages about the session here and pass those about work on."""
         match message:
-            case Welcome():
+            case messages.Welcome():
                 self._on_welcome(message, now)
-            case Refused():
+            case messages.Refused():
                 self.session.on_refused(message, now)
-            case Joined():
+            case messages.Joined():
                 self.session.on_joined(message, now)
                 if message.shard is not None:
                     self.work.data.deal(message.shard)
-            case ServerKeys():
+            case messages.ServerKeys():
                 self._on_server_keys(message)
-            case HelloAgain():
+            case messages.HelloAgain():
                 self.session.on_hello_again(now)
-            case HeartbeatAck():
+            case messages.HeartbeatAck():
                 self._timer.on_echo(message.sequence, now)
-            case Ping():
-                self._send(Pong(sequence=message.sequence))
+            case messages.Ping():
+                self._send(messages.Pong(sequence=message.sequence))
             case _:
                 self._dispatch_work(message, payload, now)
 
-    def _dispatch_work(self, message: Message, payload: Frame | None, now: float) -> None:
+    def _dispatch_work(self, message: messages.Message, payload: Frame | None, now: float) -> None:
         match message:
-            case Train() | Evaluate():
+            case messages.Train() | messages.Evaluate():
                 self.work.on_order(message, now)
-            case Accepted():
+            case messages.Accepted():
                 self.work.on_accepted(message)
-            case Discarded():
+            case messages.Discarded():
                 self.work.on_discarded(message)
-            case Cancel():
+            case messages.Cancel():
                 self.work.on_cancel(message.run)
-            case Fetch():
+            case messages.Fetch():
                 self._updates.on_fetch(message)
-            case Chunk() if payload is not None:
+            case messages.Chunk() if payload is not None:
                 self.work.on_chunk(message, payload, now)
-            case BlobGone():
+            case messages.BlobGone():
                 self.work.on_blob_gone(message.blob)
             case _:
                 raise MalformedMessage(f"{type(message).__name__} makes no sense here")
 
-    def _on_welcome(self, message: Welcome, now: float) -> None:
+    def _on_welcome(self, message: messages.Welcome, now: float) -> None:
         again = self.session.welcomed
         self.session.on_welcome(message)
         self.work.agent = message.name
@@ -255,7 +232,7 @@ class Supervisor:
         if not again:
             self._models.on_welcome(now)
 
-    def _on_server_keys(self, message: ServerKeys) -> None:
+    def _on_server_keys(self, message: messages.ServerKeys) -> None:
         """On the disk first: whatever happens next, one of them is right."""
         try:
             keys = tuple(public_key(key, "a server key") for key in message.keys)
@@ -269,9 +246,9 @@ class Supervisor:
 
     # What goes out --------------------------------------------------------------------
 
-    def _hello(self) -> Hello:
+    def _hello(self) -> messages.Hello:
         found = self.work.data.found
-        return Hello(
+        return messages.Hello(
             session=self._nonce,
             version=__version__,
             role=self._config.role,
@@ -290,8 +267,8 @@ class Supervisor:
             life=self._state.life(self._config.server_key),
         )
 
-    def _heartbeat(self, sequence: int, rtt_ms: float | None) -> Heartbeat:
-        return Heartbeat(
+    def _heartbeat(self, sequence: int, rtt_ms: float | None) -> messages.Heartbeat:
+        return messages.Heartbeat(
             sequence=sequence,
             state=self.state,
             telemetry=self._machine.read(self._clock() - self._began, self._worker.pid),
@@ -299,11 +276,11 @@ class Supervisor:
             error=self.work.error,
         )
 
-    def _tell(self, message: Message, payload: Frame | None = None) -> bool:
+    def _tell(self, message: messages.Message, payload: Frame | None = None) -> bool:
         """Send to a coordinator that has welcomed us; False: not now."""
         return self.session.welcomed and self._send(message, payload)
 
-    def _send(self, message: Message, payload: Frame | None = None) -> bool:
+    def _send(self, message: messages.Message, payload: Frame | None = None) -> bool:
         return self._link.send(framing.encode(message, payload))
 
     def _other_fds(self) -> list[int]:

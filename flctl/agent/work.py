@@ -18,20 +18,7 @@ from flctl.agent.updates import Updates
 from flctl.errors import StateError, WorkerError
 from flctl.transport.blobs import Blob, BlobStore
 from flctl.transport.channel import Frame
-from flctl.wire.messages import (
-    Accepted,
-    Chunk,
-    Digest,
-    Discarded,
-    Evaluate,
-    Evaluated,
-    Failed,
-    Message,
-    Progress,
-    Train,
-    UpdateReady,
-    WorkKey,
-)
+from flctl.wire import messages
 from flctl.worker.jobs import (
     TRIES,
     AnyEvent,
@@ -57,14 +44,14 @@ class Work:
         self,
         *,
         config: AgentConfig,
-        tasks: Mapping[str, Digest],
+        tasks: Mapping[str, messages.Digest],
         worker: Worker,
         store: BlobStore,
         models: Models,
         updates: Updates,
         pace: Pace,
-        post: Callable[[Message], None],
-        tell: Callable[[Message], bool],
+        post: Callable[[messages.Message], None],
+        tell: Callable[[messages.Message], bool],
         described: Callable[[], None],
     ) -> None:
         self._config, self._tasks = config, tasks
@@ -74,7 +61,7 @@ class Work:
         self.data = Datasets(config, tuple(tasks))
         self._orders: list[Order] = []
         self._running: Order | None = None
-        self._answered: list[Evaluated] = []
+        self._answered: list[messages.Evaluated] = []
         self.agent = config.name or ""
         """The name that training is seeded with; the coordinator says it."""
         self.error: str | None = None
@@ -88,11 +75,11 @@ class Work:
 
     # Orders ---------------------------------------------------------------------------
 
-    def on_order(self, message: Train | Evaluate, now: float) -> None:
-        if isinstance(message, Train) and message.key in self._updates:
+    def on_order(self, message: messages.Train | messages.Evaluate, now: float) -> None:
+        if isinstance(message, messages.Train) and message.key in self._updates:
             self._updates.offer_again(now, message.key)
             return
-        if isinstance(message, Evaluate):
+        if isinstance(message, messages.Evaluate):
             again = [answer for answer in self._answered if answer.key == message.key]
             for answer in again:
                 self._post(answer)
@@ -105,11 +92,11 @@ class Work:
             self._forget(order)
         self._orders.append(Order(message))
 
-    def on_accepted(self, message: Accepted) -> None:
+    def on_accepted(self, message: messages.Accepted) -> None:
         if self._updates.forget(message.key):
             logger.info("%s update accepted", self._labels(message.key))
 
-    def on_discarded(self, message: Discarded) -> None:
+    def on_discarded(self, message: messages.Discarded) -> None:
         if self._updates.forget(message.key):
             logger.warning("%s update discarded: %s", self._labels(message.key), message.reason)
 
@@ -119,7 +106,7 @@ class Work:
             self._forget(order)
         self._updates.on_cancel(run)
 
-    def on_chunk(self, chunk: Chunk, payload: Frame, now: float) -> None:
+    def on_chunk(self, chunk: messages.Chunk, payload: Frame, now: float) -> None:
         """Raises MalformedMessage for bytes that were not asked for."""
         order = self._orders[0] if self._orders else None
         try:
@@ -134,14 +121,14 @@ class Work:
             if order is not None:
                 self._fail(order, "error", str(error))
 
-    def on_blob_gone(self, blob: Digest) -> None:
+    def on_blob_gone(self, blob: messages.Digest) -> None:
         if self._models.fetching != blob:
             return
         self._models.give_up()
         for order in [order for order in self._orders if order.key.base == blob]:
             self._fail(order, "model", f"the coordinator has no model {blob[:12]} any more")
 
-    def _labels(self, key: WorkKey) -> str:
+    def _labels(self, key: messages.WorkKey) -> str:
         """How a log line about a round begins."""
         return f"round={key.round} agent={self.agent} run={key.run}"
 
@@ -242,12 +229,16 @@ class Work:
     def _on_step(self, order: Order, event: Stepped, now: float) -> None:
         if now >= order.progress_at or event.step == event.steps:
             order.progress_at = now + PROGRESS_S
-            self._tell(Progress(key=order.key, step=event.step, steps=event.steps, loss=event.loss))
+            self._tell(
+                messages.Progress(
+                    key=order.key, step=event.step, steps=event.steps, loss=event.loss
+                )
+            )
 
     def _on_trained(self, order: Order, event: Trained, blob: Blob, now: float) -> None:
         self._running, self.error = None, None
         self._orders.remove(order)
-        offer = UpdateReady(
+        offer = messages.UpdateReady(
             key=order.key, update=order.coded(event.blob, event.size), claim=event.claim
         )
         if self.data.declare(order.message, examples=event.available, data=event.claim.data):
@@ -264,7 +255,7 @@ class Work:
         )
 
     def _on_scored(self, order: Order, event: Scored) -> None:
-        assert isinstance(order.message, Evaluate)
+        assert isinstance(order.message, messages.Evaluate)
         if not event.parts:
             if self.data.measured(order.message, {}):
                 self._on_described()
@@ -275,7 +266,7 @@ class Work:
         if self.data.measured(order.message, {p: s.examples for p, s in event.parts.items()}):
             self._on_described()
         self._answered = [
-            Evaluated(key=order.key, part=part, sums=event.parts.get(part))
+            messages.Evaluated(key=order.key, part=part, sums=event.parts.get(part))
             for part in order.message.parts
         ]
         for answer in self._answered:
@@ -312,7 +303,7 @@ class Work:
         if not retrying:
             self._forget(order)
         self._post(
-            Failed(
+            messages.Failed(
                 key=order.key,
                 what=order.what,
                 kind=kind,

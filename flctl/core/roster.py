@@ -10,18 +10,7 @@ from typing import TypeAlias
 
 from msgspec import Struct
 
-from flctl.wire.messages import (
-    Accepted,
-    Cancel,
-    Discarded,
-    Evaluate,
-    Heartbeat,
-    Hello,
-    MeasuredPart,
-    Message,
-    Telemetry,
-    Train,
-)
+from flctl.wire import messages
 
 LOST_AFTER_S = 30.0
 LOST_BEATS = 6
@@ -84,7 +73,7 @@ class OwnersRefusal(Struct, frozen=True):
 
 class Challenger(Struct):
     peer: bytes
-    hello: Hello
+    hello: messages.Hello
     until: float
     protocol: int
 
@@ -94,13 +83,13 @@ class Member:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.hello: Hello | None = None
+        self.hello: messages.Hello | None = None
         self.peer: bytes | None = None
         self.protocol = 0
         self.heard_at = float("-inf")
         self.state = "lost"
         """As the agent says; or "lost", "stopped", "conflict", "too old", "too new"."""
-        self.telemetry: Telemetry | None = None
+        self.telemetry: messages.Telemetry | None = None
         self.rtt_ms: float | None = None
         self.error: str | None = None
         self.note: str | None = None
@@ -128,7 +117,7 @@ class Member:
             return None
         return refusal.text
 
-    def compare(self, hello: Hello) -> str | None:
+    def compare(self, hello: messages.Hello) -> str | None:
         """Description of the counts that have jumped, or None.
 
         Small steps are compared with where they began, so that many of them are a jump too.
@@ -159,7 +148,7 @@ class Member:
         """Connected, with data, and not refused: it can be invited."""
         return self.connected and self.state in ("ready", "training", "evaluating", "offering")
 
-    def on_heartbeat(self, beat: Heartbeat) -> None:
+    def on_heartbeat(self, beat: messages.Heartbeat) -> None:
         self.telemetry, self.rtt_ms, self.error = beat.telemetry, beat.rtt_ms, beat.error
         if beat.state != "training":
             self.progress = None
@@ -167,17 +156,17 @@ class Member:
         told = self.hello is not None and bool(self.hello.datasets or self.hello.error)
         self.state = beat.state if told else "starting"
 
-    def on_told(self, message: Message) -> None:
+    def on_told(self, message: messages.Message) -> None:
         """Show the agent's new work at once, before its next heartbeat reports it."""
         match message:
-            case Train():
+            case messages.Train():
                 self.state = "training"
-            case Evaluate():
+            case messages.Evaluate():
                 self.state = "evaluating"
-            case Accepted() | Discarded() | Cancel() if self.ready:
+            case messages.Accepted() | messages.Discarded() | messages.Cancel() if self.ready:
                 self.state, self.progress = "ready", None
 
-    def examples(self, task: str, dataset: str, part: MeasuredPart | None = None) -> int:
+    def examples(self, task: str, dataset: str, part: messages.MeasuredPart | None = None) -> int:
         """Declared examples of a part, None: for training; 0 if it has none for this task."""
         infos = self.hello.datasets if self.hello else ()
         return max((i.of(part) for i in infos if (i.task, i.name) == (task, dataset)), default=0)
@@ -200,7 +189,7 @@ class Roster:
         return self.members.get(name) if name is not None else None
 
     def on_hello(
-        self, name: str, peer: bytes, hello: Hello, protocol: int, now: float
+        self, name: str, peer: bytes, hello: messages.Hello, protocol: int, now: float
     ) -> list[Action]:
         member = self.member(name)
         if member.rivals:
@@ -281,7 +270,7 @@ class Roster:
         return [m for m in self.members.values() if m.connected]
 
     def _admit(
-        self, member: Member, peer: bytes, hello: Hello, protocol: int, now: float
+        self, member: Member, peer: bytes, hello: messages.Hello, protocol: int, now: float
     ) -> list[Action]:
         new = member.peer != peer or member.hello is None or member.hello.session != hello.session
         if member.peer is not None:
@@ -312,7 +301,7 @@ class Roster:
         return self._admit(member, rival.peer, rival.hello, rival.protocol, now)
 
     def _in_conflict(
-        self, member: Member, peer: bytes, hello: Hello, protocol: int, now: float
+        self, member: Member, peer: bytes, hello: messages.Hello, protocol: int, now: float
     ) -> list[Action]:
         rivals = member.rivals
         rivals.pop(hello.session, None)

@@ -9,22 +9,15 @@ from typing import Annotated, Any, TypeAlias
 import msgspec
 from msgspec import Meta, Struct
 
-from flctl.core.events import (
-    AnyEvent,
-    RoundCommitted,
-    RunFailed,
-    RunFinished,
-    RunPaused,
-    RunStopped,
-)
+from flctl.core import events
 from flctl.settings import AgentName
 from flctl.wire.messages import Natural, RunId, Short
 
 Texts = Annotated[str, Meta(max_length=10_000)]
 FROM_START = -1
 """Before the first event of a journal."""
-ENDS = (RunPaused, RunFinished, RunFailed, RunStopped)
-DURABLE = (RoundCommitted, *ENDS)
+ENDS = (events.RunPaused, events.RunFinished, events.RunFailed, events.RunStopped)
+DURABLE = (events.RoundCommitted, *ENDS)
 """Events that are synced before they are published: no power cut takes their line back."""
 
 
@@ -85,7 +78,7 @@ AnyLive: TypeAlias = RunBegun | AgentsAwaited | BatchTrained | AgentFailed | Age
 class Published(Struct, frozen=True, omit_defaults=True):
     run: Annotated[str, Meta(pattern=r"^([a-z0-9][a-z0-9-]{0,62})?\Z")]
     """Empty: of the fleet, while no run is in progress."""
-    event: AnyEvent | AnyLive
+    event: events.AnyEvent | AnyLive
     seq: Natural | None = None
     """The event's index in the journal of the run."""
     head: str = ""
@@ -108,7 +101,7 @@ class Followed:
         self.after = after
         """All events up to this one are here, and durable."""
         self.last = after
-        self._since: dict[int, AnyEvent | AnyLive] = {}
+        self._since: dict[int, events.AnyEvent | AnyLive] = {}
 
     def is_new(self, told: Published) -> bool:
         """Whether it was not told before; it counts as told from now on."""

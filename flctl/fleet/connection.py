@@ -23,19 +23,7 @@ from flctl.transport.addresses import LOCK
 from flctl.transport.blobs import Download
 from flctl.transport.channel import Frame, Link, LinkEvent
 from flctl.transport.keypair import shown
-from flctl.wire import framing
-from flctl.wire.messages import (
-    Answer,
-    AnswerPart,
-    Ask,
-    BlobGone,
-    Chunk,
-    Message,
-    Refused,
-    RunEvent,
-    ServerKeys,
-    Trouble,
-)
+from flctl.wire import framing, messages
 
 ANSWER_S = 20.0
 """How long an answer may take before the coordinator counts as away."""
@@ -67,7 +55,7 @@ class Connection:
         """It has been connected: the peer has the server key that was given."""
         self._ids = itertools.count(1)
         self._decode = framing.to_operator()
-        self._aside: deque[tuple[Message, Frame | None]] = deque()
+        self._aside: deque[tuple[messages.Message, Frame | None]] = deque()
         """Events of a watched run that arrived while another question was open."""
 
     @property
@@ -78,9 +66,9 @@ class Connection:
     def close(self) -> None:
         self._link.close()
 
-    def question(self, what: str, **args: Any) -> Ask:
+    def question(self, what: str, **args: Any) -> messages.Ask:
         """Sent; its answer is among the `messages`."""
-        return self._send(Ask(id=next(self._ids), what=what, args=args))
+        return self._send(messages.Ask(id=next(self._ids), what=what, args=args))
 
     def ask(self, what: Any, within_s: float = ANSWER_S, **args: Any) -> Any:
         with self.patience():
@@ -94,19 +82,19 @@ class Connection:
         while (left := until - time.monotonic()) > 0:
             for message, payload in self.messages(min(left, 0.5)):
                 match message:
-                    case Answer(id=question.id, body=body):
+                    case messages.Answer(id=question.id, body=body):
                         self._aside = aside
                         return body
-                    case AnswerPart(id=question.id, last=last) if payload is not None:
+                    case messages.AnswerPart(id=question.id, last=last) if payload is not None:
                         parts += payload
                         until = max(until, time.monotonic() + ANSWER_S)
                         if last:
                             self._aside = aside
                             return answers.whole(parts, self.where)
-                    case Trouble(id=question.id):
+                    case messages.Trouble(id=question.id):
                         self._aside = aside
                         raise answers.as_error(message)
-                    case RunEvent() | AnswerPart():
+                    case messages.RunEvent() | messages.AnswerPart():
                         aside.append((message, payload))
             if self._was_cut():
                 if what not in LOOKING:
@@ -118,7 +106,7 @@ class Connection:
                 self._send(question)
         raise self._silent(within_s)
 
-    def _send(self, message: Ask) -> Ask:
+    def _send(self, message: messages.Ask) -> messages.Ask:
         until = time.monotonic() + ANSWER_S
         frames = framing.encode(message)
         while not self._link.send(frames):
@@ -129,7 +117,7 @@ class Connection:
         self._was_cut()
         return message
 
-    def messages(self, timeout_s: float) -> Iterator[tuple[Message, Frame | None]]:
+    def messages(self, timeout_s: float) -> Iterator[tuple[messages.Message, Frame | None]]:
         while self._aside:
             yield self._aside.popleft()
         self._link.wait(timeout_s)
@@ -142,7 +130,7 @@ class Connection:
                 if refusal := _refusal(frames):
                     raise self._refused(refusal.message) from None
                 continue
-            if isinstance(message, ServerKeys):
+            if isinstance(message, messages.ServerKeys):
                 self.on_server_keys(message.keys)
                 continue
             yield message, payload
@@ -199,10 +187,10 @@ class Connection:
                 download.unsent(fetch)
             for message, payload in self.messages(0.5):
                 match message:
-                    case Chunk(blob=download.blob, offset=offset) if payload is not None:
+                    case messages.Chunk(blob=download.blob, offset=offset) if payload is not None:
                         download.on_chunk(offset, payload)
                         moved = time.monotonic()
-                    case BlobGone(blob=download.blob):
+                    case messages.BlobGone(blob=download.blob):
                         raise CoordinatorAway(f"{self.where} does not have the checkpoint any more")
             if self._was_cut():
                 # What was under way is lost, and a coordinator that was restarted serves only
@@ -233,9 +221,9 @@ def _other_protocol(frames: list[Frame], error: ProtocolMismatch) -> FlctlError:
     )
 
 
-def _refusal(frames: list[Frame]) -> Refused | None:
+def _refusal(frames: list[Frame]) -> messages.Refused | None:
     try:
         _, message, _ = framing.to_agent()(frames)
     except (MalformedMessage, ProtocolMismatch):
         return None
-    return message if isinstance(message, Refused) else None
+    return message if isinstance(message, messages.Refused) else None

@@ -12,22 +12,13 @@ from typing import NamedTuple
 import zmq
 
 from flctl.errors import StateError
+from flctl.transport import sockets
 from flctl.transport.addresses import Address, control_address, parse_address, to_bind
 from flctl.transport.channel import LOCAL, Frame, Incoming, Sent
 from flctl.transport.gate import Gate
 from flctl.transport.guard import Guard
 from flctl.transport.keypair import KeyPair
 from flctl.transport.ledger import Quotas, agent_share
-from flctl.transport.sockets import (
-    FLEET_QUEUE_MESSAGES,
-    FLEET_WAITING_MESSAGES,
-    MESSAGE_FRAMES,
-    QUEUE_MESSAGES,
-    Inbox,
-    contents,
-    receive,
-    set_common,
-)
 from flctl.transport.zap import DOMAIN, Authorise, Gatekeeper
 
 BACKLOG = 1_024
@@ -71,7 +62,7 @@ class ZeroMqHub:
             raise ValueError("the fleet socket needs the server's key pair")
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._sockets: dict[bytes, zmq.Socket[bytes]] = {}
-        self._inboxes: dict[bytes, Inbox] = {}
+        self._inboxes: dict[bytes, sockets.Inbox] = {}
         self._monitor: zmq.Socket[bytes] | None = None
         """Monitor of the control socket; the other sockets have guards."""
         self._fleets: dict[bytes, _Fleet] = {}
@@ -141,7 +132,7 @@ class ZeroMqHub:
                     guard.on_read(frames[1:], key, broken=inbox.skipped > FRAMES_EXCUSED)
                 if len(frames) > 1 and not inbox.skipped:
                     peer = mark + frames[0].bytes
-                    yield Incoming(peer, key, contents(frames[1:]), _origin_of(frames))
+                    yield Incoming(peer, key, sockets.contents(frames[1:]), _origin_of(frames))
 
     def send(self, peer: bytes, frames: Sequence[Frame]) -> Sent:
         sock = self._sockets.get(peer[:1])
@@ -213,8 +204,8 @@ class ZeroMqHub:
         try:
             host, port = listening.getsockname()[:2]
             bound = Address(host, port)
-            sock = self._router(mark, FLEET_QUEUE_MESSAGES)
-            sock.setsockopt(zmq.RCVHWM, FLEET_WAITING_MESSAGES)
+            sock = self._router(mark, sockets.FLEET_QUEUE_MESSAGES)
+            sock.setsockopt(zmq.RCVHWM, sockets.FLEET_WAITING_MESSAGES)
             sock.setsockopt(zmq.CURVE_SERVER, 1)
             sock.setsockopt(zmq.CURVE_SECRETKEY, keys.secret.encode())
             # Both, or any client that knows the server's public key is admitted.
@@ -231,7 +222,7 @@ class ZeroMqHub:
         self.endpoint = str(bound)
 
     def _open_control(self, address: str) -> None:
-        sock = self._router(_CONTROL, QUEUE_MESSAGES)
+        sock = self._router(_CONTROL, sockets.QUEUE_MESSAGES)
         self._monitor = sock.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         path = Path(address.removeprefix("ipc://"))
         before = os.umask(0o177)
@@ -247,13 +238,13 @@ class ZeroMqHub:
     def _router(self, mark: bytes, queue: int) -> "zmq.Socket[bytes]":
         sock = self._context.socket(zmq.ROUTER)
         self._sockets[mark] = sock
-        self._inboxes[mark] = Inbox(sock, 1 + MESSAGE_FRAMES)
-        set_common(sock, queue)
+        self._inboxes[mark] = sockets.Inbox(sock, 1 + sockets.MESSAGE_FRAMES)
+        sockets.set_common(sock, queue)
         sock.setsockopt(zmq.ROUTER_MANDATORY, 1)
         return sock
 
     def _drain_monitor(self) -> None:
-        while self._monitor is not None and receive(self._monitor, 2) is not None:
+        while self._monitor is not None and sockets.receive(self._monitor, 2) is not None:
             self._lost = True
 
     def _on_lost(self) -> None:

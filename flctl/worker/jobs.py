@@ -10,30 +10,21 @@ from msgspec import Struct
 from flctl.core.randomness import Seeding
 from flctl.learning.origin import ReadAs, of_settings
 from flctl.settings import DeviceName, LocalTraining, RunSettings
-from flctl.wire.messages import (
-    Claim,
-    DatasetInfo,
-    Digest,
-    Limits,
-    MeasuredPart,
-    Measures,
-    Shard,
-    Sums,
-)
+from flctl.wire import messages
 
 
 class DataSource(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Where data come from: a file or folder (None: what ships with the task), or a part of it."""
 
     path: str | None = None
-    shard: Shard | None = None
+    shard: messages.Shard | None = None
     trained_on: bool = False
     """Agents train on it: only what they hold out is for testing."""
     beside: str | None = None
     """Where the data are that they train on, if these are for testing alone and that is known."""
     read_as: ReadAs | None = None
     """None: as the environment of the worker says."""
-    all: Shard | None = None
+    all: messages.Shard | None = None
     """The first of those agents' shards, if all of them are here."""
 
 
@@ -46,11 +37,11 @@ def for_testing(settings: RunSettings) -> DataSource:
     return DataSource(path=named, beside=data, read_as=read_as, all=first)
 
 
-def shards_of(settings: RunSettings) -> list[Shard]:
+def shards_of(settings: RunSettings) -> list[messages.Shard]:
     """Shard of each local or virtual agent of a run."""
     agents = settings.virtual or settings.local or 1
     return [
-        Shard(
+        messages.Shard(
             index=index,
             of=agents,
             partition=settings.partition,
@@ -94,12 +85,12 @@ class TrainJob(Job, frozen=True):
     seeding: Seeding
     residuals: str
     """Folder where an agent keeps what it has not sent of a run; made when needed."""
-    limits: Limits | None = None
+    limits: messages.Limits | None = None
     """What the owner of the device allows; None: all."""
     device: DeviceName = "auto"
     threads: int | None = None
     """None: torch's own choice for this machine."""
-    code: Digest | None = None
+    code: messages.Digest | None = None
     """Digest of the task that the owner has enabled: with other code it is not done."""
 
 
@@ -111,13 +102,13 @@ class EvaluateJob(Job, frozen=True):
     side: Literal["coordinator", "agent"]
     """On the coordinator: the parts of `source` for testing, and for validation if that is here; on
     an agent: those of its own that are wanted."""
-    parts: tuple[MeasuredPart, ...] = ("test",)
+    parts: tuple[messages.MeasuredPart, ...] = ("test",)
     batch_size: int = 1000
-    limits: Limits | None = None
+    limits: messages.Limits | None = None
     """What the owner of the device allows; None: all."""
     device: DeviceName = "auto"
     threads: int | None = None
-    code: Digest | None = None
+    code: messages.Digest | None = None
     """Digest of the task that the owner has enabled: with other code it is not done."""
 
 
@@ -126,7 +117,7 @@ class Event(Struct, frozen=True, kw_only=True, tag=str.lower):
 
 
 class Described(Event, frozen=True):
-    datasets: tuple[DatasetInfo, ...]
+    datasets: tuple[messages.DatasetInfo, ...]
     torch: str
     cuda: bool
     error: str | None = None
@@ -142,9 +133,9 @@ class Initialised(Event, frozen=True):
 
     settings: dict[str, Any]
     """Complete: what `flctl.settings.parse` takes."""
-    task_digest: Digest
-    measures: Measures
-    blob: Digest
+    task_digest: messages.Digest
+    measures: messages.Measures
+    blob: messages.Digest
     size: int
 
 
@@ -157,15 +148,15 @@ class Stepped(Event, frozen=True):
 class Trained(Event, frozen=True):
     """The update is in the attached file descriptor."""
 
-    blob: Digest
+    blob: messages.Digest
     size: int
-    claim: Claim
+    claim: messages.Claim
     available: int
     """All examples for training that there were when it began."""
 
 
 class Scored(Event, frozen=True):
-    parts: dict[str, Sums]
+    parts: dict[str, messages.Sums]
     """By name of the part; the first is the one that counts. Empty: there are no data."""
 
 

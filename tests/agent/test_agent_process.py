@@ -46,7 +46,8 @@ import logging, sys
 from pathlib import Path
 from flctl.agent.config import AgentConfig
 from flctl.agent.main import run_agent
-from flctl.worker.jobs import DataSource, Shard
+from flctl.wire.messages import Shard
+from flctl.worker.jobs import DataSource
 logging.basicConfig(level=logging.INFO)
 shard = DataSource(shard=Shard(index=0, of=16, partition="record"))
 config = AgentConfig(coordinator=sys.argv[1], server_key=sys.argv[2], state=Path(sys.argv[3]),

@@ -11,7 +11,8 @@ from flctl.learning.ecg import Ecg
 from flctl.learning.examples import Examples
 from flctl.learning.mnist import Mnist
 from flctl.learning.source import held_out_examples, own_parts
-from flctl.worker.jobs import DataSource, Shard
+from flctl.wire.messages import Shard
+from flctl.worker.jobs import DataSource
 
 TASKS = {"ecg": Ecg(), "mnist": Mnist()}
 

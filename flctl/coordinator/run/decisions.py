@@ -6,14 +6,7 @@ from collections.abc import Collection, Mapping
 
 from flctl.coordinator.run.aggregation import Aggregated
 from flctl.coordinator.store.folder import RunFolder
-from flctl.core.events import (
-    Participant,
-    RoundCommitted,
-    RoundOpened,
-    RunFinished,
-    Score,
-    UpdateStored,
-)
+from flctl.core import events
 from flctl.core.history import History
 from flctl.core.roster import JUMP
 from flctl.core.round import Draw
@@ -24,17 +17,17 @@ HEADER_SLACK = 1 << 20
 """How much larger than the model an update may be: its writer may use a larger header."""
 
 
-def finish(history: History, settings: RunSettings, at: float) -> RunFinished | None:
+def finish(history: History, settings: RunSettings, at: float) -> events.RunFinished | None:
     """How the run ends, if it has no next round."""
     exhausted = settings.on_exhausted == "stop" and bool(history.exhausted)
     if history.round < settings.rounds and not exhausted:
         return None
     used = history.data_used if history.round < settings.rounds else ""
-    return RunFinished(at=at, reason="; ".join(filter(None, (used, history.alone))))
+    return events.RunFinished(at=at, reason="; ".join(filter(None, (used, history.alone))))
 
 
 def evaluation_due(
-    history: History, settings: RunSettings, updates: Mapping[str, UpdateStored]
+    history: History, settings: RunSettings, updates: Mapping[str, events.UpdateStored]
 ) -> bool:
     """Whether to evaluate the model that the open round makes of `updates`: in every
     `evaluate_every`th round, and in the one that ends the run."""
@@ -44,7 +37,9 @@ def evaluation_due(
     return due or is_last(history, settings, updates)
 
 
-def is_last(history: History, settings: RunSettings, updates: Mapping[str, UpdateStored]) -> bool:
+def is_last(
+    history: History, settings: RunSettings, updates: Mapping[str, events.UpdateStored]
+) -> bool:
     """Whether the run ends with the open round, to which `updates` belong."""
     used = bool(history.exhausted) or any(update.exhausted for update in updates.values())
     ends = settings.on_exhausted == "stop" and used
@@ -53,10 +48,10 @@ def is_last(history: History, settings: RunSettings, updates: Mapping[str, Updat
 
 def open_round(
     folder: RunFolder, history: History, drawn: Draw, attempt: int, at: float
-) -> RoundOpened:
+) -> events.RoundOpened:
     """An attempt of the next round, of these. Raises StateError where the disk has no room."""
     folder.room_for(history.size, len(drawn.invited) - len(history.accepted))
-    return RoundOpened(
+    return events.RoundOpened(
         at=at,
         round=history.round + 1,
         attempt=attempt,
@@ -67,7 +62,7 @@ def open_round(
     )
 
 
-def weigh_in(updates: Mapping[str, UpdateStored | Participant]) -> dict[str, int]:
+def weigh_in(updates: Mapping[str, events.UpdateStored | events.Participant]) -> dict[str, int]:
     """The examples that each update weighs by, in the order of the agents' names."""
     return {agent: update.examples for agent, update in sorted(updates.items())}
 
@@ -104,23 +99,25 @@ def jumps(examples: Mapping[str, int], history: History) -> dict[str, str]:
 
 def commit(
     history: History,
-    updates: Mapping[str, UpdateStored],
+    updates: Mapping[str, events.UpdateStored],
     made: Aggregated,
-    score: Score | None,
+    score: events.Score | None,
     missing: Collection[str],
     seconds: float,
     at: float,
-) -> RoundCommitted:
+) -> events.RoundCommitted:
     """The event that commits the open round; `missing` are the agents that did not deliver."""
     assert history.opened is not None
-    return RoundCommitted(
+    return events.RoundCommitted(
         at=at,
         round=history.opened.round,
         attempt=history.opened.attempt,
         model=made.model,
         size=made.size,
         seconds=round(seconds, 4),
-        participants={agent: Participant.of(update) for agent, update in sorted(updates.items())},
+        participants={
+            agent: events.Participant.of(update) for agent, update in sorted(updates.items())
+        },
         missing=tuple(sorted({*missing} - updates.keys())),
         metrics=score,
         server_state=made.server_state,
