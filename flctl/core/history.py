@@ -249,5 +249,7 @@ def _lean(event: events.RoundCommitted) -> events.RoundCommitted:
     """Without its participants and the details of its score."""
     score = event.metrics
     if score is not None:
-        score = msgspec.structs.replace(score, counts=_NONE, beside=_NONE)
+        score = msgspec.structs.replace(
+            score, counts=_NONE, beside=_NONE, own=_NONE, constant=score.constant or _NONE
+        )
     return msgspec.structs.replace(event, participants=_NONE, missing=(), metrics=score)
