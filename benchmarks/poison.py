@@ -16,8 +16,10 @@ from typing import Any
 import torch
 
 from flctl.core import events
+from flctl.fleet.processes import Blob
 from flctl.fleet.virtual import VirtualRun
 from flctl.learning.state import checkpoint_metadata, load_state, save_state
+from flctl.settings import agent_names
 
 AGENTS = 5
 STRATEGIES: dict[str, dict[str, Any]] = {
@@ -33,24 +35,19 @@ STRATEGIES: dict[str, dict[str, Any]] = {
 class PoisonedRun(VirtualRun):
     """Its last agent sends poison."""
 
-    def _record(self, event: events.AnyEvent) -> None:
-        if isinstance(event, events.UpdateStored) and event.agent == self._clients.names[-1]:
-            self._spoil(event)
-        super()._record(event)
-
-    def _spoil(self, event: events.UpdateStored) -> None:
-        path = self.folder.spool_path(event.round) / f"{event.agent}.safetensors"
-        with self.folder.model_path(event.round - 1).open("rb") as file:
+    def delivered(self, update: events.UpdateStored, blob: Blob) -> Blob:
+        if update.agent != agent_names(AGENTS)[-1]:
+            return blob
+        with self.folder.model_path(update.round - 1).open("rb") as file:
             base = load_state(file.fileno(), "the model")
-        with path.open("r+b") as file:
-            trained = load_state(file.fileno(), "the update")
-            poison = {
-                name: self.spoilt(base[name], tensor) if tensor.is_floating_point() else tensor
-                for name, tensor in trained.items()
-            }
-            file.seek(0)
-            file.truncate()
-            save_state(file.fileno(), poison, checkpoint_metadata(self.settings.task))
+        trained = load_state(blob, "the update")
+        poison = {
+            name: self.spoilt(base[name], tensor) if tensor.is_floating_point() else tensor
+            for name, tensor in trained.items()
+        }
+        spoilt = bytearray()
+        save_state(spoilt, poison, checkpoint_metadata(self.settings.task))
+        return spoilt
 
     @staticmethod
     def spoilt(base: torch.Tensor, trained: torch.Tensor) -> torch.Tensor:

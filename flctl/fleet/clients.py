@@ -12,7 +12,6 @@ from flctl.coordinator.store.folder import RunFolder
 from flctl.coordinator.store.resume import FirstModel
 from flctl.core.events import UpdateStored
 from flctl.core.randomness import Seeding
-from flctl.files import explained
 from flctl.learning import device as devices
 from flctl.learning.compression import save_update
 from flctl.learning.evaluation import evaluate
@@ -85,8 +84,9 @@ class Trainer:
         seeding: Seeding,
         settings: RunSettings | None = None,
         on_step: OnStep | None = None,
-    ) -> UpdateStored:
-        """One client's part of a round; its update goes into the spool like any agent's."""
+    ) -> tuple[UpdateStored, bytearray]:
+        """One client's part of a round: what is journaled of its update, and its file. What top-k
+        has not sent is not synced."""
         began, round_id = time.monotonic(), seeding.round
         settings, self._measured = settings or self._settings, None
         start = self._read(round_id - 1, base)
@@ -100,21 +100,21 @@ class Trainer:
             on_step=on_step,
             reused=self._reused,
         )
-        path = self._folder.make_spool(round_id) / f"{seeding.agent}.safetensors"
-        with explained(path, "store an update"), path.open("wb", buffering=0) as spooled:
-            saved = save_update(
-                spooled.fileno(),
-                arrays_of(start.state),
-                arrays_of(result.state),
-                settings,
-                checkpoint_metadata(settings.task),
-                seeding,
-                batches=result.batches,
-                residuals=self._folder.residuals_path(seeding.agent),
-                buffers=start.buffers,
-            )
+        blob = bytearray()
+        saved = save_update(
+            blob,
+            arrays_of(start.state),
+            arrays_of(result.state),
+            settings,
+            checkpoint_metadata(settings.task),
+            seeding,
+            batches=result.batches,
+            residuals=self._folder.residuals_path(seeding.agent),
+            buffers=start.buffers,
+            durable=False,
+        )
         claim = result.claim(saved.error, round(time.monotonic() - began, 4), examples)
-        return UpdateStored(
+        update = UpdateStored(
             at=round(time.time(), 3),
             round=round_id,
             agent=seeding.agent,
@@ -124,6 +124,7 @@ class Trainer:
             size=saved.size,
             **structs.asdict(claim),
         )
+        return update, blob
 
     def evaluate(self, path: Path, examples: Examples, only: int | None = None) -> Sums:
         """Sums of the model in the file `path`; see `flctl.learning.evaluation`."""

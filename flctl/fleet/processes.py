@@ -1,11 +1,12 @@
 """Processes that share the work of a virtual run: forked from its own, so that they have its data.
 
-Each of them does an order in the same way, and the answers come in the order of the orders: their
+Each of them does an order in the same way, and the outcomes come in the order of the orders: their
 number changes nothing. They end with the process that they were forked from.
 """
 
 import contextlib
 import ctypes
+import mmap
 import os
 import select
 import signal
@@ -15,7 +16,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import NoReturn, TypeAlias
+from typing import NamedTuple, NoReturn, TypeAlias
 
 from msgspec import Struct
 
@@ -25,7 +26,7 @@ from flctl.errors import RunError
 from flctl.wire.messages import Digest, Sums
 from flctl.worker.jobs import TRIES, Event, JobFailed, Stepped
 from flctl.worker.main import failure_of
-from flctl.worker.pipe import Pipe
+from flctl.worker.pipe import Pipe, nameless_file
 
 POLL_S = 0.2
 PR_SET_PDEATHSIG = 1
@@ -62,8 +63,19 @@ class BatchMeasured(Event, frozen=True):
 
 Order: TypeAlias = TrainClient | MeasureBatch
 Answer: TypeAlias = ClientTrained | BatchMeasured
+Blob: TypeAlias = bytearray | memoryview
+
+
+class Done(NamedTuple):
+    """The outcome of an order."""
+
+    answer: Answer
+    blob: Blob | None = None
+    """The file of a trained client's update."""
+
+
 OnStep: TypeAlias = Callable[[int, int, float], None]
-Work: TypeAlias = Callable[[Order, OnStep], Answer]
+Work: TypeAlias = Callable[[Order, OnStep], Done]
 Progress: TypeAlias = Callable[[Order, int, int, float], None]
 Between: TypeAlias = Callable[[], None]
 Heard: TypeAlias = ClientTrained | BatchMeasured | Stepped | JobFailed
@@ -81,7 +93,7 @@ class Alone:
 
     def do(
         self, orders: Sequence[Order], progress: Progress = _ignore, between: Between = lambda: None
-    ) -> Iterator[Answer]:
+    ) -> Iterator[Done]:
         for order in orders:
             between()
             yield self._work(order, partial(progress, order))
@@ -95,7 +107,7 @@ class Alone:
 
 class Processes:
     """Up to `size` processes, forked when they are needed. `work` runs in them; `leave` gives up
-    there what is the run's own: its locks and files."""
+    there what is the run's own: its locks."""
 
     def __init__(self, size: int, work: Work, leave: Callable[[], None]) -> None:
         self._size, self._work, self._leave = size, work, leave
@@ -106,12 +118,12 @@ class Processes:
         orders: Sequence[Order],
         progress: Progress = _ignore,
         between: Between = lambda: None,
-    ) -> Iterator[Answer]:
-        """The answers to `orders`, in their order. `between` is called while it waits, and may
+    ) -> Iterator[Done]:
+        """The outcomes of `orders`, in their order. `between` is called while it waits, and may
         raise. Raises RunError for the first one that fails, or that kills its process again and
         again."""
         waiting, due = deque(range(len(orders))), 0
-        found: dict[int, Answer | JobFailed] = {}
+        found: dict[int, Done | JobFailed] = {}
         deaths: Counter[int] = Counter()
         while due < len(orders):
             between()
@@ -119,13 +131,16 @@ class Processes:
             busy = {w: number for w in self._workers if (number := w.number) is not None}
             for worker in select.select([*busy], [], [], POLL_S)[0]:
                 number = busy[worker]
-                for message, _ in worker.pipe.receive():
+                for message, fd in worker.pipe.receive():
                     if isinstance(message, Stepped):
                         progress(orders[number], message.step, message.steps, message.loss)
+                        continue
+                    worker.number = None
+                    if isinstance(message, JobFailed):
+                        found[number] = message
+                        waiting.clear()  # those before it are still waited for
                     else:
-                        found[number], worker.number = message, None
-                        if isinstance(message, JobFailed):
-                            waiting.clear()  # those before it are still waited for
+                        found[number] = Done(message, None if fd is None else _mapped(fd))
                 if worker.pipe.ended:
                     self._workers.remove(worker)
                     how = worker.end()
@@ -138,10 +153,10 @@ class Processes:
                             "too little memory, use fewer --jobs"
                         )
             while due in found:
-                answer = found.pop(due)
-                if isinstance(answer, JobFailed):
-                    raise RunError(answer.message)
-                yield answer
+                done = found.pop(due)
+                if isinstance(done, JobFailed):
+                    raise RunError(done.message)
+                yield done
                 due += 1
 
     def renew(self) -> None:
@@ -229,10 +244,29 @@ def _serve(pipe: Pipe[Order], work: Work, parent: int) -> NoReturn:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     while not pipe.ended and os.getppid() == parent:
         for order, _ in pipe.receive():
-            answer: Answer | JobFailed
             try:
-                answer = work(order, told_now_and_then(pipe))
+                answer, blob = work(order, told_now_and_then(pipe))
             except (Exception, MemoryError) as error:
-                answer = failure_of(error)
-            pipe.send(answer)
+                pipe.send(failure_of(error))
+                continue
+            with contextlib.ExitStack() as stack:
+                fd = None if blob is None else _nameless(blob)
+                if fd is not None:
+                    stack.callback(os.close, fd)
+                pipe.send(answer, fd)
     os._exit(0)
+
+
+def _nameless(blob: Blob) -> int:
+    """A file of it, which the other end maps: its bytes are not sent through the pipe."""
+    fd, view = nameless_file("update"), memoryview(blob)
+    while view:
+        view = view[os.write(fd, view) :]
+    return fd
+
+
+def _mapped(fd: int) -> Blob:
+    try:
+        return memoryview(mmap.mmap(fd, 0, access=mmap.ACCESS_READ))
+    finally:
+        os.close(fd)

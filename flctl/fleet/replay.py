@@ -23,6 +23,7 @@ from flctl.core.randomness import Seeding
 from flctl.errors import DataError, RunError, UsageError
 from flctl.files import expect_path
 from flctl.fleet.clients import Clients, Trainer, first_model
+from flctl.fleet.spool import Spool
 from flctl.learning.examples import Examples
 from flctl.learning.source import training_examples
 from flctl.learning.task import Task, load_task, task_of
@@ -120,6 +121,7 @@ class _Again:
         return _row(0, history.started.model, made.digest, why)
 
     def round(self, event: RoundCommitted) -> Row:
+        spool = Spool(self._folder)
         for agent, part in sorted(event.participants.items()):
             own = self._training.get(agent)
             if own is None or part.data not in (None, own.digest):
@@ -131,7 +133,7 @@ class _Again:
             # What the floor of a device's owner left out there is left out here too.
             settings = self._settings
             position = self._positions.get(agent, 0)
-            update = self._trainer.train(
+            update, blob = self._trainer.train(
                 own,
                 self._base,
                 Seeding(settings.seed, agent, event.round - 1, part.sequence, position),
@@ -143,9 +145,13 @@ class _Again:
                     f"here on {update.examples} in {update.batches}: these are not its data"
                 )
                 return Row(event.round, event.model, None, why)
+            spool.put(update, blob)
             self._positions[agent] = self._positions.get(agent, 0) + update.batches
-        made = aggregate(self._folder, event.round, weigh_in(event.participants), self._settings)
-        shutil.rmtree(self._folder.spool_path(event.round))
+        weights = weigh_in(event.participants)
+        made = aggregate(
+            self._folder, event.round, weights, self._settings, held=spool.held, sync=False
+        )
+        shutil.rmtree(self._folder.spool_path(event.round), ignore_errors=True)
         self._folder.model_path(event.round - 1).unlink()
         self._base = made.model
         return _row(event.round, event.model, made.model, "")

@@ -30,21 +30,25 @@ from flctl.core.events import Score
 from flctl.core.history import History
 from flctl.core.metrics import merge
 from flctl.core.round import Pool, draw
-from flctl.core.stream import AnyLive, BatchTrained, Published, RunBegun
+from flctl.core.stream import BatchTrained, Published, RunBegun
 from flctl.errors import FlctlError, SettingsError, StateError
 from flctl.fleet.clients import Clients, Trainer, first_model
+from flctl.fleet.commits import Commits
 from flctl.fleet.processes import (
     Alone,
-    Answer,
     BatchMeasured,
+    Blob,
     ClientTrained,
+    Done,
     MeasureBatch,
     Order,
     Processes,
     TrainClient,
 )
+from flctl.fleet.spool import Spool
 from flctl.learning.examples import Examples
 from flctl.learning.reading import Reading
+from flctl.learning.residuals import Residuals
 from flctl.learning.source import evaluation_parts
 from flctl.learning.task import Task, task_of
 from flctl.learning.training import OnStep
@@ -70,7 +74,7 @@ class VirtualRun:
         between: Callable[[], None] = lambda: None,
         changes: Mapping[str, Any] | None = None,
     ) -> None:
-        self.folder, self._publish, self._between = folder, publish, between
+        self.folder, self._between = folder, between
         with contextlib.ExitStack() as undo:
             self._lock = folder.lock()
             undo.callback(self._lock.release)
@@ -80,6 +84,8 @@ class VirtualRun:
             self._changes = changes
             self._journal = Journal(folder.journal_path)
             undo.callback(self._journal.close)
+            self._commits = Commits(self._journal, publish, self._durable)
+            self._spool = Spool(folder)
             self.task = task_of(self.settings)
             self._trainer = Trainer(folder, self.task, self.settings)
             self._clients = Clients(self.task, self.settings)
@@ -112,6 +118,7 @@ class VirtualRun:
         with contextlib.ExitStack() as stack:
             stack.callback(self._lock.release)
             stack.callback(self._journal.close)
+            stack.callback(self._commits.close)
             stack.callback(self._workers.close)
             noted = take_up(self.folder, self.history, self._journal, _now(), self._changes)
             try:
@@ -125,21 +132,22 @@ class VirtualRun:
     def _rounds(self, noted: Sequence[events.AnyEvent]) -> events.AnyEvent:
         """One after another; how the run ends. `noted`: what `take_up` has written."""
         logger.info("run=%s begins at round %d", self.folder.name, self.history.round + 1)
-        self._tell(
-            RunBegun(
-                run=self.folder.name,
-                round=self.history.round,
-                rounds=self.settings.rounds,
-                task=self.settings.task,
-                agents=self._clients.names,
-            )
+        begun = RunBegun(
+            run=self.folder.name,
+            round=self.history.round,
+            rounds=self.settings.rounds,
+            task=self.settings.task,
+            agents=self._clients.names,
         )
-        for event in noted:
-            self._tell(event)
+        for event in (begun, *noted):
+            self._commits.add(event, written=True)
         try:
             self.folder.mend(self.history, self.settings.keep_rounds)
+            here = self.history.accepted.items()
+            self.history.accepted = {a: u for a, u in here if self._spool.has(u)}
             while not (finished := finish(self.history, self.settings, _now())):
                 self._round(self.history.round + 1)
+            self._commits.wait()
         except (FlctlError, OSError) as error:
             logger.info("run=%s paused: %s", self.folder.name, error)
             logger.debug("run=%s paused", self.folder.name, exc_info=error)
@@ -147,13 +155,18 @@ class VirtualRun:
         return finished
 
     def _end(self, event: events.AnyEvent) -> None:
-        with contextlib.suppress(StateError):  # a full disk must not hide the reason
-            self.folder.sync(self.history)
-            self._journal.append([event])
+        self._commits.drop()
+        for each in (
+            self._commits.wait,
+            lambda: self.folder.sync(self.history),
+            lambda: self._journal.append([event]),
+        ):
+            with contextlib.suppress(StateError):  # a full disk must not hide the reason
+                each()
         if isinstance(event, events.RunFinished):
             self.folder.forget_residuals()
         self.history.apply(event)
-        self._tell(event)
+        self._commits.add(event, written=True)
 
     def _round(self, round_id: int) -> None:
         """Invite, train, aggregate, evaluate, commit."""
@@ -163,7 +176,9 @@ class VirtualRun:
         if opened is None or not (accepted or self._clients.training.keys() & {*opened.invited}):
             opened = self._open(round_id)
         done, there = self.history.accepted, self._clients.training
-        for update in self._train([a for a in opened.invited if a in there and a not in done]):
+        left = [agent for agent in opened.invited if agent in there and agent not in done]
+        for update, blob in self._train(left):
+            self._spool.put(update, self.delivered(update, blob))
             self._record(update)
             logger.info(
                 "round=%d agent=%s trained examples=%d batches=%d loss=%.4f took_s=%.1f",
@@ -175,15 +190,46 @@ class VirtualRun:
                 update.seconds,
             )
         updates, self._at = self.history.accepted, None
-        made = aggregate(self.folder, round_id, weigh_in(updates), self.settings)
+        made = aggregate(
+            self.folder,
+            round_id,
+            weigh_in(updates),
+            self.settings,
+            held=self._spool.held,
+            sync=False,
+        )
+        self._spool.clear()
         due = evaluation_due(self.history, self.settings, updates)
         score = self._evaluate(made) if due else None
         missing = set(self._clients.names) - self._clients.training.keys()
         seconds = time.monotonic() - began
         committed = commit(self.history, updates, made, score, missing, seconds, _now())
-        self._record(committed)
+        topk = self.settings.compression == "topk"
+        self._commits.commit(committed, self._files(made, updates), first=topk)
+        self.history.apply(committed)
+        self._commits.tell()
+        self.folder.settle(committed, self.history, None)
+
+    def delivered(self, update: events.UpdateStored, blob: Blob) -> Blob:  # noqa: ARG002
+        """The file of an update as it is averaged; an experiment with hostile clients makes it
+        another one."""
+        return blob
+
+    def _files(self, made: Aggregated, updates: Mapping[str, events.UpdateStored]) -> list[Path]:
+        """What a power cut must not take from a round, files first, then their folders. What top-k
+        has not sent is durable before the round's line: it could not be made again."""
+        files, folder = made.files, self.folder
+        if self.settings.compression == "topk":
+            for agent, update in updates.items():
+                own = folder.residuals_path(agent)
+                position = self.history.positions.get(agent, 0) + update.batches
+                files += [Residuals(own).path(position), own]
+            files.append(folder.path / "residuals")
+        return [*files, made.path.parent, folder.rounds_path, folder.path]
+
+    def _durable(self, committed: events.RoundCommitted) -> None:
         logger.info("%s head=%s", committed.for_log(), self._journal.head)
-        self.folder.settle(committed, self.history, self.settings.keep_rounds)
+        self.folder.forget(committed.round, self.settings.keep_rounds, synced=True)
 
     def _open(self, round_id: int) -> events.RoundOpened:
         names = frozenset(self._clients.training)
@@ -192,23 +238,27 @@ class VirtualRun:
         self._record(opened)
         return opened
 
-    def _train(self, agents: Sequence[str]) -> Iterator[events.UpdateStored]:
-        """Their parts of the open round; each update goes into the spool like any agent's."""
+    def _train(self, agents: Sequence[str]) -> Iterator[tuple[events.UpdateStored, Blob]]:
+        """Their parts of the open round, in this order."""
         history, seed, training = self.history, self.settings.seed, self._clients.training
         round_id = history.round + 1
 
         def progress(order: Order, step: int, steps: int, loss: float) -> None:
             if isinstance(order, TrainClient):
                 agent = order.seeding.agent
-                self._tell(
+                self._commits.add(
                     BatchTrained(round=round_id, agent=agent, step=step, steps=steps, loss=loss)
                 )
 
+        def between() -> None:
+            self._between()
+            self._commits.look()
+
         self._share(TRAINING, training)
         orders = [TrainClient(history.base, history.seeding(agent, seed)) for agent in agents]
-        for answer in self._workers.do(orders, progress, self._between):
-            assert isinstance(answer, ClientTrained)
-            yield answer.update
+        for answer, blob in self._workers.do(orders, progress, between):
+            assert isinstance(answer, ClientTrained) and blob is not None
+            yield answer.update, blob
 
     def _evaluate(self, made: Aggregated) -> Score | None:
         how, found = self.settings.evaluate, {}
@@ -236,7 +286,7 @@ class VirtualRun:
             for number in ([None] if whole else range(-(-len(parts[name]) // size)))
         ]
         found: dict[str, list[Sums]] = {name: [] for name in parts}
-        for order, answer in zip(orders, self._workers.do(orders), strict=True):
+        for order, (answer, _) in zip(orders, self._workers.do(orders), strict=True):
             assert isinstance(answer, BatchMeasured)
             found[order.name].append(answer.sums)
         return {name: merge(sums) for name, sums in found.items()}
@@ -247,18 +297,18 @@ class VirtualRun:
             self._shared[what] = parts
             self._workers.renew()
 
-    def _work(self, order: Order, on_step: OnStep) -> Answer:
+    def _work(self, order: Order, on_step: OnStep) -> Done:
         """In this process, or in one of those that share the work."""
         match order:
             case TrainClient(base, seeding):
                 examples = self._shared[TRAINING][seeding.agent]
-                update = self._trainer.train(examples, base, seeding, on_step=on_step)
-                return ClientTrained(update=update)
+                update, blob = self._trainer.train(examples, base, seeding, on_step=on_step)
+                return Done(ClientTrained(update=update), blob)
             case MeasureBatch(model, what, name, batch):
                 if self._at is None or self._at[:2] != (what, name):
                     self._at = what, name, self._shared[what][name]
                 sums = self._trainer.evaluate(Path(model), self._at[2], batch)
-                return BatchMeasured(sums=sums)
+                return Done(BatchMeasured(sums=sums))
 
     def _make_workers(self) -> Alone | Processes:
         """Raises SettingsError for a GPU, which one process uses."""
@@ -270,28 +320,16 @@ class VirtualRun:
                 f"jobs = {size}: the clients train on a GPU, which one process uses; leave it out, "
                 "or choose --device cpu"
             )
-
-        def leave() -> None:
-            self._lock.release()
-            self._journal.close()
-
-        return Processes(size, self._work, leave)
+        return Processes(size, self._work, self._lock.release)
 
     def _test_data(self) -> Reading[dict[str, Examples]]:
         task, source = self.task, for_testing(self.settings)
         path = None if source.path is None else Path(source.path)
         return Reading(path, lambda: evaluation_parts(task, source))
 
-    def _record(self, event: events.AnyEvent) -> None:
-        self._journal.append([event], sync=isinstance(event, events.RoundCommitted))
+    def _record(self, event: events.RoundOpened | events.UpdateStored) -> None:
         self.history.apply(event)
-        self._tell(event)
-
-    def _tell(self, event: events.AnyEvent | AnyLive) -> None:
-        """One that stands in no journal, or that a full disk did not take, has no number."""
-        journaled = list(self._journal.told(event)) if isinstance(event, events.Journaled) else []
-        for told in journaled or [Published(self.folder.name, event)]:
-            self._publish(told)
+        self._commits.add(event)
 
 
 def cores() -> int:

@@ -47,7 +47,7 @@ class Saved(Struct, frozen=True):
 
 
 def save_update(
-    fd: int,
+    out: int | bytearray,
     before: Arrays,
     after: Arrays,
     training: LocalTraining,
@@ -57,17 +57,18 @@ def save_update(
     batches: int,
     residuals: Path,
     buffers: Collection[str],
+    durable: bool = True,
 ) -> Saved:
-    """Write what has become of the model `before` to `fd`, as `training.compression` says.
+    """Write what has become of the model `before` to `out`, as `training.compression` says.
 
     `buffers` are those that the file of `before` names; they are sent as they are.
     `batches` is the number of those consumed; `residuals` is the folder for what top-k has not
-    sent, durable when this returns.
+    sent, durable when this returns, unless the caller sees to that.
     Raises TaskError for numbers that cannot be sent, StateError when the disk fails.
     """
     kind = training.compression
     if kind == "none":
-        return Saved(*dump(fd, after, metadata))
+        return Saved(*dump(out, after, metadata))
     specs = canonical(TensorSpec(name, dtype, a.shape) for name, (dtype, a) in after.items())
     weights, others = weights_of(specs, buffers)
     bounds = list(accumulate((spec.count for spec in weights), initial=0))
@@ -90,12 +91,13 @@ def save_update(
             packed = levels(left, bounds, chance)
         case "topk":
             packed = largest(left, bounds, kept_of(len(left), training))
-            Residuals(residuals).keep(seeding.position + batches, left, before=seeding.position)
+            kept, position = Residuals(residuals), seeding.position
+            kept.keep(position + batches, left, before=position, durable=durable)
     exact = b"".join(after[s.name][1].tobytes() for s in others)
     packed["exact"] = "U8", np.frombuffer(exact, np.uint8)
     error = _norm(left, bounds) / norm if norm else 0.0
     version = VERSION if any(spec.dtype in FLOATS for spec in others) else 1
-    return Saved(*dump(fd, packed, {**metadata, **compression_metadata(kind, version)}), error)
+    return Saved(*dump(out, packed, {**metadata, **compression_metadata(kind, version)}), error)
 
 
 Packed = dict[str, tuple[str, Array]]

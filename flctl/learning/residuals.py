@@ -36,9 +36,9 @@ class Residuals:
                 return self._read(position, length)
             except (OSError, ParametersError) as error:
                 # Removed durably, so that a repeated order gives the same update.
-                with explained(self._path(position), "read what top-k has not sent"):
-                    if self._path(position).exists():
-                        self._path(position).unlink()
+                with explained(self.path(position), "read what top-k has not sent"):
+                    if self.path(position).exists():
+                        self.path(position).unlink()
                         sync_folder(self._folder)
                 logger.warning(
                     "position=%d what was not sent before is lost, top-k starts from zero: %s",
@@ -47,28 +47,36 @@ class Residuals:
                 )
         return np.zeros(length, np.float32)
 
-    def keep(self, position: int, residual: Array, before: int) -> None:
-        """Store it durably for `position`; only that of `before` stays beside it.
+    def keep(self, position: int, residual: Array, before: int, durable: bool = True) -> None:
+        """Store it for `position`; only that of `before` stays beside it. Unless `durable`, the
+        caller syncs it.
 
         Raises StateError.
         """
         make_folder(self._folder)
-        path = self._path(position)
-        with explained(path, "keep what top-k has not sent"), new_file(path, 0o600) as file:
-            file.flush()
-            dump(file.fileno(), {"residual": ("F32", residual)})
-        wanted = {path, self._path(before)}
+        path = self.path(position)
+        tensors = {"residual": ("F32", residual)}
+        with explained(path, "keep what top-k has not sent"):
+            if durable:
+                with new_file(path, 0o600) as file:
+                    dump(file.fileno(), tensors)
+            else:
+                beside = path.with_suffix(".tmp")
+                with beside.open("wb", buffering=0) as file:
+                    dump(file.fileno(), tensors)
+                beside.replace(path)
+        wanted = {path, self.path(before)}
         for other in set(self._folder.iterdir()) - wanted:
             with contextlib.suppress(OSError):
                 other.unlink()
 
     def _read(self, position: int, length: int) -> Array:
-        path = self._path(position)
+        path = self.path(position)
         with path.open("rb") as opened:
             file = ParameterFile(opened.fileno(), str(path))
             spec = TensorSpec("residual", "F32", (length,))
             check(file, (spec,))
             return file.read(spec)
 
-    def _path(self, position: int) -> Path:
+    def path(self, position: int) -> Path:
         return self._folder / f"{position:012d}.safetensors"

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from flctl.errors import CheckpointError, ParametersError, TaskError
-from flctl.wire.parameters import ParameterFile, TensorSpec, canonical, check, dump
+from flctl.wire.parameters import ParameterFile, Source, TensorSpec, canonical, check, dump
 
 FORMAT = 1
 
@@ -52,13 +52,13 @@ def specs_of(state: Mapping[str, Tensor]) -> tuple[TensorSpec, ...]:
 
 
 def save_state(
-    fd: int, state: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None
+    out: int | bytearray, state: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None
 ) -> tuple[str, int]:
-    """Write `state` to `fd`; the sha256 and the size of what was written.
+    """Write `state` to `out`; the sha256 and the size of what was written.
 
     Raises TaskError when it holds something that is not a storable tensor.
     """
-    return dump(fd, arrays_of(state), metadata)
+    return dump(out, arrays_of(state), metadata)
 
 
 def arrays_of(state: Mapping[str, Tensor]) -> dict[str, tuple[str, np.ndarray[Any, Any]]]:
@@ -66,9 +66,9 @@ def arrays_of(state: Mapping[str, Tensor]) -> dict[str, tuple[str, np.ndarray[An
     return {name: (_storage_name(name, t), _to_array(t)) for name, t in state.items()}
 
 
-def load_state(fd: int, where: str) -> dict[str, Tensor]:
+def load_state(source: Source, where: str) -> dict[str, Tensor]:
     """All tensors of a blob, on the CPU. Raises ParametersError; `where` names the file."""
-    file = ParameterFile(fd, where)
+    file = ParameterFile(source, where)
     return {spec.name: _to_tensor(file, spec) for spec in file.specs}
 
 

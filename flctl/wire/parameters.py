@@ -12,7 +12,7 @@ import hashlib
 import os
 from collections.abc import Collection, Iterable, Mapping
 from math import prod
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Protocol, TypeAlias
 
 import msgspec
 import numpy as np
@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 from flctl.errors import ParametersError, decoded
 
 Array = NDArray[Any]
+Source: TypeAlias = int | bytes | bytearray | memoryview
+"""An open file's descriptor, or the bytes of a file in memory."""
 
 STORAGE: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),
@@ -94,16 +96,17 @@ class Readable(Tensors, Protocol):
 
 
 class ParameterFile:
-    """An open safetensors file whose header has been checked.
+    """A safetensors file, open or in memory, whose header has been checked.
 
-    `fd` stays the caller's; `where` names the file or agent in errors.
+    A descriptor stays the caller's; `where` names the file or agent in errors.
     Raises ParametersError.
     """
 
-    def __init__(self, fd: int, where: str) -> None:
-        self.fd = fd
+    def __init__(self, source: Source, where: str) -> None:
+        self.fd = source if isinstance(source, int) else -1
+        self._memory = None if isinstance(source, int) else memoryview(source)
         self.where = where
-        self.size = os.fstat(fd).st_size
+        self.size = os.fstat(self.fd).st_size if self._memory is None else len(self._memory)
         header_bytes = self._header()
         self._start = 8 + len(header_bytes)
         self.metadata: dict[str, Any] = {}
@@ -126,17 +129,29 @@ class ParameterFile:
         view = memoryview(array.data).cast("B") if count else memoryview(b"")
         got = 0
         while got < len(view):
-            n = os.preadv(self.fd, [view[got:]], offset + got)
+            n = self._read_into(view[got:], offset + got)
             if n == 0:
                 raise ParametersError(f"{self.where}: ends within tensor {spec.name}")
             got += n
         return array
 
     def _header(self) -> bytes:
-        length = int.from_bytes(os.pread(self.fd, 8, 0), "little")
+        length = int.from_bytes(self._bytes(8, 0), "little")
         if self.size < 10 or not 2 <= length <= min(HEADER_LIMIT, self.size - 8):
             raise ParametersError(f"{self.where}: not a safetensors file")
-        return os.pread(self.fd, length, 8)
+        return self._bytes(length, 8)
+
+    def _bytes(self, count: int, offset: int) -> bytes:
+        data = bytearray(count)
+        return bytes(data[: self._read_into(memoryview(data), offset)])
+
+    def _read_into(self, view: memoryview, offset: int) -> int:
+        """Bytes from `offset` on; how many."""
+        if self._memory is None:
+            return os.preadv(self.fd, [view], offset)
+        part = self._memory[offset : offset + len(view)]
+        view[: len(part)] = part
+        return len(part)
 
     def _parse(self, header: bytes) -> tuple[TensorSpec, ...]:
         with decoded(ParametersError, f"{self.where}: not a safetensors file"):
@@ -170,13 +185,17 @@ class ParameterFile:
 class ParameterWriter:
     """Writes a safetensors file from its start, tensor after tensor, hashing on the way.
 
-    Feed `write` the elements of all `specs` in canonical order, in slices of any size.
+    Feed `write` the elements of all `specs` in canonical order, in slices of any size. A
+    bytearray as `out` grows.
     """
 
     def __init__(
-        self, fd: int, specs: Iterable[TensorSpec], metadata: Mapping[str, Any] | None = None
+        self,
+        out: int | bytearray,
+        specs: Iterable[TensorSpec],
+        metadata: Mapping[str, Any] | None = None,
     ) -> None:
-        self._fd = fd
+        self._out = out
         self.specs = canonical(specs)
         header = _encode_header(self.specs, metadata or {})
         self._hash = hashlib.sha256()
@@ -197,19 +216,23 @@ class ParameterWriter:
 
     def _put(self, data: bytes | memoryview) -> None:
         self._hash.update(data)
+        self._written += len(data)
+        if isinstance(self._out, bytearray):
+            self._out += data
+            return
         view = memoryview(data)
         while view:
-            n = os.write(self._fd, view)
-            view = view[n:]
-            self._written += n
+            view = view[os.write(self._out, view) :]
 
 
 def dump(
-    fd: int, tensors: Mapping[str, tuple[str, Array]], metadata: Mapping[str, Any] | None = None
+    out: int | bytearray,
+    tensors: Mapping[str, tuple[str, Array]],
+    metadata: Mapping[str, Any] | None = None,
 ) -> tuple[str, int]:
-    """Write `tensors` (name → storage type and array) to `fd`; its sha256 and size."""
+    """Write `tensors` (name → storage type and array) to `out`; its sha256 and size."""
     specs = [TensorSpec(name, dtype, tuple(a.shape)) for name, (dtype, a) in tensors.items()]
-    writer = ParameterWriter(fd, specs, metadata)
+    writer = ParameterWriter(out, specs, metadata)
     for spec in writer.specs:
         array = tensors[spec.name][1]
         writer.write(np.ascontiguousarray(array, dtype=STORAGE[spec.dtype]).reshape(-1))

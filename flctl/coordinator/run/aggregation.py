@@ -14,7 +14,13 @@ from flctl.files import Syncing, explained
 from flctl.settings import RunSettings
 from flctl.wire.compression import open_update
 from flctl.wire.messages import Digest
-from flctl.wire.parameters import ParameterFile, ParameterWriter, TensorSpec, check_specs
+from flctl.wire.parameters import (
+    ParameterFile,
+    ParameterWriter,
+    Source,
+    TensorSpec,
+    check_specs,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -23,17 +29,28 @@ class Aggregated(Struct, frozen=True):
     model: Digest
     size: int
     path: Path
-    """In its place and synced; it counts once the journal says so."""
+    """In its place; it counts once the journal says so."""
     server_state: dict[str, Digest] = {}
     """Digests of the strategy's state files beside the model, by name."""
 
+    @property
+    def files(self) -> list[Path]:
+        return [self.path, *(self.path.with_name(state_name(name)) for name in self.server_state)]
+
 
 def aggregate(
-    folder: RunFolder, round_id: int, examples: dict[str, int], settings: RunSettings
+    folder: RunFolder,
+    round_id: int,
+    examples: dict[str, int],
+    settings: RunSettings,
+    *,
+    held: Mapping[str, Source] | None = None,
+    sync: bool = True,
 ) -> Aggregated:
     """Combine the updates of the agents in `examples` into the round's model file.
 
-    Raises StateError when the disk fails, ParametersError when the spool is damaged,
+    Updates that are not in `held` are in the spool. Without `sync` the caller makes the files
+    durable. Raises StateError when the disk fails, ParametersError when the spool is damaged,
     StrategyError when the strategy cannot work with these updates.
     """
     strategy = strategy_of(settings)
@@ -48,7 +65,10 @@ def aggregate(
         updates = []
         for agent in agents:
             path, what = spool / f"{agent}.safetensors", f"round {round_id}, update of {agent}"
-            update = _open(stack, path, "read the updates", what)
+            if held is not None and agent in held:
+                update = ParameterFile(held[agent], what)
+            else:
+                update = _open(stack, path, "read the updates", what)
             updates.append(open_update(update, base, settings))
         of_state = tuple(state_specs(base.specs).values())
         state = {
@@ -58,6 +78,8 @@ def aggregate(
         }
         for file in state.values():
             check_specs(file, of_state)
+        with explained(here, "make the round's folder"):
+            here.mkdir(exist_ok=True)
         model = _New(stack, here, "model.safetensors", base.specs, base.metadata)
         state_out = {
             name: _New(stack, here, state_name(name), of_state) for name in strategy.initial
@@ -76,7 +98,8 @@ def aggregate(
             )
             digests = {name: new.finish()[0] for name, new in state_out.items()}
             digest, size = model.finish()
-            Syncing([new.fd for new in (model, *state_out.values())], here).wait()
+            if sync:
+                Syncing([new.fd for new in (model, *state_out.values())], here).wait()
     return Aggregated(digest, size, folder.model_path(round_id), digests)
 
 

@@ -165,8 +165,9 @@ class RunFolder:
             )
         return _verify(kept[round_id], history.model_of(round_id))
 
-    def settle(self, event: RoundCommitted, history: History, keep: int) -> None:
-        """After a commit: metrics.json, best and last, and what is not needed any more.
+    def settle(self, event: RoundCommitted, history: History, keep: int | None) -> None:
+        """After a commit: metrics.json, best and last, and what is not needed any more; `keep` None
+        leaves the earlier rounds to `forget`.
 
         Nothing here is needed to go on: it can be made again from the journal.
         """
@@ -178,12 +179,20 @@ class RunFolder:
                 self._link(event.round, BEST)
             self._link(event.round, LAST)
             shutil.rmtree(self.spool_path(event.round), ignore_errors=True)
+        if keep is not None:
+            self.forget(event.round, keep)
+
+    def forget(self, round_id: int, keep: int, *, synced: bool = False) -> None:
+        """Remove what is not needed any more when that round is durable; `synced`: so are the names
+        that the earlier ones have been given. Raises StateError."""
+        with explained(self.path, f"forget what was before round {round_id}"):
             # That of the round before stays: a round whose model is damaged is done again.
-            for path in self.round_path(event.round - 2).glob(state_name("*")):
+            for path in self.round_path(round_id - 2).glob(state_name("*")):
                 path.unlink()
-            old = self.model_path(max(event.round - keep, 0))
-            if 0 < keep <= event.round and old.exists():
-                sync_folder(self.path)  # it may be the best one: first its other name
+            old = self.model_path(max(round_id - keep, 0))
+            if 0 < keep <= round_id and old.exists():
+                if not synced:  # it may be the best one: first its other name
+                    sync_folder(self.path)
                 old.unlink()
 
     def mend(self, history: History, keep: int) -> None:

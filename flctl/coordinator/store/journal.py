@@ -158,7 +158,7 @@ class Journal:
             data, told = b"", []
             for seq, (line, event) in enumerate(zip(lines, events, strict=True), self._count):
                 data += chain.seal(line) + b"\n"
-                told.append(_published(self.path, event, seq, chain.head))
+                told.append(_published(self.path, event, seq, chain.head if sync else ""))
             # Half a line that could not be taken back, either: never for the next one to follow.
             if os.fstat(self._fd).st_size != self._whole:
                 os.ftruncate(self._fd, self._whole)
@@ -191,9 +191,14 @@ class Journal:
 
     def sync(self) -> None:
         """Make all that was appended durable. Raises StateError."""
-        with self._lock, explained(self.path, "write the journal"):
-            getattr(os, "fdatasync", os.fsync)(self._fd)  # macOS has the latter
-            self.head = self._chain.head
+        with explained(self.path, "write the journal"):
+            with self._lock:
+                fd, head = os.dup(self._fd), self._chain.head
+            try:
+                getattr(os, "fdatasync", os.fsync)(fd)  # macOS has the latter
+            finally:
+                os.close(fd)
+        self.head = head
 
     def close(self) -> None:
         with self._lock:
