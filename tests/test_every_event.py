@@ -451,6 +451,8 @@ READ_BY: dict[str, tuple[Reader, ...]] = {
     "core/stream.py": (history, train_in_lines),
     "fleet/console.py": (history,),
     "fleet/processes.py": WRITES,
+    "fleet/commits.py": WRITES,
+    "fleet/spool.py": WRITES,
     "fleet/following.py": (history,),
     "coordinator/front/operators.py": (lean_history,),
     "coordinator/run/evaluating.py": WRITES,

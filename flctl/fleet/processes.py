@@ -66,7 +66,7 @@ Answer: TypeAlias = ClientTrained | BatchMeasured
 Blob: TypeAlias = bytearray | memoryview
 
 
-class Done(NamedTuple):
+class OrderDone(NamedTuple):
     """The outcome of an order."""
 
     answer: Answer
@@ -75,7 +75,7 @@ class Done(NamedTuple):
 
 
 OnStep: TypeAlias = Callable[[int, int, float], None]
-Work: TypeAlias = Callable[[Order, OnStep], Done]
+Work: TypeAlias = Callable[[Order, OnStep], OrderDone]
 Progress: TypeAlias = Callable[[Order, int, int, float], None]
 Between: TypeAlias = Callable[[], None]
 Heard: TypeAlias = ClientTrained | BatchMeasured | Stepped | JobFailed
@@ -93,7 +93,7 @@ class Alone:
 
     def do(
         self, orders: Sequence[Order], progress: Progress = _ignore, between: Between = lambda: None
-    ) -> Iterator[Done]:
+    ) -> Iterator[OrderDone]:
         for order in orders:
             between()
             yield self._work(order, partial(progress, order))
@@ -118,12 +118,12 @@ class Processes:
         orders: Sequence[Order],
         progress: Progress = _ignore,
         between: Between = lambda: None,
-    ) -> Iterator[Done]:
+    ) -> Iterator[OrderDone]:
         """The outcomes of `orders`, in their order. `between` is called while it waits, and may
         raise. Raises RunError for the first one that fails, or that kills its process again and
         again."""
         waiting, due = deque(range(len(orders))), 0
-        found: dict[int, Done | JobFailed] = {}
+        found: dict[int, OrderDone | JobFailed] = {}
         deaths: Counter[int] = Counter()
         while due < len(orders):
             between()
@@ -140,7 +140,7 @@ class Processes:
                         found[number] = message
                         waiting.clear()  # those before it are still waited for
                     else:
-                        found[number] = Done(message, None if fd is None else _mapped(fd))
+                        found[number] = OrderDone(message, None if fd is None else _mapped(fd))
                 if worker.pipe.ended:
                     self._workers.remove(worker)
                     how = worker.end()

@@ -39,7 +39,7 @@ from flctl.fleet.processes import (
     BatchMeasured,
     Blob,
     ClientTrained,
-    Done,
+    OrderDone,
     MeasureBatch,
     Order,
     Processes,
@@ -297,18 +297,18 @@ class VirtualRun:
             self._shared[what] = parts
             self._workers.renew()
 
-    def _work(self, order: Order, on_step: OnStep) -> Done:
+    def _work(self, order: Order, on_step: OnStep) -> OrderDone:
         """In this process, or in one of those that share the work."""
         match order:
             case TrainClient(base, seeding):
                 examples = self._shared[TRAINING][seeding.agent]
                 update, blob = self._trainer.train(examples, base, seeding, on_step=on_step)
-                return Done(ClientTrained(update=update), blob)
+                return OrderDone(ClientTrained(update=update), blob)
             case MeasureBatch(model, what, name, batch):
                 if self._at is None or self._at[:2] != (what, name):
                     self._at = what, name, self._shared[what][name]
                 sums = self._trainer.evaluate(Path(model), self._at[2], batch)
-                return Done(BatchMeasured(sums=sums))
+                return OrderDone(BatchMeasured(sums=sums))
 
     def _make_workers(self) -> Alone | Processes:
         """Raises SettingsError for a GPU, which one process uses."""
