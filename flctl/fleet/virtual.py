@@ -39,9 +39,9 @@ from flctl.fleet.processes import (
     BatchMeasured,
     Blob,
     ClientTrained,
-    OrderDone,
     MeasureBatch,
     Order,
+    OrderDone,
     Processes,
     TrainClient,
 )
