@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flctl.learning.origin import Origin
+from flctl.learning.rhythm import Rhythm
 
 WINDOW = 187
 R_AT = 62
@@ -42,6 +43,8 @@ class Beats:
     """Whether the beats of a record follow one another as they were recorded."""
     at_s: NDArray[np.float64] | None = None
     """The R peaks in seconds from the start of the record, shape (n,), where that is known."""
+    rhythm: Rhythm | None = None
+    """Shape (n, 3); None if the file says nothing of it."""
     note: str = ""
     """Note for the reader of the predictions."""
     facts: dict[str, str | float] = field(default_factory=dict)
@@ -52,12 +55,21 @@ class Beats:
     """By reason, how many of what the file holds are not among them."""
 
     @property
+    def _known(self) -> str:
+        if self.rhythm is None or not self.rhythm[:, 2].any():
+            return "not known: the model gets the shape of the beats alone"
+        # A record's first beat has none before it, its last one none after it.
+        ends = 2 * len(np.unique(self.record))
+        missing = int((self.rhythm == 0).any(axis=1).sum())
+        return "known" if missing <= ends else f"not known of {missing:,} beats"
+
+    @property
     def origin(self) -> Origin:
         left_out = {reason: count for reason, count in self.left_out.items() if count}
         return Origin(
             file=self.where,
             examples=len(self.x),
-            facts=self.facts,
+            facts={**self.facts, "RR intervals": self._known},
             as_documented=self.as_documented,
             left_out=left_out,
         )

@@ -9,6 +9,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from flctl.learning.beats import LIMIT_BYTES, WINDOW, Array, Beats
 from flctl.learning.beats_layout import apply, find_layout
 from flctl.learning.csv_form import MANY, MISSING, Form, form_of, thousands
 from flctl.learning.origin import AS_IT_IS, ReadAs
+from flctl.learning.rhythm import Rhythm, with_usual
 from flctl.learning.wfdb_annotations import AAMI
 
 ROWS_AT_ONCE = 2048
@@ -37,7 +39,7 @@ def read_csv(path: Path, labelled: bool = True, read_as: ReadAs = AS_IT_IS) -> B
             "five classes it is of; leave them out"
         )
     try:
-        x, y, form = _read(path, labelled)
+        x, y, rhythm, form = _read(path, labelled)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
@@ -54,6 +56,7 @@ def read_csv(path: Path, labelled: bool = True, read_as: ReadAs = AS_IT_IS) -> B
         split=None,
         where=str(path),
         in_time=False,
+        rhythm=rhythm,
         note=layout.note,
         facts=layout.facts | ({"columns passed over": over} if over else {}),
         as_documented=layout.as_documented and not over,
@@ -61,8 +64,15 @@ def read_csv(path: Path, labelled: bool = True, read_as: ReadAs = AS_IT_IS) -> B
     )
 
 
-def _read(path: Path, labelled: bool) -> tuple[NDArray[np.float32], NDArray[np.int64] | None, Form]:
-    """Samples as they stand there, and classes."""
+class _Table(NamedTuple):
+    x: NDArray[np.float32]
+    y: NDArray[np.int64] | None
+    rhythm: Rhythm | None
+    form: Form
+
+
+def _read(path: Path, labelled: bool) -> _Table:
+    """Samples as they stand there, classes and intervals."""
     most = _lines(path)
     with path.open(encoding="utf-8-sig") as file:
         lines = (line for line in file if line.strip() and not NO_ROW.match(line))
@@ -72,7 +82,7 @@ def _read(path: Path, labelled: bool) -> tuple[NDArray[np.float32], NDArray[np.i
         form = form_of(first)
         tables = _tables(path, form, itertools.chain(first, lines))
         if form.columns == 1:
-            return _single_column(path, tables), None, form
+            return _Table(_single_column(path, tables), None, None, form)
         if len(form.samples) != WINDOW:
             next(tables, None)  # which may have more to say
             hint = "; a first row of names, s0 to s186 and class, tells which is which"
@@ -84,28 +94,31 @@ def _read(path: Path, labelled: bool) -> tuple[NDArray[np.float32], NDArray[np.i
             raise DataError(f"{path}: {found} may be a thousand times as much: write the numbers "
                             "without a mark of thousands, or with more decimals")  # fmt: skip
         x, y = np.empty((most, WINDOW), np.float32), np.empty(most, np.float32)
-        rival = np.empty(most, np.float32)
+        rival, ms = np.empty(most, np.float32), np.empty((most, len(form.rhythm)), np.float32)
         n = 0
         for table in tables:
             end = n + len(table)
             x[n:end] = table[:, list(form.samples)]
             if form.label is not None:
                 y[n:end] = table[:, form.label]
+            ms[n:end] = table[:, list(form.rhythm)]
             if form.rival is not None:
                 rival[n:end] = table[:, form.rival]
             n = end
     if not n:
         raise DataError(f"{path}: no examples")
     _check_rival(path, form, x[:n], rival[:n], y[:n])
+    known = dict(zip(("before", "after", "usual"), ms[:n].T, strict=False))
+    rhythm = with_usual(**known, in_time=False) if known else None
     if form.label is not None:
-        return x[:n], _classes(path, y[:n], 1 + form.names), form
+        return _Table(x[:n], _classes(path, y[:n], 1 + form.names), rhythm, form)
     if labelled:
         over = ", ".join(form.passed_over[:3])
         raise NothingToUse(
             f"{path}: {form.columns} columns; the one for the class of each beat is missing"
             + (f", unless it is {over}: name it 'class'" if over else "")
         )
-    return x[:n], None, form
+    return _Table(x[:n], None, rhythm, form)
 
 
 def _check_rival(path: Path, form: Form, x: Array, rival: Array, last: Array) -> None:

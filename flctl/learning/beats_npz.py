@@ -1,4 +1,5 @@
-"""Heartbeats from `.npz` files: arrays X (n × 187) and y, optional record, split, r_at, unit."""
+"""Heartbeats from `.npz` files: arrays X (n × 187) and y, optional record, split, rr_prev_ms,
+rr_next_ms, r_at, unit."""
 
 import zipfile
 import zlib
@@ -12,8 +13,9 @@ from flctl.errors import DataError
 from flctl.learning.beats import LIMIT_BYTES, R_AT, UNIT, WINDOW, Array, Beats
 from flctl.learning.beats_layout import apply, find_layout
 from flctl.learning.origin import AS_IT_IS, ReadAs
+from flctl.learning.rhythm import ARRAYS, Rhythm, unknown, with_usual
 
-NAMES = ("X", "y", "record", "split", "r_at", "unit")
+NAMES = ("X", "y", "record", "split", *ARRAYS, "r_at", "unit")
 
 
 def read_npz(path: Path, labelled: bool = True, read_as: ReadAs = AS_IT_IS) -> Beats:
@@ -41,12 +43,14 @@ def read_npz(path: Path, labelled: bool = True, read_as: ReadAs = AS_IT_IS) -> B
             apply(layout, x)
         else:
             layout = None
+    names = np.full(len(x), path.stem) if record is None else _names(record, path)
     return Beats(
         x=x,
         y=y,
-        record=np.full(len(x), path.stem) if record is None else _names(record, path),
+        record=names,
         split=None if split is None else split.astype(np.int64),
         where=str(path),
+        rhythm=_rhythm(arrays, names, path),
         note="" if layout is None else layout.note,
         facts=AS_OTHERS if layout is None else layout.facts,
         as_documented=layout is None or layout.as_documented,
@@ -62,6 +66,22 @@ def _r_at(arrays: dict[str, Array], path: Path) -> int | None:
     if r_at.shape or r_at.dtype.kind not in "iu" or not 0 <= r_at < WINDOW:
         raise DataError(f"{path}: r_at is not one whole number from 0 to {WINDOW - 1}")
     return int(r_at)
+
+
+def _rhythm(arrays: dict[str, Array], record: NDArray[np.str_], path: Path) -> Rhythm | None:
+    """None where the file does not say the intervals before and after its beats."""
+    given = [arrays.get(name) for name in ARRAYS]
+    for name, array in zip(ARRAYS, given, strict=True):
+        if array is not None and (array.shape != record.shape or array.dtype.kind not in "iuf"):
+            raise DataError(f"{path}: {name} is not one number for each of {len(record)} beats")
+    before, after, usual = given
+    if before is None or after is None:
+        return None
+    found = unknown(len(record))
+    for each in np.unique(record):
+        rows = np.flatnonzero(record == each)
+        found[rows] = with_usual(before[rows], after[rows], None if usual is None else usual[rows])
+    return found
 
 
 def _as_flctl_writes(arrays: dict[str, Array], path: Path) -> bool:

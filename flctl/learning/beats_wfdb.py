@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from flctl.errors import NothingToUse
 from flctl.learning.beats import R_AT, RATE_HZ, UNITS_PER_MV, WINDOW, Beats
 from flctl.learning.origin import AS_IT_IS, ReadAs
+from flctl.learning.rhythm import rhythm_of
 from flctl.learning.wfdb_annotations import AAMI, Annotations, annotations
 from flctl.learning.wfdb_files import Piece, Record, name_of, pieces, told
 from flctl.learning.wfdb_headers import open_record
@@ -81,6 +82,7 @@ def read_record(path: Path, labelled: bool = True, read_as: ReadAs = AS_IT_IS) -
         split=None,
         where=str(header),
         at_s=beats.sample[beats.whole] / record.rate_hz,
+        rhythm=rhythm_of(beats.sample / record.rate_hz)[beats.whole],
         note="" if judged else f"the R peaks are those of {header.stem}.{known.annotator}",
         facts=facts,
         left_out={**known.left_out, NOT_WHOLE: int((~beats.whole).sum())},
@@ -113,28 +115,29 @@ def _cut_all(record: Record, known: Annotations) -> Annotated:
 
 def _found(record: Record, facts: dict[str, str | float]) -> Beats:
     """Detected at 125 Hz: there XQRS misses fewer beats than at the rate of the file."""
-    peaks, windows, missed = [], [], 0
+    peaks, windows, kept = [], [], []
     for piece in pieces(record, FOUND_PIECE_S, FOUND_MARGIN_S):
         at = np.array(list(_peaks(record, piece)), dtype=np.int64)
         whole, x = _cut(record, piece, at)
-        peaks.append(at[whole])
+        peaks.append(at)
         windows.append(x)
-        missed += int((~whole).sum())
-    found = np.concatenate(peaks)
-    if not len(found):
+        kept.append(whole)
+    at_s, whole = np.concatenate(peaks) / RATE_HZ, np.concatenate(kept)
+    if not whole.any():
         raise NothingToUse(
             f"{name_of(record.header)}: no heartbeat can be found in its lead {record.lead}"
         )
     return Beats(
         x=np.concatenate(windows),
         y=None,
-        record=np.full(len(found), record.header.stem),
+        record=np.full(int(whole.sum()), record.header.stem),
         split=None,
         where=str(record.header),
-        at_s=found / RATE_HZ,
+        at_s=at_s[whole],
+        rhythm=rhythm_of(at_s)[whole],
         note="the R peaks were found by a program, for want of annotations",
         facts={**facts, "annotator": "none, R peaks found by XQRS"},
-        left_out={NOT_WHOLE: missed},
+        left_out={NOT_WHOLE: int((~whole).sum())},
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from flctl.learning.beats import WINDOW
+from flctl.learning.rhythm import ARRAYS
 
 LABELS = frozenset(
     {"class", "classes", "label", "labels", "target", "y", "category", "type", "annotation",
@@ -40,8 +41,11 @@ class Form:
     label: int | None
     rival: int | None
     """The column that may be the class as well, where no name says which one is."""
+    rhythm: tuple[int, ...]
+    """Columns of the intervals before and after the beat, and the usual one if it is there; none
+    where one of the first two is missing."""
     passed_over: tuple[str, ...]
-    """Names of columns that are neither."""
+    """Names of columns that are none of these."""
 
     def fields(self, line: str) -> list[str]:
         return split(line, self.delimiter)
@@ -68,8 +72,11 @@ def form_of(lines: Sequence[str]) -> Form:
     # R leaves out the name of its row names.
     called = [] if lost or not names else rows[0] + unnamed if trailing else unnamed + rows[0]
     label = next((at for at, name in enumerate(called) if _plain(name) in LABELS), None)
+    small = [name.casefold() for name in called]
+    known = {*ARRAYS[:2]} <= {*small}
+    rhythm = tuple(small.index(name) for name in ARRAYS if known and name in small)
     series = _series(called, label)
-    left = series or [at for at in range(columns) if at != label]
+    left = series or [at for at in range(columns) if at not in (label, *rhythm)]
     dropped = {at for at, name in enumerate(called) if INDEX.match(name.casefold())}
     dropped = dropped if len(dropped) < MANY else set()
     dropped |= {0} if counted and 0 not in series else set()
@@ -82,9 +89,9 @@ def form_of(lines: Sequence[str]) -> Form:
         label, rival = left.pop(), left[0]
     elif not called and counted and columns == WINDOW + 1:
         rival = 0
-    others = set(range(columns)) - {*left, *dropped, label}
+    others = set(range(columns)) - {*left, *dropped, *rhythm, label}
     over = tuple(called[at] for at in sorted(others)) if called else ()
-    return Form(delimiter, comma, names, lost, columns, tuple(left), label, rival, over)
+    return Form(delimiter, comma, names, lost, columns, tuple(left), label, rival, rhythm, over)
 
 
 def thousands(form: Form, lines: Sequence[str]) -> str:

@@ -10,10 +10,22 @@ from numpy.typing import NDArray
 
 from flctl.errors import DataError
 from flctl.learning.beat_files import read_files
-from flctl.learning.beats import LATER, R_AT, RATE_HZ, TRAIN, UNIT, UNITS_PER_MV, UNSEEN, Beats
+from flctl.learning.beats import (
+    LATER,
+    R_AT,
+    RATE_HZ,
+    TRAIN,
+    UNIT,
+    UNITS_PER_MV,
+    UNSEEN,
+    WINDOW,
+    Array,
+    Beats,
+)
 from flctl.learning.classification import Classification
 from flctl.learning.examples import Cases, Examples, concatenate
 from flctl.learning.origin import Origin, ReadAs
+from flctl.learning.rhythm import ARRAYS, unknown
 from flctl.wire.messages import TRAINING
 
 if TYPE_CHECKING:
@@ -22,38 +34,6 @@ if TYPE_CHECKING:
 HELD_OUT_SHARE = 0.2
 """Share of each record's latest beats, if a file does not say its split; where it does not
 say their order either, beats from all over it: Kaggle's are sorted by class."""
-
-
-def ecg_net() -> "nn.Module":
-    """Beats in mV, shape (n, 187), to logits, shape (n, 5); 19,469 parameters.
-
-    Each channel of each beat is normalised by itself: that takes away what differs between
-    patients, and unlike batch norm it keeps no running statistics that agents with unlike
-    data would pull apart (Hsieh et al. 2020, https://arxiv.org/abs/1910.00189).
-    """
-    from torch import nn
-
-    return nn.Sequential(
-        nn.Unflatten(1, (1, 187)),
-        *_block(1, 16, kernel=15, stride=4),
-        *_block(16, 24, kernel=7, stride=2),
-        *_block(24, 32, kernel=5, stride=2),
-        nn.Flatten(),
-        nn.Linear(32 * 12, 32),
-        nn.ReLU(),
-        nn.Linear(32, 5),
-    )
-
-
-def _block(inputs: int, outputs: int, kernel: int, stride: int) -> "list[nn.Module]":
-    """Half, or for the first a quarter, as many samples come out as go in."""
-    from torch import nn
-
-    return [
-        nn.Conv1d(inputs, outputs, kernel, stride, padding=kernel // 2),
-        nn.GroupNorm(outputs, outputs),
-        nn.ReLU(),
-    ]
 
 
 class Ecg(Classification):
@@ -82,7 +62,9 @@ class Ecg(Classification):
     }
 
     def model(self) -> "nn.Module":
-        return ecg_net()
+        from flctl.learning.ecg_net import EcgNet
+
+        return EcgNet()
 
     def train_data(self, path: Path | None) -> Examples:
         """Split 0; of a file without splits all but the latest fifth of each record.
@@ -120,7 +102,7 @@ class Ecg(Classification):
         known = all(file.y is not None for file in beats)
         whole = [
             Examples(
-                file.x,
+                _stored(file),
                 file.y if file.y is not None and known else _no_class(file),
                 classes=len(self.classes),
                 group=file.record,
@@ -143,7 +125,7 @@ class Ecg(Classification):
 
     def points(self, x: "Tensor") -> "tuple[Tensor, Tensor]":
         """Milliseconds from the R peak, and millivolts."""
-        at, _ = super().points(x)
+        at, x = super().points(x[:WINDOW])
         return (at - R_AT) * (1000 / RATE_HZ), x.float() / UNITS_PER_MV
 
     def write(self, folder: Path, train: Examples | None, tests: Mapping[str, Examples]) -> None:
@@ -153,17 +135,22 @@ class Ecg(Classification):
         whole = concatenate([part for _, part in parts], str(folder))
         assert whole.group is not None
         arrays = {
-            "X": whole.array,
+            "X": whole.array[:, :WINDOW],
             "y": whole.labels.astype(np.uint8),
             "record": whole.group,
             "split": np.concatenate([np.full(len(p), split, dtype=np.uint8) for split, p in parts]),
             "unit": np.array(UNIT),  # or its layout would be found out again, from fewer beats
         }
+        rhythm = whole.array[:, WINDOW:]
+        if rhythm.any():
+            arrays |= {name: rhythm[:, at].astype(np.int16) for at, name in enumerate(ARRAYS)}
         np.savez(folder / "beats.npz", allow_pickle=False, **arrays)
 
-    def inputs(self, x: "Tensor", *, training: bool) -> "Tensor":  # noqa: ARG002
-        """Millivolts."""
-        return x.float() / UNITS_PER_MV
+    def inputs(self, x: "Tensor", *, training: bool) -> "Tensor":
+        """Millivolts, and the rhythm; varied when `training`."""
+        from flctl.learning.ecg_net import inputs_of
+
+        return inputs_of(x, training=training)
 
     def _read(self, path: Path | None) -> list[Beats]:
         if path is not None:
@@ -177,7 +164,7 @@ def _select(beats: list[Beats], rows_of: Callable[[Beats], NDArray[np.bool_]]) -
     parts = []
     for file in beats:
         whole = Examples(
-            file.x,
+            _stored(file),
             _no_class(file) if file.y is None else file.y,
             classes=len(Ecg.classes),
             group=file.record,
@@ -191,6 +178,12 @@ def _select(beats: list[Beats], rows_of: Callable[[Beats], NDArray[np.bool_]]) -
     if not parts:
         return None
     return concatenate(parts, parts[0].where if len(parts) == 1 else f"{len(parts)} files")
+
+
+def _stored(beats: Beats) -> Array:
+    """Windows with their rhythm behind them, shape (n, 190)."""
+    rhythm = unknown(len(beats.x)) if beats.rhythm is None else beats.rhythm
+    return np.concatenate([beats.x, rhythm.astype(beats.x.dtype)], axis=1)
 
 
 def _is(beats: Beats, split: int) -> NDArray[np.bool_]:

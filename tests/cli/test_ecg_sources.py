@@ -41,7 +41,9 @@ def test_records_and_the_same_beats_as_npz_make_the_same_model(flctl, tmp_path, 
     files = read_beats(records)
     beats = {name: np.concatenate([getattr(f, name) for f in files]) for name in ("x", "y")}
     record = np.concatenate([file.record for file in files])
-    np.savez(tmp_path / "same.npz", X=beats["x"], y=beats["y"], record=record)
+    rhythm = np.concatenate([file.rhythm for file in files])
+    rr = dict(zip(("rr_prev_ms", "rr_next_ms", "rr_usual_ms"), rhythm.T, strict=True))
+    np.savez(tmp_path / "same.npz", X=beats["x"], y=beats["y"], record=record, **rr)
     models = {
         trained(flctl, tmp_path, records, "--virtual", 2),
         trained(flctl, tmp_path, tmp_path / "same.npz", "--virtual", 2),
@@ -53,7 +55,11 @@ def test_records_and_the_same_beats_as_npz_make_the_same_model(flctl, tmp_path, 
 def test_each_kind_of_file_may_be_for_testing(flctl, tmp_path, records):
     """A record, a CSV file; for a run and for `evaluate`."""
     beats = read_beats(records / "a.hea")[0]
-    np.savetxt(tmp_path / "a.csv", np.c_[beats.x, beats.y], delimiter=",", fmt="%d")
+    names = [*(f"s{at}" for at in range(187)), "class", "rr_prev_ms", "rr_next_ms", "rr_usual_ms"]
+    rows = np.c_[beats.x, beats.y, beats.rhythm]
+    np.savetxt(
+        tmp_path / "a.csv", rows, delimiter=",", fmt="%d", header=",".join(names), comments=""
+    )
     model = tmp_path / "model.safetensors"
     found = []
     for test in (records / "a.hea", tmp_path / "a.csv"):

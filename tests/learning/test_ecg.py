@@ -54,7 +54,7 @@ def test_without_splits_the_latest_fifth_of_each_record_is_held_out(tmp_path):
     path = write(tmp_path / "own.npz", record=record)
     task = Ecg()
     x = torch.from_numpy(beats()["X"])
-    assert torch.equal(task.held_out(path).x, x[[8, 9, 14]])
+    assert torch.equal(task.held_out(path).x[:, :187], x[[8, 9, 14]])
     assert len(task.train_data(path)) == 17
     assert {name: len(part) for name, part in task.test_parts(path).items()} == {"test": 20}
 
