@@ -1,15 +1,19 @@
-"""A virtual run beside a plain PyTorch loop of the same job: whole processes, in turns.
+"""Virtual runs beside plain PyTorch loops of the same jobs: whole processes, in turns.
 
     .venv/bin/python benchmarks/simulation.py --data ../shared/data/mnist
-    .venv/bin/python benchmarks/simulation.py --job cnn --jobs 2
+    .venv/bin/python benchmarks/simulation.py --job cnn --jobs 2 --times 1
 
-`logistic`: MNIST logistic regression, 1,000 clients of 60 examples, 10 a round, lr 0.03.
-`cnn`: the network of McMahan et al. 2017 (1.66 million parameters), 100 clients, 10 a round.
-Without --data the images are random numbers of the same shape. With --jobs J the plain side is J
-loops at the same time, each with its part of every round's clients: the limit of the machine.
+`logistic`: MNIST logistic regression, 1,000 clients of 60 examples, 10 a round, lr 0.03, tests
+every 20 rounds. `cnn`: the network of McMahan et al. 2017 (1.66 million parameters), 100 clients,
+10 a round, no tests. `small`: 100 clients, all in each round, two steps each. With --jobs J the
+plain side is J loops at the same time, each with its part of every round's clients: the limit of
+the machine. `first`: the command `flctl train --task ecg --virtual 4` until its first round is
+committed, beside `import torch` and the training of that round. `memory`: 10,000 clients beside
+100, 10 a round. Without --data the images are random numbers of the same shape.
 
-Prints a JSON line for each process, then the least of each side and their ratios: `seconds` and
-`cpu_s` of the whole process, `rounds_s` of its rounds alone, `peak_mib` of its largest process.
+Prints a JSON line for each process, then a table: the least of each side, and their ratio.
+`seconds` and `cpu_s` are those of the whole process, `rounds_s` of its rounds alone, `peak_mib` of
+its largest process.
 """
 
 import argparse
@@ -20,6 +24,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,7 +39,6 @@ from flctl.learning.classification import Classification
 from flctl.learning.examples import Examples
 
 EXAMPLES, TESTS, BATCH = 60_000, 10_000, 10
-PER_ROUND = 10
 FILES = {"train": ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),
          "test": ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz")}  # fmt: skip
 Pixels = NDArray[np.uint8]
@@ -71,9 +76,19 @@ class Job(NamedTuple):
     clients: int
     rounds: int
     lr: float
+    every: int = 0
+    """Rounds from one evaluation to the next; 0: none."""
+    per_round: int = 10
+    steps: int | None = None
+    """Of each client; None: an epoch."""
 
 
-JOBS = {"logistic": Job(Logistic, 1000, 100, 0.03), "cnn": Job(Convolutional, 100, 10, 0.1)}
+JOBS = {
+    "logistic": Job(Logistic, 1000, 100, 0.03, every=20),
+    "cnn": Job(Convolutional, 100, 10, 0.1),
+    "small": Job(Logistic, 100, 20, 0.03, per_round=100, steps=2),
+    "memory": Job(Logistic, 100, 3, 0.03),
+}
 
 
 def logistic() -> nn.Module:
@@ -117,14 +132,15 @@ def plain(options: argparse.Namespace) -> float:
     state = {name: value.clone() for name, value in model.state_dict().items()}
     began = time.perf_counter()
     for round_id in range(1, options.rounds + 1):
-        chosen = draw.choice(job.clients, PER_ROUND, replace=False)[options.part :: options.jobs]
+        everybody = draw.choice(job.clients, job.per_round, replace=False)
+        chosen = everybody[options.part :: options.jobs]
         total = {name: torch.zeros_like(value) for name, value in state.items()}
         for client in chosen:
             model.load_state_dict(state)
             model.train()
             optimizer = torch.optim.SGD(model.parameters(), lr=job.lr)
             rows = shards[client][torch.randperm(len(shards[client]))]
-            for batch in rows.split(BATCH):
+            for batch in torch.split(rows, BATCH)[: job.steps]:
                 optimizer.zero_grad()
                 loss = nn.functional.cross_entropy(model(scaled(x[batch])), y[batch])
                 loss.backward()  # type: ignore[no-untyped-call]
@@ -132,7 +148,7 @@ def plain(options: argparse.Namespace) -> float:
             for name, value in model.state_dict().items():
                 total[name] += value / len(chosen)
         state = total
-        if options.every and (round_id % options.every == 0 or round_id == options.rounds):
+        if job.every and (round_id % job.every == 0 or round_id == options.rounds):
             model.load_state_dict(state)
             model.eval()
             with torch.no_grad():
@@ -149,15 +165,17 @@ def federated(options: argparse.Namespace) -> float:
     from flctl.fleet.virtual import VirtualRun
 
     job = JOBS[options.job]
+    clients = options.clients or job.clients
     given: dict[str, Any] = {
-        "task": f"simulation:{job.task.__name__}", "virtual": job.clients, "batch_size": BATCH,
-        "fraction": PER_ROUND / job.clients, "lr": job.lr, "rounds": options.rounds,
-        "evaluate": "auto" if options.every else "none", "jobs": options.jobs,
+        "task": f"simulation:{job.task.__name__}", "virtual": clients, "batch_size": BATCH,
+        "fraction": job.per_round / clients, "lr": job.lr, "rounds": options.rounds,
+        "evaluate": "coordinator" if job.every else "none", "jobs": options.jobs,
+        "evaluate_every": max(1, job.every),
     }  # fmt: skip
+    if job.steps:
+        given["federate_after_n_batches"] = job.steps
     if options.data:
         given["data"] = str(options.data.absolute())
-    if options.every > 1:
-        given["evaluate_every"] = options.every
     with tempfile.TemporaryDirectory() as state:
         run = VirtualRun.start(Path(state), given, "simulation.py")
         began = time.perf_counter()
@@ -167,37 +185,87 @@ def federated(options: argparse.Namespace) -> float:
         return time.perf_counter() - began
 
 
-def once(side: str, jobs: int) -> dict[str, float]:
-    """A process of its own, or `jobs` plain ones."""
+def once(job: str, side: str, options: argparse.Namespace, *more: str) -> dict[str, float]:
+    """A process of its own, or `--jobs` plain ones."""
     began = time.perf_counter()
-    command = [sys.executable, __file__, *sys.argv[1:], "--side", side]
+    command = [sys.executable, __file__, "--job", job, "--side", side, "--jobs", str(options.jobs)]
+    command += [*more, *(["--data", str(options.data)] if options.data else [])]
+    command += ["--rounds", str(options.rounds)] if options.rounds else []
     loops = [
         subprocess.Popen([*command, "--part", str(part)], stdout=subprocess.PIPE)
-        for part in range(jobs if side == "plain" else 1)
+        for part in range(options.jobs if side == "plain" else 1)
     ]
     found = [json.loads(loop.communicate()[0]) for loop in loops]
     row = {
         "seconds": round(time.perf_counter() - began, 3),
-        "cpu_s": sum(f["cpu_s"] for f in found),
+        "cpu_s": round(sum(f["cpu_s"] for f in found), 3),
     }
     row |= {name: max(each[name] for each in found) for name in ("rounds_s", "peak_mib")}
-    print(json.dumps({"side": side, **row}), flush=True)
+    print(json.dumps({"job": job, "side": " ".join([side, *more]), **row}), flush=True)
     return row
+
+
+def timed(command: list[str]) -> float:
+    began = time.perf_counter()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - began
+
+
+def first_plain() -> dict[str, float]:
+    """Importing torch; the training is that of flctl's side."""
+    return {"seconds": timed([sys.executable, "-c", "import torch"])}
+
+
+def first_flctl() -> dict[str, float]:
+    with tempfile.TemporaryDirectory() as state:
+        began = time.time()
+        where = ["--state", state, "--rounds", "1", "--evaluate", "coordinator"]
+        timed([sys.executable, "-m", "flctl", "train", "--task", "ecg", "--virtual", "4", *where])
+        (journal,) = Path(state).glob("runs/*/journal.jsonl")
+        events = [json.loads(line) for line in journal.read_bytes().splitlines()]
+        training = sum(e["seconds"] for e in events if e["event"] == "update")
+        (ended,) = (e["at"] for e in events if e["event"] == "round")
+    return {"seconds": ended - began, "training_s": training}
+
+
+def in_turns(times: int, *sides: Callable[[], dict[str, float]]) -> list[dict[str, float]]:
+    """The least of each."""
+    found = [[side() for side in sides] for _ in range(times)]
+    return [{k: min(row[k] for row in rows) for k in rows[0]} for rows in zip(*found, strict=True)]
+
+
+def compare(job: str, options: argparse.Namespace) -> None:
+    """A row of the table."""
+    if job == "first":
+        plain_, ours = in_turns(options.times, first_plain, first_flctl)
+        plain_ = {"seconds": plain_["seconds"] + ours.pop("training_s")}
+    elif job == "memory":
+        few = partial(once, job, "flctl", options)
+        many = partial(once, job, "flctl", options, "--clients", "10000")
+        plain_, ours = in_turns(options.times, few, many)
+    else:
+        plain_, ours = in_turns(
+            options.times, *(partial(once, job, side, options) for side in ("plain", "flctl"))
+        )
+    name = f"{job}, {options.jobs} jobs" if options.jobs > 1 else job
+    for key, value in ours.items():
+        ratio = value / plain_[key]
+        print(f"| {name} | {key} | {plain_[key]:.2f} | {value:.2f} | {ratio:.3f} |", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--job", choices=JOBS, default="logistic")
+    parser.add_argument("--job", choices=[*JOBS, "first"], help="only this one")
     parser.add_argument("--data", type=Path, help="folder with MNIST's packed IDX files")
     parser.add_argument("--rounds", type=int)
-    parser.add_argument("--every", type=int, default=20, help="evaluate so often; 0: never")
     parser.add_argument("--times", type=int, default=3)
-    parser.add_argument("--jobs", type=int, choices=range(1, PER_ROUND + 1), default=1)
+    parser.add_argument("--jobs", type=int, choices=range(1, 11), default=1)
     parser.add_argument("--part", type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument("--clients", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--side", choices=["plain", "flctl"], help=argparse.SUPPRESS)
     options = parser.parse_args()
-    options.rounds = options.rounds or JOBS[options.job].rounds
     if options.side:
+        options.rounds = options.rounds or JOBS[options.job].rounds
         rounds_s = (plain if options.side == "plain" else federated)(options)
         children = resource.getrusage(resource.RUSAGE_CHILDREN)
         own = resource.getrusage(resource.RUSAGE_SELF)
@@ -206,13 +274,11 @@ def main() -> None:
         row = {"rounds_s": rounds_s, "cpu_s": cpu_s, "peak_mib": peak_mib}
         print(json.dumps({name: round(value, 3) for name, value in row.items()}))
         return
-    rows: dict[str, list[dict[str, float]]] = {"plain": [], "flctl": []}
-    for _ in range(options.times):
-        for side, found in rows.items():
-            found.append(once(side, options.jobs))
-    least = {s: {k: min(r[k] for r in found) for k in found[0]} for s, found in rows.items()}
-    ratios = {k: round(least["flctl"][k] / v, 3) for k, v in least["plain"].items()}
-    print(json.dumps({**least, "ratios": ratios}))
+    for job in [options.job] if options.job else [*JOBS, "first"]:
+        compare(job, options)
+    if options.job is None and options.jobs == 1:
+        options.jobs = 2
+        compare("cnn", options)
 
 
 if __name__ == "__main__":

@@ -13,9 +13,10 @@ from flctl.coordinator.store.resume import FirstModel
 from flctl.core.events import UpdateStored
 from flctl.core.randomness import Seeding
 from flctl.learning import device as devices
-from flctl.learning.compression import save_update
+from flctl.learning.compression import Arrays, save_update
 from flctl.learning.evaluation import evaluate
 from flctl.learning.examples import Examples
+from flctl.learning.once import Once
 from flctl.learning.reading import Reading
 from flctl.learning.reuse import Reused
 from flctl.learning.source import deal, deal_held_out
@@ -28,10 +29,12 @@ from flctl.worker.execution import Executor
 from flctl.worker.jobs import Initialise, shards_of
 
 
-def first_model(given: dict[str, Any], where: str, *, stored: bool = False) -> FirstModel:
+def first_model(
+    given: dict[str, Any], where: str, *, stored: bool = False, once: Once | None = None
+) -> FirstModel:
     """Complete the settings and make the first model in this process; `stored` is for those of
     a run that exists. Raises FlctlError."""
-    made, fd = Executor().initialise(Initialise(given=given, where=where, stored=stored))
+    made, fd = Executor(once).initialise(Initialise(given=given, where=where, stored=stored))
     settings = parse(made.settings, where)
     return FirstModel(settings, made.task_digest, made.measures, made.blob, made.size, fd)
 
@@ -103,7 +106,7 @@ class Trainer:
         blob = bytearray()
         saved = save_update(
             blob,
-            arrays_of(start.state),
+            start.arrays,
             arrays_of(result.state),
             settings,
             checkpoint_metadata(settings.task),
@@ -142,7 +145,8 @@ class Trainer:
             model = self._folder.verify_model(round_id, base)
             with model.open("rb") as file:
                 state = load_state(file.fileno(), str(model))
-                self._base = _Base(base, state, buffers_in(file.fileno(), str(model)))
+                buffers = buffers_in(file.fileno(), str(model))
+                self._base = _Base(base, state, arrays_of(state), buffers)
         return self._base
 
 
@@ -151,4 +155,5 @@ class _Base(NamedTuple):
 
     digest: Digest
     state: dict[str, Tensor]
+    arrays: Arrays
     buffers: frozenset[str]

@@ -21,7 +21,7 @@ from flctl.coordinator.run.decisions import (
     open_round,
     weigh_in,
 )
-from flctl.coordinator.run.scoring import parts_to_ask_for, scored
+from flctl.coordinator.run.scoring import AGENTS, parts_to_ask_for, scored
 from flctl.coordinator.store.folder import RunFolder
 from flctl.coordinator.store.journal import Journal
 from flctl.coordinator.store.resume import expect_resumable, start_run, take_up
@@ -47,13 +47,15 @@ from flctl.fleet.processes import (
 )
 from flctl.fleet.spool import Spool
 from flctl.learning.examples import Examples
+from flctl.learning.once import Once
 from flctl.learning.reading import Reading
 from flctl.learning.residuals import Residuals
-from flctl.learning.source import evaluation_parts
+from flctl.learning.source import Dealt
 from flctl.learning.task import Task, task_of
 from flctl.learning.training import OnStep
 from flctl.settings import changed
-from flctl.wire.messages import TRAINING, Sums
+from flctl.wire.messages import TRAINING, VALIDATION, Sums
+from flctl.worker.execution import tests_of
 from flctl.worker.jobs import for_testing
 
 logger = logging.getLogger(__name__)
@@ -73,6 +75,7 @@ class VirtualRun:
         publish: Publish = lambda _: None,
         between: Callable[[], None] = lambda: None,
         changes: Mapping[str, Any] | None = None,
+        once: Once | None = None,
     ) -> None:
         self.folder, self._between = folder, between
         with contextlib.ExitStack() as undo:
@@ -86,7 +89,8 @@ class VirtualRun:
             undo.callback(self._journal.close)
             self._commits = Commits(self._journal, publish, self._durable)
             self._spool = Spool(folder)
-            self.task = task_of(self.settings)
+            self._once = once or Once()
+            self.task = self._once.of(task_of(self.settings))
             self._trainer = Trainer(folder, self.task, self.settings)
             self._clients = Clients(self.task, self.settings)
             self._tests = self._test_data()
@@ -105,12 +109,13 @@ class VirtualRun:
         publish: Publish = lambda _: None,
         between: Callable[[], None] = lambda: None,
     ) -> "VirtualRun":
-        first = first_model(given, where)
+        once = Once()
+        first = first_model(given, where, once=once)
         try:
             folder = start_run(state, first, "virtual", _now())
         finally:
             os.close(first.fd)
-        return cls(folder, publish, between)
+        return cls(folder, publish, between, once=once)
 
     def run(self) -> History:
         """All rounds that are left; what goes wrong pauses the run. Raises UsageError when
@@ -265,10 +270,12 @@ class VirtualRun:
         last = is_last(self.history, self.settings, self.history.accepted)
         if how != "agents":
             found = self._measure(made, "tests", self._tests.get())
-        answers = {
-            part: self._measure(made, part, self._clients.own(part))
-            for part in parts_to_ask_for(how, found, last)
-        }
+        answers = {}
+        for part in parts_to_ask_for(how, found, last):
+            own = self._clients.own(part)
+            if part == "test" and found.keys() - {VALIDATION} and isinstance(own, Dealt):
+                own = own.first(AGENTS)  # the others would stand nowhere
+            answers[part] = self._measure(made, part, own)
         return scored(found, answers, self.task.measures)
 
     def _measure(
@@ -325,7 +332,7 @@ class VirtualRun:
     def _test_data(self) -> Reading[dict[str, Examples]]:
         task, source = self.task, for_testing(self.settings)
         path = None if source.path is None else Path(source.path)
-        return Reading(path, lambda: evaluation_parts(task, source))
+        return Reading(path, lambda: tests_of(task, source, self._once))
 
     def _record(self, event: events.RoundOpened | events.UpdateStored) -> None:
         self.history.apply(event)

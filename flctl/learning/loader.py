@@ -17,6 +17,7 @@ from flctl.learning.task import Task
 from flctl.settings import LocalTraining
 
 logger = logging.getLogger(__name__)
+TOGETHER_BYTES = 2**18
 TRIES = 3
 """Batches without a single example that can be read, at the beginning: then none can be."""
 
@@ -69,7 +70,7 @@ def load(task: Task, examples: Examples, batches: Iterable[Indices]) -> Iterator
     the first batches can be read."""
     if _in_memory(task, examples):
         # A loader would only add its overhead to every step on a Pi.
-        yield from map(examples.batch, batches)
+        yield from _together(examples, batches)
         return
     one_by_one = examples.items is not None or type(task).collate is not Task.collate
     collate: Callable[[Any], Any] = _Careful(task.collate) if one_by_one else _as_is
@@ -105,6 +106,24 @@ def load(task: Task, examples: Examples, batches: Iterable[Indices]) -> Iterator
         raise TaskError(
             why if why.startswith("task '") else f"task '{task.name}', loading a batch: {why}"
         )
+
+
+def _together(examples: Examples, batches: Iterable[Indices]) -> Iterator[Batch]:
+    """Batches of whole numbers are copied out several at a time, and cut. What is computed with
+    fractions may depend on where they are in memory."""
+    first = examples.array[:1]
+    if first.dtype.kind not in "iu" or examples.targets.dtype.kind != "i":
+        yield from map(examples.batch, batches)
+        return
+    most, waiting = max(1, TOGETHER_BYTES // max(1, first.nbytes)), iter(batches)
+    for indices in waiting:
+        drawn, count = [indices], len(indices)
+        while count < most and (more := next(waiting, None)) is not None:
+            drawn.append(more)
+            count += len(more)
+        x, y = examples.batch(np.concatenate(drawn))
+        sizes = [len(each) for each in drawn]
+        yield from zip(torch.split(x, sizes), torch.split(y, sizes), strict=True)
 
 
 def in_order(
@@ -144,6 +163,8 @@ def tensors_in(batch: Any) -> list[Tensor]:
 
 
 def moved(batch: Any, device: torch.device) -> Any:
+    if isinstance(batch, Tensor):
+        return batch.to(device)
     return mapped(batch, lambda part: part.to(device))
 
 

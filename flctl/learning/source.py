@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
@@ -95,6 +96,10 @@ class Dealt(Mapping[str, Examples]):
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    def first(self, count: int) -> "Dealt":
+        """Those of so many owners."""
+        return Dealt(self._examples, dict(islice(self._rows.items(), count)))
 
     def together(self, where: str) -> Examples | None:
         """All parts as one, in the order of the owners."""

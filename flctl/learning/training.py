@@ -92,9 +92,13 @@ def train_locally(
         # Of more than two epochs, these have every example and the shortest batch.
         first = range(position, position + min(steps, 2 * plan.per_epoch))
         check_batches([plan.batch(number) for number in first], steps, limits)
-    model = (reused or task).model()
-    assign(model, start)
-    model.to(device).train()
+    if reused is not None:
+        model = reused.begin(start, device)
+    else:
+        model = task.model()
+        assign(model, start)
+        model.to(device)
+    model.train()
     weights = list(model.parameters())
     optimizer = make_optimizer(training, weights)
     anchor = [p.detach().clone() for p in weights] if training.proximal_mu else None

@@ -11,6 +11,7 @@ writes metadata in random order). `safetensors.safe_open` reads what is written 
 import hashlib
 import os
 from collections.abc import Collection, Iterable, Mapping
+from functools import lru_cache
 from math import prod
 from typing import Annotated, Any, Protocol, TypeAlias
 
@@ -196,8 +197,7 @@ class ParameterWriter:
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
         self._out = out
-        self.specs = canonical(specs)
-        header = _encode_header(self.specs, metadata or {})
+        self.specs, header = _headed(tuple(specs), _canonical.encode(metadata or {}))
         self._hash = hashlib.sha256()
         self._written = 0
         self._due = len(header) + sum(spec.nbytes for spec in self.specs)
@@ -309,14 +309,17 @@ def _finite(array: Array, dtype: str) -> bool:
     return bool(np.isfinite(array).all())
 
 
-def _encode_header(specs: tuple[TensorSpec, ...], metadata: Mapping[str, Any]) -> bytes:
+@lru_cache(maxsize=64)
+def _headed(specs: tuple[TensorSpec, ...], metadata: bytes) -> tuple[tuple[TensorSpec, ...], bytes]:
+    """In canonical order, and the file's header; the updates of a round all have the same."""
+    ordered = canonical(specs)
     header: dict[str, Any] = {}
-    if metadata:
-        header["__metadata__"] = {"flctl": _canonical.encode(metadata).decode()}
+    if metadata != b"{}":
+        header["__metadata__"] = {"flctl": metadata.decode()}
     end = 0
-    for spec in specs:
+    for spec in ordered:
         start, end = end, end + spec.nbytes
         header[spec.name] = {"dtype": spec.dtype, "shape": spec.shape, "data_offsets": (start, end)}
     text = msgspec.json.encode(header)
     text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
+    return ordered, len(text).to_bytes(8, "little") + text

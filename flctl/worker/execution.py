@@ -17,6 +17,7 @@ from flctl.learning.compression import save_update
 from flctl.learning.evaluation import evaluate
 from flctl.learning.examples import Examples
 from flctl.learning.limits import check_held_out
+from flctl.learning.once import Once
 from flctl.learning.optimizer import check_optimizer
 from flctl.learning.origin import from_environment, of_settings
 from flctl.learning.source import evaluation_parts, shards
@@ -62,8 +63,10 @@ class Executor:
     """Runs one job after the other; the data of the last source stay loaded in between, as long as
     they do not change."""
 
-    def __init__(self) -> None:
+    def __init__(self, once: Once | None = None) -> None:
+        """`once` keeps what `initialise` reads."""
         self._holding: Holding | None = None
+        self._once = once or Once()
 
     def describe(self, job: Describe) -> Described:
         """Try every task on every data set; a pair that does not fit is left out.
@@ -117,7 +120,7 @@ class Executor:
         """
         first = parse(job.given, job.where)
         strategy = strategy_of(first)
-        task = load_task(first.task)
+        task = self._once.of(load_task(first.task))
         defaults = normalised(task.defaults, f"the defaults of task '{first.task}'")
         given = normalised(job.given, job.where)
         if "optimizer" in given:  # the arguments of another one are not its own
@@ -132,7 +135,7 @@ class Executor:
         devices.pick(settings.device)
         _check_paths(settings, job.where)
         if not job.stored:
-            _check_data(task, settings)
+            _check_data(task, settings, self._once)
         if settings.evaluate != "none" and len(task.classes) > MOST_CLASSES:
             raise TaskError(
                 f"task '{settings.task}' has {len(task.classes)} classes, its models can be "
@@ -296,7 +299,13 @@ def _check_paths(settings: RunSettings, where: str) -> None:
             raise SettingsError(f"{where}: {key} {path}: {absent(Path(path))}")
 
 
-def _check_data(task: Task, settings: RunSettings) -> None:
+def tests_of(task: Task, source: DataSource, once: Once) -> dict[str, Examples]:
+    """`evaluation_parts` of a run, read once."""
+    paths = [None if at is None else Path(at) for at in (source.path, source.beside)]
+    return once.get(source, paths, lambda: evaluation_parts(task, source))
+
+
+def _check_data(task: Task, settings: RunSettings, once: Once) -> None:
     """Check that the data can be dealt to local or virtual agents, and the test data read."""
     agents = settings.local or settings.virtual
     if agents is not None:
@@ -311,7 +320,7 @@ def _check_data(task: Task, settings: RunSettings) -> None:
     how, source = settings.evaluate, for_testing(settings)
     named = settings.test_data is not None or (agents is not None and settings.data is not None)
     if how == "coordinator" or (how == "auto" and named):
-        parts = evaluation_parts(task, source).keys() - {VALIDATION}
+        parts = tests_of(task, source, once).keys() - {VALIDATION}
         if not parts and how == "coordinator":
             what = source.path or f"what comes with task '{settings.task}'"
             raise DataError(

@@ -105,6 +105,10 @@ def combine(
             state_out[name].write(value.astype(np.float32))
         on_slice()
 
+    if sum(spec.count for spec in out.specs) <= SLICE:  # a thread takes longer than a small model
+        for part in slices(out.specs, length):
+            write(combined(part))
+        return
     # One slice is combined while the one before is hashed and written.
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="combine") as pool:
         ahead: deque[Future[tuple[Array, State]]] = deque()
