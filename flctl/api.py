@@ -31,6 +31,7 @@ from flctl.records.recorded import RecordedRun
 from flctl.settings import parse
 from flctl.terminal.notebook import pictured
 from flctl.transport.keypair import PUBLIC, load_or_make, public_key, read_public
+from flctl.values import with_model
 
 if TYPE_CHECKING:
     from torch import nn
@@ -309,7 +310,7 @@ def train(
     from flctl.learning.registry import locate
 
     ref = task if isinstance(task, str) else f"{task.__module__}:{task.__qualname__}"
-    given = {"task": ref, **settings}
+    given = with_model({"task": ref, **settings}, WHERE)
     chosen = parse(given, WHERE)
     places = [kind for kind in ("virtual", "local") if given.get(kind)] + ["fleet"] * bool(fleet)
     if len(places) != 1:

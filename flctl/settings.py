@@ -65,6 +65,10 @@ class RunSettings(LocalTraining, frozen=True, forbid_unknown_fields=True, kw_onl
     task: str
     rounds: Count = 30
     seed: Seed = 1
+    from_: str | None = None
+    """What the first model is taken from: a file, or a run of the same folder, its last model."""
+    from_partial: bool = False
+    """Take those tensors of it that fit; the others begin as the task makes them."""
     strategy: StrategyName = "fedavg"
     """How updates become the next model."""
     strategy_args: dict[str, float | int] = {}
@@ -165,7 +169,7 @@ NOT_YET = ("frozen", "private")
 """Keys without a flag: they can only have their default so far."""
 CHANGEABLE = ("evaluate", "quorum", "deadline_s", "wait_s", "attempts", "evaluate_every", "jobs")
 """Keys that may change when a run is resumed: none that its models are computed from."""
-SHORT = {"deadline": "deadline_s", "wait": "wait_s"}
+SHORT = {"deadline": "deadline_s", "wait": "wait_s", "from": "from_"}
 """Flags leave the unit to their help; their names are understood in TOML too."""
 _WORDS = {name: word for word, name in SHORT.items()}
 
@@ -246,6 +250,8 @@ def _check_together(settings: RunSettings, where: str) -> None:
         raise SettingsError(
             f"{where}: quorum = {quorum} is neither a share (up to 1) nor a whole number"
         )
+    if settings.from_partial and settings.from_ is None:
+        raise SettingsError(f"{where}: from_partial is for from; name a model, or leave it out")
     if settings.jobs != 1 and settings.virtual is None:
         raise SettingsError(f"{where}: jobs is for virtual clients; leave it out, or add virtual")
     own = settings.local or settings.virtual
@@ -263,7 +269,7 @@ def _check_together(settings: RunSettings, where: str) -> None:
 
 
 def _check_text_and_numbers(settings: RunSettings, where: str) -> None:
-    for name in ("task", "data", "dataset", "test_data", "lead", "optimizer"):
+    for name in ("task", "from_", "data", "dataset", "test_data", "lead", "optimizer"):
         if not is_utf8(getattr(settings, name) or ""):
             raise SettingsError(f"{where}: {name} is not UTF-8 text")
     for number in ("lr", "quorum", "deadline_s", "wait_s", "alpha", "proximal_mu", "clip_norm"):

@@ -3,9 +3,10 @@
 import math
 import re
 import tomllib
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flctl.errors import UsageError
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from flctl.settings import OptimizerArgs
 
 _UNITS_S = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+MODELS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
+"""Endings of files with a model; no run's name has one."""
 _DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*([smhd]?)")
 
 
@@ -69,6 +72,20 @@ def absolute(path: str, flag: str) -> str:
     if not path:
         raise UsageError(f"{flag} '': name a file or folder")
     return str(Path(path).expanduser().absolute())
+
+
+def model_or_run(text: str, flag: str) -> str:
+    """The absolute path of a file with a model, or the name of a run. Raises UsageError."""
+    path = Path(text).expanduser()
+    is_file = "/" in text or path.suffix in MODELS or path.is_file()
+    return absolute(text, flag) if is_file or not text else text
+
+
+def with_model(settings: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The same settings, with the file that `from_` may name as `model_or_run` has it."""
+    begin = settings.get("from_")
+    named = isinstance(begin, str | Path)
+    return {**settings, "from_": model_or_run(str(begin), where)} if named else {**settings}
 
 
 def named_paths(texts: list[str], flag: str, unnamed: str | None = "default") -> dict[str, str]:

@@ -102,6 +102,8 @@ def refusal(
 def _beyond_limits(order: Order, limits: Limits, wait_s: float) -> Refusal | None:
     message = order.message
     why = too_large(message.model.shared.size, limits)
+    if message.brought and not limits.accept_weights:
+        why = "the run began with weights that an operator brought; --accept-weights allows it"
     if why is None and isinstance(message, Train):
         why = below_floor(message, limits)
     if why is not None:

@@ -45,6 +45,12 @@ class Owner(NamedTuple):
         min=0,
         default=LIMITS.max_rounds_per_hour,
     )
+    accept_weights: bool = owner_(
+        None,
+        "Also train in runs that begin with weights of an operator's (train --from).",
+        "--accept-weights",
+        default=LIMITS.accept_weights,
+    )
 
 
 @command(

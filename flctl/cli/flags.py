@@ -14,7 +14,7 @@ from msgspec import structs
 from flctl.cli import completion
 from flctl.cli.options import OWN_DATA, option
 from flctl.settings import RunSettings
-from flctl.values import absolute, arguments, names, seconds
+from flctl.values import absolute, arguments, model_or_run, names, seconds
 
 Command = TypeVar("Command", bound=Callable[..., None])
 
@@ -36,7 +36,7 @@ class Flag(NamedTuple):
 
     @property
     def word(self) -> str:
-        return self.key.removesuffix("_s").replace("_", "-")
+        return self.key.removesuffix("_s").rstrip("_").replace("_", "-")
 
     @property
     def option(self) -> str:
@@ -55,6 +55,11 @@ FLAGS = (
          f"{TASKS_OWN} 30"),
     Flag("seed", int, WHAT, "Seed of all random choices: the same seed, data and "
          "participants give the same bytes.", "N"),
+    Flag("from_", str, WHAT, "Begin with the model in this file (a checkpoint, safetensors, or a "
+         "state dict of torch), or with the last model of a run. Agents of a fleet need "
+         "--accept-weights.", "FILE|RUN", "the task's own", model_or_run),
+    Flag("from_partial", bool, WHAT, "Of --from take what fits by name, shape and type; the rest "
+         "begins as the task makes it."),
     Flag("strategy", str, WHAT, "How updates become the next model: {strategies}.", "NAME"),
     Flag("strategy_args", str, WHAT, "Its arguments: trim=0.2, byzantine=1 or server_lr=0.01.",
          "NAME=VALUE,…", "none", arguments),
@@ -141,6 +146,7 @@ FLAGS = (
 
 COMPLETE = {
     "task": completion.tasks,
+    "from_": completion.runs,
     "strategy": completion.strategies,
     "agents": completion.agents,
 }

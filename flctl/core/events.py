@@ -6,7 +6,17 @@ import msgspec
 from msgspec import Meta, Struct
 
 from flctl.core.metrics import DEFAULT_METRICS, LOSS, label
-from flctl.wire.messages import VALIDATION, Claim, Digest, Measures, Metric, Metrics, Natural, RunId
+from flctl.wire.messages import (
+    VALIDATION,
+    Begun,
+    Claim,
+    Digest,
+    Measures,
+    Metric,
+    Metrics,
+    Natural,
+    RunId,
+)
 
 State = Literal["running", "paused", "finished", "failed", "stopped"]
 RunKind = Literal["fleet", "local", "virtual"]
@@ -41,6 +51,8 @@ class RunStarted(Dated, frozen=True, tag="started"):
     frozen: Digest | None = None
     private: Digest | None = None
     """Digests of the model's two other groups of tensors; `model` is the shared one."""
+    begun: Begun | None = None
+    """What it began with, if not with the task's own model."""
     measures: Measures = Measures(metrics=DEFAULT_METRICS, primary=LOSS.name, classes=0)
     """Metrics of the task's models; older journals lack them."""
 

@@ -79,7 +79,7 @@ class AgentStatus(Struct, frozen=True):
     load_1m: float | None
     cordoned: bool = False
     cores: Natural | None = None
-    limits: dict[Short, Natural] | None = None
+    limits: dict[Short, Natural | bool] | None = None
     image: Digest | None = None
     settings: Digest | None = None
 

@@ -36,7 +36,9 @@ def first_model(
     a run that exists. Raises FlctlError."""
     made, fd = Executor(once).initialise(Initialise(given=given, where=where, stored=stored))
     settings = parse(made.settings, where)
-    return FirstModel(settings, made.task_digest, made.measures, made.blob, made.size, fd)
+    return FirstModel(
+        settings, made.task_digest, made.measures, made.blob, made.size, fd, made.begun
+    )
 
 
 class Clients:

@@ -89,7 +89,7 @@ def _wanted(variables: Mapping[str, Any], agent: Mapping[str, Any]) -> dict[str,
     try:
         choices = msgspec.convert(given, Choices, strict=False)
         limits = {name: given[name] for name in given.keys() & {*Limits.__struct_fields__}}
-        floors: dict[str, int] = msgspec.to_builtins(msgspec.convert(limits, Limits, strict=False))
+        floors: dict[str, Any] = msgspec.to_builtins(msgspec.convert(limits, Limits, strict=False))
     except msgspec.ValidationError:
         return {}
     if choices.threads == usual_threads(agent.get("cores") or 0):

@@ -63,9 +63,9 @@ def _remove_left(base: Path) -> None:
 
 OWN_DATA = (
     "--min-examples", "1", "--min-batch-size", "1", "--min-batches", "1",
-    "--max-rounds-per-hour", "0",
+    "--max-rounds-per-hour", "0", "--accept-weights",
 )  # fmt: skip
-"""No floors: the data are those of the operator, on his own machine. And a run with `--local`
+"""No limits: the data are those of the operator, on his own machine. And a run with `--local`
 makes the same bytes as one with `--virtual`."""
 
 

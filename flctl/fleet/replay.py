@@ -78,7 +78,7 @@ def replay(
 
     with tempfile.TemporaryDirectory(prefix="flctl-replay-") as temporary:
         again = _Again(Path(temporary) / folder.name, settings, task, training)
-        if add(again.begin(history)):
+        if add(again.begin(history, folder)):
             for event in history.rounds:
                 if not add(again.round(event)):
                     break
@@ -105,13 +105,18 @@ class _Again:
         self._positions: dict[str, int] = {}
         self._base: Digest = ""
 
-    def begin(self, history: History) -> Row:
+    def begin(self, history: History, folder: RunFolder) -> Row:
+        """The first model; one that was brought is the run's own file."""
         assert history.started is not None
+        path = self._folder.model_path(0)
+        path.parent.mkdir()
+        if history.started.begun is not None:
+            self._base = history.started.model
+            shutil.copyfile(folder.verify_first(self._base), path)
+            return _row(0, self._base, self._base, "")
         # As run.toml has it: complete, so that later defaults of a task do not matter.
         given = {k: v for k, v in to_builtins(self._settings).items() if v is not None}
         made = first_model(given, "run.toml", stored=True)
-        path = self._folder.model_path(0)
-        path.parent.mkdir()
         with os.fdopen(made.fd, "rb") as model:
             model.seek(0)
             path.write_bytes(model.read())

@@ -24,7 +24,7 @@ from flctl.coordinator.run.decisions import (
 from flctl.coordinator.run.scoring import AGENTS, parts_to_ask_for, scored
 from flctl.coordinator.store.folder import RunFolder
 from flctl.coordinator.store.journal import Journal
-from flctl.coordinator.store.resume import expect_resumable, start_run, take_up
+from flctl.coordinator.store.resume import expect_resumable, start_run, take_up, with_beginning
 from flctl.core import events
 from flctl.core.events import Score
 from flctl.core.history import History
@@ -110,7 +110,7 @@ class VirtualRun:
         between: Callable[[], None] = lambda: None,
     ) -> "VirtualRun":
         once = Once()
-        first = first_model(given, where, once=once)
+        first = first_model(with_beginning(state, given, where), where, once=once)
         try:
             folder = start_run(state, first, "virtual", _now())
         finally:

@@ -58,6 +58,9 @@ def show_run(
             output.print_line(f"{name:<11} {found[name]}")
     if compression != "none":
         output.print_line(f"{'compression':<11} {compression}")
+    if history.started is not None and (begun := history.started.begun) is not None:
+        part = f", {begun.tensors} of {begun.of} tensors" if begun.tensors < begun.of else ""
+        output.print_line(f"{'begun with':<11} {begun.source}{part} (sha256 {begun.digest[:16]})")
     if chain := found.get("chain"):  # a coordinator of an older version says nothing about it
         fault = chains.wrong(chain)
         what = fault or counted(chain["lines"], "chained line")

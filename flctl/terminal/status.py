@@ -193,17 +193,19 @@ def _limits(agents: Sequence[Mapping[str, Any]]) -> Any:
     """A row for each agent: what its owner allows."""
     made = table(
         "agent", ">min examples", ">min batch size", ">min batches", ">max model",
-        ">max rounds per hour", yields=("min batches", "min batch size", "max rounds per hour"),
+        ">max rounds per hour", "brought weights",
+        yields=("min batches", "min batch size", "max rounds per hour"),
     )  # fmt: skip
     for agent in agents:
         limits = agent.get("limits")  # an older agent has none, an older coordinator cannot tell
         if limits is None:
-            made.add_row(agent["name"], *("-" for _ in range(5)))
+            made.add_row(agent["name"], *("-" for _ in range(6)))
             continue
         made.add_row(
             agent["name"], str(limits["min_examples"]), str(limits["min_batch_size"]),
             str(limits["min_batches"]), f"{limits['max_model_mb']} MiB",
             str(limits["max_rounds_per_hour"] or "no limit"),
+            "accepted" if limits.get("accept_weights") else "refused",
         )  # fmt: skip
     return made
 

@@ -165,6 +165,8 @@ class Limits(Part, frozen=True):
     """Largest model that is fetched, in MiB."""
     max_rounds_per_hour: Annotated[int, Meta(ge=0, le=10**6)] = 0
     """Most rounds that it begins within any hour, and as many evaluations; 0: no limit."""
+    accept_weights: bool = False
+    """Whether it trains in runs that begin with weights that an operator has brought."""
 
 
 class Device(Part, frozen=True):
@@ -231,6 +233,18 @@ class Measures(Part, frozen=True, omit_defaults=True):
     @property
     def chooses(self) -> Metric:
         return next(metric for metric in self.metrics if metric.name == self.primary)
+
+
+class Begun(Part, frozen=True):
+    """The weights that a run begins with, where they are not the task's own."""
+
+    source: Short
+    """A file's name, or a run and its round."""
+    digest: Digest
+    """sha256 of that file."""
+    tensors: Natural
+    """Number of tensors that are from there, of all that the model has."""
+    of: Natural
 
 
 class Moments(Part, frozen=True, omit_defaults=True):
@@ -422,6 +436,8 @@ class Train(Message, frozen=True):
     """Batches that this agent has consumed in committed rounds of the run."""
     settings: Digest | None = None
     """Digest of the run's run.toml."""
+    brought: bool = False
+    """The run began with weights that an operator has brought."""
 
 
 class Evaluate(Message, frozen=True):
@@ -433,6 +449,7 @@ class Evaluate(Message, frozen=True):
     dataset: Short
     batch_size: Annotated[int, Meta(ge=1, le=10**9)]
     parts: Annotated[tuple[MeasuredPart, ...], Meta(min_length=1, max_length=2)]
+    brought: bool = False
 
 
 class Accepted(Message, frozen=True):

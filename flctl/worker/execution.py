@@ -10,7 +10,13 @@ import msgspec
 import torch
 
 from flctl.core.strategies import check_fits, strategy_of
-from flctl.errors import DataError, FlctlError, OtherData, SettingsError, TaskError
+from flctl.errors import (
+    DataError,
+    FlctlError,
+    OtherData,
+    SettingsError,
+    TaskError,
+)
 from flctl.files import absent
 from flctl.learning import device as devices
 from flctl.learning.compression import save_update
@@ -33,6 +39,7 @@ from flctl.learning.state import (
 )
 from flctl.learning.task import Task, initial_model, load_task, loaded_digest
 from flctl.learning.training import train_locally
+from flctl.learning.warm import begin_from, expect_own
 from flctl.settings import RunSettings, normalised, parse
 from flctl.wire.messages import MOST_CLASSES, VALIDATION, DatasetInfo, Digest, Shard
 from flctl.worker.holding import Holding, about_data, is_damaged
@@ -142,6 +149,9 @@ class Executor:
                 f"measured for {MOST_CLASSES} at most; choose --evaluate none"
             )
         model = initial_model(task, settings.seed)
+        begun = None
+        if settings.from_ is not None:
+            begun = begin_from(model, Path(settings.from_), settings.from_partial)
         expect_finite(model)
         check_optimizer(settings.local_training(1), model)
         fd = nameless_file("model")
@@ -154,6 +164,7 @@ class Executor:
             measures=task.measures,
             blob=blob,
             size=size,
+            begun=begun,
         )
         return done, fd
 
@@ -166,6 +177,8 @@ class Executor:
             examples = holding.training()
         where = f"the model of round {job.seeding.round}"
         start = load_state(model_fd, where)
+        if job.limits is not None and not job.limits.accept_weights and not job.seeding.version:
+            expect_own(holding.task, start, job.seeding.seed)
         result = train_locally(
             holding.task,
             start,

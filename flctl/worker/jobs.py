@@ -137,6 +137,7 @@ class Initialised(Event, frozen=True):
     measures: messages.Measures
     blob: messages.Digest
     size: int
+    begun: messages.Begun | None = None
 
 
 class Stepped(Event, frozen=True):

@@ -208,3 +208,22 @@ def test_the_hello_says_what_the_owner_allows(tmp_path: Path):
     assert (hello.image, hello.settings) == ("a" * 64, Choices(tasks=("ecg",)).digest)
     rig.say(Welcome(name="pi-01", version="1", heartbeat_s=5.0))
     rig.close()
+
+
+def test_weights_that_were_brought_are_refused_unless_the_owner_allows_them(tmp_path: Path):
+    """In training and in evaluations, before the model is fetched."""
+    rig = Rig(tmp_path)
+    rig.welcome()
+    for order in (train(brought=True), evaluate(brought=True)):
+        rig.say(order)
+        rig.step()
+        assert "weights that an operator brought" in refused(rig).message
+        assert "--accept-weights" in rig.supervisor.work.error
+    assert not rig.take(Fetch)
+    rig.close()
+    rig = Rig(tmp_path / "other", limits=Limits(accept_weights=True))
+    rig.welcome()
+    rig.begin(train(brought=True))
+    job = rig.worker.jobs[-1]
+    assert isinstance(job, TrainJob) and job.limits == Limits(accept_weights=True)
+    rig.close()

@@ -33,6 +33,7 @@ from flctl.transport.blobs import BlobStore, is_in_memory
 from flctl.transport.keypair import KeyPair
 from flctl.transport.keys import Keyring
 from flctl.wire.messages import (
+    Begun,
     Claim,
     DatasetInfo,
     Device,
@@ -90,6 +91,7 @@ class ToyEvaluator:
     """Plays the coordinator's worker process."""
 
     def __init__(self) -> None:
+        self.begun: Begun | None = None
         found = from_confusion(0.5, [[5, 1], [0, 4]])
         self.tests: dict[str, Sums] = {"test": found, "validation": found}
         self.given: dict[str, Any] = {}
@@ -98,7 +100,7 @@ class ToyEvaluator:
         settings = parse({"partition": "iid", **given}, where)
         fd = os.memfd_create("first")
         digest, size = dump(fd, toy_model(settings.seed), {"task": settings.task})
-        return FirstModel(settings, DIGEST, MEASURES, digest, size, fd)
+        return FirstModel(settings, DIGEST, MEASURES, digest, size, fd, self.begun)
 
     def evaluate(self, model: Path, settings: RunSettings) -> dict[str, Sums]:
         with model.open("rb") as file:

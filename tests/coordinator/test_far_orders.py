@@ -45,7 +45,15 @@ def test_data_have_the_names_that_the_owners_folders_give_them(folder: Path):
         assert given == {"task": "ecg", "test_data": str(folder / name)}
 
 
-@pytest.mark.parametrize("key", ["data", "test_data", "test-data"])
+def test_a_run_may_begin_with_one_of_the_coordinators_runs(folder: Path):
+    """By its name; a file only as data go."""
+    given = {"task": "ecg", "from": "ecg-1127"}
+    assert far.settings_from_afar(given, "the test", [])["from_"] == "ecg-1127"
+    listed = far.settings_from_afar({"task": "ecg", "from_": "hospital.npz"}, "the test", [folder])
+    assert listed["from_"] == str(folder / "hospital.npz")
+
+
+@pytest.mark.parametrize("key", ["data", "test_data", "test-data", "from"])
 @pytest.mark.parametrize(
     "name",
     [

@@ -8,7 +8,7 @@ from memory_fleet import MemoryFleet
 
 from flctl.coordinator.store.folder import RunFolder
 from flctl.errors import UsageError
-from flctl.wire.messages import Limits
+from flctl.wire.messages import Begun, Limits
 from flctl.worker.jobs import JobFailed
 
 SINGLE = {"batch_size": 1, "federate_after_n_batches": 1, "optimizer": "SGD", "rounds": 1}
@@ -178,3 +178,30 @@ def test_an_open_round_of_fewer_participants_is_drawn_anew(make_fleet: Callable[
     history = fleet.finish()
     assert history.state == "paused" and history.rounds == []
     assert "1 of 2 required agents" in history.reason
+
+
+def test_brought_weights_go_to_those_whose_owner_allows_them(
+    make_fleet: Callable[..., MemoryFleet],
+):
+    """The others refuse once and are not asked again, and the quorum is of those who accept: also
+    where one comes later."""
+    fleet = make_fleet(0)
+    for name in ("pi-01", "pi-02"):
+        fleet.add(name, limits=Limits(accept_weights=True))
+    for name in ("pi-03", "pi-05", "pi-06"):
+        fleet.add(name)
+    fleet.evaluator.begun = Begun(source="w.pt", digest="a" * 64, tensors=2, of=2)
+    fleet.start_run(rounds=4)
+    fleet.until(lambda: len(fleet.named("round")) == 2)
+    late = fleet.add("pi-04")
+    history = fleet.finish()
+    assert (history.state, history.round) == ("finished", 4)
+    assert {agent for r in history.rounds for agent in r.participants} == {"pi-01", "pi-02"}
+    assert history.started is not None and history.started.begun == fleet.evaluator.begun
+    assert fleet.agents["pi-03"].trained == [] and late.trained == []
+    why = "weights that an operator brought; --accept-weights allows it"
+    assert why in fleet.status("pi-03")["note"]
+    assert fleet.status("pi-01")["limits"]["accept_weights"] is True
+    fleet.evaluator.begun = None
+    fleet.start_run(rounds=1)
+    assert fleet.finish().rounds[0].participants.keys() == fleet.agents.keys()

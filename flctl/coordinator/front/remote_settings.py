@@ -4,6 +4,7 @@ The operator's key may start runs. It may neither make the coordinator import co
 installed task, nor learn which files exist here: data go by the names of the owner's folders.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -15,6 +16,7 @@ from flctl.settings import normalised
 
 SHOWN = 10
 """Names of data that a message lists."""
+RUN = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 LONGEST = 200
 """Characters of such a name."""
 
@@ -32,7 +34,9 @@ def settings_from_afar(given: dict[str, Any], where: str, listed: Sequence[Path]
             f"{where}: over the network a run takes an installed task: task '{one_line(task, 80)}' "
             f"is not; the coordinator has {', '.join(tasks) or 'none'}"
         )
-    for key in ("data", "test_data"):
+    for key in ("data", "test_data", "from_"):
+        if key == "from_" and isinstance(plain.get(key), str) and RUN.fullmatch(plain[key]):
+            continue  # a run of this coordinator's
         if plain.get(key) is not None:
             plain[key] = str(_found(plain[key], key, where, listed))
     return plain

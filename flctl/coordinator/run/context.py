@@ -93,7 +93,8 @@ class RunContext:
 
     def crew(self) -> Crew:
         host = self.host
-        return Crew(self.settings, self.started.task_digest, host.roster, host.trainers, self.run)
+        digest, brought = self.started.task_digest, self.started.begun is not None
+        return Crew(self.settings, digest, host.roster, host.trainers, self.run, brought)
 
     def key_of(self, agent: str) -> WorkKey:
         """Key of the update that the next round asks the agent for."""
@@ -113,6 +114,7 @@ class RunContext:
             seed=settings.seed,
             position=self.history.positions.get(agent, 0),
             settings=self.started.settings,
+            brought=self.started.begun is not None,
         )
 
     def now(self) -> float:

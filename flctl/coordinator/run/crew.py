@@ -21,12 +21,15 @@ class Crew:
     roster: Roster
     enrolled: Callable[[], list[str]]
     run: str = ""
+    brought: bool = False
+    """The run began with weights that an operator has brought."""
 
     def pool(self, now: float) -> Pool:
         named = self.settings.agents
         known = set(named or self.enrolled())
         here = {m.name for m in self.members() if self.fits(m, now)}
         others = set() if named else {name for name in known - here if self._is_elsewhere(name)}
+        others |= {name for name in known - here if self._declines(name, now)}
         without = {name for name in known - here if self.has_run_out(name)}
         wanted = ((known | here) - self.roster.cordoned) - others - without
         back = {name for name in wanted - here if self._may_return(name, now)} if named else set()
@@ -117,6 +120,13 @@ class Crew:
             return True
         other = bool(member.hello.datasets and not examples)
         return other and not self._is_damaged(member, member.hello)
+
+    def _declines(self, name: str, now: float) -> bool:
+        """Its owner does not allow weights that were brought: the quorum is of the others."""
+        member = self.roster.members.get(name)
+        limits = member.hello.limits if member is not None and member.hello is not None else None
+        may = not self.brought or limits is None or limits.accept_weights
+        return not may and self.refuses(name, now) is not None
 
     def _is_damaged(self, member: Member, hello: Hello) -> bool:
         """The files of its data for this run are there, and cannot be read. Who has some to

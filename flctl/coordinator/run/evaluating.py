@@ -114,6 +114,7 @@ class Evaluating:
             dataset=self._settings.dataset,
             batch_size=self._settings.test_batch_size,
             parts=tuple(self._asked[agent]),
+            brought=self._context.started.begun is not None,
         )
         self._context.host.tell(agent, question)
 

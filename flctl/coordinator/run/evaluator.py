@@ -75,7 +75,9 @@ class WorkerEvaluator:
         except BaseException:
             os.close(fd)
             raise
-        return FirstModel(settings, event.task_digest, event.measures, event.blob, event.size, fd)
+        return FirstModel(
+            settings, event.task_digest, event.measures, event.blob, event.size, fd, event.begun
+        )
 
     def evaluate(self, model: Path, settings: RunSettings) -> dict[str, Sums]:
         job = jobs.EvaluateJob(

@@ -16,7 +16,13 @@ from flctl.coordinator.run.gathering import Gathering
 from flctl.coordinator.run.run import Run
 from flctl.coordinator.store.folder import RunFolder, all_runs
 from flctl.coordinator.store.journal import Journal
-from flctl.coordinator.store.resume import FirstModel, remove_unstarted, start_run, take_up
+from flctl.coordinator.store.resume import (
+    FirstModel,
+    remove_unstarted,
+    start_run,
+    take_up,
+    with_beginning,
+)
 from flctl.core.events import RunKind, RunStopped
 from flctl.core.history import History
 from flctl.errors import FlctlError, RunError, UsageError
@@ -87,7 +93,8 @@ class RunKeeper:
             assert self.training is not None
             done(self.training.run, None)
 
-        self._thinking.submit(lambda: self._evaluator.initialise(given, where), made)
+        full = with_beginning(self._state, given, where)
+        self._thinking.submit(lambda: self._evaluator.initialise(full, where), made)
 
     def resume(self, folder: RunFolder, changes: Mapping[str, Any] | None = None) -> None:
         """Resume a run that stopped, paused, or lost its coordinator, with these changes to its

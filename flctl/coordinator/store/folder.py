@@ -30,7 +30,7 @@ from flctl.wire.messages import Digest
 
 logger = logging.getLogger(__name__)
 
-BEST, LAST = "best.safetensors", "last.safetensors"
+BEST, LAST, BEGUN = "best.safetensors", "last.safetensors", "begun.safetensors"
 UNFINISHED = ".tmp"
 """The end of the folder's name, behind a dot at its beginning, until `appear`."""
 
@@ -118,6 +118,14 @@ class RunFolder:
 
     def spool_path(self, round_id: int) -> Path:
         return self.round_path(round_id) / "updates"
+
+    def keep_first(self) -> None:
+        """Keep the first model for as long as the run: it was brought, and cannot be made again."""
+        self._link(0, BEGUN)
+
+    def verify_first(self, digest: Digest) -> Path:
+        """What `keep_first` has kept, compared with the journal. Raises CheckpointError."""
+        return _verify(self.path / BEGUN, digest)
 
     def make_spool(self, round_id: int) -> Path:
         with explained(self.path, f"make the spool of round {round_id}"):

@@ -23,7 +23,7 @@ from flctl.core.history import History
 from flctl.errors import CheckpointError, StateError, UsageError
 from flctl.files import explained, make_folder, new_file, sync_folder
 from flctl.settings import SCHEMA, RunSettings, changed, normalised
-from flctl.wire.messages import Digest, Measures
+from flctl.wire.messages import Begun, Digest, Measures
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +36,19 @@ class FirstModel(Struct, frozen=True):
     size: int
     fd: int
     """Holds the model; its receiver closes it."""
+    begun: Begun | None = None
+
+
+def with_beginning(state: Path, given: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """`given` with the path of the run's model that `from` names, if it names a run. Raises
+    UsageError, StateError."""
+    plain = normalised(given, where)
+    named = plain.get("from_")
+    if isinstance(named, str) and not Path(named).is_absolute():
+        run = RunFolder.find(state, named)
+        history = run.history(lean=True)
+        plain["from_"] = str(run.kept_model(history.round, history).absolute())
+    return plain
 
 
 def machine() -> str:
@@ -94,6 +107,8 @@ def _fill(folder: RunFolder, first: FirstModel, kind: RunKind, at: float) -> Non
             os.lseek(first.fd, 0, os.SEEK_SET)
             while data := os.read(first.fd, 1 << 20):
                 file.write(data)
+        if first.begun is not None:
+            folder.keep_first()
     journal = Journal(folder.journal_path)
     started = RunStarted(
         at=at,
@@ -107,6 +122,7 @@ def _fill(folder: RunFolder, first: FirstModel, kind: RunKind, at: float) -> Non
         machine=machine(),
         settings=_digest(folder),
         measures=first.measures,
+        begun=first.begun,
     )
     journal.append([started])
     journal.close()
