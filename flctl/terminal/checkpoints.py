@@ -78,20 +78,21 @@ def load_model(task: "Task", checkpoint: Path, device: str) -> "tuple[nn.Module,
 
 
 def threshold_of(checkpoint: Path) -> float | None:
-    """Threshold from the round's validation scores, for a model that is still in its run's folder;
-    None without such scores. Raises StateError."""
+    """Threshold in the metadata of a copy, else from the round's validation scores, for a model
+    that is still in its run's folder; None without them. Raises CheckpointError, StateError."""
     import hashlib
 
     from flctl.fleet.own_data import run_of
+    from flctl.records import copies
 
-    run = run_of(checkpoint)
+    known = copies.in_metadata(_metadata(checkpoint))
+    run = run_of(checkpoint) if known is None else None
     if run is None:
-        return None
+        return known
     with checkpoint.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    scores = [r.metrics for r in run.history().rounds if r.model == digest and r.metrics]
-    known = [score.validation.values.get("threshold") for score in scores if score.validation]
-    return known[-1] if known else None
+    scores = [event.metrics for event in run.history().rounds if event.model == digest]
+    return copies.threshold_of(scores[-1]) if scores else None
 
 
 def _metadata(checkpoint: Path) -> dict[str, Any]:
@@ -108,9 +109,9 @@ def _metadata(checkpoint: Path) -> dict[str, Any]:
 
 def copy_model(checkpoint: Path, target: Path, option: str) -> None:
     """Copy the model of a finished run. Raises StateError."""
-    from flctl.outputs import copy_file
+    from flctl.records.copies import copy_checkpoint
 
     try:
-        copy_file(checkpoint, target, "save the model", option)
+        copy_checkpoint(checkpoint, target, option, threshold_of(checkpoint))
     except StateError as error:
         raise StateError(f"{error}; the run is done, its model is in {checkpoint}") from error

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from flctl.errors import printable
 from flctl.files import explained, new_file
-from flctl.outputs import copy_file, writable
+from flctl.outputs import writable
 from flctl.records import tables, tensorboard
+from flctl.records.copies import copy_checkpoint, threshold_of
 from flctl.records.recorded import RecordedRun
 from flctl.terminal.patience import reading, waiting
 
@@ -42,7 +43,8 @@ def export_model(
         checkpoint = found.model(round_id, Path(temporary))
         target = writable(out, "--out", [checkpoint, *([data] if data else [])])
         if format_ == "safetensors":
-            copy_file(checkpoint, target, "save the model", "--out")
+            score = found.rounds[round_id - 1].metrics if round_id else None
+            copy_checkpoint(checkpoint, target, "--out", threshold_of(score))
             return target
         from flctl.records import models  # loads torch
 

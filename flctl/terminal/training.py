@@ -1,21 +1,25 @@
 """Runs `flctl train` for agents of any kind, while a watcher shows the run."""
 
+import tempfile
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from msgspec import to_builtins
+from msgspec import convert, to_builtins
 
 from flctl.coordinator.store.folder import RunFolder, all_runs, fits
 from flctl.coordinator.store.journal import chain_of, published, shown_chain
+from flctl.core.events import Score
 from flctl.core.stream import Published
 from flctl.errors import CoordinatorAway, UsageError
 from flctl.extras import needs_torch
 from flctl.fleet import pages
 from flctl.fleet.connecting import connect, connect_coordinator
+from flctl.fleet.console import RemoteRuns
 from flctl.fleet.driving import RunResult, drive_local, drive_remote, drive_virtual
 from flctl.fleet.heads import Heads
+from flctl.records.copies import copy_checkpoint, threshold_of
 from flctl.terminal.checkpoints import copy_model, expect_task
 from flctl.terminal.output import warn
 from flctl.terminal.watching import Watcher
@@ -90,7 +94,7 @@ def _drive_fleet(order: TrainOrder, watching: Watcher) -> RunResult | None:
 
             result = drive_remote(console, order.given, order.where, on_event, resume)
             if order.target is not None and result.state == "finished":
-                console.save_checkpoint(result.run, order.target)
+                _save_copy(console, result, order.target)
     except KeyboardInterrupt:
         return None
     except CoordinatorAway as error:
@@ -101,6 +105,14 @@ def _drive_fleet(order: TrainOrder, watching: Watcher) -> RunResult | None:
             f"{error}; the run goes on when it is back: watch it with: {watching.resume(run)}"
         ) from error
     return result
+
+
+def _save_copy(console: RemoteRuns, result: RunResult, target: Path) -> None:
+    """The final model of a fleet's run."""
+    with tempfile.TemporaryDirectory(prefix="flctl-model-") as folder:
+        fetched = console.save_checkpoint(result.run, Path(folder) / "model.safetensors")
+        score = convert(result.metrics, Score) if result.metrics else None
+        copy_checkpoint(fetched, target, "--save-model", threshold_of(score))
 
 
 def inputs(

@@ -112,7 +112,7 @@ def test_anomalies_are_found_without_labels(flctl, example, tmp_path):
     readings = EXAMPLES / "anomaly" / "flctl_pump" / "readings.csv"
     state = tmp_path / "state"
     run = "train", "--task", ref, "--virtual", 3, "--state", state, "--partition", "record"
-    lines = flctl(*run).out.splitlines()
+    lines = flctl(*run, "--save-model", tmp_path / "saved.safetensors").out.splitlines()
     assert "AUROC" in lines[0] and "99th percentile" in lines[0]
     (folder,) = (state / "runs").iterdir()
     best = folder / "best.safetensors"
@@ -128,6 +128,16 @@ def test_anomalies_are_found_without_labels(flctl, example, tmp_path):
     unknown = without("fault", readings, tmp_path / "unknown.csv")
     done = flctl("predict", best, unknown, "--task", ref, "--rows", 0, "--plot", tmp_path / "p.png")
     assert done.code == 0 and "true" not in done.out and " anomaly" in done.out, done.err
+    export = "runs", "export", folder.name, "--state", state, "--format", "safetensors"
+    for which in ("best", "last"):
+        copied = tmp_path / f"{which}.safetensors"
+        assert flctl(*export, "--which", which, "--out", copied).code == 0
+        here = json.loads(flctl("predict", folder / copied.name, *predict[2:], "--json").out)
+        there = json.loads(flctl("predict", copied, *predict[2:], "--json").out)
+        assert there["predictions"] == here["predictions"]
+        assert there["threshold"] == here["threshold"] > 0
+        assert json.loads(flctl("evaluate", copied, *evaluate[2:]).out)["values"]["auroc"] > 0.95
+    assert (tmp_path / "saved.safetensors").read_bytes() == copied.read_bytes()
     alone = shutil.copy(best, tmp_path / "alone.safetensors")
     done = flctl("predict", alone, unknown, "--task", ref)
     assert "nothing is flagged; --threshold sets one" in done.out
