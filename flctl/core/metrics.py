@@ -16,7 +16,7 @@ import math
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate, chain
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from flctl.core.spread import mean_of
 from flctl.formats import figure
@@ -44,6 +44,10 @@ LOSS = Metric("loss", lower=True)
 DEFAULT_METRICS = (LOSS, Metric("accuracy"), Metric("macro_f1"))
 SPREAD = "_sd"
 """A metric of this ending is the standard deviation of the one that it names before."""
+
+
+Derive: TypeAlias = Callable[[Sums], Mapping[str, float]]
+"""Figures of torchmetrics' states, which takes torch."""
 
 
 class Defined(NamedTuple):
@@ -196,6 +200,8 @@ def averaged(measures: Measures) -> set[str]:
     """Names of what is averaged over the examples: the loss, and what the task itself gives."""
     found = {LOSS.name}
     for metric in measures.metrics:
+        if metric.name in measures.states:
+            continue
         known = DEFINED.get(metric.name)
         found.update(known.means if known else [metric.name.removesuffix(SPREAD)])
     return found
@@ -216,10 +222,12 @@ def tables(measures: Measures) -> dict[str, tuple[int, int]]:
     return {name: shape for name, shape in shapes.items() if name in needed}
 
 
-def metrics_of(sums: Sums, measures: Measures) -> Metrics:
-    """The figures. One that cannot be computed, or of a model that has diverged, is the worst
-    number that there is: JSON has no NaN, and no such round is the best."""
-    found = {metric.name: _value(sums, metric) for metric in measures.metrics}
+def metrics_of(sums: Sums, measures: Measures, derive: Derive = lambda _: {}) -> Metrics:
+    """The figures; `derive` computes those of torchmetrics. One that cannot be computed, or of a
+    model that has diverged, is the worst number that there is: JSON has no NaN, and no such round
+    is the best."""
+    derived = derive(sums) if measures.states else {}
+    found = {metric.name: _value(sums, metric, derived) for metric in measures.metrics}
     units = {metric.name: metric.unit for metric in measures.metrics if metric.unit}
     constants = {name: DEFINED[name].constant(sums) for name in found if name in DEFINED}
     return Metrics(
@@ -231,9 +239,11 @@ def metrics_of(sums: Sums, measures: Measures) -> Metrics:
     )
 
 
-def _value(sums: Sums, metric: Metric) -> float:
+def _value(sums: Sums, metric: Metric, derived: Mapping[str, float]) -> float:
     name = metric.name
-    if name in DEFINED:
+    if name in derived:
+        value = derived[name]
+    elif name in DEFINED:
         value = DEFINED[name].value(sums)
     elif name in sums.means:
         value = sums.means[name].mean
@@ -272,6 +282,10 @@ def merge(parts: Sequence[Sums]) -> Sums:
         examples=sum(part.examples for part in parts),
         means={name: pooled([part.means[name] for part in parts]) for name in first.means},
         counts={name: _added([part.counts[name] for part in parts]) for name in first.counts},
+        states={
+            name: tuple(map(_sum, zip(*(part.states[name] for part in parts), strict=True)))
+            for name in first.states
+        },
     )
 
 

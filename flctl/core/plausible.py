@@ -36,6 +36,10 @@ def verified(claimed: Sums, measures: Measures, most: int) -> Sums:
             raise ValueError(f"the {name} is not a finite number below {LARGEST_MEAN:g}")
         if name in ("mae", SQUARED) and of.mean < 0:
             raise ValueError(f"the {name} is negative")
+    if {name: len(state) for name, state in claimed.states.items()} != measures.states:
+        raise ValueError("its states are not those of the run's metrics")
+    if not all(abs(each) <= LARGEST_MEAN for state in claimed.states.values() for each in state):
+        raise ValueError(f"a state holds what is not a finite number below {LARGEST_MEAN:g}")
     for name, (rows, columns) in shapes.items():
         table = claimed.counts[name]
         if len(table) != rows or any(len(row) != columns for row in table):

@@ -34,6 +34,10 @@ OWN = "own"
 model meets only the data of its owner."""
 
 
+_ALWAYS = {LOSS.name, *(name for name, of in DEFINED.items() if CLASSES in of.tables)}
+"""Metrics that the counts of classes are enough for."""
+
+
 class Compared(Struct, frozen=True):
     """One way of training, over as many rounds."""
 
@@ -219,7 +223,7 @@ def _always(task: "Task", said: int, targets: "NDArray[np.int64]") -> Metrics:
     """Metrics of always predicting one class; the loss would be infinite."""
     table = np.zeros((len(targets), len(targets)), np.int64)
     table[:, said] = targets
-    named = [m for m in task.measures.metrics if m == LOSS or CLASSES in DEFINED[m.name].tables]
+    named = [m for m in task.measures.metrics if m.name in _ALWAYS]
     measures = structs.replace(task.measures, metrics=tuple(named))
     return metrics_of(from_confusion(sys.float_info.max, table.tolist()), measures)
 

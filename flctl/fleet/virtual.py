@@ -51,6 +51,7 @@ from flctl.learning.once import Once
 from flctl.learning.reading import Reading
 from flctl.learning.residuals import Residuals
 from flctl.learning.source import Dealt
+from flctl.learning.summed import SummedMetrics
 from flctl.learning.task import Task, task_of
 from flctl.learning.training import OnStep
 from flctl.settings import changed
@@ -276,7 +277,7 @@ class VirtualRun:
             if part == "test" and found.keys() - {VALIDATION} and isinstance(own, Dealt):
                 own = own.first(AGENTS)  # the others would stand nowhere
             answers[part] = self._measure(made, part, own)
-        return scored(found, answers, self.task.measures)
+        return scored(found, answers, self.task.measures, SummedMetrics(self.task).values)
 
     def _measure(
         self, made: Aggregated, what: str, parts: Mapping[str, Examples]

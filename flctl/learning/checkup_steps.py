@@ -25,6 +25,7 @@ from flctl.learning.guard import forward, length
 from flctl.learning.loader import BatchPlan, in_order, load, mapped, tensors_in
 from flctl.learning.optimizer import check_optimizer
 from flctl.learning.state import is_finite, same_bytes
+from flctl.learning.summed import SummedMetrics
 from flctl.learning.task import initial_model
 from flctl.wire.messages import MOST_CLASSES
 
@@ -119,7 +120,7 @@ def check_metrics(subject: Subject) -> Said:
     sums = evaluate(task, subject.model, part)
     if not np.isfinite(loss := sums.means[LOSS.name].mean):
         raise subject.problem("loss", f"is {loss} on '{name}'")
-    found = metrics_of(sums, task.measures)
+    found = metrics_of(sums, task.measures, SummedMetrics(task).values)
     with torch.no_grad():
         x, _ = next(in_order(task, part, 100))  # by the task's own collate
         said = task.predicted(forward(task, subject.model, task.inputs(x, training=False)))

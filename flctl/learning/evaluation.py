@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from msgspec.structs import replace
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -32,6 +33,7 @@ from flctl.learning.classification import Classification, MultiLabel
 from flctl.learning.examples import Examples
 from flctl.learning.guard import expect_labelled, forward
 from flctl.learning.loader import in_order, moved
+from flctl.learning.summed import SummedMetrics
 from flctl.learning.task import Task
 from flctl.wire.messages import Measures, Metrics, Moments, Sums
 
@@ -51,10 +53,11 @@ def evaluate(
     expect_labelled(task, examples)
     device = device or torch.device("cpu")
     model.to(device).eval()
-    tally = Tally(task.measures)
+    tally, summed = Tally(task.measures), SummedMetrics(task)
     for batch in in_order(task, examples, batch_size, only):
         x, y = moved(batch, device)
         output = forward(task, model, task.inputs(x, training=False))
+        summed.add(output, y)
         tally.add_means(task.figures(output, y), float(task.loss(output, y)), len(y))
         targets = y.cpu().numpy()
         if isinstance(task, MultiLabel):
@@ -68,12 +71,13 @@ def evaluate(
                 tally.add_confidence(targets == said, shares[np.arange(len(said)), said])
         elif ERRORS in tally.tables:
             tally.add_errors(targets, task.predicted(output).double().cpu().numpy())
-    return tally.sums()
+    return replace(tally.sums(), states=summed.states())
 
 
 def measured(task: Task, model: nn.Module, examples: Examples, **how: Any) -> Metrics:
     """Metrics of the sums that `evaluate` finds."""
-    return metrics_of(evaluate(task, model, examples, **how), task.measures)
+    sums = evaluate(task, model, examples, **how)
+    return metrics_of(sums, task.measures, SummedMetrics(task).values)
 
 
 class Tally:

@@ -28,6 +28,7 @@ from flctl.settings import RunSettings
 from flctl.wire.messages import Digest, Measures, Metric, Says
 
 if TYPE_CHECKING:
+    import torchmetrics
     from torch import Tensor, nn
 
 Loss: TypeAlias = "Callable[[Tensor, Tensor], Tensor]"
@@ -61,12 +62,20 @@ class Task:
     workers: ClassVar[int] = 0
     """Processes that load and collate batches; 0: the worker itself."""
 
+    _measures: Measures | None = None
     read_as: ReadAs | None = None
     """How the owner of the data wants them to be read; None: as the environment says."""
 
     @property
     def measures(self) -> Measures:
-        return _measures(type(self))
+        if type(self).torchmetrics is Task.torchmetrics:
+            return _measures(type(self))
+        from flctl.learning.summed import SummedMetrics
+
+        if self._measures is None:
+            sizes = SummedMetrics(self).sizes
+            self._measures = replace(_measures(type(self)), states=sizes)
+        return self._measures
 
     def will_read(self, read_as: ReadAs) -> None:
         """From now on it reads data so. Raises UsageError for what it has no option for."""
@@ -173,6 +182,12 @@ class Task:
         """The task's own metrics by name, a number for each example of the batch, shape (n,).
         Each one's mean over the examples is the metric; `metrics` may name NAME_sd, its standard
         deviation, too.
+        """
+        return {}
+
+    def torchmetrics(self) -> "Mapping[str, torchmetrics.Metric]":
+        """Metrics of torchmetrics by the names that `metrics` has, whose states add up; each gets
+        what `predicted` says of a batch, and its targets. Import torchmetrics in here.
         """
         return {}
 

@@ -30,6 +30,8 @@ Floor = Annotated[int, Meta(ge=1, le=2**31)]
 
 MOST_CLASSES = 3000
 """Maximum number of classes of a task whose model is measured: more do not fit into a message."""
+MOST_STATES = 4096
+"""Maximum numbers in the states of a metric of torchmetrics."""
 CHUNK_BYTES = 256 * 1024
 """The most that one Chunk carries."""
 
@@ -209,6 +211,7 @@ Says = Literal["class", "labels", "number", "score"]
 """Output of a model for an example: its class, the labels that fit, numbers, or how unusual it
 is."""
 Row = Annotated[tuple[Natural, ...], Meta(max_length=128)]
+States = Annotated[tuple[float, ...], Meta(max_length=MOST_STATES)]
 Table = Annotated[tuple[Row, ...], Meta(max_length=MOST_CLASSES)]
 
 
@@ -229,6 +232,8 @@ class Measures(Part, frozen=True, omit_defaults=True):
     """The one that the best round is chosen by."""
     classes: Natural
     says: Says = "class"
+    states: Annotated[dict[MetricName, Natural], Meta(max_length=16)] = {}
+    """Metrics of torchmetrics, and how many numbers the states of each have."""
 
     @property
     def chooses(self) -> Metric:
@@ -262,6 +267,8 @@ class Sums(Part, frozen=True):
     means: Annotated[dict[MetricName, Moments], Meta(max_length=16)]
     counts: Annotated[dict[MetricName, Table], Meta(max_length=4)] = {}
     """Tables, as `flctl.core.metrics` lays them out."""
+    states: Annotated[dict[MetricName, States], Meta(max_length=16)] = {}
+    """States of torchmetrics' metrics that add up."""
 
 
 class Metrics(Part, frozen=True, omit_defaults=True):

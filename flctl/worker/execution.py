@@ -37,6 +37,7 @@ from flctl.learning.state import (
     model_metadata,
     save_state,
 )
+from flctl.learning.summed import SummedMetrics
 from flctl.learning.task import Task, initial_model, load_task, loaded_digest
 from flctl.learning.training import train_locally
 from flctl.learning.warm import begin_from, expect_own
@@ -45,6 +46,8 @@ from flctl.wire.messages import MOST_CLASSES, VALIDATION, DatasetInfo, Digest, S
 from flctl.worker.holding import Holding, about_data, is_damaged
 from flctl.worker.jobs import (
     DataSource,
+    DerivedFigures,
+    DeriveJob,
     Describe,
     Described,
     EvaluateJob,
@@ -229,6 +232,9 @@ class Executor:
                 for name, examples in parts.items()
             }
         )
+
+    def derive(self, job: DeriveJob) -> DerivedFigures:
+        return DerivedFigures(values=SummedMetrics(load_task(job.task)).values(job.sums))
 
     def _hold(self, ref: str, source: DataSource, code: Digest | None = None) -> Holding:
         """Raises TaskError when `code` is given, and is not what is loaded here."""

@@ -112,6 +112,13 @@ class EvaluateJob(Job, frozen=True):
     """Digest of the task that the owner has enabled: with other code it is not done."""
 
 
+class DeriveJob(Job, frozen=True):
+    """Compute the figures of torchmetrics' states, merged or an agent's."""
+
+    task: str
+    sums: messages.Sums
+
+
 class Event(Struct, frozen=True, kw_only=True, tag=str.lower):
     pass
 
@@ -161,6 +168,10 @@ class Scored(Event, frozen=True):
     """By name of the part; the first is the one that counts. Empty: there are no data."""
 
 
+class DerivedFigures(Event, frozen=True):
+    values: dict[str, float]
+
+
 class JobFailed(Event, frozen=True):
     kind: Literal[
         "worker died", "out of memory", "data", "task", "model", "owner", "usage", "error"
@@ -179,5 +190,7 @@ TRIES = 3
 """How often a worker may die over one job before it is given up."""
 
 
-AnyJob: TypeAlias = Describe | Initialise | TrainJob | EvaluateJob
-AnyEvent: TypeAlias = Described | Initialised | Stepped | Trained | Scored | JobFailed
+AnyJob: TypeAlias = Describe | Initialise | TrainJob | EvaluateJob | DeriveJob
+AnyEvent: TypeAlias = (
+    Described | Initialised | Stepped | Trained | Scored | DerivedFigures | JobFailed
+)

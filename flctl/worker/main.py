@@ -31,6 +31,7 @@ from flctl.extras import as_missing_torch
 from flctl.worker.jobs import (
     AnyEvent,
     AnyJob,
+    DeriveJob,
     Describe,
     EvaluateJob,
     Initialise,
@@ -105,6 +106,8 @@ class Runner:
                 return executor.train(job, _needed(fd), self._pipe.send)
             case EvaluateJob():
                 return executor.evaluate(job, _needed(fd)), None
+            case DeriveJob():
+                return executor.derive(job), None
 
     def _load(self) -> "Executor":
         if self._executor is None:

@@ -74,7 +74,7 @@ def test_what_an_owner_allows_is_shown_wide():
         console.print(picture(found, wide=True))
     lines = capture.get().splitlines()[-3:]
     assert lines[0].split() == ["pi-01", "77", "8", "1", "1024", "MiB", "no", "limit", "refused"]
-    assert [line.split() for line in lines[1:]] == [[n, *"-----"] for n in ("pi-02", "pi-03")]
+    assert [line.split() for line in lines[1:]] == [[n, *"------"] for n in ("pi-02", "pi-03")]
 
 
 def test_an_open_token_is_a_warning():

@@ -13,7 +13,7 @@ from flctl.core.metrics import DEFAULT_METRICS, from_confusion
 from flctl.core.round import Back, Gone, Tick
 from flctl.settings import parse
 from flctl.transport.gate import Gate
-from flctl.wire.messages import Evaluate, Evaluated, Failed, Measures, Sums, WorkKey
+from flctl.wire.messages import Evaluate, Evaluated, Failed, Measures, Metric, Sums, WorkKey
 
 TASK = "t" * 64
 MEASURES = Measures(metrics=DEFAULT_METRICS, primary="loss", classes=2)
@@ -36,10 +36,17 @@ class Member:
 class Rig:
     """An evaluation by these agents, all of whom are here."""
 
-    def __init__(self, evaluate: str = "agents", done: int = 1, **members: Member) -> None:
+    def __init__(
+        self,
+        evaluate: str = "agents",
+        done: int = 1,
+        measures: Measures = MEASURES,
+        **members: Member,
+    ) -> None:
         self.asked: list[str] = []
         self.over: list[Any] = []
         self.submitted: list[Any] = []
+        self.works: list[Any] = []
         self.now = 1000.0
         roster = SimpleNamespace(members=members, is_free=lambda name: True)
         fleet = SimpleNamespace(
@@ -47,16 +54,21 @@ class Rig:
         )
         context: Any = SimpleNamespace(
             settings=parse({"task": "ecg", "evaluate": evaluate, "deadline_s": 30.0}, "the test"),
-            started=SimpleNamespace(task_digest=TASK, measures=MEASURES),
+            started=SimpleNamespace(task_digest=TASK, measures=measures, begun=None),
             host=fleet,
             history=SimpleNamespace(round=done, exhausted=set(), accepted={}),
             clock=lambda: self.now,
             is_here=lambda name: True,
-            thinking=SimpleNamespace(submit=lambda work, then: self.submitted.append(then)),
+            thinking=SimpleNamespace(submit=self._submit),
+            evaluator=SimpleNamespace(derive=lambda settings, sums: {"mcc": sums.states["mcc"][0]}),
         )
         made: Any = SimpleNamespace(path=Path("model"), size=9)
         self.evaluating = Evaluating(context, KEY, made, lambda *found: self.over.append(found))
         self.evaluating.begin()
+
+    def _submit(self, work: Any, then: Any) -> None:
+        self.works.append(work)
+        self.submitted.append(then)
 
     def _tell(self, agent: str, message: Any) -> bool:
         assert isinstance(message, Evaluate) and message.key == KEY
@@ -170,3 +182,22 @@ def test_in_the_last_round_each_agent_measures_its_own_part_too(done, asked):
         {"a": 2.0, "b": 0.5} if asked else {}
     )
     assert score.by_agent == score.own
+
+
+def test_figures_of_torchmetrics_are_computed_by_the_worker():
+    """Of the states of all agents, merged, and of each; the coordinator's own thread goes on."""
+    measures = Measures(
+        metrics=(*DEFAULT_METRICS, Metric("mcc")), primary="mcc", classes=2, states={"mcc": 1}
+    )
+    rig = Rig(measures=measures, a=Member(), b=Member())
+    for agent, state in (("a", 0.25), ("b", 0.5)):
+        rig.answers(agent, msgspec.structs.replace(GOOD, states={"mcc": (state,)}))
+    assert not rig.over
+    (work,), (then,) = rig.works, rig.submitted
+    then(work(), None)
+    ((score, error),) = rig.over
+    assert error is None and score.values["mcc"] == 0.75
+    assert {agent: own.values["mcc"] for agent, own in score.beside.items()} == {
+        "a": 0.25,
+        "b": 0.5,
+    }

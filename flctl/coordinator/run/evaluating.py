@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from flctl.coordinator.run.aggregation import Aggregated
 from flctl.coordinator.run.context import Heard, RunContext, RunInput
@@ -134,12 +135,22 @@ class Evaluating:
             del self._waiting[agent]
 
     def _conclude(self) -> None:
+        if self._measures.states:  # which takes torch
+            derive = partial(self._context.evaluator.derive, self._settings)
+            self._context.thinking.submit(
+                lambda: scored(self._found, self._answers, self._measures, derive), self._on_score
+            )
+            return
         try:
             score = scored(self._found, self._answers, self._measures)
         except (FlctlError, ArithmeticError, ValueError) as error:
             self._done(None, error)
         else:
             self._done(score, None)
+
+    def _on_score(self, score: Score | None, error: BaseException | None) -> None:
+        if not self._closed:
+            self._done(score, error)
 
     def _owners(self, part: messages.MeasuredPart) -> list[str]:
         """Agents that have such a part of the run's data set, and the run's task, sorted."""

@@ -48,6 +48,9 @@ class Evaluator(Protocol):
     def evaluate(self, model: Path, settings: RunSettings) -> dict[str, Sums]:
         """Sums by part of the test data, the first counts; empty: there are no data."""
 
+    def derive(self, settings: RunSettings, sums: Sums) -> dict[str, float]:
+        """Figures of torchmetrics' states. Raises FlctlError."""
+
     def rest(self) -> None:
         """Called now and then: give memory back when there was nothing to do."""
 
@@ -105,6 +108,14 @@ class WorkerEvaluator:
         if not isinstance(event, jobs.Scored):
             raise WorkerError("the worker did not evaluate the model")
         return event.parts
+
+    def derive(self, settings: RunSettings, sums: Sums) -> dict[str, float]:
+        event, fd = self._call(jobs.DeriveJob(task=settings.task, sums=sums), None)
+        if fd is not None:
+            os.close(fd)
+        if not isinstance(event, jobs.DerivedFigures):
+            raise WorkerError("the worker did not compute the metrics")
+        return event.values
 
     def rest(self) -> None:
         idle = self._worker.idle_since

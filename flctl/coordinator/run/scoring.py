@@ -6,7 +6,7 @@ from typing import get_args
 from msgspec.structs import replace
 
 from flctl.core.events import Score
-from flctl.core.metrics import merge, metrics_of
+from flctl.core.metrics import Derive, merge, metrics_of
 from flctl.errors import RunError
 from flctl.wire.messages import VALIDATION, MeasuredPart, Measures, Sums
 
@@ -33,7 +33,12 @@ def parts_to_ask_for(
     return ()
 
 
-def scored(found: Mapping[str, Sums], answers: Answers, measures: Measures) -> Score | None:
+def scored(
+    found: Mapping[str, Sums],
+    answers: Answers,
+    measures: Measures,
+    derive: Derive = lambda _: {},
+) -> Score | None:
     """The first part for testing of those that the coordinator has `found` counts, or what agents
     hold out, all together; others stand beside it. Without any, the validation part does."""
     tests = {name: sums for name, sums in found.items() if name != VALIDATION}
@@ -52,12 +57,12 @@ def scored(found: Mapping[str, Sums], answers: Answers, measures: Measures) -> S
         beside = given["validation"] if chooser == "agents" else {}
     else:
         return None
-    figures, others_ = metrics_of(main, measures), {}
+    figures, others_ = metrics_of(main, measures, derive), {}
     for name, sums in beside.items():
-        own = metrics_of(sums, measures)
+        own = metrics_of(sums, measures, derive)
         few = measures.classes <= CLASSES and measures.says != "score"
         others_[name] = own if few else replace(own, counts={})
-    chosen = None if validation is None else metrics_of(validation, measures)
+    chosen = None if validation is None else metrics_of(validation, measures, derive)
     return Score(
         examples=figures.examples,
         values=figures.values,
@@ -68,7 +73,7 @@ def scored(found: Mapping[str, Sums], answers: Answers, measures: Measures) -> S
         constant=figures.constant,
         beside=others_,
         own={
-            name: replace(metrics_of(sums, measures), counts={})
+            name: replace(metrics_of(sums, measures, derive), counts={})
             for name, sums in list(given.get("test", {}).items())[:AGENTS]
             if tests
         },
