@@ -436,6 +436,7 @@ READ_BY: dict[str, tuple[Reader, ...]] = {
     "terminal/runs.py": (runs_list, runs_show),
     "terminal/lines.py": (train_in_lines, train_json),
     "records/plots/run.py": (runs_plot,),
+    "records/copies.py": (runs_export_model,),
     "cli/runs.py": (runs_list, runs_show, runs_replay, runs_verify),
     "core/story.py": (train_in_lines, train_live),
     "terminal/training.py": (train_tensorboard,),  # what it recalls
