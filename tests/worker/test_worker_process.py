@@ -214,7 +214,7 @@ def test_evaluation_on_both_sides(worker: WorkerProcess, model: int) -> None:
     assert isinstance(event, Scored) and len(event.parts) == 2
     event, _ = run(worker, EvaluateJob(task="ecg", source=SHARD, side="agent", threads=1), model)
     (sums,) = event.parts.values()
-    assert sums.examples > 0 and set(sums.counts) == {"classes"}
+    assert sums.examples > 0 and set(sums.counts) == {"classes", "confidence"}
 
 
 def test_another_models_blob_is_of_kind_model(worker: WorkerProcess) -> None:
