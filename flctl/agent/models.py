@@ -1,13 +1,17 @@
-"""The models that rounds start from: fetched in chunks, kept for this round and the last."""
+"""The models that rounds start from: fetched in chunks, kept for this round and the last; their
+frozen parts on the card."""
 
 import logging
 from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
 
+from flctl.agent.frozen import FrozenParts
 from flctl.errors import MalformedMessage
 from flctl.transport.blobs import Blob, BlobStore
 from flctl.transport.channel import Frame
 from flctl.transport.download import Download
-from flctl.wire.messages import Chunk, Digest, Fetch
+from flctl.wire.messages import Chunk, Digest, Fetch, Model
 
 logger = logging.getLogger(__name__)
 
@@ -16,11 +20,20 @@ STALLED_S = 10.0
 """Chunks that do not come for so long are asked for again."""
 
 
+class Here(NamedTuple):
+    """A model of which all is here."""
+
+    shared: Blob
+    frozen: Path | None
+
+
 class Models:
     """Fetches one blob at a time; `send` gives a request to the coordinator, or says False."""
 
-    def __init__(self, store: BlobStore, send: Callable[[Fetch], bool]) -> None:
-        self._store = store
+    def __init__(
+        self, store: BlobStore, frozen: FrozenParts, send: Callable[[Fetch], bool]
+    ) -> None:
+        self._store, self._frozen = store, frozen
         self._send = send
         self._kept: dict[Digest, Blob] = {}
         self._download: Download | None = None
@@ -30,12 +43,28 @@ class Models:
     def fetching(self) -> Digest | None:
         return self._download.blob if self._download else None
 
-    def get(self, digest: Digest) -> Blob | None:
-        """The whole blob, if it is here."""
-        return self._kept.get(digest)
+    def get(self, model: Model) -> Here | None:
+        """All of it, if that is here; else what is missing is fetched from now on.
 
-    def want(self, digest: Digest, size: int) -> None:
-        """Fetch this blob from now on, and none else. Raises StateError without room."""
+        Raises StateError without room.
+        """
+        frozen = None
+        if model.frozen is not None and (frozen := self._frozen.get(model.frozen.blob)) is None:
+            if (rest := self._kept.pop(model.frozen.blob, None)) is None:
+                self._want(model.frozen.blob, model.frozen.size)
+                return None
+            try:
+                self._frozen.keep(rest)
+            finally:
+                rest.close()
+            frozen = self._frozen.get(model.frozen.blob)
+        if (shared := self._kept.get(model.shared.blob)) is None:
+            self._want(model.shared.blob, model.shared.size)
+            return None
+        return Here(shared, frozen)
+
+    def _want(self, digest: Digest, size: int) -> None:
+        """Fetch this blob from now on, and none else."""
         if self.fetching == digest:
             return
         self.give_up()

@@ -1,6 +1,7 @@
 """One thing that the coordinator has asked for, and whether this agent may do it."""
 
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any, Literal
 
 from msgspec import Struct
@@ -28,6 +29,12 @@ class Order(Struct, eq=False):
     @property
     def key(self) -> WorkKey:
         return self.message.key
+
+    @property
+    def blobs(self) -> set[Digest]:
+        """What is fetched for it."""
+        model = self.message.model
+        return {part.blob for part in (model.shared, model.frozen) if part is not None}
 
     @property
     def what(self) -> Literal["train", "evaluate"]:
@@ -85,8 +92,8 @@ def refusal(
         return Refusal("task", "this agent only evaluates (its role is evaluate)")
     if not message.model.is_plain(message.key.base):
         text = (
-            "the run has a compressed model, or frozen or private tensors, which flctl "
-            f"{__version__} cannot train yet: upgrade this agent"
+            f"the model of the run travels in a form that flctl {__version__} does not know: "
+            "upgrade this agent"
         )
         return Refusal("model", text)
     if (message.dataset, message.task) not in datasets:
@@ -101,7 +108,7 @@ def refusal(
 
 def _beyond_limits(order: Order, limits: Limits, wait_s: float) -> Refusal | None:
     message = order.message
-    why = too_large(message.model.shared.size, limits)
+    why = too_large(message.model.size, limits)
     if message.brought and not limits.accept_weights:
         why = "the run began with weights that an operator brought; --accept-weights allows it"
     if why is None and isinstance(message, Train):
@@ -119,10 +126,16 @@ def _beyond_limits(order: Order, limits: Limits, wait_s: float) -> Refusal | Non
 
 
 def job_of(
-    order: Order, source: DataSource, config: AgentConfig, agent: str, code: Digest
+    order: Order,
+    source: DataSource,
+    config: AgentConfig,
+    agent: str,
+    code: Digest,
+    frozen: Path | None,
 ) -> AnyJob:
     """The job for the worker, on the data `source`; `agent` is the name that training is seeded
-    with, `code` the digest of the task as it was when this agent started."""
+    with, `code` the digest of the task as it was when this agent started; the file `frozen` has
+    the tensors of the model that do not train."""
     message = order.message
     shared: dict[str, Any] = {
         "task": message.task,
@@ -131,6 +144,7 @@ def job_of(
         "device": config.device,
         "threads": config.threads,
         "code": code,
+        "frozen": None if frozen is None else str(frozen),
     }
     if isinstance(message, Evaluate):
         return EvaluateJob(

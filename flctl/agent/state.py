@@ -91,6 +91,11 @@ class AgentState:
         """Where blobs go that are too large for memory."""
         return self.folder / "blobs"
 
+    @property
+    def frozen(self) -> Path:
+        """Where the tensors of models are that do not train."""
+        return self.folder / "frozen"
+
     def save_name(self, name: str) -> None:
         """Raises StateError."""
         files.replace(self.folder / _NAME_FILE, f"{name}\n".encode())
@@ -146,8 +151,9 @@ class AgentState:
     def _sweep(self) -> None:
         """Remove partial files of a worker that was killed, or lost power."""
         with suppress(OSError):
-            for left in self.folder.glob("residuals/*/.*.tmp"):
-                left.unlink()
+            for pattern in ("residuals/*/.*.tmp", "frozen/.*.tmp"):
+                for left in self.folder.glob(pattern):
+                    left.unlink()
 
     def _read_name(self) -> str | None:
         # What is damaged only costs asking again.

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from flctl import __version__
 from flctl.agent.config import AgentConfig
+from flctl.agent.frozen import FrozenParts
 from flctl.agent.heartbeat import HeartbeatTimer
 from flctl.agent.limits import Pace
 from flctl.agent.models import Models
@@ -73,7 +74,7 @@ class Supervisor:
         self._decode = framing.to_agent()
         self.session = Session(config, link, state, public_key, self._hello)
         self._timer = HeartbeatTimer(config.heartbeat_s, self._heartbeat)
-        self._models = Models(store, self._tell)
+        self._models = Models(store, FrozenParts(state.frozen), self._tell)
         self._updates = Updates(self._tell, config.offer_s)
         most = config.limits.max_rounds_per_hour
         self._pace = Pace(most, state.saved_pace(), clock())

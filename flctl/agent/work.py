@@ -125,7 +125,7 @@ class Work:
         if self._models.fetching != blob:
             return
         self._models.give_up()
-        for order in [order for order in self._orders if order.key.base == blob]:
+        for order in [order for order in self._orders if blob in order.blobs]:
             self._fail(order, "model", f"the coordinator has no model {blob[:12]} any more")
 
     def _labels(self, key: messages.WorkKey) -> str:
@@ -200,12 +200,12 @@ class Work:
         if refused is not None:
             self._fail(order, refused.kind, refused.text, again_s=refused.again_s)
             return
-        model = self._models.get(order.key.base)
+        try:
+            model = self._models.get(order.message.model)
+        except StateError as error:
+            self._fail(order, "error", str(error))
+            return
         if model is None:
-            try:
-                self._models.want(order.key.base, order.message.model.shared.size)
-            except StateError as error:
-                self._fail(order, "error", str(error))
             return
         if order.tries == 0:
             self._pace.begins(order.what, now)
@@ -215,7 +215,8 @@ class Work:
         logger.info("%s %s begins settings=%.12s", self._labels(order.key), order.what, digest)
         code = self._tasks[order.message.task]
         source = self.data.source(order.message.dataset)
-        self._submit(job_of(order, source, self._config, self.agent, code), model)
+        job = job_of(order, source, self._config, self.agent, code, model.frozen)
+        self._submit(job, model.shared)
 
     def _submit(self, job: AnyJob, model: Blob | None) -> None:
         try:
@@ -319,7 +320,6 @@ class Work:
             self._running = None
             if self._worker.busy:
                 self._worker.cancel()
-        if self._models.fetching == order.key.base and not any(
-            other.key.base == order.key.base for other in self._orders
-        ):
+        fetching = self._models.fetching
+        if fetching in order.blobs and not any(fetching in o.blobs for o in self._orders):
             self._models.give_up()

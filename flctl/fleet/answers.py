@@ -172,10 +172,15 @@ class Invited(Struct, frozen=True):
     folder: Texts
 
 
-class Checkpoint(Struct, frozen=True):
+class Fetchable(Struct, frozen=True):
     blob: Digest
     size: Offset
+
+
+class Checkpoint(Fetchable, frozen=True):
     round: Natural
+    frozen: Fetchable | None = None
+    """The tensors that do not train."""
 
 
 class _Names(Struct, frozen=True):

@@ -2,12 +2,14 @@
 
 import time
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from msgspec import structs
 from torch import Tensor, nn
 
+from flctl.coordinator.run.evaluator import first_of
 from flctl.coordinator.store.folder import RunFolder
 from flctl.coordinator.store.resume import FirstModel
 from flctl.core.events import UpdateStored
@@ -16,11 +18,19 @@ from flctl.learning import device as devices
 from flctl.learning.compression import Arrays, save_update
 from flctl.learning.evaluation import evaluate
 from flctl.learning.examples import Examples
+from flctl.learning.groups import Groups
 from flctl.learning.once import Once
 from flctl.learning.reading import Reading
 from flctl.learning.reuse import Reused
 from flctl.learning.source import deal, deal_held_out
-from flctl.learning.state import arrays_of, buffers_in, checkpoint_metadata, load_into, load_state
+from flctl.learning.state import (
+    arrays_of,
+    buffers_in,
+    checkpoint_metadata,
+    load_frozen,
+    load_into,
+    load_state,
+)
 from flctl.learning.task import Task
 from flctl.learning.training import OnStep, train_locally
 from flctl.settings import RunSettings, agent_names, parse
@@ -35,10 +45,7 @@ def first_model(
     """Complete the settings and make the first model in this process; `stored` is for those of
     a run that exists. Raises FlctlError."""
     made, fd = Executor(once).initialise(Initialise(given=given, where=where, stored=stored))
-    settings = parse(made.settings, where)
-    return FirstModel(
-        settings, made.task_digest, made.measures, made.blob, made.size, fd, made.begun
-    )
+    return first_of(made, parse(made.settings, where), fd)
 
 
 class Clients:
@@ -78,6 +85,8 @@ class Trainer:
         self._folder, self._task, self._settings = folder, task, settings
         self.device = devices.set_up(settings.device, settings.threads)
         self._reused = Reused(task)
+        self._frozen: dict[str, Tensor] | None = None
+        """The tensors that do not train, once they are read."""
         self._base: _Base | None = None
         self._measured: tuple[Path, nn.Module] | None = None
         """The model that was measured last, until something is trained."""
@@ -109,7 +118,7 @@ class Trainer:
         saved = save_update(
             blob,
             start.arrays,
-            arrays_of(result.state),
+            arrays_of(self._groups.of_shared(result.state)),
             settings,
             checkpoint_metadata(settings.task),
             seeding,
@@ -136,19 +145,26 @@ class Trainer:
         if self._measured is None or self._measured[0] != path:
             model = self._reused.model()
             with path.open("rb") as file:
-                load_into(model, file.fileno(), str(path))
+                load_into(model, file.fileno(), str(path), self._folder.frozen)
             self._measured = path, model
         model, size = self._measured[1], self._settings.test_batch_size
         return evaluate(self._task, model, examples, batch_size=size, device=self.device, only=only)
+
+    @cached_property
+    def _groups(self) -> Groups:
+        return Groups.of(self._task, self._reused.model())
 
     def _read(self, round_id: int, base: Digest) -> "_Base":
         if self._base is None or self._base.digest != base:
             self._base = None  # its memory before that of the next one
             model = self._folder.verify_model(round_id, base)
+            if self._frozen is None:
+                self._frozen = load_frozen(self._folder.frozen)
             with model.open("rb") as file:
-                state = load_state(file.fileno(), str(model))
+                shared = load_state(file.fileno(), str(model))
+                state = self._groups.whole(shared, self._frozen)
                 buffers = buffers_in(file.fileno(), str(model))
-                self._base = _Base(base, state, arrays_of(state), buffers)
+                self._base = _Base(base, state, arrays_of(shared), buffers)
         return self._base
 
 

@@ -169,13 +169,14 @@ def beside(given: dict[str, Any], model: Path) -> Beside:
     from flctl.learning import device as devices
     from flctl.learning.evaluation import measured
     from flctl.learning.state import load_into
+    from flctl.learning.whole import frozen_of
 
     scene = _Scene(given)
     device = devices.set_up(scene.settings.device, scene.settings.threads)
     task = scene.task
-    learnt = task.model()
+    learnt, frozen = task.model(), frozen_of(model)
     with model.open("rb") as file:
-        load_into(learnt, file.fileno(), str(model))
+        load_into(learnt, file.fileno(), str(model), frozen)
     trained = sum(part.histogram() for part in scene.clients.training.values())
     commonest = int(np.argmax(trained))
     counts = {name: part.histogram() for name, part in scene.parts.items()}

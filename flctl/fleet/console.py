@@ -1,6 +1,7 @@
 """An operator's connection to a coordinator, here or far away: questions and orders."""
 
 import os
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from flctl.files import explained, new_file
 from flctl.fleet import answers, pages
 from flctl.fleet.connection import Connection
 from flctl.fleet.following import Following
+from flctl.learning.whole import merge
 from flctl.transport.blobs import Download
 from flctl.wire.messages import Deal, Digest, RunId, Short
 
@@ -140,13 +142,23 @@ class RemoteRuns(Connection):
             )
         with explained(path, "save the checkpoint", "--save-model"):
             path.parent.mkdir(parents=True, exist_ok=True)
-            with new_file(path) as file:
-                fd = os.dup(file.fileno())
-                try:
-                    self.download(Download(blob.blob, blob.size, fd), run, blob.round)
-                finally:
-                    os.close(fd)
+            if blob.frozen is None:
+                self._fetch(blob, path, run, blob.round)
+                return path
+            with tempfile.TemporaryDirectory(prefix=".flctl-model-", dir=path.parent) as folder:
+                parts = Path(folder) / "model", Path(folder) / "frozen"
+                for part, target in zip((blob, blob.frozen), parts, strict=True):
+                    self._fetch(part, target, run, blob.round)
+                merge(*parts, path)
         return path
+
+    def _fetch(self, blob: answers.Fetchable, path: Path, run: str, round_id: int) -> None:
+        with new_file(path) as file:
+            fd = os.dup(file.fileno())
+            try:
+                self.download(Download(blob.blob, blob.size, fd), run, round_id)
+            finally:
+                os.close(fd)
 
     def __enter__(self) -> "RemoteRuns":
         return self

@@ -113,13 +113,16 @@ class _Again:
         if history.started.begun is not None:
             self._base = history.started.model
             shutil.copyfile(folder.verify_first(self._base), path)
+            if folder.frozen is not None:
+                shutil.copyfile(folder.frozen, self._folder.frozen_path)
             return _row(0, self._base, self._base, "")
         # As run.toml has it: complete, so that later defaults of a task do not matter.
         given = {k: v for k, v in to_builtins(self._settings).items() if v is not None}
         made = first_model(given, "run.toml", stored=True)
-        with os.fdopen(made.fd, "rb") as model:
-            model.seek(0)
-            path.write_bytes(model.read())
+        try:
+            made.write(self._folder)
+        finally:
+            os.close(made.fd)
         self._base = made.digest
         changed = made.task_digest != history.started.task_digest
         why = f"the code of task {self._settings.task} has changed since" if changed else ""

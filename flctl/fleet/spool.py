@@ -1,9 +1,10 @@
 """Where the updates of a simulated round are until they are averaged."""
 
-from flctl.coordinator.store.folder import RunFolder, has_digest
+from flctl.coordinator.store.folder import RunFolder
 from flctl.core.events import UpdateStored
 from flctl.files import explained
 from flctl.fleet.processes import Blob
+from flctl.transport.blobs import has_digest
 
 MEMORY = 64 * 2**20
 """Bytes of a round's updates that are kept in memory."""

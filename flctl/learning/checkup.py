@@ -20,6 +20,7 @@ from flctl.errors import DataError, FlctlError, TaskError
 from flctl.learning.dealing import count, kinds_of
 from flctl.learning.examples import Examples
 from flctl.learning.fingerprint import SEED, digest_of_data, local_training
+from flctl.learning.groups import Groups, save_first
 from flctl.learning.partition import partition
 from flctl.learning.registry import covered
 from flctl.learning.state import (
@@ -63,6 +64,7 @@ class Subject:
     model: nn.Module = field(default_factory=nn.Identity)
     train: Examples = field(init=False)
     tests: dict[str, Examples] = field(default_factory=dict)
+    groups: Groups = field(init=False)
 
     def problem(self, what: str, text: str) -> TaskError:
         return TaskError(f"task '{self.task.name}', {what}: {text}")
@@ -110,8 +112,7 @@ def check_model(subject: Subject) -> Said:
         )
     total = sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    if not trained:
-        raise subject.problem("model", "has no parameter that can be trained (requires_grad)")
+    subject.groups = Groups.of(subject.task, model)
     text = f"{type(model).__name__}, {total:,} parameters"
     text += f", {trained:,} of them trained" if trained < total else ""
     figures = {"parameters": total, "trained": trained}
@@ -145,12 +146,21 @@ def check_state(subject: Subject) -> Said:
         assign(again, back)
     except Exception as error:
         raise subject.problem("model", f"another one does not take its state: {error}") from error
+    once = 0
+    if subject.groups.frozen:
+        specs = subject.groups.shared
+        with tempfile.TemporaryFile() as file:
+            first = save_first(file.fileno(), subject.task.name, subject.model, subject.groups, {})
+        size, once = first.size, first.frozen_size
     kinds = ", ".join(sorted({spec.dtype for spec in specs}))
     noun = "tensor" if len(specs) == 1 else "tensors"
+    text = f"an agent receives and sends {size:,} bytes a round: {len(specs)} {noun}, {kinds}"
+    text += f"; {once:,} bytes that do not train are sent to it once" if once else ""
     return Said(
-        f"an agent receives and sends {size:,} bytes a round: {len(specs)} {noun}, {kinds}",
+        text,
         {
             "bytes_per_round": size,
+            "bytes_once": once,
             "tensors": [
                 {"name": s.name, "dtype": s.dtype, "shape": list(s.shape), "bytes": s.nbytes}
                 for s in specs

@@ -21,6 +21,7 @@ from flctl.learning.fingerprint import (
     fingerprint,
     local_training,
 )
+from flctl.learning.groups import set_training
 from flctl.learning.guard import forward, length
 from flctl.learning.loader import BatchPlan, in_order, load, mapped, tensors_in
 from flctl.learning.optimizer import check_optimizer
@@ -65,7 +66,7 @@ def check_forward(subject: Subject) -> Said:
     """One batch through the model, in training and in evaluation."""
     task, model = subject.task, subject.model
     x, _ = _batch(subject)
-    model.train()
+    set_training(model)
     output = forward(task, model, task.inputs(x, training=True))
     if not bool(torch.isfinite(output).all()):
         raise subject.problem("the model's forward", "returns NaN or infinite numbers")
@@ -198,7 +199,7 @@ def _alone(subject: Subject, x: Any) -> str:
     training = local_training(subject.task, subject.ref)
     if training.drop_last or (length(x) or 0) < 2:
         return ""
-    subject.model.train()
+    set_training(subject.model)
     try:
         forward(
             subject.task,
@@ -214,7 +215,7 @@ def _without_gradient(subject: Subject) -> list[str]:
     """Parameters that a batch's loss does not depend on."""
     task, model = subject.task, subject.model
     x, y = _batch(subject)
-    model.train()
+    set_training(model)
     model.zero_grad()
     output = forward(task, model, task.inputs(x, training=True))
     task.training_loss(subject.train)(output, y).backward()  # type: ignore[no-untyped-call]

@@ -20,6 +20,7 @@ from flctl.core.randomness import Seeding
 from flctl.errors import NOT_DECODED, TaskError, one_line
 from flctl.learning import device as devices
 from flctl.learning.examples import Examples
+from flctl.learning.groups import Groups
 from flctl.learning.state import save_state
 from flctl.learning.task import Task, initial_model, load_task
 from flctl.learning.training import LocalResult, OnStep, train_locally
@@ -46,11 +47,12 @@ class Fingerprint(msgspec.Struct, frozen=True):
 def fingerprint(task: Task, ref: str, examples: Examples) -> Fingerprint:
     """Raises TaskError."""
     devices.set_up("cpu", threads=1)
-    first = digest_of_state(initial_model(task, SEED).state_dict())
+    model, training = initial_model(task, SEED), local_training(task, ref)
+    groups = Groups.of(task, model)
     return Fingerprint(
-        model=first,
+        model=digest_of_state(model.state_dict()),
         data=digest_of_data(examples),
-        step=digest_of_state(few_steps(task, examples, local_training(task, ref)).state),
+        step=digest_of_state(groups.of_shared(few_steps(task, examples, training).state)),
         classes=tuple(map(str, task.classes)),
     )
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from flctl.errors import SettingsError, one_line
+from flctl.learning.groups import trained
 from flctl.settings import LocalTraining
 
 
@@ -56,7 +57,7 @@ def _without_compiler() -> None:
 
 def check_optimizer(training: LocalTraining, model: nn.Module) -> None:
     """Check that the optimiser can make a step with the model. Raises SettingsError."""
-    make_optimizer(training, model.parameters())
+    make_optimizer(training, trained(model))
     weight = nn.Parameter(torch.ones(2, 2))
     weight.grad = torch.ones(2, 2)
     optimizer = make_optimizer(training, [weight])

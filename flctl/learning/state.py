@@ -1,7 +1,9 @@
 """A model's state dict as a safetensors blob and back, exactly."""
 
-from collections.abc import Mapping
-from typing import Any
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -9,7 +11,16 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from flctl.errors import CheckpointError, ParametersError, TaskError
-from flctl.wire.parameters import ParameterFile, Source, TensorSpec, canonical, check, dump
+from flctl.wire.merging import Merged
+from flctl.wire.parameters import (
+    ParameterFile,
+    Readable,
+    Source,
+    TensorSpec,
+    canonical,
+    check,
+    dump,
+)
 
 FORMAT = 1
 
@@ -31,16 +42,6 @@ _DTYPES = {name: dtype for dtype, name in _NAMES.items()}
 def checkpoint_metadata(task: str) -> dict[str, Any]:
     """What a checkpoint says about itself: no times and no run, so equal models are equal bytes."""
     return {"task": task, "format": FORMAT}
-
-
-def model_metadata(task: str, model: nn.Module, read_as: Mapping[str, Any]) -> dict[str, Any]:
-    """Checkpoint metadata with the names of the buffers (statistics, not weights), which both ends
-    of a run use, the coordinator without torch, rather than an update's own metadata; and how the
-    run's data are read, where the user said so."""
-    kept = model.state_dict().keys()
-    buffers = sorted(name for name, _ in model.named_buffers() if name in kept)
-    more = {"buffers": buffers, "read_as": dict(read_as)}
-    return checkpoint_metadata(task) | {key: value for key, value in more.items() if value}
 
 
 def specs_of(state: Mapping[str, Tensor]) -> tuple[TensorSpec, ...]:
@@ -77,17 +78,41 @@ def buffers_in(fd: int, where: str) -> frozenset[str]:
     return ParameterFile(fd, where).buffers
 
 
-def load_into(model: nn.Module, fd: int, where: str) -> None:
-    """Give `model` the parameters and buffers in `fd`, if names, types and shapes all fit.
+def load_into(model: nn.Module, fd: int, where: str, frozen: Path | None = None) -> None:
+    """Give `model` the parameters and buffers in `fd`, and in the file of its frozen part, if
+    names, types and shapes all fit.
 
     Raises CheckpointError that names the first difference; the model is unchanged then.
     """
+    with contextlib.ExitStack() as stack:
+        try:
+            files = [ParameterFile(fd, where)]
+            if frozen is not None:
+                rest = stack.enter_context(opened(frozen))
+                files.append(ParameterFile(rest.fileno(), str(frozen)))
+            file = Merged(files)
+            check(file, specs_of(model.state_dict()), [name for name, _ in model.named_buffers()])
+        except ParametersError as error:
+            raise CheckpointError(f"{error} (damaged, or a checkpoint of another model)") from error
+        assign(model, {spec.name: _to_tensor(file, spec) for spec in file.specs})
+
+
+def load_frozen(path: Path | None) -> dict[str, Tensor]:
+    """The tensors of a model's frozen part; none without one. Raises CheckpointError."""
+    if path is None:
+        return {}
+    with opened(path) as file:
+        return load_state(file.fileno(), str(path))
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[IO[bytes]]:
     try:
-        file = ParameterFile(fd, where)
-        check(file, specs_of(model.state_dict()), [name for name, _ in model.named_buffers()])
-    except ParametersError as error:
-        raise CheckpointError(f"{error} (damaged, or a checkpoint of another model)") from error
-    assign(model, {spec.name: _to_tensor(file, spec) for spec in file.specs})
+        file = path.open("rb")
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+    with file:
+        yield file
 
 
 def assign(model: nn.Module, state: Mapping[str, Tensor]) -> None:
@@ -149,7 +174,7 @@ def _to_array(tensor: Tensor) -> np.ndarray[Any, Any]:
     return plain.numpy()
 
 
-def _to_tensor(file: ParameterFile, spec: TensorSpec) -> Tensor:
+def _to_tensor(file: Readable, spec: TensorSpec) -> Tensor:
     array = file.read(spec)
     if spec.dtype == "BF16":
         tensor = torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)

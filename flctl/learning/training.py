@@ -13,6 +13,7 @@ from flctl.core.randomness import Seeding
 from flctl.errors import TaskError
 from flctl.learning.device import seed_generators
 from flctl.learning.examples import Batch, Examples, Indices
+from flctl.learning.groups import set_training, trained
 from flctl.learning.guard import blame, forward
 from flctl.learning.limits import check_batches, within
 from flctl.learning.loader import BatchPlan, load, moved
@@ -98,8 +99,8 @@ def train_locally(
         model = task.model()
         assign(model, start)
         model.to(device)
-    model.train()
-    weights = list(model.parameters())
+    set_training(model)
+    weights = trained(model)
     optimizer = make_optimizer(training, weights)
     anchor = [p.detach().clone() for p in weights] if training.proximal_mu else None
     loss_of = task.training_loss(examples)

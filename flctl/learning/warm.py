@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from flctl.errors import DataError, OwnerRefuses, ParametersError, TaskError, one_line
 from flctl.files import absent, explained
 from flctl.formats import few, size
-from flctl.learning.state import assign, load_state, specs_of
+from flctl.learning.state import assign, load_frozen, load_state, specs_of
 from flctl.learning.task import Task, initial_model
+from flctl.learning.whole import frozen_of
 from flctl.wire.messages import Begun
 from flctl.wire.parameters import ParameterFile, check
 
@@ -96,7 +97,8 @@ def _read(path: Path, most: int) -> tuple[str, dict[str, Tensor]]:
             try:
                 found = ParameterFile(file.fileno(), str(path))
                 check(found, found.specs, [spec.name for spec in found.specs])
-                return digest, load_state(file.fileno(), str(path))
+                rest = load_frozen(frozen_of(path))
+                return digest, load_state(file.fileno(), str(path)) | rest
             except ParametersError as error:
                 raise DataError(str(error)) from error
         return digest, _unpickled(path, most)

@@ -9,6 +9,7 @@ from flctl.core.events import AnyEvent, RoundCommitted
 from flctl.core.history import History
 from flctl.errors import RunError, UsageError
 from flctl.fleet.console import RemoteRuns
+from flctl.learning.whole import merge
 
 
 class RecordedRun:
@@ -50,11 +51,16 @@ class RecordedRun:
         raise UsageError(f"--which {which}: it is best, last or the number of a round")
 
     def model(self, round_id: int, folder: Path) -> Path:
-        """The checkpoint of a round, which is put into `folder` if it has to be fetched.
+        """The checkpoint of a round, which is put into `folder` if it has to be fetched, or is in
+        two files.
 
         Raises FlctlError.
         """
         if isinstance(self._models, LocalRuns):
-            return self._models.model(self.name, round_id).path
+            found = self._models.model(self.name, round_id)
+            if found.frozen is None:
+                return found.path
+            merge(found.path, found.frozen, folder / "model.safetensors")
+            return folder / "model.safetensors"
         target, model = folder / "model.safetensors", self.history.model_of(round_id)
         return self._models.save_checkpoint(self.name, target, round_id, model)

@@ -67,13 +67,14 @@ def load_model(task: "Task", checkpoint: Path, device: str) -> "tuple[nn.Module,
     """
     from flctl.learning import device as devices
     from flctl.learning.state import load_into
+    from flctl.learning.whole import frozen_of
 
     if device not in ("auto", "cpu", "cuda"):
         raise UsageError(f"--device {device}: it is auto, cpu or cuda")
     on = devices.set_up(device)  # type: ignore[arg-type]  # checked above
-    model = task.model()
+    model, frozen = task.model(), frozen_of(checkpoint)
     with checkpoint.open("rb") as file:
-        load_into(model, file.fileno(), str(checkpoint))
+        load_into(model, file.fileno(), str(checkpoint), frozen)
     return model, on
 
 
@@ -91,6 +92,7 @@ def threshold_of(checkpoint: Path) -> float | None:
         return known
     with checkpoint.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = _metadata(checkpoint).get("model", digest)  # a whole one names the round's
     scores = [event.metrics for event in run.history().rounds if event.model == digest]
     return copies.threshold_of(scores[-1]) if scores else None
 
@@ -109,9 +111,11 @@ def _metadata(checkpoint: Path) -> dict[str, Any]:
 
 def copy_model(checkpoint: Path, target: Path, option: str) -> None:
     """Copy the model of a finished run. Raises StateError."""
+    from flctl.learning.whole import whole
     from flctl.records.copies import copy_checkpoint
 
     try:
-        copy_checkpoint(checkpoint, target, option, threshold_of(checkpoint))
+        with whole(checkpoint) as path:
+            copy_checkpoint(path, target, option, threshold_of(checkpoint))
     except StateError as error:
         raise StateError(f"{error}; the run is done, its model is in {checkpoint}") from error

@@ -72,7 +72,7 @@ class Coded(Part, frozen=True):
 
 
 class Model(Part, frozen=True):
-    """The three groups of a model's tensors. So far every tensor is shared."""
+    """The three groups of a model's tensors."""
 
     shared: Coded
     """Averaged; an update holds these."""
@@ -81,9 +81,18 @@ class Model(Part, frozen=True):
     private: Digest | None = None
     """Digest of the names, types and shapes of the tensors that never leave an agent."""
 
+    @property
+    def size(self) -> int:
+        """Bytes of what travels."""
+        return self.shared.size + (self.frozen.size if self.frozen is not None else 0)
+
     def is_plain(self, base: Digest) -> bool:
-        """Whether it is only the blob `base`, the one form in use so far."""
-        return self == Model(shared=Coded(blob=base, size=self.shared.size))
+        """Whether its tensors travel as they are, the one form in use so far; `base` names those
+        that are shared."""
+        parts = [part for part in (self.shared, self.frozen) if part is not None]
+        return self.shared.blob == base and all(
+            part == Coded(blob=part.blob, size=part.size) for part in parts
+        )
 
 
 class Claim(Part, frozen=True):

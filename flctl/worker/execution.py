@@ -22,6 +22,7 @@ from flctl.learning import device as devices
 from flctl.learning.compression import save_update
 from flctl.learning.evaluation import evaluate
 from flctl.learning.examples import Examples
+from flctl.learning.groups import Groups, save_first
 from flctl.learning.limits import check_held_out
 from flctl.learning.once import Once
 from flctl.learning.optimizer import check_optimizer
@@ -32,10 +33,9 @@ from flctl.learning.state import (
     buffers_in,
     checkpoint_metadata,
     expect_finite,
+    load_frozen,
     load_into,
     load_state,
-    model_metadata,
-    save_state,
 )
 from flctl.learning.summed import SummedMetrics
 from flctl.learning.task import Task, initial_model, load_task, loaded_digest
@@ -156,18 +156,16 @@ class Executor:
         if settings.from_ is not None:
             begun = begin_from(model, Path(settings.from_), settings.from_partial)
         expect_finite(model)
+        groups = Groups.of(task, model)
         check_optimizer(settings.local_training(1), model)
         fd = nameless_file("model")
-        blob, size = save_state(
-            fd, model.state_dict(), model_metadata(settings.task, model, read_as.given)
-        )
+        saved = save_first(fd, settings.task, model, groups, read_as.given)
         done = Initialised(
             settings=msgspec.to_builtins(settings),
             task_digest=loaded_digest(settings.task),
             measures=task.measures,
-            blob=blob,
-            size=size,
             begun=begun,
+            **saved._asdict(),
         )
         return done, fd
 
@@ -179,7 +177,8 @@ class Executor:
         with about_data(job.source):
             examples = holding.training()
         where = f"the model of round {job.seeding.round}"
-        start = load_state(model_fd, where)
+        groups, frozen = holding.groups, None if job.frozen is None else Path(job.frozen)
+        start = groups.whole(load_state(model_fd, where), load_frozen(frozen))
         if job.limits is not None and not job.limits.accept_weights and not job.seeding.version:
             expect_own(holding.task, start, job.seeding.seed)
         result = train_locally(
@@ -195,8 +194,8 @@ class Executor:
         fd = nameless_file("update")
         saved = save_update(
             fd,
-            arrays_of(start),
-            arrays_of(result.state),
+            arrays_of(groups.of_shared(start)),
+            arrays_of(groups.of_shared(result.state)),
             job.training,
             checkpoint_metadata(job.task),
             job.seeding,
@@ -223,7 +222,8 @@ class Executor:
         if not parts:
             return Scored(parts={})
         model = holding.task.model()
-        load_into(model, model_fd, "the model to evaluate")
+        frozen = None if job.frozen is None else Path(job.frozen)
+        load_into(model, model_fd, "the model to evaluate", frozen)
         return Scored(
             parts={
                 name: evaluate(

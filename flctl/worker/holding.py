@@ -2,10 +2,12 @@
 
 import contextlib
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 
 from flctl.errors import DamagedData, DataError, FlctlError, OtherData, TaskError
 from flctl.learning.examples import Examples
+from flctl.learning.groups import Groups
 from flctl.learning.reading import Reading
 from flctl.learning.source import evaluation_parts, held_out_examples, own_parts
 from flctl.learning.stamps import stamp_of
@@ -27,6 +29,10 @@ class Holding:
         self._own = Reading(path, lambda: [p for p in own_parts(task, source) if p is not None])
         self._held_out = Reading(path, lambda: held_out_examples(task, source))
         self._tests = Reading(path, lambda: evaluation_parts(task, source))
+
+    @cached_property
+    def groups(self) -> Groups:
+        return Groups.of(self.task, self.task.model())
 
     def training(self) -> Examples:
         return self._own.get()[0]

@@ -76,15 +76,13 @@ class Initialise(Job, frozen=True):
     """They are those of a run that exists, which is computed again."""
 
 
-class TrainJob(Job, frozen=True):
-    """Train from the model in the attached file descriptor."""
+class ModelJob(Job, frozen=True, kw_only=True):
+    """What to do with the model in the attached file descriptor."""
 
     task: str
     source: DataSource
-    training: LocalTraining
-    seeding: Seeding
-    residuals: str
-    """Folder where an agent keeps what it has not sent of a run; made when needed."""
+    frozen: str | None = None
+    """File of the model's frozen part."""
     limits: messages.Limits | None = None
     """What the owner of the device allows; None: all."""
     device: DeviceName = "auto"
@@ -94,22 +92,23 @@ class TrainJob(Job, frozen=True):
     """Digest of the task that the owner has enabled: with other code it is not done."""
 
 
-class EvaluateJob(Job, frozen=True):
-    """Evaluate the model in the attached file descriptor."""
+class TrainJob(ModelJob, frozen=True, kw_only=True):
+    """Train from it."""
 
-    task: str
-    source: DataSource
+    training: LocalTraining
+    seeding: Seeding
+    residuals: str
+    """Folder where an agent keeps what it has not sent of a run; made when needed."""
+
+
+class EvaluateJob(ModelJob, frozen=True, kw_only=True):
+    """Evaluate it."""
+
     side: Literal["coordinator", "agent"]
     """On the coordinator: the parts of `source` for testing, and for validation if that is here; on
     an agent: those of its own that are wanted."""
     parts: tuple[messages.MeasuredPart, ...] = ("test",)
     batch_size: int = 1000
-    limits: messages.Limits | None = None
-    """What the owner of the device allows; None: all."""
-    device: DeviceName = "auto"
-    threads: int | None = None
-    code: messages.Digest | None = None
-    """Digest of the task that the owner has enabled: with other code it is not done."""
 
 
 class DeriveJob(Job, frozen=True):
@@ -136,7 +135,7 @@ class Described(Event, frozen=True):
 
 
 class Initialised(Event, frozen=True):
-    """The first model is in the attached file descriptor."""
+    """The first model is in the attached file descriptor, its frozen part before it."""
 
     settings: dict[str, Any]
     """Complete: what `flctl.settings.parse` takes."""
@@ -145,6 +144,8 @@ class Initialised(Event, frozen=True):
     blob: messages.Digest
     size: int
     begun: messages.Begun | None = None
+    frozen: messages.Digest | None = None
+    frozen_size: int = 0
 
 
 class Stepped(Event, frozen=True):

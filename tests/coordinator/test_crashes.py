@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from memory_fleet import MemoryFleet
 
-from flctl.coordinator.store.folder import RunFolder, all_runs, has_digest
+from flctl.coordinator.store.folder import RunFolder, all_runs
 from flctl.coordinator.store.journal import Journal
+from flctl.transport.blobs import has_digest
 
 
 def models(state: Path) -> list[str]:

@@ -13,7 +13,17 @@ from flctl.core.metrics import DEFAULT_METRICS, from_confusion
 from flctl.core.round import Back, Gone, Tick
 from flctl.settings import parse
 from flctl.transport.gate import Gate
-from flctl.wire.messages import Evaluate, Evaluated, Failed, Measures, Metric, Sums, WorkKey
+from flctl.wire.messages import (
+    Coded,
+    Evaluate,
+    Evaluated,
+    Failed,
+    Measures,
+    Metric,
+    Model,
+    Sums,
+    WorkKey,
+)
 
 TASK = "t" * 64
 MEASURES = Measures(metrics=DEFAULT_METRICS, primary="loss", classes=2)
@@ -49,14 +59,14 @@ class Rig:
         self.works: list[Any] = []
         self.now = 1000.0
         roster = SimpleNamespace(members=members, is_free=lambda name: True)
-        fleet = SimpleNamespace(
-            roster=roster, serve=lambda *_: None, tell=self._tell, gate=Gate(lambda: 0.0)
-        )
+        fleet = SimpleNamespace(roster=roster, tell=self._tell, gate=Gate(lambda: 0.0))
         context: Any = SimpleNamespace(
             settings=parse({"task": "ecg", "evaluate": evaluate, "deadline_s": 30.0}, "the test"),
             started=SimpleNamespace(task_digest=TASK, measures=measures, begun=None),
             host=fleet,
             history=SimpleNamespace(round=done, exhausted=set(), accepted={}),
+            model=lambda blob, size: Model(shared=Coded(blob=blob, size=size)),
+            serve=lambda *_: None,
             clock=lambda: self.now,
             is_here=lambda name: True,
             thinking=SimpleNamespace(submit=self._submit),

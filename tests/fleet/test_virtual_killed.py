@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flctl.coordinator.store.folder import RunFolder, all_runs, has_digest
+from flctl.coordinator.store.folder import RunFolder, all_runs
 from flctl.core.events import RoundCommitted
 from flctl.core.stream import Published
 from flctl.errors import DataError
 from flctl.fleet import virtual
 from flctl.fleet.virtual import VirtualRun
+from flctl.transport.blobs import has_digest
 
 pytestmark = pytest.mark.timeout(240)
 

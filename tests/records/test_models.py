@@ -8,8 +8,8 @@ from torch import nn
 
 from flctl.errors import FlctlError, TaskError
 from flctl.learning.ecg import Ecg
+from flctl.learning.groups import Groups, save_first
 from flctl.learning.guard import guarded
-from flctl.learning.state import model_metadata, save_state
 from flctl.records import models
 
 
@@ -36,7 +36,7 @@ class Own(Ecg):
 
 def checkpoint(path, task, model):
     with path.open("wb") as file:
-        save_state(file.fileno(), model.state_dict(), model_metadata(task.name, model, {}))
+        save_first(file.fileno(), task.name, model, Groups.of(task, model), {})
     return path
 
 

@@ -208,9 +208,14 @@ class Control:
             self._unwatch(asked.to.peer)
 
     def _checkpoint(self, model: KeptModel) -> Any:
-        """The newest model of a run, or that of a round; its blob can be fetched afterwards."""
-        self._coordinator.agents.serve(model.digest, model.path, asked=True)
-        return {"blob": model.digest, "size": model.path.stat().st_size, "round": model.round}
+        """The newest model of a run, or that of a round; its blobs can be fetched afterwards."""
+        serve, size = self._coordinator.agents.serve, model.path.stat().st_size
+        serve(model.digest, model.path, asked=True)
+        answer: dict[str, Any] = {"blob": model.digest, "size": size, "round": model.round}
+        if model.frozen is not None and model.frozen_digest is not None:
+            serve(model.frozen_digest, model.frozen, asked=True)
+            answer["frozen"] = {"blob": model.frozen_digest, "size": model.frozen.stat().st_size}
+        return answer
 
     def _keys(self) -> Any:
         keyring = self._coordinator.keyring

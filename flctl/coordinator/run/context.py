@@ -19,6 +19,7 @@ from flctl.core.roster import Roster
 from flctl.core.round import Back, Gone, Tick
 from flctl.core.stream import AnyLive, Published
 from flctl.errors import StateError
+from flctl.files import explained
 from flctl.settings import RunSettings
 from flctl.transport.channel import Frame
 from flctl.transport.gate import Gate
@@ -107,7 +108,7 @@ class RunContext:
         settings, key = self.settings, self.key_of(agent)
         return Train(
             key=key,
-            model=Model(shared=Coded(blob=key.base, size=self.history.size)),
+            model=self.model(key.base, self.history.size),
             task=settings.task,
             dataset=settings.dataset,
             training=settings.local_training(key.round),
@@ -116,6 +117,20 @@ class RunContext:
             settings=self.started.settings,
             brought=self.started.begun is not None,
         )
+
+    def model(self, blob: Digest, size: int) -> Model:
+        """The model of a round with all that agents need for it. Raises StateError."""
+        frozen, path = None, self.folder.frozen
+        if path is not None and self.started.frozen is not None:
+            with explained(path, "read the model"):
+                frozen = Coded(blob=self.started.frozen, size=path.stat().st_size)
+        return Model(shared=Coded(blob=blob, size=size), frozen=frozen)
+
+    def serve(self, blob: Digest, path: Path) -> None:
+        """Let agents fetch a round's model, in the file `path`. Raises StateError."""
+        self.host.serve(blob, path)
+        if self.started.frozen is not None:
+            self.host.serve(self.started.frozen, self.folder.frozen_path)
 
     def now(self) -> float:
         """Seconds since 1970, for the records."""

@@ -99,7 +99,7 @@ class Evaluating:
                 self._asked.setdefault(agent, []).append(part)
         self._waiting = {agent: set(parts) for agent, parts in self._asked.items()}
         if self._asked:
-            self._context.host.serve(self._key.base, self._made.path)
+            self._context.serve(self._key.base, self._made.path)
         self._until = self._context.clock() + self._settings.deadline_s
         for agent in sorted(self._asked):
             self._invite(agent)
@@ -110,7 +110,7 @@ class Evaluating:
     def _invite(self, agent: str) -> None:
         question = messages.Evaluate(
             key=self._key,
-            model=messages.Model(shared=messages.Coded(blob=self._key.base, size=self._made.size)),
+            model=self._context.model(self._key.base, self._made.size),
             task=self._settings.task,
             dataset=self._settings.dataset,
             batch_size=self._settings.test_batch_size,

@@ -23,6 +23,7 @@ from flctl.errors import (
     WorkerError,
 )
 from flctl.learning.registry import task_digest
+from flctl.learning.whole import beside
 from flctl.settings import RunSettings, parse
 from flctl.wire.messages import Digest, Sums
 from flctl.worker import jobs
@@ -78,13 +79,13 @@ class WorkerEvaluator:
         except BaseException:
             os.close(fd)
             raise
-        return FirstModel(
-            settings, event.task_digest, event.measures, event.blob, event.size, fd, event.begun
-        )
+        return first_of(event, settings, fd)
 
     def evaluate(self, model: Path, settings: RunSettings) -> dict[str, Sums]:
+        frozen = beside(model)
         job = jobs.EvaluateJob(
             task=settings.task,
+            frozen=None if frozen is None else str(frozen),
             source=jobs.for_testing(settings),
             side="coordinator",
             batch_size=settings.test_batch_size,
@@ -161,6 +162,13 @@ class WorkerEvaluator:
             poll.register(fd, select.POLLIN)
             with contextlib.suppress(OSError):
                 poll.poll(500)
+
+
+def first_of(made: jobs.Initialised, settings: RunSettings, fd: int) -> FirstModel:
+    return FirstModel(
+        settings, made.task_digest, made.measures, made.blob, made.size, fd,
+        made.begun, made.frozen, made.frozen_size,
+    )  # fmt: skip
 
 
 def _as_error(failure: jobs.JobFailed) -> FlctlError:

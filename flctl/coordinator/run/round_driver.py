@@ -90,7 +90,7 @@ class RoundDriver:
     def begin(self) -> None:
         """Raises FlctlError when the disk fails."""
         context, seats = self._context, self._round.seats
-        context.host.serve(self.base, context.folder.model_path(self.id - 1))
+        context.serve(self.base, context.folder.model_path(self.id - 1))
         here = frozenset(agent for agent in seats if context.is_here(agent))
         self._feed(machine.Begin(here, self._grace_s))
 

@@ -12,12 +12,13 @@ from collections.abc import Callable, Mapping
 from msgspec import Struct, field, structs
 
 from flctl.coordinator.run.intake import Transfer
-from flctl.coordinator.store.folder import RunFolder, has_digest
+from flctl.coordinator.store.folder import RunFolder
 from flctl.coordinator.store.journal import Journal
 from flctl.core.events import UpdateStored
 from flctl.errors import ParametersError
 from flctl.files import Syncing, explained
 from flctl.settings import LocalTraining
+from flctl.transport.blobs import has_digest
 from flctl.wire.compression import check_update
 from flctl.wire.parameters import ParameterFile
 

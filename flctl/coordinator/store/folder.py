@@ -4,6 +4,8 @@ runs/<run>/run.toml            the settings, complete and frozen
            journal.jsonl       what has happened
            rounds/0007/model.safetensors  metrics.json  updates/pi-01.safetensors
            best.safetensors  last.safetensors
+           frozen.safetensors     tensors that do not train, if the model has any: then the rounds
+                                  have the others, and best and last are whole after the run
            residuals/pi-01/    what local and virtual agents have not sent yet (top-k)
            lock                held by the process that drives the run
 """
@@ -24,8 +26,10 @@ from flctl.core.events import RoundCommitted
 from flctl.core.history import History
 from flctl.errors import CheckpointError, StateError, UsageError
 from flctl.files import Lock, explained, is_locked, make_folder, replace, sync_folder
+from flctl.learning.whole import FROZEN, write_whole
 from flctl.run_toml import from_toml, to_toml
 from flctl.settings import RunSettings, changed
+from flctl.transport.blobs import has_digest
 from flctl.wire.messages import Digest
 
 logger = logging.getLogger(__name__)
@@ -116,6 +120,15 @@ class RunFolder:
     def model_path(self, round_id: int) -> Path:
         return self.round_path(round_id) / "model.safetensors"
 
+    @property
+    def frozen_path(self) -> Path:
+        return self.path / FROZEN
+
+    @property
+    def frozen(self) -> Path | None:
+        """That file, if the model has tensors that do not train."""
+        return self.frozen_path if self.frozen_path.exists() else None
+
     def spool_path(self, round_id: int) -> Path:
         return self.round_path(round_id) / "updates"
 
@@ -125,7 +138,7 @@ class RunFolder:
 
     def verify_first(self, digest: Digest) -> Path:
         """What `keep_first` has kept, compared with the journal. Raises CheckpointError."""
-        return _verify(self.path / BEGUN, digest)
+        return _verify(self._place(BEGUN), digest)
 
     def make_spool(self, round_id: int) -> Path:
         with explained(self.path, f"make the spool of round {round_id}"):
@@ -149,6 +162,11 @@ class RunFolder:
         for name, digest in event.server_state.items():
             _verify(self.round_path(event.round) / state_name(name), digest)
 
+    def verify_frozen(self, history: History) -> None:
+        """Check that the frozen part is what the journal says. Raises CheckpointError."""
+        if history.started is not None and history.started.frozen is not None:
+            _verify(self.frozen_path, history.started.frozen)
+
     def verify_model(self, round_id: int, digest: Digest) -> Path:
         """The path of a round's model, after its bytes were compared with the journal.
 
@@ -164,7 +182,7 @@ class RunFolder:
         kept = {r: self.model_path(r) for r in range(history.round + 1)}
         kept = {r: path for r, path in kept.items() if path.exists()}
         if history.best is not None:  # it stays when its round's own file goes
-            kept.setdefault(history.best.round, self.path / BEST)
+            kept.setdefault(history.best.round, self._place(BEST))
         if round_id not in kept:
             there = ", ".join(map(str, sorted(kept))) or "no round"
             raise UsageError(
@@ -208,20 +226,22 @@ class RunFolder:
         with explained(self.path, "mend the run's folder"):
             for name in (BEST, LAST):
                 self._temporary(name).unlink(missing_ok=True)
+                if self.frozen is not None:  # the whole ones are those of an end
+                    (self.path / name).unlink(missing_ok=True)
         for spool in self.rounds_path.glob("*/updates"):
             if spool.parent.name.isdigit() and int(spool.parent.name) <= history.round:
                 shutil.rmtree(spool, ignore_errors=True)
         if history.rounds:
             self.settle(history.rounds[-1], history, keep)
         else:
-            (self.path / LAST).unlink(missing_ok=True)
+            self._place(LAST).unlink(missing_ok=True)
         if history.best is None or history.best.round != history.round:
             with explained(self.path, f"put back {BEST}"):
                 self._put_back(history.best)
 
     def _put_back(self, best: RoundCommitted | None) -> None:
         """Restore `BEST` from an earlier round, or remove it."""
-        path = self.path / BEST
+        path = self._place(BEST)
         if best is None:
             path.unlink(missing_ok=True)
         elif has_digest(path, best.model):
@@ -236,7 +256,12 @@ class RunFolder:
             path.unlink()
 
     def sync(self, history: History) -> None:
-        """Make durable which names `settle` has given, and removed. Raises StateError."""
+        """At the end: make durable which names `settle` has given, and removed, and the models
+        whole. Raises StateError."""
+        if self.frozen is not None and history.rounds:
+            for name in (LAST, BEST):
+                if (model := self._place(name)).exists():
+                    write_whole(model, self.frozen, self.path / name)
         with explained(self.path, "sync the run's folder"):
             sync_folder(self.path)
             if history.rounds:
@@ -244,13 +269,21 @@ class RunFolder:
 
     def checkpoint(self, history: History) -> Path:
         """The newest model as a file."""
-        last = self.path / LAST
+        last = self._given(LAST)
         return last if history.rounds and last.exists() else self.model_path(history.round)
 
     def best(self, history: History) -> tuple[int, Path] | None:
         """The round with the best model, and that as a file."""
-        path = self.path / BEST
+        path = self._given(BEST)
         return (history.best.round, path) if history.best and path.exists() else None
+
+    def _place(self, name: str) -> Path:
+        """The link to a round's model."""
+        return (self.path if self.frozen is None else self.rounds_path) / name
+
+    def _given(self, name: str) -> Path:
+        """The file for people: whole, if that has been written."""
+        return whole if (whole := self.path / name).exists() else self._place(name)
 
     def room_for(self, size: int, updates: int) -> None:
         """Check that the spool of a round fits on the disk. Raises StateError."""
@@ -269,12 +302,12 @@ class RunFolder:
             temporary.hardlink_to(self.model_path(round_id))
         except OSError:  # a file system without hard links
             shutil.copyfile(self.model_path(round_id), temporary)
-        temporary.replace(self.path / name)
+        temporary.replace(self._place(name))
         # Renaming one name of a file to another name of it does nothing at all.
         temporary.unlink(missing_ok=True)
 
     def _temporary(self, name: str) -> Path:
-        return self.path / f".{name}.tmp"
+        return self._place(f".{name}.tmp")
 
 
 def state_name(name: str) -> str:
@@ -291,15 +324,6 @@ def _verify(path: Path, digest: Digest) -> Path:
     if actual != digest:
         raise CheckpointError(f"{path}: damaged: its sha256 is not the one in the journal")
     return path
-
-
-def has_digest(path: Path, digest: Digest) -> bool:
-    """Whether the file is there, and is what its digest says."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() == digest
-    except OSError:
-        return False
 
 
 def fits(name: str, asked: str) -> bool:

@@ -35,8 +35,27 @@ class FirstModel(Struct, frozen=True):
     digest: Digest
     size: int
     fd: int
-    """Holds the model; its receiver closes it."""
+    """Holds the model, after its frozen part if there is one; its receiver closes it."""
     begun: Begun | None = None
+    frozen: Digest | None = None
+    frozen_size: int = 0
+
+    def write(self, folder: RunFolder) -> None:
+        """As that of round 0. Raises StateError."""
+        path = folder.model_path(0)
+        with explained(path, "save the first model"):
+            path.parent.mkdir(exist_ok=True)
+            os.lseek(self.fd, 0, os.SEEK_SET)
+            if self.frozen is not None:
+                self._copy(folder.frozen_path, self.frozen_size)
+            self._copy(path, self.size)
+            if self.begun is not None:
+                folder.keep_first()
+
+    def _copy(self, path: Path, left: int) -> None:
+        with new_file(path) as file:
+            while left and (data := os.read(self.fd, min(left, 1 << 20))):
+                left -= file.write(data)
 
 
 def with_beginning(state: Path, given: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -100,15 +119,7 @@ def _locked(folder: Path, how: int) -> Iterator[bool]:
 
 
 def _fill(folder: RunFolder, first: FirstModel, kind: RunKind, at: float) -> None:
-    path = folder.model_path(0)
-    with explained(path, "save the first model"):
-        path.parent.mkdir()
-        with new_file(path) as file:
-            os.lseek(first.fd, 0, os.SEEK_SET)
-            while data := os.read(first.fd, 1 << 20):
-                file.write(data)
-        if first.begun is not None:
-            folder.keep_first()
+    first.write(folder)
     journal = Journal(folder.journal_path)
     started = RunStarted(
         at=at,
@@ -123,6 +134,7 @@ def _fill(folder: RunFolder, first: FirstModel, kind: RunKind, at: float) -> Non
         settings=_digest(folder),
         measures=first.measures,
         begun=first.begun,
+        frozen=first.frozen,
     )
     journal.append([started])
     journal.close()
@@ -198,6 +210,7 @@ def _withdraw_damaged(
     for round_id in range(history.round, -1, -1):
         try:
             folder.verify_model(round_id, history.model_of(round_id))
+            folder.verify_frozen(history)
             for event in history.rounds[round_id - 1 : round_id] if round_id else ():
                 folder.verify_state(event)
             break

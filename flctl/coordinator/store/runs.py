@@ -19,6 +19,9 @@ class KeptModel(NamedTuple):
     digest: Digest
     path: Path
     round: int
+    frozen: Path | None = None
+    """File with the tensors that do not train."""
+    frozen_digest: Digest | None = None
 
 
 class Found(NamedTuple):
@@ -72,7 +75,10 @@ class LocalRuns:
         folder = self.find(run)
         history = folder.history(lean=True)
         number = history.round if round_id is None else round_id
-        return KeptModel(history.model_of(number), folder.kept_model(number, history), number)
+        folder.verify_frozen(history)
+        rest = None if history.started is None else history.started.frozen
+        path = folder.kept_model(number, history)
+        return KeptModel(history.model_of(number), path, number, folder.frozen, rest)
 
     def stop(self, run: str) -> str:
         found = self.find(run)

@@ -1,0 +1,83 @@
+"""Whole models of a run whose rounds hold only the tensors that train."""
+
+import contextlib
+import hashlib
+import logging
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from flctl.errors import CheckpointError, FlctlError, ParametersError
+from flctl.files import explained, new_file
+from flctl.wire.merging import Merged, frozen_part
+from flctl.wire.parameters import ParameterFile
+
+logger = logging.getLogger(__name__)
+
+FROZEN = "frozen.safetensors"
+"""The file in a run's folder with the tensors that do not train."""
+
+
+def frozen_of(model: Path) -> Path | None:
+    """The file with the rest of the model in a run's folder; None for a whole one.
+
+    Raises CheckpointError for a file that is none, or was taken out of that folder.
+    """
+    try:
+        with model.open("rb") as file:
+            rest = frozen_part(ParameterFile(file.fileno(), str(model)))
+    except OSError as error:
+        raise CheckpointError(f"{model}: cannot be read: {error.strerror}") from error
+    except ParametersError as error:
+        raise CheckpointError(f"{error}: not a checkpoint of flctl, or a damaged one") from error
+    if rest is None:
+        return None
+    if (path := beside(model)) is not None:
+        return path
+    raise CheckpointError(
+        f"{model}: has only the tensors that train; the rest stays in the folder of its run: make "
+        "a whole one with flctl runs export RUN --format safetensors"
+    )
+
+
+def beside(model: Path) -> Path | None:
+    """The frozen part of the run in whose folder the round's model is, if there is one."""
+    places = (folder / FROZEN for folder in model.resolve().parents[:3])
+    return next((path for path in places if path.is_file()), None)
+
+
+def merge(model: Path, frozen: Path, target: Path) -> None:
+    """Write one file of both to `target`. Raises FlctlError."""
+    with (
+        explained(target, "save the model"),
+        model.open("rb") as one,
+        frozen.open("rb") as other,
+        new_file(target) as file,
+    ):
+        parts = [ParameterFile(f.fileno(), str(p)) for f, p in ((one, model), (other, frozen))]
+        digest = hashlib.file_digest(one, "sha256").hexdigest()
+        Merged(parts).write(file.fileno(), digest)
+
+
+@contextlib.contextmanager
+def whole(model: Path) -> Iterator[Path]:
+    """A file with the whole model, during the block: `model` itself, unless there is more of it.
+
+    Raises FlctlError.
+    """
+    frozen = frozen_of(model)
+    if frozen is None:
+        yield model
+        return
+    with tempfile.TemporaryDirectory(prefix="flctl-model-") as folder:
+        path = Path(folder) / model.name
+        merge(model, frozen, path)
+        yield path
+
+
+def write_whole(model: Path, frozen: Path, target: Path) -> None:
+    """As `merge`; a disk without room for it leaves the parts, which are enough."""
+    try:
+        merge(model, frozen, target)
+    except FlctlError as error:
+        logger.warning("%s could not be written, the rounds' models are there: %s", target, error)
