@@ -62,14 +62,18 @@ def evaluate(
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Measure a checkpoint: the metrics of its task on each part, and the confusion."""
+    """Measure a checkpoint: the metrics of its task on each part, and the confusion.
+
+    For 'ecg' also corrected for how frequent the classes are, as 'predict' says them.
+    """
     import msgspec
 
     from flctl.fleet.own_data import own_of, own_of_run
+    from flctl.learning.correction import corrected
     from flctl.learning.evaluation import measured as measure
     from flctl.learning.splits import chosen_parts
     from flctl.terminal.agents import document, show_measured
-    from flctl.terminal.checkpoints import load_model, task_of
+    from flctl.terminal.checkpoints import correction_of, load_model, task_of
     from flctl.terminal.results import show_metrics
 
     logs.set_up(verbose, quiet=True)
@@ -87,6 +91,8 @@ def evaluate(
     how: dict[str, Any] = {"batch_size": test_batch_size, "device": on}
     found = {name: measure(learnt, model, part, **how) for name, part in parts.items()}
     each = {name: measure(learnt, model, part, **how) for name, part in own.items()}
+    if (better := corrected(learnt, model, correction_of(checkpoint, learnt))) is not None:
+        found |= {f"{n}, corrected": measure(learnt, better, p, **how) for n, p in parts.items()}
     (name, main), *others = found.items()
     if json:
         result = {"part": name, **msgspec.to_builtins(main), "beside": dict(others)}

@@ -1,7 +1,7 @@
 """`flctl predict`: what a model says of each example of a file."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from flctl.cli.options import (
     Checkpoint,
@@ -12,6 +12,7 @@ from flctl.cli.options import (
     Verbose,
     argument,
     command,
+    flag,
     option,
     path,
     single,
@@ -51,6 +52,11 @@ def predict(
         min=0.0,
         default=None,
     ),
+    uncorrected: bool = flag(
+        "For 'ecg': the probabilities as the model says them, not corrected for how frequent "
+        "the classes are.",
+        "--uncorrected",
+    ),
     device: Device = "auto",
     json: Json = False,
     verbose: Verbose = False,
@@ -59,11 +65,12 @@ def predict(
 
     If the file says what is true, it is compared with the predictions.
     """
+    from flctl.learning.correction import corrected
     from flctl.learning.origin import summary
     from flctl.learning.prediction import predict as judge
     from flctl.learning.predictions import OF
     from flctl.records.plots.style import needs_matplotlib, picture_path
-    from flctl.terminal.checkpoints import load_model, task_of, threshold_of
+    from flctl.terminal.checkpoints import correction_of, load_model, task_of, threshold_of
     from flctl.terminal.results import show_predictions
 
     logs.set_up(verbose, quiet=True)
@@ -76,7 +83,9 @@ def predict(
     model, on = load_model(learnt, checkpoint, device)
     with reading(file):
         cases = learnt.cases(file)
-    said = judge(learnt, model, cases.examples, device=on)
+    correction = None if uncorrected else correction_of(checkpoint, learnt)
+    better = corrected(learnt, model, correction)
+    said = judge(learnt, model if better is None else better, cases.examples, device=on)
     cases = cases.readable
     if learnt.says == "score":
         threshold = threshold_of(checkpoint) if threshold is None else threshold
@@ -88,12 +97,15 @@ def predict(
 
         draw(picture, found, str(output.shown(file.absolute())))
     if json:
-        head = {"checkpoint": str(checkpoint), "task": chosen, "file": str(file)}
+        head: dict[str, Any] = {"checkpoint": str(checkpoint), "task": chosen, "file": str(file)}
+        head |= {"correction": correction} if correction else {}
         output.print_json(head | found.plain())
         return
     notes = []
     if not all(origin.as_documented and not origin.left_out for origin in cases.origins):
         notes = [f"Read: {line}" for line in summary(cases.origins)]
+    if correction:
+        notes.append("Note: corrected for how frequent the classes are; --uncorrected leaves that")
     show_predictions(found, rows, notes)
     if picture is not None:
         output.print_line(f"Look at {output.shown(picture)}.")

@@ -249,7 +249,9 @@ def _lean(event: events.RoundCommitted) -> events.RoundCommitted:
     """Without its participants and the details of its score."""
     score = event.metrics
     if score is not None:
+        chosen = score.validation
         score = msgspec.structs.replace(
-            score, counts=_NONE, beside=_NONE, own=_NONE, constant=score.constant or _NONE
-        )
+            score, counts=_NONE, beside=_NONE, own=_NONE, constant=score.constant or _NONE,
+            validation=chosen and msgspec.structs.replace(chosen, counts=_NONE),
+        )  # fmt: skip
     return msgspec.structs.replace(event, participants=_NONE, missing=(), metrics=score)

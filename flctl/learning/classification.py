@@ -18,6 +18,9 @@ class Classification(Task):
     metrics: ClassVar[tuple[Metric, ...]] = (
         LOSS, Metric("accuracy"), Metric("macro_f1"), Metric("ece", lower=True),
     )  # fmt: skip
+    frequencies: ClassVar[tuple[float, ...]] = ()
+    """How frequent each class is where the models are used, if the data that they learn from have
+    another mix; `evaluate` and `predict` then correct for it (`flctl.learning.correction`)."""
 
     def loss(self, output: "Tensor", target: "Tensor") -> "Tensor":
         """Cross-entropy; `target` int64, shape (n,)."""

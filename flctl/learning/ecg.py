@@ -46,6 +46,8 @@ class Ecg(Classification):
         "fusion",
         "paced or unknown",
     )
+    # All 48 records of the MIT-BIH database, by the counts of Kachuee et al. 2018.
+    frequencies = (0.828, 0.025, 0.066, 0.007, 0.074)
     axes = ("ms from the R peak", "mV")
     primary = "macro_f1"  # nine of ten beats are normal
     options = ("lead", "annotator", "r_at")

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from flctl.coordinator.store.folder import RunFolder
+    from flctl.learning.correction import Correction
     from flctl.learning.origin import ReadAs
     from flctl.learning.task import Task
 
@@ -79,22 +80,36 @@ def load_model(task: "Task", checkpoint: Path, device: str) -> "tuple[nn.Module,
 
 
 def threshold_of(checkpoint: Path) -> float | None:
-    """Threshold in the metadata of a copy, else from the round's validation scores, for a model
-    that is still in its run's folder; None without them. Raises CheckpointError, StateError."""
+    """Raises CheckpointError, StateError."""
+    from flctl.records import copies
+
+    return copies.in_metadata(_found_of(checkpoint))
+
+
+def correction_of(checkpoint: Path, task: "Task") -> "Correction | None":
+    """Raises CheckpointError, StateError."""
+    from flctl.learning.correction import applies_to, stored
+
+    return stored(_found_of(checkpoint), len(task.classes)) if applies_to(task) else None
+
+
+def _found_of(checkpoint: Path) -> dict[str, Any]:
+    """Metadata of a copy, else what the round's validation part says of a model that is still in
+    its run's folder; empty without them. Raises CheckpointError, StateError."""
     import hashlib
 
     from flctl.fleet.own_data import run_of
     from flctl.records import copies
 
-    known = copies.in_metadata(_metadata(checkpoint))
-    run = run_of(checkpoint) if known is None else None
+    known = _metadata(checkpoint)
+    run = None if known.keys() & {*copies.FOUND} else run_of(checkpoint)
     if run is None:
-        return known
+        return {name: known[name] for name in copies.FOUND if name in known}
     with checkpoint.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    digest = _metadata(checkpoint).get("model", digest)  # a whole one names the round's
+    digest = known.get("model", digest)  # a whole one names the round's
     scores = [event.metrics for event in run.history().rounds if event.model == digest]
-    return copies.threshold_of(scores[-1]) if scores else None
+    return copies.found_of(checkpoint, scores[-1]) if scores else {}
 
 
 def _metadata(checkpoint: Path) -> dict[str, Any]:
@@ -116,6 +131,6 @@ def copy_model(checkpoint: Path, target: Path, option: str) -> None:
 
     try:
         with whole(checkpoint) as path:
-            copy_checkpoint(path, target, option, threshold_of(checkpoint))
+            copy_checkpoint(path, target, option, _found_of(checkpoint))
     except StateError as error:
         raise StateError(f"{error}; the run is done, its model is in {checkpoint}") from error

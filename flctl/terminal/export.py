@@ -8,7 +8,7 @@ from flctl.errors import printable
 from flctl.files import explained, new_file
 from flctl.outputs import writable
 from flctl.records import tables, tensorboard
-from flctl.records.copies import copy_checkpoint, threshold_of
+from flctl.records.copies import copy_checkpoint, found_of
 from flctl.records.recorded import RecordedRun
 from flctl.terminal.patience import reading, waiting
 
@@ -44,7 +44,7 @@ def export_model(
         target = writable(out, "--out", [checkpoint, *([data] if data else [])])
         if format_ == "safetensors":
             score = found.rounds[round_id - 1].metrics if round_id else None
-            copy_checkpoint(checkpoint, target, "--out", threshold_of(score))
+            copy_checkpoint(checkpoint, target, "--out", found_of(checkpoint, score))
             return target
         from flctl.records import models  # loads torch
 

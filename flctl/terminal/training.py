@@ -19,7 +19,7 @@ from flctl.fleet.connecting import connect, connect_coordinator
 from flctl.fleet.console import RemoteRuns
 from flctl.fleet.driving import RunResult, drive_local, drive_remote, drive_virtual
 from flctl.fleet.heads import Heads
-from flctl.records.copies import copy_checkpoint, threshold_of
+from flctl.records.copies import copy_checkpoint, found_of
 from flctl.terminal.checkpoints import copy_model, expect_task
 from flctl.terminal.output import warn
 from flctl.terminal.watching import Watcher
@@ -112,7 +112,7 @@ def _save_copy(console: RemoteRuns, result: RunResult, target: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="flctl-model-") as folder:
         fetched = console.save_checkpoint(result.run, Path(folder) / "model.safetensors")
         score = convert(result.metrics, Score) if result.metrics else None
-        copy_checkpoint(fetched, target, "--save-model", threshold_of(score))
+        copy_checkpoint(fetched, target, "--save-model", found_of(fetched, score))
 
 
 def inputs(

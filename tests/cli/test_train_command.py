@@ -44,12 +44,36 @@ def test_json_lines(run, tmp_path):
 
 
 def test_the_saved_model_is_the_last_one(run, tmp_path):
-    """--save-model writes the very bytes of the run's last checkpoint."""
+    """--save-model writes the tensors of the run's last checkpoint, and what the validation part
+    says of them, which a checkpoint cannot hold: it is there before it is measured."""
     saved = tmp_path / "model.safetensors"
-    folder = RunFolder.find(tmp_path / "state", run[-1]["run"])
-    assert saved.read_bytes() == (folder.path / "last.safetensors").read_bytes()
-    with saved.open("rb") as file:
-        assert ParameterFile(file.fileno(), "saved").metadata["task"] == "ecg"
+    last = RunFolder.find(tmp_path / "state", run[-1]["run"]).path / "last.safetensors"
+    with saved.open("rb") as copied, last.open("rb") as kept:
+        ours, theirs = ParameterFile(copied.fileno(), "saved"), ParameterFile(kept.fileno(), "kept")
+        assert ours.specs == theirs.specs
+        assert all((ours.read(s) == theirs.read(s)).all() for s in ours.specs)
+        assert ours.metadata.pop("correction").keys() == {"temperature", "prior"}
+        assert ours.metadata == theirs.metadata
+
+
+def test_a_model_is_corrected_wherever_it_lies(run, tmp_path, flctl, beats):
+    """In the folder of its run, copied at the end, and exported, for `evaluate` and `predict`."""
+    name, exported = run[-1]["run"], tmp_path / "exported.safetensors"
+    last = RunFolder.find(tmp_path / "state", name).path / "last.safetensors"
+    out = ("--format", "safetensors", "--which", "last", "--out", exported)
+    assert flctl("runs", "export", name, *out).code == 0
+    for command, data in (("evaluate", ("--data", beats())), ("predict", (beats(),))):
+        found = []
+        for model in (last, tmp_path / "model.safetensors", exported):
+            said = json.loads(flctl(command, model, *data, "--json").out)
+            found.append(said | {"checkpoint": ""})
+        assert found[0] == found[1] == found[2]
+    assert found[0]["correction"]["temperature"] > 0
+    plain = json.loads(flctl("predict", exported, beats(), "--uncorrected", "--json").out)
+    assert "correction" not in plain
+    assert plain["predictions"] != found[0]["predictions"]
+    rows = flctl("evaluate", exported, "--data", beats(), "--split", "later").out
+    assert "later, corrected" in rows
 
 
 def test_runs(run, flctl):

@@ -63,6 +63,8 @@ def scored(
         few = measures.classes <= CLASSES and measures.says != "score"
         others_[name] = own if few else replace(own, counts={})
     chosen = None if validation is None else metrics_of(validation, measures, derive)
+    if chosen is not None and not (measures.says == "class" and measures.classes <= CLASSES):
+        chosen = replace(chosen, counts={})  # of others a correction is fitted to them
     return Score(
         examples=figures.examples,
         values=figures.values,
@@ -77,7 +79,7 @@ def scored(
             for name, sums in list(given.get("test", {}).items())[:AGENTS]
             if tests
         },
-        validation=None if chosen is None else replace(chosen, counts={}),
+        validation=chosen,
         validated_by=chooser,
         primary=measures.chooses,
     )
