@@ -183,6 +183,11 @@ def errors_of(counts: Mapping[str, Table]) -> tuple[tuple[int, ...], tuple[int, 
     return tuple(chain(*rows[:half])), tuple(chain(*rows[half:]))
 
 
+def computed(values: Mapping[str, float]) -> dict[str, float]:
+    """Those that could be computed: AUROC, for instance, takes examples of two classes."""
+    return {name: value for name, value in values.items() if value != -sys.float_info.max}
+
+
 def each_figure(found: Metrics) -> list[str]:
     """Name, value and unit of each, in words."""
     return [

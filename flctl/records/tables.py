@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import TypeAlias
 
 from flctl.core.events import Participant, RoundCommitted, Score
-from flctl.core.metrics import named
+from flctl.core.metrics import computed, named
 from flctl.wire.messages import VALIDATION, Metrics
 
 Row: TypeAlias = dict[str, str | float | None]
@@ -91,9 +91,11 @@ def by_agents(event: RoundCommitted) -> bool:
 
 def _validation(score: Score | None, names: Sequence[str]) -> Row:
     found = score.validation if score is not None and score.chosen_on == VALIDATION else None
-    return {name: found.values.get(name) if found else None for name in names}
+    there = computed(found.values) if found else {}
+    return {name: there.get(name) for name in names}
 
 
 def _figures(found: Metrics | None, names: Sequence[str]) -> Row:
-    values = {name: found.values.get(name) if found else None for name in names}
+    there = computed(found.values) if found else {}
+    values = {name: there.get(name) for name in names}
     return {**values, "test_examples": found.examples if found else None}

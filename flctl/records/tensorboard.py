@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from flctl.core.events import RoundCommitted, RoundsWithdrawn
+from flctl.core.metrics import computed
 from flctl.core.stream import Published
 from flctl.errors import StateError, UsageError
 from flctl.files import explained, new_folder
@@ -55,7 +56,8 @@ def points(event: RoundCommitted) -> dict[str, float]:
             for name, other in score.beside.items():
                 tag = f"agent_held_out_{key}/{name}" if by_agents(event) else f"{name}/{key}"
                 found[tag] = other.values.get(key)
-    return {tag: float(value) for tag, value in found.items() if value is not None}
+    known = {tag: float(value) for tag, value in found.items() if value is not None}
+    return computed(known)
 
 
 class Events:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from flctl.core.metrics import labels
+from flctl.core.metrics import computed, labels
 from flctl.core.spread import Rows, spread, worst_first
 from flctl.formats import counted, figure
 from flctl.terminal import output
@@ -18,7 +18,7 @@ SHOWN = 10
 EXAMPLES = "examples"
 CONSTANTS: "dict[Says, str]" = {
     "class": "the largest class", "labels": "every label", "number": "the mean",
-    "score": "the same score",
+    "score": "one score",
 }  # fmt: skip
 SUMMARY = {"mean": "mean", "median": "median", "tenth": "10th percentile", "worst": "worst"}
 
@@ -57,6 +57,10 @@ def show_agents(
         output.print_line(f"and {counted(left, 'agent')} with better figures; --all shows all")
 
 
+def in_brackets(says: "Says") -> str:
+    return f"in brackets: a constant answer ({CONSTANTS[says]} of the same data)"
+
+
 def with_constant(name: str, value: float | None, constant: float | None) -> str:
     """A figure, and in brackets that of a constant answer."""
     if name == EXAMPLES:
@@ -89,7 +93,7 @@ def show_parts(title: str, found: "Mapping[str, Metrics]", says: "Says") -> None
         made.add_row(part, str(each.examples), *cells)
     output.show(made)
     if any(each.constant for each in found.values()):
-        output.print_line(f"in brackets: always answering {CONSTANTS[says]} of the same data")
+        output.print_line(in_brackets(says))
 
 
 def document(found: "Mapping[str, Metrics]", measures: "Measures") -> dict[str, Any]:
@@ -98,7 +102,10 @@ def document(found: "Mapping[str, Metrics]", measures: "Measures") -> dict[str, 
 
 
 def rows_of(found: "Mapping[str, Metrics]") -> dict[str, dict[str, float]]:
-    return {a: {EXAMPLES: float(each.examples), **each.values} for a, each in found.items()}
+    return {
+        agent: {EXAMPLES: float(each.examples), **computed(each.values)}
+        for agent, each in found.items()
+    }
 
 
 def lower_of(measures: "Measures") -> set[str]:

@@ -10,7 +10,7 @@ from flctl.core.metrics import label, mean
 from flctl.fleet.comparison import OWN, Beside, Compared
 from flctl.formats import counted, figure
 from flctl.terminal import output
-from flctl.terminal.agents import CONSTANTS, show_agents
+from flctl.terminal.agents import in_brackets, show_agents
 
 PARTS = {"own": "own patients, later", "later": "all patients, later", "unseen": "unseen patients"}
 """Names of the measured parts in `flctl.fleet.comparison` and the task."""
@@ -66,7 +66,7 @@ def _show_each(alone: Compared, by: Beside) -> None:
     }
     constants = {a: {"federated": found.constant[key]} for a, found in by.own.items()}
     show_agents(label(key), rows, heads, by="federated", constants=constants)
-    output.print_line(f"in brackets: always answering {CONSTANTS['class']} of the same data")
+    output.print_line(in_brackets("class"))
 
 
 def explained(alone: Compared, by: Beside, agents: int) -> list[str]:

@@ -21,16 +21,24 @@ def show_metrics(found: "Mapping[str, Metrics]", classes: Sequence[str], says: "
     if LABELS in main.counts:
         made = output.table("label", ">examples", ">predicted", ">precision", ">recall")
         for name, (hits, true, said) in zip(classes, main.counts[LABELS], strict=True):
-            shares = (f"{hits / n:.3f}" if n else "-" for n in (said, true))
+            shares = (_share(hits, n) for n in (said, true))
             made.add_row(name, str(true), str(said), *shares)
         output.print_line("")
         output.show(made)
     if confusion := confusion_of(main.counts):
-        made = output.table("true \\ predicted", *(f">{name}" for name in classes))
-        for name, row in zip(classes, confusion, strict=True):
-            made.add_row(name, *(str(count) if count else "·" for count in row))
+        made = output.table("true \\ predicted", *(f">{name}" for name in classes), ">recall")
+        columns = [sum(column) for column in zip(*confusion, strict=True)]
+        for number, (name, row) in enumerate(zip(classes, confusion, strict=True)):
+            cells = (str(count) if count else "·" for count in row)
+            made.add_row(name, *cells, _share(row[number], sum(row)))
+        right = (_share(confusion[number][number], n) for number, n in enumerate(columns))
+        made.add_row(Text("precision", style="bold"), *right, "")
         output.print_line("")
         output.show(made)
+
+
+def _share(hits: int, of: int) -> str:
+    return f"{hits / of:.3f}" if of else "-"
 
 
 def show_predictions(found: "Predictions", rows: int, notes: Iterable[str]) -> None:

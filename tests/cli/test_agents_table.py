@@ -1,6 +1,7 @@
 """The table of agents in `runs show` and `evaluate`: bounded for large fleets, whole in JSON."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from flctl.core.metrics import metrics_of
 from flctl.core.spread import spread
 from flctl.terminal.agents import document, show_agents, show_measured
-from flctl.wire.messages import Measures, Metric, Moments, Sums
+from flctl.wire.messages import Measures, Metric, Metrics, Moments, Sums
 
 NUMBERS = Measures(
     metrics=(Metric("loss", lower=True), Metric("rmse", lower=True, unit="°C"), Metric("r2")),
@@ -66,6 +67,21 @@ def test_a_figure_that_an_agent_lacks_is_a_dash(capsys):
     assert spread(rows)["after"].agents == 1
 
 
+def test_what_an_agent_cannot_compute_is_not_its_worst_figure(capsys):
+    """AUROC of an agent that has normal examples only: a dash, and no part of the spread."""
+    both = Metrics(examples=4, values={"loss": 1.0, "auroc": 0.75})
+    one = Metrics(examples=4, values={"loss": 0.5, "auroc": -sys.float_info.max})
+    scores = Measures(
+        metrics=(Metric("loss", lower=True), Metric("auroc")),
+        primary="auroc", classes=2, says="score",
+    )  # fmt: skip
+    show_measured("each", {"a": both, "b": one}, scores)
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[1:3] == [["a", "4", "1.000", "0.750"], ["b", "4", "0.500", "-"]]
+    assert lines[3] == ["mean", "4", "0.750", "0.750"]
+    assert document({"a": both, "b": one}, scores)["spread"]["auroc"].agents == 1
+
+
 def test_a_run_and_a_checkpoint_tell_the_same_of_each_agent(flctl, beats, tmp_path):
     """The last round's figures on what each agent holds out, in the journal and measured again."""
     path = beats(
@@ -88,7 +104,7 @@ def test_a_run_and_a_checkpoint_tell_the_same_of_each_agent(flctl, beats, tmp_pa
     }
     assert again["by_agent"]["spread"] == shown["by_agent"]["spread"]
     told = flctl("runs", "show", run.name).out
-    assert "each on its own" in told and "in brackets: always answering the largest class" in told
+    assert "each on its own" in told and "in brackets: a constant answer (the largest class" in told
     other = tmp_path / "m.safetensors"
     other.write_bytes((run / "last.safetensors").read_bytes())
     assert "by_agent" not in json.loads(flctl("evaluate", other, "--json").out)

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import sys
 
 import msgspec
 
@@ -31,3 +32,12 @@ def test_an_agent_of_a_round_is_a_row(make_round):
     assert told == [
         ("pi-01", "yes", 10, 0.25), ("pi-02", "no", None, None), ("pi-03", "yes", 30, None),
     ]  # fmt: skip
+
+
+def test_a_figure_that_could_not_be_computed_is_empty(make_round):
+    """Not the number that stands for it in JSON."""
+    event = make_round(1, 1)
+    values = {**event.metrics.values, "accuracy": -sys.float_info.max}
+    score = msgspec.structs.replace(event.metrics, values=values)
+    (row,) = round_rows([msgspec.structs.replace(event, metrics=score)])
+    assert row["accuracy"] is None and row["loss"] is not None

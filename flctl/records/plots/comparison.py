@@ -39,7 +39,7 @@ def draw(
         place = {"loc": "lower center", "bbox_to_anchor": (0.5, 0.055)}
         figure.legend(handles[::-1], labels[::-1], ncols=3, frameon=False, **place)
         note = _unseen(last, central, alone, by)
-        figure.text(0.015, 0.025, note, ha="left", fontsize=9, color=CENTRAL)
+        figure.text(0.12 / size[0], 0.025, note, ha="left", fontsize=9, color=CENTRAL)
         figure.subplots_adjust(left=0.05, right=0.985, top=0.79, bottom=0.235, wspace=0.2)
 
 
@@ -95,7 +95,7 @@ def _each(axis: Any, found: "Mapping[str, tuple[Metrics, Metrics]]") -> None:
     axis.set_xlim(right=1.0)
     axis.grid(visible=False, axis="y")
     axis.set_title(f"{heading}, own later beats", loc="left", fontweight="bold", fontsize=11)
-    axis.set_xlabel("|  always the agent's largest class")
+    axis.set_xlabel("blue: federated, ochre: the agent's own model\n| always its largest class")
 
 
 def _span(curves: Any) -> float:
