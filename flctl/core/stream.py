@@ -18,7 +18,8 @@ FROM_START = -1
 """Before the first event of a journal."""
 ENDS = (events.RunPaused, events.RunFinished, events.RunFailed, events.RunStopped)
 DURABLE = (events.RoundCommitted, *ENDS)
-"""Events that are synced before they are published: no power cut takes their line back."""
+"""Events that are synced before they are published: no power cut takes their line back. A simulated
+round's is synced a moment later; it is published without a head."""
 
 
 class Live(Struct, frozen=True, kw_only=True, tag_field="event"):
@@ -82,7 +83,7 @@ class Published(Struct, frozen=True, omit_defaults=True):
     seq: Natural | None = None
     """The event's index in the journal of the run."""
     head: str = ""
-    """The journal's chain up to this line, of a DURABLE event."""
+    """The journal's chain up to this line, of a DURABLE event that is synced."""
 
     def plain(self) -> dict[str, Any]:
         """Flat, as `--json` prints it."""

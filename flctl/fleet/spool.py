@@ -14,15 +14,15 @@ others are made again, with the same bytes, in less time than a file is worth.""
 
 
 class Spool:
-    def __init__(self, folder: RunFolder, memory: int = MEMORY, long_s: float = LONG_S) -> None:
-        self._folder, self._memory, self._long_s = folder, memory, long_s
+    def __init__(self, folder: RunFolder) -> None:
+        self._folder = folder
         self.held: dict[str, Blob] = {}
         """Files in memory, by agent."""
         self._bytes = 0
 
     def put(self, update: UpdateStored, blob: Blob) -> None:
         """Raises StateError."""
-        if update.seconds < self._long_s and self._bytes + len(blob) <= self._memory:
+        if update.seconds < LONG_S and self._bytes + len(blob) <= MEMORY:
             self.held[update.agent] = blob
             self._bytes += len(blob)
             return

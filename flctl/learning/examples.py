@@ -65,6 +65,8 @@ class Examples:
         self.classes = classes
         self.group = None if group is None else np.asarray(group, dtype=np.str_)
         self.where = where
+        self.digests: list[str] = []
+        """The digest, once it is known; copies of the same examples may share it."""
         self._check()
 
     def __len__(self) -> int:
@@ -134,8 +136,8 @@ class Examples:
         chosen._x, chosen._y, chosen.broken = self._x[rows], self._y[rows], {}
         chosen.group = None if self.group is None else self.group[rows]
         chosen.names = None if self.names is None else self.names[rows]
-        for known in ("digest", "labels"):
-            chosen.__dict__.pop(known, None)
+        chosen.digests = []
+        chosen.__dict__.pop("labels", None)
         return chosen
 
     def histogram(self) -> NDArray[np.int64]:
@@ -149,10 +151,15 @@ class Examples:
             return {hash((self.names is None and id(self.items), each)) for each in known.tolist()}
         return {hash(row.tobytes()) for row in self.array}
 
-    @cached_property
+    @property
     def digest(self) -> str:
         """sha256 of all inputs and targets, and of what kind they are: what training depends on,
         whatever files they are from."""
+        if not self.digests:
+            self.digests.append(self._hashed())
+        return self.digests[0]
+
+    def _hashed(self) -> str:
         found = hashlib.sha256()
         names = () if self.names is None else (np.strings.encode(self.names, "utf-8"),)
         for array in (self.array, self._y, *names):

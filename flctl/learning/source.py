@@ -82,10 +82,12 @@ class Dealt(Mapping[str, Examples]):
         self._examples = examples
         self._rows = {owner: own for owner, own in rows.items() if len(own)}
         self._broken: dict[str, dict[int, str]] = {}
+        self._digests: dict[str, list[str]] = {}
 
     def __getitem__(self, owner: str) -> Examples:
         part = self._examples.select(self._rows[owner])
         part.broken = self._broken.setdefault(owner, part.broken)  # warned of once
+        part.digests = self._digests.setdefault(owner, part.digests)
         return part
 
     def __contains__(self, owner: object) -> bool:

@@ -4,6 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flctl.errors import SettingsError
+from flctl.learning import loader
+from flctl.learning.examples import Examples
 from flctl.learning.loader import BatchPlan, in_order
 from flctl.settings import LocalTraining
 
@@ -68,3 +70,21 @@ def test_evaluation_sees_everything_in_order(blobs, points):
     batches = list(in_order(blobs, examples, 4))
     assert [len(y) for _, y in batches] == [4, 4, 2]
     assert [int(v) for _, y in batches for v in y] == examples.y.tolist()
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.float32])
+def test_batches_that_are_copied_out_together_are_those_one_by_one(
+    blobs, kind: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And changing one in place changes neither the data nor another one."""
+    monkeypatch.setattr(loader, "TOGETHER_BYTES", 70)
+    x = np.arange(40 * 6).reshape(40, 6).astype(kind)
+    examples = Examples(x, np.arange(40) % 3, classes=3)
+    drawn = ([3, 1, 2], [9], [0, 39, 5, 4], [3, 3], [7] * 20, [8])
+    batches = [np.array(each, np.int64) for each in drawn]
+    found = []
+    for inputs, targets in loader.load(blobs, examples, batches):
+        found.append((inputs.tolist(), targets.tolist()))
+        inputs.zero_()
+    assert found == [(x[rows].tolist(), (rows % 3).tolist()) for rows in batches]
+    assert examples.array.sum() == x.sum() > 0

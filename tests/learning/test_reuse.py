@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from flctl.core.randomness import Seeding, derive, sample
+from flctl.errors import CheckpointError
 from flctl.learning.classification import Classification
 from flctl.learning.examples import Examples
 from flctl.learning.reuse import Reused
@@ -77,6 +78,22 @@ def test_trains_to_the_same_bytes_as_a_new_one(what: str, built: int):
         assert again.loss == new.loss
         assert all(same_bytes(again.state[name], t) for name, t in new.state.items())
     assert one.built == built
+
+
+def test_a_reused_module_begins_with_what_it_is_given():
+    """Also twice with the same; that of another model is refused, and nothing of it stays."""
+    reused, cpu = Reused(Odd("norm")), torch.device("cpu")
+    start = {name: t + 3 for name, t in Odd("norm").model().state_dict().items()}
+    other = {name: t * 2 for name, t in start.items()}
+    for given in (start, start, other, start):
+        model = reused.begin(given, cpu)
+        assert all(same_bytes(t, given[name]) for name, t in model.state_dict().items())
+        for tensor in model.state_dict().values():
+            tensor.zero_()
+    with pytest.raises(CheckpointError, match="another model"):
+        reused.begin(Odd("plain").model().state_dict(), cpu)
+    model = reused.begin(start, cpu)
+    assert all(same_bytes(t, start[name]) for name, t in model.state_dict().items())
 
 
 def test_a_run_of_batches_is_a_copy():

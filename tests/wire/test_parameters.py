@@ -442,3 +442,27 @@ def test_a_file_is_not_mapped_into_memory(tmp_path):
         array = file.read(file.specs[0], 10, 5)
         assert array.base is None
         assert path.name not in Path("/proc/self/maps").read_text()
+
+
+def test_a_file_in_memory_is_the_same_file(tmp_path: Path):
+    """Bytes, digest and tensors; of one that is cut off, the error too."""
+    tensors = {
+        "w": ("F32", np.arange(12, dtype=np.float32).reshape(3, 4)),
+        "n": ("I64", np.array(7)),
+    }
+    memory, path = bytearray(), tmp_path / "file"
+    with path.open("w+b") as file:
+        assert dump(memory, tensors, {"task": "x"}) == dump(file.fileno(), tensors, {"task": "x"})
+        assert path.read_bytes() == memory
+        for source in (memory, bytes(memory), memoryview(memory)):
+            found = ParameterFile(source, "it")
+            assert found.size == len(memory) and found.metadata == {"task": "x"}
+            for spec in found.specs:
+                on_disk = ParameterFile(file.fileno(), "it").read(spec)
+                assert np.array_equal(found.read(spec), on_disk)
+            part = found.read(found.specs[-1], 5, 3)
+            part += 1  # it is the reader's own
+            assert part.tolist() == [6, 7, 8] and found.read(found.specs[-1], 5, 1) == 5
+    for short in (memory[:4], memory[:-1]):
+        with pytest.raises(ParametersError, match=r"^it: "):
+            ParameterFile(short, "it")
