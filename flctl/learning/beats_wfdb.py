@@ -24,6 +24,8 @@ PIECE_S, MARGIN_S = 1800.0, 2.0
 FOUND_PIECE_S, FOUND_MARGIN_S = 3600.0, 20.0
 """XQRS learns from what comes first, so that it gets more at a time."""
 NOT_WHOLE = "beats without a whole window of valid samples"
+PACED, MOSTLY = ("/", "f"), 0.5
+"""Paced beats and their fusions; a record with so large a share of them is of a paced patient."""
 LIMITS = np.iinfo(np.int16)
 
 
@@ -75,6 +77,8 @@ def read_record(path: Path, labelled: bool = True, read_as: ReadAs = AS_IT_IS) -
     beats = _cut_all(record, known)
     symbols = beats.symbol[beats.whole]
     facts["annotator"] = known.annotator
+    if judged and np.isin(symbols, PACED).mean() > MOSTLY:
+        facts["paced"] = header.stem
     return Beats(
         x=beats.x,
         y=np.array([AAMI[symbol] for symbol in symbols], dtype=np.int64) if judged else None,
