@@ -129,7 +129,7 @@ def inputs(
     if folder is not None:
         settings = folder.settings()
         given = {"data": settings.data, "test_data": settings.test_data}
-    for key in ("data", "test_data"):
+    for key in ("data", "test_data", "from_"):
         if given.get(key) is not None:
             yield Path(given[key])
 
