@@ -1,5 +1,8 @@
 """Where the updates of a simulated round are until they are averaged."""
 
+import contextlib
+import resource
+
 from flctl.coordinator.store.folder import RunFolder
 from flctl.core.events import UpdateStored
 from flctl.files import explained
@@ -26,6 +29,7 @@ class Spool:
             self.held[update.agent] = blob
             self._bytes += len(blob)
             return
+        _allow_many_files()
         path = self._folder.make_spool(update.round) / f"{update.agent}.safetensors"
         with explained(path, "store an update"):
             path.write_bytes(blob)
@@ -38,3 +42,10 @@ class Spool:
     def clear(self) -> None:
         self.held.clear()
         self._bytes = 0
+
+
+def _allow_many_files() -> None:
+    """As many as this account may open: all updates of a round are open while they are averaged."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

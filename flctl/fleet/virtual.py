@@ -213,8 +213,8 @@ class VirtualRun:
         topk = self.settings.compression == "topk"
         self._commits.commit(committed, self._files(made, updates), first=topk)
         self.history.apply(committed)
-        self._commits.tell()
         self.folder.settle(committed, self.history, None)
+        self._commits.tell()
 
     def delivered(self, update: events.UpdateStored, blob: Blob) -> Blob:  # noqa: ARG002
         """The file of an update as it is averaged; an experiment with hostile clients makes it

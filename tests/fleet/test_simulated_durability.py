@@ -1,6 +1,7 @@
 """What a simulated round leaves on the disk; after any end it goes on to the same bytes."""
 
 import errno
+import resource
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -143,6 +144,22 @@ def test_more_updates_than_fit_into_memory_get_files(
     monkeypatch.undo()
     assert found == outcome(start(tmp_path / "all").run())
     assert all(row.same for row in replay(run.folder, {}))
+
+
+def test_a_round_may_have_more_updates_than_files_may_be_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Those in memory take none; for the others the limit is raised as far as it goes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    few = len(list(Path("/proc/self/fd").iterdir())) + 30
+    try:
+        for memory in (spool.MEMORY, 0):
+            monkeypatch.setattr(spool, "MEMORY", memory)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (few, hard))
+            run = start(tmp_path / str(memory), virtual=50, rounds=1)
+            assert run.run().state == "finished"
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_events_come_in_the_journals_order_with_its_numbers(tmp_path: Path):
