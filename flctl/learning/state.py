@@ -93,7 +93,8 @@ def load_into(model: nn.Module, fd: int, where: str, frozen: Path | None = None)
             file = Merged(files)
             check(file, specs_of(model.state_dict()), [name for name, _ in model.named_buffers()])
         except ParametersError as error:
-            raise CheckpointError(f"{error} (damaged, or a checkpoint of another model)") from error
+            why = "damaged, or of another model, or of another version of the task"
+            raise CheckpointError(f"{error} ({why})") from error
         assign(model, {spec.name: _to_tensor(file, spec) for spec in file.specs})
 
 
