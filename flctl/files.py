@@ -11,7 +11,7 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, TypeVar
@@ -115,6 +115,10 @@ class Syncing:
                 os.close(fd)
             raise
         self._done = [_syncing.submit(_sync_and_close, fd) for fd in own]
+
+    def also(self, sync: Callable[[], None]) -> None:
+        """Begin this as well, and wait for it."""
+        self._done.append(_syncing.submit(sync))
 
     def wait(self) -> None:
         """Until all of it is on disk. Raises StateError."""

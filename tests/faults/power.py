@@ -118,12 +118,15 @@ class Disk:
                 self._by_number[number].sync()
             case ["rename", old, new]:
                 before, after = self._folder(old), self._folder(new)
-                assert before is after, f"from one folder to another: {old}, {new}"
-                names = before.now()
-                target = names.get(Path(new).name)
-                what = names[Path(old).name]
-                if target is not what:  # else it does nothing at all
+                target = after.now().get(Path(new).name)
+                what = before.now()[Path(old).name]
+                if target is what:
+                    return  # it does nothing at all
+                if before is after:
                     before.changes.append({Path(old).name: None, Path(new).name: what})
+                else:  # each folder is synced by itself: it may have both names, or none
+                    before.changes.append({Path(old).name: None})
+                    after.changes.append({Path(new).name: what})
             case ["link", old, new]:
                 self._folder(new).changes.append({Path(new).name: self._find(Path(old))})
             case ["remove", path]:

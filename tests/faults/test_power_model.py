@@ -96,3 +96,21 @@ def test_blocks_that_were_not_written_are_zeros():
     file.writes = [(0, b"a" * 512), (512, b"b" * 512), (1024, b"c" * 512)]
     found = {bytes(dict.fromkeys(file.some(random.Random(seed)))) for seed in range(40)}
     assert b"abc" in found and b"\0b" in found and b"\0c" in found and b"" in found
+
+
+def test_a_file_that_went_to_another_folder_may_have_both_names_or_none(tmp_path: Path):
+    """Each folder is synced by itself."""
+    root = tmp_path / "root"
+    for name in ("one", "two"):
+        (root / name).mkdir(parents=True)
+    (root / "one/file").write_text("bytes")
+    for sync, left in ((False, {"one/file"}), (True, {"one/file", "two/moved"})):
+        number = (root / "two").stat().st_ino
+        disk = Disk(root)
+        record = tmp_path / "record"
+        lines: list[list[object]] = [["rename", f"{disk.root}/one/file", f"{disk.root}/two/moved"]]
+        lines += [["sync", number]] if sync else []
+        record.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        disk.replay(record)
+        disk.rebuild("worst", random.Random(0))
+        assert there(root).keys() == left

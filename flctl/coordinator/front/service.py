@@ -116,11 +116,8 @@ class Coordinator:
             except Exception as error:  # whatever one peer sends must not end it for the others
                 what = f"key={shown(incoming.key)} a message could not be dealt with"
                 self.gate.bug(logger, self.source_of(incoming), error, what)
-        for background in (self._disk, self._thinking):
-            try:
-                background.finish()
-            except (FlctlError, OSError) as error:
-                self.runs.give_up(error)
+            self._finish()  # while many updates come in, the next batch is stored all the same
+        self._finish()
         now = self._clock()
         if self._hub.lost_connections():
             self.agents.on_lost(now)
@@ -132,6 +129,13 @@ class Coordinator:
             self.control.step()
         if self._health is not None:
             self._health.answer(self._report)
+
+    def _finish(self) -> None:
+        for background in (self._disk, self._thinking):
+            try:
+                background.finish()
+            except (FlctlError, OSError) as error:
+                self.runs.give_up(error)
 
     def stop(self) -> None:
         """End `run`; a run in progress goes on at the next start."""

@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from flctl.files import explained
@@ -20,6 +21,9 @@ CACHE = 16
 """Chunks that are kept in memory, 4 MiB: agents that are invited together want the same."""
 SHELF = 8
 """Blobs that can be fetched: the newest of the run, and the newest that operators asked for."""
+
+_closing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="close")
+"""The last descriptor of a removed model frees its blocks: orders would wait for that."""
 
 Send = Callable[[bytes, Message, bytes | None], Sent]
 
@@ -50,7 +54,7 @@ class Serving:
     def _take_off(self, shelf: dict[Digest, int], digest: Digest) -> None:
         if digest not in shelf:
             return
-        os.close(shelf.pop(digest))
+        _closing.submit(os.close, shelf.pop(digest))
         for wanted in [wanted for wanted in self._cache if wanted[0] == digest]:
             del self._cache[wanted]
 

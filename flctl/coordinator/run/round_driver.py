@@ -70,12 +70,9 @@ class RoundDriver:
         self._crew, self._absent = context.crew(), opened.absent
         self._grace_s = RETURN_S if resumed else 0.0
         self._began = context.clock()
-        self._downloads = Downloads(
-            context.folder.make_spool(opened.round),
-            context.host,
-            context.clock,
-            self._on_transferred,
-        )
+        folder, host, clock = context.folder, context.host, context.clock
+        spool, spares = folder.make_spool(self.id), folder.spares(self.id)
+        self._downloads = Downloads(spool, host, clock, self._on_transferred, spares)
         self._syncing: Syncing | None = None
         """Pending sync of the batch stored last."""
         self._updates: dict[str, events.UpdateStored] = {}
@@ -255,7 +252,6 @@ class RoundDriver:
         # is its batch. The last batch of a round has no Sync of its own: `_aggregate` waits for it.
         if self._syncing is not None:
             self._syncing.wait()
-            self._context.journal.sync()
 
     def _reject(self, agent: str, reason: str) -> None:
         self._warn(agent, "update rejected", reason)

@@ -231,8 +231,8 @@ class Run:
             if error is not None:
                 logger.warning("run=%s could not tidy up: %s", self.run, error)
 
-        keep = context.settings.keep_rounds
-        context.disk.submit(lambda: context.folder.settle(event, context.history, keep), done)
+        folder, history, keep = context.folder, context.history, context.settings.keep_rounds
+        context.disk.submit(lambda: folder.settle(event, history, keep, reused=True), done)
 
     # The run ends ----------------------------------------------------------------------------
 

@@ -1,13 +1,14 @@
 """Checks updates and makes them durable; `store` runs on the disk's thread.
 
 An update counts once its tensors fit the model, its file has its final name, and it is in the
-journal. It is safe, and its agent gets `Accepted`, when file and journal are synced: once per
-batch. A round's last batch is synced while its updates are averaged.
+journal. It is safe, and its agent gets `Accepted`, when file and journal are synced: both at the
+same time, once per batch. A round's last batch is synced while its updates are averaged.
 """
 
 import contextlib
 import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from msgspec import Struct, field, structs
 
@@ -27,7 +28,7 @@ class StoreOutcome(Struct):
     stored: list[UpdateStored] = field(default_factory=list)
     unusable: dict[str, str] = field(default_factory=dict)
     syncing: Syncing | None = None
-    """Stored updates are safe after its `wait` and a sync of the journal; None: they are safe."""
+    """Stored updates are safe after its `wait`; None: they are safe."""
 
 
 def store(
@@ -42,8 +43,9 @@ def store(
     """Check and name each file; then one sync for all of them. Raises StateError."""
     outcome, spool = StoreOutcome(), folder.spool_path(round_id)
     try:
+        problems = _tensor_problems(folder.model_path(round_id - 1), asked, batch)
         for agent, transfer in sorted(batch.items()):
-            if problem := _tensor_problem(folder, round_id, asked, agent, transfer.fd):
+            if problem := problems.get(agent):
                 outcome.unusable[agent] = problem
                 transfer.path.unlink(missing_ok=True)
                 continue
@@ -51,15 +53,17 @@ def store(
                 transfer.path.rename(spool / f"{agent}.safetensors")
             outcome.stored.append(_event(now(), agent, transfer))
         if outcome.stored:
-            # A file under its final name counts only once the journal says so.
+            # A file under its final name counts only once the journal says so. If the journal
+            # is on the disk first, a restart finds the file damaged, and asks for it again.
+            journal.append(outcome.stored, sync=False)
             fds = [batch[update.agent].fd for update in outcome.stored]
             with explained(spool, "store updates"):
                 syncing = Syncing(fds, spool, folder.rounds_path)
+            syncing.also(journal.sync)
             if last:
                 outcome.syncing = syncing
             else:
                 syncing.wait()
-            journal.append(outcome.stored, sync=not last)
     except BaseException:
         for transfer in batch.values():
             transfer.throw_away()
@@ -88,18 +92,19 @@ def take_stock(
     return damaged
 
 
-def _tensor_problem(
-    folder: RunFolder, round_id: int, asked: LocalTraining, agent: str, fd: int
-) -> str | None:
-    """Reason why an update cannot count, or None."""
-    path = folder.model_path(round_id - 1)
+def _tensor_problems(
+    path: Path, asked: LocalTraining, batch: Mapping[str, Transfer]
+) -> dict[str, str]:
+    """Reasons why updates of the model in `path` cannot count, by agent."""
+    problems = dict[str, str]()
     with explained(path, "read the model"), path.open("rb") as model:
         base = ParameterFile(model.fileno(), str(path))
-        try:
-            check_update(ParameterFile(fd, f"update of {agent}"), base, asked)
-        except ParametersError as error:
-            return str(error)
-    return None
+        for agent, transfer in batch.items():
+            try:
+                check_update(ParameterFile(transfer.fd, f"update of {agent}"), base, asked)
+            except ParametersError as error:
+                problems[agent] = str(error)
+    return problems
 
 
 def _event(at: float, agent: str, transfer: Transfer) -> UpdateStored:

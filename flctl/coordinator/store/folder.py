@@ -146,6 +146,13 @@ class RunFolder:
             spool.mkdir(parents=True, exist_ok=True)
         return spool
 
+    def spares(self, round_id: int) -> list[Path]:
+        """Files of the spool of the round before, to be written again: see `settle`."""
+        try:
+            return sorted(self.spool_path(round_id - 1).glob("*.safetensors"))
+        except OSError:
+            return []
+
     def residuals_path(self, agent: str) -> Path:
         """Folder of what a virtual or local agent has not sent yet."""
         return self.path / "residuals" / agent
@@ -191,9 +198,12 @@ class RunFolder:
             )
         return _verify(kept[round_id], history.model_of(round_id))
 
-    def settle(self, event: RoundCommitted, history: History, keep: int | None) -> None:
+    def settle(
+        self, event: RoundCommitted, history: History, keep: int | None, *, reused: bool = False
+    ) -> None:
         """After a commit: metrics.json, best and last, and what is not needed any more; `keep` None
-        leaves the earlier rounds to `forget`.
+        leaves the earlier rounds to `forget`. `reused`: the next round writes over the files of
+        the spool.
 
         Nothing here is needed to go on: it can be made again from the journal.
         """
@@ -204,7 +214,7 @@ class RunFolder:
             if best is not None and best.round == event.round:
                 self._link(event.round, BEST)
             self._link(event.round, LAST)
-            shutil.rmtree(self.spool_path(event.round), ignore_errors=True)
+            shutil.rmtree(self.spool_path(event.round - reused), ignore_errors=True)
         if keep is not None:
             self.forget(event.round, keep)
 
@@ -256,8 +266,9 @@ class RunFolder:
             path.unlink()
 
     def sync(self, history: History) -> None:
-        """At the end: make durable which names `settle` has given, and removed, and the models
-        whole. Raises StateError."""
+        """The run ends: no round writes over the last one's files. Make durable which names
+        `settle` has given, and removed, and the models whole. Raises StateError."""
+        shutil.rmtree(self.spool_path(history.round), ignore_errors=True)
         if self.frozen is not None and history.rounds:
             for name in (LAST, BEST):
                 if (model := self._place(name)).exists():

@@ -142,6 +142,7 @@ class Journal:
             os.ftruncate(self._fd, self._whole)  # without a torn last line
         self.head = self._chain.head
         """The chain up to the last line that no power cut takes back."""
+        self._durable = self._count
         self._untold: deque[Published] = deque()
         if fault := self._chain.fault:
             logger.error("%s: %s; it goes on after its last line", path, fault)
@@ -174,7 +175,7 @@ class Journal:
             self._count += len(told)
             self._untold += told
             if sync:
-                self.head = chain.head
+                self.head, self._durable = chain.head, self._count
 
     def told(self, event: AnyEvent) -> Iterator[Published]:
         """Takes what was appended up to `event` and was not taken yet, in the journal's order:
@@ -192,13 +193,15 @@ class Journal:
     def sync(self) -> None:
         """Make all that was appended durable. Raises StateError."""
         with explained(self.path, "write the journal"):
-            with self._lock:
-                fd, head = os.dup(self._fd), self._chain.head
+            with self._lock:  # not held for the sync: nobody who appends or tells waits for it
+                fd, count, head = os.dup(self._fd), self._count, self._chain.head
             try:
                 getattr(os, "fdatasync", os.fsync)(fd)  # macOS has the latter
             finally:
                 os.close(fd)
-        self.head = head
+        with self._lock:
+            if count > self._durable:
+                self._durable, self.head = count, head
 
     def close(self) -> None:
         with self._lock:
