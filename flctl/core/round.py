@@ -270,10 +270,9 @@ class Pull(Struct, frozen=True):
 
 
 class Store(Struct, frozen=True):
-    """Check these, make them durable, journal them; `last`: their sync may go on meanwhile."""
+    """Check these and journal them; their sync may go on meanwhile."""
 
     agents: tuple[str, ...]
-    last: bool
 
 
 class Sync(Struct, frozen=True):
@@ -620,9 +619,7 @@ class Round:
             return actions
         if whole := [s.agent for s in self.seats.values() if s.standing is Standing.WHOLE]:
             self._storing = True
-            stored, owing, _ = self._count()
-            last = self._closing.complete(stored + len(whole), owing - len(whole))
-            actions.append(Store(tuple(whole), last))
+            actions.append(Store(tuple(whole)))
         return actions
 
     @property

@@ -87,7 +87,7 @@ def test_a_round_closes_when_the_last_update_counts():
     round_ = opened()
     deliver(round_, "cb")
     assert round_.on(offer("a"), 1.0) == [Pull("a", offer("a").offer)]
-    assert round_.on(BytesComplete("a"), 1.0) == [Store(("a",), last=True)]
+    assert round_.on(BytesComplete("a"), 1.0) == [Store(("a",))]
     assert round_.phase is Phase.OPEN
     accept, aggregate = round_.on(Stored(("a",)), 1.0)
     assert accepted([accept]) == ["a"] and aggregate == Aggregate(("a", "b", "c"), ())
@@ -130,10 +130,10 @@ def test_all_that_become_whole_while_the_disk_is_busy_are_one_batch():
     round_ = opened("abcd", need=3)
     for agent in "abcd":
         round_.on(offer(agent), 1.0)
-    assert round_.on(BytesComplete("a"), 1.0) == [Store(("a",), last=False)]
+    assert round_.on(BytesComplete("a"), 1.0) == [Store(("a",))]
     assert [round_.on(BytesComplete(agent), 1.0) for agent in "dbc"] == [[], [], []]
     accept, store = round_.on(Stored(("a",)), 2.0)
-    assert accepted([accept]) == ["a"] and store == Store(("b", "c", "d"), last=True)
+    assert accepted([accept]) == ["a"] and store == Store(("b", "c", "d"))
     assert kinds(round_.on(Stored(("b", "c", "d"), synced=False), 3.0)) == [Aggregate]
     assert round_.on(offer("b"), 3.5) == [], "it is not safe yet"
     *tells, measure = round_.on(Reached(Phase.AGGREGATED), 4.0)
@@ -145,14 +145,14 @@ def test_an_update_is_accepted_only_when_it_is_safe():
     round_ = opened("ab")
     deliver(round_, "a")
     round_.on(offer("b"), 1.0)
-    assert round_.on(BytesComplete("b"), 1.0) == [Store(("b",), last=True)]
+    assert round_.on(BytesComplete("b"), 1.0) == [Store(("b",))]
     round_ = opened("abc", need=3)
     for agent in "ab":
         round_.on(offer(agent), 1.0)
         round_.on(BytesComplete(agent), 1.0)
     assert round_.on(Stored(("a",), synced=False), 2.0) == [
         Sync(("a",)),
-        Store(("b",), last=False),
+        Store(("b",)),
     ]
     assert accepted(round_.on(Stored(("b",)), 2.5)) == ["b"]
     assert accepted(round_.on(Synced(("a",)), 3.0)) == ["a"]
@@ -445,7 +445,7 @@ def test_a_rule_that_closes_with_three_updates_and_no_deadline():
     round_.on(CannotDeliver("c", "out of memory"), 1e9)
     for agent in "de":
         round_.on(offer(agent), 1e9)
-    assert round_.on(BytesComplete("e"), 1e9) == [Store(("e",), last=True)]
+    assert round_.on(BytesComplete("e"), 1e9) == [Store(("e",))]
     round_.on(BytesComplete("d"), 1e9)
     actions = round_.on(Stored(("e",), synced=False), 1e9)
     assert [a.agent for a in actions[:-1]] == ["b", "c", "d"], "these are told that it is over"

@@ -88,7 +88,7 @@ class Orders(RuleBasedStateMachine):
                 assert self.round.phase in (Phase.OPEN, Phase.FAILED)
             case Pull(agent, offered):
                 assert offered == offer(agent).offer and agent not in self.safe
-            case Store(agents, _):
+            case Store(agents):
                 assert self.batch is None, "one batch at a time"
                 assert not set(agents) & self.safe
                 self.batch = agents

@@ -6,7 +6,7 @@ every event is a step of its own (`flctl.coordinator.run.steps`).
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias, assert_never
 
 from flctl.coordinator.run.aggregation import Aggregated, aggregate
@@ -73,8 +73,8 @@ class RoundDriver:
         folder, host, clock = context.folder, context.host, context.clock
         spool, spares = folder.make_spool(self.id), folder.spares(self.id)
         self._downloads = Downloads(spool, host, clock, self._on_transferred, spares)
-        self._syncing: Syncing | None = None
-        """Pending sync of the batch stored last."""
+        self._syncing: list[Syncing] = []
+        """One for each batch; waited for before the commit."""
         self._updates: dict[str, events.UpdateStored] = {}
         self._missing: tuple[str, ...] = ()
         self._made: Aggregated | None = None
@@ -198,11 +198,13 @@ class RoundDriver:
                     self._on_transferred(agent, why)
                 else:
                     self._downloads.pull(agent, offer)
-            case machine.Store(agents, last):
-                self._store(agents, last)
+            case machine.Store(agents):
+                self._store(agents)
             case machine.Sync(agents):
                 synced = self._outcome("store an update", lambda _: self._feed(Synced(agents)))
-                context.disk.submit(self._sync, synced)
+                begun = [*self._syncing]
+                # Not on the disk's thread, which stores the next batch meanwhile.
+                context.thinking.submit(lambda: _wait(begun), synced)
             case machine.Look():
                 self._feed(machine.Looked(self._crew.pool(context.clock())))
             case machine.Fail(attempt, reason):
@@ -225,15 +227,16 @@ class RoundDriver:
             case _:
                 assert_never(action)
 
-    def _store(self, agents: tuple[str, ...], last: bool) -> None:
+    def _store(self, agents: tuple[str, ...]) -> None:
         context, batch = self._context, self._downloads.take(agents)
 
         def work() -> StoreOutcome:
             folder, asked = context.folder, context.settings
-            return store(folder, context.journal, self.id, asked, batch, last, context.now)
+            return store(folder, context.journal, self.id, asked, batch, context.now)
 
         def stored(outcome: StoreOutcome) -> None:
-            self._syncing = outcome.syncing
+            if outcome.syncing is not None:
+                self._syncing.append(outcome.syncing)
             for agent, why in outcome.unusable.items():
                 self._reject(agent, why)
             agents = tuple(update.agent for update in outcome.stored)
@@ -245,13 +248,6 @@ class RoundDriver:
             self._outcome("store an update", stored)(outcome, error)
 
         context.disk.submit(work, done)
-
-    def _sync(self) -> None:
-        """Sync the batch stored last; on the disk's thread."""
-        # Set on the main thread. A Sync is queued before the next Store, on one FIFO thread: this
-        # is its batch. The last batch of a round has no Sync of its own: `_aggregate` waits for it.
-        if self._syncing is not None:
-            self._syncing.wait()
 
     def _reject(self, agent: str, reason: str) -> None:
         self._warn(agent, "update rejected", reason)
@@ -282,7 +278,7 @@ class RoundDriver:
 
         def work() -> Aggregated:
             made = aggregate(context.folder, self.id, examples, context.settings)
-            self._sync()
+            _wait(self._syncing)
             return made
 
         def aggregated(made: Aggregated) -> None:
@@ -343,3 +339,8 @@ class RoundDriver:
             self._done(None, f"round {self.id} could not {doing}: {error}", False)
 
         return done
+
+
+def _wait(begun: Iterable[Syncing]) -> None:
+    for syncing in begun:
+        syncing.wait()

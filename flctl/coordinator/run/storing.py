@@ -2,7 +2,7 @@
 
 An update counts once its tensors fit the model, its file has its final name, and it is in the
 journal. It is safe, and its agent gets `Accepted`, when file and journal are synced: both at the
-same time, once per batch. A round's last batch is synced while its updates are averaged.
+same time, once per batch, while the next one is stored and while updates are averaged.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ class StoreOutcome(Struct):
     stored: list[UpdateStored] = field(default_factory=list)
     unusable: dict[str, str] = field(default_factory=dict)
     syncing: Syncing | None = None
-    """Stored updates are safe after its `wait`; None: they are safe."""
+    """Stored updates are safe after its `wait`; None: there are none."""
 
 
 def store(
@@ -37,10 +37,9 @@ def store(
     round_id: int,
     asked: LocalTraining,
     batch: Mapping[str, Transfer],
-    last: bool,
     now: Callable[[], float],
 ) -> StoreOutcome:
-    """Check and name each file; then one sync for all of them. Raises StateError."""
+    """Check and name each file; then begin one sync for all of them. Raises StateError."""
     outcome, spool = StoreOutcome(), folder.spool_path(round_id)
     try:
         problems = _tensor_problems(folder.model_path(round_id - 1), asked, batch)
@@ -58,12 +57,8 @@ def store(
             journal.append(outcome.stored, sync=False)
             fds = [batch[update.agent].fd for update in outcome.stored]
             with explained(spool, "store updates"):
-                syncing = Syncing(fds, spool, folder.rounds_path)
-            syncing.also(journal.sync)
-            if last:
-                outcome.syncing = syncing
-            else:
-                syncing.wait()
+                outcome.syncing = Syncing(fds, spool, folder.rounds_path)
+            outcome.syncing.also(journal.sync)
     except BaseException:
         for transfer in batch.values():
             transfer.throw_away()
