@@ -10,7 +10,7 @@ was first.
 import traceback
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -34,6 +34,9 @@ from flctl.wire.parameters import (
     from_float64,
     to_float,
 )
+
+_pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="combine")
+"""One thread for all rounds: the slices of a new one each time would stay in memory of its own."""
 
 
 def combine(
@@ -110,14 +113,16 @@ def combine(
             write(combined(part))
         return
     # One slice is combined while the one before is hashed and written.
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="combine") as pool:
-        ahead: deque[Future[tuple[Array, State]]] = deque()
+    ahead: deque[Future[tuple[Array, State]]] = deque()
+    try:
         for part in slices(out.specs, length):
-            ahead.append(pool.submit(combined, part))
+            ahead.append(_pool.submit(combined, part))
             if len(ahead) > 1:
                 write(ahead.popleft().result())
-        for last in ahead:
-            write(last.result())
+        while ahead:
+            write(ahead.popleft().result())
+    finally:
+        wait(ahead)  # it reads the files of the updates
 
 
 def _state_at(
