@@ -216,11 +216,12 @@ class RunFolder:
             self._link(event.round, LAST)
             shutil.rmtree(self.spool_path(event.round - reused), ignore_errors=True)
         if keep is not None:
-            self.forget(event.round, keep)
+            is_best = best is not None and best.round == event.round - keep
+            self.forget(event.round, keep, synced=not is_best)
 
     def forget(self, round_id: int, keep: int, *, synced: bool = False) -> None:
-        """Remove what is not needed any more when that round is durable; `synced`: so are the names
-        that the earlier ones have been given. Raises StateError."""
+        """Remove what is not needed any more when that round is durable; `synced`: so is every name
+        that is needed. Raises StateError."""
         with explained(self.path, f"forget what was before round {round_id}"):
             # That of the round before stays: a round whose model is damaged is done again.
             for path in self.round_path(round_id - 2).glob(state_name("*")):
