@@ -74,7 +74,7 @@ class RoundDriver:
         spool, spares = folder.make_spool(self.id), folder.spares(self.id)
         self._downloads = Downloads(spool, host, clock, self._on_transferred, spares)
         self._syncing: list[Syncing] = []
-        """One for each batch; waited for before the commit."""
+        """One for each batch, and all before it are waited for together."""
         self._updates: dict[str, events.UpdateStored] = {}
         self._missing: tuple[str, ...] = ()
         self._made: Aggregated | None = None
@@ -229,10 +229,11 @@ class RoundDriver:
 
     def _store(self, agents: tuple[str, ...]) -> None:
         context, batch = self._context, self._downloads.take(agents)
+        first = not self._syncing
 
         def work() -> StoreOutcome:
             folder, asked = context.folder, context.settings
-            return store(folder, context.journal, self.id, asked, batch, context.now)
+            return store(folder, context.journal, self.id, asked, batch, first, context.now)
 
         def stored(outcome: StoreOutcome) -> None:
             if outcome.syncing is not None:

@@ -37,9 +37,11 @@ def store(
     round_id: int,
     asked: LocalTraining,
     batch: Mapping[str, Transfer],
+    first: bool,
     now: Callable[[], float],
 ) -> StoreOutcome:
-    """Check and name each file; then begin one sync for all of them. Raises StateError."""
+    """Check and name each file; then begin one sync for all of them, and with the `first` of a
+    round's for the folders around the spool. Raises StateError."""
     outcome, spool = StoreOutcome(), folder.spool_path(round_id)
     try:
         problems = _tensor_problems(folder.model_path(round_id - 1), asked, batch)
@@ -57,7 +59,7 @@ def store(
             journal.append(outcome.stored, sync=False)
             fds = [batch[update.agent].fd for update in outcome.stored]
             with explained(spool, "store updates"):
-                outcome.syncing = Syncing(fds, spool, folder.rounds_path)
+                outcome.syncing = Syncing(fds, spool, folder.rounds_path if first else None)
             outcome.syncing.also(journal.sync)
     except BaseException:
         for transfer in batch.values():
