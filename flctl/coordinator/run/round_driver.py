@@ -71,7 +71,8 @@ class RoundDriver:
         self._grace_s = RETURN_S if resumed else 0.0
         self._began = context.clock()
         folder, host, clock = context.folder, context.host, context.clock
-        spool, spares = folder.make_spool(self.id), folder.spares(self.id)
+        spool, before = folder.make_spool(self.id), folder.spool_path(self.id - 1)
+        spares = sorted(before.glob("*.safetensors"))  # of a committed round
         self._downloads = Downloads(spool, host, clock, self._on_transferred, spares)
         self._syncing: list[Syncing] = []
         """One for each batch, and all before it are waited for together."""

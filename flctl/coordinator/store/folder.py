@@ -146,13 +146,6 @@ class RunFolder:
             spool.mkdir(parents=True, exist_ok=True)
         return spool
 
-    def spares(self, round_id: int) -> list[Path]:
-        """Files of the spool of the round before, to be written again: see `settle`."""
-        try:
-            return sorted(self.spool_path(round_id - 1).glob("*.safetensors"))
-        except OSError:
-            return []
-
     def residuals_path(self, agent: str) -> Path:
         """Folder of what a virtual or local agent has not sent yet."""
         return self.path / "residuals" / agent
@@ -202,8 +195,7 @@ class RunFolder:
         self, event: RoundCommitted, history: History, keep: int | None, *, reused: bool = False
     ) -> None:
         """After a commit: metrics.json, best and last, and what is not needed any more; `keep` None
-        leaves the earlier rounds to `forget`. `reused`: the next round writes over the files of
-        the spool.
+        leaves the earlier rounds to `forget`, `reused` the spool's files to the next round.
 
         Nothing here is needed to go on: it can be made again from the journal.
         """
@@ -216,8 +208,7 @@ class RunFolder:
             self._link(event.round, LAST)
             shutil.rmtree(self.spool_path(event.round - reused), ignore_errors=True)
         if keep is not None:
-            is_best = best is not None and best.round == event.round - keep
-            self.forget(event.round, keep, synced=not is_best)
+            self.forget(event.round, keep, synced=not best or best.round != event.round - keep)
 
     def forget(self, round_id: int, keep: int, *, synced: bool = False) -> None:
         """Remove what is not needed any more when that round is durable; `synced`: so is every name
