@@ -86,14 +86,23 @@ class Synced:
 
     first: "Synced | None" = None
     """Of what was in the spool when the coordinator started."""
-    last: "Synced"
 
     def __init__(self, *_: Any) -> None:
-        self.waited, Synced.last = False, self
+        self.waited = False
+        self.beside: list[Any] = []
         Synced.first = Synced.first or self
+
+    def also(self, sync: Any) -> None:
+        """The journal's, which has the events of these files already."""
+        journal: Recorder = sync.__self__
+        journal.files |= dict.fromkeys(journal.new, self)
+        journal.new.clear()
+        self.beside.append(sync)
 
     def wait(self) -> None:
         self.waited = True
+        while self.beside:
+            self.beside.pop()()
 
 
 class Recorder(Journal):
@@ -102,6 +111,8 @@ class Recorder(Journal):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self.files: dict[str, Synced] = {}
+        self.new: set[str] = set()
+        """Appended, and their files' sync has not begun."""
         self.unsynced: set[str] = set()
         self.synced_bytes = path.stat().st_size
 
@@ -109,7 +120,8 @@ class Recorder(Journal):
         super().append(events, sync)
         for event in events:
             if isinstance(event, UpdateStored):
-                self.files[event.agent] = Synced.last
+                self.files.pop(event.agent, None)
+                self.new.add(event.agent)
                 self.unsynced.add(event.agent)
         if sync:
             self._is_synced()
