@@ -19,7 +19,7 @@ from msgspec import Struct
 from flctl.coordinator.store.runs import LocalRuns
 from flctl.core.events import RoundCommitted
 from flctl.core.story import Story
-from flctl.core.stream import ENDS, FROM_START, Published
+from flctl.core.stream import ENDS, FROM_START, Published, ended_by
 from flctl.errors import RunError, UsageError
 from flctl.fleet import driving
 from flctl.fleet.connecting import connect as connect_saved
@@ -134,7 +134,8 @@ class Training:
         self.name = self.name or told.run
         self._story.apply(told, time.monotonic())
         if isinstance(event, ENDS):
-            self.ended, self.reason = event.word, event.reason
+            self.reason = event.reason
+        self.ended = ended_by(event) or self.ended
         if not isinstance(event, RoundCommitted) or (
             self._done and event.round <= self._done[-1].round
         ):

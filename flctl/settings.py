@@ -30,6 +30,9 @@ Annotator = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,20}\Z")]
 RAt = Annotated[int, Meta(ge=0, le=186)]
 OptimizerArgs = dict[str, float | int | bool | str | list[float]]
 
+Pattern = Annotated[str, Meta(min_length=1, max_length=200)]
+"""Of names of tensors: `*` stands for any characters."""
+
 DEFAULT_QUORUM = 0.8
 
 SCHEMA = 2
@@ -137,6 +140,14 @@ class RunSettings(LocalTraining, frozen=True, forbid_unknown_fields=True, kw_onl
     """torch threads per local or virtual agent; the result depends on it."""
     keep_rounds: Annotated[int, Meta(ge=0)] = 3
     """Number of recent checkpoints to keep, beside best and last. 0 keeps all."""
+    personalise: bool = False
+    """After the last round each agent fine-tunes the best model on its own data, for itself."""
+    personal_epochs: Count = 10
+    """Most epochs of it; that after which the model does best on validation data counts."""
+    personal_lr: Annotated[float, Meta(gt=0)] | None = None
+    """Learning rate of it; None: that of the first round."""
+    personal_tensors: Annotated[tuple[Pattern, ...], Meta(max_length=100)] = ()
+    """Tensors that it changes; empty: all."""
 
     def quorum_of(self, invited: int) -> int:
         """How many updates a round of `invited` agents needs, at least 1."""
@@ -272,7 +283,8 @@ def _check_text_and_numbers(settings: RunSettings, where: str) -> None:
     for name in ("task", "from_", "data", "dataset", "test_data", "lead", "optimizer"):
         if not is_utf8(getattr(settings, name) or ""):
             raise SettingsError(f"{where}: {name} is not UTF-8 text")
-    for number in ("lr", "quorum", "deadline_s", "wait_s", "alpha", "proximal_mu", "clip_norm"):
+    numbers = ("lr", "quorum", "deadline_s", "wait_s", "alpha", "proximal_mu", "clip_norm")
+    for number in (*numbers, "personal_lr"):
         if not math.isfinite(getattr(settings, number) or 0):
             word = _WORDS.get(number, number)
             raise SettingsError(f"{where}: {word} must be a finite number")

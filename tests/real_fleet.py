@@ -132,6 +132,10 @@ class RealFleet:
             "train", log, "train", "--state", self.state, "--task", "ecg", "--json", *options
         )
 
+    def start(self, name: str, log: Path, *arguments: object) -> subprocess.Popen[bytes]:
+        """Any command, which goes on beside the test."""
+        return self._spawn(name, log, *arguments)
+
     def events(self) -> list[dict[str, Any]]:
         return json_lines((self.folder / "train.log").read_text())
 

@@ -32,9 +32,12 @@ from flctl.coordinator.store.journal import (
 from flctl.coordinator.store.over import RunsOver
 from flctl.coordinator.store.runs import summary
 from flctl.core.events import (
+    AgentPersonalised,
     AnyEvent,
     AttemptFailed,
     Journaled,
+    PersonalisingBegan,
+    PersonalisingEnded,
     RoundCommitted,
     RoundOpened,
     RoundsWithdrawn,
@@ -53,12 +56,17 @@ from flctl.fleet.heads import Heads, kept
 from flctl.fleet.replay import replay
 from flctl.fleet.virtual import VirtualRun
 from flctl.records.tensorboard import Follower
+from flctl.settings import LocalTraining
 from flctl.terminal.live import Dashboard
 from flctl.terminal.watching import JsonWatcher, LineWatcher
 from flctl.transport.gate import Gate
+from flctl.wire.messages import Metrics
 
 KINDS: tuple[type[Journaled], ...] = get_args(AnyEvent)
+PERSONAL = (PersonalisingBegan, AgentPersonalised, PersonalisingEnded)
+"""Of a run that is finished, in the order in which they happen."""
 ENDS = {RunPaused: "paused", RunFinished: "finished", RunFailed: "failed", RunStopped: "stopped"}
+ENDS |= dict.fromkeys(PERSONAL, "finished")
 SOURCE = Path(package.__file__).parent
 LOSSES = {1: 0.5, 2: 0.25, 3: 0.375}
 """Of the rounds that count: the best is neither the last nor the most accurate one."""
@@ -175,6 +183,18 @@ def story(real: list[AnyEvent]) -> list[AnyEvent]:
     ]
 
 
+def personalised(last: AnyEvent) -> list[AnyEvent]:
+    """What agents do with the model of the round that is the `last` event."""
+    assert isinstance(last, RoundCommitted) and last.metrics is not None
+    figures = {"test": Metrics(examples=4, values=last.metrics.values)}
+    about = {"at": 0, "number": 1, "round": last.round}
+    return [
+        PersonalisingBegan(**about, model=last.model, training=LocalTraining()),
+        AgentPersonalised(**about, agent="pi-01", kept=True, epochs=2, shared=figures, own=figures),
+        PersonalisingEnded(**about, without={"pi-02": "not connected"}),
+    ]
+
+
 def ends_with(kind: type[Journaled], real: list[AnyEvent]) -> list[AnyEvent]:
     """The story up to the last event of that kind."""
     events = story(real)
@@ -186,6 +206,8 @@ def ends_with(kind: type[Journaled], real: list[AnyEvent]) -> list[AnyEvent]:
     }
     if kind in ends:
         events.append(ends[kind])
+    if kind in PERSONAL:
+        events += [RunFinished(at=0, personalises=True), *personalised(events[-1])]
     last = max((n for n, event in enumerate(events) if type(event) is kind), default=None)
     assert last is not None, f"{kind.__name__} is new: put it into the story"
     events = events[: last + 1]
@@ -268,7 +290,7 @@ def runs_list(case: Case) -> None:
 
 @reader
 def whether_it_is_over(case: Case) -> None:
-    over = isinstance(case.events[-1], RunFinished | RunFailed)
+    over = any(isinstance(event, RunFinished | RunFailed) for event in case.events)
     over_here = RunsOver(case.folder.path.parents[1], Gate())
     assert over_here.is_over(case.folder.name, "pi-01") is over
 
@@ -477,6 +499,10 @@ READ_BY: dict[str, tuple[Reader, ...]] = {
     "fleet/restore.py": (runs_verify,),  # the chain alone
     "fleet/replay.py": (runs_replay,),
     "fleet/virtual.py": (lean_history,),
+    "core/personal.py": (lean_history,),
+    "coordinator/run/personalising.py": WRITES,
+    "fleet/personal_here.py": (lean_history,),
+    "terminal/personal.py": (runs_show,),
     "records/recorded.py": (history, runs_export_csv),
     "terminal/checkpoints.py": (history,),
     "records/tables.py": (runs_export_csv,),

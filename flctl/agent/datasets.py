@@ -9,7 +9,16 @@ from msgspec.structs import replace
 
 from flctl.agent.config import AgentConfig
 from flctl.learning.stamps import Stamp, stamp_of
-from flctl.wire.messages import DatasetInfo, Digest, Evaluate, Shard, Train
+from flctl.wire.messages import (
+    DatasetInfo,
+    Digest,
+    Evaluate,
+    MeasuredPart,
+    Personalise,
+    Shard,
+    Sums,
+    Train,
+)
 from flctl.worker.jobs import TRIES, DataSource, Describe, Described, JobFailed
 
 logger = logging.getLogger(__name__)
@@ -86,7 +95,7 @@ class Datasets:
 
     def declare(
         self,
-        order: Train | Evaluate,
+        order: Train | Evaluate | Personalise,
         *,
         examples: int | None = None,
         validation: int | None = None,
@@ -121,10 +130,12 @@ class Datasets:
         logger.info("dataset=%s task=%s examples=%d held_out=%d now", *_figures(new))
         return True
 
-    def lost(self, order: Train | Evaluate, error: str, damaged: bool = False) -> bool:
+    def lost(
+        self, order: Train | Evaluate | Personalise, error: str, damaged: bool = False
+    ) -> bool:
         """Note that the data for `order` can no longer be read; returns whether that is new."""
         self._read = None  # they are looked at again, also where they seem to be the same
-        if isinstance(order, Train):
+        if not isinstance(order, Evaluate):
             return self.declare(order, examples=0, error=error, damaged=damaged)
         return self.measured(order, {}, error=error)
 
@@ -134,6 +145,12 @@ class Datasets:
             found.get(part, 0) if part in order.parts else None for part in ("validation", "test")
         )
         return self.declare(order, validation=validation, held_out=held_out, error=error)
+
+    def personalised(self, order: Personalise, found: Mapping[MeasuredPart, Sums]) -> bool:
+        """How many examples there were of each part that was measured; whether that is news."""
+        counts = {part: sums.examples for part, sums in found.items()}
+        validation, held_out = counts.get("validation"), counts.get("test")
+        return self.declare(order, validation=validation, held_out=held_out)
 
     def on_described(self, found: Described, now: float = 0.0) -> bool:
         """Whether it is news."""

@@ -7,7 +7,7 @@ before it trains (`flctl.learning.limits`).
 import math
 from collections.abc import Mapping
 
-from flctl.wire.messages import Limits, Train
+from flctl.wire.messages import Limits, Personalise, Train
 
 HOUR_S = 3600.0
 MIB = 2**20
@@ -20,7 +20,7 @@ def too_large(size: int, limits: Limits) -> str | None:
     return f"a model of {math.ceil(size / MIB)} MiB is above --max-model-mb {limits.max_model_mb}"
 
 
-def below_floor(order: Train, limits: Limits) -> str | None:
+def below_floor(order: Train | Personalise, limits: Limits) -> str | None:
     """Reason why the settings of `order` cannot satisfy the limits on any data, or None."""
     training = order.training
     if training.batch_size < limits.min_batch_size:

@@ -2,25 +2,39 @@
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias, get_args
 
 from msgspec import Struct
 
 from flctl import __version__
 from flctl.agent.config import AgentConfig
 from flctl.agent.limits import below_floor, too_large
-from flctl.agent.state import residuals_of
+from flctl.agent.state import own_models_of, residuals_of
 from flctl.core.randomness import Seeding
-from flctl.wire.messages import Coded, Digest, Evaluate, Limits, Train, WorkKey
-from flctl.worker.jobs import AnyJob, DataSource, EvaluateJob, TrainJob
+from flctl.wire.messages import (
+    Coded,
+    Digest,
+    Evaluate,
+    Limits,
+    MeasuredPart,
+    Personalise,
+    Personalised,
+    Train,
+    Whose,
+    WorkKey,
+)
+from flctl.worker.jobs import AnyJob, DataSource, EvaluateJob, Personal, PersonaliseJob, TrainJob
+
+AnyOrder: TypeAlias = Train | Evaluate | Personalise
+What: TypeAlias = Literal["train", "evaluate", "personalise"]
 
 FailureKind = Literal["worker died", "out of memory", "data", "task", "model", "owner", "error"]
 
 
 class Order(Struct, eq=False):
-    """A Train or Evaluate that is not done yet."""
+    """A Train, Evaluate or Personalise that is not done yet."""
 
-    message: Train | Evaluate
+    message: AnyOrder
     tries: int = 0
     fetched_anew: bool = False
     progress_at: float = float("-inf")
@@ -37,8 +51,19 @@ class Order(Struct, eq=False):
         return {part.blob for part in (model.shared, model.frozen) if part is not None}
 
     @property
-    def what(self) -> Literal["train", "evaluate"]:
-        return "train" if isinstance(self.message, Train) else "evaluate"
+    def what(self) -> What:
+        match self.message:
+            case Train():
+                return "train"
+            case Evaluate():
+                return "evaluate"
+            case Personalise():
+                return "personalise"
+
+    @property
+    def pace(self) -> Literal["train", "evaluate"]:
+        """What it counts as for the owner's limit of work in an hour."""
+        return "evaluate" if isinstance(self.message, Evaluate) else "train"
 
     def coded(self, blob: Digest, size: int) -> Coded:
         """How its outcome travels."""
@@ -47,10 +72,12 @@ class Order(Struct, eq=False):
         base = None if codec == "none" else self.key.base
         return Coded(blob=blob, size=size, codec=codec, base=base)
 
-    def is_same_as(self, message: Train | Evaluate) -> bool:
-        return self.key == message.key and type(self.message) is type(message)
+    def is_same_as(self, message: AnyOrder) -> bool:
+        number = getattr(message, "number", None)
+        same = self.key == message.key and type(self.message) is type(message)
+        return same and getattr(self.message, "number", None) == number
 
-    def goes_with(self, later: Train | Evaluate) -> bool:
+    def goes_with(self, later: AnyOrder) -> bool:
         """Whether it stays wanted when `later` comes: another kind of work on the same model.
 
         An order for another model means that the coordinator has moved on.
@@ -88,7 +115,7 @@ def refusal(
         have = ", ".join(tasks) or "none"
         text = f"task '{message.task}' is not enabled on this agent (enabled: {have})"
         return Refusal("task", text)
-    if isinstance(message, Train) and config.role == "evaluate":
+    if not isinstance(message, Evaluate) and config.role == "evaluate":
         return Refusal("task", "this agent only evaluates (its role is evaluate)")
     if not message.model.is_plain(message.key.base):
         text = (
@@ -111,12 +138,12 @@ def _beyond_limits(order: Order, limits: Limits, wait_s: float) -> Refusal | Non
     why = too_large(message.model.size, limits)
     if message.brought and not limits.accept_weights:
         why = "the run began with weights that an operator brought; --accept-weights allows it"
-    if why is None and isinstance(message, Train):
+    if why is None and not isinstance(message, Evaluate):
         why = below_floor(message, limits)
     if why is not None:
         return Refusal("owner", why)
     if wait_s > 0:
-        noun = "rounds" if order.what == "train" else "evaluations"
+        noun = "rounds" if order.pace == "train" else "evaluations"
         text = (
             f"{limits.max_rounds_per_hour} {noun} were begun within an hour, as many as "
             f"--max-rounds-per-hour allows; the next one in {wait_s:.0f} s"
@@ -151,9 +178,38 @@ def job_of(
             side="agent", batch_size=message.batch_size, parts=message.parts, **shared
         )
     key = message.key
+    if isinstance(message, Personalise):
+        return PersonaliseJob(
+            run=key.run,
+            base=key.base,
+            training=message.training,
+            tensors=message.tensors,
+            seeding=Seeding(message.seed, agent, key.version, 0, 0),
+            batch_size=message.batch_size,
+            folder=str(own_models_of(config.state)),
+            **shared,
+        )
     return TrainJob(
         training=message.training,
         seeding=Seeding(message.seed, agent, key.version, key.sequence, message.position),
         residuals=str(residuals_of(config.state, key.run)),
         **shared,
     )
+
+
+def answers_of(message: Personalise, found: Personal) -> list[Personalised]:
+    """One for each model and part: each fits into a message by itself."""
+    models: list[Whose] = ["shared", "own"] if found.epochs else ["shared"]
+    return [
+        Personalised(
+            key=message.key,
+            number=message.number,
+            whose=whose,
+            part=part,
+            sums=(found.own if whose == "own" else found.shared).get(part),
+            kept=found.epochs > 0,
+            epochs=found.epochs,
+        )
+        for whose in models
+        for part in get_args(MeasuredPart)
+    ]

@@ -65,6 +65,11 @@ def residuals_of(folder: Path, run: RunId) -> Path:
     return residuals / run
 
 
+def own_models_of(folder: Path) -> Path:
+    """Where in the state `folder` the models are that the device has for itself alone."""
+    return folder / "own" / "personal"
+
+
 class AgentState:
     """Holds the folder for this process alone until `close`.
 
@@ -151,7 +156,7 @@ class AgentState:
     def _sweep(self) -> None:
         """Remove partial files of a worker that was killed, or lost power."""
         with suppress(OSError):
-            for pattern in ("residuals/*/.*.tmp", "frozen/.*.tmp"):
+            for pattern in ("residuals/*/.*.tmp", "frozen/.*.tmp", "own/personal/.*.tmp"):
                 for left in self.folder.glob(pattern):
                     left.unlink()
 

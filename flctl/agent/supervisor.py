@@ -202,7 +202,7 @@ class Supervisor:
 
     def _dispatch_work(self, message: messages.Message, payload: Frame | None, now: float) -> None:
         match message:
-            case messages.Train() | messages.Evaluate():
+            case messages.Train() | messages.Evaluate() | messages.Personalise():
                 self.work.on_order(message, now)
             case messages.Accepted():
                 self.work.on_accepted(message)

@@ -13,7 +13,7 @@ from flctl.agent.config import AgentConfig
 from flctl.agent.datasets import Datasets
 from flctl.agent.limits import Pace
 from flctl.agent.models import ModelDamaged, Models
-from flctl.agent.orders import FailureKind, Order, job_of, refusal
+from flctl.agent.orders import AnyOrder, FailureKind, Order, answers_of, job_of, refusal
 from flctl.agent.updates import Updates
 from flctl.errors import StateError, WorkerError
 from flctl.transport.blobs import Blob, BlobStore
@@ -25,6 +25,7 @@ from flctl.worker.jobs import (
     AnyJob,
     Described,
     JobFailed,
+    Personal,
     Scored,
     Stepped,
     Trained,
@@ -71,11 +72,11 @@ class Work:
     def doing(self) -> Literal["training", "evaluating"] | None:
         if not self._orders:
             return None
-        return "training" if self._orders[0].what == "train" else "evaluating"
+        return "evaluating" if self._orders[0].what == "evaluate" else "training"
 
     # Orders ---------------------------------------------------------------------------
 
-    def on_order(self, message: messages.Train | messages.Evaluate, now: float) -> None:
+    def on_order(self, message: AnyOrder, now: float) -> None:
         if isinstance(message, messages.Train) and message.key in self._updates:
             self._updates.offer_again(now, message.key)
             return
@@ -174,6 +175,9 @@ class Work:
             case Scored() if order is not None:
                 self._running = None
                 self._on_scored(order, event)
+            case Personal() if order is not None:
+                self._running = None
+                self._on_personal(order, event)
             case JobFailed():
                 self._running = None
                 self._on_failed(order, event)
@@ -195,7 +199,7 @@ class Work:
     def _advance(self, order: Order, now: float) -> None:
         """Fetch the model of an order, or begin it."""
         # A worker that has died begins the same round once more.
-        wait_s = self._pace.wait_s(order.what, now) if order.tries == 0 else 0.0
+        wait_s = self._pace.wait_s(order.pace, now) if order.tries == 0 else 0.0
         refused = refusal(order, self._config, self._tasks, self.data.usable, wait_s)
         if refused is not None:
             self._fail(order, refused.kind, refused.text, again_s=refused.again_s)
@@ -208,7 +212,7 @@ class Work:
         if model is None:
             return
         if order.tries == 0:
-            self._pace.begins(order.what, now)
+            self._pace.begins(order.pace, now)
         order.tries += 1
         self._running = order
         digest = getattr(order.message, "settings", None) or "-"
@@ -271,6 +275,17 @@ class Work:
             for part in order.message.parts
         ]
         for answer in self._answered:
+            self._post(answer)
+
+    def _on_personal(self, order: Order, event: Personal) -> None:
+        assert isinstance(order.message, messages.Personalise)
+        self.error = None
+        self._orders.remove(order)
+        if self.data.personalised(order.message, event.shared):
+            self._on_described()
+        what = f"kept its own model, epochs={event.epochs}" if event.epochs else "keeps the run's"
+        logger.info("%s personalised: %s", self._labels(order.key), what)
+        for answer in answers_of(order.message, event):
             self._post(answer)
 
     def _on_failed(self, order: Order | None, event: JobFailed) -> None:

@@ -44,6 +44,7 @@ def demo(
     from flctl.records.plots.style import needs_matplotlib
     from flctl.terminal.checkpoints import copy_model
     from flctl.terminal.demo import show
+    from flctl.terminal.personal import show as show_own
     from flctl.terminal.watching import watcher
 
     needs_matplotlib()
@@ -55,7 +56,7 @@ def demo(
     model = writable(folder / "model.safetensors", "--out")
     curve = writable(folder / "curve.png", "--out")
     logs.set_up(verbose, quiet=True)
-    given = {"task": "ecg", "local": agents, "rounds": rounds, "seed": seed}
+    given = {"task": "ecg", "local": agents, "rounds": rounds, "seed": seed, "personalise": True}
     federated: dict[int, Mapping[str, Any]] = {}
     watching = watcher(as_json=False, verbose=verbose)
     watching.expect(given)
@@ -80,5 +81,7 @@ def demo(
             by = beside(given, result.checkpoint)
     draw(curve, federated, central, alone, by, agents)
     show(federated, central, alone, by, agents)
+    print_line("\nA model of its own for each agent (docs/personalise.md):")
+    show_own(watching.story.personal, watching.story.without)
     evaluate = f"{program()} evaluate {shlex.quote(str(shown(model)))} --split unseen"
     print_line(f"\nLook at {shown(curve)}, then try: {evaluate}")

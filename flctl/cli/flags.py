@@ -20,6 +20,7 @@ Command = TypeVar("Command", bound=Callable[..., None])
 
 WHAT, ROUNDS, FLEET = "What is learnt", "Rounds", "Fleet"
 TRAINING, DATA, EVALUATION, OUTPUT = "Local training", "Data", "Evaluation", "Output"
+PERSONAL = "A model for each agent (docs/personalise.md)"
 
 
 class Flag(NamedTuple):
@@ -140,6 +141,13 @@ FLAGS = (
     Flag("evaluate_every", int, EVALUATION, "Measure the model of every Nth round, and that of "
          "the last; the best one is chosen among these.", "N"),
     Flag("test_batch_size", int, EVALUATION, "Examples in a batch of the evaluation.", "N"),
+    Flag("personalise", bool, PERSONAL, "After the run, each agent fine-tunes the best model on "
+         "its own data, for itself."),
+    Flag("personal_epochs", int, PERSONAL, "Most epochs of it; validation data choose how many.",
+         "N"),
+    Flag("personal_lr", float, PERSONAL, "Learning rate of it.", "RATE", "--lr"),
+    Flag("personal_tensors", str, PERSONAL, "Parameters that it changes: head.*", "PATTERN,…",
+         "all", names),
     Flag("keep_rounds", int, OUTPUT, "Number of rounds whose checkpoints are kept, besides the "
          "best; 0: all.", "N"),
 )  # fmt: skip

@@ -7,6 +7,7 @@ from flctl.cli.options import (
     Checkpoint,
     Device,
     Heartbeats,
+    Here,
     Json,
     Task,
     Verbose,
@@ -42,7 +43,12 @@ def predict(
         ),
     ],
     heartbeats: Heartbeats,
+    here: Here,
     task: Task = None,
+    shared: bool = flag(
+        "Use CHECKPOINT itself, also where the agent of --state has a model of its own for it.",
+        "--global",
+    ),
     rows: int = option("N", "Rows of the table at most; 0: all.", min=0, default=20),
     plot: Path | None = option("FILE", "Draw what is predicted there.", parser=path, default=None),
     threshold: float | None = option(
@@ -63,14 +69,22 @@ def predict(
 ) -> None:
     """Predict the class of each example with its probability, its number, or how unusual it is.
 
-    If the file says what is true, it is compared with the predictions.
+    If the file says what is true, it is compared with the predictions. On the device of an agent
+    that has personalised CHECKPOINT (flctl personalise), its own model is used: --state names the
+    agent's folder, and CHECKPOINT may be the name of the run.
     """
     from flctl.learning.correction import corrected
     from flctl.learning.origin import summary
     from flctl.learning.prediction import predict as judge
     from flctl.learning.predictions import OF
     from flctl.records.plots.style import needs_matplotlib, picture_path
-    from flctl.terminal.checkpoints import correction_of, load_model, task_of, threshold_of
+    from flctl.terminal.checkpoints import (
+        correction_of,
+        load_model,
+        own_model,
+        task_of,
+        threshold_of,
+    )
     from flctl.terminal.results import show_predictions
 
     logs.set_up(verbose, quiet=True)
@@ -79,6 +93,8 @@ def predict(
     if plot is not None:
         needs_matplotlib()
         picture = picture_path(plot, "--plot", [checkpoint, file])
+    own = None if shared else own_model(checkpoint, here.folder)
+    checkpoint = own.path if own is not None else checkpoint
     chosen, learnt = task_of(checkpoint, task, heartbeats.read_as)
     model, on = load_model(learnt, checkpoint, device)
     with reading(file):
@@ -88,7 +104,8 @@ def predict(
     said = judge(learnt, model if better is None else better, cases.examples, device=on)
     cases = cases.readable
     if learnt.says == "score":
-        threshold = threshold_of(checkpoint) if threshold is None else threshold
+        known = own.threshold(learnt) if own is not None else threshold_of(checkpoint)
+        threshold = known if threshold is None else threshold
     elif threshold is not None:
         raise UsageError(f"--threshold: the models of task '{learnt.name}' say no scores")
     found = OF[learnt.says](learnt, cases, said, threshold)
@@ -97,13 +114,14 @@ def predict(
 
         draw(picture, found, str(output.shown(file.absolute())))
     if json:
-        head: dict[str, Any] = {"checkpoint": str(checkpoint), "task": chosen, "file": str(file)}
+        head: dict[str, Any] = {"checkpoint": str(checkpoint), "own": own is not None}
+        head |= {"task": chosen, "file": str(file)}
         head |= {"correction": correction} if correction else {}
         output.print_json(head | found.plain())
         return
-    notes = []
+    notes = [] if own is None else [f"With this device's own model, {own.path}; --global: without."]
     if not all(origin.as_documented and not origin.left_out for origin in cases.origins):
-        notes = [f"Read: {line}" for line in summary(cases.origins)]
+        notes += [f"Read: {line}" for line in summary(cases.origins)]
     if correction:
         notes.append("Note: corrected for how frequent the classes are; --uncorrected leaves that")
     show_predictions(found, rows, notes)

@@ -6,11 +6,13 @@ import msgspec
 from msgspec import Meta, Struct
 
 from flctl.core.metrics import DEFAULT_METRICS, LOSS, label
+from flctl.settings import LocalTraining
 from flctl.wire.messages import (
     VALIDATION,
     Begun,
     Claim,
     Digest,
+    MeasuredPart,
     Measures,
     Metric,
     Metrics,
@@ -190,6 +192,53 @@ class RunResumed(Dated, frozen=True, tag="resumed"):
 
 class RunFinished(Dated, frozen=True, tag="finished"):
     reason: str = ""
+    personalises: bool = False
+    """Its agents personalise its best model next."""
+
+
+class PersonalisingBegan(Dated, frozen=True, tag="personalising"):
+    """Agents of a finished run fine-tune one of its models, each for itself."""
+
+    number: Natural
+    """Counted from 1."""
+    round: RoundId
+    model: Digest
+    training: LocalTraining
+    tensors: tuple[str, ...] = ()
+    agents: tuple[str, ...] = ()
+    """Those that were named; empty: all of the run that are here."""
+    deadline_s: float = 600.0
+    wait_s: float = 60.0
+    """As in the settings of a run."""
+
+
+class AgentPersonalised(Dated, frozen=True, tag="personal"):
+    """Figures of the run's model and of the agent's own one, by part of its own data."""
+
+    number: Natural
+    round: RoundId
+    agent: str
+    kept: bool
+    """Its own model has beaten the run's one on its validation part, and is used by it."""
+    epochs: Natural
+    shared: dict[MeasuredPart, Metrics]
+    own: dict[MeasuredPart, Metrics]
+    """Empty unless it is kept."""
+    primary: Metric = LOSS
+    """The one that decides."""
+
+    def used(self, part: MeasuredPart) -> Metrics | None:
+        """Figures of the model that the agent uses from now on."""
+        return self.own.get(part) or self.shared.get(part)
+
+
+class PersonalisingEnded(Dated, frozen=True, tag="personalised"):
+    number: Natural
+    round: RoundId
+    without: dict[str, str] = {}
+    """Agents that have not done it, and why."""
+    reason: str = ""
+    """Why none could be asked, if so."""
 
 
 class RunFailed(Dated, frozen=True, tag="failed"):
@@ -213,4 +262,7 @@ AnyEvent: TypeAlias = (
     | RunFinished
     | RunFailed
     | RunStopped
+    | PersonalisingBegan
+    | AgentPersonalised
+    | PersonalisingEnded
 )

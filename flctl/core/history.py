@@ -88,6 +88,16 @@ class History:
         self.reproducible = True
         self.changed: dict[str, str | int | float] = {}
         """Settings that the run did not begin with."""
+        self.personalises = False
+        """Its agents are to personalise its model, and have not begun."""
+        self.personalising: events.PersonalisingBegan | None = None
+        """Until it has ended."""
+        self.personalisings = 0
+        """How many have begun."""
+        self.personal: dict[str, events.AgentPersonalised] = {}
+        """The last of each agent."""
+        self.without: dict[str, str] = {}
+        """Agents that have not done it when they were asked last, and why."""
         self.updated_at = 0.0
 
     @classmethod
@@ -196,8 +206,22 @@ class History:
             ):
                 self.state, self.reason = _ENDED[type(event)], event.reason
                 self.awaits = isinstance(event, events.RunPaused) and event.awaits
-            case events.AttemptFailed():
-                pass
+                self.personalises = isinstance(event, events.RunFinished) and event.personalises
+            case _:
+                self._personalise(event)
+
+    def _personalise(self, event: events.AnyEvent) -> None:
+        match event:
+            case events.PersonalisingBegan():
+                self.personalises, self.personalisings = False, event.number
+                self.personalising = event
+            case events.AgentPersonalised():
+                self.personal[event.agent] = event
+                self.without.pop(event.agent, None)
+            case events.PersonalisingEnded():
+                named = self.personalising is not None and self.personalising.agents
+                self.without = {**(self.without if named else {}), **event.without}
+                self.personalises, self.personalising = False, None
 
     def complete(self, event: events.RoundCommitted) -> None:
         """`event` is the last round, whole."""

@@ -159,7 +159,7 @@ class Member:
     def on_told(self, message: messages.Message) -> None:
         """Show the agent's new work at once, before its next heartbeat reports it."""
         match message:
-            case messages.Train():
+            case messages.Train() | messages.Personalise():
                 self.state = "training"
             case messages.Evaluate():
                 self.state = "evaluating"

@@ -4,7 +4,11 @@ import math
 from dataclasses import dataclass, field
 
 from flctl.core.events import (
+    AgentPersonalised,
+    AnyEvent,
     AttemptFailed,
+    PersonalisingBegan,
+    PersonalisingEnded,
     RoundCommitted,
     RoundOpened,
     RoundsWithdrawn,
@@ -20,6 +24,7 @@ from flctl.core.stream import (
     AgentFailed,
     AgentLost,
     AgentsAwaited,
+    AnyLive,
     BatchTrained,
     Published,
     RunBegun,
@@ -78,6 +83,11 @@ class Story:
     """Number of rounds that were committed before watching began."""
     ended: str = ""
     """paused, failed, stopped or finished."""
+    personalising: bool = False
+    personal: dict[str, AgentPersonalised] = field(default_factory=dict)
+    """What became of it, by agent."""
+    without: dict[str, str] = field(default_factory=dict)
+    """Agents that have not done it, and why."""
 
     def __post_init__(self) -> None:
         self.began = self.round_began = self.now
@@ -116,8 +126,8 @@ class Story:
                 )
             case RunResumed():
                 self.ended = self.message = ""
-            case _ if isinstance(event, ENDS):
-                self.ended, self.message = event.word, event.reason
+            case _:
+                self._after_rounds(event)
 
     @property
     def last_round(self) -> int:
@@ -171,6 +181,22 @@ class Story:
         doing.state, doing.note = "training", ""
         doing.step, doing.steps = event.step, event.steps
         doing.loss = doing.loss if event.loss is None else event.loss
+
+    def _after_rounds(self, event: AnyEvent | AnyLive) -> None:
+        match event:
+            case _ if isinstance(event, ENDS):
+                self.ended, self.message = event.word, event.reason
+            case PersonalisingBegan():
+                self.agents, self.ended, self.personalising = {}, "", True
+                self.message = f"agents personalise the model of round {event.round}"
+            case AgentPersonalised():
+                doing = self.agents.setdefault(event.agent, Doing())
+                doing.state, doing.step = "done", doing.steps
+                doing.note = "keeps its own model" if event.kept else "keeps the run's model"
+                self.personal[event.agent] = event
+            case PersonalisingEnded():
+                self.ended, self.message, self.personalising = "finished", event.reason, False
+                self.without = dict(event.without)
 
     def _trouble(self, event: UpdateRejected | AgentFailed | AgentLost | AgentCame) -> None:
         doing = self.agents.get(event.agent)

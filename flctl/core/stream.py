@@ -17,9 +17,18 @@ Texts = Annotated[str, Meta(max_length=10_000)]
 FROM_START = -1
 """Before the first event of a journal."""
 ENDS = (events.RunPaused, events.RunFinished, events.RunFailed, events.RunStopped)
-DURABLE = (events.RoundCommitted, *ENDS)
+DURABLE = (events.RoundCommitted, *ENDS, events.PersonalisingEnded)
 """Events that are synced before they are published: no power cut takes their line back. A simulated
 round's is synced a moment later; it is published without a head."""
+
+
+def ended_by(event: object) -> str:
+    """State of the run whose work it ends; empty where it ends none."""
+    if isinstance(event, events.RunFinished) and event.personalises:
+        return ""
+    if isinstance(event, events.PersonalisingEnded):
+        return "finished"
+    return event.word if isinstance(event, ENDS) else ""
 
 
 class Live(Struct, frozen=True, kw_only=True, tag_field="event"):

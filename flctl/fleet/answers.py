@@ -190,6 +190,8 @@ class _Names(Struct, frozen=True):
     invited: Names = ()
     participants: dict[AgentName, Any] = {}
     missing: Names | Texts | None = ()
+    agents: Names = ()
+    without: dict[AgentName, Texts] = {}
 
 
 KNOWN = frozenset(

@@ -21,7 +21,7 @@ from flctl.fleet.connection import Connection
 from flctl.fleet.following import Following
 from flctl.learning.whole import merge
 from flctl.transport.blobs import Download
-from flctl.wire.messages import Deal, Digest, RunId, Short
+from flctl.wire.messages import Deal, Digest, Natural, RunId, Short
 
 START_S = 180.0
 """How long an answer may take for what imports torch and reads data first."""
@@ -77,6 +77,12 @@ class RemoteRuns(Connection):
 
     def stop(self, run: str) -> str:
         return self._order_to_run("stop", run)
+
+    def personalise(self, run: str, **order: Any) -> tuple[str, int]:
+        """Name of the run, and the number of this order to it."""
+        body = self.ask("personalise", run=run, **order)
+        self._expect_run(found := self._run_of(body), run)
+        return found, int(answers.read_field(Natural, body, "number", self.where))
 
     def keys(self) -> dict[str, Any]:
         """As `answers.KeyList`."""

@@ -11,7 +11,7 @@ from flctl.coordinator.front.service import Coordinator
 from flctl.coordinator.main import make_coordinator
 from flctl.coordinator.store.folder import RunFolder
 from flctl.core.history import History
-from flctl.core.stream import ENDS, AgentsAwaited, Published, RunBegun
+from flctl.core.stream import AgentsAwaited, Published, RunBegun, ended_by
 from flctl.errors import RunError, UsageError
 from flctl.fleet.console import RemoteRuns
 from flctl.fleet.local import LocalFleet, agents_folder
@@ -56,7 +56,12 @@ def drive_virtual(
         run = VirtualRun.start(state, given, where, on_event, between)
     else:
         run = VirtualRun(_resumable(state, resume, "virtual"), on_event, between, changes=given)
-    return _result(run.folder, run.run())
+    history = run.run()
+    if history.personalises:
+        from flctl.fleet.personal_here import PersonalHere
+
+        PersonalHere(run.folder, on_event, between).run()
+    return _result(run.folder, history)
 
 
 def drive_local(
@@ -205,7 +210,7 @@ def watch_remote(console: RemoteRuns, run: str, on_event: OnEvent) -> RunResult:
     on_event(Published(about["run"], RunBegun(**begun, agents=agents)))
     for told in filter(None, console.watch(about["run"])):
         on_event(told)
-        if isinstance(told.event, ENDS):
+        if ended_by(told.event):
             found = console.about(run)
             if found["state"] != "running":  # else it is an old one of a resumed run
                 best = found.get("best")

@@ -13,8 +13,9 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from flctl.agent.state import residuals_of
+from flctl.agent.state import own_models_of, residuals_of
 from flctl.coordinator.store.folder import RunFolder
+from flctl.coordinator.store.models import own_models_path
 from flctl.errors import RunError
 from flctl.files import Lock, explained, is_locked, make_folder
 from flctl.learning.origin import VARIABLES, of_settings
@@ -69,6 +70,13 @@ OWN_DATA = (
 makes the same bytes as one with `--virtual`."""
 
 
+def _link(link: Path, folder: Path) -> None:
+    kept = make_folder(folder).absolute()
+    make_folder(link.parent)
+    with explained(link, "keep what is not sent there"):
+        link.symlink_to(kept)
+
+
 class _Process(Struct):
     popen: subprocess.Popen[bytes]
     began: float
@@ -102,14 +110,13 @@ class LocalFleet:
             keyring.add(name, load_or_make(self._state(name) / "agent.key").public, "agent")
 
     def start(self, run: RunFolder) -> None:
-        """`run` keeps what top-k has not sent: the agents' own folders do not last."""
+        """`run` keeps what top-k has not sent, and own models: the agents' own folders do not
+        last."""
         for name in self._names:
             if self._settings.compression == "topk":
-                kept = make_folder(run.residuals_path(name)).absolute()
-                link = residuals_of(self._state(name), run.name)
-                make_folder(link.parent)
-                with explained(link, "keep what is not sent there"):
-                    link.symlink_to(kept)
+                _link(residuals_of(self._state(name), run.name), run.residuals_path(name))
+            if self._settings.personalise:
+                _link(own_models_of(self._state(name)), own_models_path(run, name))
             self._agents[name] = _Process(self._spawn(name), time.monotonic())
 
     def check(self) -> None:

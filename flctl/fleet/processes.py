@@ -22,9 +22,10 @@ from msgspec import Struct
 
 from flctl.core.events import UpdateStored
 from flctl.core.randomness import Seeding
-from flctl.errors import RunError
+from flctl.errors import RunError, SettingsError
+from flctl.settings import RunSettings
 from flctl.wire.messages import Digest, Sums
-from flctl.worker.jobs import TRIES, Event, JobFailed, Stepped
+from flctl.worker.jobs import TRIES, Event, JobFailed, Personal, PersonaliseJob, Stepped
 from flctl.worker.main import failure_of
 from flctl.worker.pipe import Pipe, nameless_file
 
@@ -53,6 +54,13 @@ class MeasureBatch(Struct, frozen=True, tag="measure"):
         return f"measuring the part '{self.name}'"
 
 
+class PersonaliseClient(Struct, frozen=True, tag="personalise"):
+    job: PersonaliseJob
+
+    def __str__(self) -> str:
+        return f"personalising {self.job.seeding.agent}"
+
+
 class ClientTrained(Event, frozen=True):
     update: UpdateStored
 
@@ -61,8 +69,8 @@ class BatchMeasured(Event, frozen=True):
     sums: Sums
 
 
-Order: TypeAlias = TrainClient | MeasureBatch
-Answer: TypeAlias = ClientTrained | BatchMeasured
+Order: TypeAlias = TrainClient | MeasureBatch | PersonaliseClient
+Answer: TypeAlias = ClientTrained | BatchMeasured | Personal
 Blob: TypeAlias = bytearray | memoryview
 
 
@@ -78,7 +86,7 @@ OnStep: TypeAlias = Callable[[int, int, float], None]
 Work: TypeAlias = Callable[[Order, OnStep], OrderDone]
 Progress: TypeAlias = Callable[[Order, int, int, float], None]
 Between: TypeAlias = Callable[[], None]
-Heard: TypeAlias = ClientTrained | BatchMeasured | Stepped | JobFailed
+Heard: TypeAlias = ClientTrained | BatchMeasured | Personal | Stepped | JobFailed
 
 
 def _ignore(order: Order, step: int, steps: int, loss: float) -> None:
@@ -178,6 +186,28 @@ class Processes:
             with contextlib.suppress(OSError):  # it has died: its pipe says so
                 worker.pipe.send(orders[waiting[0]])
             idle.pop(0), waiting.popleft()
+
+
+def workers(
+    settings: RunSettings, device: str, work: Work, leave: Callable[[], None]
+) -> Alone | Processes:
+    """As many as the settings say; `device` is the type of the device that they train on. Raises
+    SettingsError for a GPU, which one process uses."""
+    size = settings.jobs or cores()
+    if size == 1:
+        return Alone(work)
+    if device != "cpu":
+        raise SettingsError(
+            f"jobs = {size}: the clients train on a GPU, which one process uses; leave it out, "
+            "or choose --device cpu"
+        )
+    return Processes(size, work, leave)
+
+
+def cores() -> int:
+    """That this process may use."""
+    mine = getattr(os, "sched_getaffinity", None)  # Linux only
+    return len(mine(0)) if mine is not None else os.cpu_count() or 1
 
 
 class _Worker:

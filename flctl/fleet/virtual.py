@@ -31,7 +31,7 @@ from flctl.core.history import History
 from flctl.core.metrics import merge
 from flctl.core.round import Pool, draw
 from flctl.core.stream import BatchTrained, Published, RunBegun
-from flctl.errors import FlctlError, SettingsError, StateError
+from flctl.errors import FlctlError, StateError
 from flctl.fleet.clients import Clients, Trainer, first_model
 from flctl.fleet.commits import Commits
 from flctl.fleet.processes import (
@@ -42,8 +42,10 @@ from flctl.fleet.processes import (
     MeasureBatch,
     Order,
     OrderDone,
+    PersonaliseClient,
     Processes,
     TrainClient,
+    workers,
 )
 from flctl.fleet.spool import Spool
 from flctl.learning.examples import Examples
@@ -317,18 +319,11 @@ class VirtualRun:
                     self._at = what, name, self._shared[what][name]
                 sums = self._trainer.evaluate(Path(model), self._at[2], batch)
                 return OrderDone(BatchMeasured(sums=sums))
+            case PersonaliseClient():
+                raise AssertionError("no order of a round")
 
     def _make_workers(self) -> Alone | Processes:
-        """Raises SettingsError for a GPU, which one process uses."""
-        size = self.settings.jobs or cores()
-        if size == 1:
-            return Alone(self._work)
-        if self._trainer.device.type != "cpu":
-            raise SettingsError(
-                f"jobs = {size}: the clients train on a GPU, which one process uses; leave it out, "
-                "or choose --device cpu"
-            )
-        return Processes(size, self._work, self._lock.release)
+        return workers(self.settings, self._trainer.device.type, self._work, self._lock.release)
 
     def _test_data(self) -> Reading[dict[str, Examples]]:
         task, source = self.task, for_testing(self.settings)
@@ -338,12 +333,6 @@ class VirtualRun:
     def _record(self, event: events.RoundOpened | events.UpdateStored) -> None:
         self.history.apply(event)
         self._commits.add(event)
-
-
-def cores() -> int:
-    """That this process may use."""
-    mine = getattr(os, "sched_getaffinity", None)  # Linux only
-    return len(mine(0)) if mine is not None else os.cpu_count() or 1
 
 
 def _now() -> float:

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from flctl.core.personal import matches, unmatched
 from flctl.core.randomness import Seeding
 from flctl.errors import TaskError
 from flctl.learning.device import seed_generators
@@ -74,10 +75,12 @@ def train_locally(
     on_step: OnStep | None = None,
     limits: Limits | None = None,
     reused: Reused | None = None,
+    only: Sequence[str] = (),
 ) -> LocalResult:
     """Train the model `start` on the agent's next batches, with a fresh optimiser.
 
-    `limits` are those of the device's owner; `reused` has the task's module. The result is a
+    `limits` are those of the device's owner; `reused` has the task's module; `only` are patterns
+    of the parameters that change, none: all of them that the task trains. The result is a
     function of the other arguments alone. Raises OwnerRefuses before the first step, SettingsError
     for an optimiser that cannot be used, CheckpointError for another model's `start`, and
     TaskError when the loss is not finite.
@@ -99,6 +102,8 @@ def train_locally(
         model = task.model()
         assign(model, start)
         model.to(device)
+    if only:
+        hold(model, only)
     set_training(model)
     weights = trained(model)
     optimizer = make_optimizer(training, weights)
@@ -143,6 +148,16 @@ def train_locally(
         left_out=left_out,
         broken=len(examples.broken),
     )
+
+
+def hold(model: nn.Module, only: Sequence[str]) -> None:
+    """Keep the parameters that match none of these patterns as they are. Raises TaskError."""
+    parameters = dict(model.named_parameters())
+    if problem := unmatched(only, parameters):
+        raise TaskError(problem)
+    for name, parameter in parameters.items():
+        if not matches(name, only):
+            parameter.requires_grad_(False)
 
 
 def _drawn(

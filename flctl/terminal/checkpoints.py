@@ -1,7 +1,7 @@
 """A checkpoint that a command is given, and the task that it is of."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flctl.errors import CheckpointError, ParametersError, StateError, UsageError, one_line
 from flctl.terminal.output import warn
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from flctl.coordinator.store.folder import RunFolder
     from flctl.learning.correction import Correction
     from flctl.learning.origin import ReadAs
+    from flctl.learning.own_models import OwnRecord
     from flctl.learning.task import Task
 
 
@@ -110,6 +111,42 @@ def _found_of(checkpoint: Path) -> dict[str, Any]:
     digest = known.get("model", digest)  # a whole one names the round's
     scores = [event.metrics for event in run.history().rounds if event.model == digest]
     return copies.found_of(checkpoint, scores[-1]) if scores else {}
+
+
+class OwnModel(NamedTuple):
+    """A device's own model."""
+
+    record: "OwnRecord"
+    path: Path
+
+    def threshold(self, task: "Task") -> float | None:
+        """Of its scores on the validation part of the device."""
+        from flctl.core.metrics import metrics_of
+
+        sums = self.record.outcome.own.get("validation")
+        return metrics_of(sums, task.measures).values.get("threshold") if sums else None
+
+
+def own_model(checkpoint: Path, state: Path) -> OwnModel | None:
+    """The model that the agent of the folder `state` has for itself, made of this checkpoint, or of
+    a model of the run of that name; None where it has none. Raises CheckpointError."""
+    import hashlib
+
+    from flctl.agent.state import own_models_of
+
+    folder = own_models_of(state)
+    if not folder.is_dir():
+        return None
+    from flctl.learning.own_models import OwnModels
+
+    base = None
+    if checkpoint.is_file():
+        with checkpoint.open("rb") as file:
+            base = hashlib.file_digest(file, "sha256").hexdigest()
+        shared = _metadata(checkpoint).get("model")  # of a whole model with a frozen part
+        base = shared if isinstance(shared, str) else base
+    found = OwnModels(folder).newest(base, "" if base else str(checkpoint))
+    return None if found is None else OwnModel(*found)
 
 
 def _metadata(checkpoint: Path) -> dict[str, Any]:

@@ -84,6 +84,16 @@ def show_run(
         output.show(_rounds(history.rounds, compression != "none"))
         _show_last(history.rounds[-1], everyone)
         _show_figures(history, everyone)
+    _show_own(history, f"{output.program()} personalise {found['run']}{options}")
+
+
+def _show_own(history: History, again: str) -> None:
+    """What a model of its own gives each agent, if they have done that."""
+    if history.personal or history.without:
+        from flctl.terminal.personal import show
+
+        output.print_line("")
+        show(history.personal, history.without, again)
 
 
 def by_agents(history: History) -> dict[str, Any]:

@@ -141,6 +141,11 @@ class Watcher:
             )
         if not run:
             return "stopped before the run began"
+        if self.story.personalising:
+            again = f"{program()} personalise {run}{task_option(self.story.task)}{self.again}"
+            show = f"{program()} runs show {run}{self.again}"
+            then = f"go on with: {again}" if self.embedded else f"its agents go on: {show}"
+            return f"run {run} is finished, its agents have not all personalised its model; {then}"
         if self.embedded:
             at = max(self.story.open_round, 1)
             return f"run {run} stopped in round {at}; go on with: {self.resume(run)}"
@@ -173,6 +178,8 @@ class JsonWatcher(Watcher):
         }
         if result.reason or result.state != "finished":
             end["reason"] = result.reason
+        if self.story.personal or self.story.without:
+            end |= {"personal": sorted(self.story.personal), "without": self.story.without}
         print_json(end, indent=False)
 
     def interrupted(self, state: str, reason: str) -> None:
@@ -213,6 +220,13 @@ class LineWatcher(Watcher):
                 "not measured: there were no data for testing; name some with --test-data, or have "
                 "agents hold some out"
             )
+        if self.story.personal or self.story.without:
+            from flctl.terminal.personal import show
+
+            show(
+                self.story.personal, self.story.without,
+                f"{program()} personalise {result.run}{self.again}",
+            )  # fmt: skip
         model = _checkpoint(result, saved)
         fetch = f"{program()} runs export {result.run} --format safetensors{self.again}"
         if result.best is not None and result.best[0] != result.rounds:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from msgspec import Meta, Struct, structs
 
 from flctl.errors import ErrorKind
-from flctl.settings import AgentName, LocalTraining, Partition, Seed
+from flctl.settings import AgentName, LocalTraining, Partition, Pattern, Seed
 
 Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 """sha256 of a blob, in lower-case hexadecimal."""
@@ -213,6 +213,8 @@ TRAINING = "training data"
 VALIDATION = "validation"
 """The part that the best round is chosen by; it is never trained on."""
 MeasuredPart = Literal["validation", "test"]
+Whose = Literal["shared", "own"]
+"""The model that all agents have, or that of one of them."""
 MetricName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,39}\Z")]
 Unit = Annotated[str, Meta(pattern=r"^[\w °%$€/·*^()+.-]{0,20}\Z")]
 """Unit of a figure, as a person writes it."""
@@ -364,11 +366,27 @@ class Evaluated(Message, frozen=True):
     """None: it has too little of that part, or nothing."""
 
 
-class Failed(Message, frozen=True):
-    """The agent could not do what Train or Evaluate asked for."""
+class Personalised(Message, frozen=True):
+    """Sums of the model `key.base`, or of the agent's own model, over one part of its data. The own
+    model stays with it."""
 
     key: WorkKey
-    what: Literal["train", "evaluate"]
+    number: Natural
+    whose: Whose
+    part: MeasuredPart
+    sums: Sums | None
+    """None: it has too little of that part, or nothing."""
+    kept: bool = False
+    """Its own model has beaten the other one on its validation part."""
+    epochs: Natural = 0
+    """Epochs that its own model was trained for, if it was kept."""
+
+
+class Failed(Message, frozen=True):
+    """The agent could not do what Train, Evaluate or Personalise asked for."""
+
+    key: WorkKey
+    what: Literal["train", "evaluate", "personalise"]
     kind: Literal["worker died", "out of memory", "data", "task", "model", "owner", "error"]
     """"owner": the owner of the device does not allow it."""
     message: Text
@@ -468,6 +486,27 @@ class Evaluate(Message, frozen=True):
     brought: bool = False
 
 
+class Personalise(Message, frozen=True):
+    """Fine-tune the model `key.base` on `dataset`, and keep what becomes of it if it beats that
+    model on the agent's own validation part. It stays with the agent; figures alone are sent."""
+
+    key: WorkKey
+    number: Natural
+    """Number of this order to the agents of the run; the answers repeat it."""
+    model: Model
+    task: Short
+    dataset: Short
+    training: LocalTraining
+    """`epochs` are the most; the one after which the model does best on validation data counts."""
+    seed: Seed
+    batch_size: Annotated[int, Meta(ge=1, le=10**9)]
+    """Of the measurements."""
+    tensors: Annotated[tuple[Pattern, ...], Meta(max_length=100)] = ()
+    """Parameters that are changed; empty: all that train."""
+    brought: bool = False
+    """The run began with weights that an operator has brought."""
+
+
 class Accepted(Message, frozen=True):
     """The update is safe on the coordinator's disk; the agent may forget it."""
 
@@ -558,6 +597,7 @@ FromAgent: TypeAlias = (
     | Progress
     | UpdateReady
     | Evaluated
+    | Personalised
     | Failed
     | Goodbye
     | Fetch
@@ -575,6 +615,7 @@ ToAgent: TypeAlias = (
     | Ping
     | Train
     | Evaluate
+    | Personalise
     | Accepted
     | Discarded
     | Cancel

@@ -15,6 +15,7 @@ from msgspec import Meta, Struct
 
 from flctl import __version__
 from flctl.errors import UsageError, decoded, one_line
+from flctl.settings import AgentName
 from flctl.wire.messages import Ask, Deal, Natural, Offset, Short, Text
 
 RoundNumber = Annotated[int, Meta(ge=0, le=10**9)]
@@ -112,6 +113,17 @@ class ResumeRun(RunOrder, frozen=True, tag="resume"):
     """Settings that are others from here on; `flctl.settings.changed` checks them."""
 
 
+class PersonaliseRun(RunOrder, frozen=True, tag="personalise"):
+    """Have agents fine-tune the model of a finished run, each for itself."""
+
+    agents: Annotated[tuple[AgentName, ...], Meta(max_length=10_000)] = ()
+    """Empty: all of the run."""
+    round: RoundNumber | None = None
+    """Whose model; None: the best one's."""
+    changes: dict[str, Any] = {}
+    """Settings that are others for it; `flctl.core.personal.as_ordered` checks them."""
+
+
 class AddKey(AdminOrder, frozen=True, tag="key-add"):
     name: Short
     key: Short
@@ -173,6 +185,7 @@ AnyQuestion: TypeAlias = (
     | StartRun
     | StopRun
     | ResumeRun
+    | PersonaliseRun
     | AddKey
     | RevokeKey
     | NewToken

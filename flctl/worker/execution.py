@@ -2,9 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import TypeAlias
 
 import msgspec
 import torch
@@ -43,6 +41,7 @@ from flctl.learning.training import train_locally
 from flctl.learning.warm import begin_from, expect_own
 from flctl.settings import RunSettings, normalised, parse
 from flctl.wire.messages import MOST_CLASSES, VALIDATION, DatasetInfo, Digest, Shard
+from flctl.worker.fine_tuning import fine_tuned
 from flctl.worker.holding import Holding, about_data, is_damaged
 from flctl.worker.jobs import (
     DataSource,
@@ -53,20 +52,17 @@ from flctl.worker.jobs import (
     EvaluateJob,
     Initialise,
     Initialised,
+    Personal,
+    PersonaliseJob,
     Scored,
-    Stepped,
     Trained,
     TrainJob,
     for_testing,
 )
 from flctl.worker.pipe import nameless_file
+from flctl.worker.progress import Limited, Tell
 
 logger = logging.getLogger(__name__)
-
-STEPPED_S = 0.2
-"""Shortest time between two progress reports; the last step is always reported."""
-
-Tell: TypeAlias = Callable[[Stepped], None]
 
 
 class Executor:
@@ -188,7 +184,7 @@ class Executor:
             job.training,
             job.seeding,
             device=device,
-            on_step=_Limited(tell),
+            on_step=Limited(tell),
             limits=job.limits,
         )
         fd = nameless_file("update")
@@ -235,6 +231,12 @@ class Executor:
 
     def derive(self, job: DeriveJob) -> DerivedFigures:
         return DerivedFigures(values=SummedMetrics(load_task(job.task)).values(job.sums))
+
+    def personalise(self, job: PersonaliseJob, model_fd: int, tell: Tell) -> Personal:
+        """The agent's own model, which is stored where the job says."""
+        device = devices.set_up(job.device, job.threads)
+        holding = self._hold(job.task, job.source, job.code)
+        return fine_tuned(job, holding, model_fd, Limited(tell), device)
 
     def _hold(self, ref: str, source: DataSource, code: Digest | None = None) -> Holding:
         """Raises TaskError when `code` is given, and is not what is loaded here."""
@@ -296,20 +298,6 @@ def _enough(job: EvaluateJob, holding: Holding) -> dict[str, Examples]:
 def _is_of_its_kind(error: FlctlError) -> bool:
     """What a task has said about data that it does read."""
     return isinstance(error, DataError) and not isinstance(error, OtherData)
-
-
-class _Limited:
-    """Tells of a step now and then, and always of the last."""
-
-    def __init__(self, tell: Tell) -> None:
-        self._tell = tell
-        self._next = 0.0
-
-    def __call__(self, step: int, steps: int, loss: float) -> None:
-        now = time.monotonic()
-        if now >= self._next or step == steps:
-            self._next = now + STEPPED_S
-            self._tell(Stepped(step=step, steps=steps, loss=loss))
 
 
 def _check_paths(settings: RunSettings, where: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from flctl.errors import DamagedData, DataError, FlctlError, OtherData, TaskError
 from flctl.learning.examples import Examples
 from flctl.learning.groups import Groups
+from flctl.learning.personal import Data
 from flctl.learning.reading import Reading
 from flctl.learning.source import evaluation_parts, held_out_examples, own_parts
 from flctl.learning.stamps import stamp_of
@@ -42,6 +43,11 @@ class Holding:
         return (
             next(iter(self._own.get()[1:]), None) if part == "validation" else self._held_out.get()
         )
+
+    def data(self) -> Data:
+        """All parts of an agent."""
+        parts = self.measured("validation"), self.measured("test")
+        return Data(self.training(), *parts)
 
     def tests(self) -> dict[str, Examples]:
         return self._tests.get()

@@ -118,6 +118,20 @@ class DeriveJob(Job, frozen=True):
     sums: messages.Sums
 
 
+class PersonaliseJob(ModelJob, frozen=True, kw_only=True):
+    """Fine-tune it, for the agent alone."""
+
+    run: str
+    base: messages.Digest
+    """Digest of that model."""
+    training: LocalTraining
+    tensors: tuple[str, ...]
+    seeding: Seeding
+    batch_size: int
+    folder: str
+    """Where the agent keeps its own models; made when needed."""
+
+
 class Event(Struct, frozen=True, kw_only=True, tag=str.lower):
     pass
 
@@ -173,6 +187,16 @@ class DerivedFigures(Event, frozen=True):
     values: dict[str, float]
 
 
+class Personal(Event, frozen=True):
+    """The agent's own model is where it belongs, or is not kept."""
+
+    epochs: int
+    """Epochs that it was trained for; 0: not kept."""
+    shared: dict[messages.MeasuredPart, messages.Sums]
+    own: dict[messages.MeasuredPart, messages.Sums]
+    """Of the parts that the owner lets be measured; `own` is empty unless it is kept."""
+
+
 class JobFailed(Event, frozen=True):
     kind: Literal[
         "worker died", "out of memory", "data", "task", "model", "owner", "usage", "error"
@@ -191,7 +215,7 @@ TRIES = 3
 """How often a worker may die over one job before it is given up."""
 
 
-AnyJob: TypeAlias = Describe | Initialise | TrainJob | EvaluateJob | DeriveJob
+AnyJob: TypeAlias = Describe | Initialise | TrainJob | EvaluateJob | DeriveJob | PersonaliseJob
 AnyEvent: TypeAlias = (
-    Described | Initialised | Stepped | Trained | Scored | DerivedFigures | JobFailed
+    Described | Initialised | Stepped | Trained | Scored | DerivedFigures | Personal | JobFailed
 )

@@ -36,6 +36,7 @@ from flctl.worker.jobs import (
     EvaluateJob,
     Initialise,
     JobFailed,
+    PersonaliseJob,
     TrainJob,
 )
 from flctl.worker.pipe import Pipe
@@ -108,6 +109,8 @@ class Runner:
                 return executor.evaluate(job, _needed(fd)), None
             case DeriveJob():
                 return executor.derive(job), None
+            case PersonaliseJob():
+                return executor.personalise(job, _needed(fd), self._pipe.send), None
 
     def _load(self) -> "Executor":
         if self._executor is None:

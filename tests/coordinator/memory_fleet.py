@@ -50,6 +50,8 @@ from flctl.worker.jobs import (
     Described,
     EvaluateJob,
     JobFailed,
+    Personal,
+    PersonaliseJob,
     Scored,
     Trained,
     TrainJob,
@@ -137,6 +139,7 @@ class ToyWorker:
             self._model = read_tensors(fd)
         if isinstance(job, TrainJob):
             self._agent.trained.append((job.seeding.round, job.seeding.position))
+        self._agent.personalised += isinstance(job, PersonaliseJob)
 
     def events(self) -> list[tuple[AnyEvent, int | None]]:
         if self._job is None:
@@ -180,11 +183,17 @@ class ToyAgent:
         keys: KeyPair | None = None,
         token: str | None = None,
         limits: Limits | None = None,
+        validation: int = 0,
     ) -> None:
         self.limits = limits or Limits()
         self.fleet, self.name = fleet, name
         self.keys = keys or KeyPair.make()
         self.examples, self.held_out, self.role = examples, held_out, role
+        self.validation = validation
+        self.personalised = 0
+        """Orders to personalise that were begun."""
+        self.epochs = 2
+        """Of its own model; 0: it is not kept."""
         self.trained: list[tuple[int, int]] = []
         """(round, position) of every training that was begun."""
         self.ticks = 2
@@ -234,7 +243,11 @@ class ToyAgent:
         match job:
             case Describe():
                 info = DatasetInfo(
-                    name="default", task="toy", examples=self.examples, held_out=self.held_out
+                    name="default",
+                    task="toy",
+                    examples=self.examples,
+                    validation=self.validation,
+                    held_out=self.held_out,
                 )
                 return Described(datasets=(info,), torch="2", cuda=False), None
             case TrainJob() if job.training.compression != "none":
@@ -244,6 +257,13 @@ class ToyAgent:
             case EvaluateJob():
                 sums = from_confusion(0.25, [[self.held_out, 0], [0, 0]])
                 return Scored(parts=dict.fromkeys(job.parts, sums)), None
+            case PersonaliseJob():
+                sizes = {"validation": self.validation, "test": self.held_out}
+                shared, own = (
+                    {part: from_confusion(loss, [[n, 0], [0, 0]]) for part, n in sizes.items() if n}
+                    for loss in (0.5, 0.25)
+                )
+                return Personal(epochs=self.epochs, shared=shared, own=own), None
         return JobFailed(kind="error", message="no such job"), None
 
     def compressed(

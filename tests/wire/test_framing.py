@@ -70,6 +70,7 @@ EXAMPLES = [
     ),
     m.Evaluated(key=KEY, part="test", sums=SUMS),
     m.Evaluated(key=KEY, part="validation", sums=None),
+    m.Personalised(key=KEY, number=2, whose="own", part="test", sums=SUMS, kept=True, epochs=10),
     m.Failed(key=KEY, what="train", kind="out of memory", message="…", retrying=True),
     m.Failed(key=KEY, what="train", kind="owner", message="…", again_s=60.0),
     m.Goodbye(),
@@ -93,6 +94,17 @@ EXAMPLES = [
     ),
     m.Evaluate(
         key=KEY, model=WHOLE, task="ecg", dataset="default", batch_size=1000, parts=("test",)
+    ),
+    m.Personalise(
+        key=KEY,
+        number=2,
+        model=WHOLE,
+        task="ecg",
+        dataset="default",
+        training=LocalTraining(),
+        seed=7,
+        batch_size=1000,
+        tensors=("head.*",),
     ),
     m.Accepted(key=KEY),
     m.Discarded(key=KEY, reason="too late"),

@@ -12,6 +12,7 @@ from flctl.coordinator.front.probing import Probing
 from flctl.coordinator.front.rotating import Rotating
 from flctl.coordinator.front.serving import Serving
 from flctl.coordinator.run.context import Heard
+from flctl.coordinator.run.personalising import Personalising
 from flctl.coordinator.run.run import Run
 from flctl.coordinator.store.cordons import load_cordons, save_cordons
 from flctl.coordinator.store.over import RunsOver
@@ -46,7 +47,7 @@ class Agents:
         clock: Callable[[], float],
         heartbeat_s: float,
         publish: Callable[[Published], None],
-        run: Callable[[], Run | None],
+        run: Callable[[], Run | Personalising | None],
         embedded: bool,
     ) -> None:
         self.roster = Roster(heartbeat_s)
@@ -146,14 +147,18 @@ class Agents:
             self._to_run(Back(member.name))
 
     def _about_work(
-        self, run: Run, member: Member, message: messages.Message, payload: Frame | None
+        self,
+        run: Run | Personalising,
+        member: Member,
+        message: messages.Message,
+        payload: Frame | None,
     ) -> None:
         match message:
             case messages.Progress():
                 member.progress = (message.step, message.steps)
             case messages.UpdateReady():
                 member.state = "offering"
-            case messages.Evaluated():
+            case messages.Evaluated() | messages.Personalised():
                 member.state = "ready"
             case messages.Failed():
                 member.error = f"{message.kind}: {message.message}"

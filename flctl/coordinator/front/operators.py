@@ -99,6 +99,8 @@ class Control:
                 return self._stop(asked, question)
             case q.ResumeRun():
                 return self._resume(question)
+            case q.PersonaliseRun():
+                return self._personalise(question)
             case q.AddKey(name=name, key=key, role=role):
                 keyring.add(name, key, role)
                 return {"name": name}
@@ -273,6 +275,15 @@ class Control:
             )
         self._coordinator.runs.resume(folder, order.changes)
         return {"run": folder.name}
+
+    def _personalise(self, order: q.PersonaliseRun) -> Any:
+        folder, agents = self._all.find(order.run), self._coordinator.agents
+        if unknown := sorted({*order.agents} - {*agents.trainers()}):
+            raise UsageError(f"no agent is enrolled to train as {unknown[0]}; see flctl status")
+        number = self._coordinator.runs.personalise(
+            folder, order.changes, order.agents, order.round
+        )
+        return {"run": folder.name, "number": number}
 
     def _open_token_folder(self, ttl_s: float) -> Any:
         invitation = self._coordinator.invitation

@@ -17,6 +17,7 @@ from flctl.coordinator.front.outbox import Outbox
 from flctl.coordinator.front.token_folder import TokenFolder
 from flctl.coordinator.run.evaluator import Evaluator
 from flctl.coordinator.run.keeper import RunKeeper
+from flctl.coordinator.run.personalising import Personalising
 from flctl.coordinator.run.run import Run
 from flctl.coordinator.store.audit import Audit
 from flctl.core.round import Tick
@@ -86,7 +87,7 @@ class Coordinator:
         """Kept open while it runs, if there is one."""
 
     @property
-    def training(self) -> Run | None:
+    def training(self) -> Run | Personalising | None:
         """The run in progress."""
         return self.runs.training
 

@@ -23,7 +23,8 @@ def finish(history: History, settings: RunSettings, at: float) -> events.RunFini
     if history.round < settings.rounds and not exhausted:
         return None
     used = history.data_used if history.round < settings.rounds else ""
-    return events.RunFinished(at=at, reason="; ".join(filter(None, (used, history.alone))))
+    reason = "; ".join(filter(None, (used, history.alone)))
+    return events.RunFinished(at=at, reason=reason, personalises=settings.personalise)
 
 
 def evaluation_due(

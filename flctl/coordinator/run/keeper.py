@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,9 +13,11 @@ from flctl.coordinator.run.context import RunContext, RunHost
 from flctl.coordinator.run.crew import Crew
 from flctl.coordinator.run.evaluator import Evaluator
 from flctl.coordinator.run.gathering import Gathering
+from flctl.coordinator.run.personalising import Personalising
 from flctl.coordinator.run.run import Run
 from flctl.coordinator.store.folder import RunFolder, all_runs
 from flctl.coordinator.store.journal import Journal
+from flctl.coordinator.store.models import check_tensors
 from flctl.coordinator.store.resume import (
     FirstModel,
     remove_unstarted,
@@ -23,8 +25,10 @@ from flctl.coordinator.store.resume import (
     take_up,
     with_beginning,
 )
-from flctl.core.events import RunKind, RunStopped
+from flctl.core.events import PersonalisingEnded, RunKind, RunStopped
 from flctl.core.history import History
+from flctl.core.personal import as_ordered, begun
+from flctl.core.stream import Published
 from flctl.errors import FlctlError, RunError, UsageError
 from flctl.files import Lock
 from flctl.settings import RunSettings
@@ -53,8 +57,8 @@ class RunKeeper:
         clock: Callable[[], float],
         wall_clock: Callable[[], float],
     ) -> None:
-        self.training: Run | None = None
-        """The run in progress."""
+        self.training: Run | Personalising | None = None
+        """The run in progress, or what its agents do after it."""
         self.min_participants = 1
         """No round with fewer is committed."""
         self._awaiting: Awaiting | None = None
@@ -101,6 +105,36 @@ class RunKeeper:
         settings. Raises FlctlError."""
         self._expect_no_run()
         self._begin(folder, changes)
+
+    def personalise(
+        self,
+        folder: RunFolder,
+        changes: Mapping[str, Any] | None = None,
+        agents: Sequence[str] = (),
+        round_id: int | None = None,
+        again: bool = False,
+    ) -> int:
+        """Have the agents of a finished run personalise the model of a round; the number of this
+        order. `changes` are to the run's settings. `again`: go on with what was interrupted.
+
+        Raises FlctlError.
+        """
+        self._expect_no_run()
+        with contextlib.ExitStack() as undo:
+            lock = folder.lock()
+            undo.callback(lock.release)
+            history = folder.history(lean=True)
+            settings = as_ordered(folder.settings(history), changes or {})
+            began = (again and history.personalising) or begun(
+                history, settings, self._now(), agents, round_id
+            )
+            check_tensors(folder.kept_model(began.round, history), began.tensors)
+            journal = Journal(folder.journal_path)
+            context = self._context(folder, settings, history, journal)
+            undo.pop_all()
+        self._lock, self.training = lock, Personalising(context, began)
+        self.training.begin()
+        return began.number
 
     def status(self) -> dict[str, Any] | None:
         """Status of the run in progress, or of the one that waits for agents."""
@@ -163,6 +197,7 @@ class RunKeeper:
         agents of the last run, if it is paused because they were missing."""
         remove_unstarted(self._state)
         last: tuple[RunFolder, History] | None = None
+        personal: RunFolder | None = None
         for folder in reversed(list(all_runs(self._state))):
             try:
                 history = folder.history(lean=True)
@@ -173,6 +208,8 @@ class RunKeeper:
             if history.made_by or started is None or started.kind != kind:
                 continue  # a run of another kind of fleet, or one that can only be read
             last = last or (folder, history)
+            if history.personalises or history.personalising is not None:
+                personal = personal or folder
             if history.state == "running":
                 logger.info("run=%s was interrupted in round %d", folder.name, history.round + 1)
                 try:
@@ -182,6 +219,21 @@ class RunKeeper:
                 return
         if last is not None and last[1].awaits:
             self._await(*last)
+        if personal is not None:
+            self._personalise_next(personal)
+
+    def _personalise_next(self, folder: RunFolder) -> None:
+        """As the run's settings say, or an order that was interrupted."""
+        try:
+            self.personalise(folder, again=True)
+        except (FlctlError, OSError) as error:
+            logger.error("run=%s cannot be personalised: %s", folder.name, error)
+            ended = PersonalisingEnded(at=self._now(), number=0, round=0, reason=str(error))
+            with contextlib.suppress(FlctlError, OSError), contextlib.ExitStack() as stack:
+                journal = Journal(folder.journal_path)
+                stack.callback(journal.close)
+                journal.append([ended])
+            self._host.publish(Published(folder.name, ended))
 
     def _expect_no_run(self) -> None:
         if self.training is not None:
@@ -221,8 +273,8 @@ class RunKeeper:
             context = self._context(folder, settings, history, journal, min_participants=least)
             undo.pop_all()
         self._lock, self._awaiting = lock, None
-        self.training = Run(context)
-        self.training.begin(noted, draw_again)
+        self.training = run = Run(context)
+        run.begin(noted, draw_again)
 
     def _now(self) -> float:
         return round(self._wall_clock(), 3)
@@ -241,6 +293,8 @@ class RunKeeper:
             self._release()
             if ended.history.awaits:
                 self._await(ended.folder, ended.history)
+            elif ended.history.personalises:
+                self._personalise_next(ended.folder)
 
     def abandon(self) -> None:
         """Leave a run in progress so that it goes on at the next start."""

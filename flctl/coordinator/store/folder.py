@@ -7,6 +7,7 @@ runs/<run>/run.toml            the settings, complete and frozen
            frozen.safetensors     tensors that do not train, if the model has any: then the rounds
                                   have the others, and best and last are whole after the run
            residuals/pi-01/    what local and virtual agents have not sent yet (top-k)
+           personal/pi-01/     the own models of local and virtual agents
            lock                held by the process that drives the run
 """
 

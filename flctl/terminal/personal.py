@@ -1,0 +1,185 @@
+"""`flctl personalise`, and the table of what a model of its own gives each agent."""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from flctl.coordinator.store.folder import RunFolder
+from flctl.coordinator.store.runs import LocalRuns
+from flctl.core.events import AgentPersonalised, PersonalisingBegan, PersonalisingEnded
+from flctl.core.history import History
+from flctl.core.metrics import labels
+from flctl.core.stream import BatchTrained, Published
+from flctl.errors import RunError, UsageError
+from flctl.extras import needs_torch
+from flctl.files import explained
+from flctl.fleet.console import RemoteRuns
+from flctl.formats import counted
+from flctl.terminal import output
+from flctl.terminal.agents import EXAMPLES, show_agents
+from flctl.terminal.checkpoints import expect_task
+from flctl.terminal.finding import connected
+from flctl.terminal.lines import trouble_line
+from flctl.terminal.patience import waiting
+
+Show = Callable[[Published], None]
+Personal = Mapping[str, AgentPersonalised]
+"""By agent."""
+
+
+class PersonalOrder(NamedTuple):
+    state: Path
+    context: str | None
+    again: str
+    """Options that a suggested command needs to find the run."""
+    run: str
+    """Name of a run, or the path of one of its models."""
+    which: str
+    agents: tuple[str, ...]
+    changes: dict[str, Any]
+    task: str | None
+
+
+def personalise(order: PersonalOrder, as_json: bool) -> bool:
+    """Carry the order out and print what came of it; whether all agents have done it."""
+    told: list[Published] = []
+
+    def on_event(event: Published) -> None:
+        told.append(event)
+        if as_json and not isinstance(event.event, BatchTrained):
+            output.print_json(event.plain(), indent=False)
+        elif not as_json and (text := trouble_line(event)):
+            output.warn(text)
+
+    try:
+        with waiting("the agents personalise the model"):
+            run, history = drive(order, on_event)
+    except KeyboardInterrupt:
+        begun = next((each.run for each in told), None)
+        if begun is not None:
+            show_again = f"{output.program()} runs show {begun}{order.again}"
+            output.warn(f"interrupted; who has a model of its own by now: {show_again}")
+        raise
+    last = {e.event.agent for e in told if isinstance(e.event, AgentPersonalised)}
+    personal = {agent: history.personal[agent] for agent in sorted(last)}
+    if as_json:
+        end = {"event": "end", "run": run, "agents": sorted(last), "without": history.without}
+        output.print_json(end, indent=False)
+    else:
+        again = f"{output.program()} personalise {run}{order.again}"
+        show(personal, history.without, again)
+    return not history.without and bool(personal)
+
+
+def drive(order: PersonalOrder, show: Show) -> tuple[str, History]:
+    """The run's name and history after it. Raises FlctlError; Ctrl-C ends it where the agents are
+    simulated here, else the watching alone."""
+    with connected(order.state, order.context, order.run) as runs:
+        run, number = _chosen(order, runs)
+        asked = {"agents": order.agents, "round": number, "changes": order.changes}
+        given = {key: value for key, value in asked.items() if value not in ((), None, {})}
+        if runs.here:
+            folder = RunFolder.find(order.state, run)
+            started = folder.history(lean=True).started
+            if started is not None and started.kind != "fleet":
+                expect_task(folder, order.task)
+                return run, _here(folder, given, show)
+        if isinstance(runs, LocalRuns):
+            raise UsageError(
+                f"run {run}: its agents are a fleet's, and no coordinator runs on {runs.where}"
+            )
+        name, session = runs.personalise(run, **given)
+        _follow(runs, name, session, show)
+        return name, History.of(runs.events(name))
+
+
+def _here(folder: RunFolder, order: Mapping[str, Any], show: Show) -> History:
+    needs_torch("to train on this machine")
+    from flctl.fleet.personal_here import PersonalHere
+
+    return PersonalHere(folder, show, order=order).run()
+
+
+def _follow(runs: RemoteRuns, run: str, session: int, show: Show) -> None:
+    begun = False
+    for told in filter(None, runs.watch(run)):
+        event = told.event
+        if isinstance(event, PersonalisingBegan):
+            begun = event.number == session
+        if begun:
+            show(told)
+        if begun and isinstance(event, PersonalisingEnded):
+            if event.reason:
+                raise RunError(f"run {run} cannot be personalised: {event.reason}")
+            return
+
+
+def _chosen(order: PersonalOrder, runs: LocalRuns | RemoteRuns) -> tuple[str, int | None]:
+    """The run, and the round whose model is meant; None: the best one."""
+    path = Path(order.run)
+    if path.is_file():
+        return _of_file(path, runs)
+    about = runs.about(order.run)
+    if order.which == "best":
+        return about["run"], None
+    if order.which == "last":
+        return about["run"], about["round"]
+    if not (order.which.isascii() and order.which.isdigit() and int(order.which)):
+        raise UsageError(f"--which {order.which}: it is best, last or the number of a round")
+    if int(order.which) > about["round"]:
+        raise UsageError(f"--which {order.which}: run {about['run']} has {about['round']} rounds")
+    return about["run"], int(order.which)
+
+
+def _of_file(path: Path, runs: LocalRuns | RemoteRuns) -> tuple[str, int]:
+    with explained(path, "read the model"), path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    for about in reversed(runs.look().summaries):
+        history = History.of(runs.events(about["run"]))
+        for event in reversed(history.rounds):
+            if event.model == digest:
+                return about["run"], event.round
+    raise UsageError(f"{path}: is the model of no round of a run in {runs.where}")
+
+
+# The table ---------------------------------------------------------------------------------
+
+
+def show(personal: Personal, without: Mapping[str, str], again: str = "") -> None:
+    """Each agent's figures, then those that have none; `again`: a command that asks these."""
+    tested = {agent: event for agent, event in personal.items() if "test" in event.shared}
+    if tested:
+        primary = next(iter(tested.values())).primary
+        names = [primary.name, *({"accuracy"} - {primary.name})]
+        there = labels(event.shared["test"] for event in tested.values())
+        heads = {EXAMPLES: EXAMPLES}
+        for name in (name for name in names if name in there):
+            heads |= {name: there[name], f"own {name}": "own"}
+        show_agents(
+            "on its later data",
+            {agent: _row(event) for agent, event in tested.items()},
+            heads,
+            by=f"own {primary.name}",
+            lower=[n for n in (primary.name, f"own {primary.name}") if primary.lower],
+            everyone=True,
+        )
+    if not personal and not without:
+        output.print_line("no agent that has data for the run is here")
+    if personal:
+        others = [agent for agent, event in sorted(personal.items()) if not event.kept]
+        text = f"{len(personal) - len(others)} of {counted(len(personal), 'agent')} "
+        text += "use a model of their own, which did better on their validation data"
+        output.print_line(text + (f"; the run's model: {', '.join(others)}" if others else ""))
+    for agent, why in without.items():
+        output.print_line(f"{agent} has not done it: {why or 'away'}")
+    if without and again:
+        output.print_line(f"ask again with: {again} --agents {','.join(without)}")
+
+
+def _row(event: AgentPersonalised) -> dict[str, float]:
+    """Figures of the run's model, and of the one that the agent uses."""
+    shared = event.shared["test"]
+    used = event.used("test") or shared
+    own = {f"own {name}": value for name, value in used.values.items()}
+    return {EXAMPLES: float(shared.examples), **shared.values, **own}
