@@ -9,7 +9,7 @@ from msgspec import Struct
 from flctl import __version__
 from flctl.agent.config import AgentConfig
 from flctl.agent.limits import below_floor, too_large
-from flctl.agent.state import own_models_of, residuals_of
+from flctl.agent.state import own_models_of, private_of, residuals_of
 from flctl.core.randomness import Seeding
 from flctl.wire.messages import (
     Coded,
@@ -172,10 +172,16 @@ def job_of(
         "threads": config.threads,
         "code": code,
         "frozen": None if frozen is None else str(frozen),
+        "private": str(private_of(config.state, message.key.run)),
+        "private_digest": message.model.private,
     }
     if isinstance(message, Evaluate):
         return EvaluateJob(
-            side="agent", batch_size=message.batch_size, parts=message.parts, **shared
+            side="agent",
+            batch_size=message.batch_size,
+            parts=message.parts,
+            position=message.position,
+            **shared,
         )
     key = message.key
     if isinstance(message, Personalise):

@@ -23,6 +23,8 @@ _PACE_FILE = "pace.json"
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 RUNS_KEPT = 2
 """Runs whose unsent rest stays: this one, and one that may be resumed after it."""
+PRIVATE_KEPT = 8
+"""Runs whose private tensors stay."""
 
 
 class _ServerKeys(msgspec.Struct, frozen=True):
@@ -54,15 +56,24 @@ def residuals_of(folder: Path, run: RunId) -> Path:
 
     That of older runs, of which nothing has been wanted for longest, is removed.
     """
-    residuals = folder / "residuals"
+    return _of_run(folder / "residuals", run, RUNS_KEPT)
+
+
+def private_of(folder: Path, run: RunId) -> Path:
+    """The same for the private tensors of a model, of which more runs are kept: a device's own
+    part of a model is of use after its run."""
+    return _of_run(folder / "own" / "private", run, PRIVATE_KEPT)
+
+
+def _of_run(place: Path, run: RunId, kept: int) -> Path:
     with suppress(OSError):  # there may be none; and what cannot be removed does not matter yet
         others = sorted(
-            (other for other in residuals.iterdir() if other.name != run),
+            (other for other in place.iterdir() if other.name != run),
             key=lambda other: other.stat().st_mtime,
         )
-        for old in others[: len(others) + 1 - RUNS_KEPT]:
+        for old in others[: max(0, len(others) + 1 - kept)]:
             shutil.rmtree(old, ignore_errors=True)
-    return residuals / run
+    return place / run
 
 
 def own_models_of(folder: Path) -> Path:
@@ -156,7 +167,8 @@ class AgentState:
     def _sweep(self) -> None:
         """Remove partial files of a worker that was killed, or lost power."""
         with suppress(OSError):
-            for pattern in ("residuals/*/.*.tmp", "frozen/.*.tmp", "own/personal/.*.tmp"):
+            patterns = ("residuals/*/.*.tmp", "frozen/.*.tmp", "own/personal/.*.tmp")
+            for pattern in (*patterns, "own/private/*/.*.tmp"):
                 for left in self.folder.glob(pattern):
                     left.unlink()
 

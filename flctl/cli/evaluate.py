@@ -10,6 +10,7 @@ from flctl.cli.options import (
     Device,
     Heartbeats,
     Json,
+    Private,
     Task,
     Verbose,
     command,
@@ -58,6 +59,7 @@ def evaluate(
     ),
     everyone: bool = flag("All agents, not just the ten worst.", "--all"),
     test_batch_size: int = option("N", "Examples in a batch.", min=1, default=1000),
+    private: Private = None,
     device: Device = "auto",
     json: Json = False,
     verbose: Verbose = False,
@@ -87,7 +89,7 @@ def evaluate(
             own = own_of(learnt, chosen, data, agents)
         elif data is None:
             own = own_of_run(learnt, checkpoint)
-    model, on = load_model(learnt, checkpoint, device)
+    model, on = load_model(learnt, checkpoint, device, private)
     how: dict[str, Any] = {"batch_size": test_batch_size, "device": on}
     found = {name: measure(learnt, model, part, **how) for name, part in parts.items()}
     each = {name: measure(learnt, model, part, **how) for name, part in own.items()}

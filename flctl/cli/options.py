@@ -233,6 +233,15 @@ Task = Annotated[
     ),
 ]
 Device = Annotated[str, option("auto|cpu|cuda", "Device to compute on.", "--device")]
+Private = Annotated[
+    Path | None,
+    option(
+        "PATH",
+        "Tensors that the model of an agent has for itself: own/private/RUN of its state folder.",
+        "--private",
+        parser=path,
+    ),
+]
 Checkpoint = Annotated[Path, argument("CHECKPOINT", "A .safetensors file.", parser=path)]
 
 

@@ -9,6 +9,7 @@ from flctl.cli.options import (
     Heartbeats,
     Here,
     Json,
+    Private,
     Task,
     Verbose,
     argument,
@@ -63,6 +64,7 @@ def predict(
         "the classes are.",
         "--uncorrected",
     ),
+    private: Private = None,
     device: Device = "auto",
     json: Json = False,
     verbose: Verbose = False,
@@ -96,7 +98,7 @@ def predict(
     own = None if shared else own_model(checkpoint, here.folder)
     checkpoint = own.path if own is not None else checkpoint
     chosen, learnt = task_of(checkpoint, task, heartbeats.read_as)
-    model, on = load_model(learnt, checkpoint, device)
+    model, on = load_model(learnt, checkpoint, device, private)
     with reading(file):
         cases = learnt.cases(file)
     correction = None if uncorrected else correction_of(checkpoint, learnt)

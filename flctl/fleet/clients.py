@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from msgspec import structs
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from flctl.learning.evaluation import evaluate
 from flctl.learning.examples import Examples
 from flctl.learning.groups import Groups
 from flctl.learning.once import Once
+from flctl.learning.private import PrivateTensors
 from flctl.learning.reading import Reading
 from flctl.learning.reuse import Reused
 from flctl.learning.source import deal, deal_held_out
@@ -33,6 +34,7 @@ from flctl.learning.state import (
 )
 from flctl.learning.task import Task
 from flctl.learning.training import OnStep, train_locally
+from flctl.learning.whole import private_path
 from flctl.settings import RunSettings, agent_names, parse
 from flctl.wire.messages import Digest, MeasuredPart, Sums
 from flctl.worker.execution import Executor
@@ -78,6 +80,10 @@ class Clients:
         return self._held_out.get() if part == "test" else self.validation
 
 
+Whose: TypeAlias = tuple[str, int]
+"""A client, and the batches that it has consumed up to a model."""
+
+
 class Trainer:
     """Trains clients one after another, in `folder`: what all of a round need is read once."""
 
@@ -88,7 +94,7 @@ class Trainer:
         self._frozen: dict[str, Tensor] | None = None
         """The tensors that do not train, once they are read."""
         self._base: _Base | None = None
-        self._measured: tuple[Path, nn.Module] | None = None
+        self._measured: tuple[tuple[Path, Path | None], nn.Module] | None = None
         """The model that was measured last, until something is trained."""
 
     def train(
@@ -103,10 +109,11 @@ class Trainer:
         has not sent is not synced."""
         began, round_id = time.monotonic(), seeding.round
         settings, self._measured = settings or self._settings, None
-        start = self._read(round_id - 1, base)
+        start, own = self._read(round_id - 1, base), self._own(seeding.agent)
+        private, lost = own.begin(seeding.position, seeding.seed)
         result = train_locally(
             self._task,
-            start.state,
+            {**start.state, **private},
             examples,
             settings.local_training(round_id),
             seeding,
@@ -127,7 +134,8 @@ class Trainer:
             buffers=start.buffers,
             durable=False,
         )
-        claim = result.claim(saved.error, round(time.monotonic() - began, 4), examples)
+        own.keep(seeding.position + result.batches, result.state, before=seeding.position)
+        claim = result.claim(saved.error, round(time.monotonic() - began, 4), examples, lost)
         update = UpdateStored(
             at=round(time.time(), 3),
             round=round_id,
@@ -140,19 +148,27 @@ class Trainer:
         )
         return update, blob
 
-    def evaluate(self, path: Path, examples: Examples, only: int | None = None) -> Sums:
-        """Sums of the model in the file `path`; see `flctl.learning.evaluation`."""
-        if self._measured is None or self._measured[0] != path:
+    def evaluate(
+        self, path: Path, examples: Examples, only: int | None = None, whose: Whose = ("", 0)
+    ) -> Sums:
+        """Sums of the model in the file `path`, with the private tensors of a client if the model
+        has any; see `flctl.learning.evaluation`."""
+        agent, position = whose
+        private = self._own(agent).file(position)
+        if self._measured is None or self._measured[0] != (path, private):
             model = self._reused.model()
             with path.open("rb") as file:
-                load_into(model, file.fileno(), str(path), self._folder.frozen)
-            self._measured = path, model
+                load_into(model, file.fileno(), str(path), self._folder.frozen, private)
+            self._measured = (path, private), model
         model, size = self._measured[1], self._settings.test_batch_size
         return evaluate(self._task, model, examples, batch_size=size, device=self.device, only=only)
 
     @cached_property
     def _groups(self) -> Groups:
         return Groups.of(self._task, self._reused.model())
+
+    def _own(self, agent: str) -> PrivateTensors:
+        return PrivateTensors(private_path(self._folder.path, agent), self._task, self._groups)
 
     def _read(self, round_id: int, base: Digest) -> "_Base":
         if self._base is None or self._base.digest != base:
@@ -173,5 +189,6 @@ class _Base(NamedTuple):
 
     digest: Digest
     state: dict[str, Tensor]
+    """Without private tensors."""
     arrays: Arrays
     buffers: frozenset[str]

@@ -13,12 +13,13 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from flctl.agent.state import own_models_of, residuals_of
+from flctl.agent.state import own_models_of, private_of, residuals_of
 from flctl.coordinator.store.folder import RunFolder
 from flctl.coordinator.store.models import own_models_path
 from flctl.errors import RunError
 from flctl.files import Lock, explained, is_locked, make_folder
 from flctl.learning.origin import VARIABLES, of_settings
+from flctl.learning.whole import private_path
 from flctl.settings import RunSettings
 from flctl.transport.keypair import load_or_make
 from flctl.transport.keys import Keyring
@@ -110,13 +111,17 @@ class LocalFleet:
             keyring.add(name, load_or_make(self._state(name) / "agent.key").public, "agent")
 
     def start(self, run: RunFolder) -> None:
-        """`run` keeps what top-k has not sent, and own models: the agents' own folders do not
-        last."""
+        """`run` keeps what the agents have for themselves (what top-k has not sent, own models and
+        private tensors): their own folders do not last."""
+        started = run.history(lean=True).started
         for name in self._names:
+            state = self._state(name)
             if self._settings.compression == "topk":
-                _link(residuals_of(self._state(name), run.name), run.residuals_path(name))
+                _link(residuals_of(state, run.name), run.residuals_path(name))
             if self._settings.personalise:
-                _link(own_models_of(self._state(name)), own_models_path(run, name))
+                _link(own_models_of(state), own_models_path(run, name))
+            if started is not None and started.private is not None:
+                _link(private_of(state, run.name), private_path(run.path, name))
             self._agents[name] = _Process(self._spawn(name), time.monotonic())
 
     def check(self) -> None:

@@ -49,6 +49,8 @@ class MeasureBatch(Struct, frozen=True, tag="measure"):
     what: str
     name: str
     batch: int | None = None
+    position: int = 0
+    """Batches that the client of this name has consumed, by which its private tensors are found."""
 
     def __str__(self) -> str:
         return f"measuring the part '{self.name}'"

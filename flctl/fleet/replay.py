@@ -27,6 +27,7 @@ from flctl.fleet.spool import Spool
 from flctl.learning.examples import Examples
 from flctl.learning.source import training_examples
 from flctl.learning.task import Task, load_task, task_of
+from flctl.learning.whole import private_path
 from flctl.settings import RunSettings
 from flctl.wire.messages import Digest
 from flctl.worker.jobs import DataSource
@@ -141,6 +142,8 @@ class _Again:
             # What the floor of a device's owner left out there is left out here too.
             settings = self._settings
             position = self._positions.get(agent, 0)
+            if part.private_lost:
+                shutil.rmtree(private_path(self._folder.path, agent), ignore_errors=True)
             update, blob = self._trainer.train(
                 own,
                 self._base,

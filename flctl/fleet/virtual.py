@@ -18,6 +18,7 @@ from flctl.coordinator.run.decisions import (
     evaluation_due,
     finish,
     is_last,
+    measured_at,
     open_round,
     weigh_in,
 )
@@ -285,17 +286,17 @@ class VirtualRun:
         self, made: Aggregated, what: str, parts: Mapping[str, Examples]
     ) -> dict[str, Sums]:
         """The sums of all batches are the same for any number of processes."""
-        if not parts:
+        if not (names := measured_at(self.history, parts, private=bool(self.task.private))):
             return {}
         self._share(what, parts)
         size, whole = self.settings.test_batch_size, isinstance(self._workers, Alone)
         whole = whole or self.task.workers > 0 or type(self.task).collate is not Task.collate
         orders = [
-            MeasureBatch(str(made.path), what, name, number)
-            for name in parts
+            MeasureBatch(str(made.path), what, name, number, position)
+            for name, position in names.items()
             for number in ([None] if whole else range(-(-len(parts[name]) // size)))
         ]
-        found: dict[str, list[Sums]] = {name: [] for name in parts}
+        found: dict[str, list[Sums]] = {name: [] for name in names}
         for order, (answer, _) in zip(orders, self._workers.do(orders), strict=True):
             assert isinstance(answer, BatchMeasured)
             found[order.name].append(answer.sums)
@@ -314,10 +315,10 @@ class VirtualRun:
                 examples = self._shared[TRAINING][seeding.agent]
                 update, blob = self._trainer.train(examples, base, seeding, on_step=on_step)
                 return OrderDone(ClientTrained(update=update), blob)
-            case MeasureBatch(model, what, name, batch):
+            case MeasureBatch(model, what, name, batch, position):
                 if self._at is None or self._at[:2] != (what, name):
                     self._at = what, name, self._shared[what][name]
-                sums = self._trainer.evaluate(Path(model), self._at[2], batch)
+                sums = self._trainer.evaluate(Path(model), self._at[2], batch, (name, position))
                 return OrderDone(BatchMeasured(sums=sums))
             case PersonaliseClient():
                 raise AssertionError("no order of a round")

@@ -146,8 +146,8 @@ def check_state(subject: Subject) -> Said:
         assign(again, back)
     except Exception as error:
         raise subject.problem("model", f"another one does not take its state: {error}") from error
-    once = 0
-    if subject.groups.frozen:
+    once, private = 0, [spec.name for spec in subject.groups.private]
+    if subject.groups.frozen or private:
         specs = subject.groups.shared
         with tempfile.TemporaryFile() as file:
             first = save_first(file.fileno(), subject.task.name, subject.model, subject.groups, {})
@@ -156,11 +156,13 @@ def check_state(subject: Subject) -> Said:
     noun = "tensor" if len(specs) == 1 else "tensors"
     text = f"an agent receives and sends {size:,} bytes a round: {len(specs)} {noun}, {kinds}"
     text += f"; {once:,} bytes that do not train are sent to it once" if once else ""
+    text += f"; {', '.join(private)} never leave it" if private else ""
     return Said(
         text,
         {
             "bytes_per_round": size,
             "bytes_once": once,
+            "private": private,
             "tensors": [
                 {"name": s.name, "dtype": s.dtype, "shape": list(s.shape), "bytes": s.nbytes}
                 for s in specs

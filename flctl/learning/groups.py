@@ -1,19 +1,21 @@
 """The groups of a model's tensors: shared ones are averaged; frozen ones, which do not train,
-travel once and never up.
+travel once and never up; private ones, which the task names, never leave an agent.
 
 Frozen are parameters without gradient, and the buffers of modules all of whose parameters are
 frozen. Such modules stay in evaluation mode: batch norm would else count on in them.
 """
 
+import hashlib
 from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
 from typing import Any, NamedTuple, TypeVar
 
 from torch import Tensor, nn
 
-from flctl.errors import CheckpointError, TaskError
+from flctl.errors import CheckpointError, TaskError, one_line
 from flctl.learning.state import checkpoint_metadata, save_state, specs_of
 from flctl.learning.task import Task
-from flctl.wire.merging import FROZEN
+from flctl.wire.merging import FROZEN, PRIVATE
 from flctl.wire.messages import Digest
 from flctl.wire.parameters import TensorSpec
 
@@ -24,18 +26,21 @@ Specs = tuple[TensorSpec, ...]
 class Groups(NamedTuple):
     shared: Specs
     frozen: Specs
+    private: Specs
     buffers: frozenset[str]
     """Names of the buffers, in all groups."""
 
     @classmethod
     def of(cls, task: Task, model: nn.Module) -> "Groups":
-        """Raises TaskError when nothing of the model trains."""
+        """Raises TaskError when nothing of the model trains, or is shared."""
         state = model.state_dict(keep_vars=True)
         specs, resting = specs_of(state), _resting(model)
+        private = _named(task, state)
         frozen = {
             name
             for name, tensor in state.items()
-            if (
+            if name not in private
+            and (
                 not tensor.requires_grad
                 if isinstance(tensor, nn.Parameter)
                 else name.rpartition(".")[0] in resting
@@ -45,20 +50,43 @@ class Groups(NamedTuple):
             raise TaskError(
                 f"task '{task.name}', model: has no parameter that can be trained (requires_grad)"
             )
+        if not state.keys() - frozen - private:
+            raise TaskError(
+                f"task '{task.name}': nothing of its model is shared: all that trains is private"
+            )
         return cls(
-            shared=tuple(spec for spec in specs if spec.name not in frozen),
+            shared=tuple(spec for spec in specs if spec.name not in frozen | private),
             frozen=tuple(spec for spec in specs if spec.name in frozen),
+            private=tuple(spec for spec in specs if spec.name in private),
             buffers=frozenset(name for name, _ in model.named_buffers() if name in state),
         )
+
+    @property
+    def digest(self) -> Digest | None:
+        """Of names, types and shapes of the private tensors; None without any."""
+        text = "\n".join(map(str, self.private))
+        return hashlib.sha256(text.encode()).hexdigest() if text else None
+
+    def expect(self, private: Digest | None) -> None:
+        """Raises CheckpointError unless a run goes by the same private tensors."""
+        if private != self.digest:
+            raise CheckpointError(
+                "the run keeps other tensors private than this agent's task does: "
+                + (one_line(", ".join(map(str, self.private)), 200) or "none")
+            )
 
     def of_shared(self, state: Mapping[str, T]) -> dict[str, T]:
         return {spec.name: state[spec.name] for spec in self.shared}
 
+    def of_private(self, state: Mapping[str, T]) -> dict[str, T]:
+        return {spec.name: state[spec.name] for spec in self.private}
+
     def whole(
         self, shared: Mapping[str, Tensor], frozen: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
-        """One state dict. Raises CheckpointError unless each has exactly the tensors that it has in
-        the task's own module: a coordinator chooses neither what is sent nor what trains."""
+        """One state dict, but for the private tensors. Raises CheckpointError unless each has
+        exactly those that it has in the task's own module: a coordinator chooses neither what is
+        sent nor what trains."""
         for wanted, found in ((self.shared, shared), (self.frozen, frozen)):
             theirs = specs_of(found)
             if theirs != wanted:
@@ -67,11 +95,26 @@ class Groups(NamedTuple):
         return {**shared, **frozen}
 
 
+def _named(task: Task, names: Iterable[str]) -> set[str]:
+    """Tensors that the task calls private. Raises TaskError for a pattern that fits none."""
+    found: set[str] = set()
+    for pattern in task.private:
+        fits = {name for name in names if fnmatchcase(name, pattern)}
+        if not fits:
+            raise TaskError(
+                f"task '{task.name}': private: '{pattern}' fits no tensor of its model; there are "
+                + one_line(", ".join(names), 200)
+            )
+        found |= fits
+    return found
+
+
 class FirstSaved(NamedTuple):
     blob: Digest
     size: int
     frozen: Digest | None
     frozen_size: int
+    private: Digest | None
 
 
 def save_first(
@@ -87,10 +130,11 @@ def save_first(
     if groups.frozen:
         rest = {spec.name: state[spec.name] for spec in groups.frozen}
         frozen, frozen_size = save_state(fd, rest, _metadata(task, groups, rest))
-    more = {"read_as": dict(read_as), FROZEN: frozen}
+    names = [spec.name for spec in groups.private]
+    more = {"read_as": dict(read_as), FROZEN: frozen, PRIVATE: names}
     shared = groups.of_shared(state)
     metadata = _metadata(task, groups, shared) | {k: v for k, v in more.items() if v}
-    return FirstSaved(*save_state(fd, shared, metadata), frozen, frozen_size)
+    return FirstSaved(*save_state(fd, shared, metadata), frozen, frozen_size, groups.digest)
 
 
 def _metadata(task: str, groups: Groups, names: Iterable[str]) -> dict[str, Any]:

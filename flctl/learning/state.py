@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
-from flctl.errors import CheckpointError, ParametersError, TaskError
-from flctl.wire.merging import Merged
+from flctl.errors import CheckpointError, ParametersError, TaskError, one_line
+from flctl.wire.merging import PRIVATE, Merged
 from flctl.wire.parameters import (
     ParameterFile,
     Readable,
@@ -78,8 +78,8 @@ def buffers_in(fd: int, where: str) -> frozenset[str]:
     return ParameterFile(fd, where).buffers
 
 
-def load_into(model: nn.Module, fd: int, where: str, frozen: Path | None = None) -> None:
-    """Give `model` the parameters and buffers in `fd`, and in the file of its frozen part, if
+def load_into(model: nn.Module, fd: int, where: str, *parts: Path | None) -> None:
+    """Give `model` the parameters and buffers in `fd`, and in the files of its other parts, if
     names, types and shapes all fit.
 
     Raises CheckpointError that names the first difference; the model is unchanged then.
@@ -87,15 +87,26 @@ def load_into(model: nn.Module, fd: int, where: str, frozen: Path | None = None)
     with contextlib.ExitStack() as stack:
         try:
             files = [ParameterFile(fd, where)]
-            if frozen is not None:
-                rest = stack.enter_context(opened(frozen))
-                files.append(ParameterFile(rest.fileno(), str(frozen)))
+            for path in filter(None, parts):
+                part = stack.enter_context(opened(path))
+                files.append(ParameterFile(part.fileno(), str(path)))
             file = Merged(files)
+            expect_own(file, where)
             check(file, specs_of(model.state_dict()), [name for name, _ in model.named_buffers()])
         except ParametersError as error:
             why = "damaged, or of another model, or of another version of the task"
             raise CheckpointError(f"{error} ({why})") from error
         assign(model, {spec.name: _to_tensor(file, spec) for spec in file.specs})
+
+
+def expect_own(file: Merged, where: str) -> None:
+    """Raises CheckpointError for a model without its private tensors."""
+    names = [n for n in file.metadata.get(PRIVATE, ()) if n not in {s.name for s in file.specs}]
+    if names:
+        raise CheckpointError(
+            f"{where}: is without {one_line(', '.join(map(str, names)), 80)}, which each agent has "
+            "for itself: give it those of one, on its device, with --private STATE/own/private/RUN"
+        )
 
 
 def load_frozen(path: Path | None) -> dict[str, Tensor]:

@@ -59,6 +59,9 @@ class Task:
     """The last of each group of the training data; 0: nothing is taken."""
     options: ClassVar[tuple[str, ...]] = ()
     """Fields of `ReadAs` that this task makes use of."""
+    private: ClassVar[tuple[str, ...]] = ()
+    """Patterns of the names of tensors that never leave an agent, such as "head.*"; each agent
+    trains its own."""
     workers: ClassVar[int] = 0
     """Processes that load and collate batches; 0: the worker itself."""
 
@@ -258,7 +261,10 @@ def task_of(settings: RunSettings) -> Task:
 
 
 def wrong_measures(found: type[Task]) -> str:
-    """Problem with the metrics of a task; an empty string if there is none."""
+    """Problem with the metrics of a task, or its other numbers and names; an empty string if there
+    is none."""
+    if not _are_names(found.private):
+        return "its 'private' is no tuple of texts"
     if not 0 <= found.validation_share < 1:
         return f"its validation_share is {found.validation_share}, not from 0 to below 1"
     try:

@@ -49,7 +49,9 @@ class LocalResult:
     left_out: int = 0
     """Examples of each epoch that make a batch below the owner's floor: not trained on."""
 
-    def claim(self, compression_error: float, seconds: float, of: Examples) -> Claim:
+    def claim(
+        self, compression_error: float, seconds: float, of: Examples, private_lost: bool
+    ) -> Claim:
         return Claim(
             examples=self.examples,
             batches=self.batches,
@@ -61,6 +63,7 @@ class LocalResult:
             left_out=self.left_out,
             broken=self.broken,
             data=of.digest,
+            private_lost=private_lost,
         )
 
 

@@ -1,4 +1,4 @@
-"""Whole models of a run whose rounds hold only the tensors that train."""
+"""Where a run has the tensors that are not in the models of its rounds, and whole models."""
 
 import contextlib
 import hashlib
@@ -16,6 +16,11 @@ logger = logging.getLogger(__name__)
 
 FROZEN = "frozen.safetensors"
 """The file in a run's folder with the tensors that do not train."""
+
+
+def private_path(run: Path, agent: str) -> Path:
+    """Folder of the private tensors of a virtual or local agent, which no backup has."""
+    return run / ".private" / agent
 
 
 def frozen_of(model: Path) -> Path | None:

@@ -62,8 +62,11 @@ def expect_task(folder: "RunFolder", given: str | None) -> None:
         raise UsageError(f"--task {given}: run {folder.name} is of task '{task}'")
 
 
-def load_model(task: "Task", checkpoint: Path, device: str) -> "tuple[nn.Module, torch.device]":
-    """The model with the parameters of the checkpoint, and where it is to compute.
+def load_model(
+    task: "Task", checkpoint: Path, device: str, private: Path | None = None
+) -> "tuple[nn.Module, torch.device]":
+    """The model with the parameters of the checkpoint, and where it is to compute; `private` is the
+    file with the tensors that one agent has for itself, or their folder.
 
     Raises UsageError, CheckpointError.
     """
@@ -76,8 +79,21 @@ def load_model(task: "Task", checkpoint: Path, device: str) -> "tuple[nn.Module,
     on = devices.set_up(device)  # type: ignore[arg-type]  # checked above
     model, frozen = task.model(), frozen_of(checkpoint)
     with checkpoint.open("rb") as file:
-        load_into(model, file.fileno(), str(checkpoint), frozen)
+        load_into(model, file.fileno(), str(checkpoint), frozen, _newest(private))
     return model, on
+
+
+def _newest(private: Path | None) -> Path | None:
+    from flctl.learning.private import files_in
+
+    if private is None or not private.is_dir():
+        return private
+    if not (files := files_in(private)):
+        raise UsageError(
+            f"--private {private}: there is nothing private in it; it is the folder "
+            "own/private/RUN of an agent's state folder"
+        )
+    return files[-1]
 
 
 def threshold_of(checkpoint: Path) -> float | None:

@@ -3,7 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
-from flctl.core.events import AttemptFailed, RoundCommitted, RoundsWithdrawn, UpdateRejected
+from flctl.core.events import (
+    AttemptFailed,
+    RoundCommitted,
+    RoundsWithdrawn,
+    UpdateRejected,
+    UpdateStored,
+)
 from flctl.core.metrics import each_figure, label
 from flctl.core.stream import ENDS, AgentFailed, AgentLost, AgentsAwaited, BatchTrained, Published
 from flctl.formats import counted, few, figure, span
@@ -56,6 +62,8 @@ def trouble_line(told: Published) -> str:
     match event:
         case UpdateRejected():
             text = f"{event.agent}: update rejected: {event.reason}"
+        case UpdateStored(private_lost=True):
+            text = f"{event.agent} had lost its private tensors: it began with the first ones again"
         case AgentLost():
             text = f"{event.agent} lost: {event.reason}"
         case AgentFailed():

@@ -82,6 +82,7 @@ def show_run(
     if history.rounds:
         output.print_line("")
         output.show(_rounds(history.rounds, compression != "none"))
+        _show_lost(history.rounds)
         _show_last(history.rounds[-1], everyone)
         _show_figures(history, everyone)
     _show_own(history, f"{output.program()} personalise {found['run']}{options}")
@@ -124,6 +125,13 @@ def _rounds(rounds: "Sequence[RoundCommitted]", compressed: bool) -> Table:
             f"without {', '.join(event.missing)}" if event.missing else "",
         )
     return made
+
+
+def _show_lost(rounds: "Sequence[RoundCommitted]") -> None:
+    for event in rounds:
+        for agent, part in event.participants.items():
+            if part.private_lost:
+                output.print_line(f"{agent} lost its private tensors before round {event.round}")
 
 
 def _saved(event: "RoundCommitted") -> tuple[str, str, str]:

@@ -17,7 +17,7 @@ class Merged:
     """Reads as one file; no tensor is in two of them. Raises ParametersError."""
 
     def __init__(self, files: Sequence[ParameterFile]) -> None:
-        self.where = files[0].where
+        self.where, self.metadata = files[0].where, files[0].metadata
         self._files = files
         self._of = {spec.name: file for file in files for spec in file.specs}
         self.specs = canonical(spec for file in files for spec in file.specs)
@@ -30,7 +30,7 @@ class Merged:
     def write(self, fd: int, model: str) -> tuple[str, int]:
         """One file of all, which says that it is of the shared tensors `model`, a digest; its own
         sha256 and size."""
-        metadata = {k: v for k, v in self._files[0].metadata.items() if k != FROZEN}
+        metadata = {k: v for k, v in self.metadata.items() if k != FROZEN}
         buffers = sorted(name for file in self._files for name in file.buffers)
         metadata |= {"model": model, **({"buffers": buffers} if buffers else {})}
         writer = ParameterWriter(fd, self.specs, metadata)
@@ -42,6 +42,8 @@ class Merged:
 
 FROZEN = "frozen"
 """In the metadata of a file of shared tensors: the digest of the file with the frozen ones."""
+PRIVATE = "private"
+"""The same: names of the tensors that each agent has for itself."""
 
 
 def frozen_part(file: ParameterFile) -> str | None:

@@ -115,6 +115,8 @@ class Claim(Part, frozen=True):
     """Examples that could not be read, and were left out; the agent's log names them."""
     data: Digest | None = None
     """Digest of the agent's training examples, as they were when the work began."""
+    private_lost: bool = False
+    """Its private tensors were lost: it has begun with the first ones again."""
 
 
 class Deal(Part, frozen=True):
@@ -484,6 +486,9 @@ class Evaluate(Message, frozen=True):
     batch_size: Annotated[int, Meta(ge=1, le=10**9)]
     parts: Annotated[tuple[MeasuredPart, ...], Meta(min_length=1, max_length=2)]
     brought: bool = False
+    position: Natural = 0
+    """Batches that this agent has consumed up to this model, by which it finds its private
+    tensors."""
 
 
 class Personalise(Message, frozen=True):

@@ -21,10 +21,10 @@ from flctl.learning.compression import save_update
 from flctl.learning.evaluation import evaluate
 from flctl.learning.examples import Examples
 from flctl.learning.groups import Groups, save_first
-from flctl.learning.limits import check_held_out
 from flctl.learning.once import Once
 from flctl.learning.optimizer import check_optimizer
 from flctl.learning.origin import from_environment, of_settings
+from flctl.learning.private import measured_by
 from flctl.learning.source import evaluation_parts, shards
 from flctl.learning.state import (
     arrays_of,
@@ -134,6 +134,7 @@ class Executor:
         here = {} if job.stored else from_environment().given
         here = {name: value for name, value in here.items() if name in task.options}
         settings = parse({**strategy.training, **defaults, **here, **given}, job.where)
+        settings = measured_by(task, settings, job.where)
         read_as = of_settings(settings)
         task.will_read(read_as)
         if not job.stored:
@@ -173,10 +174,12 @@ class Executor:
         with about_data(job.source):
             examples = holding.training()
         where = f"the model of round {job.seeding.round}"
-        groups, frozen = holding.groups, None if job.frozen is None else Path(job.frozen)
+        groups, own, frozen = holding.parts_of(job)
+        private, lost = own.begin(job.seeding.position, job.seeding.seed)
         start = groups.whole(load_state(model_fd, where), load_frozen(frozen))
         if job.limits is not None and not job.limits.accept_weights and not job.seeding.version:
             expect_own(holding.task, start, job.seeding.seed)
+        start |= private
         result = train_locally(
             holding.task,
             start,
@@ -199,10 +202,12 @@ class Executor:
             residuals=Path(job.residuals),
             buffers=buffers_in(model_fd, where),
         )
+        before = job.seeding.position
+        own.keep(before + result.batches, result.state, before)
         done = Trained(
             blob=saved.blob,
             size=saved.size,
-            claim=result.claim(saved.error, time.monotonic() - started, examples),
+            claim=result.claim(saved.error, time.monotonic() - started, examples, lost),
             available=len(examples),
         )
         return done, fd
@@ -214,12 +219,12 @@ class Executor:
             with about_data(job.source):
                 parts = holding.tests()
         else:
-            parts = _enough(job, holding)
+            parts = holding.enough(job)
         if not parts:
             return Scored(parts={})
         model = holding.task.model()
-        frozen = None if job.frozen is None else Path(job.frozen)
-        load_into(model, model_fd, "the model to evaluate", frozen)
+        _, own, frozen = holding.parts_of(job)
+        load_into(model, model_fd, "the model to evaluate", frozen, own.file(job.position))
         return Scored(
             parts={
                 name: evaluate(
@@ -281,18 +286,6 @@ class Executor:
             data=digest,
         )
         return info, None if training else problem
-
-
-def _enough(job: EvaluateJob, holding: Holding) -> dict[str, Examples]:
-    """The wanted parts that an agent has, and that its owner lets be measured. Raises
-    OwnerRefuses when there are some, but all too small."""
-    with about_data(job.source):
-        there = {part: holding.measured(part) for part in job.parts}
-    found = {part: examples for part, examples in there.items() if examples is not None}
-    if found:
-        check_held_out(max(map(len, found.values())), job.limits)
-    floor = job.limits.min_examples if job.limits is not None else 1
-    return {part: examples for part, examples in found.items() if len(examples) >= floor}
 
 
 def _is_of_its_kind(error: FlctlError) -> bool:

@@ -8,13 +8,15 @@ from pathlib import Path
 from flctl.errors import DamagedData, DataError, FlctlError, OtherData, TaskError
 from flctl.learning.examples import Examples
 from flctl.learning.groups import Groups
+from flctl.learning.limits import check_held_out
 from flctl.learning.personal import Data
+from flctl.learning.private import PrivateTensors
 from flctl.learning.reading import Reading
 from flctl.learning.source import evaluation_parts, held_out_examples, own_parts
 from flctl.learning.stamps import stamp_of
 from flctl.learning.task import Task, load_task
 from flctl.wire.messages import MeasuredPart
-from flctl.worker.jobs import DataSource
+from flctl.worker.jobs import DataSource, EvaluateJob, ModelJob
 
 
 class Holding:
@@ -34,6 +36,24 @@ class Holding:
     @cached_property
     def groups(self) -> Groups:
         return Groups.of(self.task, self.task.model())
+
+    def parts_of(self, job: ModelJob) -> tuple[Groups, PrivateTensors, Path | None]:
+        """What the model of a job consists of, beside the shared tensors. Raises
+        CheckpointError."""
+        self.groups.expect(job.private_digest)
+        own = PrivateTensors(Path(job.private), self.task, self.groups)
+        return self.groups, own, None if job.frozen is None else Path(job.frozen)
+
+    def enough(self, job: EvaluateJob) -> dict[str, Examples]:
+        """The wanted parts that an agent has, and that its owner lets be measured. Raises
+        OwnerRefuses when there are some, but all too small."""
+        with about_data(job.source):
+            there = {part: self.measured(part) for part in job.parts}
+        found = {part: examples for part, examples in there.items() if examples is not None}
+        if found:
+            check_held_out(max(map(len, found.values())), job.limits)
+        floor = job.limits.min_examples if job.limits is not None else 1
+        return {part: examples for part, examples in found.items() if len(examples) >= floor}
 
     def training(self) -> Examples:
         return self._own.get()[0]

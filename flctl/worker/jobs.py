@@ -83,6 +83,10 @@ class ModelJob(Job, frozen=True, kw_only=True):
     source: DataSource
     frozen: str | None = None
     """File of the model's frozen part."""
+    private: str = ""
+    """Folder where the agent keeps its private tensors of the run."""
+    private_digest: messages.Digest | None = None
+    """That of the names, types and shapes of the private tensors, which the run goes by."""
     limits: messages.Limits | None = None
     """What the owner of the device allows; None: all."""
     device: DeviceName = "auto"
@@ -108,6 +112,8 @@ class EvaluateJob(ModelJob, frozen=True, kw_only=True):
     """On the coordinator: the parts of `source` for testing, and for validation if that is here; on
     an agent: those of its own that are wanted."""
     parts: tuple[messages.MeasuredPart, ...] = ("test",)
+    position: int = 0
+    """Batches that the agent has consumed up to this model: so are its private tensors."""
     batch_size: int = 1000
 
 
@@ -160,6 +166,7 @@ class Initialised(Event, frozen=True):
     begun: messages.Begun | None = None
     frozen: messages.Digest | None = None
     frozen_size: int = 0
+    private: messages.Digest | None = None
 
 
 class Stepped(Event, frozen=True):

@@ -140,7 +140,8 @@ class Bed:
         arguments = (
             "agent", "--coordinator", self.dialled, f"--server-key={self.server_key}",
             "--name", name, "--state", self.folder / name, "--data", self.data(name),
-            "--task", "specks", "--task", "boulder", "--task", "mountain", "--threads", 1,
+            "--task", "specks", "--task", "boulder", "--task", "hermit", "--task", "mountain",
+            "--threads", 1,
             *NO_LIMITS, *options,
         )  # fmt: skip
         pace = str(self.folder / f"{name}.pace")

@@ -1,7 +1,8 @@
 """An agent dies once at every point where it writes, syncs, renames or sends; so does its worker.
 
 Also with power lost: then its card holds what was synced. Everything else is as in
-`test_crash_points`. Updates are compressed with top-k: what was not sent yet is on the card.
+`test_crash_points`. Updates are compressed with top-k: what was not sent yet is on the card, and
+so are the private tensors of a model that has some.
 """
 
 from collections import deque
@@ -19,22 +20,32 @@ pytestmark = pytest.mark.timeout(3000)
 VICTIM = "pi-01"
 PATIENCE = 4
 SETTINGS = {
-    "task": "boulder", "lr": 0.01, "compression": "topk", "topk_share": 0.01, "epochs": 2,
+    "lr": 0.01, "compression": "topk", "topk_share": 0.01, "epochs": 2,
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("who", ["supervisor", "supervisor-power", "worker"])
+@pytest.mark.parametrize(
+    ("who", "task"),
+    [
+        ("supervisor", "boulder"),
+        ("supervisor-power", "boulder"),
+        ("worker", "boulder"),
+        ("supervisor-power", "hermit"),
+        ("worker", "hermit"),
+    ],
+)
 def test_an_agent_dies_at_every_point(
-    bed: Bed, row: Result, chance: Random, unbroken: Callable[..., None], who: str
+    bed: Bed, row: Result, chance: Random, unbroken: Callable[..., None], who: str, task: str
 ):
     """Its round is trained again by its next life, and comes out the same."""
-    row.fault, row.times = f"{who} dies at each of its points", 0
+    private = " with private tensors" if task == "hermit" else ""
+    row.fault, row.times = f"{who}{private} dies at each of its points", 0
     bed.start_coordinator()
     bed.start_agent("pi-02")
     victims = Victims(bed, chance, "worker" if who == "worker" else "agent", "power" in who)
     victims.live(None)
     bed.until_ready()
-    run = bed.begin(100_000, **SETTINGS)
+    run = bed.begin(100_000, **SETTINGS, task=task)
     bed.until_round(run, PATIENCE)
     pending = deque(victims.new_deaths())
     missed = []
@@ -57,6 +68,7 @@ def test_an_agent_dies_at_every_point(
     bed.until_round(run, bed.committed(run) + 1)
     bed.stop(run)
     row.note(f"{len(missed)} points did not come again: {'; '.join(missed)}")
+    assert not any(line.get("private_lost") for line in bed.events(run, "update"))
     unbroken(bed, run, end="stopped", own_faults={VICTIM: killed + row.times})
 
 

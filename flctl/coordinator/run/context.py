@@ -124,7 +124,8 @@ class RunContext:
         if path is not None and self.started.frozen is not None:
             with explained(path, "read the model"):
                 frozen = Coded(blob=self.started.frozen, size=path.stat().st_size)
-        return Model(shared=Coded(blob=blob, size=size), frozen=frozen)
+        shared = Coded(blob=blob, size=size)
+        return Model(shared=shared, frozen=frozen, private=self.started.private)
 
     def serve(self, blob: Digest, path: Path) -> None:
         """Let agents fetch a round's model, in the file `path`. Raises StateError."""

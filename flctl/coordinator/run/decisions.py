@@ -2,7 +2,7 @@
 for a fleet's rounds, whether an offer is plausible."""
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from flctl.coordinator.run.aggregation import Aggregated
 from flctl.coordinator.store.folder import RunFolder
@@ -96,6 +96,33 @@ def jumps(examples: Mapping[str, int], history: History) -> dict[str, str]:
         for agent, count in sorted(examples.items())
         if agent in last and count > JUMP * last[agent]
     }
+
+
+def oddities(
+    updates: Mapping[str, events.UpdateStored], history: History
+) -> Iterator[tuple[str, str, str]]:
+    """What people should know of agents' updates: the agent, what it is, and the details."""
+    for agent, why in jumps(weigh_in(updates), history).items():
+        yield agent, "its examples have jumped", why
+    for agent, update in sorted(updates.items()):
+        if update.private_lost:
+            yield agent, "its private tensors were lost", "it has begun with the first ones again"
+
+
+def positions_after(history: History, updates: Mapping[str, events.UpdateStored]) -> dict[str, int]:
+    """Batches that each agent has consumed, with those of the open round's `updates`."""
+    new = {agent: update.batches for agent, update in updates.items()}
+    before = history.positions
+    return {agent: before.get(agent, 0) + new.get(agent, 0) for agent in before.keys() | new}
+
+
+def measured_at(history: History, names: Iterable[str], private: bool) -> dict[str, int]:
+    """Those of these agents that can measure the model of the open round: with private tensors, who
+    has trained. And the batches that each has consumed then, else 0."""
+    if not private:
+        return dict.fromkeys(names, 0)
+    positions = positions_after(history, history.accepted)
+    return {name: positions[name] for name in names if positions.get(name)}
 
 
 def commit(

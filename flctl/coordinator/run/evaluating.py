@@ -1,14 +1,14 @@
 """Finds out how good a round's model is: on the coordinator's test data, or on the agents'."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from flctl.coordinator.run.aggregation import Aggregated
 from flctl.coordinator.run.context import Heard, RunContext, RunInput
-from flctl.coordinator.run.decisions import is_last
+from flctl.coordinator.run.decisions import is_last, positions_after
 from flctl.coordinator.run.scoring import parts_to_ask_for, scored
-from flctl.core.events import Score
+from flctl.core.events import Score, UpdateStored
 from flctl.core.plausible import verified
 from flctl.core.round import Back, Gone, Tick
 from flctl.errors import FlctlError, RunError
@@ -23,9 +23,15 @@ class Evaluating:
     """One evaluation. `done(score, error)` is called once; score None: no one could measure."""
 
     def __init__(
-        self, context: RunContext, key: messages.WorkKey, made: Aggregated, done: Done
+        self,
+        context: RunContext,
+        key: messages.WorkKey,
+        made: Aggregated,
+        updates: Mapping[str, UpdateStored],
+        done: Done,
     ) -> None:
         self._context, self._key, self._made, self._done = context, key, made, done
+        self._positions = positions_after(context.history, updates)
         self._settings, self._measures = context.settings, context.started.measures
         self._found: dict[str, messages.Sums] = {}
         """Parts that the coordinator has measured itself."""
@@ -116,6 +122,7 @@ class Evaluating:
             batch_size=self._settings.test_batch_size,
             parts=tuple(self._asked[agent]),
             brought=self._context.started.begun is not None,
+            position=self._positions.get(agent, 0),
         )
         self._context.host.tell(agent, question)
 
@@ -153,8 +160,10 @@ class Evaluating:
             self._done(score, error)
 
     def _owners(self, part: messages.MeasuredPart) -> list[str]:
-        """Agents that have such a part of the run's data set, and the run's task, sorted."""
-        task, digest = self._settings.task, self._context.started.task_digest
+        """Agents that have such a part of the run's data set, the run's task, and private tensors
+        that have learnt if there are any, sorted."""
+        started = self._context.started
+        task, digest = self._settings.task, started.task_digest
         roster = self._context.host.roster
         return [
             name
@@ -163,6 +172,7 @@ class Evaluating:
             and self._declared(name, part) > 0
             and member.hello is not None
             and member.hello.tasks.get(task) == digest
+            and (started.private is None or self._positions.get(name, 0) > 0)
         ]
 
     def _role(self, agent: str) -> str:

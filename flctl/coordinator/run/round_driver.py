@@ -14,7 +14,7 @@ from flctl.coordinator.run.context import Heard, RunContext, RunInput
 from flctl.coordinator.run.decisions import (
     commit,
     evaluation_due,
-    jumps,
+    oddities,
     offer_problem,
     open_round,
     weigh_in,
@@ -275,8 +275,8 @@ class RoundDriver:
         accepted = context.history.accepted
         self._updates = {agent: accepted[agent] for agent in closing.participants}
         examples = weigh_in(self._updates)
-        for agent, why in jumps(examples, context.history).items():
-            self._warn(agent, "its examples have jumped", why)
+        for agent, what, why in oddities(self._updates, context.history):
+            self._warn(agent, what, why)
 
         def work() -> Aggregated:
             made = aggregate(context.folder, self.id, examples, context.settings)
@@ -301,7 +301,7 @@ class RoundDriver:
             self._feed(machine.Reached(Phase.EVALUATED))
 
         done = self._outcome("evaluate", measured)
-        self._evaluating = Evaluating(self._context, key, self._made, done)
+        self._evaluating = Evaluating(self._context, key, self._made, self._updates, done)
         self._evaluating.begin()
 
     def _write(self) -> None:

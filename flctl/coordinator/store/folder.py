@@ -8,6 +8,7 @@ runs/<run>/run.toml            the settings, complete and frozen
                                   have the others, and best and last are whole after the run
            residuals/pi-01/    what local and virtual agents have not sent yet (top-k)
            personal/pi-01/     the own models of local and virtual agents
+           .private/pi-01/     private tensors of local and virtual agents; in no backup
            lock                held by the process that drives the run
 """
 

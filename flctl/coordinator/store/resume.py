@@ -39,6 +39,7 @@ class FirstModel(Struct, frozen=True):
     begun: Begun | None = None
     frozen: Digest | None = None
     frozen_size: int = 0
+    private: Digest | None = None
 
     def write(self, folder: RunFolder) -> None:
         """As that of round 0. Raises StateError."""
@@ -135,6 +136,7 @@ def _fill(folder: RunFolder, first: FirstModel, kind: RunKind, at: float) -> Non
         measures=first.measures,
         begun=first.begun,
         frozen=first.frozen,
+        private=first.private,
     )
     journal.append([started])
     journal.close()

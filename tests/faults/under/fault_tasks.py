@@ -70,6 +70,27 @@ class Boulder(Specks):
     size = 75_000
 
 
+class Apart(Vector):
+    """With a number of its own beside the vector."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self.own = nn.Parameter(torch.zeros(100))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x - self.own.sum() / 10)
+
+
+class Hermit(Boulder):
+    """Each agent keeps a part of the model for itself."""
+
+    name = "hermit"
+    private = ("own",)
+
+    def model(self) -> nn.Module:
+        return Apart(self.size)
+
+
 class Hill(Specks):
     """A model of 1.72 MB, as large as the MNIST one."""
 
