@@ -62,9 +62,9 @@ class Rig:
         fleet = SimpleNamespace(roster=roster, tell=self._tell, gate=Gate(lambda: 0.0))
         context: Any = SimpleNamespace(
             settings=parse({"task": "ecg", "evaluate": evaluate, "deadline_s": 30.0}, "the test"),
-            started=SimpleNamespace(task_digest=TASK, measures=measures, begun=None),
+            started=SimpleNamespace(task_digest=TASK, measures=measures, begun=None, private=None),
             host=fleet,
-            history=SimpleNamespace(round=done, exhausted=set(), accepted={}),
+            history=SimpleNamespace(round=done, exhausted=set(), accepted={}, positions={}),
             model=lambda blob, size: Model(shared=Coded(blob=blob, size=size)),
             serve=lambda *_: None,
             clock=lambda: self.now,
@@ -73,7 +73,7 @@ class Rig:
             evaluator=SimpleNamespace(derive=lambda settings, sums: {"mcc": sums.states["mcc"][0]}),
         )
         made: Any = SimpleNamespace(path=Path("model"), size=9)
-        self.evaluating = Evaluating(context, KEY, made, lambda *found: self.over.append(found))
+        self.evaluating = Evaluating(context, KEY, made, {}, lambda *found: self.over.append(found))
         self.evaluating.begin()
 
     def _submit(self, work: Any, then: Any) -> None:
