@@ -4,8 +4,7 @@ runs/<run>/run.toml            the settings, complete and frozen
            journal.jsonl       what has happened
            rounds/0007/model.safetensors  metrics.json  updates/pi-01.safetensors
            best.safetensors  last.safetensors
-           frozen.safetensors     tensors that do not train, if the model has any: then the rounds
-                                  have the others, and best and last are whole after the run
+           frozen.safetensors  tensors that do not train: the rounds have the others then
            residuals/pi-01/    what local and virtual agents have not sent yet (top-k)
            personal/pi-01/     the own models of local and virtual agents
            .private/pi-01/     private tensors of local and virtual agents; in no backup
@@ -128,7 +127,6 @@ class RunFolder:
 
     @property
     def frozen(self) -> Path | None:
-        """That file, if the model has tensors that do not train."""
         return self.frozen_path if self.frozen_path.exists() else None
 
     def spool_path(self, round_id: int) -> Path:
