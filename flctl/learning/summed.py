@@ -3,7 +3,7 @@ of their sum."""
 
 import contextlib
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -59,12 +59,13 @@ class SummedMetrics:
         """Count a batch. Raises TaskError."""
         if not self._metrics:
             return
-        said = self._task.predicted(output)
-        for name, metric in self._metrics.items():
-            try:
-                metric.update(said, target)
-            except Exception as error:
-                blame(self._task, f"torchmetrics, {name}.update", error)
+        said, target = self._task.predicted(output).cpu(), target.cpu()
+        with _counting():
+            for name, metric in self._metrics.items():
+                try:
+                    metric.update(said, target)
+                except Exception as error:
+                    blame(self._task, f"torchmetrics, {name}.update", error)
 
     def states(self) -> dict[str, tuple[float, ...]]:
         """The sums so far, each metric's states in the order of their names."""
@@ -104,6 +105,19 @@ class SummedMetrics:
             found[name] = float(value)
             metric.reset()
         return found
+
+
+@contextlib.contextmanager
+def _counting() -> Iterator[None]:
+    """torchmetrics counts by comparing all with all where torch is to be deterministic: gigabytes
+    for a batch. On the CPU torch's own count is so anyway."""
+    before = torch.are_deterministic_algorithms_enabled()
+    only_warns = torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(False)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=only_warns)
 
 
 def _starts(metric: Any) -> dict[str, Tensor]:

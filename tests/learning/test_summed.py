@@ -181,3 +181,24 @@ def test_the_coordinators_worker_computes_them(monkeypatch):
     done = execution.Executor().derive(DeriveJob(task="kinds", sums=evaluate(task, model, whole)))
     assert done.values.keys() == {"mcc", "auc", "kappa"}
     assert done.values.items() <= measured(task, model, whole).values.items()
+
+
+def test_a_batch_does_not_take_gigabytes(monkeypatch):
+    """Where torch is to be deterministic, torchmetrics compares each number with each bin."""
+    task = Kinds()
+    seen: list[bool] = []
+    metrics = task.torchmetrics()
+    update = metrics["auc"].update
+
+    def watched(*given):
+        seen.append(torch.are_deterministic_algorithms_enabled())
+        update(*given)
+
+    metrics["auc"].update = watched
+    monkeypatch.setattr(task, "torchmetrics", lambda: metrics)
+    torch.use_deterministic_algorithms(True)
+    try:
+        evaluate(task, task.model(), examples(task))
+        assert seen == [False] and torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
