@@ -85,6 +85,7 @@ def test_what_an_agent_cannot_compute_is_not_its_worst_figure(capsys):
 def test_a_run_and_a_checkpoint_tell_the_same_of_each_agent(flctl, beats, tmp_path):
     """The last round's figures on what each agent holds out, in the journal and measured again."""
     path = beats(
+        "own.npz",
         X=np.random.default_rng(1).integers(-300, 300, (96, 187)).astype(np.int16),
         y=np.arange(96) % 3,
         record=np.repeat(["101", "102", "103", "104"], 24),
