@@ -115,7 +115,7 @@ class Training:
             raise UsageError("the run has no round yet: iterate it first, or call wait()")
         about = self._place.about(self.name)
         found = RecordedRun(about, self._place.events(self.name), self._place)
-        task = load_task(found.task)
+        task = load_task(found.task, found.settings.get("task_args", {}))
         model = task.model()
         with tempfile.TemporaryDirectory(prefix="flctl-model-") as folder:
             path = found.model(found.round_of(str(which)), Path(folder))

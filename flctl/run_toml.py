@@ -49,9 +49,9 @@ def to_toml(settings: RunSettings) -> str:
             if value:
                 tables.append(f"\n[{name}]")
                 items = sorted(value.items())
-                tables += [f"{_toml_value(key)} = {_toml_value(item)}" for key, item in items]
+                tables += [f"{toml_value(key)} = {toml_value(item)}" for key, item in items]
         elif value is not None:
-            lines.append(f"{name} = {_toml_value(value)}")
+            lines.append(f"{name} = {toml_value(value)}")
     return "\n".join([*lines, *tables]) + "\n"
 
 
@@ -79,12 +79,12 @@ def _line_of(text: str, key: str) -> int | None:
     return None
 
 
-def _toml_value(value: object) -> str:
+def toml_value(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
         # A TOML basic string is a JSON string, but for DEL.
         return msgspec.json.encode(value).decode().replace("\x7f", "\\u007f")
     if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(_toml_value(item) for item in value) + "]"
+        return "[" + ", ".join(toml_value(item) for item in value) + "]"
     return repr(value)

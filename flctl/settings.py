@@ -29,11 +29,22 @@ Lead = Annotated[str, Meta(min_length=1, max_length=100)]
 Annotator = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,20}\Z")]
 RAt = Annotated[int, Meta(ge=0, le=186)]
 OptimizerArgs = dict[str, float | int | bool | str | list[float]]
+_Item = float | int | bool | Annotated[str, Meta(max_length=200)]
+TaskArgs = Annotated[
+    dict[
+        Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,39}\Z")],
+        _Item | Annotated[list[_Item], Meta(max_length=3000)],
+    ],
+    Meta(max_length=64),
+]
+"""Arguments of a task; the task itself says which there are, and of which type."""
 
 Pattern = Annotated[str, Meta(min_length=1, max_length=200)]
 """Of names of tensors: `*` stands for any characters."""
 
 DEFAULT_QUORUM = 0.8
+MOST_ARGS_BYTES = 32_000
+"""An order that holds a task's arguments has to fit into a message."""
 
 SCHEMA = 2
 """Schema version of `run.toml` and the journal, raised when an old reader would misread them."""
@@ -66,6 +77,8 @@ class RunSettings(LocalTraining, frozen=True, forbid_unknown_fields=True, kw_onl
     """Everything that decides how a run goes. Names are those of the flags."""
 
     task: str
+    task_args: TaskArgs = {}
+    """Arguments of the task, as docs/tasks.md names them; sent to the agents."""
     rounds: Count = 30
     seed: Seed = 1
     from_: str | None = None
@@ -288,10 +301,12 @@ def _check_text_and_numbers(settings: RunSettings, where: str) -> None:
         if not math.isfinite(getattr(settings, number) or 0):
             word = _WORDS.get(number, number)
             raise SettingsError(f"{where}: {word} must be a finite number")
-    for key in ("optimizer_args", "strategy_args"):
+    for key in ("optimizer_args", "strategy_args", "task_args"):
         for name, value in getattr(settings, key).items():
             if not all(map(_fits, value if isinstance(value, list) else [value])):
-                raise SettingsError(f"{where}: {key}: {name} must be a finite number")
+                raise SettingsError(f"{where}: {key}: {name} must be a finite number, or text")
+    if len(msgspec.json.encode(settings.task_args)) > MOST_ARGS_BYTES:
+        raise SettingsError(f"{where}: task_args: more than {MOST_ARGS_BYTES:,} bytes")
 
 
 def _check_own_agents(settings: RunSettings, count: int, where: str) -> None:
@@ -317,7 +332,7 @@ def _fits(value: float | bool | str) -> bool:
     """Whether an argument can travel: no NaN, no integer of more than 64 bits."""
     if isinstance(value, int):
         return -(2**63) <= value < 2**63
-    return isinstance(value, str) or math.isfinite(value)
+    return is_utf8(value) if isinstance(value, str) else math.isfinite(value)
 
 
 def _explain(error: msgspec.ValidationError) -> str:

@@ -322,11 +322,13 @@ def test_frozen_settings_are_complete_and_readable(tmp_path):
         agents=("pi-01",),
         optimizer_args={"momentum": 0.9},
         strategy_args={"trim": 0.1},
+        task_args={"classes": ["cat", "dog"], "window": 64},
     )
     lines = to_toml(run).splitlines()
     assert lines[0] == "schema = 2"
     assert 'task = "ecg"' in lines and 'agents = ["pi-01"]' in lines and "lr = 0.01" in lines
     assert lines[-2:] == ["[strategy_args]", '"trim" = 0.1']
+    assert '"classes" = ["cat", "dog"]' in lines and '"window" = 64' in lines
     absent = {name for name in KEYS if getattr(run, name) is None}
     named = {line.split(" = ")[0].strip("[]") for line in lines[1:] if line[:1] not in ('"', "")}
     assert named == set(KEYS) - absent

@@ -14,7 +14,7 @@ from flctl.files import absent, read_small
 from flctl.settings import is_utf8
 from flctl.transport.allowlist import check_entry
 from flctl.transport.keypair import public_key, refuse_secret
-from flctl.values import named_paths
+from flctl.values import arguments, named_paths
 
 
 def checked(config: dict[str, Any]) -> AgentConfig:
@@ -87,7 +87,7 @@ def _read(file: str, flag: str) -> str:
         raise UsageError(f"{flag} {file}: cannot be read: {reason}") from error
 
 
-def datasets_of(data: list[str], shard: Any) -> dict[str, Any]:
+def datasets_of(data: list[str], shard: Any, task_args: str | None = None) -> dict[str, Any]:
     paths = named_paths(data, "--data") if data else {"default": None}
     for text, path in zip(data, paths.values(), strict=False):
         if not is_utf8(text):
@@ -97,4 +97,5 @@ def datasets_of(data: list[str], shard: Any) -> dict[str, Any]:
             also = f", and '{name}' cannot name a data set: no / in names" if equals else ""
             why = f"{absent(Path(path))}{also if '/' in name else ''}"
             raise UsageError(f"--data {text}: {why}")
-    return {name: {"path": path, "shard": shard} for name, path in paths.items()}
+    args = arguments(task_args, "--task-args") if task_args else {}
+    return {name: {"path": path, "shard": shard, "task_args": args} for name, path in paths.items()}

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from flctl import __version__
 from flctl.agent.config import AgentConfig
@@ -166,7 +167,7 @@ def job_of(
     message = order.message
     shared: dict[str, Any] = {
         "task": message.task,
-        "source": source,
+        "source": replace(source, task_args=message.task_args),
         "limits": config.limits,
         "device": config.device,
         "threads": config.threads,

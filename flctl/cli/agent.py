@@ -98,6 +98,11 @@ def agent(
         complete=completion.tasks,
         default=None,
     ),
+    task_args: str | None = work(
+        "NAME=VALUE,…",
+        "Arguments that tell the task how to read the data before a run has said its own.",
+        default=None,
+    ),
     shard: str | None = option(
         "K/N|auto",
         "Use only the K-th of N parts of the data, counted from 1; auto: the part that the "
@@ -138,7 +143,7 @@ def agent(
         "join_token": given.join_token_of(join_token_file, here.folder, waits=shard == AUTO),
         "join_token_file": None if join_token_file in (None, "-") else str(join_token_file),
         "role": role,
-        "datasets": given.datasets_of(data or [], shard_of(shard, dealing)),
+        "datasets": given.datasets_of(data or [], shard_of(shard, dealing), task_args),
         "shard_from_coordinator": shard == AUTO,
         "tasks": tuple(task or ()),
         "allow_tasks": tuple(allow_task or ()),

@@ -8,6 +8,7 @@ from flctl.cli.options import (
     Heartbeats,
     Json,
     Task,
+    TaskArgs,
     Verbose,
     argument,
     command,
@@ -15,6 +16,7 @@ from flctl.cli.options import (
     group,
     option,
     path,
+    task_args,
 )
 from flctl.cli.shards import PARTITIONS
 from flctl.errors import DataError, UsageError
@@ -39,6 +41,7 @@ def describe(
     heartbeats: Heartbeats,
     data: Data = None,
     task: Task = None,
+    args: TaskArgs = None,
     png: Path | None = option(
         "FILE", "Also draw a picture into this file.", parser=path, default=None
     ),
@@ -73,7 +76,7 @@ def describe(
     from flctl.wire.messages import VALIDATION
 
     heartbeats.apply()
-    name, learnt, found = read_named(data, task)
+    name, learnt, found = read_named(data, task, task_args(args))
     shown = found.parts
     if found.train is not None:
         training, validation = parts_of(learnt, data, found.train)
@@ -105,6 +108,7 @@ def split(
     heartbeats: Heartbeats,
     data: Data = None,
     task: Task = None,
+    args: TaskArgs = None,
     partition: str | None = option(
         PARTITIONS,
         "At random, two classes each, unequal mixes (--alpha), unequal sizes, or whole "
@@ -140,10 +144,16 @@ def split(
         raise UsageError(f"--out {out}: it contains {data}, the data to deal; name a new folder")
     from flctl.learning.splitting import read_named, split_command, split_settings
 
-    given = {"partition": partition, "alpha": alpha, "seed": seed, "virtual": agents}
+    given = {
+        "partition": partition,
+        "alpha": alpha,
+        "seed": seed,
+        "virtual": agents,
+        "task_args": task_args(args),
+    }
     split_settings("?", {}, given)  # finds mistakes before anything is read
     heartbeats.apply()
-    name, learnt, found = read_named(data, task)
+    name, learnt, found = read_named(data, task, task_args(args))
     settings = split_settings(name, learnt.defaults, given)
 
     from flctl.learning.dealing import Plan, kinds_of, write_shares
@@ -172,6 +182,27 @@ def split(
     there = (place / PICTURE).exists()
     picture = f" and {PICTURE}" if there else "; for a picture too: pip install 'flctl[plot]'"
     output.print_line(f"\nin {out}: a folder for each, {MANIFEST}{picture}")
+
+
+@command(app, "flctl data sample sensors pumps", "flctl data sample images shapes")
+def sample(
+    task: Annotated[str, argument("TASK", "'sensors', 'images' or another installed task.")],
+    folder: Annotated[Path, argument("DIR", "New folder for the files.", parser=path)],
+) -> None:
+    """Write small files to try a task with, in the layout that it reads. They are invented."""
+    from flctl.learning.task import load_task
+
+    if os.path.lexists(folder):
+        raise UsageError(f"{folder} is there already; name a new folder")
+    files = load_task(task).sample()
+    make_folder(folder.absolute().parent, "DIR")
+    with explained(folder, "write the files", "DIR"), new_folder(folder.absolute()) as new:
+        for name, content in files.items():
+            (new / name).parent.mkdir(parents=True, exist_ok=True)
+            (new / name).write_bytes(content)
+    output.print_line(
+        f"in {folder}: {counted(len(files), 'file')}; look: flctl data describe {folder}"
+    )
 
 
 @command(app, "flctl data verify shares", "flctl data verify shares pi-03")

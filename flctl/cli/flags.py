@@ -52,6 +52,8 @@ TASKS_OWN = "the task's own, else"
 FLAGS = (
     Flag("task", str, WHAT, "What to learn: 'ecg', 'mnist', an installed task, or "
          "module:Class for --local and --virtual.", "NAME"),
+    Flag("task_args", str, WHAT, "Its arguments (docs/tasks.md): classes=['cat','dog'], window=64.",
+         "NAME=VALUE,…", "the task's own", arguments),
     Flag("rounds", int, WHAT, "Number of training rounds.", "N",
          f"{TASKS_OWN} 30"),
     Flag("seed", int, WHAT, "Seed of all random choices: the same seed, data and "

@@ -283,6 +283,21 @@ class Here(NamedTuple):
         return At(self.state).again
 
 
+TaskArgs = Annotated[
+    str | None,
+    option(
+        "NAME=VALUE,…", "Arguments of the task: docs/tasks.md.", "--task-args", show_default=False
+    ),
+]
+
+
+def task_args(given: str | None) -> dict[str, Any]:
+    """Raises UsageError."""
+    from flctl.values import arguments
+
+    return {} if given is None else arguments(given, "--task-args")
+
+
 HEARTBEATS = "Heartbeats (docs/ecg.md)"
 
 

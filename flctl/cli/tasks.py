@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 from flctl.cli import completion
 from flctl.cli.errors import fail
-from flctl.cli.options import Here, Json, Verbose, argument, command, group, option, path
+from flctl.cli.options import (
+    Here,
+    Json,
+    TaskArgs,
+    Verbose,
+    argument,
+    command,
+    group,
+    option,
+    path,
+    task_args,
+)
 from flctl.files import expect_path
 from flctl.terminal import logs, output
 from flctl.terminal.patience import waiting
@@ -55,6 +66,7 @@ def check(
         parser=path,
         default=None,
     ),
+    args: TaskArgs = None,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
@@ -70,7 +82,7 @@ def check(
         expect_path(data, f"--data {data}")
     found: list[Finding] = []
     with _stdout_kept() as out:
-        findings = check_task(task, None if data is None else data.absolute())
+        findings = check_task(task, None if data is None else data.absolute(), task_args(args))
         while True:
             with waiting(f"checking '{task}'", after_s=2.0):
                 finding = next(findings, None)

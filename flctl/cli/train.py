@@ -137,7 +137,7 @@ def _collect(
     parse({**flags, **task}, COMMAND_LINE)
     if "local" in flags or "virtual" in flags:  # whichever agents the file names
         in_file = {key: value for key, value in in_file.items() if key not in AGENTS}
-    for chosen in ("strategy", "optimizer"):  # the arguments of another one are not its own
+    for chosen in ("task", "strategy", "optimizer"):  # the arguments of another one are not its own
         if chosen in flags and flags[chosen] != in_file.get(chosen):
             in_file.pop(f"{chosen}_args", None)
     given = {**in_file, **flags}

@@ -2,11 +2,13 @@
 
 import logging
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from flctl.core.metrics import in_words
-from flctl.errors import FlctlError, TaskError, UnknownTask
+from flctl.errors import FlctlError, TaskError, UsageError
 from flctl.fleet.virtual import VirtualRun
 from flctl.learning import checkup, checkup_steps
 from flctl.learning import device as devices
@@ -22,16 +24,20 @@ Check = Callable[[Subject], Said]
 CLIENTS = 2
 
 
-def check_task(ref: str, path: Path | None) -> Iterator[Finding]:
+def check_task(
+    ref: str, path: Path | None, args: Mapping[str, Any] = MappingProxyType({})
+) -> Iterator[Finding]:
     """One finding after the other; what depends on a problem is skipped.
 
-    `path` None: the data that ship with the task. Raises UnknownTask.
+    `path` None: the data that ship with the task; `args` are the task's. Raises UnknownTask,
+    SettingsError.
     """
     devices.set_up("cpu", threads=1)
     try:
-        subject = Subject(ref, path, load_task(ref))
+        subject = Subject(ref, path, load_task(ref, args))
         yield Finding("import", "ok", *_origin(ref))
-    except UnknownTask:
+        subject.task.settle(path)
+    except UsageError:
         raise
     except FlctlError as error:
         yield _problem(ref, "import", error)
@@ -55,6 +61,7 @@ def check_round(subject: Subject) -> Said:
     """Two virtual clients for one round of a few batches, evaluation included."""
     given = {
         "task": subject.ref,
+        "task_args": subject.task.all_args,
         "virtual": CLIENTS,
         "rounds": 1,
         "epochs": 1,

@@ -68,7 +68,7 @@ def replay(
     assert history.started is not None
     # How agents of their own read is for them to say, and for the environment of who has copies.
     fleet = history.started.kind == "fleet"
-    task = load_task(settings.task) if fleet else task_of(settings)
+    task = load_task(settings.task, settings.task_args) if fleet else task_of(settings)
     training = _training(task, settings, history, sources)
     rows: list[Row] = []
 

@@ -22,7 +22,7 @@ class Anomaly(Task):
     """
 
     says: ClassVar[Says] = "score"
-    classes: ClassVar[tuple[str, ...]] = ("normal", "anomaly")
+    classes = ("normal", "anomaly")
     metrics: ClassVar[tuple[Metric, ...]] = (
         LOSS, Metric("auroc"), Metric("threshold", lower=True),
     )  # fmt: skip

@@ -160,7 +160,12 @@ def check_again(subject: Subject) -> Said:
 def check_elsewhere(subject: Subject) -> Said:
     """Another process, like another agent, gives the same."""
     own = fingerprint(subject.task, subject.ref, subject.train)
-    _same(subject, own, elsewhere(subject.ref, subject.path), " in another process")
+    _same(
+        subject,
+        own,
+        elsewhere(subject.ref, subject.path, subject.task.all_args),
+        " in another process",
+    )
     return Said("first model, data and steps are the same in another process")
 
 

@@ -57,6 +57,7 @@ class DataSet:
 def read_data(task: Task, path: Path | None) -> DataSet:
     """Everything that `task` reads at `path`. Raises DataError."""
     train, problem = None, None
+    task.settle(path)
     try:
         train = task.train_data(path)
     except DataError as error:

@@ -162,7 +162,8 @@ class Examples:
     def _hashed(self) -> str:
         found = hashlib.sha256()
         names = () if self.names is None else (np.strings.encode(self.names, "utf-8"),)
-        for array in (self.array, self._y, *names):
+        inputs = () if names and self.items is not None else (self.array,)  # numbers of items
+        for array in (*inputs, self._y, *names):
             found.update(f"{array.dtype}{array.shape}".encode())
             found.update(np.ascontiguousarray(array).data.cast("B") if array.size else b"")
         return found.hexdigest()

@@ -1,6 +1,6 @@
 """Digests of a task's model, data and training: equal ones mean that every agent computes the same.
 
-`python -m flctl.learning.fingerprint REF [PATH]` prints those of a process of its own, which
+`python -m flctl.learning.fingerprint REF ARGS [PATH]` prints those of a process of its own, which
 has another order of sets and has counted nothing yet.
 """
 
@@ -11,6 +11,8 @@ import sys
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -57,9 +59,11 @@ def fingerprint(task: Task, ref: str, examples: Examples) -> Fingerprint:
     )
 
 
-def elsewhere(ref: str, path: Path | None) -> Fingerprint:
+def elsewhere(
+    ref: str, path: Path | None, args: Mapping[str, Any] = MappingProxyType({})
+) -> Fingerprint:
     """Fingerprint that another process computes. Raises TaskError."""
-    given = [ref] if path is None else [ref, str(path)]
+    given = [ref, msgspec.json.encode(dict(args)).decode(), *([] if path is None else [str(path)])]
     hash_seed = "1" if os.environ.get("PYTHONHASHSEED") != "1" else "2"
     done = subprocess.run(
         [sys.executable, "-P", "-m", "flctl.learning.fingerprint", *given],
@@ -121,8 +125,8 @@ def digest_of_data(examples: Examples) -> str:
 
 def main(arguments: Iterable[str]) -> None:
     """Print the fingerprint as JSON, in the last line."""
-    ref, *rest = arguments
-    task = load_task(ref)
+    ref, args, *rest = arguments
+    task = load_task(ref, msgspec.json.decode(args))
     made = fingerprint(task, ref, task.train_data(Path(rest[0]) if rest else None))
     print(f"\n{msgspec.json.encode(made).decode()}")
 

@@ -8,6 +8,7 @@ frozen. Such modules stay in evaluation mode: batch norm would else count on in 
 import hashlib
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
 from torch import Tensor, nn
@@ -118,20 +119,30 @@ class FirstSaved(NamedTuple):
 
 
 def save_first(
-    fd: int, task: str, model: nn.Module, groups: Groups, read_as: Mapping[str, Any]
+    fd: int,
+    task: str,
+    model: nn.Module,
+    groups: Groups,
+    read_as: Mapping[str, Any],
+    task_args: Mapping[str, Any] = MappingProxyType({}),
 ) -> FirstSaved:
     """Write the frozen tensors to `fd`, if there are any, and then the shared ones.
 
     Their metadata name the buffers (statistics, not weights), which both ends of a run use, the
-    coordinator without torch, rather than an update's own metadata; and how the run's data are
-    read, where the user said so.
+    coordinator without torch, rather than an update's own metadata; the task's arguments; and
+    how the run's data are read, where the user said so.
     """
     state, frozen, frozen_size = model.state_dict(), None, 0
     if groups.frozen:
         rest = {spec.name: state[spec.name] for spec in groups.frozen}
         frozen, frozen_size = save_state(fd, rest, _metadata(task, groups, rest))
     names = [spec.name for spec in groups.private]
-    more = {"read_as": dict(read_as), FROZEN: frozen, PRIVATE: names}
+    more = {
+        "read_as": dict(read_as),
+        "task_args": dict(task_args),
+        FROZEN: frozen,
+        PRIVATE: names,
+    }
     shared = groups.of_shared(state)
     metadata = _metadata(task, groups, shared) | {k: v for k, v in more.items() if v}
     return FirstSaved(*save_state(fd, shared, metadata), frozen, frozen_size, groups.digest)

@@ -216,6 +216,7 @@ def _nothing_wrong(*_: object) -> str:
 _WRONG: dict[str, Callable[..., str]] = {
     "model": _no_model,
     "is_here": _nothing_wrong,
+    "settle": _nothing_wrong,
     "train_data": _no_examples,
     "validation": lambda task, found, *_: "" if found is None else _no_examples(task, found),
     "held_out": lambda task, found, *_: "" if found is None else _no_examples(task, found),

@@ -39,4 +39,4 @@ class Once:
     def _of(
         self, task: Task, method: str, read: Callable[[Path | None], T], path: Path | None
     ) -> T:
-        return self.get((method, path, repr(task.read_as)), [path], lambda: read(path))
+        return self.get((method, path, repr((task.read_as, task.args))), [path], lambda: read(path))

@@ -23,9 +23,9 @@ class Regression(Task):
         LOSS, Metric("mae", lower=True), Metric("rmse", lower=True), Metric("r2"),
     )  # fmt: skip
     primary: ClassVar[str] = "rmse"
-    center: ClassVar[float] = 0.0
+    center: float = 0.0
     """A usual target; a constant, the same for all agents."""
-    scale: ClassVar[float] = 1.0
+    scale: float = 1.0
     """How far targets usually are from it."""
     huber: ClassVar[float | None] = None
     """Errors beyond it, in the model's units, count linearly (Huber 1964); None: all squared."""

@@ -9,20 +9,27 @@ from flctl.errors import UsageError
 from flctl.files import expect_path
 from flctl.learning.dealing import DataSet, find_task, read_data
 from flctl.learning.task import Task, load_task
+from flctl.run_toml import toml_value
 from flctl.settings import RunSettings, normalised, parse
 
 
-def read_named(data: Path | None, task: str | None) -> tuple[str, Task, DataSet]:
-    """The task by its name, and what it reads. Raises FlctlError."""
+def read_named(
+    data: Path | None, task: str | None, args: Mapping[str, Any]
+) -> tuple[str, Task, DataSet]:
+    """The task by its name, with these arguments, and what it reads. Raises FlctlError."""
     if data is not None:
         expect_path(data)
     if data is None and task is None:
         raise UsageError("name a file or folder, or a task with data of its own (--task)")
+    if task is None and args:
+        raise UsageError("--task-args: say --task too")
     if task is None:
         assert data is not None
         name, found = find_task(data)
-        return name, load_task(name), found
-    learnt = load_task(task)
+        learnt = load_task(name)
+        learnt.settle(data)
+        return name, learnt, found
+    learnt = load_task(task, args)
     return task, learnt, read_data(learnt, data)
 
 
@@ -34,7 +41,9 @@ def split_settings(task: str, defaults: Mapping[str, Any], given: Mapping[str, A
 
 
 def split_command(data: Path | None, out: Path, task: str, settings: RunSettings) -> str:
+    args = ",".join(f"{name}={toml_value(value)}" for name, value in settings.task_args.items())
     words = ["flctl", "data", "split", *([] if data is None else [str(data)]), "--task", task,
+             *(["--task-args", args] if args else []),
              "--out", str(out), "--agents", str(settings.virtual),
              "--partition", settings.partition]  # fmt: skip
     if settings.partition == "dirichlet":

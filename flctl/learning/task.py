@@ -10,18 +10,20 @@ import importlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 from weakref import WeakKeyDictionary
 
-import msgspec
+from msgspec import Struct
 from msgspec.structs import replace
 
-from flctl.core.metrics import DEFINED, LOSS, MOST_SCORED, SPREAD, tables
+from flctl.core.metrics import LOSS
 from flctl.core.randomness import derive
-from flctl.errors import TaskError, UnknownTask, one_line
+from flctl.errors import FlctlError, TaskError, UnknownTask
+from flctl.learning.arguments import converted, plain
+from flctl.learning.declared import check_attributes, measures_of
 from flctl.learning.examples import Batch, Cases, Examples, concatenate
-from flctl.learning.guard import blame, guarded, kind, reason
+from flctl.learning.guard import blame, guarded, reason
 from flctl.learning.origin import Origin, ReadAs, check_known, of_settings
 from flctl.learning.registry import locate, task_digest
 from flctl.settings import RunSettings
@@ -41,14 +43,14 @@ class Task:
     name: ClassVar[str]
     says: ClassVar[Says] = "number"
     """What its models say of an example."""
-    classes: ClassVar[tuple[str, ...]] = ()
+    classes: tuple[str, ...] = ()
     class_names: ClassVar[tuple[str, ...]] = ()
     """The classes in full, where `classes` are abbreviations."""
     axes: ClassVar[tuple[str, str]] = ("", "")
     """What the two numbers of `points` are, with units."""
     defaults: ClassVar[Mapping[str, Any]] = {}
     """Default settings of a run of this task, by key; flags and files override them."""
-    unit: ClassVar[str] = ""
+    unit: str = ""
     """Unit of the models' output, where that is a number."""
     metrics: ClassVar[tuple[Metric, ...]] = (LOSS,)
     """What its models are measured by: "loss", those of its kind, and names that `figures`
@@ -68,22 +70,42 @@ class Task:
     _measures: Measures | None = None
     read_as: ReadAs | None = None
     """How the owner of the data wants them to be read; None: as the environment says."""
+    args: Struct | None = None
+    """The task's own arguments, which a run sets: a frozen msgspec Struct with a default for each;
+    None: it has none."""
 
     @property
     def measures(self) -> Measures:
         if type(self).torchmetrics is Task.torchmetrics:
-            return _measures(type(self))
+            return measures_of(self)
         from flctl.learning.summed import SummedMetrics
 
         if self._measures is None:
             sizes = SummedMetrics(self).sizes
-            self._measures = replace(_measures(type(self)), states=sizes)
+            self._measures = replace(measures_of(self), states=sizes)
         return self._measures
 
     def will_read(self, read_as: ReadAs) -> None:
         """From now on it reads data so. Raises UsageError for what it has no option for."""
         check_known(read_as, self.options, self.name)
         self.read_as = read_as
+
+    def take(self, given: Mapping[str, Any]) -> "Task":
+        """This task with these arguments. Raises SettingsError for what it does not have."""
+        self.args = converted(self.args, given, self.name)
+        return self
+
+    def settle(self, path: Path | None) -> None:
+        """Take from the data at `path`, which may be a whole fleet's, the arguments that were not
+        given, once and for all of a run's agents: the names of the classes, for instance.
+
+        Raises DataError.
+        """
+
+    @property
+    def all_args(self) -> dict[str, Any]:
+        """Its arguments, as `take` takes them."""
+        return plain(self.args)
 
     def origins(self, path: Path | None) -> Sequence[Origin]:  # noqa: ARG002
         """What was read of each file at `path`, for people. Raises DataError."""
@@ -130,7 +152,8 @@ class Task:
         return Cases(examples, labelled=examples.labelled)
 
     def points(self, x: "Tensor") -> "tuple[Tensor, Tensor]":
-        """The curve that `flctl predict --plot` draws of a one-dimensional `x`."""
+        """What `flctl predict --plot` draws of `x`: across, and up a curve, or one in each column.
+        That of a one-dimensional `x` as long as this is not overridden."""
         import torch
 
         return torch.arange(len(x)), x
@@ -148,6 +171,11 @@ class Task:
         The same examples make the same bytes. Raises TaskError when the task does not say how.
         """
         raise TaskError(f"task '{self.name}' cannot write data: its class has no method 'write'")
+
+    def sample(self) -> Mapping[str, bytes]:
+        """Small files to try the task with, by their path within a folder. Raises TaskError when it
+        has none."""
+        raise TaskError(f"task '{self.name}' brings no files to try it with")
 
     def inputs(self, x: "Tensor", *, training: bool) -> "Tensor":  # noqa: ARG002
         """The model's input from a batch of stored examples, on the device that holds `x`, which
@@ -211,10 +239,12 @@ class Task:
         return ""
 
 
-def load_task(ref: str) -> Task:
-    """The task of that name, or of the form module:Class; its methods are watched.
+def load_task(ref: str, args: Mapping[str, Any] = MappingProxyType({})) -> Task:
+    """The task of that name, or of the form module:Class, with these arguments; its methods are
+    watched.
 
-    Raises UnknownTask, or TaskError when its module cannot be imported or its class is not whole.
+    Raises UnknownTask, TaskError when its module cannot be imported or its class is not whole, or
+    SettingsError for arguments that it does not have.
     """
     module_name, class_name = locate(ref)
     try:
@@ -232,70 +262,20 @@ def load_task(ref: str) -> Task:
         raise UnknownTask(f"task '{ref}': {module_name} has no class '{class_name}'")
     if not isinstance(found, type) or not issubclass(found, Task):
         raise UnknownTask(f"task '{ref}': {class_name} is not a subclass of flctl's Task")
-    named = ["name"] if found.says in ("number", "score") else ["name", "classes"]
-    for attribute in named:
-        if not getattr(found, attribute, None):
-            raise TaskError(f"task '{ref}': {class_name} does not say its '{attribute}'")
-    if found.says == "number" and found.classes:
-        raise TaskError(
-            f"task '{ref}': {class_name} has 'classes': derive it from flctl.Classification, or "
-            "MultiLabel where an example can be of several"
-        )
-    if not isinstance(found.name, str):
-        raise TaskError(f"task '{ref}': the 'name' of {class_name} is {kind(found.name)}, no text")
-    if not _are_names(found.classes):
-        raise TaskError(f"task '{ref}': the 'classes' of {class_name} are no tuple of texts")
-    if wrong := wrong_measures(found):
-        raise TaskError(f"task '{ref}': {class_name}: {wrong}")
+    check_attributes(ref, found)
     try:
-        return guarded(found())
+        return guarded(found().take(args))
+    except FlctlError:
+        raise
     except (Exception, SystemExit) as error:
         raise TaskError(f"task '{ref}': {class_name}() fails: {reason(error)}") from error
 
 
 def task_of(settings: RunSettings) -> Task:
     """Task of a run, which reads data as the run does. Raises TaskError, UsageError."""
-    task = load_task(settings.task)
+    task = load_task(settings.task, settings.task_args)
     task.will_read(of_settings(settings))
     return task
-
-
-def wrong_measures(found: type[Task]) -> str:
-    """Problem with the metrics of a task, or its other numbers and names; an empty string if there
-    is none."""
-    if not _are_names(found.private):
-        return "its 'private' is no tuple of texts"
-    if not 0 <= found.validation_share < 1:
-        return f"its validation_share is {found.validation_share}, not from 0 to below 1"
-    try:
-        measures = msgspec.convert(msgspec.to_builtins(_measures(found)), Measures)
-    except (msgspec.ValidationError, TypeError, AttributeError) as error:
-        return f"its metrics: {one_line(error)}"
-    return _wrong_names(measures, [metric.name for metric in measures.metrics])
-
-
-def _wrong_names(measures: Measures, names: list[str]) -> str:
-    if measures.primary not in names or len(set(names)) < len(names):
-        return f"its metrics are {names}: name each once, and one of them as primary"
-    if f"{LOSS.name}{SPREAD}" in names:
-        return "the loss is known of each batch, not of each example: it has no spread"
-    if "auroc" in names and measures.classes > MOST_SCORED:
-        return f"auroc is measured for {MOST_SCORED} classes at most, it has {measures.classes}"
-    there = tables(measures).keys()
-    for name in names:
-        if name in DEFINED and DEFINED[name].tables and not there & {*DEFINED[name].tables}:
-            return f"its models say of an example its {measures.says}: {name} is not for that"
-    return ""
-
-
-def _measures(found: type[Task]) -> Measures:
-    """The errors of numbers are in the task's own unit."""
-    metrics = tuple(
-        replace(m, unit=m.unit or found.unit) if m.name in ("mae", "rmse") else m
-        for m in found.metrics
-    )
-    of = len(found.classes)
-    return Measures(metrics=metrics, primary=found.primary, classes=of, says=found.says)
 
 
 _digests: WeakKeyDictionary[ModuleType, Digest] = WeakKeyDictionary()
@@ -324,7 +304,3 @@ def initial_model(task: Task, seed: int) -> "nn.Module":
     except (Exception, SystemExit) as error:
         blame(task, "model", error)
     return model
-
-
-def _are_names(classes: object) -> bool:
-    return isinstance(classes, tuple | list) and all(isinstance(name, str) for name in classes)

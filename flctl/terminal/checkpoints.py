@@ -32,7 +32,8 @@ def task_of(checkpoint: Path, given: str | None, read_as: "ReadAs") -> "tuple[st
     if not given and named is None:
         raise UsageError(f"{checkpoint} does not say of which task it is; say --task NAME")
     name = task_to_load(given or None, named or "", str(checkpoint))
-    task = load_task(name)
+    args = metadata.get("task_args", {})
+    task = load_task(name, args if isinstance(args, dict) else {})
     task.will_read(read_as)
     known = metadata.get("read_as", {})
     if known and known != read_as.given:

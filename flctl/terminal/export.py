@@ -54,7 +54,8 @@ def export_model(
         from flctl.learning.registry import task_to_load
         from flctl.learning.task import load_task
 
-        task = load_task(task_to_load(given, found.task, f"run {found.name}"))
+        name = task_to_load(given, found.task, f"run {found.name}")
+        task = load_task(name, found.settings.get("task_args", {}))
         own = (found.settings.get(key) for key in ("test_data", "data"))
         where = data or next((Path(path) for path in own if path and Path(path).exists()), None)
         with reading(where):

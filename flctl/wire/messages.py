@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from msgspec import Meta, Struct, structs
 
 from flctl.errors import ErrorKind
-from flctl.settings import AgentName, LocalTraining, Partition, Pattern, Seed
+from flctl.settings import AgentName, LocalTraining, Partition, Pattern, Seed, TaskArgs
 
 Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 """sha256 of a blob, in lower-case hexadecimal."""
@@ -474,6 +474,7 @@ class Train(Message, frozen=True):
     """Digest of the run's run.toml."""
     brought: bool = False
     """The run began with weights that an operator has brought."""
+    task_args: TaskArgs = {}
 
 
 class Evaluate(Message, frozen=True):
@@ -489,6 +490,7 @@ class Evaluate(Message, frozen=True):
     position: Natural = 0
     """Batches that this agent has consumed up to this model, by which it finds its private
     tensors."""
+    task_args: TaskArgs = {}
 
 
 class Personalise(Message, frozen=True):
@@ -508,6 +510,7 @@ class Personalise(Message, frozen=True):
     """Of the measurements."""
     tensors: Annotated[tuple[Pattern, ...], Meta(max_length=100)] = ()
     """Parameters that are changed; empty: all that train."""
+    task_args: TaskArgs = {}
     brought: bool = False
     """The run began with weights that an operator has brought."""
 

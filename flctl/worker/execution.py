@@ -8,15 +8,10 @@ import msgspec
 import torch
 
 from flctl.core.strategies import check_fits, strategy_of
-from flctl.errors import (
-    DataError,
-    FlctlError,
-    OtherData,
-    SettingsError,
-    TaskError,
-)
+from flctl.errors import DataError, FlctlError, OtherData, SettingsError, TaskError
 from flctl.files import absent
 from flctl.learning import device as devices
+from flctl.learning.arguments import settled
 from flctl.learning.compression import save_update
 from flctl.learning.evaluation import evaluate
 from flctl.learning.examples import Examples
@@ -126,7 +121,7 @@ class Executor:
         """
         first = parse(job.given, job.where)
         strategy = strategy_of(first)
-        task = self._once.of(load_task(first.task))
+        task = self._once.of(load_task(first.task, first.task_args))
         defaults = normalised(task.defaults, f"the defaults of task '{first.task}'")
         given = normalised(job.given, job.where)
         if "optimizer" in given:  # the arguments of another one are not its own
@@ -141,6 +136,7 @@ class Executor:
             check_fits(strategy, settings)
         devices.pick(settings.device)
         _check_paths(settings, job.where)
+        settings = settled(task, settings)
         if not job.stored:
             _check_data(task, settings, self._once)
         if settings.evaluate != "none" and len(task.classes) > MOST_CLASSES:
@@ -156,7 +152,7 @@ class Executor:
         groups = Groups.of(task, model)
         check_optimizer(settings.local_training(1), model)
         fd = nameless_file("model")
-        saved = save_first(fd, settings.task, model, groups, read_as.given)
+        saved = save_first(fd, settings.task, model, groups, read_as.given, settings.task_args)
         done = Initialised(
             settings=msgspec.to_builtins(settings),
             task_digest=loaded_digest(settings.task),
@@ -235,7 +231,9 @@ class Executor:
         )
 
     def derive(self, job: DeriveJob) -> DerivedFigures:
-        return DerivedFigures(values=SummedMetrics(load_task(job.task)).values(job.sums))
+        return DerivedFigures(
+            values=SummedMetrics(load_task(job.task, job.task_args)).values(job.sums)
+        )
 
     def personalise(self, job: PersonaliseJob, model_fd: int, tell: Tell) -> Personal:
         """The agent's own model, which is stored where the job says."""

@@ -25,10 +25,12 @@ class Holding:
 
     def __init__(self, ref: str, source: DataSource) -> None:
         self.key = (ref, source)
-        self.task: Task = load_task(ref)
+        path = None if source.path is None else Path(source.path)
+        self.task: Task = load_task(ref, source.task_args)
         if source.read_as is not None:
             self.task.will_read(source.read_as)
-        task, path = self.task, None if source.path is None else Path(source.path)
+        self.task.settle(path)
+        task = self.task
         self._own = Reading(path, lambda: [p for p in own_parts(task, source) if p is not None])
         self._held_out = Reading(path, lambda: held_out_examples(task, source))
         self._tests = Reading(path, lambda: evaluation_parts(task, source))

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from flctl.core.randomness import Seeding
 from flctl.learning.origin import ReadAs, of_settings
-from flctl.settings import DeviceName, LocalTraining, RunSettings
+from flctl.settings import DeviceName, LocalTraining, RunSettings, TaskArgs
 from flctl.wire import messages
 
 
@@ -26,15 +26,18 @@ class DataSource(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """None: as the environment of the worker says."""
     all: messages.Shard | None = None
     """The first of those agents' shards, if all of them are here."""
+    task_args: TaskArgs = {}
+    """Those of a run; without them the task takes from the data what it can."""
 
 
 def for_testing(settings: RunSettings) -> DataSource:
     """Data that the coordinator evaluates a run on."""
     named, data, read_as = settings.test_data, settings.data, of_settings(settings)
     first = shards_of(settings)[0] if settings.local or settings.virtual else None
+    args = settings.task_args
     if named is None:
-        return DataSource(path=data, trained_on=True, read_as=read_as, all=first)
-    return DataSource(path=named, beside=data, read_as=read_as, all=first)
+        return DataSource(path=data, trained_on=True, read_as=read_as, all=first, task_args=args)
+    return DataSource(path=named, beside=data, read_as=read_as, all=first, task_args=args)
 
 
 def shards_of(settings: RunSettings) -> list[messages.Shard]:
@@ -122,6 +125,7 @@ class DeriveJob(Job, frozen=True):
 
     task: str
     sums: messages.Sums
+    task_args: TaskArgs = {}
 
 
 class PersonaliseJob(ModelJob, frozen=True, kw_only=True):

@@ -9,7 +9,12 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-REF = {"regression": "flctl_energy.task:Energy", "anomaly": "flctl_pump.task:Pump"}
+REF = {
+    "regression": "flctl_energy.task:Energy",
+    "anomaly": "flctl_pump.task:Pump",
+    "sequences": "flctl_doors.task:Doors",
+    "images": "flctl_lamps.task:Lamps",
+}
 
 
 @pytest.fixture
@@ -27,18 +32,57 @@ def example(monkeypatch):
         del sys.modules[name]
 
 
-@pytest.mark.parametrize("name", REF)
+def program_in(folder, name):
+    spec = importlib.util.spec_from_file_location("made", folder / name)
+    program = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(program)
+    return program
+
+
+@pytest.mark.parametrize("name", ["regression", "anomaly", "sequences"])
 def test_the_readings_of_the_examples_are_made_by_their_programs(name, tmp_path):
     """Byte for byte, so that everybody can see how they were invented."""
     folder = REF[name].split(".")[0]
     shutil.copy(EXAMPLES / name / "make_readings.py", tmp_path)
     (tmp_path / folder).mkdir()
-    spec = importlib.util.spec_from_file_location("made", tmp_path / "make_readings.py")
-    program = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(program)
-    program.main()
+    program_in(tmp_path, "make_readings.py").main()
     made = (tmp_path / folder / "readings.csv").read_bytes()
     assert made == (EXAMPLES / name / folder / "readings.csv").read_bytes()
+
+
+def test_the_images_of_the_example_are_drawn_by_its_program(tmp_path):
+    """Pixel for pixel; their bytes depend on the library that packs them."""
+    from PIL import Image
+
+    shutil.copy(EXAMPLES / "images" / "make_images.py", tmp_path)
+    program_in(tmp_path, "make_images.py").main()
+    files = sorted((EXAMPLES / "images" / "flctl_lamps").rglob("*.png"))
+    made = sorted((tmp_path / "flctl_lamps").rglob("*.png"))
+    assert [file.name for file in files] == [file.name for file in made] and len(files) == 72
+    for one, other in zip(files, made, strict=True):
+        assert Image.open(one).tobytes() == Image.open(other).tobytes()
+
+
+@pytest.mark.parametrize("name", ["sequences", "images"])
+def test_sequences_and_images_are_learnt_and_predicted(flctl, example, tmp_path, name):
+    """Batches of their own form, read one by one; an event without a label, and a picture."""
+    ref, state = example(name), tmp_path / "state"
+    run = "train", "--task", ref, "--virtual", 3, "--state", state, "--partition", "record"
+    assert flctl(*run, "--rounds", 12).code == 0
+    (folder,) = (state / "runs").iterdir()
+    best = folder / "best.safetensors"
+    said = flctl("evaluate", best, "--task", ref, "--json")
+    assert json.loads(said.out)["values"]["accuracy"] > 0.8
+    if name == "images":
+        data = EXAMPLES / "images" / "flctl_lamps" / "images"
+        picture = tmp_path / "p.png"
+        done = flctl("predict", best, data, "--task", ref, "--rows", 1, "--plot", picture)
+        assert done.code == 0 and picture.stat().st_size, done.err
+        return
+    readings = EXAMPLES / "sequences" / "flctl_doors" / "readings.csv"
+    unknown = without("event", readings, tmp_path / "unknown.csv")
+    done = flctl("predict", best, unknown, "--task", ref, "--json")
+    assert json.loads(done.out)["predictions"][0]["true"] is None, done.err
 
 
 @pytest.mark.parametrize("name", REF)

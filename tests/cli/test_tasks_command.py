@@ -167,7 +167,7 @@ def test_list_names_every_installed_task(flctl, tmp_path, monkeypatch, example):
     installed(tmp_path, "flctl-broken", "broken = broken_task:Broken")
     monkeypatch.syspath_prepend(str(tmp_path))
     found = {task["name"]: task for task in json.loads(flctl("tasks", "list", "--json").out)}
-    assert list(found) == ["broken", "ecg", "machines", "mnist"]
+    assert list(found) == ["broken", "ecg", "images", "machines", "mnist", "sensors"]
     machines = found["machines"]
     assert (machines["package"], machines["version"]) == ("flctl-machines", "1.2.3")
     assert machines["digest"] == task_digest(example) and machines["enabled"]

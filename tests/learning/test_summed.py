@@ -10,11 +10,11 @@ from flctl.core.metrics import merge, metrics_of
 from flctl.core.plausible import verified
 from flctl.errors import TaskError
 from flctl.learning.classification import Classification
+from flctl.learning.declared import wrong_measures
 from flctl.learning.evaluation import evaluate, measured
 from flctl.learning.examples import Examples
 from flctl.learning.regression import Regression
 from flctl.learning.summed import SummedMetrics
-from flctl.learning.task import wrong_measures
 from flctl.learning.vision import import_torchvision
 from flctl.wire.messages import Measures, Metric, Sums
 from flctl.worker import execution

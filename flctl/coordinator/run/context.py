@@ -116,6 +116,7 @@ class RunContext:
             position=self.history.positions.get(agent, 0),
             settings=self.started.settings,
             brought=self.started.begun is not None,
+            task_args=settings.task_args,
         )
 
     def model(self, blob: Digest, size: int) -> Model:

@@ -123,6 +123,7 @@ class Evaluating:
             parts=tuple(self._asked[agent]),
             brought=self._context.started.begun is not None,
             position=self._positions.get(agent, 0),
+            task_args=self._settings.task_args,
         )
         self._context.host.tell(agent, question)
 

@@ -111,7 +111,8 @@ class WorkerEvaluator:
         return event.parts
 
     def derive(self, settings: RunSettings, sums: Sums) -> dict[str, float]:
-        event, fd = self._call(jobs.DeriveJob(task=settings.task, sums=sums), None)
+        job = jobs.DeriveJob(task=settings.task, sums=sums, task_args=settings.task_args)
+        event, fd = self._call(job, None)
         if fd is not None:
             os.close(fd)
         if not isinstance(event, jobs.DerivedFigures):

@@ -119,6 +119,7 @@ class Personalising:
                 dataset=settings.dataset,
                 training=began.training,
                 tensors=began.tensors,
+                task_args=settings.task_args,
                 seed=settings.seed,
                 batch_size=settings.test_batch_size,
             ),

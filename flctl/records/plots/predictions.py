@@ -23,9 +23,11 @@ def draw(path: Path, found: "Predictions", name: str) -> None:
     if found.task.says == "number" and found.cases.labelled and found.said.ndim == 1:
         _draw_numbers(path, found, name)
         return
-    x = found.cases.examples.x
-    if x.ndim not in (2, 3):
-        raise UsageError(f"--plot: an example has {x.ndim - 1} dimensions; 1 or 2 can be drawn")
+    examples = found.cases.examples
+    first = examples[0][0]
+    if getattr(first, "ndim", 0) not in (1, 2, 3):
+        raise UsageError("--plot: an example is no curve and no image, which can be drawn")
+    curves = first.ndim == 1 or bool(found.task.axes[0])
     kinds = [found.kind(at) for at in range(len(found))]
     chosen = choose(kinds, MOST)
     columns = min(COLUMNS, len(chosen))
@@ -39,11 +41,12 @@ def draw(path: Path, found: "Predictions", name: str) -> None:
             if at is None:
                 axis.set_visible(False)
                 continue
-            _image(axis, x[at]) if x.ndim == 3 else _curve(axis, *found.task.points(x[at]))
+            x = examples[at][0]
+            _curve(axis, *found.task.points(x)) if curves else _image(axis, x)
             classes = found.task.classes
             number = classes.index(kinds[at]) if kinds[at] in classes else 0
             _title(axis, found, at, COLOURS[number % len(COLOURS)])
-        if x.ndim == 2:
+        if curves:
             _label(axes, found, len(chosen))
         figure.subplots_adjust(
             left=0.62 / width,
@@ -66,11 +69,15 @@ def choose(best: Sequence[Any], most: int) -> list[int]:
 
 def _curve(axis: Any, across: Any, up: Any) -> None:
     axis.axvline(0, color=FAINT, linewidth=1.2) if float(across.min()) < 0 else None
-    axis.plot(across.numpy(), up.numpy(), color="#24292f", linewidth=1.1)
+    if up.ndim == 1:
+        axis.plot(across.numpy(), up.numpy(), color="#24292f", linewidth=1.1)
+    else:  # several curves, each in a colour
+        axis.plot(across.numpy(), up.numpy(), linewidth=0.9)
 
 
 def _image(axis: Any, x: Any) -> None:
-    axis.imshow(x.numpy(), cmap="gray_r", interpolation="nearest")
+    shown = x.permute(1, 2, 0) if x.ndim == 3 else x  # channels last
+    axis.imshow(shown.numpy(), cmap="gray_r", interpolation="nearest")
     axis.set_axis_off()
 
 

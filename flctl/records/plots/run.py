@@ -261,7 +261,8 @@ def class_names(run: "RecordedRun", given: str | None) -> tuple[str, ...]:
             from flctl.learning.registry import task_to_load
             from flctl.learning.task import load_task
 
-            names = tuple(load_task(task_to_load(given, run.task, run.name)).classes)
+            args = run.settings.get("task_args", {})
+            names = tuple(load_task(task_to_load(given, run.task, run.name), args).classes)
             if len(names) == count:
                 return names
     return tuple(map(str, range(count)))
