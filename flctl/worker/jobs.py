@@ -29,6 +29,9 @@ class DataSource(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     task_args: TaskArgs = {}
     """Those of a run; without them the task takes from the data what it can."""
 
+    def __hash__(self) -> int:
+        return hash((self.path, self.shard, self.beside))  # not of the arguments, a dict
+
 
 def for_testing(settings: RunSettings) -> DataSource:
     """Data that the coordinator evaluates a run on."""
