@@ -1,8 +1,6 @@
 """`flctl evaluate`: how good a checkpoint is."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from flctl.cli.options import (
     OWN_DATA,
@@ -19,13 +17,8 @@ from flctl.cli.options import (
     path,
     single,
 )
-from flctl.files import expect_path
 from flctl.terminal import logs
 from flctl.terminal.output import print_json, print_line
-from flctl.terminal.patience import reading
-
-if TYPE_CHECKING:
-    from flctl.learning.examples import Examples
 
 app = single()
 
@@ -70,31 +63,15 @@ def evaluate(
     """
     import msgspec
 
-    from flctl.fleet.own_data import own_of, own_of_run
-    from flctl.learning.correction import corrected
-    from flctl.learning.evaluation import measured as measure
-    from flctl.learning.splits import chosen_parts
     from flctl.terminal.agents import document, show_measured
-    from flctl.terminal.checkpoints import correction_of, load_model, task_of
+    from flctl.terminal.measuring import ToMeasure, measured
     from flctl.terminal.results import show_metrics
 
     logs.set_up(verbose, quiet=True)
-    if data is not None:
-        expect_path(data, f"--data {data}")
-    chosen, learnt = task_of(checkpoint, task, heartbeats.read_as)
-    with reading(data):
-        parts = chosen_parts(learnt, data, split)
-        own: Mapping[str, Examples] = {}
-        if agents is not None:
-            own = own_of(learnt, chosen, data, agents)
-        elif data is None:
-            own = own_of_run(learnt, checkpoint)
-    model, on = load_model(learnt, checkpoint, device, private)
-    how: dict[str, Any] = {"batch_size": test_batch_size, "device": on}
-    found = {name: measure(learnt, model, part, **how) for name, part in parts.items()}
-    each = {name: measure(learnt, model, part, **how) for name, part in own.items()}
-    if (better := corrected(learnt, model, correction_of(checkpoint, learnt))) is not None:
-        found |= {f"{n}, corrected": measure(learnt, better, p, **how) for n, p in parts.items()}
+    wanted = ToMeasure(
+        task, heartbeats.read_as, data, split, agents, test_batch_size, private, device
+    )
+    chosen, learnt, found, each = measured(checkpoint, wanted)
     (name, main), *others = found.items()
     if json:
         result = {"part": name, **msgspec.to_builtins(main), "beside": dict(others)}

@@ -1,7 +1,7 @@
 """`flctl predict`: what a model says of each example of a file."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from flctl.cli.options import (
     Checkpoint,
@@ -19,10 +19,8 @@ from flctl.cli.options import (
     path,
     single,
 )
-from flctl.errors import UsageError
 from flctl.files import expect_path
 from flctl.terminal import logs, output
-from flctl.terminal.patience import reading
 
 app = single()
 
@@ -75,18 +73,8 @@ def predict(
     that has personalised CHECKPOINT (flctl personalise), its own model is used: --state names the
     agent's folder, and CHECKPOINT may be the name of the run.
     """
-    from flctl.learning.correction import corrected
-    from flctl.learning.origin import summary
-    from flctl.learning.prediction import predict as judge
-    from flctl.learning.predictions import OF
     from flctl.records.plots.style import needs_matplotlib, picture_path
-    from flctl.terminal.checkpoints import (
-        correction_of,
-        load_model,
-        own_model,
-        task_of,
-        threshold_of,
-    )
+    from flctl.terminal.predicting import ToPredict, predicted
     from flctl.terminal.results import show_predictions
 
     logs.set_up(verbose, quiet=True)
@@ -95,37 +83,16 @@ def predict(
     if plot is not None:
         needs_matplotlib()
         picture = picture_path(plot, "--plot", [checkpoint, file])
-    own = None if shared else own_model(checkpoint, here.folder)
-    checkpoint = own.path if own is not None else checkpoint
-    chosen, learnt = task_of(checkpoint, task, heartbeats.read_as)
-    model, on = load_model(learnt, checkpoint, device, private)
-    with reading(file):
-        cases = learnt.cases(file)
-    correction = None if uncorrected else correction_of(checkpoint, learnt)
-    better = corrected(learnt, model, correction)
-    said = judge(learnt, model if better is None else better, cases.examples, device=on)
-    cases = cases.readable
-    if learnt.says == "score":
-        known = own.threshold(learnt) if own is not None else threshold_of(checkpoint)
-        threshold = known if threshold is None else threshold
-    elif threshold is not None:
-        raise UsageError(f"--threshold: the models of task '{learnt.name}' say no scores")
-    found = OF[learnt.says](learnt, cases, said, threshold)
+    with_own = None if shared else here.folder
+    wanted = ToPredict(task, heartbeats.read_as, with_own, threshold, uncorrected, private, device)
+    found, notes, head = predicted(checkpoint, file, wanted)
     if picture is not None:
         from flctl.records.plots.predictions import draw
 
         draw(picture, found, str(output.shown(file.absolute())))
     if json:
-        head: dict[str, Any] = {"checkpoint": str(checkpoint), "own": own is not None}
-        head |= {"task": chosen, "file": str(file)}
-        head |= {"correction": correction} if correction else {}
         output.print_json(head | found.plain())
         return
-    notes = [] if own is None else [f"With this device's own model, {own.path}; --global: without."]
-    if not all(origin.as_documented and not origin.left_out for origin in cases.origins):
-        notes += [f"Read: {line}" for line in summary(cases.origins)]
-    if correction:
-        notes.append("Note: corrected for how frequent the classes are; --uncorrected leaves that")
     show_predictions(found, rows, notes)
     if picture is not None:
         output.print_line(f"Look at {output.shown(picture)}.")

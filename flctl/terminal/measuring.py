@@ -1,0 +1,70 @@
+"""What `flctl evaluate` measures: a checkpoint on parts of the data, and of each agent's."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from flctl.files import expect_path
+from flctl.fleet.own_data import own_of, own_of_run
+from flctl.learning.correction import corrected
+from flctl.learning.evaluation import measured as measure
+from flctl.learning.examples import Examples
+from flctl.learning.origin import ReadAs
+from flctl.learning.splits import chosen_parts
+from flctl.learning.task import Task
+from flctl.terminal.checkpoints import correction_of, load_model, task_of
+from flctl.terminal.patience import reading
+from flctl.wire.messages import Metrics
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class ToMeasure(NamedTuple):
+    """On which data, and how."""
+
+    task: str | None
+    """None: what the checkpoint names."""
+    read_as: ReadAs
+    data: Path | None
+    """None: the task's own."""
+    split: str
+    agents: int | None
+    """How many the data are dealt to; None: those of the run that the checkpoint is of."""
+    batch_size: int
+    private: Path | None
+    device: str
+
+
+class Measured(NamedTuple):
+    task: str
+    learnt: Task
+    parts: dict[str, Metrics]
+    """The first one counts; where there is a correction, each is there twice."""
+    agents: dict[str, Metrics]
+
+
+def measured(checkpoint: Path, wanted: ToMeasure) -> Measured:
+    """Raises FlctlError."""
+    data = wanted.data
+    if data is not None:
+        expect_path(data, f"--data {data}")
+    chosen, learnt = task_of(checkpoint, wanted.task, wanted.read_as)
+    with reading(data):
+        parts = chosen_parts(learnt, data, wanted.split)
+        own: Mapping[str, Examples] = {}
+        if wanted.agents is not None:
+            own = own_of(learnt, chosen, data, wanted.agents)
+        elif data is None:
+            own = own_of_run(learnt, checkpoint)
+    model, on = load_model(learnt, checkpoint, wanted.device, wanted.private)
+
+    def of(by: "nn.Module", examples: Examples) -> Metrics:
+        return measure(learnt, by, examples, batch_size=wanted.batch_size, device=on)
+
+    found = {name: of(model, part) for name, part in parts.items()}
+    each = {name: of(model, part) for name, part in own.items()}
+    better = corrected(learnt, model, correction_of(checkpoint, learnt))
+    if better is not None:
+        found |= {f"{name}, corrected": of(better, part) for name, part in parts.items()}
+    return Measured(chosen, learnt, found, each)
