@@ -11,7 +11,7 @@ from flctl.core.events import Participant, Score
 from flctl.core.history import History, best_round
 from flctl.core.randomness import Seeding
 from flctl.errors import StateError
-from flctl.settings import SCHEMA
+from flctl.settings import SCHEMA, LocalTraining
 from flctl.wire.messages import Metric, Metrics
 
 A, B, C = ("a" * 64, "b" * 64, "c" * 64)
@@ -256,6 +256,8 @@ def test_events_that_cannot_follow_each_other_are_refused(events, wrong):
 
 def test_every_event_survives_json():
     """What is written to the journal is what is read from it."""
+    about = {"at": 1.0, "number": 1, "round": 1}
+    figures = Metrics(examples=9, values={"accuracy": 0.5})
     events = [
         started(),
         opened(),
@@ -269,6 +271,11 @@ def test_every_event_survives_json():
         happened.RunFinished(at=1.0),
         happened.RunFailed(at=1.0, reason="r"),
         happened.RunStopped(at=1.0),
+        happened.PersonalisingBegan(**about, model=A, training=LocalTraining(), agents=("x",)),
+        happened.AgentPersonalised(
+            **about, agent="x", kept=True, epochs=2, shared={"test": figures}, own={"test": figures}
+        ),
+        happened.PersonalisingEnded(**about, without={"y": "away"}),
     ]
     for event in events:
         line = msgspec.json.encode(event)
