@@ -53,3 +53,9 @@ def test_tests_use_what_is_public():
         and "agent.supervisor" not in ast.unparse(node.value)  # an agent that is made to go wrong
     ]
     assert found == []
+
+
+def test_commands_are_thin():
+    """They parse, call one thing and print: all of them together are short."""
+    lines = sum(len(path.read_text().splitlines()) for path in (PACKAGE / "cli").glob("*.py"))
+    assert lines <= 3_500

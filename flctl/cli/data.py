@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from flctl.cli.options import (
     Heartbeats,
@@ -16,7 +16,6 @@ from flctl.cli.options import (
     group,
     option,
     path,
-    task_args,
 )
 from flctl.cli.shards import PARTITIONS
 from flctl.errors import DataError, UsageError
@@ -76,7 +75,7 @@ def describe(
     from flctl.wire.messages import VALIDATION
 
     heartbeats.apply()
-    name, learnt, found = read_named(data, task, task_args(args))
+    name, learnt, found = read_named(data, task, args or {})
     shown = found.parts
     if found.train is not None:
         training, validation = parts_of(learnt, data, found.train)
@@ -144,16 +143,11 @@ def split(
         raise UsageError(f"--out {out}: it contains {data}, the data to deal; name a new folder")
     from flctl.learning.splitting import read_named, split_command, split_settings
 
-    given = {
-        "partition": partition,
-        "alpha": alpha,
-        "seed": seed,
-        "virtual": agents,
-        "task_args": task_args(args),
-    }
+    given: dict[str, Any] = {"partition": partition, "alpha": alpha, "seed": seed}
+    given |= {"virtual": agents, "task_args": args or {}}
     split_settings("?", {}, given)  # finds mistakes before anything is read
     heartbeats.apply()
-    name, learnt, found = read_named(data, task, task_args(args))
+    name, learnt, found = read_named(data, task, args or {})
     settings = split_settings(name, learnt.defaults, given)
 
     from flctl.learning.dealing import Plan, kinds_of, write_shares
@@ -190,19 +184,10 @@ def sample(
     folder: Annotated[Path, argument("DIR", "New folder for the files.", parser=path)],
 ) -> None:
     """Write small files to try a task with, in the layout that it reads. They are invented."""
-    from flctl.learning.task import load_task
+    from flctl.learning.splitting import write_sample
 
-    if os.path.lexists(folder):
-        raise UsageError(f"{folder} is there already; name a new folder")
-    files = load_task(task).sample()
-    make_folder(folder.absolute().parent, "DIR")
-    with explained(folder, "write the files", "DIR"), new_folder(folder.absolute()) as new:
-        for name, content in files.items():
-            (new / name).parent.mkdir(parents=True, exist_ok=True)
-            (new / name).write_bytes(content)
-    output.print_line(
-        f"in {folder}: {counted(len(files), 'file')}; look: flctl data describe {folder}"
-    )
+    files = write_sample(task, folder)
+    output.print_line(f"in {folder}: {counted(files, 'file')}; look: flctl data describe {folder}")
 
 
 @command(app, "flctl data verify shares", "flctl data verify shares pi-03")

@@ -52,6 +52,13 @@ def path(text: str) -> Path:
     return Path(text)
 
 
+def task_args(text: str) -> dict[str, Any]:
+    """Raises UsageError."""
+    from flctl.values import arguments
+
+    return arguments(text, "--task-args")
+
+
 def group(help: str) -> typer.Typer:
     return typer.Typer(
         help=help,
@@ -284,18 +291,12 @@ class Here(NamedTuple):
 
 
 TaskArgs = Annotated[
-    str | None,
+    Any,
     option(
-        "NAME=VALUE,…", "Arguments of the task: docs/tasks.md.", "--task-args", show_default=False
+        "NAME=VALUE,…", "Arguments of the task: docs/tasks.md.", "--task-args", show_default=False,
+        parser=task_args,
     ),
-]
-
-
-def task_args(given: str | None) -> dict[str, Any]:
-    """Raises UsageError."""
-    from flctl.values import arguments
-
-    return {} if given is None else arguments(given, "--task-args")
+]  # fmt: skip
 
 
 HEARTBEATS = "Heartbeats (docs/ecg.md)"

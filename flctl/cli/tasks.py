@@ -1,10 +1,7 @@
 """`flctl tasks`: which tasks are installed, and whether one is fit for a fleet."""
 
-import contextlib
-import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TextIO
+from typing import Annotated
 
 from flctl.cli import completion
 from flctl.cli.errors import fail
@@ -18,14 +15,9 @@ from flctl.cli.options import (
     group,
     option,
     path,
-    task_args,
 )
 from flctl.files import expect_path
 from flctl.terminal import logs, output
-from flctl.terminal.patience import waiting
-
-if TYPE_CHECKING:
-    from flctl.learning.checkup import Finding
 
 app = group("Which tasks are installed, and whether one is fit for a fleet.")
 
@@ -39,11 +31,11 @@ def list_(here: Here, json: Json = False, verbose: Verbose = False) -> None:
     """
     from flctl.agent.state import saved_tasks
     from flctl.learning.catalogue import catalogue
-    from flctl.terminal.tasks import show_tasks
+    from flctl.terminal.tasks import show_tasks, stdout_kept
 
     logs.set_up(verbose, quiet=True)
     agent = saved_tasks(here.folder)
-    with _stdout_kept():
+    with stdout_kept():
         found = catalogue(agent)
     if json:
         output.print_json([listed.plain() for listed in found])
@@ -74,44 +66,17 @@ def check(
 
     Exit code 0: fit for a fleet; 1: it has a problem, and the line says how to solve it.
     """
-    from flctl.fleet.checking import check_task
-    from flctl.terminal.tasks import show_finding
+    from flctl.terminal.tasks import findings_shown
 
     logs.set_up(verbose, quiet=True)
     if data is not None:
         expect_path(data, f"--data {data}")
-    found: list[Finding] = []
-    with _stdout_kept() as out:
-        findings = check_task(task, None if data is None else data.absolute(), task_args(args))
-        while True:
-            with waiting(f"checking '{task}'", after_s=2.0):
-                finding = next(findings, None)
-            if finding is None:
-                break
-            found.append(finding)
-            if not json:
-                with contextlib.redirect_stdout(out):
-                    show_finding(finding)
+    found = findings_shown(task, None if data is None else data.absolute(), args or {}, json)
     problems = [finding.check for finding in found if finding.verdict == "problem"]
     if json:
-        output.print_json(
-            {
-                "task": task,
-                "data": None if data is None else str(data),
-                "ok": not problems,
-                "digest": found[0].figures.get("digest"),
-                "checks": found,
-            }
-        )
+        about = {"task": task, "data": None if data is None else str(data), "ok": not problems}
+        output.print_json({**about, "digest": found[0].figures.get("digest"), "checks": found})
     if problems:
         fail(f"task '{task}': not fit for a fleet yet: {', '.join(problems)}", json)
     if not json:
         output.print_line(f"task '{task}' is fit for a fleet")
-
-
-@contextlib.contextmanager
-def _stdout_kept() -> Iterator[TextIO]:
-    """What the code of a task prints goes to stderr; yields the stdout for results."""
-    out = sys.stdout
-    with contextlib.redirect_stdout(sys.stderr):
-        yield out

@@ -1,12 +1,13 @@
 """Reads and deals data for `flctl data`, and names the command that repeats it."""
 
+import os
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from flctl.errors import UsageError
-from flctl.files import expect_path
+from flctl.files import expect_path, explained, make_folder, new_folder
 from flctl.learning.dealing import DataSet, find_task, read_data
 from flctl.learning.task import Task, load_task
 from flctl.run_toml import toml_value
@@ -31,6 +32,19 @@ def read_named(
         return name, learnt, found
     learnt = load_task(task, args)
     return task, learnt, read_data(learnt, data)
+
+
+def write_sample(task: str, folder: Path) -> int:
+    """Small invented files of that task in the new `folder`: how many. Raises FlctlError."""
+    if os.path.lexists(folder):
+        raise UsageError(f"{folder} is there already; name a new folder")
+    files = load_task(task).sample()
+    make_folder(folder.absolute().parent, "DIR")
+    with explained(folder, "write the files", "DIR"), new_folder(folder.absolute()) as new:
+        for name, content in files.items():
+            (new / name).parent.mkdir(parents=True, exist_ok=True)
+            (new / name).write_bytes(content)
+    return len(files)
 
 
 def split_settings(task: str, defaults: Mapping[str, Any], given: Mapping[str, Any]) -> RunSettings:

@@ -1,12 +1,16 @@
 """Installed tasks, and what was found out about one."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import contextlib
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.text import Text
 
 from flctl.learning.catalogue import Listed
 from flctl.terminal import output
+from flctl.terminal.patience import waiting
 from flctl.terminal.status import DIGEST_SHOWN
 
 if TYPE_CHECKING:
@@ -33,6 +37,34 @@ def show_tasks(found: Sequence[Listed]) -> None:
     for listed in found:
         if listed.problem:
             output.terminal().print(Text(f"broken: {listed.problem}", style="red"), soft_wrap=True)
+
+
+def findings_shown(
+    task: str, data: Path | None, args: Mapping[str, Any], json: bool
+) -> list["Finding"]:
+    """What `check_task` finds, each shown at once unless `json`."""
+    from flctl.fleet.checking import check_task
+
+    found: list[Finding] = []
+    with stdout_kept() as out:
+        findings = check_task(task, data, args)
+        while True:
+            with waiting(f"checking '{task}'", after_s=2.0):
+                finding = next(findings, None)
+            if finding is None:
+                return found
+            found.append(finding)
+            if not json:
+                with contextlib.redirect_stdout(out):
+                    show_finding(finding)
+
+
+@contextlib.contextmanager
+def stdout_kept() -> Iterator[TextIO]:
+    """What the code of a task prints goes to stderr; yields the stdout for results."""
+    out = sys.stdout
+    with contextlib.redirect_stdout(sys.stderr):
+        yield out
 
 
 def show_finding(finding: "Finding") -> None:
