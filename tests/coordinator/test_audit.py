@@ -43,6 +43,7 @@ ORDERS_GIVEN: dict[type[q.Question], dict[str, Any]] = {
     q.CloseTokens: {"ids": None},
     q.OpenTokenFolder: {"ttl_s": 60},
     q.RotateServer: {"step": "begin", "overlap_s": 3600.0},
+    q.PersonaliseRun: {"run": "none"},
     q.Cordon: {"name": "pi-02"},
     q.Uncordon: {"name": "pi-02"},
 }

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from flctl.errors import ParametersError, TaskError
 from flctl.fleet.virtual import VirtualRun
-from flctl.learning.checkup import Subject, check_state
+from flctl.learning.checkup import Subject, check_model, check_state
 from flctl.learning.checkup_steps import check_metrics
 from flctl.learning.classification import Classification
 from flctl.learning.examples import Examples
@@ -94,6 +94,7 @@ def test_a_mask_comes_back_as_it_was(tmp_path: Path, more: dict[str, object]) ->
     assert torch.equal(state["mask"], Masked().mask) and state["unknown"].isnan().all()
     task = load_task(f"{__name__}:OfMask")
     subject = Subject(f"{__name__}:OfMask", None, task, task.model())
+    check_model(subject)
     assert "bytes a round" in check_state(subject).text
 
 

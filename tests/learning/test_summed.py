@@ -176,7 +176,7 @@ def test_states_that_an_agent_cannot_have_are_refused(states):
 def test_the_coordinators_worker_computes_them(monkeypatch):
     """It has torch, and the task's code."""
     task = Kinds()
-    monkeypatch.setattr(execution, "load_task", lambda ref: task)
+    monkeypatch.setattr(execution, "load_task", lambda ref, args: task)
     whole, model = examples(task), task.model()
     done = execution.Executor().derive(DeriveJob(task="kinds", sums=evaluate(task, model, whole)))
     assert done.values.keys() == {"mcc", "auc", "kappa"}

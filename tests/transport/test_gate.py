@@ -31,6 +31,8 @@ NOT_BY_PEERS = {
     "serving.pump": "the blob is not served after it",
     "resume": "once for each start of a run",
     "run": "rounds and ends of a run; what an agent says that it failed at passes the gate first",
+    "personalising": "once each time that an operator asks for it; what an agent says that it "
+    "failed at passes the gate first",
     "gate": "the gate",
     "guard.__init__": "once for each start, about the kernel",
     "health": "its own socket",
