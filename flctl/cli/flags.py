@@ -148,8 +148,8 @@ FLAGS = (
     Flag("personal_epochs", int, PERSONAL, "Most epochs of it; validation data choose how many.",
          "N"),
     Flag("personal_lr", float, PERSONAL, "Learning rate of it.", "RATE", "--lr"),
-    Flag("personal_tensors", str, PERSONAL, "Parameters that it changes, for instance head.*.", "PATTERN,…",
-         "all", names),
+    Flag("personal_tensors", str, PERSONAL, "Parameters that it changes, for instance head.*.",
+         "PATTERN,…", "all", names),
     Flag("keep_rounds", int, OUTPUT, "Number of rounds whose checkpoints are kept, besides the "
          "best; 0: all.", "N"),
 )  # fmt: skip
