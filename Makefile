@@ -16,7 +16,7 @@ BENCH_ARGS ?= --agents 3 --model-mb 1.72
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-containers test-hosts test-rollout test-install test-arm test-faults check lint-playbooks collection audit lock fuzz format bench images images-all image-arm64 coordinator-arm64 clean
+.PHONY: help install demo test test-containers test-hosts test-rollout test-install test-arm test-faults check lint-playbooks collection audit lock fuzz format bench compare images images-all image-arm64 coordinator-arm64 clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -83,6 +83,10 @@ format: install ## Put the code into the form that check asks for
 
 bench: install ## Measure a round against the two floors; BENCH_ARGS='--agents 10 --model-mb 44'
 	$(BIN)/python benchmarks/round_overhead.py $(BENCH_ARGS)
+
+compare: install ## Run flctl beside other systems and write docs/comparison.md (an hour); SYSTEMS='flctl plain' JOBS=lr MNIST=folder
+	$(BIN)/python benchmarks/compare/run.py --systems $(SYSTEMS) --jobs $(JOBS) $(if $(MNIST),--mnist $(MNIST))
+	$(BIN)/python benchmarks/compare/render.py
 
 images: ## Build the images of the agent and the coordinator for this machine (needs Docker)
 	scripts/image/build agent coordinator

@@ -1,0 +1,175 @@
+"""Makes docs/comparison.md of the files in results/: no figure that a program did not print."""
+
+import json
+import sys
+from collections import defaultdict
+from typing import Any
+
+import run
+
+PAGE = run.ROOT / "docs" / "comparison.md"
+NOTES = run.HERE / "notes.md"
+WORDS = {
+    "lr": "Logistic regression: 1,000 clients of 60 images, 10 a round, 100 rounds, "
+    "a test every 20",
+    "cnn": "Network of McMahan et al. 2017 (1.66 million parameters): 100 clients, 10 a round, 30 "
+    "rounds, no tests",
+}
+HEAD = """# Beside other systems
+
+Made by `make compare` (`benchmarks/compare/render.py`) from the files that its runs left. Time
+and memory are of whole commands, start-up and reading of the data included: wall clock, and the
+largest sum of all processes' memory (PSS), the least of each row's runs. CPU is the processes'
+own count, asked five times a second, so that the last moments may be missing. Accuracy and loss
+are on MNIST's test part, by one program that loads the final weights of each.""".splitlines()
+Rows = dict[str, list[dict[str, Any]]]
+
+
+def lines_of(system: run.System) -> int:
+    """Of code that a user writes: neither empty nor a comment."""
+    found = 0
+    for name in system.code:
+        for line in (run.HERE / "systems" / name).read_text().splitlines():
+            found += bool(line.strip()) and not line.strip().startswith("#")
+    return found
+
+
+def read() -> dict[str, Rows]:
+    """By job and system, in the order of the runs."""
+    found: dict[str, Rows] = defaultdict(lambda: defaultdict(list))
+    for path in sorted(run.RESULTS.glob("*.json")):
+        row = json.loads(path.read_text())
+        if row.get("job") in WORDS:
+            found[row["job"]][row["system"]].append(row)
+    return found
+
+
+def least(rows: list[dict[str, Any]], key: str) -> float:
+    return min(float(row[key]) for row in rows)
+
+
+def same(rows: list[dict[str, Any]]) -> str:
+    if len(rows) < 2:
+        return "one run"
+    return "yes" if len({row["sha256"] for row in rows}) == 1 else "no"
+
+
+def table(job: str, rows: Rows) -> list[str]:
+    out = [
+        f"## {WORDS[job]}",
+        "",
+        "| system | seconds | CPU s | MiB | accuracy | loss | same seed, same bytes | runs |",
+        "|---|---:|---:|---:|---:|---:|---|---:|",
+    ]
+    whole = {name: [row for row in found if "sha256" in row] for name, found in rows.items()}
+    ordered = sorted(whole, key=lambda name: least(whole[name], "seconds") if whole[name] else 1e9)
+    for name in ordered:
+        good = whole[name]
+        if not good:
+            failed = rows[name][-1]
+            why = (
+                "no end within {} s".format(failed["seconds"])
+                if failed["code"] is None
+                else ("; ".join(failed["words"][-2:]))
+            )
+            out.append(f"| {name} | {why} | | | | | | {len(rows[name])} |")
+            continue
+        last = good[-1]
+        out.append(
+            f"| {name} | {least(good, 'seconds'):.1f} | {least(good, 'cpu_s'):.1f} "
+            f"| {min(row['peak_mib'] for row in good):.0f} | {last['accuracy']:.4f} "
+            f"| {last['loss']:.4f} | {same(good)} | {len(good)} |"
+        )
+    out += ["", *lost(whole), ""]
+    return out
+
+
+def lost(rows: Rows) -> list[str]:
+    """Where flctl is not the first one, the page says so."""
+    if not rows.get("flctl"):
+        return []
+    out = []
+    for key, word in (("seconds", "faster"), ("cpu_s", "with less CPU"), ("peak_mib", "smaller")):
+        own = least(rows["flctl"], key)
+        better = {
+            name: least(found, key) / own
+            for name, found in rows.items()
+            if found and not name.startswith("flctl") and least(found, key) < own
+        }
+        for name, share in sorted(better.items()):
+            out.append(f"- {name} is {word} than flctl: {share:.2f} of its {key.split('_')[0]}.")
+    return out or ["flctl is first in time, CPU and memory."]
+
+
+def fleets() -> list[str]:
+    """Real processes, by number of clients, and what kill -9 did."""
+    found = [json.loads(path.read_text()) for path in sorted(run.RESULTS.glob("fleet-*.json"))]
+    if not found:
+        return []
+    quiet = [row for row in found if row["kill"] == "none"]
+    out = [
+        "## A server and clients of their own",
+        "",
+        "The second job's network; each client trains six batches of ten a round, so that what is "
+        "seen is the system.",
+        "",
+        "| system | clients | first round s | round s | server MiB | idle server MiB "
+        "| idle client MiB |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for row in sorted(quiet, key=lambda row: (row["fleet"], row["clients"])):
+        figures = (row[key] for key in (
+            "first_round_s", "round_s", "server_peak_mib", "idle_server_mib", "idle_client_mib"
+        ))  # fmt: skip
+        cells = " | ".join("-" if each is None else f"{each:.1f}" for each in figures)
+        out.append(f"| {row['fleet']} | {row['clients']} | {cells} |")
+    out += ["", "| system | `kill -9` in the third of six rounds, started again after 5 s | run |",
+            "|---|---|---|"]  # fmt: skip
+    for row in found:
+        if row["kill"] != "none":
+            end = (
+                "comes to its end"
+                if row["finished"]
+                else ("no end within two minutes: " + "; ".join(row["words"]["run"][-2:]))
+            )
+            out.append(f"| {row['fleet']} | of {'a' if row['kill'] == 'client' else 'the'} "
+                       f"{row['kill']}, of {row['clients']} clients | {end} |")  # fmt: skip
+    out += ["", "`benchmarks/compare/fleet.py SYSTEM --clients N --kill none|server|client` runs a "
+            "row, which starts its run with:", ""]  # fmt: skip
+    out += sorted({f"- {row['fleet']}: `{row['commands'][-1]}`" for row in quiet})
+    out += [""]
+    return out
+
+
+def main() -> None:
+    found = read()
+    if not found:
+        sys.exit(f"{run.RESULTS} holds no results: run make compare")
+    every = [row for rows in found.values() for each in rows.values() for row in each]
+    machine, dates = every[0]["machine"], sorted(row["date"] for row in every)
+    page = [
+        *HEAD,
+        "",
+        f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, Linux "
+        f"{machine['kernel']}, Python {machine['python']}; {dates[0]} to {dates[-1]}. Load of the "
+        f"machine before the runs: {min(r['load_before'] for r in every)} to "
+        f"{max(r['load_before'] for r in every)}.", "",
+    ]  # fmt: skip
+    for job in WORDS:
+        if job in found:
+            page += table(job, found[job])
+    page += fleets()
+    page += ["## What was run", "", "| system | version, torch | lines of user's code | commands |",
+             "|---|---|---:|---|"]  # fmt: skip
+    for name, system in run.SYSTEMS.items():
+        rows = [row for job in found.values() for row in job.get(name, ())]
+        if not rows:
+            continue
+        commands = "<br>".join(sorted({f"`{row['command']}`" for row in rows}))
+        page.append(f"| {name} | {rows[-1]['version']} | {lines_of(system)} | {commands} |")
+    page += ["", NOTES.read_text().rstrip(), ""]
+    PAGE.write_text("\n".join(page))
+
+
+if __name__ == "__main__":
+    main()
