@@ -53,7 +53,8 @@ class Fleet:
     def start(self, name: str, *command: object) -> None:
         words = [str(word) for word in command]
         if name not in self.processes:
-            self.commands.append(" ".join(words).replace(str(self.folder), "$OUT"))
+            said = " ".join(words).replace(str(self.folder), "$OUT")
+            self.commands.append(said.replace(f"{run.HERE}/", ""))
         with (self.folder / f"{name}.log").open("ab") as log:
             self.processes[name] = psutil.Popen(
                 [str(self.programs / words[0]), *words[1:]], stdout=log, stderr=log,

@@ -3,6 +3,7 @@
 import json
 import sys
 from collections import defaultdict
+from collections.abc import Iterator
 from typing import Any
 
 import run
@@ -114,17 +115,21 @@ def fleets() -> list[str]:
         "seen is the system.",
         "",
         "| system | clients | first round s | round s | server MiB | idle server MiB "
-        "| idle client MiB |",
-        "|---|---:|---:|---:|---:|---:|---:|",
+        "| idle client MiB | rounds of six within two minutes |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for row in sorted(quiet, key=lambda row: (row["fleet"], row["clients"])):
         figures = (row[key] for key in (
             "first_round_s", "round_s", "server_peak_mib", "idle_server_mib", "idle_client_mib"
         ))  # fmt: skip
         cells = " | ".join("-" if each is None else f"{each:.1f}" for each in figures)
-        out.append(f"| {row['fleet']} | {row['clients']} | {cells} |")
-    out += ["", "| system | `kill -9` in the third of six rounds, started again after 5 s | run |",
-            "|---|---|---|"]  # fmt: skip
+        out.append(f"| {row['fleet']} | {row['clients']} | {cells} | {row['rounds_seen']} |")
+    out += ["", *lost_fleets(quiet)]
+    out += [
+        "",
+        "| system | `kill -9` after the second of six rounds, started again after 5 s | run |",
+        "|---|---|---|",
+    ]
     for row in found:
         if row["kill"] != "none":
             end = (
@@ -139,6 +144,19 @@ def fleets() -> list[str]:
     out += sorted({f"- {row['fleet']}: `{row['commands'][-1]}`" for row in quiet})
     out += [""]
     return out
+
+
+def lost_fleets(rows: list[dict[str, Any]]) -> Iterator[str]:
+    for own in (row for row in rows if row["fleet"] == "flctl"):
+        for other in rows:
+            if other["fleet"] == "flctl" or other["clients"] != own["clients"]:
+                continue
+            for key in ("first_round_s", "round_s", "server_peak_mib", "idle_server_mib",
+                        "idle_client_mib"):  # fmt: skip
+                if None not in (other[key], own[key]) and other[key] < own[key]:
+                    share = other[key] / own[key]
+                    yield (f"- {other['fleet']} has less than flctl, with {own['clients']} "
+                           f"clients, in {key}: {share:.2f} of it.")  # fmt: skip
 
 
 def main() -> None:

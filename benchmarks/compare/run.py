@@ -171,6 +171,7 @@ def once(name: str, job: str, number: int, mnist: str) -> dict[str, Any]:
         "PYTHONPATH": f"{HERE}:{HERE / 'systems'}", "JOB": job, "SEED": str(SEED), "MNIST": mnist,
         "OUT": out, "CLIENTS": str(CLIENTS[job]), "FLCTL_STATE": f"{out}/state",
         "RAY_USAGE_STATS_ENABLED": "0", "FLWR_TELEMETRY_ENABLED": "0",
+        "RAY_worker_niceness": "0",  # else Flower's clients come last on a busy machine
     }  # fmt: skip
     log, load = Path(out) / "log.txt", os.getloadavg()[0]
     program = [str(programs / command[0]), *command[1:]]
