@@ -230,21 +230,30 @@ def _checkpoints(found: Evidence, whole: bool) -> Iterable[str]:
     if rounds and whole:
         if found.last != rounds[-1]["model"]:
             yield "last.safetensors is not the last round's model"
-        best = min(filter(_worth, rounds), key=_worth, default=None)
+        best = _best(rounds)
         if best is not None and found.best != best["model"]:
             yield "best.safetensors is not the best round's model"
     if found.replayed is False:
         yield "the run computed again without faults gives another model"
 
 
-def _worth(line: dict[str, Any]) -> tuple[float, int] | None:
-    """The best round's is the least; None for one that was not measured to be chosen."""
-    score = line.get("metrics") or {}
-    primary = score.get("primary", {"name": "loss", "lower": True})
-    figure = ((score.get("validation") or {}).get("values") or {}).get(primary["name"])
-    if figure is None:
-        return None
-    return figure if primary.get("lower") else -figure, line["round"]
+def _best(rounds: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Of those that were measured to be chosen: each is compared with the best one before it, and
+    only where the parts they were measured on differ by no more than a twentieth. The larger
+    part counts otherwise."""
+    best, least, examples = None, 0.0, 0
+    for line in rounds:
+        score = line.get("metrics") or {}
+        primary = score.get("primary", {"name": "loss", "lower": True})
+        part = score.get("validation") or {}
+        figure = (part.get("values") or {}).get(primary["name"])
+        if figure is None:
+            continue
+        worth, here = figure if primary.get("lower") else -figure, part["examples"]
+        alike = min(here, examples) >= 0.95 * max(here, examples)
+        if best is None or (worth < least if alike else here > examples):
+            best, least, examples = line, worth, here
+    return best
 
 
 def _training(found: Evidence, own_faults: dict[str, int], lost: int) -> Iterable[str]:
