@@ -249,7 +249,7 @@ def _best(rounds: list[dict[str, Any]]) -> dict[str, Any] | None:
         figure = (part.get("values") or {}).get(primary["name"])
         if figure is None:
             continue
-        worth, here = figure if primary.get("lower") else -figure, part["examples"]
+        worth, here = figure if primary.get("lower") else -figure, part.get("examples", 0)
         alike = min(here, examples) >= 0.95 * max(here, examples)
         if best is None or (worth < least if alike else here > examples):
             best, least, examples = line, worth, here
