@@ -133,16 +133,20 @@ def broken(
     end: str | None = "finished",
     lost_spool: int = 0,
     lost_rounds: int = 0,
+    unsafe: int = 0,
 ) -> list[str]:
     """The promises that were not kept.
 
     `own_faults` says how many faults befell each agent itself: so often it may train again.
     `end` is how the run must end; None: it must only be possible to go on. `lost_spool` is
     how many stored updates the fault destroyed, `lost_rounds` how many committed rounds.
+    `unsafe` is how many updates power cuts could take that were stored and not yet safe: the
+    journal may have their line without their file. Their agents were not told that they are
+    safe, offer them once more, and do not train again.
     """
     return [
         *_order(found, end),
-        *_updates(found, lost_spool),
+        *_updates(found, lost_spool + unsafe),
         *_checkpoints(found, whole=end is not None),
         *_training(found, dict(own_faults or {}), lost_spool + lost_rounds),
         *(f"left behind: {what}" for what in found.left),

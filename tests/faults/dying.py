@@ -73,6 +73,11 @@ class Dying:
             return False
         return True
 
+    @property
+    def unsafe(self) -> int:
+        """How many updates could be taken back by the power cuts so far."""
+        return self._row.times * len(self.bed.agents) if self._how is not None else 0
+
     def died(self, run: str | None) -> None:
         """What the disk holds now, and what must be true all the same."""
         assert self.bed.kill("coordinator") == -9, self.bed.log("coordinator")[-2000:]
@@ -82,7 +87,8 @@ class Dying:
                 self._disk.replay(self._record)
             self._disk.rebuild(next(self._how), self._chance)
         if run is not None:
-            lines = broken(evidence(self.bed, run, replay=False, over=False), end=None)
+            found = evidence(self.bed, run, replay=False, over=False)
+            lines = broken(found, end=None, unsafe=self.unsafe)
             assert not lines, "\n".join(lines)
 
     def new_points(self) -> list[str]:

@@ -76,7 +76,7 @@ def test_the_coordinator_dies_at_every_point_of_a_round(
     bed.until_round(run, bed.committed(run) + 1)
     bed.stop(run)
     row.note(f"{len(missed)} points did not come again: {'; '.join(missed)}")
-    unbroken(bed, run, end="stopped")
+    unbroken(bed, run, end="stopped", unsafe=dying.unsafe)
 
 
 SAID = {"kept": "what was written stays", "power": "power lost"}
@@ -140,7 +140,7 @@ def test_the_coordinator_dies_at_every_point_of_a_start_and_an_end(
         bed.kill("coordinator", SIGTERM)
     row.note(f"{len(missed)} points did not come again: {'; '.join(missed)}")
     for found in bed.runs():
-        unbroken(bed, found, replay=found == bed.runs()[-1])
+        unbroken(bed, found, replay=found == bed.runs()[-1], unsafe=dying.unsafe)
 
 
 def of_a_start(dying: Dying) -> list[tuple[str, bool]]:
