@@ -57,7 +57,7 @@ class Commits:
 
     def commit(self, event: RoundCommitted, files: Sequence[Path], *, first: bool) -> None:
         """The round is in the journal then, and durable later; with `first` its files are durable
-        before. It is told by `tell`."""
+        before. `tell` publishes it."""
         self.wait()
         if first:
             _sync(files)

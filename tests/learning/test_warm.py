@@ -50,7 +50,7 @@ def write(taught: nn.Module, path: Path, form: str) -> None:
 
 @pytest.mark.parametrize("form", ["flctl", "safetensors", "pt", "old", "checkpoint"])
 def test_all_weights_come_from_the_file(taught, tmp_path, form):
-    """Whoever has written it; the file is recorded by its name and its digest."""
+    """By any program; the file is recorded by its name and its digest."""
     path = tmp_path / "weights.any"
     write(taught, path, form)
     model = net()

@@ -40,7 +40,7 @@ class Transfer(Struct):
 
 class Downloads:
     """`ended(agent, why)`: all bytes are here with the offered digest, or `why` not. `spares` are
-    files that nobody needs any more."""
+    files that are no longer needed."""
 
     def __init__(
         self,

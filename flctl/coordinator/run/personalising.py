@@ -1,8 +1,8 @@
 """After a run: its agents fine-tune one of its models, each for itself, and send figures alone.
 
 Each agent that is here is asked at once. One that is away is waited for `wait_s`, and all of them
-until the deadline. It ends when nobody is waited for; those that have not done it are named, with
-the reason, and can be asked again by another order.
+until the deadline. It ends when no agent is left to wait for; those that have not done it are
+named, with the reason, and can be asked again by another order.
 """
 
 import logging

@@ -193,7 +193,7 @@ class Journal:
     def sync(self) -> None:
         """Make all that was appended durable. Raises StateError."""
         with explained(self.path, "write the journal"):
-            with self._lock:  # not held for the sync: nobody who appends or tells waits for it
+            with self._lock:  # not held for the sync: appends do not wait for it
                 fd, count, head = os.dup(self._fd), self._count, self._chain.head
             try:
                 getattr(os, "fdatasync", os.fsync)(fd)  # macOS has the latter
