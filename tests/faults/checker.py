@@ -146,7 +146,7 @@ def broken(
     """
     return [
         *_order(found, end),
-        *_updates(found, lost_spool + unsafe),
+        *_updates(found, lost_spool, unsafe),
         *_checkpoints(found, whole=end is not None),
         *_training(found, dict(own_faults or {}), lost_spool + lost_rounds),
         *(f"left behind: {what}" for what in found.left),
@@ -188,12 +188,10 @@ def _order(found: Evidence, end: str | None) -> Iterable[str]:
             base = line["model"]
 
 
-def _updates(found: Evidence, lost_spool: int) -> Iterable[str]:
+def _updates(found: Evidence, lost_spool: int, unsafe: int) -> Iterable[str]:
     accepted: dict[int, dict[str, dict[str, Any]]] = defaultdict(dict)
-    again = 0
     for line in counted(found.journal):
         if line["event"] == "update":
-            again += line["agent"] in accepted[line["round"]]
             accepted[line["round"]][line["agent"]] = line
         if line["event"] != "round":
             continue
@@ -206,14 +204,32 @@ def _updates(found: Evidence, lost_spool: int) -> Iterable[str]:
             for what in ("examples", "batches"):
                 if parts[agent][what] != accepted[number][agent][what]:
                     yield f"round {number} counts {agent} with other {what} than were accepted"
-    if again > lost_spool:
-        yield f"{again} updates were accepted a second time"
+    within, after_a_start = _accepted_again(found)
+    if within > lost_spool or within + after_a_start > lost_spool + unsafe:
+        yield f"{within + after_a_start} updates were accepted a second time"
     committed = {line["round"]: line for line in counted(found.journal) if line["event"] == "round"}
     for agent, number in sorted(found.told_safe):
         if agent not in accepted[number]:
             yield f"{agent} was told that its update of round {number} is safe; it is not there"
         elif number in committed and agent not in committed[number]["participants"]:
             yield f"{agent} was told that its update of round {number} is safe; it did not count"
+
+
+def _accepted_again(found: Evidence) -> tuple[int, int]:
+    """How many updates came twice within one life of the coordinator, and how many once more after
+    a start: only the end of a life takes what is not safe."""
+    before: set[Trained] = set()
+    now: set[Trained] = set()
+    within = after_a_start = 0
+    for line in counted(found.journal):
+        if line["event"] == "resumed":
+            before, now = before | now, set()
+        elif line["event"] == "update":
+            which = (line["agent"], line["round"])
+            within += which in now
+            after_a_start += which in before - now
+            now.add(which)
+    return within, after_a_start
 
 
 def _checkpoints(found: Evidence, whole: bool) -> Iterable[str]:

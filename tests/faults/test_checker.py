@@ -229,3 +229,15 @@ def test_the_chain_is_checked_line_by_line():
     whole = b"\n".join(lines) + b"\n"
     assert unsealed(whole) == [] == unsealed(whole[:-1]) == unsealed(whole + b"half")
     assert unsealed(whole.replace(b'"n":2', b'"n":7'))[0] == 2
+
+
+@pytest.mark.parametrize(("restarted", "unsafe", "fine"), [
+    (True, 1, True), (True, 0, False), (False, 1, False),
+])  # fmt: skip
+def test_only_a_power_cut_takes_an_update_that_was_not_safe(good, restarted, unsafe, fine):
+    """It comes once more after the next start, and never twice within one life."""
+    at = good.journal.index(update(1, "pi-01"))
+    resumed = [{"event": "resumed"}] if restarted else []
+    good.journal[at + 1 : at + 1] = [*resumed, update(1, "pi-01")]
+    lines = broken(good, unsafe=unsafe)
+    assert lines == ([] if fine else ["1 updates were accepted a second time"])

@@ -14,6 +14,7 @@ from flctl.transport.keypair import KeyPair
 from flctl.transport.zap import DOMAIN, ENDPOINT, Gatekeeper
 
 LOG = logging.getLogger("flctl.test")
+ORDERED = "once each time that an operator asks for it"
 NOT_BY_PEERS = {
     "aggregation": "once a round for each agent",
     "evaluator._call": "a worker that died, TRIES times for each evaluation of a round",
@@ -31,8 +32,10 @@ NOT_BY_PEERS = {
     "serving.pump": "the blob is not served after it",
     "resume": "once for each start of a run",
     "run": "rounds and ends of a run; what an agent says that it failed at passes the gate first",
-    "personalising": "once each time that an operator asks for it; what an agent says that it "
-    "failed at passes the gate first",
+    "personalising._begin": ORDERED,
+    "personalising._end": ORDERED,
+    "personalising.give_up": ORDERED,
+    "personalising._on_failed": "passes the gate first",
     "gate": "the gate",
     "guard.__init__": "once for each start, about the kernel",
     "health": "its own socket",
