@@ -1,8 +1,7 @@
 """`flctl data`: look at a data set, deal it to agents, check the shares."""
 
-import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from flctl.cli.options import (
     Heartbeats,
@@ -18,8 +17,7 @@ from flctl.cli.options import (
     path,
 )
 from flctl.cli.shards import PARTITIONS
-from flctl.errors import DataError, UsageError
-from flctl.files import explained, make_folder, new_folder, replace
+from flctl.errors import DataError
 from flctl.formats import counted
 from flctl.terminal import logs, output
 
@@ -51,49 +49,11 @@ def describe(
 
     For a folder made by 'flctl data split' it shows the shares of the agents.
     """
-    from flctl.learning.manifest import MANIFEST, read_manifest
-    from flctl.records.plots.data import draw_data, draw_shares
-    from flctl.records.plots.style import needs_matplotlib, picture_path
-    from flctl.terminal import data_tables, output
+    from flctl.terminal import datasets
 
     logs.set_up(verbose, quiet=True)
-    if png is not None:
-        needs_matplotlib()
-        png = picture_path(png, "--png", [] if data is None else [data])
-    if data is not None and task is None and (data / MANIFEST).exists():
-        manifest = read_manifest(data)
-        if png is not None:
-            draw_shares(png, manifest)
-        if json:
-            output.print_json(manifest)
-        else:
-            data_tables.show_shares(manifest)
-        return
-    from flctl.learning.dealing import TRAIN, count, kinds_of
-    from flctl.learning.source import parts_of
-    from flctl.learning.splitting import read_named
-    from flctl.wire.messages import VALIDATION
-
     heartbeats.apply()
-    name, learnt, found = read_named(data, task, args or {})
-    shown = found.parts
-    if found.train is not None:
-        training, validation = parts_of(learnt, data, found.train)
-        shown = {TRAIN: training, **({VALIDATION: validation} if validation else {}), **found.tests}
-    kinds = kinds_of(learnt, shown.values())
-    parts = {part: count(examples, kinds) for part, examples in shown.items()}
-    title = f"Data of task {name}" if data is None else f"{data.name} (task {name})"
-    if png is not None:
-        draw_data(png, title, kinds.noun, kinds.names, parts)
-    origins = learnt.origins(data)
-    if json:
-        result = {"path": data and str(data), "task": name, "parts": parts, "read": list(origins)}
-        output.print_json(result)
-        return
-    data_tables.show_data(title, kinds.noun, kinds.names, parts)
-    data_tables.show_origins(origins)
-    if found.problem is not None:
-        output.warn(f"nothing to train on: {found.problem}")
+    datasets.describe(data, task, args or {}, png, json)
 
 
 @command(
@@ -131,51 +91,12 @@ def split(
     DIR/manifest.json lists them with the digest of each file; DIR/shares.png shows them (with
     matplotlib).
     """
-    import flctl
-    from flctl.learning.manifest import MANIFEST, PICTURE, Manifest, check_place
-    from flctl.records.plots.data import can_draw, draw_shares
-    from flctl.terminal import data_tables, output
+    from flctl.terminal import datasets
 
     logs.set_up(verbose, quiet=True)
-    place = Path(os.path.realpath(out.expanduser()))
-    check_place(place, force)
-    if data is not None and data.exists() and data.resolve().is_relative_to(place):
-        raise UsageError(f"--out {out}: it contains {data}, the data to deal; name a new folder")
-    from flctl.learning.splitting import read_named, split_command, split_settings
-
-    given: dict[str, Any] = {"partition": partition, "alpha": alpha, "seed": seed}
-    given |= {"virtual": agents, "task_args": args or {}}
-    split_settings("?", {}, given)  # finds mistakes before anything is read
     heartbeats.apply()
-    name, learnt, found = read_named(data, task, args or {})
-    settings = split_settings(name, learnt.defaults, given)
-
-    from flctl.learning.dealing import Plan, kinds_of, write_shares
-
-    plan = Plan(of=agents, partition=settings.partition, alpha=settings.alpha, seed=settings.seed)
-    make_folder(place.parent, "--out")
-    with explained(out, "write the shares", "--out"), new_folder(place) as folder:
-        manifest = Manifest(
-            command=split_command(data, out, name, settings),
-            flctl=flctl.__version__,
-            task=name,
-            classes=kinds_of(learnt, found.parts.values()).names,
-            partition=plan.partition,
-            alpha=plan.alpha,
-            seed=plan.seed,
-            agents=agents,
-            shares=write_shares(learnt, found, plan, folder),
-        )
-        replace(folder / MANIFEST, manifest.encoded(), mode=0o644)
-        if can_draw():
-            draw_shares(folder / PICTURE, manifest)
-    if json:
-        output.print_json(manifest)
-        return
-    data_tables.show_shares(manifest)
-    there = (place / PICTURE).exists()
-    picture = f" and {PICTURE}" if there else "; for a picture too: pip install 'flctl[plot]'"
-    output.print_line(f"\nin {out}: a folder for each, {MANIFEST}{picture}")
+    given = {"partition": partition, "alpha": alpha, "seed": seed, "virtual": agents}
+    datasets.split(data, out, task, {**given, "task_args": args or {}}, force, json)
 
 
 @command(app, "flctl data sample sensors pumps", "flctl data sample images shapes")

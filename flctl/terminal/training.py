@@ -1,7 +1,9 @@
 """Runs `flctl train` for agents of any kind, while a watcher shows the run."""
 
+import shlex
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,10 +21,12 @@ from flctl.fleet.connecting import connect, connect_coordinator
 from flctl.fleet.console import RemoteRuns
 from flctl.fleet.driving import RunResult, drive_local, drive_remote, drive_virtual
 from flctl.fleet.heads import Heads
+from flctl.learning.registry import check_ref
+from flctl.outputs import writable
 from flctl.records.copies import copy_checkpoint, found_of
 from flctl.terminal.checkpoints import copy_model, expect_task
-from flctl.terminal.output import warn
-from flctl.terminal.watching import Watcher
+from flctl.terminal.output import hint, warn
+from flctl.terminal.watching import Watcher, watcher
 
 
 class TrainOrder(NamedTuple):
@@ -35,12 +39,46 @@ class TrainOrder(NamedTuple):
     resume: str | None
     task: str | None
     """As named on the command line."""
+    file: Path | None
+    """The file with settings, if there is one."""
     target: Path | None
     """For a copy of the final model."""
     verbose: bool
 
 
-def drive(order: TrainOrder, watching: Watcher) -> RunResult | None:
+def carry_out(order: TrainOrder, json: bool, again: str, tensorboard: Path | None) -> bool:
+    """Train and show it; whether it ended well. `again`: options of a suggested command.
+
+    Raises FlctlError.
+    """
+    if order.given.get("local") or order.given.get("virtual"):
+        check_ref(order.given["task"])  # torch need not be loaded to find the task
+    if order.target is not None:
+        order = order._replace(target=writable(order.target, "--save-model", _inputs(order)))
+    watching = watcher(json, order.verbose)
+    watching.expect(order.given)
+    watching.again, watching.target = again, order.target
+    with _followed(tensorboard, watching):
+        result = _drive(order, watching)
+    return result is None or watching.finish(result, order.target)
+
+
+@contextmanager
+def _followed(folder: Path | None, watching: Watcher) -> Iterator[None]:
+    """Write the events of the run for TensorBoard too, if `folder` is given."""
+    if folder is None:
+        yield
+        return
+    from flctl.records.tensorboard import Follower, needs_tensorboard
+
+    needs_tensorboard()
+    with closing(Follower(folder.expanduser().absolute())) as follower:
+        watching.also = follower.on_event
+        yield
+    hint(f"look at it with: tensorboard --logdir {shlex.quote(str(folder))}")
+
+
+def _drive(order: TrainOrder, watching: Watcher) -> RunResult | None:
     """Until the run ends; None when only the watching was interrupted. Raises FlctlError."""
     kind = _kind(order)
     if kind == "fleet":
@@ -115,18 +153,12 @@ def _save_copy(console: RemoteRuns, result: RunResult, target: Path) -> None:
         copy_checkpoint(fetched, target, "--save-model", found_of(fetched, score))
 
 
-def inputs(
-    state: Path,
-    file: Path | None,
-    given: Mapping[str, Any],
-    resume: str | None,
-    context: str | None,
-) -> Iterator[Path]:
+def _inputs(order: TrainOrder) -> Iterator[Path]:
     """The files that the run reads."""
-    if file is not None:
-        yield file
-    folder = _found(state, context, resume) if resume is not None else None
-    if folder is not None:
+    if order.file is not None:
+        yield order.file
+    given: Mapping[str, Any] = order.given
+    if order.resume is not None and (folder := _found(order)) is not None:
         settings = folder.settings()
         given = {"data": settings.data, "test_data": settings.test_data}
     for key in ("data", "test_data", "from_"):
@@ -143,7 +175,7 @@ def _kind(order: TrainOrder) -> str:
     """Kind of agents: local, virtual or fleet."""
     if order.resume is None:
         return next((kind for kind in ("local", "virtual") if order.given.get(kind)), "fleet")
-    folder = _found(order.state, order.context, order.resume)
+    folder = _found(order)
     if folder is None:
         return "fleet"
     started = folder.history(lean=True).started
@@ -151,8 +183,9 @@ def _kind(order: TrainOrder) -> str:
     return started.kind
 
 
-def _found(state: Path, context: str | None, run: str) -> RunFolder | None:
-    """A run of this machine."""
-    with connect(state, context, run) as runs:
-        there = runs.here and any(fits(folder.name, run) for folder in all_runs(state))
-    return RunFolder.find(state, run) if there else None
+def _found(order: TrainOrder) -> RunFolder | None:
+    """The run to resume, if it is one of this machine."""
+    run = order.resume or ""
+    with connect(order.state, order.context, run) as runs:
+        there = runs.here and any(fits(folder.name, run) for folder in all_runs(order.state))
+    return RunFolder.find(order.state, run) if there else None

@@ -53,9 +53,9 @@ class Watcher:
         self._lock = threading.Lock()
         self._unwritten = False
         self._measures = False
+        """Whether figures are expected."""
         self._data: str | None = None
         self._read_as = ""
-        """Whether figures are expected."""
 
     def expect(self, given: Mapping[str, Any]) -> None:
         """Before the first event: what is known from the settings."""

@@ -7,10 +7,11 @@ import sys
 
 import pytest
 
-from flctl.cli.train import _collect
+from flctl.cli.flags import written
 from flctl.coordinator.store.folder import RunFolder
 from flctl.core.events import RoundCommitted
 from flctl.fleet.virtual import VirtualRun
+from flctl.terminal.given import collected
 from flctl.wire.parameters import ParameterFile
 
 QUICK = ("--task", "ecg", "--virtual", 2, "--epochs", 1, "--batch-size", 32)
@@ -220,7 +221,7 @@ def test_a_flag_that_names_the_agents_wins_over_the_file(tmp_path):
     file = tmp_path / "my.toml"
     for line in ("virtual = 2", 'agents = "pi-07"', 'agents = "a"\ndataset = "icu"'):
         file.write_text(f'task = "ecg"\n{line}\n')
-        given, _ = _collect(file, {"local": 4}, None)
+        given, _ = collected(file, {"local": 4}, written)
         assert given == {"task": "ecg", "local": 4}
 
 
@@ -231,8 +232,8 @@ def test_a_flag_for_another_strategy_leaves_the_arguments_of_the_files_one(tmp_p
         'task = "ecg"\nstrategy = "trimmed-mean"\noptimizer = "SGD"\n'
         "[strategy_args]\ntrim = 0.3\n[optimizer_args]\nmomentum = 0.5\n"
     )
-    other, _ = _collect(file, {"strategy": "median", "optimizer": "Adam"}, None)
-    same, _ = _collect(file, {"strategy": "trimmed-mean"}, None)
+    other, _ = collected(file, {"strategy": "median", "optimizer": "Adam"}, written)
+    same, _ = collected(file, {"strategy": "trimmed-mean"}, written)
     assert not other.keys() & {"strategy_args", "optimizer_args"}
     assert (same["strategy_args"], same["optimizer_args"]) == ({"trim": 0.3}, {"momentum": 0.5})
 
