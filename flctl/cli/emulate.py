@@ -41,6 +41,7 @@ def up(
     task: str = option(
         "NAME", "Task whose data are used.", complete=completion.tasks, default="ecg"
     ),
+    accept_weights: bool = flag("Runs may begin with weights (train --from).", "--accept-weights"),
     image: str | None = option(
         "IMAGE",
         "Image of the agents.  [default: flctl-agent of this version]",
@@ -74,6 +75,7 @@ def up(
         partition=deal.partition,
         alpha=deal.alpha,
         shard_seed=deal.seed,
+        accept_weights=accept_weights,
         **{key: name for key, name in images.items() if name},
     )
     with progress() as tell, engine() as client:

@@ -3,7 +3,7 @@
 The shares are those that `flctl train --local` deals by the same arguments.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -20,6 +20,7 @@ from flctl.learning.registry import known_tasks
 from flctl.learning.source import held_out_shards, shards
 from flctl.learning.task import Task, load_task
 from flctl.settings import Partition, agent_names
+from flctl.wire.messages import VALIDATION
 
 TRAIN, HELD_OUT = "train", "held out"
 UNLABELLED = "unlabelled"
@@ -48,6 +49,8 @@ class DataSet:
     """Whether the first of `tests` is what its owners hold out, to be dealt with the rest."""
     problem: DataError | None = field(default=None, compare=False)
     """Why there is nothing to train on."""
+    validation: Examples | None = None
+    """What the task itself brings to choose the best round by."""
 
     @property
     def parts(self) -> dict[str, Examples]:
@@ -76,7 +79,8 @@ def read_data(task: Task, path: Path | None) -> DataSet:
             tests[own] = part
     if problem is not None and not tests:
         raise problem
-    return DataSet(train, tests, held_out is not None, problem)
+    brought = None if train is None else task.validation(path)
+    return DataSet(train, tests, held_out is not None, problem, brought)
 
 
 def find_task(path: Path) -> tuple[str, DataSet]:
@@ -168,6 +172,8 @@ def write_shares(task: Task, data: DataSet, plan: Plan, folder: Path) -> dict[st
         assert data.problem is not None
         raise data.problem
     mine = dict(list(data.tests.items())[: int(data.held_out)])
+    if data.validation is not None:
+        mine[VALIDATION] = data.validation
     training = shards(data.train, plan)
     testing = {name: held_out_shards(part, data.train, plan) for name, part in mine.items()}
     written, kinds = {}, kinds_of(task, data.parts.values())
@@ -187,7 +193,7 @@ def _write(
     folder.mkdir()
     try:
         task.write(folder, train, tests)
-        same = _reads_back(task, folder, train, list(tests.values()))
+        same = _reads_back(task, folder, train, tests)
     except (FlctlError, OSError):
         raise
     except Exception as error:
@@ -201,12 +207,16 @@ def _write(
 
 
 def _reads_back(
-    task: Task, folder: Path, train: Examples | None, tests: Sequence[Examples]
+    task: Task, folder: Path, train: Examples | None, tests: Mapping[str, Examples]
 ) -> bool:
-    if train is not None:
-        held_out = tests[0] if tests else None
-        return _same(task.train_data(folder), train) and _same(task.held_out(folder), held_out)
-    return all(map(_same, task.test_parts(folder).values(), tests))
+    if train is None:
+        return all(map(_same, task.test_parts(folder).values(), tests.values()))
+    held_out = next((part for name, part in tests.items() if name != VALIDATION), None)
+    return (
+        _same(task.train_data(folder), train)
+        and _same(task.validation(folder), tests.get(VALIDATION))
+        and _same(task.held_out(folder), held_out)
+    )
 
 
 def _test_parts(task: Task, path: Path | None, held_out: Examples | None) -> dict[str, Examples]:

@@ -32,6 +32,7 @@ from flctl.learning.series_files import numbers
 from flctl.learning.series_sample import sample_files
 from flctl.learning.series_windows import read_stored, write_stored
 from flctl.learning.task import Task
+from flctl.wire.messages import VALIDATION as CHOOSING
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -109,7 +110,7 @@ class Series(Task):
     def write(self, folder: Path, train: Examples | None, tests: Mapping[str, Examples]) -> None:
         """One file windows.npz."""
         parts = [] if train is None else [(TRAIN, train)]
-        parts += [(TEST, part) for part in tests.values()]
+        parts += [(VALIDATION if name == CHOOSING else TEST, part) for name, part in tests.items()]
         write_stored(folder, self.args, self.args.classes, parts)
 
     def sample(self) -> Mapping[str, bytes]:

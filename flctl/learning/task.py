@@ -167,7 +167,8 @@ class Task:
         """Write examples into the empty `folder`, for `flctl data split`.
 
         An agent's folder has `train` and at most one of `tests`: `train_data` and `held_out`
-        read them back. That for testing has no `train`: `test_parts` reads all `tests` back.
+        read them back. Of a task with a `validation` of its own, that part is among them, by the
+        name "validation". That for testing has no `train`: `test_parts` reads all `tests` back.
         The same examples make the same bytes. Raises TaskError when the task does not say how.
         """
         raise TaskError(f"task '{self.name}' cannot write data: its class has no method 'write'")

@@ -54,6 +54,13 @@ def test_nothing_secret_is_in_a_command_line():
     assert value_of(command, "--join-token-file").startswith("/")
 
 
+def test_weights_are_accepted_where_the_operator_says_so():
+    """As on a device, its owner's default is to refuse them."""
+    allowed = plan(accept_weights=True).agent("pi-01", KEY, 8)
+    assert "--accept-weights" in allowed.command
+    assert "--accept-weights" not in plan().agent("pi-01", KEY, 8).command
+
+
 def test_a_container_is_made_anew_only_when_it_would_be_another():
     """Another shard, image or profile is another container; another name of the fleet is not."""
     spec = plan().agent("pi-01", KEY, 8)

@@ -11,6 +11,7 @@ from flctl.learning.ecg import Ecg
 from flctl.learning.examples import Examples
 from flctl.learning.mnist import Mnist
 from flctl.learning.source import held_out_examples, own_parts
+from flctl.learning.task import load_task
 from flctl.wire.messages import Shard
 from flctl.worker.jobs import DataSource
 
@@ -88,6 +89,33 @@ def test_parity_12_a_folder_holds_what_a_local_agent_of_that_number_has(tmp_path
         there, here = own_parts(learnt, DataSource(path=str(own))), own_parts(learnt, local)
         assert all(map(same, there, here)), "training and validation"
         assert same(learnt.held_out(own), held_out_examples(learnt, local))
+
+
+@pytest.mark.parametrize("kind", ["record", "iid"])
+def test_a_validation_part_that_a_task_brings_is_dealt_too(tmp_path, kind):
+    """Else it would be lost, and a part of what is trained on would be taken in its place."""
+    task = load_task("sensors", {"learn": "class", "target": "state"})
+    data = read_data(task, None)
+    shares = write_shares(task, data, Plan(of=3, partition=kind, seed=7), tmp_path)
+    chosen = [shares[f"pi-0{n}"].parts["validation"].examples for n in (1, 2, 3)]
+    assert sum(chosen) == len(task.validation(None)) > 0
+    for at in range(3):
+        local = DataSource(path=None, shard=Shard(index=at, of=3, partition=kind, seed=7))
+        own = tmp_path / f"pi-0{at + 1}"
+        there, here = own_parts(task, DataSource(path=str(own))), own_parts(task, local)
+        assert all(map(same, there, here))
+        assert same(task.held_out(own), held_out_examples(task, local))
+
+
+def test_a_task_that_drops_its_validation_part_is_refused(tmp_path, monkeypatch):
+    """Its method 'write' may be older than its method 'validation'."""
+    task = Ecg()
+    validation = task.held_out(None).select(np.arange(40))
+    monkeypatch.setattr(
+        Ecg, "validation", lambda _, path: validation if path is None else None, raising=True
+    )
+    with pytest.raises(TaskError, match="does not read back"):
+        write_shares(task, read_data(task, None), Plan(of=2, partition="iid"), tmp_path)
 
 
 @pytest.mark.parametrize("task", TASKS)

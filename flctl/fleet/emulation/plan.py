@@ -62,6 +62,7 @@ class EmulationPlan(Struct, frozen=True, kw_only=True):
     shard_seed: int = 1
     image: str = f"flctl-agent:{__version__}"
     coordinator_image: str = f"flctl-coordinator:{__version__}"
+    accept_weights: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -87,6 +88,7 @@ class EmulationPlan(Struct, frozen=True, kw_only=True):
                 "--join-token-file", TOKEN, "--name", name, "--task", self.task,
                 "--shard", shard, "--partition", self.partition, "--alpha", str(self.alpha),
                 "--shard-seed", str(self.shard_seed), "--threads", "1",
+                *(("--accept-weights",) if self.accept_weights else ()),
             ),
             environment={"QEMU_CPU": profile.processor},
             cores=min(profile.cores, float(engine_cores)),
