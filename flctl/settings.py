@@ -7,12 +7,14 @@ here. `run.toml` in a run's folder holds the outcome, complete and frozen.
 import difflib
 import math
 from collections.abc import Collection, Mapping
-from typing import Annotated, Any, Literal, get_args, get_type_hints
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
 
-from flctl.errors import SettingsError, one_line
+from flctl.errors import SettingsError
+from flctl.explaining import explained_key
+from flctl.labels import Where
 
 Count = Annotated[int, Meta(ge=1, le=10**9)]
 Threads = Annotated[int, Meta(ge=1, le=1024)]
@@ -111,6 +113,8 @@ class RunSettings(LocalTraining, frozen=True, forbid_unknown_fields=True, kw_onl
     same."""
     agents: tuple[AgentName, ...] = ()
     """Only these agents; empty: all that are ready when a round opens."""
+    where: Where = ()
+    """Only agents whose labels, when a round draws its agents, fulfil all of these."""
     frozen: tuple[str, ...] = ()
     """Tensors that are sent once and never trained; not available yet, like `private`."""
     private: tuple[str, ...] = ()
@@ -215,7 +219,7 @@ def parse(given: Mapping[str, Any], where: str) -> RunSettings:
     try:
         settings = msgspec.convert(plain, RunSettings, strict=True)
     except msgspec.ValidationError as error:
-        raise SettingsError(f"{where}: {_explain(error)}") from error
+        raise SettingsError(f"{where}: {explained_key(error, RunSettings, _WORDS)}") from error
     _check_together(settings, where)
     return settings
 
@@ -290,6 +294,8 @@ def _check_together(settings: RunSettings, where: str) -> None:
         )
     if len(set(settings.agents)) != len(settings.agents):
         raise SettingsError(f"{where}: an agent is named twice")
+    if settings.agents and settings.where:
+        raise SettingsError(f"{where}: agents and where exclude each other; choose one")
 
 
 def _check_text_and_numbers(settings: RunSettings, where: str) -> None:
@@ -321,6 +327,10 @@ def _check_own_agents(settings: RunSettings, count: int, where: str) -> None:
             f"{where}: agents cannot be chosen together with {kind} = {count}, which makes its "
             f"own; leave one of them out"
         )
+    if settings.where:
+        raise SettingsError(
+            f"{where}: where is for a fleet; {kind} agents have no labels: leave it out"
+        )
     if settings.dataset != "default":
         raise SettingsError(
             f"{where}: dataset is for agents of their own; {kind} ones have what data names, or "
@@ -333,18 +343,3 @@ def _fits(value: float | bool | str) -> bool:
     if isinstance(value, int):
         return -(2**63) <= value < 2**63
     return is_utf8(value) if isinstance(value, str) else math.isfinite(value)
-
-
-def _explain(error: msgspec.ValidationError) -> str:
-    """msgspec's "Expected `int` >= 1 - at `$.rounds`" as "rounds: expected `int` >= 1"."""
-    text, _, place = one_line(error).partition(" - at `$.")
-    if not place:
-        return text
-    name = place.rstrip("`")
-    key = _WORDS.get(name, name)
-    if "matching regex" in text and name != "annotator":
-        text = "not a name: up to 63 of a-z 0-9 . _ - with a letter or digit first"
-    choices = get_args(get_type_hints(RunSettings).get(name))
-    if "enum value" in text and choices:
-        text += f"; it is one of {', '.join(map(str, choices))}"
-    return f"{key}: {text[0].lower()}{text[1:]}"

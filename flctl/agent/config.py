@@ -8,6 +8,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct, field
 
+from flctl.labels import Labels
 from flctl.settings import AgentName, Count, DeviceName, Threads
 from flctl.wire.messages import Digest, Limits, Role
 from flctl.worker.jobs import DataSource
@@ -62,6 +63,8 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     """Enabled tasks that the coordinator may ask for; empty: all of them."""
     limits: Limits = Limits()
     """Limits on what the coordinator may ask for."""
+    labels: Labels = {}
+    """Facts about this device that runs choose agents by; an operator's count more."""
     device: DeviceName = "auto"
     threads: Threads = usual_threads(os.cpu_count() or 0)
     """Number of torch threads."""

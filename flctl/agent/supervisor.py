@@ -265,6 +265,7 @@ class Supervisor:
             limits=self._config.limits,
             image=self._config.image,
             settings=self._config.choices.digest,
+            labels=self._config.labels,
             life=self._state.life(self._config.server_key),
         )
 

@@ -8,6 +8,7 @@ from flctl.cli import completion
 from flctl.cli.options import OWN_DATA, Device, Heartbeats, Here, Verbose, command, option, single
 from flctl.cli.shards import AUTO, PANEL, Dealing, shard_of
 from flctl.extras import needs_torch
+from flctl.labels import changes
 from flctl.terminal import logs
 from flctl.wire.messages import Limits
 
@@ -79,6 +80,11 @@ def agent(
     name: str | None = identity(
         "NAME", "Name to ask for when joining; an enrolled agent keeps its name.", default=None
     ),
+    label: Words = identity(
+        "KEY=VALUE",
+        "Fact about this device, such as site=ward-3; can be repeated (docs/labels.md).",
+        default=None,
+    ),
     role: str = work(
         "train|evaluate",
         "With 'evaluate' this agent never trains: it measures each round's model on its data. "
@@ -142,6 +148,7 @@ def agent(
         "name": given.name_of(name),
         "join_token": given.join_token_of(join_token_file, here.folder, waits=shard == AUTO),
         "join_token_file": None if join_token_file in (None, "-") else str(join_token_file),
+        "labels": changes(label or [], "--label"),
         "role": role,
         "datasets": given.datasets_of(data or [], shard_of(shard, dealing), task_args),
         "shard_from_coordinator": shard == AUTO,

@@ -46,6 +46,13 @@ def agents(given: dict[str, Any]) -> Iterable[str]:
     return _asked(given, lambda console: (a["name"] for a in console.status()["agents"]))
 
 
+@_completes
+def labels(given: dict[str, Any]) -> Iterable[str]:
+    return _asked(
+        given, lambda console: (key for a in console.status()["agents"] for key in a["labels"])
+    )
+
+
 def _installed(group: str) -> Callable[[typer.Context, str], list[str]]:
     def names(_: dict[str, Any]) -> Iterable[str]:
         from importlib.metadata import entry_points

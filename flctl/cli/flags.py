@@ -13,6 +13,7 @@ from msgspec import structs
 
 from flctl.cli import completion
 from flctl.cli.options import OWN_DATA, option
+from flctl.labels import requirements
 from flctl.settings import RunSettings
 from flctl.values import absolute, arguments, model_or_run, names, seconds
 
@@ -44,6 +45,8 @@ class Flag(NamedTuple):
         return f"--{self.word}"
 
     def value(self, given: Any, where: str) -> Any:
+        if self.kind == list[str] and given and all(isinstance(each, str) for each in given):
+            given = ",".join(given) if isinstance(given, list) else given
         return self.read(given, where) if self.read and isinstance(given, str) else given
 
 
@@ -80,6 +83,9 @@ FLAGS = (
          "The result is the same.", "N"),
     Flag("agents", str, FLEET, "Only these agents, separated by commas.",
          "NAME,…", "all that are ready", names),
+    Flag("where", list[str], FLEET, "Only agents with this label when a round draws its agents: "
+         "site=ward-3, site!=ward-3, or site for any; can be repeated, and all must hold.",
+         "KEY=VALUE", "all", requirements),
     Flag("fraction", float, FLEET, "Share of the agents that each round invites, in (0, 1].",
          "SHARE"),
     Flag("quorum", float, ROUNDS, "Updates that a round needs: a share of the invited "
@@ -159,6 +165,7 @@ COMPLETE = {
     "from_": completion.runs,
     "strategy": completion.strategies,
     "agents": completion.agents,
+    "where": completion.labels,
 }
 _DEFAULTS = {field.name: field.default for field in structs.fields(RunSettings)}
 
@@ -185,7 +192,7 @@ def typed(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {
         flag.key: flag.value(settings[flag.key], flag.option)
         for flag in FLAGS
-        if settings[flag.key] is not None
+        if settings[flag.key] not in (None, [])
     }
 
 

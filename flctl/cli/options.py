@@ -216,9 +216,6 @@ Head = Annotated[
     str | None,
     option("HASH", "Head that was kept elsewhere: the lines up to it must be unchanged."),
 ]
-Agents = Annotated[
-    list[str], argument("NAME", "Agents, as listed by 'flctl status'.", completion.agents)
-]
 OfTask = Annotated[
     str | None,
     option(

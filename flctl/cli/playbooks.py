@@ -7,8 +7,9 @@ from typing import Annotated, NamedTuple
 
 import typer
 
-from flctl.cli.options import argument, command, flag, option, single
+from flctl.cli.options import At, Context, State, argument, command, flag, option, single
 from flctl.cli.options import path as a_path
+from flctl.cli.where import Where
 from flctl.errors import UsageError
 
 app = single()
@@ -30,6 +31,9 @@ class Playbook(NamedTuple):
         ),
     ]
     limit: str | None = option("HOSTS", "Only these hosts: pi-02, pi-0* or a group.", default=None)
+    where: Where = None
+    state: State = None
+    context: Context = None
     check: bool = flag("Show what would change, and change nothing.", "--check")
     ask_become_pass: bool = flag(
         "Ask for the sudo password of the hosts.", "--ask-become-pass", "-K"
@@ -44,6 +48,7 @@ class Playbook(NamedTuple):
     def run(self, name: str, version: str | None = None, **extra: str | None) -> None:
         """Raises UsageError, FlctlError."""
         from flctl.fleet.playbooks import run_playbook
+        from flctl.terminal.labels import hosts_chosen
 
         variables = {} if version is None else {"flctl_version": version}
         for text in self.set_ or []:
@@ -52,8 +57,12 @@ class Playbook(NamedTuple):
                 raise UsageError(f"--set {text}: NAME=VALUE, with the name of a variable")
             variables[key] = value
         variables |= {key: value for key, value in extra.items() if value is not None}
+        limit = self.limit
+        if self.where:
+            folder = At(self.state).folder
+            limit = hosts_chosen(self.inventory, limit, self.where, folder, self.context)
         options = [
-            *(("--limit", self.limit) if self.limit else ()),
+            *(("--limit", limit) if limit else ()),
             *(("--check", "--diff") if self.check else ()),
             *(("--ask-become-pass",) if self.ask_become_pass else ()),
         ]

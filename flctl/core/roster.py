@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 from msgspec import Struct
 
+from flctl.core.labelling import Labelling
 from flctl.wire import messages
 
 LOST_AFTER_S = 30.0
@@ -178,6 +179,7 @@ class Roster:
         self.members: dict[str, Member] = {}
         self.cordoned: set[str] = set()
         """Agents that an operator holds back: they end what they do, and are not asked again."""
+        self.labels = Labelling()
         self._by_peer: dict[bytes, str] = {}
 
     def member(self, name: str) -> Member:

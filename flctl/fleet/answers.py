@@ -14,6 +14,7 @@ from msgspec import Meta, Struct
 from flctl.core import events
 from flctl.core.stream import AnyLive, Published, Texts
 from flctl.errors import FlctlError, MalformedMessage, decoded
+from flctl.labels import Labels
 from flctl.settings import AgentName
 from flctl.wire.messages import DatasetInfo, Digest, Natural, Offset, RunId, Short, Trouble
 
@@ -82,6 +83,9 @@ class AgentStatus(Struct, frozen=True):
     limits: dict[Short, Natural | bool] | None = None
     image: Digest | None = None
     settings: Digest | None = None
+    labels: Labels = {}
+    own_labels: Labels = {}
+    """What it says of itself; an operator's count more."""
 
 
 class WaitingKey(Struct, frozen=True):

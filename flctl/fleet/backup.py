@@ -25,6 +25,7 @@ from flctl import __version__
 from flctl.coordinator.front.lives import FILE as LIVES
 from flctl.coordinator.store.audit import FILE as AUDIT
 from flctl.coordinator.store.folder import RunFolder, all_runs
+from flctl.coordinator.store.labels import FILE as LABELS
 from flctl.errors import StateError, UsageError
 from flctl.files import explained
 from flctl.transport.keypair import PUBLIC, read_public
@@ -32,7 +33,7 @@ from flctl.transport.keypair import PUBLIC, read_public
 FORMAT = 1
 ABOUT = "backup.json"
 PARTS = ("keys", "runs", "contexts", "heads")
-SINGLE = ("cordoned.json", LIVES, AUDIT)
+SINGLE = ("cordoned.json", LABELS, LIVES, AUDIT)
 """Folders, and single files, of the state folder that are kept."""
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:@+=-]*")
 """Name of a file or folder: no leading dot, no character special to a terminal or a shell."""

@@ -14,11 +14,12 @@ from flctl.coordinator.store.runs import Found
 from flctl.core.chain import Chain
 from flctl.core.events import AnyEvent, Journaled
 from flctl.core.stream import FROM_START, Published
-from flctl.errors import FlctlError, MalformedMessage, decoded
+from flctl.errors import FlctlError, MalformedMessage, UsageError, decoded
 from flctl.files import explained, new_file
 from flctl.fleet import answers, pages
 from flctl.fleet.connection import Connection
 from flctl.fleet.following import Following
+from flctl.labels import Labels, matches, none_chosen
 from flctl.learning.whole import merge
 from flctl.transport.blobs import Download
 from flctl.wire.messages import Deal, Digest, Natural, RunId, Short
@@ -32,9 +33,13 @@ class RemoteRuns(Connection):
 
     # The documents that `--json` prints come back as they are, once they have been checked.
 
-    def status(self) -> dict[str, Any]:
-        """As `answers.FleetStatus`."""
-        return dict(self._document(answers.FleetStatus, self.ask("status")))
+    def status(self, where: Sequence[str] = ()) -> dict[str, Any]:
+        """As `answers.FleetStatus`; only agents that fulfil all requirements."""
+        found = dict(self._document(answers.FleetStatus, self.ask("status")))
+        if where:
+            names = self.chosen(where, found)
+            found["agents"] = [agent for agent in found["agents"] if agent["name"] in names]
+        return found
 
     def look(self) -> Found:
         """A summary of each run, as `answers.RunSummary`."""
@@ -101,6 +106,22 @@ class RemoteRuns(Connection):
 
     def uncordon(self, agent: str) -> None:
         self.ask("uncordon", name=agent)
+
+    def label(
+        self, agent: str, changes: Mapping[str, str | None], reset: bool = False
+    ) -> dict[str, str]:
+        """Set labels, or (None) take them away; the agent's labels afterwards."""
+        more = {"reset": True} if reset else {}
+        body = self.ask("label", name=agent, labels=dict(changes), **more)
+        return dict(answers.read_field(Labels, body, "labels", self.where))
+
+    def chosen(self, where: Sequence[str], status: Mapping[str, Any] | None = None) -> list[str]:
+        """Names of the agents that fulfil all requirements. Raises UsageError if none does."""
+        agents = (status or self.status())["agents"]
+        every = {agent["name"]: agent.get("labels") or {} for agent in agents}
+        if found := [name for name, labels in every.items() if matches(where, labels)]:
+            return found
+        raise UsageError(none_chosen(where, every.values()))
 
     def token(
         self, ttl_s: float, uses: int, deal: Deal | None = None, evaluates: bool = False

@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -22,6 +22,7 @@ from msgspec import Struct
 
 from flctl.errors import NOT_DECODED, UsageError, printable
 from flctl.files import absent, read_small
+from flctl.formats import few
 from flctl.settings import AgentName
 
 AGENTS = "flctl_agents"
@@ -96,6 +97,14 @@ def read_inventory(path: Path) -> tuple[Expected, ...]:
     if not agents:
         raise _fault(path, f"names no agent: put their hosts into the group {AGENTS}")
     return tuple(agents.values())
+
+
+def hosts_of(agents: Collection[str], path: Path) -> list[str]:
+    """What the inventory calls these agents. Raises UsageError when it names none of them."""
+    found = [each.called for each in read_inventory(path) if each.name in agents]
+    if not found:
+        raise _fault(path, f"names none of the agents that are chosen: {few(sorted(agents))}")
+    return found
 
 
 def list_hosts(path: Path, environment: Mapping[str, str] | None = None) -> Listing:

@@ -8,6 +8,7 @@ from rich.text import Text
 
 from flctl.fleet.discovery import too_many
 from flctl.formats import few, figure, size, span
+from flctl.labels import written
 from flctl.terminal.keys import key_rotation, open_tokens
 from flctl.terminal.output import table
 from flctl.transport.keypair import shown
@@ -62,13 +63,18 @@ def picture(found: Mapping[str, Any], wide: bool = False, options: str = "") -> 
     if not found["agents"]:
         hint = f"no agent is enrolled; make a token for new ones with: flctl keys token{options}"
         head.append(Text(hint, style="yellow"))
+    # An older coordinator does not know labels.
+    labels = ("labels",) if any(agent.get("labels") for agent in found["agents"]) else ()
     made = table(
         "agent", "state", ">round", ">examples", ">link", ">temp", "memory", ">load", "device",
-        "version", "~note",
-        yields=("device", "load", "memory", "version", "link", "temp", "examples", "round"),
+        "version", *labels, "~note",
+        yields=(
+            "device", "load", "memory", "version", "link", "temp", "examples", "round", "labels",
+        ),
     )  # fmt: skip
     for agent in found["agents"]:
-        made.add_row(*_row(agent, coordinator.get("lost_after_s", 30.0)))
+        *cells, note = _row(agent, coordinator.get("lost_after_s", 30.0))
+        made.add_row(*cells, *(written(agent["labels"]) or "-" for _ in labels), note)
     tables: list[RenderableType] = [made]
     if wide:
         tables += [Text(), _abilities(found["agents"]), Text(), _limits(found["agents"])]

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from msgspec import Meta, Struct, structs
 
 from flctl.errors import ErrorKind
+from flctl.labels import Labels
 from flctl.settings import AgentName, LocalTraining, Partition, Pattern, Seed, TaskArgs
 
 Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
@@ -327,6 +328,8 @@ class Hello(Message, frozen=True):
     """Digest of its container image, from the playbooks; None: no container, or unknown."""
     settings: Digest | None = None
     """Digest of its configuration, `flctl.agent.config.Choices`."""
+    labels: Labels = {}
+    """Those of its settings; an operator's count more."""
 
 
 class Heartbeat(Message, frozen=True):

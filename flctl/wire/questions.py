@@ -15,6 +15,7 @@ from msgspec import Meta, Struct
 
 from flctl import __version__
 from flctl.errors import UsageError, decoded, one_line
+from flctl.labels import Changes
 from flctl.settings import AgentName
 from flctl.wire.messages import Ask, Deal, Natural, Offset, Short, Text
 
@@ -172,6 +173,14 @@ class Uncordon(AdminOrder, frozen=True, tag="uncordon"):
     name: Short
 
 
+class LabelAgent(AdminOrder, frozen=True, tag="label"):
+    name: Short
+    labels: Changes = {}
+    """None takes a label away."""
+    reset: bool = False
+    """Forget what operators have changed before: the agent's own labels count."""
+
+
 AnyQuestion: TypeAlias = (
     ShowStatus
     | ListRuns
@@ -194,6 +203,7 @@ AnyQuestion: TypeAlias = (
     | RotateServer
     | Cordon
     | Uncordon
+    | LabelAgent
 )
 KINDS: dict[str, type[AnyQuestion]] = {
     str(kind.__struct_config__.tag): kind for kind in get_args(AnyQuestion)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import assert_never
 
 from flctl import __version__
+from flctl.coordinator.front.labels import LabelKeeping
 from flctl.coordinator.front.lives import Lives
 from flctl.coordinator.front.peers import Peers
 from flctl.coordinator.front.probing import Probing
@@ -34,8 +35,8 @@ class Agents:
     """The agents of a fleet; `run` returns the run in progress. It is what that run needs of the
     coordinator (`flctl.coordinator.run.context.RunHost`).
 
-    With `embedded` they live and die with this process; the cordons in `state` are another
-    fleet's, whose agents may have the same names.
+    With `embedded` they live and die with this process; the cordons and labels in `state` are
+    another fleet's, whose agents may have the same names.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Agents:
         self.roster = Roster(heartbeat_s)
         self.roster.cordoned = set() if embedded else load_cordons(state)
         self.peers, self.gate, self.publish = Peers(hub, self.roster, gate), gate, publish
+        self.labels = LabelKeeping(None if embedded else state, self.roster, gate)
         self.serving = Serving(self.peers.send)
         self.serve = self.serving.put
         self.lives: Lives | None = None
@@ -68,6 +70,7 @@ class Agents:
     def on_time(self, now: float) -> None:
         """To be called every quarter of a second."""
         self.drop_revoked()
+        self.labels.on_time(now, self.enrolled())
         if self.rotating is not None:
             self.rotating.on_time(now)
         self._apply(self.roster.on_time(now))
@@ -209,6 +212,7 @@ class Agents:
 
     def _welcome(self, name: str, peer: bytes, new: bool) -> None:
         member = self.roster.member(name)
+        self.labels.on_hello(name, member.hello.labels if member.hello is not None else {})
         knows = member.hello is not None and member.hello.life is not None
         life = self.lives.own if self.lives is not None and knows else ""
         self.peers.send(

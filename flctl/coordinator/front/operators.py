@@ -20,7 +20,6 @@ from flctl.coordinator.front.service import Coordinator
 from flctl.coordinator.front.turns import Asked
 from flctl.coordinator.front.watching import Past, Subscriber, look_at_past
 from flctl.coordinator.store.runs import Found, KeptModel, LocalRuns
-from flctl.core.roster import Member
 from flctl.core.stream import Published
 from flctl.errors import ErrorKind, RunError, UsageError
 from flctl.files import page
@@ -120,6 +119,9 @@ class Control:
                 return self._rotate_server(question)
             case q.Cordon(name=name) | q.Uncordon(name=name):
                 return self._cordon(name, held=isinstance(question, q.Cordon))
+            case q.LabelAgent(name=name, labels=labels, reset=reset):
+                self._expect_enrolled(name, coordinator.agents.enrolled())
+                return {"labels": coordinator.agents.labels.change(name, labels, reset)}
             case _:
                 assert_never(question)
 
@@ -154,12 +156,7 @@ class Control:
                 "run": coordinator.runs.status(),
             },
             "agents": [
-                views.agent_status(
-                    coordinator.roster.members.get(name) or Member(name),
-                    now,
-                    name in coordinator.roster.cordoned,
-                    coordinator.training is not None,
-                )
+                views.agent_status(coordinator.roster, name, now, coordinator.training is not None)
                 for name in sorted(names)
             ],
             "waiting": [views.shown_waiting(waiting) for waiting in coordinator.keyring.waiting()],
@@ -311,7 +308,10 @@ class Control:
     def _cordon(self, name: str, held: bool) -> Any:
         agents = self._coordinator.agents
         known = agents.enrolled() if held else [*agents.enrolled(), *agents.roster.cordoned]
-        if name not in known:
-            raise UsageError(f"no agent is enrolled as {name}; see flctl status")
+        self._expect_enrolled(name, known)
         agents.cordon(name, held)
         return {"name": name}
+
+    def _expect_enrolled(self, name: str, known: Sequence[str]) -> None:
+        if name not in known:
+            raise UsageError(f"no agent is enrolled as {name}; see flctl status")

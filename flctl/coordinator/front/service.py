@@ -147,6 +147,7 @@ class Coordinator:
         self._evaluator.close()
         self._disk.close()
         self._thinking.close()
+        self.agents.labels.close()
         self.agents.serving.close()
         if self.control is not None:
             self.control.close()

@@ -26,7 +26,7 @@ class Crew:
 
     def pool(self, now: float) -> Pool:
         named = self.settings.agents
-        known = set(named or self.enrolled())
+        known = set(named or self.chosen())
         here = {m.name for m in self.members() if self.fits(m, now)}
         others = set() if named else {name for name in known - here if self._is_elsewhere(name)}
         others |= {name for name in known - here if self._declines(name, now)}
@@ -43,10 +43,17 @@ class Crew:
             frozenset(m.name for m in self.members() if m.connected and m.state == "starting"),
         )
 
+    def chosen(self) -> list[str]:
+        """The enrolled agents with the labels that the run asks for."""
+        return self.roster.labels.chosen(self.settings.where, self.enrolled())
+
+    def selects(self, name: str) -> bool:
+        return bool(self.roster.labels.chosen(self.settings.where, (name,)))
+
     def members(self) -> list[Member]:
-        """Agents that have been here; of those named, if any."""
+        """Agents that have been here; of those named or chosen by labels, if any."""
         named, members = self.settings.agents, self.roster.members.values()
-        return [m for m in members if m.name in named] if named else list(members)
+        return [m for m in members if (not named or m.name in named) and self.selects(m.name)]
 
     def fits(self, member: Member, now: float) -> bool:
         """It can be asked to train now."""

@@ -9,6 +9,7 @@ from flctl.core.roster import Member
 from flctl.core.round import CORDONED_S, STARTING_S, Draw, Pool, draw
 from flctl.core.stream import AgentsAwaited
 from flctl.errors import NoAgents
+from flctl.labels import none_chosen
 
 QUIET_S = 5.0
 """When no agents are named: no newcomer for so long means that all who come are there."""
@@ -56,7 +57,7 @@ class Gathering:
         elif (over and waited >= (CORDONED_S if self._held_back() else 0)) or (
             not self._patient and self._cannot()
         ):
-            about = self.why_not() or "no agent is enrolled: flctl keys token, flctl keys add"
+            about = self.why_not() or self._none_there()
             have, need = len(self._counted()), self._required()
             raise NoAgents(f"{have} of {need} required agents are ready ({about})")
         return None
@@ -101,8 +102,14 @@ class Gathering:
 
     def why_not(self) -> str:
         """Reasons why agents that could be in the run are not ready."""
-        known = set(self._settings.agents or self._crew.enrolled())
+        known = set(self._settings.agents or self._crew.chosen())
         return self._crew.why_not(known - set(self.ready()), self._now)
+
+    def _none_there(self) -> str:
+        where, enrolled = self._settings.where, self._crew.enrolled()
+        if where and enrolled:
+            return none_chosen(where, map(self._crew.roster.labels.of, enrolled))
+        return "no agent is enrolled: flctl keys token, flctl keys add"
 
     def _counted(self) -> frozenset[str]:
         return self._accepted | set(self.ready())

@@ -31,6 +31,7 @@ from flctl.core.personal import as_ordered, begun
 from flctl.core.stream import Published
 from flctl.errors import FlctlError, RunError, UsageError
 from flctl.files import Lock
+from flctl.labels import none_chosen
 from flctl.settings import RunSettings
 
 logger = logging.getLogger(__name__)
@@ -243,10 +244,13 @@ class RunKeeper:
             )
 
     def _expect_quorum(self, settings: RunSettings) -> None:
-        enrolled = len(self._host.enrolled())
+        labels, every = self._host.roster.labels, self._host.enrolled()
+        enrolled = len(labels.chosen(settings.where, every))
+        if settings.where and every and not enrolled:
+            raise UsageError(none_chosen(settings.where, map(labels.of, every)))
         agents, least = len(settings.agents) or enrolled, self.min_participants
         if least > 1 and agents < (fleet := settings.fleet_for(least)):
-            which = "named" if settings.agents else "enrolled"
+            which = "named" if settings.agents else "chosen" if settings.where else "enrolled"
             part = f", for a fraction of {settings.fraction:g} it takes {fleet}"
             raise UsageError(
                 f"this coordinator commits no round of fewer than {least} participants "
@@ -254,8 +258,9 @@ class RunKeeper:
             )
         quorum = settings.quorum or 0
         if not settings.agents and quorum > max(1, enrolled):
+            which = "chosen" if settings.where else "enrolled"
             raise UsageError(
-                f"a quorum of {int(quorum)} cannot be met: {enrolled} agents are enrolled"
+                f"a quorum of {int(quorum)} cannot be met: {enrolled} agents are {which}"
             )
 
     def _begin(self, folder: RunFolder, changes: Mapping[str, Any] | None = None) -> None:

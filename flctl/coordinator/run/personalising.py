@@ -97,8 +97,11 @@ class Personalising:
         if self._began.agents:
             return {*self._began.agents}
         context = self._context
-        here = {m.name for m in context.host.roster.members.values() if self._fits(m.name)}
+        here = {m for m in context.host.roster.members if self._is_of_the_run(m)}
         return {*self.history.updates, *here} & {*context.host.enrolled()}
+
+    def _is_of_the_run(self, agent: str) -> bool:
+        return self._fits(agent) and self._context.crew().selects(agent)
 
     def _fits(self, agent: str) -> bool:
         crew, member = self._context.crew(), self._context.host.roster.members.get(agent)
@@ -207,7 +210,7 @@ class Personalising:
         """It has come while the others are at it."""
         known = self.history.personal.get(agent)
         done = known is not None and known.number == self._began.number
-        return not done and agent not in self._without and self._fits(agent)
+        return not done and agent not in self._without and self._is_of_the_run(agent)
 
     def _look(self) -> None:
         """Whom to wait for no longer, and whether it is over."""

@@ -1,0 +1,33 @@
+"""`flctl label`: facts about agents, by which runs and commands choose them."""
+
+from flctl.cli.options import At, Json, command, flag, option, single
+from flctl.cli.where import Agents, Where
+
+app = single()
+
+
+@command(
+    app, "flctl label pi-01 site=ward-3 model=pi4", "flctl label pi-01 pi-02 site=ward-4 slow-"
+)
+def label(
+    at: At,
+    agents: Agents = None,
+    where: Where = None,
+    remove: list[str] | None = option("KEY", "Same as KEY-.", "--remove", default=None),
+    reset: bool = flag("Forget changes made here: an agent's own labels count again.", "--reset"),
+    json: Json = False,
+) -> None:
+    """Set labels of agents (KEY=VALUE), remove them (KEY-), or show them.
+
+    They stay until they are changed here, and count more than those that an agent brings
+    (flctl agent --label). A change needs an admin key.
+    """
+    from flctl.labels import changes
+    from flctl.terminal import labels
+    from flctl.terminal.finding import coordinator
+
+    said = [word for word in agents or () if "=" in word or word.endswith("-")]
+    names = [word for word in agents or () if word not in said]
+    changed = changes([*said, *(f"{key}-" for key in remove or ())], "label", may_remove=True)
+    with coordinator(at.folder, at.context) as console:
+        labels.label(console, labels.chosen(console, names, where), changed, reset, json)

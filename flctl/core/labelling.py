@@ -1,0 +1,54 @@
+"""Labels of all agents of a fleet: what they say, and what operators have changed. Pure."""
+
+from collections.abc import Iterable, Mapping
+
+from msgspec import Struct, field
+
+from flctl import labels
+from flctl.errors import UsageError
+from flctl.labels import Changes, Labels, counting
+from flctl.settings import AgentName
+
+
+class Labelling(Struct, forbid_unknown_fields=True):
+    own: dict[AgentName, Labels] = field(default_factory=dict)
+    """What each agent said last. It is kept, so that an agent that is away is counted as well."""
+    changed: dict[AgentName, Changes] = field(default_factory=dict)
+    """What operators have set, or (None) taken away."""
+
+    def of(self, agent: str) -> dict[str, str]:
+        return counting(self.own.get(agent, {}), self.changed.get(agent, {}))
+
+    def chosen(self, where: Iterable[str], agents: Iterable[str]) -> list[str]:
+        """Those of the agents that fulfil all requirements."""
+        if not (where := tuple(where)):
+            return [*agents]
+        return [agent for agent in agents if labels.matches(where, self.of(agent))]
+
+    def on_said(self, agent: str, said: Mapping[str, str]) -> bool:
+        """Whether it is another thing than before."""
+        if dict(said) == self.own.get(agent, {}):
+            return False
+        self.own[agent] = dict(said)
+        if not said:
+            del self.own[agent]
+        return True
+
+    def change(self, agent: str, changes: Mapping[str, str | None], reset: bool) -> "Labelling":
+        """Another one, in which an operator has changed these, after all others before were taken
+        back if `reset`. Raises UsageError when the agent would have too many."""
+        own, before = self.own.get(agent, {}), {} if reset else self.changed.get(agent, {})
+        now = {k: v for k, v in {**before, **changes}.items() if v is not None or k in own}
+        count = len({*own, *now} - {key for key, value in now.items() if value is None})
+        if count > labels.MOST:
+            raise UsageError(f"{agent} would have {count} labels, at most {labels.MOST}")
+        changed = {**self.changed, agent: now}
+        if not now:
+            del changed[agent]
+        return Labelling(own=self.own, changed=changed)
+
+    def forget(self, agents: Iterable[str]) -> None:
+        """Agents that are not enrolled any more."""
+        for agent in agents:
+            self.own.pop(agent, None)
+            self.changed.pop(agent, None)
