@@ -2,19 +2,21 @@
 
 from collections.abc import Iterable, Mapping
 
-from msgspec import Struct, field
-
 from flctl import labels
 from flctl.errors import UsageError
-from flctl.labels import Changes, Labels, counting
-from flctl.settings import AgentName
+from flctl.labels import counting
 
 
-class Labelling(Struct, forbid_unknown_fields=True):
-    own: dict[AgentName, Labels] = field(default_factory=dict)
-    """What each agent said last. It is kept, so that an agent that is away is counted as well."""
-    changed: dict[AgentName, Changes] = field(default_factory=dict)
-    """What operators have set, or (None) taken away."""
+class Labelling:
+    def __init__(
+        self,
+        own: Mapping[str, Mapping[str, str]] | None = None,
+        changed: Mapping[str, Mapping[str, str | None]] | None = None,
+    ) -> None:
+        self.own = {agent: dict(labels) for agent, labels in (own or {}).items()}
+        """What each agent said last. It is kept, so that one that is away is counted as well."""
+        self.changed = {agent: dict(labels) for agent, labels in (changed or {}).items()}
+        """What operators have set, or (None) taken away."""
 
     def of(self, agent: str) -> dict[str, str]:
         return counting(self.own.get(agent, {}), self.changed.get(agent, {}))
@@ -29,7 +31,7 @@ class Labelling(Struct, forbid_unknown_fields=True):
         """Whether it is another thing than before."""
         if dict(said) == self.own.get(agent, {}):
             return False
-        self.own[agent] = dict(said)
+        self.own[agent] = dict(sorted(said.items()))
         if not said:
             del self.own[agent]
         return True
@@ -45,7 +47,7 @@ class Labelling(Struct, forbid_unknown_fields=True):
         changed = {**self.changed, agent: now}
         if not now:
             del changed[agent]
-        return Labelling(own=self.own, changed=changed)
+        return Labelling(self.own, changed)
 
     def forget(self, agents: Iterable[str]) -> None:
         """Agents that are not enrolled any more."""

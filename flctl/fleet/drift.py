@@ -9,16 +9,18 @@ from msgspec import Struct
 
 from flctl.agent.config import Choices, usual_threads
 from flctl.fleet.inventory import Expected
+from flctl.labels import Label, written
 from flctl.wire.messages import Limits
 
 VARIABLE = "flctl_agent_{}"
+LABELS = "labels"
 ENVIRONMENT = {"tasks": "FLCTL_TASK", "allow_tasks": "FLCTL_ALLOW_TASK"}
 """How the role hands on what it does not hand on under the variable's own name."""
 
 
 class Difference(Struct, frozen=True):
     what: str
-    """version, image, settings, or one of the owner's limits."""
+    """version, image, settings, labels, or one of the owner's limits."""
     has: str
     wanted: str
     by: Literal["inventory", "most agents"]
@@ -58,12 +60,16 @@ def drift(
 def _facts(agent: Mapping[str, Any]) -> dict[str, str]:
     """Facts about an agent; those an older agent does not report are left out."""
     plain = {what: agent.get(what) for what in ("version", "image", "settings")}
-    every = {**plain, **(agent.get("limits") or {})}
+    labels = agent.get("own_labels")  # an older coordinator does not tell
+    own = {} if labels is None else {LABELS: written(dict(sorted(labels.items()))) or "none"}
+    every = {**plain, **own, **(agent.get("limits") or {})}
     return {what: str(value) for what, value in every.items() if value is not None}
 
 
 def _peers(agent: Mapping[str, Any], what: str) -> tuple[str, ...]:
-    """An image is compared with those of its version and architecture."""
+    """An image is compared with those of its version and architecture, labels with none."""
+    if what == LABELS:
+        return (what, str(agent["name"]))
     return (what, str(agent["version"]), str(agent.get("arch"))) if what == "image" else (what,)
 
 
@@ -84,14 +90,20 @@ def _wanted(variables: Mapping[str, Any], agent: Mapping[str, Any]) -> dict[str,
             value = environment.get(ENVIRONMENT.get(name, f"FLCTL_{name.upper()}"), value)
         if value is not None:
             given[name] = value.split() if name in ENVIRONMENT and isinstance(value, str) else value
-    if "{{" in f"{environment}{given}":
+    labels = variables.get(VARIABLE.format(LABELS), variables.get("flctl_labels")) or {}
+    if "{{" in f"{environment}{given}{labels}":
         return {}
     try:
         choices = msgspec.convert(given, Choices, strict=False)
+        # A number is text there as well.
+        named = {
+            key: str(value) for key, value in msgspec.convert(labels, dict[Label, Any]).items()
+        }
         limits = {name: given[name] for name in given.keys() & {*Limits.__struct_fields__}}
         floors: dict[str, Any] = msgspec.to_builtins(msgspec.convert(limits, Limits, strict=False))
     except msgspec.ValidationError:
         return {}
     if choices.threads == usual_threads(agent.get("cores") or 0):
         choices = msgspec.structs.replace(choices, threads=0)
-    return {"settings": choices.digest, **{name: str(floor) for name, floor in floors.items()}}
+    told = {"settings": choices.digest, LABELS: written(dict(sorted(named.items()))) or "none"}
+    return {**told, **{name: str(floor) for name, floor in floors.items()}}

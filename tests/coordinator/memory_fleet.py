@@ -184,8 +184,9 @@ class ToyAgent:
         token: str | None = None,
         limits: Limits | None = None,
         validation: int = 0,
+        labels: dict[str, str] | None = None,
     ) -> None:
-        self.limits = limits or Limits()
+        self.limits, self.labels = limits or Limits(), labels or {}
         self.fleet, self.name = fleet, name
         self.keys = keys or KeyPair.make()
         self.examples, self.held_out, self.role = examples, held_out, role
@@ -215,6 +216,7 @@ class ToyAgent:
             role=self.role,
             join_token=self.token,
             limits=self.limits,
+            labels=self.labels,
         )
         self.worker = ToyWorker(self)
         self.supervisor = Supervisor(
@@ -412,7 +414,8 @@ class MemoryFleet:
 
         assert self.coordinator is not None
         roster = self.coordinator.roster
-        return agent_status(roster.members[name], self.now, name in roster.cordoned)
+        held = name in roster.cordoned
+        return agent_status(roster.members[name], self.now, held, labelling=roster.labels)
 
     def close(self) -> None:
         for agent in self.agents.values():

@@ -46,6 +46,7 @@ ORDERS_GIVEN: dict[type[q.Question], dict[str, Any]] = {
     q.PersonaliseRun: {"run": "none"},
     q.Cordon: {"name": "pi-02"},
     q.Uncordon: {"name": "pi-02"},
+    q.LabelAgent: {"name": "pi-02", "labels": {"site": "ward-3"}},
 }
 
 

@@ -217,6 +217,30 @@ def test_an_inventory_says_how_each_host_should_be(variables, is_as_wanted):
     ]
 
 
+@pytest.mark.parametrize(
+    ("variables", "labels", "advice"),
+    [
+        ({}, {}, None),
+        ({"flctl_labels": {"site": "ward-3", "rack": 7}}, {"rack": "7", "site": "ward-3"}, None),
+        ({"flctl_labels": {"site": "ward-4"}}, {"site": "ward-3"},
+         "labels site=ward-3 instead of site=ward-4"),
+        ({"flctl_labels": {"site": "ward-4"}}, {}, "labels none instead of site=ward-4"),
+        ({}, {"site": "ward-3"}, "labels site=ward-3 instead of none"),
+        ({"flctl_labels": "{{ of_all }}"}, {"site": "ward-3"}, None),
+        ({"flctl_labels": ["site"]}, {"site": "ward-3"}, None),
+    ],
+)  # fmt: skip
+def test_labels_that_differ_from_the_inventory_are_named(variables, labels, advice):
+    """Those that agents say; what an operator has set on the coordinator is no drift. Agents do
+    not need the same."""
+    hosts = [Expected("pi-0", "pi-0", "pi-0", variables), *expected("pi-1", "pi-2")]
+    mine = deployed("pi-0", own_labels=labels, labels={"site": "other"})
+    found = drift([mine, deployed("pi-1", own_labels={}), deployed("pi-2", own_labels={})], hosts)
+    said = [str(each) for each in found.get("pi-0", ())]
+    assert said == ([advice] if advice else [])
+    assert not drift([mine, deployed("pi-1", own_labels={})])
+
+
 def test_as_many_threads_as_are_usual_are_the_default():
     """Half of the cores, whether it is said or not; lists may be text, in any order."""
     hosts = [

@@ -50,6 +50,7 @@ EXAMPLES = [
         limits=m.Limits(min_examples=100),
         image=SHA,
         settings=SHA,
+        labels={"site": "ward-3", "model": "pi4"},
     ),
     m.Heartbeat(
         sequence=1,

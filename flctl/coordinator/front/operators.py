@@ -20,6 +20,7 @@ from flctl.coordinator.front.service import Coordinator
 from flctl.coordinator.front.turns import Asked
 from flctl.coordinator.front.watching import Past, Subscriber, look_at_past
 from flctl.coordinator.store.runs import Found, KeptModel, LocalRuns
+from flctl.core.roster import Member
 from flctl.core.stream import Published
 from flctl.errors import ErrorKind, RunError, UsageError
 from flctl.files import page
@@ -141,14 +142,14 @@ class Control:
 
     def _status(self) -> Any:
         coordinator = self._coordinator
-        now = self._clock()
-        names = set(coordinator.agents.enrolled()) | set(coordinator.roster.members)
+        now, roster = self._clock(), coordinator.roster
+        names = set(coordinator.agents.enrolled()) | set(roster.members)
         return {
             "coordinator": {
                 "version": __version__,
                 "uptime_s": round(now - self._began, 1),
                 "endpoint": self._endpoint,
-                "lost_after_s": coordinator.roster.lost_after_s,
+                "lost_after_s": roster.lost_after_s,
                 "server_key": coordinator.keyring.server.public,
                 "rotation": coordinator.agents.rotating.shown()
                 if coordinator.agents.rotating
@@ -156,7 +157,13 @@ class Control:
                 "run": coordinator.runs.status(),
             },
             "agents": [
-                views.agent_status(coordinator.roster, name, now, coordinator.training is not None)
+                views.agent_status(
+                    roster.members.get(name) or Member(name),
+                    now,
+                    name in roster.cordoned,
+                    coordinator.training is not None,
+                    roster.labels,
+                )
                 for name in sorted(names)
             ],
             "waiting": [views.shown_waiting(waiting) for waiting in coordinator.keyring.waiting()],

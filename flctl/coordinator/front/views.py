@@ -4,7 +4,8 @@ from typing import Any
 
 import msgspec
 
-from flctl.core.roster import Member, Roster
+from flctl.core.labelling import Labelling
+from flctl.core.roster import Member
 from flctl.transport.allowlist import EVALUATE, Entry
 from flctl.transport.keys import Keyring, Waiting
 from flctl.wire.messages import Telemetry
@@ -58,20 +59,26 @@ def shown_waiting(waiting: Waiting) -> dict[str, Any]:
     }
 
 
-def agent_status(roster: Roster, name: str, now: float, in_run: bool = True) -> dict[str, Any]:
+def agent_status(
+    member: Member,
+    now: float,
+    cordoned: bool = False,
+    in_run: bool = True,
+    labelling: Labelling | None = None,
+) -> dict[str, Any]:
     """One agent as `flctl status --json` shows it. What it still offers while no run is in progress
     is of a run that was stopped: it can be asked for something else."""
-    member = roster.members.get(name) or Member(name)
     hello, telemetry = member.hello, member.telemetry
+    labels = labelling or Labelling()
     device = hello.device if hello else None
     offers_only = member.state == "offering" and not in_run
     shown: dict[str, Any] = {
         "name": member.name,
         "state": "ready" if offers_only else member.state,
         "ready": member.ready,
-        "cordoned": name in roster.cordoned,
-        "labels": roster.labels.of(name),
-        "own_labels": roster.labels.own.get(name, {}),
+        "cordoned": cordoned,
+        "labels": labels.of(member.name),
+        "own_labels": labels.own.get(member.name, {}),
         "protocol": member.protocol or None,
         **{name: getattr(hello, name, None) for name in ("version", "role", "image", "settings")},
         **{

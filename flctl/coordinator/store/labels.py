@@ -3,16 +3,21 @@
 from pathlib import Path
 
 import msgspec
+from msgspec import Struct
 
 from flctl.core.labelling import Labelling
 from flctl.files import explained, load, replace
+from flctl.labels import Changes, Labels
+from flctl.settings import AgentName
 
 FILE = "labels.json"
 SCHEMA = 1
 
 
-class LabelFile(Labelling, kw_only=True):
+class LabelFile(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     schema: int = SCHEMA
+    own: dict[AgentName, Labels] = {}
+    changed: dict[AgentName, Changes] = {}
 
 
 def load_labels(state: Path) -> Labelling:
@@ -22,7 +27,7 @@ def load_labels(state: Path) -> Labelling:
         return Labelling()
     then = "; remove it, and label the agents again"
     found = load(path, LabelFile, "read the labels of agents", then, SCHEMA)
-    return Labelling(own=found.own, changed=found.changed)
+    return Labelling(found.own, found.changed)
 
 
 def save_labels(state: Path, labels: Labelling) -> None:
