@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flctl.errors import UsageError
-from flctl.fleet.inventory import hosts_of
 from flctl.labels import wanted, written
 from flctl.terminal import output
 from flctl.terminal.finding import coordinator
@@ -28,6 +27,8 @@ def hosts_chosen(
 ) -> str:
     """What the inventory calls the agents that --where chooses, for --limit of Ansible. Raises
     UsageError."""
+    from flctl.fleet.inventory import hosts_of
+
     if limit is not None:
         raise UsageError("--limit names the hosts, --where chooses them: give one of the two")
     with coordinator(state, context) as console:
