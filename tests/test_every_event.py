@@ -459,7 +459,7 @@ def test_every_reader_takes_every_event(read: Reader, case: Case):
 WRITES: tuple[Reader, ...] = ()
 """Makes events, or hands them on: it reads none."""
 READ_BY: dict[str, tuple[Reader, ...]] = {
-    "cli/demo.py": WRITES,  # its run is never taken up, so that nothing is withdrawn
+    "terminal/demo.py": WRITES,  # its run is never taken up, so that nothing is withdrawn
     "cli/export.py": (runs_export_csv, runs_export_model, runs_export_tensorboard),
     "terminal/finding.py": (runs_list, runs_show),
     "terminal/runs.py": (runs_list, runs_show),

@@ -136,7 +136,6 @@ def agent(
     The agent connects to the coordinator and reconnects when the link is lost; it opens no port.
     Each agent needs its own state folder, which holds its key pair.
     """
-
     needs_torch("an agent")
     from flctl.agent import given
     from flctl.agent.main import run_agent

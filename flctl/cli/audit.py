@@ -2,7 +2,6 @@
 
 import hashlib
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flctl.cli.errors import fail
@@ -37,7 +36,7 @@ def audit(
     folder of this command keeps the last head, which must be among the lines the next time.
     """
     from flctl.coordinator.store.audit import FILE
-    from flctl.fleet import pages
+    from flctl.fleet import heads, pages
     from flctl.terminal.audit import show
 
     if head is not None and not verify:
@@ -59,20 +58,12 @@ def audit(
             where = str(path)
             page = pages.local(path)
         name = "audit-" + hashlib.sha256(where.encode()).hexdigest()[:16]
-        if verify:
-            _verify(page, where, given, folder, name, json)
-        else:
+        if not verify:
             show(page, where, oldest, follow, json, folder, name)
-
-
-def _verify(
-    page: "Page", where: str, given: str | None, folder: Path, name: str, json: bool
-) -> None:
-    from flctl.fleet import heads, pages
-
-    seen = heads.kept(folder, name)
-    verdict = pages.verify(page, where, *chains.known(given, seen))
-    if fault := chains.report(verdict, "audit file", where, given, seen, json):
+            return
+        seen = heads.kept(folder, name)
+        fault, verdict = chains.verified(page, "audit file", where, given, seen, json)
+    if fault:
         fail(fault, json)
     if verdict.head:
         heads.keep(folder, name, heads.Seen(verdict.head, f"line {verdict.lines}", time.time()))

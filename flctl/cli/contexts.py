@@ -4,7 +4,7 @@ from typing import Annotated
 
 from flctl.cli import completion
 from flctl.cli.options import Here, Json, argument, command, group
-from flctl.errors import StateError, UsageError
+from flctl.errors import UsageError
 from flctl.terminal import output
 from flctl.terminal.output import print_line
 
@@ -15,19 +15,9 @@ Name = Annotated[str, argument("NAME", "As listed by 'flctl context list'.", com
 @command(app, "flctl context list", name="list")
 def list_(here: Here, json: Json = False) -> None:
     """List the saved contexts and which one is in use."""
-    from flctl.fleet.context import context_names, current_context, load_context
-    from flctl.transport.keypair import shown
+    from flctl.fleet.context import saved_contexts
 
-    current, rows = current_context(here.folder), []
-    for name in context_names(here.folder):
-        try:
-            saved, fault = load_context(here.folder, name), ""
-        except StateError:
-            saved, fault = None, "damaged: connect again, or remove it"
-        row = {"name": name, "current": name == current, "coordinator": None, "server_key": None}
-        if saved is not None:
-            row |= {"coordinator": saved.coordinator, "server_key": shown(saved.server_key)}
-        rows.append({**row, "fault": fault})
+    rows = saved_contexts(here.folder)
     made = output.table(
         "context", "in use", "coordinator", "server key", "~", yields=("server key",)
     )

@@ -161,7 +161,6 @@ def slow(
     fleet: Fleet = OWN,
 ) -> None:
     """Slow down its connection, until 'heal', 'cut' or 'restart'."""
-
     bits = rate_bits(rate)
     _inject(lambda client, called, member: faults.slow(client, called, member, bits), names, fleet)
 

@@ -107,7 +107,6 @@ def token(
     --shard auto gets its own part, and the same part when it reconnects. When an agent is
     revoked, its part goes to the next agent that joins.
     """
-
     lasts_s = seconds(ttl, "--ttl")
     if role not in ("agent", "evaluate"):
         raise UsageError(f"--role {role}: agent or evaluate; keys add enrols operators")
@@ -158,7 +157,6 @@ def invite(
 
     A token is placed in that folder, and removed when its time is over.
     """
-
     lasts_s = seconds(ttl, "--ttl")
     with _book(at, make=False) as book:
         opened = book.invite(lasts_s)
@@ -172,7 +170,6 @@ def revoke(name: Name, at: At) -> None:
 
     An open token that the agent joined with is closed too, because the agent may still have it.
     """
-
     with _book(at, make=False) as book:
         closed = book.revoke(name)
     print_line(f"{name} is shut out")
@@ -203,7 +200,7 @@ def rotate_server(
     'flctl status' shows how many agents have it. At the end of the time, or with --finish, only
     the new key is valid. An agent that was away until then needs it by hand (flctl deploy).
     """
-    from flctl.terminal.keys import key_rotation, shown_keys
+    from flctl.terminal.keys import server_keys, shown_keys
 
     if finish and abort:
         raise UsageError("--finish or --abort, not both")
@@ -213,14 +210,7 @@ def rotate_server(
     lasts_s = seconds(overlap, "--overlap")
     with _book(at, make=False) as book:
         found = shown_keys(book.rotate_server(step, lasts_s if step == "begin" else 0.0, anyway))
-    if (rotation := found["rotation"]) is None:
-        text = f"server key  {found['server_key']}, and no other one is valid"
-    else:
-        text = (
-            f"server key  {found['server_key']}, and for {overlap} as well\n"
-            f"new key     {rotation['new_key']}\n{key_rotation(rotation, at.again)}"
-        )
-    output.answer(found, json, text)
+    output.answer(found, json, server_keys(found, overlap, at.again))
 
 
 @contextmanager

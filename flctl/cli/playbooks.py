@@ -47,15 +47,11 @@ class Playbook(NamedTuple):
 
     def run(self, name: str, version: str | None = None, **extra: str | None) -> None:
         """Raises UsageError, FlctlError."""
-        from flctl.fleet.playbooks import run_playbook
+        from flctl.fleet.playbooks import run_playbook, variables_of
         from flctl.terminal.labels import hosts_chosen
 
-        variables = {} if version is None else {"flctl_version": version}
-        for text in self.set_ or []:
-            key, equals, value = text.partition("=")
-            if not equals or not key.isidentifier():
-                raise UsageError(f"--set {text}: NAME=VALUE, with the name of a variable")
-            variables[key] = value
+        own = {"flctl_version": version} if version is not None else {}
+        variables = own | variables_of(self.set_ or [])
         variables |= {key: value for key, value in extra.items() if value is not None}
         limit = self.limit
         if self.where:

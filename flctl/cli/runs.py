@@ -117,16 +117,16 @@ def verify(run: Run, at: At, head: Head = None, json: Json = False) -> None:
     at the end, are revealed by a head kept elsewhere: one from the coordinator's log, or the
     one that flctl train kept here while it watched the run.
     """
-    from flctl.fleet import heads, pages
+    from flctl.fleet import heads
 
-    kept = chains.given(head)
+    given = chains.given(head)
     folder = at.folder
     with connected(folder, at.context, run) as runs:
         name = str(runs.about(run)["run"])
         where, page = f"the journal of run {name}", partial(runs.journal, name)
         seen = heads.kept(folder, name)
-        verdict = pages.verify(page, where, *chains.known(kept, seen))
-    if fault := chains.report(verdict, f"run {name}", where, kept, seen, json):
+        fault, _ = chains.verified(page, f"run {name}", where, given, seen, json)
+    if fault:
         fail(fault, json)
 
 

@@ -3,13 +3,14 @@
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from msgspec import Struct, structs
 
-from flctl.errors import UsageError
+from flctl.errors import StateError, UsageError
 from flctl.files import explained, load, make_folder, replace
-from flctl.transport.keypair import KeyPair
+from flctl.transport.keypair import KeyPair, shown
 
 CURRENT = "current"
 """The file with the name of the context in use; without it that is DEFAULT."""
@@ -67,6 +68,21 @@ def context_names(state: Path) -> list[str]:
     folder = state / "contexts"
     with explained(folder, "list the contexts"):
         return sorted(path.stem for path in folder.glob("*.json")) if folder.exists() else []
+
+
+def saved_contexts(state: Path) -> list[dict[str, Any]]:
+    """All of them, for people: without secrets, and damaged ones with a fault."""
+    current, rows = current_context(state), []
+    for name in context_names(state):
+        row = {"name": name, "current": name == current, "coordinator": None, "server_key": None}
+        try:
+            saved, fault = load_context(state, name), ""
+        except StateError:
+            saved, fault = None, "damaged: connect again, or remove it"
+        if saved is not None:
+            row |= {"coordinator": saved.coordinator, "server_key": shown(saved.server_key)}
+        rows.append({**row, "fault": fault})
+    return rows
 
 
 def current_context(state: Path) -> str:

@@ -35,6 +35,17 @@ def program() -> str:
     return found
 
 
+def variables_of(texts: Sequence[str]) -> dict[str, str]:
+    """What `--set NAME=VALUE` says. Raises UsageError."""
+    found = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key.isidentifier():
+            raise UsageError(f"--set {text}: NAME=VALUE, with the name of a variable")
+        found[key] = value
+    return found
+
+
 def run_playbook(
     name: str, inventory: Path, variables: Mapping[str, str], options: Sequence[str] = ()
 ) -> None:

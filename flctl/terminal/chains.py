@@ -8,6 +8,7 @@ from flctl.errors import UsageError
 if TYPE_CHECKING:
     from flctl.core.chain import Chain
     from flctl.fleet.heads import Seen
+    from flctl.fleet.pages import Page
 
 
 def given(head: str | None) -> str | None:
@@ -26,19 +27,24 @@ def wrong(chain: Mapping[str, Any]) -> str | None:
     return None if chain["chained"] else "not chained: an older flctl wrote it"
 
 
-def known(given: str | None, seen: "Seen | None") -> list[str]:
-    """The heads to look for: that of the command line, and the one that was kept here."""
-    return list(dict.fromkeys(filter(None, (given, seen.head if seen else None))))
-
-
-def report(
-    verdict: "Chain", what: str, where: str, given: str | None, seen: "Seen | None", json: bool
-) -> str | None:
-    """Print the verdict. Returns what is wrong; None when all lines are as they were written.
+def verified(
+    page: "Page", what: str, where: str, given: str | None, seen: "Seen | None", json: bool
+) -> "tuple[str | None, Chain]":
+    """Print the verdict. What is wrong, None when all lines are as they were written; the chain.
 
     `given` is the head of the command line, `seen` the one that was kept here; finding an older
     one does not excuse a missing newer one.
     """
+    from flctl.fleet import pages
+
+    known = dict.fromkeys(filter(None, (given, seen.head if seen else None)))
+    verdict = pages.verify(page, where, *known)
+    return _report(verdict, what, where, given, seen, json), verdict
+
+
+def _report(
+    verdict: "Chain", what: str, where: str, given: str | None, seen: "Seen | None", json: bool
+) -> str | None:
     from msgspec import to_builtins
 
     from flctl.formats import counted

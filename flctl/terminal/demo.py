@@ -1,16 +1,28 @@
-"""The figures of `flctl demo`, and what they mean."""
+"""Carries out `flctl demo`; its figures, and what they mean."""
 
+import shlex
 import textwrap
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from flctl.core.events import RoundCommitted
 from flctl.core.metrics import label, mean
-from flctl.fleet.comparison import OWN, Beside, Compared
+from flctl.core.stream import Published
+from flctl.errors import FlctlError, UsageError
+from flctl.files import make_folder
+from flctl.fleet.comparison import OWN, Beside, Compared, Comparison, beside
+from flctl.fleet.driving import drive_local
 from flctl.formats import counted, figure
-from flctl.terminal import output
+from flctl.outputs import writable
+from flctl.records.plots.comparison import draw
+from flctl.terminal import output, personal
 from flctl.terminal.agents import in_brackets, show_agents
+from flctl.terminal.checkpoints import copy_model
+from flctl.terminal.patience import waiting
+from flctl.terminal.watching import watcher
 
 PARTS = {"own": "own patients, later", "later": "all patients, later", "unseen": "unseen patients"}
 """Names of the measured parts in `flctl.fleet.comparison` and the task."""
@@ -19,6 +31,46 @@ LEAD = 0.02
 """Difference in accuracy below which a comparison is not reliable."""
 WIDTH = 80
 """Columns of the text below the figures."""
+
+
+def carry_out(out: Path, agents: int, rounds: int, seed: int, verbose: bool) -> None:
+    """Train, compare, and leave the model and the picture in `out`. Raises FlctlError."""
+    folder = out.expanduser().absolute()
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"--out {out}: is not a folder")
+    make_folder(folder, "--out")
+    model = writable(folder / "model.safetensors", "--out")
+    curve = writable(folder / "curve.png", "--out")
+    given = {"task": "ecg", "local": agents, "rounds": rounds, "seed": seed, "personalise": True}
+    federated: dict[int, Mapping[str, Any]] = {}
+    watching = watcher(as_json=False, verbose=verbose)
+    watching.expect(given)
+    state = folder / "state"
+    watching.again = f" --state {shlex.quote(str(output.shown(state)))}"
+
+    def on_event(told: Published) -> None:
+        watching.on_event(told)
+        if isinstance(told.event, RoundCommitted) and told.event.metrics is not None:
+            federated[told.event.round] = msgspec.to_builtins(told.event.metrics)
+
+    with Comparison(given, every=max(1, rounds // 15), rounds_alone=-(-rounds // 3)) as comparison:
+        with watching:
+            result = drive_local(state, given, "flctl demo", on_event)
+        if result.state != "finished" or result.checkpoint is None or not federated:
+            raise FlctlError(
+                f"the demo's run {result.run} {result.state}: {result.reason}; "
+                f"go on with: {watching.resume(result.run)}"
+            )
+        copy_model(result.checkpoint, model, "--out")
+        with waiting("training the same with all data in one place, and by each agent alone"):
+            central, alone = comparison.result("central"), comparison.result("local-only")
+            by = beside(given, result.checkpoint)
+    draw(curve, federated, central, alone, by, agents)
+    show(federated, central, alone, by, agents)
+    output.print_line("\nA model of its own for each agent (docs/personalise.md):")
+    personal.show(watching.story.personal, watching.story.without)
+    evaluate = f"{output.program()} evaluate {shlex.quote(str(output.shown(model)))} --split unseen"
+    output.print_line(f"\nLook at {output.shown(curve)}, then try: {evaluate}")
 
 
 def show(

@@ -3,21 +3,74 @@
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
-from flctl.errors import printable
-from flctl.files import explained, new_file
+from flctl.errors import UsageError, printable
+from flctl.extras import needs_torch
+from flctl.files import expect_path, explained, new_file
 from flctl.outputs import writable
 from flctl.records import tables, tensorboard
 from flctl.records.copies import copy_checkpoint, found_of
 from flctl.records.recorded import RecordedRun
 from flctl.terminal.patience import reading, waiting
 
+MODELS = ("pt", "safetensors", "onnx")
+FORMATS = (*MODELS, "csv", "tensorboard")
 STDOUT = Path("-")
 
 
-def export_figures(
-    found: RecordedRun, format_: str, out: Path | None, per_agent: bool
-) -> Path | None:
+def check(
+    format_: str,
+    which: str | None,
+    per_agent: bool,
+    data: Path | None,
+    out: Path | None,
+    task: str | None,
+) -> None:
+    """Check that the options fit together, and that what they need is installed."""
+    if format_ not in FORMATS:
+        raise UsageError(f"--format {format_}: it is {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
+    if which is not None and format_ not in MODELS:
+        raise UsageError(f"--which is for a model; {format_} has all rounds")
+    if per_agent and format_ != "csv":
+        raise UsageError("--per-agent is for --format csv")
+    if data is not None and format_ != "onnx":
+        raise UsageError("--data is for --format onnx")
+    if task is not None and format_ != "onnx":
+        raise UsageError("--task is for --format onnx")
+    if data is not None:
+        expect_path(data, f"--data {data}")
+    if out == STDOUT and format_ != "csv":
+        raise UsageError(f"--out -: only csv goes to standard output; name a place for {format_}")
+    if format_ == "tensorboard":
+        tensorboard.needs_tensorboard()
+    elif format_ in ("pt", "onnx"):
+        needs_torch(f"--format {format_}")
+        if format_ == "onnx":
+            from flctl.records.models import needs_onnx
+
+            needs_onnx()
+
+
+def export(
+    found: RecordedRun,
+    format_: str,
+    which: str | None,
+    out: Path | None,
+    data: Path | None,
+    task: str | None,
+    per_agent: bool,
+) -> tuple[Path | None, dict[str, Any]]:
+    """What was written (None: standard output), and of which round or rounds."""
+    if format_ not in MODELS:
+        return _figures(found, format_, out, per_agent), {"rounds": found.history.round}
+    round_id = found.round_of(which or "last")
+    stem = f"{found.name}-{which}" if which not in (None, "last") else found.name
+    place = out or Path(f"{stem}.{format_}")
+    return _model(found, format_, round_id, place, data, task), {"round": round_id}
+
+
+def _figures(found: RecordedRun, format_: str, out: Path | None, per_agent: bool) -> Path | None:
     """Path of the written file; None for standard output."""
     if format_ == "tensorboard":
         folder = (out or Path("tensorboard")).expanduser().absolute() / found.name
@@ -36,7 +89,7 @@ def export_figures(
     return target
 
 
-def export_model(
+def _model(
     found: RecordedRun, format_: str, round_id: int, out: Path, data: Path | None, given: str | None
 ) -> Path:
     with tempfile.TemporaryDirectory(prefix="flctl-export-") as temporary:

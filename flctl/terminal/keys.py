@@ -72,3 +72,12 @@ def key_rotation(rotation: Mapping[str, Any], options: str = "") -> str:
         line += f", not yet {few(missing)}"
     left = span(max(0.0, rotation["ends_in_s"]))
     return f"{line}; the old one is valid for {left}: flctl keys rotate-server{options} --finish"
+
+
+def server_keys(found: Mapping[str, Any], overlap: str, options: str) -> str:
+    """The server's key, or both while one replaces the other. `options` follow the command."""
+    key = f"server key  {found['server_key']}"
+    if (rotation := found["rotation"]) is None:
+        return f"{key}, and no other one is valid"
+    new = f"new key     {rotation['new_key']}"
+    return f"{key}, and for {overlap} as well\n{new}\n{key_rotation(rotation, options)}"

@@ -1,16 +1,18 @@
 """The picture of a fleet: the coordinator, its run, and a row for each agent."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from rich.console import Group
+from rich.live import Live
 from rich.text import Text
 
 from flctl.fleet.discovery import too_many
 from flctl.formats import few, figure, size, span
 from flctl.labels import written
 from flctl.terminal.keys import key_rotation, open_tokens
-from flctl.terminal.output import table
+from flctl.terminal.output import print_json, table, terminal
 from flctl.transport.keypair import shown
 
 if TYPE_CHECKING:
@@ -44,6 +46,20 @@ LIVE = (
 """Fields that an agent reports with every heartbeat."""
 DIGEST_SHOWN = 12
 """Characters of a task's digest: enough to compare by eye."""
+
+
+def follow(
+    ask: Callable[[], Mapping[str, Any]], every_s: float, wide: bool, options: str, json: bool
+) -> NoReturn:
+    """What `ask` finds again and again, in place on a terminal; ended from outside."""
+    while json:
+        print_json(ask()["agents"], indent=False)
+        time.sleep(every_s)
+    screen = terminal()
+    with Live(console=screen, screen=screen.is_terminal, auto_refresh=False) as live:
+        while True:
+            live.update(picture(ask(), wide, options), refresh=True)
+            time.sleep(every_s)
 
 
 def picture(found: Mapping[str, Any], wide: bool = False, options: str = "") -> "RenderableType":
