@@ -39,10 +39,10 @@ def verified(
 
     known = dict.fromkeys(filter(None, (given, seen.head if seen else None)))
     verdict = pages.verify(page, where, *known)
-    return _report(verdict, what, where, given, seen, json), verdict
+    return report(verdict, what, where, given, seen, json), verdict
 
 
-def _report(
+def report(
     verdict: "Chain", what: str, where: str, given: str | None, seen: "Seen | None", json: bool
 ) -> str | None:
     from msgspec import to_builtins
