@@ -10,6 +10,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+import msgspec
+
 from flctl import __version__
 from flctl.agent.config import AgentConfig
 from flctl.agent.frozen import FrozenParts
@@ -69,6 +71,7 @@ class Supervisor:
         self._health = health
         self._nonce = os.urandom(16).hex()
         self._began = clock()
+        self._sent_bytes = 0
         self._outbox: deque[messages.Message] = deque(maxlen=OUTBOX)
         self._last_state: State = "starting"
         self._decode = framing.to_agent()
@@ -273,7 +276,10 @@ class Supervisor:
         return messages.Heartbeat(
             sequence=sequence,
             state=self.state,
-            telemetry=self._machine.read(self._clock() - self._began, self._worker.pid),
+            telemetry=msgspec.structs.replace(
+                self._machine.read(self._clock() - self._began, self._worker.pid),
+                sent_bytes=self._sent_bytes,
+            ),
             rtt_ms=rtt_ms,
             error=self.work.error,
         )
@@ -283,7 +289,10 @@ class Supervisor:
         return self.session.welcomed and self._send(message, payload)
 
     def _send(self, message: messages.Message, payload: Frame | None = None) -> bool:
-        return self._link.send(framing.encode(message, payload))
+        frames = framing.encode(message, payload)
+        sent = self._link.send(frames)
+        self._sent_bytes += sum(len(frame) for frame in frames) if sent else 0
+        return sent
 
     def _other_fds(self) -> list[int]:
         fd = self._worker.fileno()

@@ -68,12 +68,14 @@ class Computer:
 
     def _read(self, uptime_s: float, worker: int | None) -> Telemetry:
         used, total = self.memory_bytes()
+        free, size = self._disk()
         return Telemetry(
             cpu_percent=psutil.cpu_percent(),
             load_1m=round(os.getloadavg()[0], 2),
             memory_used_bytes=used,
             memory_total_bytes=total,
-            disk_free_bytes=self._disk_free(),
+            disk_free_bytes=free,
+            disk_total_bytes=size,
             temperature_c=self.temperature_c(),
             throttled=self.throttled(),
             written_bytes=self._written(worker),
@@ -144,11 +146,13 @@ class Computer:
                 return value.strip()
         return f"{platform.machine() or 'unknown'} computer"
 
-    def _disk_free(self) -> int | None:
+    def _disk(self) -> tuple[int | None, int | None]:
+        """Free bytes, and how many there are for this user."""
         try:
-            return int(psutil.disk_usage(str(self._state)).free)
+            usage = psutil.disk_usage(str(self._state))
         except OSError:
-            return None
+            return None, None
+        return int(usage.free), int(usage.used + usage.free)
 
     def _written(self, worker: int | None) -> int:
         """Bytes that this process and its worker caused to be written to a disk."""

@@ -54,6 +54,13 @@ def coordinator(
     min_participants: int = option(
         "N", "Commit no round with fewer agents, whatever the quorum of a run.", min=1, default=1
     ),
+    settings: Path | None = option(
+        "FILE",
+        "Its settings: docs/alerts.md.  [default: coordinator.toml in --state, if there]",
+        parser=path,
+        default=None,
+        show_default=False,
+    ),
     verbose: Verbose = False,
 ) -> None:
     """Run a coordinator: it accepts agents and carries out runs.
@@ -87,4 +94,6 @@ def coordinator(
             "--join-token-file token --state DIR --data PATH"
         )
 
-    run_coordinator(here.folder, bind, ready, heartbeat_s, invite, dealt, listed, min_participants)
+    run_coordinator(
+        here.folder, bind, ready, heartbeat_s, invite, dealt, listed, min_participants, settings
+    )

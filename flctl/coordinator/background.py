@@ -1,14 +1,18 @@
 """Work that must not hold up the sockets: disk, aggregation, evaluation."""
 
 import logging
+import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from queue import SimpleQueue
 from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
 OnDone = Callable[[Any, BaseException | None], None]
 logger = logging.getLogger(__name__)
+
+CLOSE_S = 2.0
 
 
 class Background(Protocol):
@@ -73,3 +77,39 @@ class InlineBackground:
 
     def close(self) -> None:
         self._waiting.clear()
+
+
+class DaemonBackground:
+    """One thread that the end of the process does not wait for: its work may hang for good, as on a
+    disk that no longer answers. It is started with the first piece of work."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._todo: SimpleQueue[tuple[Callable[[], Any], OnDone] | None] = SimpleQueue()
+        self._ended: deque[tuple[Any, BaseException | None, OnDone]] = deque()
+        self._thread: threading.Thread | None = None
+
+    def submit(self, work: Callable[[], T], done: OnDone) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
+            self._thread.start()
+        self._todo.put((work, done))
+
+    def finish(self) -> None:
+        while self._ended:
+            result, error, done = self._ended.popleft()
+            done(result, error)
+
+    def close(self) -> None:
+        """What is in progress has a moment to end."""
+        if self._thread is not None:
+            self._todo.put(None)
+            self._thread.join(CLOSE_S)
+
+    def _work(self) -> None:
+        while (piece := self._todo.get()) is not None:
+            work, done = piece
+            try:
+                self._ended.append((work(), None, done))
+            except Exception as error:
+                self._ended.append((None, error, done))

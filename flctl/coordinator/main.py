@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
+from flctl.coordinator.alerts.alarms import Alarms
+from flctl.coordinator.alerts.settings import settings_of
 from flctl.coordinator.background import ThreadBackground
 from flctl.coordinator.front.lives import Lives
 from flctl.coordinator.front.operators import Control
@@ -94,17 +96,20 @@ def run_coordinator(
     deal: Deal | None = None,
     test_data: Sequence[Path] = (),
     min_participants: int = 1,
+    settings: Path | None = None,
 ) -> None:
     """Be the coordinator of `state` until SIGTERM or SIGINT.
 
     Agents send a heartbeat every `heartbeat_s` seconds; those that share the folder `invite`
     can join, and are dealt shards of `deal`. Far operators name test data in `test_data`. No round
-    of fewer than `min_participants` agents is committed.
+    of fewer than `min_participants` agents is committed. `settings` is its TOML file, by default
+    the one in `state`, if it is there.
 
     `on_ready` is told the address and the server's public key. A run that was in progress
     when it last stopped goes on. Raises FlctlError.
     """
     make_folder(state)
+    chosen = settings_of(state, settings)
     with contextlib.ExitStack() as stack:
         lock = Lock(state / LOCK, f"{state}: a coordinator already works on this folder")
         stack.callback(lock.release)
@@ -113,6 +118,10 @@ def run_coordinator(
             state, keyring, bind, state, heartbeat_s, test_data
         )
         coordinator.runs.min_participants = min_participants
+        coordinator.alarms = Alarms(
+            state, chosen.alerts, coordinator.roster, coordinator.agents.enrolled,
+            coordinator.runs.status, keyring.open_tokens, coordinator.gate,
+        )  # fmt: skip
         coordinator.agents.lives = Lives(state, coordinator.roster, coordinator.gate)
         if invite is not None:
             who, args = local_actor(), {"folder": str(invite)}

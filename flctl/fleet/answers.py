@@ -34,6 +34,8 @@ class InProgress(Struct, frozen=True):
     waiting_for: Names = ()
     why: Texts = ""
     """Agents that are needed but away, and why."""
+    since_round_s: float | None = None
+    """Since the last commit, or since the run began, or went on."""
     time_left_s: float | None = None
 
 
@@ -86,6 +88,49 @@ class AgentStatus(Struct, frozen=True):
     labels: Labels = {}
     own_labels: Labels = {}
     """What it says of itself; an operator's count more."""
+    disk_free_bytes: Natural | None = None
+    disk_total_bytes: Natural | None = None
+    alerts: tuple[Short, ...] = ()
+    """Kinds of the alerts that fire for it."""
+
+
+class AlertShown(Struct, frozen=True):
+    """An alert that fires."""
+
+    id: Natural
+    alert: Short
+    subject: Short
+    """Agent, run or token."""
+    text: Texts
+    since: float
+    for_s: float
+    acknowledged: bool
+    muted: bool
+
+
+class MuteShown(Struct, frozen=True):
+    name: Short
+    left_s: float
+
+
+class SinkShown(Struct, frozen=True):
+    waiting: Natural
+    failing: Texts
+    """Why the last attempt failed; empty when it did not."""
+
+
+class AlertList(Struct, frozen=True):
+    firing: tuple[AlertShown, ...]
+    muted: tuple[MuteShown, ...]
+    webhook: SinkShown | None = None
+    command: SinkShown | None = None
+
+
+class AlertCounts(Struct, frozen=True):
+    firing: dict[Short, Natural]
+    """By kind, without those that are acknowledged or muted."""
+    acknowledged: Natural = 0
+    muted: Natural = 0
 
 
 class WaitingKey(Struct, frozen=True):
@@ -114,6 +159,7 @@ class FleetStatus(Struct, frozen=True):
     tokens: tuple[OpenToken, ...] = ()
     revoked: tuple[AgentName, ...] = ()
     shards: Shards | None = None
+    alerts: AlertCounts | None = None
 
 
 class Key(Struct, frozen=True):

@@ -22,6 +22,8 @@ import msgspec
 from msgspec import Struct
 
 from flctl import __version__
+from flctl.coordinator.alerts.book import FILE as ALERTS
+from flctl.coordinator.alerts.settings import FILE as SETTINGS
 from flctl.coordinator.front.lives import FILE as LIVES
 from flctl.coordinator.store.audit import FILE as AUDIT
 from flctl.coordinator.store.folder import RunFolder, all_runs
@@ -33,7 +35,7 @@ from flctl.transport.keypair import PUBLIC, read_public
 FORMAT = 1
 ABOUT = "backup.json"
 PARTS = ("keys", "runs", "contexts", "heads")
-SINGLE = ("cordoned.json", LABELS, LIVES, AUDIT)
+SINGLE = ("cordoned.json", LABELS, LIVES, ALERTS, SETTINGS, AUDIT)
 """Folders, and single files, of the state folder that are kept."""
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:@+=-]*")
 """Name of a file or folder: no leading dot, no character special to a terminal or a shell."""

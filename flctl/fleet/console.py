@@ -123,6 +123,18 @@ class RemoteRuns(Connection):
             return found
         raise UsageError(none_chosen(where, every.values()))
 
+    def alerts(self) -> dict[str, Any]:
+        """As `answers.AlertList`."""
+        return dict(self._document(answers.AlertList, self.ask("alerts")))
+
+    def ack_alert(self, id_: int) -> dict[str, Any]:
+        """As `answers.AlertShown`."""
+        return dict(self._document(answers.AlertShown, self.ask("alert-ack", id=id_)))
+
+    def mute_alerts(self, name: str, for_s: float) -> None:
+        """An alert's name, or an agent's; 0 ends it."""
+        self.ask("alert-mute", name=name, for_s=for_s)
+
     def token(
         self, ttl_s: float, uses: int, deal: Deal | None = None, evaluates: bool = False
     ) -> str:

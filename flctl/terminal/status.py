@@ -11,6 +11,7 @@ from rich.text import Text
 from flctl.fleet.discovery import too_many
 from flctl.formats import few, figure, size, span
 from flctl.labels import written
+from flctl.terminal.alerts import firing
 from flctl.terminal.keys import key_rotation, open_tokens
 from flctl.terminal.output import print_json, table, terminal
 from flctl.transport.keypair import shown
@@ -95,7 +96,9 @@ def picture(found: Mapping[str, Any], wide: bool = False, options: str = "") -> 
     if wide:
         tables += [Text(), _abilities(found["agents"]), Text(), _limits(found["agents"])]
 
-    rest = [Text(line, style="yellow") for line in filter(None, [too_many(found)])]
+    line = firing(found.get("alerts"), options)
+    rest = [Text(line, style="red")] if line else []
+    rest += [Text(line, style="yellow") for line in filter(None, [too_many(found)])]
     rest += [
         Text(f"an unknown key waits: flctl keys add NAME {shown(key)}{options}", style="yellow")
         for key in (waiting["public_key"] for waiting in found["waiting"])

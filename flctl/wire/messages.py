@@ -203,11 +203,14 @@ class Telemetry(Part, frozen=True):
     memory_used_bytes: Natural | None = None
     memory_total_bytes: Natural | None = None
     disk_free_bytes: Natural | None = None
+    disk_total_bytes: Natural | None = None
     temperature_c: Annotated[float, Meta(ge=-300, le=10_000)] | None = None
     throttled: tuple[Short, ...] | None = None
     """Conditions in force, such as "under-voltage"; empty when there are none."""
     written_bytes: Natural = 0
     """What this agent has written to its disk or SD card since it started."""
+    sent_bytes: Natural = 0
+    """What it has sent to the coordinator since it started, before encryption."""
     uptime_s: Seconds = 0.0
 
 

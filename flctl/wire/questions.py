@@ -80,6 +80,10 @@ class FetchCheckpoint(AboutRun, frozen=True, tag="checkpoint"):
     """None: the newest."""
 
 
+class ShowAlerts(Question, frozen=True, tag="alerts"):
+    """Alerts that fire, and what is muted."""
+
+
 class ListKeys(Question, frozen=True, tag="keys"):
     """List enrolled, revoked and waiting keys."""
 
@@ -181,6 +185,21 @@ class LabelAgent(AdminOrder, frozen=True, tag="label"):
     """Forget what operators have changed before: the agent's own labels count."""
 
 
+class AckAlert(AdminOrder, frozen=True, tag="alert-ack"):
+    """Say that somebody looks after an alert that fires."""
+
+    id: Natural
+
+
+class MuteAlerts(AdminOrder, frozen=True, tag="alert-mute"):
+    """Tell nothing of an alert or of an agent for some time."""
+
+    name: Short
+    """An alert's, as "throttled", or an agent's."""
+    for_s: Annotated[float, Meta(ge=0, le=366 * 86400)]
+    """0: tell it again."""
+
+
 AnyQuestion: TypeAlias = (
     ShowStatus
     | ListRuns
@@ -189,6 +208,7 @@ AnyQuestion: TypeAlias = (
     | WatchRun
     | StillWatching
     | FetchCheckpoint
+    | ShowAlerts
     | ListKeys
     | ReadAudit
     | StartRun
@@ -204,6 +224,8 @@ AnyQuestion: TypeAlias = (
     | Cordon
     | Uncordon
     | LabelAgent
+    | AckAlert
+    | MuteAlerts
 )
 KINDS: dict[str, type[AnyQuestion]] = {
     str(kind.__struct_config__.tag): kind for kind in get_args(AnyQuestion)

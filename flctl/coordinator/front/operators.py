@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, assert_never
 
 from flctl import __version__
+from flctl.coordinator.alerts.alarms import about_alerts
 from flctl.coordinator.background import Background, InlineBackground
 from flctl.coordinator.front import views
 from flctl.coordinator.front.desk import Desk
@@ -118,6 +119,8 @@ class Control:
                 return self._open_token_folder(ttl_s)
             case q.RotateServer():
                 return self._rotate_server(question)
+            case q.ShowAlerts() | q.AckAlert() | q.MuteAlerts():
+                return about_alerts(coordinator.alarms, question)
             case q.Cordon(name=name) | q.Uncordon(name=name):
                 return self._cordon(name, held=isinstance(question, q.Cordon))
             case q.LabelAgent(name=name, labels=labels, reset=reset):
@@ -142,7 +145,11 @@ class Control:
 
     def _status(self) -> Any:
         coordinator = self._coordinator
-        now, roster = self._clock(), coordinator.roster
+        now, alarms, run = self._clock(), coordinator.alarms, coordinator.runs.status()
+        alerts = alarms.of_subjects() if alarms is not None else {}
+        if run is not None and alarms is not None:
+            run["since_round_s"] = alarms.since_round_s()
+        roster = coordinator.roster
         names = set(coordinator.agents.enrolled()) | set(roster.members)
         return {
             "coordinator": {
@@ -154,7 +161,7 @@ class Control:
                 "rotation": coordinator.agents.rotating.shown()
                 if coordinator.agents.rotating
                 else None,
-                "run": coordinator.runs.status(),
+                "run": run,
             },
             "agents": [
                 views.agent_status(
@@ -163,12 +170,14 @@ class Control:
                     name in roster.cordoned,
                     coordinator.training is not None,
                     roster.labels,
+                    alerts.get(name, ()),
                 )
                 for name in sorted(names)
             ],
             "waiting": [views.shown_waiting(waiting) for waiting in coordinator.keyring.waiting()],
             "tokens": views.shown_tokens(coordinator.keyring),
             "revoked": [e.name for e in coordinator.keyring.revoked() if e.role == "agent"],
+            "alerts": alarms.counts() if alarms is not None else None,
             "shards": views.shown_shards(coordinator.keyring),
         }
 

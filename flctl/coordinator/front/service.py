@@ -31,6 +31,7 @@ from flctl.transport.keys import Keyring
 from flctl.wire.messages import Ask, Join
 
 if TYPE_CHECKING:
+    from flctl.coordinator.alerts.alarms import Alarms
     from flctl.coordinator.front.operators import Control
 
 logger = logging.getLogger(__name__)
@@ -83,6 +84,8 @@ class Coordinator:
         self._next_rest = clock() + REST_S
         self.control: Control | None = None
         """Answers operators' questions."""
+        self.alarms: Alarms | None = None
+        """None where the coordinator ends with its run."""
         self.invitation: TokenFolder | None = None
         """Kept open while it runs, if there is one."""
 
@@ -153,6 +156,8 @@ class Coordinator:
             self.control.close()
         if self.invitation is not None:
             self.invitation.close()
+        if self.alarms is not None:
+            self.alarms.close()
         if self._health is not None:
             self._health.close()
         self._hub.close()
@@ -168,6 +173,8 @@ class Coordinator:
         if self.training is not None:
             self.training.on(Tick())
         self.runs.on_time()
+        if self.alarms is not None:
+            self.alarms.on_time(now)
         self.operators.pump()
         if now >= self._next_rest:
             self._next_rest = now + REST_S

@@ -1,5 +1,6 @@
 """Agents and keys as `--json` shows them."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -65,6 +66,7 @@ def agent_status(
     cordoned: bool = False,
     in_run: bool = True,
     labelling: Labelling | None = None,
+    alerts: Sequence[str] = (),
 ) -> dict[str, Any]:
     """One agent as `flctl status --json` shows it. What it still offers while no run is in progress
     is of a run that was stopped: it can be asked for something else."""
@@ -92,6 +94,7 @@ def agent_status(
         "last_seen_s": round(now - member.heard_at, 1) if member.heard_at > 0 else None,
         "last_round": member.last_round,
         "progress": member.progress,
+        "alerts": tuple(alerts),
         "last_error": member.error,
         "note": member.note or (member.elsewhere[1] if member.elsewhere else None),
         **{name: getattr(telemetry, name, None) for name in Telemetry.__struct_fields__},

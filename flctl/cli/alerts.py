@@ -1,0 +1,63 @@
+"""`flctl alerts`: what is wrong in the fleet, who looks after it, and what is kept quiet."""
+
+import typer
+
+from flctl.cli import completion
+from flctl.cli.options import At, Context, Json, State, argument, command, group, option
+from flctl.terminal.finding import coordinator
+from flctl.terminal.output import hint, print_json, show
+from flctl.values import seconds
+
+app = group("Show what is wrong in the fleet, acknowledge it, or keep it quiet.")
+
+
+@app.callback(invoke_without_command=True, no_args_is_help=False)
+def alerts(
+    ctx: typer.Context, state: State = None, context: Context = None, json: Json = False
+) -> None:
+    """Show what is wrong in the fleet, acknowledge it, or keep it quiet.
+
+    Whom a coordinator tells stands in its settings: docs/alerts.md.
+    """
+    if ctx.invoked_subcommand is None:
+        at = At(state, context)
+        with coordinator(at.folder, at.context) as console:
+            found = console.alerts()
+        if json:
+            print_json(found)
+        else:
+            from flctl.terminal.alerts import picture
+
+            show(picture(found, at.again))
+
+
+@command(app, "flctl alerts ack 17")
+def ack(
+    id: int = argument("ID", "Number of the alert, as listed by 'flctl alerts'.", min=0),
+    at: At = At(),
+    json: Json = False,
+) -> None:
+    """Acknowledge an alert: somebody looks after it, and it counts no longer as new."""
+    with coordinator(at.folder, at.context) as console:
+        alert = console.ack_alert(id)
+    if json:
+        print_json(alert)
+    else:
+        hint(f"alert {id} ({alert['alert']} of {alert['subject']}) is acknowledged")
+
+
+@command(app, "flctl alerts mute pi-03 --for 2h", "flctl alerts mute throttled --for 7d")
+def mute(
+    name: str = argument("NAME|AGENT", "An alert's name, or an agent's.", completion.agents),
+    at: At = At(),
+    for_: str = option("TIME", "How long; 0 ends it.", "--for", default="1h"),
+    json: Json = False,
+) -> None:
+    """Tell nobody about alerts of this name or agent for a while; they are listed all the same."""
+    for_s = seconds(for_, "--for")
+    with coordinator(at.folder, at.context) as console:
+        console.mute_alerts(name, for_s)
+    if json:
+        print_json({"name": name, "for_s": for_s})
+    else:
+        hint(f"{name} is muted for {for_}" if for_s else f"{name} is no longer muted")

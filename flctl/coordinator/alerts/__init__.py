@@ -1,0 +1,1 @@
+"""Alerts of the coordinator: what it observes, what it remembers, and whom it tells."""

@@ -1,0 +1,281 @@
+"""The coordinator's alerts: looks every few seconds, tells the sinks, keeps the book.
+
+Everything that may be slow (the webhook, the command, the disk) is in threads of its own that the
+loop never waits for.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flctl.coordinator.alerts.book import load_book, save_book
+from flctl.coordinator.alerts.observing import Observer
+from flctl.coordinator.alerts.settings import AlertSettings
+from flctl.coordinator.background import Background, DaemonBackground
+from flctl.core.alerts import KINDS, Alerting, Firing, SinkName
+from flctl.core.roster import Roster
+from flctl.errors import UsageError, one_line
+from flctl.transport.gate import Gate
+from flctl.transport.tokens import Token
+from flctl.wire import questions as q
+
+if TYPE_CHECKING:
+    from flctl.coordinator.alerts.sending import Sink
+
+logger = logging.getLogger(__name__)
+
+SOURCE = "(alerts)"
+LOOK_S = 5.0
+BATCH = 50
+"""Notices of one request, or of one start of the command."""
+BACKOFF_S = (5.0, 600.0)
+KEEP_AGAIN_S = 30.0
+UNKEPT_S = 5.0
+"""A notice is sent once the book has it, so that a restart does not send it twice; not later than
+this: a full disk is no reason to be silent."""
+
+
+class Delivery:
+    """Notices to one sink, in order, one attempt at a time, again until it takes them."""
+
+    def __init__(
+        self, name: SinkName, sink: "Sink", background: Background, alerting: Alerting, gate: Gate
+    ) -> None:
+        self._name, self._sink, self._background = name, sink, background
+        self._alerting, self._gate = alerting, gate
+        self._busy = self._taken = False
+        self._pause_s, self._retry_at, self._now = BACKOFF_S[0], float("-inf"), 0.0
+        self.failing = ""
+        """Why the last attempt failed; empty when it did not."""
+
+    def step(self, upto: int, now: float) -> bool:
+        """Send what waits, up to this notice; whether something was taken since the last call."""
+        self._now, self._taken = now, False
+        self._background.finish()
+        if not self._busy and now >= self._retry_at:
+            waiting = self._alerting.waiting(self._name)
+            batch = [notice for notice in waiting if notice.number <= upto][:BATCH]
+            if batch:
+                self._busy = True
+                last = batch[-1].number
+                self._background.submit(
+                    lambda: self._sink.send(batch), lambda _, error: self._ended(last, error)
+                )
+        return self._taken
+
+    def close(self) -> None:
+        self._background.close()  # an attempt that is about to succeed is not made twice
+        self._sink.abort()
+
+    def shown(self) -> dict[str, Any]:
+        return {"waiting": len(self._alerting.waiting(self._name)), "failing": self.failing}
+
+    def _ended(self, last: int, error: BaseException | None) -> None:
+        self._busy = False
+        if error is None:
+            if self.failing:
+                self._gate.info(logger, SOURCE, "the %s takes alerts again", self._name)
+            self.failing, self._pause_s, self._taken = "", BACKOFF_S[0], True
+            self._alerting.taken(self._name, last)
+            return
+        why = one_line(str(error) or type(error).__name__)
+        if not self.failing:
+            text = "the %s does not take alerts: %s; it is tried again, ever more rarely"
+            self._gate.warning(logger, SOURCE, text, self._name, why)
+        self.failing = why
+        self._retry_at = self._now + self._pause_s
+        self._pause_s = min(2 * self._pause_s, BACKOFF_S[1])
+
+
+class Alarms:
+    """Alerts of the coordinator whose state folder this is. `enrolled`, `run` and `tokens` say
+    what there is; `sinks` and `background` are those of the settings unless a test has others."""
+
+    def __init__(
+        self,
+        state: Path,
+        settings: AlertSettings,
+        roster: Roster,
+        enrolled: Callable[[], Sequence[str]],
+        run: Callable[[], dict[str, Any] | None],
+        tokens: Callable[[], Sequence[Token]],
+        gate: Gate,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+        sinks: "Mapping[SinkName, Sink] | None" = None,
+        background: Callable[[str], Background] = DaemonBackground,
+    ) -> None:
+        self._state, self._enrolled, self._run, self._tokens = state, enrolled, run, tokens
+        self._gate, self._clock, self._wall = gate, clock, wall_clock
+        sinks = sinks_of(settings) if sinks is None else sinks
+        now = clock()
+        self._alerting = Alerting(settings.spans, sinks.keys(), load_book(state), now, self._wall())
+        self._observer = Observer(settings, roster, self._alerting.expected)
+        self._deliveries: dict[SinkName, Delivery] = {
+            name: Delivery(name, sink, background(name), self._alerting, gate)
+            for name, sink in sinks.items()
+        }
+        self._disk, self._keeping, self._dirty = background("alerts"), False, False
+        self._kept = self._alerting.book(now, self._wall())
+        """What the file has."""
+        self._unkept_since: float | None = None
+        """Since then the file is behind."""
+        self._keep_at = self._look_at = now
+        self._fault = ""
+
+    def on_time(self, now: float) -> None:
+        """To be called several times a second. Raises nothing."""
+        try:
+            self._disk.finish()
+            if now >= self._look_at:
+                self._look_at = now + LOOK_S
+                self._look(now)
+            self._keep(now)
+            late = self._unkept_since is not None and now - self._unkept_since > UNKEPT_S
+            upto = self._alerting.last_notice if late else self._kept.last_notice
+            for delivery in self._deliveries.values():
+                if delivery.step(upto, now):
+                    self._change(now)
+        except Exception as bug:  # whatever it is, rounds go on
+            self._gate.bug(logger, SOURCE, bug, "alerts could not be looked after")
+
+    def close(self) -> None:
+        for delivery in self._deliveries.values():
+            delivery.close()
+        self.on_time(self._clock())  # what was taken last goes into the book
+        self._disk.close()
+
+    # For operators --------------------------------------------------------------------------
+
+    def since_round_s(self) -> float:
+        """Since the last commit of the run in progress, or since it began, or went on here."""
+        return round(self._observer.since_round_s(self._clock()), 1)
+
+    def shown(self) -> dict[str, Any]:
+        now = self._clock()
+        return {
+            "firing": [self._shown(alert) for alert in self._alerting.firing.values()],
+            "muted": [
+                {"name": name, "left_s": left_s}
+                for name, left_s in self._alerting.muted(now).items()
+            ],
+            **{name: delivery.shown() for name, delivery in self._deliveries.items()},
+        }
+
+    def counts(self) -> dict[str, Any]:
+        """For `flctl status`."""
+        firing = self._alerting.firing.values()
+        return {
+            "firing": dict(self._alerting.counts()),
+            "acknowledged": sum(alert.acknowledged for alert in firing),
+            "muted": sum(self._alerting.is_muted(alert) for alert in firing),
+        }
+
+    def of_subjects(self) -> dict[str, list[str]]:
+        """Kinds of the alerts that fire, by agent, run or token."""
+        found: dict[str, list[str]] = {}
+        for alert in self._alerting.firing.values():
+            found.setdefault(alert.subject, []).append(alert.kind)
+        return found
+
+    def acknowledge(self, id_: int) -> dict[str, Any]:
+        """Raises UsageError."""
+        alert = self._alerting.acknowledge(id_)
+        self._change(self._clock())
+        return self._shown(alert)
+
+    def mute(self, name: str, for_s: float) -> dict[str, Any]:
+        """`name` is an alert's or an agent's; 0 ends it. Raises UsageError."""
+        if for_s and name not in (*KINDS, *self._enrolled()):
+            raise UsageError(
+                f"{name} is neither an enrolled agent nor an alert ({', '.join(KINDS)})"
+            )
+        now = self._clock()
+        self._alerting.mute(name, for_s, now)
+        self._change(now)
+        return {"name": name, "for_s": for_s}
+
+    # Steps ----------------------------------------------------------------------------------
+
+    def _shown(self, alert: Firing) -> dict[str, Any]:
+        return {
+            "id": alert.id,
+            "alert": alert.kind,
+            "subject": alert.subject,
+            "text": alert.text,
+            "since": alert.since,
+            "for_s": round(self._clock() - alert.began, 1),
+            "acknowledged": alert.acknowledged,
+            "muted": self._alerting.is_muted(alert),
+        }
+
+    def _look(self, now: float) -> None:
+        alerting = self._alerting
+        expected, dropped, told = {*alerting.expected}, alerting.dropped, alerting.last_notice
+        observed = self._observer.observe(self._enrolled(), self._run(), self._tokens(), now)
+        changes = alerting.observe(observed, now, self._wall())
+        for change in changes:
+            alert, text = change.alert, change.text
+            self._gate.warning(
+                logger, alert.subject, "alert=%s subject=%s %s: %s",
+                alert.kind, alert.subject, change.event, text,
+            )  # fmt: skip
+        if alerting.dropped > dropped:
+            self._gate.error(logger, SOURCE, "alerts were dropped: nothing has taken them for long")
+        if changes or alerting.last_notice > told or alerting.expected != expected:
+            self._change(now)
+
+    def _change(self, now: float) -> None:
+        self._dirty = True
+        if self._unkept_since is None:
+            self._unkept_since = now
+
+    def _keep(self, now: float) -> None:
+        """Write the book when it has changed and the disk has done with the last one."""
+        if not self._dirty or self._keeping or now < self._keep_at:
+            return
+        book = self._alerting.book(now, self._wall())
+        self._keeping, self._dirty = True, False
+
+        def done(_: None, error: BaseException | None) -> None:
+            self._keeping = False
+            if error is None:
+                self._kept, self._fault = book, ""
+                self._unkept_since = now if self._dirty else None
+                return
+            self._dirty, self._keep_at = True, now + KEEP_AGAIN_S
+            if not self._fault:
+                text = "%s; a restart may send alerts twice"
+                self._gate.error(logger, SOURCE, text, one_line(error))
+            self._fault = one_line(error)
+
+        self._disk.submit(lambda: save_book(self._state, book), done)
+
+
+def sinks_of(settings: AlertSettings) -> "dict[SinkName, Sink]":
+    """Raises SettingsError."""
+    if settings.webhook is None and settings.command is None:
+        return {}
+    from flctl.coordinator.alerts.sending import Command, Webhook
+
+    found: dict[SinkName, Sink] = {}
+    if settings.webhook is not None:
+        found["webhook"] = Webhook(settings.webhook)
+    if settings.command is not None:
+        found["command"] = Command(settings.command)
+    return found
+
+
+def about_alerts(alarms: Alarms | None, asked: q.ShowAlerts | q.AckAlert | q.MuteAlerts) -> Any:
+    """The answer to an operator. Raises UsageError."""
+    if alarms is None:
+        raise UsageError("this coordinator ends with its run, and has no alerts")
+    match asked:
+        case q.ShowAlerts():
+            return alarms.shown()
+        case q.AckAlert(id=id_):
+            return alarms.acknowledge(id_)
+        case q.MuteAlerts(name=name, for_s=for_s):
+            return alarms.mute(name, for_s)

@@ -1,0 +1,82 @@
+"""`flctl alerts` against a real coordinator that runs in this process."""
+
+import json
+import threading
+
+import pytest
+
+from flctl.coordinator.alerts.alarms import Alarms
+from flctl.coordinator.alerts.settings import AlertSettings
+from flctl.coordinator.main import make_coordinator
+from flctl.files import Lock
+from flctl.transport.addresses import LOCK
+from flctl.transport.keypair import load_or_make
+from flctl.transport.keys import Keyring
+
+
+@pytest.fixture
+def keyring(tmp_path):
+    """That of a coordinator with an open token, which fires at once."""
+    state = tmp_path / "state"
+    keyring = Keyring(state / "keys")
+    keyring.new_token(600, 1)
+    lock = Lock(state / LOCK, "busy")
+    coordinator, endpoint = make_coordinator(state, keyring, "127.0.0.1:0", state)
+    coordinator.alarms = Alarms(
+        state, AlertSettings(), coordinator.roster, coordinator.agents.enrolled,
+        coordinator.runs.status, keyring.open_tokens, coordinator.gate,
+    )  # fmt: skip
+    thread = threading.Thread(target=coordinator.run)
+    thread.start()
+    keyring.endpoint = endpoint
+    yield keyring
+    coordinator.stop()
+    thread.join()
+    coordinator.close()
+    lock.release()
+
+
+def test_an_alert_is_listed_acknowledged_and_audited(flctl, keyring):
+    (token,) = keyring.open_tokens()
+    found = json.loads(flctl("alerts", "--json").out)
+    (alert,) = found["firing"]
+    assert (alert["alert"], alert["subject"]) == ("open_token", token.id)
+    assert "open_token" in flctl("alerts").out
+    assert "1 alert firing: 1 open_token; see flctl alerts" in flctl("status").out
+    done = flctl("alerts", "ack", alert["id"])
+    assert (done.code, done.out) == (0, "")
+    assert "acknowledged" in flctl("alerts").out
+    assert "firing" not in flctl("status").out
+    assert "alert-ack" in flctl("audit").out
+    wrong = flctl("alerts", "ack", 99)
+    assert wrong.code == 2
+    assert "no alert 99 is firing; see flctl alerts" in wrong.err
+
+
+def test_a_name_is_muted_and_heard_again(flctl, keyring):
+    assert flctl("alerts", "mute", "open_token", "--for", "2h").code == 0
+    (muted,) = json.loads(flctl("alerts", "--json").out)["muted"]
+    assert muted["name"] == "open_token"
+    assert 7100 < muted["left_s"] <= 7200
+    assert json.loads(flctl("alerts", "--json").out)["firing"][0]["muted"]
+    assert flctl("alerts", "mute", "open_token", "--for", "0").code == 0
+    assert json.loads(flctl("alerts", "--json").out)["muted"] == []
+    wrong = flctl("alerts", "mute", "pi-77")
+    assert wrong.code == 2
+    assert "pi-77 is neither an enrolled agent nor an alert" in wrong.err
+    assert flctl("alerts", "mute", "open_token", "--for", "soon").code == 2
+    assert flctl("alerts", "mute", "open_token", "--for", "9999d").code == 2
+
+
+def test_a_read_key_looks_and_changes_nothing(flctl, keyring, tmp_path):
+    pair = load_or_make(tmp_path / "own.key")
+    keyring.add("me", pair.public, "read")
+    far = ("--state", tmp_path / "far")
+    assert flctl("connect", keyring.endpoint, f"--server-key={keyring.server.public}",
+                 "--key", tmp_path / "own.key", *far).code == 0  # fmt: skip
+    assert "open_token" in flctl("alerts", *far).out
+    for order in (("ack", 1), ("mute", "open_token")):
+        done = flctl("alerts", *order, *far)
+        assert done.code == 1
+        assert "needs an admin key, this one may only read" in done.err
+    assert json.loads(flctl("alerts", "--json").out)["firing"][0]["acknowledged"] is False
