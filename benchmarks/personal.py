@@ -3,11 +3,12 @@
     .venv/bin/python benchmarks/personal.py
     .venv/bin/python benchmarks/personal.py --what few --seeds 1
 
-full  each agent has all of its labelled beats: the run's model, its own fine-tuned one, and one
-      that it trains alone for as many rounds
-few   the same with its first 100 labelled beats
-new   the patients 116 and 205, which took no part in the run, with their first 200 beats: its own
-      model, and one that is trained on these from nothing
+full     each agent has all of its labelled beats: the run's model, its own fine-tuned one, and one
+         that it trains alone for as many rounds
+private  the same data, but the two last layers never leave an agent: each has its own (FedPer)
+few      as full, with its first 100 labelled beats
+new      the patients 116 and 205, which took no part in the run, with their first 200 beats: its
+         own model, and one that is trained on these from nothing
 
 Every figure is the mean over the agents of what each measures on its own later beats, and the mean
 over the seeds. Which round, which epoch and which model: the agents' validation beats choose, never
@@ -35,6 +36,7 @@ from flctl.core.randomness import Seeding
 from flctl.fleet.clients import Clients
 from flctl.fleet.driving import drive_virtual
 from flctl.learning.baseline import local_only
+from flctl.learning.ecg import Ecg
 from flctl.learning.evaluation import measured
 from flctl.learning.personal import Data, Way, personalise
 from flctl.learning.state import load_state
@@ -45,9 +47,16 @@ from flctl.wire.messages import Metrics
 TRAIN, LATER, UNSEEN = 0, 1, 2
 FEW, NEW = 100, 200
 PATIENTS = 16
-WHAT = ("full", "few", "new")
+WHAT = ("full", "private", "few", "new")
 Rows = dict[str, Metrics]
 """By how the model was made."""
+
+
+class OwnHead(Ecg):
+    """Each agent has the two layers behind the convolutions for itself."""
+
+    name = "ecg-own-head"
+    private = ("head.*",)
 
 
 def main() -> None:
@@ -70,14 +79,14 @@ def main() -> None:
 
 
 def table(found: Mapping[str, list[Rows]]) -> Iterable[str]:
-    yield f"{'':6}{'model':22}{'accuracy':>10}{'macro-F1':>10}"
+    yield f"{'':9}{'model':22}{'accuracy':>10}{'macro-F1':>10}"
     for what, seeds in found.items():
         for how in seeds[0]:
             figures = (
                 statistics.fmean(rows[how].values[name] for rows in seeds)
                 for name in ("accuracy", "macro_f1")
             )
-            yield f"{what:6}{how:22}" + "".join(f"{figure:10.4f}" for figure in figures)
+            yield f"{what:9}{how:22}" + "".join(f"{figure:10.4f}" for figure in figures)
 
 
 def measure(
@@ -93,6 +102,12 @@ def measure(
         if "new" in wanted:
             data = beats(folder / "new.npz", {UNSEEN: NEW})
             yield "new", newcomers(task, settings, run, data)
+    if "private" in wanted:
+        task = f"{Path(__file__).stem}:{OwnHead.__name__}"
+        run = trained(folder / "private", {**given, "task": task, "personalise": False})
+        best = run.history().best
+        assert best is not None and best.metrics is not None
+        yield "private", {"two private layers": mean(list(best.metrics.beside.values()))}
     if "few" in wanted:
         data = beats(folder / "few.npz", {TRAIN: FEW})
         run = trained(folder / "few", {**given, "data": str(data)})
