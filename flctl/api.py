@@ -26,6 +26,7 @@ from flctl.fleet.connecting import connect as connect_saved
 from flctl.fleet.connecting import remote
 from flctl.fleet.console import RemoteRuns
 from flctl.fleet.context import Context, context_names, load_context
+from flctl.fleet.looking import FleetViews
 from flctl.process import interruptible
 from flctl.records.recorded import RecordedRun
 from flctl.settings import parse
@@ -216,19 +217,8 @@ class _Here(Training):
             yield told
 
 
-class Fleet:
+class Fleet(FleetViews):
     """A coordinator and its agents."""
-
-    def __init__(self, runs: RemoteRuns) -> None:
-        self._runs = runs
-
-    def status(self) -> dict[str, Any]:
-        """The document that `flctl status` shows."""
-        return self._runs.status()
-
-    def runs(self) -> list[dict[str, Any]]:
-        """A summary of each run, the newest last."""
-        return self._runs.look().summaries
 
     def run(self, name: str) -> Training:
         """One of its runs, or the only one whose name begins so; from its first round on."""

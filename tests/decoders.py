@@ -18,10 +18,14 @@ import msgspec
 import numpy as np
 
 from flctl.agent.state import saved_tasks, stored_server_keys
+from flctl.coordinator.alerts.book import load_book
+from flctl.coordinator.alerts.sending import body_of
+from flctl.coordinator.alerts.settings import read_settings
 from flctl.coordinator.store.audit import Actor, Audit, read_line
 from flctl.coordinator.store.journal import Journal, replay
 from flctl.core import chain
 from flctl.core import events as happened
+from flctl.core.alerts import AlertBook, Alerting, Observed, Span
 from flctl.fleet import heads, pages
 from flctl.fleet.context import load_context
 from flctl.fleet.inventory import decode_list
@@ -352,6 +356,23 @@ def _by_hand(path: Path) -> None:
     parse(read_toml(path), str(path))
 
 
+def _alerts() -> bytes:
+    """A book with an alert, a mute and a notice."""
+    alerting = Alerting({"conflict": Span(0, 0)}, ("webhook",), AlertBook(), 5.0, 1.7e9)
+    alerting.mute("pi-02", 60, 5.0)
+    alerting.observe([Observed("conflict", "pi-01", True, "two")], 5.0, 1.7e9)
+    return msgspec.json.encode(alerting.book(5.0, 1.7e9))
+
+
+def _alarmed(path: Path) -> None:
+    book = load_book(path.parent)
+    alerting = Alerting({"conflict": Span(0, 0)}, ("webhook", "command"), book, 5.0, 1.7e9)
+    alerting.observe([Observed("conflict", "pi-03", True, "two")], 5.0, 1.7e9)
+    msgspec.json.encode(alerting.book(5.0, 1.7e9))
+    for notice in alerting.waiting("command"):
+        body_of([notice], 1.7e9)
+
+
 TABLE = (
     Decodes("message to a coordinator", _message, _frames(framing.to_coordinator())),
     Decodes("message to an agent", _order, _frames(framing.to_agent())),
@@ -366,6 +387,9 @@ TABLE = (
             _file("heads/ecg-1.json", lambda p: heads.kept(p.parents[1], "ecg-1"))),
     Decodes("run.toml", _settings_file, _file("run.toml", from_toml)),
     Decodes("settings by hand", _settings_file, _file("run.toml", _by_hand)),
+    Decodes("coordinator.toml", lambda: b'[alerts]\nagent_lost = "20m"\n[alerts.command]\nrun = ["true"]',
+            _file("coordinator.toml", read_settings)),
+    Decodes("alerts.json", _alerts, _file("alerts.json", _alarmed)),
     Decodes("allowed.json", _keys, _file("allowed.json", _redeem)),
     Decodes("rotation.json", _rotation, _file("rotation.json", lambda p: KeyRotation(p.parent))),
     Decodes("server-keys.json", lambda: b'{"given":"%s","keys":["%s"]}' % (b"k" * 40, b"n" * 40),

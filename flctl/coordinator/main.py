@@ -19,6 +19,7 @@ from flctl.coordinator.front.service import HEARTBEAT_S, Coordinator
 from flctl.coordinator.front.token_folder import TokenFolder
 from flctl.coordinator.run.evaluator import WorkerEvaluator
 from flctl.coordinator.store.audit import local_actor
+from flctl.coordinator.trends.trends import Trends
 from flctl.files import Lock, make_folder
 from flctl.transport.addresses import LOCK
 from flctl.transport.gate import Gate
@@ -122,6 +123,9 @@ def run_coordinator(
             state, chosen.alerts, coordinator.roster, coordinator.agents.enrolled,
             coordinator.runs.status, keyring.open_tokens, coordinator.gate,
         )  # fmt: skip
+        coordinator.trends = Trends(
+            state, coordinator.roster, coordinator.runs.status, coordinator.gate
+        )
         coordinator.agents.lives = Lives(state, coordinator.roster, coordinator.gate)
         if invite is not None:
             who, args = local_actor(), {"folder": str(invite)}

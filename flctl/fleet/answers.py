@@ -133,6 +133,14 @@ class AlertCounts(Struct, frozen=True):
     muted: Natural = 0
 
 
+class HistoryPoints(Struct, frozen=True):
+    agent: Texts
+    figure: Short
+    step_s: float
+    points: Annotated[tuple[tuple[float, float | None], ...], Meta(max_length=10_000)]
+    """Wall time of each, and its value; None where there is a gap. The oldest comes first."""
+
+
 class WaitingKey(Struct, frozen=True):
     public_key: PublicKey
 

@@ -127,6 +127,13 @@ class RemoteRuns(Connection):
         """As `answers.AlertList`."""
         return dict(self._document(answers.AlertList, self.ask("alerts")))
 
+    def history(
+        self, agent: str, figure: str, since_s: float = 86400.0, points: int = 1440
+    ) -> dict[str, Any]:
+        """A figure over time, as `answers.HistoryPoints`; "round" is of the agent ""."""
+        body = self.ask("history", agent=agent, figure=figure, since_s=since_s, points=points)
+        return dict(self._document(answers.HistoryPoints, body))
+
     def ack_alert(self, id_: int) -> dict[str, Any]:
         """As `answers.AlertShown`."""
         return dict(self._document(answers.AlertShown, self.ask("alert-ack", id=id_)))

@@ -19,6 +19,17 @@ from flctl.labels import Changes
 from flctl.settings import AgentName
 from flctl.wire.messages import Ask, Deal, Natural, Offset, Short, Text
 
+Figure = Literal[
+    "temperature_c",
+    "throttled",
+    "memory_used_bytes",
+    "disk_free_bytes",
+    "rtt_ms",
+    "written_bytes",
+    "sent_bytes",
+    "state",
+    "round",
+]
 RoundNumber = Annotated[int, Meta(ge=0, le=10**9)]
 
 
@@ -82,6 +93,18 @@ class FetchCheckpoint(AboutRun, frozen=True, tag="checkpoint"):
 
 class ShowAlerts(Question, frozen=True, tag="alerts"):
     """Alerts that fire, and what is muted."""
+
+
+class ReadHistory(Question, frozen=True, tag="history"):
+    """A figure of an agent over time, as points."""
+
+    agent: Short
+    """Empty: the coordinator's own figure, "round"."""
+    figure: Figure
+    since_s: Annotated[float, Meta(gt=0, le=31 * 86400)] = 86400.0
+    """How far back: one-minute points for a day, longer ones for more."""
+    points: Annotated[int, Meta(ge=10, le=2000)] = 1440
+    """No more than about so many."""
 
 
 class ListKeys(Question, frozen=True, tag="keys"):
@@ -209,6 +232,7 @@ AnyQuestion: TypeAlias = (
     | StillWatching
     | FetchCheckpoint
     | ShowAlerts
+    | ReadHistory
     | ListKeys
     | ReadAudit
     | StartRun

@@ -5,9 +5,12 @@ import threading
 
 import pytest
 
+import flctl as face
 from flctl.coordinator.alerts.alarms import Alarms
 from flctl.coordinator.alerts.settings import AlertSettings
 from flctl.coordinator.main import make_coordinator
+from flctl.coordinator.trends.trends import Trends
+from flctl.errors import UsageError
 from flctl.files import Lock
 from flctl.transport.addresses import LOCK
 from flctl.transport.keypair import load_or_make
@@ -26,6 +29,9 @@ def keyring(tmp_path):
         state, AlertSettings(), coordinator.roster, coordinator.agents.enrolled,
         coordinator.runs.status, keyring.open_tokens, coordinator.gate,
     )  # fmt: skip
+    coordinator.trends = Trends(
+        state, coordinator.roster, coordinator.runs.status, coordinator.gate
+    )
     thread = threading.Thread(target=coordinator.run)
     thread.start()
     keyring.endpoint = endpoint
@@ -80,3 +86,24 @@ def test_a_read_key_looks_and_changes_nothing(flctl, keyring, tmp_path):
         assert done.code == 1
         assert "needs an admin key, this one may only read" in done.err
     assert json.loads(flctl("alerts", "--json").out)["firing"][0]["acknowledged"] is False
+
+
+def test_a_program_asks_for_alerts_and_the_past(keyring, tmp_path):
+    """With a read key; a figure or an agent that is not known gets one line."""
+    pair = load_or_make(tmp_path / "own.key")
+    keyring.add("me", pair.public, "read")
+    keyring.add("pi-01", load_or_make(tmp_path / "pi.key").public, "agent")
+    with face.connect(
+        keyring.endpoint, key=tmp_path / "own.key", server_key=keyring.server.public
+    ) as fleet:
+        assert fleet.alerts()["firing"][0]["alert"] == "open_token"
+        assert fleet.history("", "round") == []
+        assert fleet.history("pi-01", "temperature_c", 7 * 86400.0) == []
+        for agent, figure, since_s in (
+            ("pi-77", "state", 60.0),
+            ("pi-01", "at; DROP TABLE tick1", 60.0),
+            ("pi-01", "state", -1.0),
+            ("pi-01", "state", 1e9),
+        ):
+            with pytest.raises(UsageError):
+                fleet.history(agent, figure, since_s)

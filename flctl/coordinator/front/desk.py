@@ -18,7 +18,7 @@ from flctl.wire.messages import Ask, Trouble
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-OF_THE_DISK = frozenset({"runs", "run", "watch", "checkpoint", "journal"})
+OF_THE_DISK = frozenset({"runs", "run", "watch", "checkpoint", "journal", "history"})
 """Questions that `looking` answers, one after another."""
 
 

@@ -21,6 +21,7 @@ from flctl.coordinator.front.service import Coordinator
 from flctl.coordinator.front.turns import Asked
 from flctl.coordinator.front.watching import Past, Subscriber, look_at_past
 from flctl.coordinator.store.runs import Found, KeptModel, LocalRuns
+from flctl.coordinator.trends.looking_back import look_back
 from flctl.core.roster import Member
 from flctl.core.stream import Published
 from flctl.errors import ErrorKind, RunError, UsageError
@@ -89,6 +90,8 @@ class Control:
                 return self._desk.look(
                     asked, lambda: self._all.model(run, number), self._checkpoint
                 )
+            case q.ReadHistory():
+                return self._desk.look(asked, lambda: look_back(coordinator.state, question))
             case q.ListKeys():
                 return self._keys()
             case q.ReadAudit(offset=offset):

@@ -33,6 +33,7 @@ from flctl.wire.messages import Ask, Join
 if TYPE_CHECKING:
     from flctl.coordinator.alerts.alarms import Alarms
     from flctl.coordinator.front.operators import Control
+    from flctl.coordinator.trends.trends import Trends
 
 logger = logging.getLogger(__name__)
 
@@ -86,6 +87,8 @@ class Coordinator:
         """Answers operators' questions."""
         self.alarms: Alarms | None = None
         """None where the coordinator ends with its run."""
+        self.trends: Trends | None = None
+        """The same."""
         self.invitation: TokenFolder | None = None
         """Kept open while it runs, if there is one."""
 
@@ -158,6 +161,8 @@ class Coordinator:
             self.invitation.close()
         if self.alarms is not None:
             self.alarms.close()
+        if self.trends is not None:
+            self.trends.close()
         if self._health is not None:
             self._health.close()
         self._hub.close()
@@ -175,6 +180,8 @@ class Coordinator:
         self.runs.on_time()
         if self.alarms is not None:
             self.alarms.on_time(now)
+        if self.trends is not None:
+            self.trends.on_time(now)
         self.operators.pump()
         if now >= self._next_rest:
             self._next_rest = now + REST_S
