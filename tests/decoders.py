@@ -387,7 +387,7 @@ TABLE = (
             _file("heads/ecg-1.json", lambda p: heads.kept(p.parents[1], "ecg-1"))),
     Decodes("run.toml", _settings_file, _file("run.toml", from_toml)),
     Decodes("settings by hand", _settings_file, _file("run.toml", _by_hand)),
-    Decodes("coordinator.toml", lambda: b'[alerts]\nagent_lost = "20m"\n[alerts.command]\nrun = ["true"]',
+    Decodes("coordinator.toml", lambda: b'[alerts]\n[alerts.command]\nrun = ["true"]',
             _file("coordinator.toml", read_settings)),
     Decodes("alerts.json", _alerts, _file("alerts.json", _alarmed)),
     Decodes("allowed.json", _keys, _file("allowed.json", _redeem)),
