@@ -308,7 +308,5 @@ def test_an_operator_asks_a_coordinator(make_fleet: Callable[..., MemoryFleet]):
     )  # fmt: skip
     for _ in range(400):
         fleet.step(1.0)
-    found = look_back(
-        fleet.state, ReadHistory(agent="pi-01", figure="state"), lambda: fleet.wall
-    )
+    found = look_back(fleet.state, ReadHistory(agent="pi-01", figure="state"), lambda: fleet.wall)
     assert [value for _, value in found["points"]][1:] == [1.0] * 5
