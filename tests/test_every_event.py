@@ -60,6 +60,7 @@ from flctl.settings import LocalTraining
 from flctl.terminal.live import Dashboard
 from flctl.terminal.watching import JsonWatcher, LineWatcher
 from flctl.transport.gate import Gate
+from flctl.web.picture import RunPicture
 from flctl.wire.messages import Metrics
 from flctl.wire.parameters import ParameterFile
 
@@ -396,6 +397,17 @@ def runs_verify(case: Case) -> None:
     assert case.flctl("runs", "verify", case.folder.name).code == 0
 
 
+@reader
+def web_page(case: Case) -> None:
+    """The rounds that count, with their figures and the best of them."""
+    picture = RunPicture(case.folder.name, 0.0)
+    for told in case.told:
+        picture.apply(told, 0.0)
+    for each in (picture, RunPicture.of(case.folder.name, case.events)):
+        assert {r.round: r.values["loss"] for r in each.rounds} == case.losses
+        assert each.best == case.best
+
+
 def watched(case: Case, watcher: LineWatcher | JsonWatcher) -> str:
     """What it prints when the connection is lost, and the last ones come again."""
     out = io.StringIO()
@@ -515,6 +527,9 @@ READ_BY: dict[str, tuple[Reader, ...]] = {
     "terminal/checkpoints.py": (history,),
     "records/tables.py": (runs_export_csv,),
     "records/tensorboard.py": (runs_export_tensorboard, train_tensorboard),
+    "web/feed.py": (web_page,),
+    "web/picture.py": (web_page,),
+    "web/site.py": WRITES,  # it passes the picture on
 }
 TOUCHES = re.compile(
     r"core\.(events|history|stream)|core import events|read_events|\.history\(|recorded\("

@@ -92,6 +92,10 @@ class AgentStatus(Struct, frozen=True):
     disk_total_bytes: Natural | None = None
     alerts: tuple[Short, ...] = ()
     """Kinds of the alerts that fire for it."""
+    cpu_percent: float | None = None
+    written_bytes: Natural | None = None
+    sent_bytes: Natural | None = None
+    uptime_s: float | None = None
 
 
 class AlertShown(Struct, frozen=True):

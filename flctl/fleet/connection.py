@@ -46,7 +46,7 @@ class Connection:
         """`key` is the public one that is shown there; `state` the folder of a coordinator here."""
         self._link = link
         self.where, self.clock = where, clock
-        self._key, self._state = key, state
+        self.key, self._state = key, state
         self.patience: Callable[[], AbstractContextManager[object]] = nullcontext
         """Entered while an answer is awaited."""
         self.on_server_keys: Callable[[tuple[str, ...]], None] = lambda _: None
@@ -170,7 +170,7 @@ class Connection:
         )
 
     def _refused(self, why: str) -> AccessError:
-        key = shown(self._key)
+        key = shown(self.key)
         return AccessError(
             f"the coordinator at {self.where} does not let in this key ({key}): {why}; "
             f"on the coordinator run: flctl keys add NAME {key} --role admin"

@@ -1,0 +1,193 @@
+"""The one subscription of all viewers: a thread that asks for the fleet's status and follows the
+run in progress, or the newest one."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from msgspec import Struct
+
+from flctl.core import stream
+from flctl.core.events import RoundCommitted, UpdateStored
+from flctl.errors import CoordinatorAway, FlctlError
+from flctl.fleet import answers, discovery
+from flctl.fleet.console import RemoteRuns
+from flctl.web.asking import Open
+from flctl.web.picture import RunPicture
+
+logger = logging.getLogger(__name__)
+
+WATCHED_S, UNWATCHED_S = 1.0, 10.0
+"""How often the status is asked for with and without viewers; an event brings it forward."""
+SOON_S = 0.3
+ANSWER_S = 5.0
+"""How long an answer may take before viewers are told that the coordinator is away."""
+RETRY_S = 2.0
+FLEET, RUN, RUNS, KEYS = "fleet", "run", "runs", "keys"
+"""Topics of what has changed."""
+Told = Callable[[set[str]], None]
+
+
+class Since(Struct, frozen=True):
+    """When an agent's state began, as far as it was seen here."""
+
+    state: str
+    at: float
+    exact: bool
+    """False: it was in it when it was seen first."""
+
+
+class FleetSeen(Struct, frozen=True):
+    at: float
+    """When, in seconds since 1970."""
+    status: answers.FleetStatus
+    advice: dict[str, str]
+    """What to do, by agent."""
+    since: dict[str, Since]
+
+
+class Feed:
+    """The fields are to be read while `lock` is held."""
+
+    def __init__(
+        self,
+        open_: Open,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._open, self.clock, self.wall_clock = open_, clock, wall_clock
+        self.lock = threading.Lock()
+        self.fleet: FleetSeen | None = None
+        self.run: RunPicture | None = None
+        self.away = "connecting to the coordinator"
+        """Why there is no answer; empty when there is."""
+        self.away_since = wall_clock()
+        self.changes = 0
+        """How often a round was committed, or a run began or ended: what is kept of runs is old."""
+        self.watched: Callable[[], bool] = lambda: False
+        """Whether anybody looks."""
+        self.told: Told = lambda _: None
+        """Called from the feed's thread with the topics that have changed."""
+        self._ending = threading.Event()
+        self._soon = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="flctl.web.feed", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        self._ending.set()
+        self._soon.set()
+        self._thread.join(2 * ANSWER_S)
+
+    def poke(self) -> None:
+        """Ask for the status soon: somebody begins to look, or has changed something."""
+        self._soon.set()
+
+    def _work(self) -> None:
+        while not self._ending.is_set():
+            try:
+                with self._open() as runs:
+                    self._follow(runs)
+            except FlctlError as error:
+                self._lost(error)
+            except Exception as bug:  # the page goes on, and says so
+                logger.exception("the feed has to begin again")
+                self._lost(bug)
+            self._ending.wait(RETRY_S)
+
+    def _follow(self, runs: RemoteRuns) -> None:
+        due, watching, name = 0.0, None, ""
+        while not self._ending.is_set():
+            if self.clock() >= due or self._soon.is_set():
+                self._soon.clear()
+                status = runs.ask("status", ANSWER_S)
+                self._take_status(status, answers.read(answers.FleetStatus, status, runs.where))
+                due = self.clock() + (WATCHED_S if self.watched() else UNWATCHED_S)
+                wanted = self._run_to_watch(runs, name)
+                if wanted != name:
+                    name, watching = wanted, runs.watch(wanted)
+                    with self.lock:
+                        self.run = RunPicture(name, self.clock())
+            if watching is not None:
+                self._take_events(watching)
+            else:
+                self._soon.wait(min(0.5, max(0.0, due - self.clock())))
+
+    def _run_to_watch(self, runs: RemoteRuns, now: str) -> str:
+        """The run in progress, else the one that is watched, else the newest."""
+        assert self.fleet is not None
+        if run := self.fleet.status.coordinator.run:
+            return run.run
+        if now:
+            return now
+        found = runs.look().summaries
+        return str(max(found, key=lambda each: each["started"])["run"]) if found else ""
+
+    def _take_status(self, body: dict[str, Any], status: answers.FleetStatus) -> None:
+        rows = discovery.compare(discovery.enrolled(body), body)
+        before, now = self.fleet, self.wall_clock()
+        known = before.since if before else {}
+        since = {
+            a.name: _since(a, known.get(a.name), now, before is not None) for a in status.agents
+        }
+        seen = FleetSeen(now, status, {row.name: row.advice for row in rows if row.name}, since)
+        topics = {FLEET}
+        if before is None or _keys_of(before.status) != _keys_of(status):
+            topics.add(KEYS)
+        if before is None or before.status.coordinator.run != status.coordinator.run:
+            topics.add(RUN)
+        with self.lock:
+            if self.away:
+                topics |= {RUN, RUNS, KEYS}
+            self.fleet, self.away = seen, ""
+        self.told(topics)
+
+    def _take_events(self, watching: Iterator[stream.Published | None]) -> None:
+        """Those that are there, up to half a second of them; waits as long when there are none."""
+        until, topics = self.clock() + 0.5, set[str]()
+        for told in watching:
+            if told is None:
+                break
+            with self.lock:
+                if self.run is not None and told.run == self.run.name:
+                    self.run.apply(told, self.clock())
+                    topics.add(RUN)
+                if isinstance(told.event, RoundCommitted | stream.RunBegun | stream.ENDS):
+                    self.changes += 1
+                    topics.add(RUNS)
+            if not isinstance(told.event, stream.BatchTrained | UpdateStored):
+                self._soon.set()
+            if self.clock() > until:
+                break
+        if topics:
+            self.told(topics)
+
+    def _lost(self, error: Exception) -> None:
+        text = str(error)
+        if isinstance(error, CoordinatorAway):
+            text = "the coordinator does not answer"
+        with self.lock:
+            if not self.away or self.fleet is None:
+                self.away_since = self.away_since if self.away else self.wall_clock()
+            self.away = text
+        self.told(set())
+
+
+def _since(agent: answers.AgentStatus, known: Since | None, now: float, seen: bool) -> Since:
+    if known is not None and known.state == agent.state:
+        return known
+    if agent.state == "lost" and agent.last_seen_s is not None:
+        return Since(agent.state, now - agent.last_seen_s, True)
+    return Since(agent.state, now, seen)
+
+
+def _keys_of(status: answers.FleetStatus) -> tuple[object, ...]:
+    return (
+        [agent.name for agent in status.agents],
+        status.waiting,
+        [token.id for token in status.tokens],
+        status.revoked,
+    )

@@ -1,0 +1,117 @@
+"""The process of `flctl web`: its socket, its connections to the coordinator, its end."""
+
+import logging
+import socket
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from flctl.errors import CoordinatorAway, StateError, UsageError
+from flctl.files import read_small
+from flctl.fleet.connecting import connect_coordinator
+from flctl.fleet.console import RemoteRuns
+from flctl.terminal import logs
+from flctl.terminal.output import print_line
+from flctl.transport.addresses import parse_address, to_bind
+from flctl.web.doorway import own_names
+from flctl.web.login import TOKEN, Login
+from flctl.web.orders import Orders
+from flctl.web.pages import DoorPages, FleetPages
+from flctl.web.site import Site
+
+STALLED_MS = 20_000
+"""After so long without an acknowledgement the kernel ends a connection."""
+MOST_REQUESTS = 200
+"""Requests that are in progress; beyond it they get a 503."""
+FOLDER = "web"
+"""In the state folder: the login's token and the key of its sessions."""
+
+
+class WebOptions(NamedTuple):
+    bind: str
+    names: Sequence[str] = ()
+    """Further names under which the page is reached."""
+    login: bool = False
+    """Ask for the token on this machine, too."""
+    read_only: bool = False
+    metrics_only: bool = False
+    metrics_token: Path | None = None
+
+
+def run_web(state: Path, context: str | None, options: WebOptions, verbose: bool = False) -> None:
+    """Until it is interrupted. Raises FlctlError."""
+    logs.set_up(verbose)
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    socket_ = listening(options.bind)
+    host, port = socket_.getsockname()[:2]
+    folder = state / FOLDER
+    site = site_of(state, context, options, folder, is_loopback(host))
+    shown = f"[{host}]" if ":" in host else host
+    print_line(f"page         http://{shown}:{port}")
+    if site.login is not None:
+        print_line(f"token        in {folder / TOKEN}")
+    server(site, options).run(sockets=[socket_])
+
+
+def site_of(
+    state: Path, context: str | None, options: WebOptions, folder: Path, local: bool = True
+) -> Site:
+    """`folder` keeps the token and the key of sessions. Raises FlctlError."""
+
+    def open_() -> RemoteRuns:
+        return connect_coordinator(state, context)
+
+    with suppress(CoordinatorAway):  # it may come later; a wrong context is told now
+        open_().close()
+    return Site(open_, Login(folder) if options.login or not local else None, options.read_only)
+
+
+def app_of(site: Site, names: Sequence[str]) -> ASGIApp:
+    routes = [*DoorPages(site).routes, *FleetPages(site).routes, *Orders(site).routes]
+    return site.app(routes, {*own_names(), *names})
+
+
+def server(site: Site, options: WebOptions) -> uvicorn.Server:
+    return uvicorn.Server(
+        uvicorn.Config(
+            app_of(site, options.names),
+            log_config=None, access_log=False, server_header=False, date_header=False,
+            limit_concurrency=MOST_REQUESTS, timeout_keep_alive=30, timeout_graceful_shutdown=2,
+            ws="none", lifespan="on",
+        )
+    )  # fmt: skip
+
+
+def is_loopback(host: str) -> bool:
+    return host.startswith("127.") or host == "::1"
+
+
+def listening(bind: str) -> socket.socket:
+    """Raises UsageError, StateError."""
+    address = to_bind(parse_address(bind, lowest_port=0))
+    family = socket.AF_INET6 if address.is_ipv6 else socket.AF_INET
+    made = socket.socket(family, socket.SOCK_STREAM)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, STALLED_MS)
+    try:
+        made.bind((address.host, address.port))
+    except OSError as error:
+        made.close()
+        raise StateError(f"--bind {bind}: {error.strerror}; name another address") from error
+    return made
+
+
+def secret_of(path: Path, option: str) -> str:
+    """The one line of a file. Raises UsageError."""
+    try:
+        found = read_small(path, 4096).decode(errors="replace").strip()
+    except OSError as error:
+        raise UsageError(f"{option} {path}: {error.strerror}") from error
+    if not found:
+        raise UsageError(f"{option} {path}: the file is empty")
+    return found

@@ -1,0 +1,130 @@
+// The page's one stream of events: says what has changed, and whether all is still connected.
+"use strict";
+
+const QUIET_MS = 7000;
+const link = document.getElementById("link");
+let heard = Date.now();
+let away = "";
+let source = null;
+let opened = false;
+
+function say(text) {
+  if (link.textContent !== text) link.textContent = text;
+  link.hidden = !text;
+}
+
+function changed(topics) {
+  for (const topic of topics) {
+    if (topic) document.body.dispatchEvent(new CustomEvent("changed-" + topic));
+  }
+}
+
+function check() {
+  const silent = Date.now() - heard > QUIET_MS;
+  say(silent ? "✕ The server of this page does not answer. The figures are old; it is tried again by itself."
+             : away && "✕ " + away);
+  document.body.classList.toggle("stale", silent || away !== "");
+  if (silent && source && source.readyState === EventSource.CLOSED) connect();
+}
+
+function connect() {
+  if (source) source.close();
+  const topics = document.body.dataset.topics;
+  const seen = document.getElementById("agents")?.dataset.at ?? "";
+  source = new EventSource(`/events?topics=${encodeURIComponent(topics)}&seen=${seen}`);
+  source.addEventListener("open", () => {
+    if (opened) changed(topics.split(",")); // what was missed
+    opened = true;
+  });
+  source.addEventListener("beat", (event) => {
+    const told = JSON.parse(event.data);
+    heard = Date.now();
+    away = told.away;
+    document.getElementById("as-of").textContent = told.at;
+    check();
+  });
+  source.addEventListener("changed", (event) => {
+    heard = Date.now();
+    changed(JSON.parse(event.data));
+  });
+  source.addEventListener("cells", (event) => patch(JSON.parse(event.data)));
+  source.addEventListener("error", () => {
+    // A session that has ended is no interruption.
+    if (source.readyState === EventSource.CLOSED) {
+      fetch("/fleet/head").then((answer) => { if (answer.status === 401) location.assign("/login"); },
+                                () => {});
+    }
+  });
+}
+
+// The table of agents: cells that are others now, and what is shown of it.
+
+const filter = document.getElementById("filter");
+
+function patch(rows) {
+  for (const [name, cells] of Object.entries(rows)) {
+    const row = document.getElementById("agent-" + name);
+    if (!row) continue;
+    for (const [key, value] of Object.entries(cells)) {
+      if (key.startsWith("data-")) row.setAttribute(key, value);
+      else row.querySelector(`[data-cell="${key}"]`).innerHTML = value;
+    }
+  }
+  if (filter) show();
+}
+
+function show() {
+  const body = document.getElementById("agents");
+  const words = document.getElementById("filter-text").value.toLowerCase().split(/\s+/).filter(Boolean);
+  const state = document.getElementById("filter-state").value;
+  const label = document.getElementById("filter-label")?.value ?? "";
+  let shown = 0;
+  for (const row of body.rows) {
+    const data = row.dataset;
+    const fits = (!state || data.state === state) &&
+      (!label || data.labels.split("|").includes(label)) &&
+      words.every((word) => data.search.includes(word));
+    if (row.hidden === fits) row.hidden = !fits;
+    shown += fits;
+  }
+  const text = `${shown} of ${body.rows.length} shown`;
+  const output = document.getElementById("shown");
+  if (output.value !== text) output.value = text;
+}
+
+function sort() {
+  const by = document.getElementById("sort").value;
+  const body = document.getElementById("agents");
+  const rows = [...body.rows];
+  const name = (a, b) => (a.dataset.name < b.dataset.name ? -1 : 1);
+  rows.sort((a, b) => (by === "name" ? 0 : b.dataset[by] - a.dataset[by]) || name(a, b));
+  body.append(...rows);
+}
+
+if (filter) {
+  const place = new URLSearchParams(location.search);
+  for (const [key, id] of [["text", "filter-text"], ["state", "filter-state"], ["label", "filter-label"], ["sort", "sort"]]) {
+    const field = document.getElementById(id);
+    if (field && place.get(key)) field.value = place.get(key);
+  }
+  let due = 0;
+  filter.addEventListener("input", (event) => {
+    clearTimeout(due);
+    due = setTimeout(() => { if (event.target.id === "sort") sort(); show(); }, 50);
+  });
+  filter.addEventListener("submit", (event) => event.preventDefault());
+  document.body.addEventListener("htmx:afterSettle", (event) => {
+    if (event.target.id === "table") { sort(); show(); }
+  });
+  sort();
+  show();
+}
+
+document.body.addEventListener("htmx:responseError", (event) => {
+  if (event.detail.xhr.status === 401) location.assign("/login");
+});
+
+if (document.body.dataset.topics) {
+  connect();
+  setInterval(check, 1000);
+}

@@ -1,0 +1,76 @@
+"""What the page says: states in words and symbols, sizes, times with their zone."""
+
+from datetime import UTC, datetime
+
+from flctl.fleet.answers import AgentStatus
+from flctl.formats import size
+
+HOT_C = 80.0
+"""A Raspberry Pi slows itself down from here on."""
+LOW_DISK_BYTES = 512 * 2**20
+SYMBOLS = {
+    "ready": "●", "training": "▶", "evaluating": "◆", "offering": "▲", "starting": "…",
+    "stopped": "■", "lost": "✕", "conflict": "‼", "no data": "∅",
+}  # fmt: skip
+TONES = dict.fromkeys(("ready",), "good") | dict.fromkeys(
+    ("training", "evaluating", "offering"), "busy"
+)
+TONES |= {"starting": "dim", "stopped": "dim", "no data": "warn"}
+AWAY = ("lost", "stopped", "conflict", "too old", "too new")
+"""States of agents that are not connected: what they said of themselves is no longer so."""
+RUN_SYMBOLS = {"running": "▶", "paused": "❚❚", "finished": "✓", "stopped": "■", "failed": "✕"}
+RUN_TONES = {"running": "busy", "paused": "warn", "finished": "good", "stopped": "dim"}
+
+
+def symbol(state: str) -> str:
+    return SYMBOLS.get(state, "!")
+
+
+def tone(state: str) -> str:
+    """Name of a colour; whatever is not known is bad."""
+    return TONES.get(state, "bad")
+
+
+def moment(at: float | None) -> str:
+    """Second and zone, as 2026-11-28 00:20:11 UTC."""
+    if at is None:
+        return "-"
+    try:
+        return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    except (OverflowError, ValueError, OSError):  # a clock of somebody else
+        return "-"
+
+
+def clock(at: float, now: float) -> str:
+    """The same, without the date if that is today's."""
+    whole = moment(at)
+    today = moment(now)[:11]
+    return whole.removeprefix(today) if whole.startswith(today) else whole
+
+
+def memory(agent: AgentStatus) -> str:
+    used, total = agent.memory_used_bytes, agent.memory_total_bytes
+    return "-" if used is None or total is None else f"{size(used)} of {size(total)}"
+
+
+def heat(agent: AgentStatus) -> tuple[str, bool]:
+    """Temperature and throttling, and whether they ask for attention."""
+    words = [] if agent.temperature_c is None else [f"{agent.temperature_c:.0f} °C"]
+    hot = agent.temperature_c is not None and agent.temperature_c >= HOT_C
+    if hot:
+        words.append("hot")
+    words += agent.throttled or ()
+    return ", ".join(words) or "-", hot or bool(agent.throttled)
+
+
+def what_to_do(agent: AgentStatus, advice: str) -> str:
+    """`advice` about its state, and about what its machine reports."""
+    parts = [advice] if advice else []
+    throttled = " ".join(agent.throttled or ())
+    if "under-voltage" in throttled or "under voltage" in throttled:
+        parts.append("give it a power supply and a cable that are strong enough")
+    elif agent.throttled or heat(agent)[1]:
+        parts.append("cool it: a heat sink, a fan, or a place with more air")
+    if agent.disk_free_bytes is not None and agent.disk_free_bytes < LOW_DISK_BYTES:
+        parts.append("its card is nearly full: make room there")
+    return "; ".join(parts)

@@ -1,0 +1,196 @@
+"""Agents in one process: real supervisors over real links; machine and training are played.
+
+    python played_agents.py SETTINGS     # JSON: coordinator, server_key, token, folder, names
+
+FOLDER/play.json steers them while they live: for each name `telemetry`, `kind`, `fails` (the text
+of its next failure) and `batch_s`. They end with their standard input.
+"""
+
+import json
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from flctl.agent.config import AgentConfig
+from flctl.agent.state import AgentState
+from flctl.agent.supervisor import Supervisor
+from flctl.core.metrics import from_confusion
+from flctl.learning.registry import task_digest
+from flctl.transport.blobs import BlobStore
+from flctl.transport.keypair import load_or_make
+from flctl.transport.zeromq import ZeroMqLink
+from flctl.wire.messages import Claim, DatasetInfo, Device, Limits, Telemetry
+from flctl.wire.parameters import ParameterFile, dump
+from flctl.worker.jobs import Describe, Described, JobFailed, Scored, Stepped, Trained, TrainJob
+
+TASK = "ecg"
+STEPS = 10
+
+
+class Play:
+    """The file that steers one agent."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        self._path, self._name = path, name
+
+    def __call__(self) -> dict[str, Any]:
+        try:
+            return dict(json.loads(self._path.read_text()).get(self._name, {}))
+        except (FileNotFoundError, json.JSONDecodeError):
+            return {}
+
+
+class PlayedWorker:
+    """Takes `batch_s` for each of ten steps; an update is the model, a little moved."""
+
+    def __init__(self, play: Play) -> None:
+        self.pid: int | None = None
+        self.idle_since: float | None = None
+        self._play = play
+        self._job: Any = None
+        self._fd: int | None = None
+        self._step, self._next = 0, 0.0
+
+    @property
+    def busy(self) -> bool:
+        return self._job is not None
+
+    def submit(self, job: Any, fd: int | None = None) -> None:
+        self._job, self._fd = job, fd
+        self._step, self._next = 0, time.monotonic()
+
+    def events(self) -> list[tuple[Any, int | None]]:
+        if not isinstance(self._job, TrainJob) or self._step == STEPS:
+            return [] if self._job is None else self._ended()
+        if time.monotonic() < self._next:
+            return []
+        self._step += 1
+        self._next = time.monotonic() + float(self._play().get("batch_s", 0.02))
+        return [(Stepped(step=self._step, steps=STEPS, loss=1.0 / self._step), None)]
+
+    def _ended(self) -> list[tuple[Any, int | None]]:
+        job, self._job = self._job, None
+        if fails := self._play().get("fails") if isinstance(job, TrainJob) else None:
+            return [(JobFailed(kind="error", message=fails), None)]
+        if isinstance(job, Describe):
+            info = DatasetInfo(name="default", task=TASK, examples=100, validation=20, held_out=20)
+            return [(Described(datasets=(info,), torch="2", cuda=False), None)]
+        if isinstance(job, TrainJob):
+            return [self._trained(job)]
+        return [(Scored(parts={"test": from_confusion(0.5, [[1, 0], [0, 1]])}), None)]
+
+    def _trained(self, job: TrainJob) -> tuple[Any, int | None]:
+        assert self._fd is not None
+        file = ParameterFile(self._fd, "the model")
+        tensors = {s.name: (s.dtype, file.read(s).reshape(s.shape)) for s in file.specs}
+        draw = np.random.default_rng(job.seeding.round)
+        for name, (dtype, array) in tensors.items():
+            if dtype == "F32" and array.size:
+                moved = array + draw.normal(0, 0.02, array.shape).astype(np.float32)
+                tensors[name] = (dtype, moved)
+        out = os.memfd_create("update")
+        blob, size = dump(out, tensors, file.metadata)
+        claim = Claim(examples=100, batches=STEPS, loss=0.5, last_loss=0.4, seconds=0.2)
+        return Trained(blob=blob, size=size, claim=claim, available=100), out
+
+    def fileno(self) -> int | None:
+        return None
+
+    def cancel(self) -> None:
+        self._job = None
+
+    def stop(self) -> None:
+        self.cancel()
+
+
+class PlayedMachine:
+    def __init__(self, play: Play) -> None:
+        self._play = play
+
+    def device(self, torch: str | None = None, cuda: bool = False) -> Device:
+        kind = self._play().get("kind", "Raspberry Pi 4 Model B Rev 1.4")
+        return Device(
+            kind=kind, arch="aarch64", cores=4, memory_bytes=2**31, torch=torch, cuda=cuda
+        )
+
+    def read(self, uptime_s: float, worker: int | None = None) -> Telemetry:
+        usual = {
+            "temperature_c": 51.0, "throttled": (), "memory_used_bytes": 400 << 20,
+            "memory_total_bytes": 2 << 30, "disk_free_bytes": 12 << 30, "load_1m": 0.4,
+            "cpu_percent": 20.0, "written_bytes": int(uptime_s * 1000),
+        }  # fmt: skip
+        given = {**usual, **self._play().get("telemetry", {}), "uptime_s": uptime_s}
+        return msgspec.convert(given, Telemetry)
+
+
+class Ended:
+    """All end when one pipe does."""
+
+    def __init__(self) -> None:
+        read, self._write = os.pipe()
+        self.fds = [read]
+        self._asked = False
+
+    def ask(self) -> None:
+        self._asked = True
+        os.write(self._write, b"e")
+
+    def asked(self) -> bool:
+        return self._asked
+
+
+def supervisor(given: dict[str, Any], name: str) -> Supervisor:
+    folder = Path(given["folder"]) / name
+    play = Play(Path(given["folder"]) / "play.json", name)
+    state, keys = AgentState(folder), load_or_make(folder / "agent.key")
+    config = AgentConfig(
+        coordinator=given["coordinator"],
+        server_key=given["server_key"],
+        state=folder,
+        name=name,
+        join_token=given["token"],
+        limits=Limits(min_examples=1, min_batch_size=1, max_rounds_per_hour=0),
+    )
+    return Supervisor(
+        config=config,
+        link=ZeroMqLink(config.coordinator, keys, config.server_key),
+        worker=PlayedWorker(play),
+        store=BlobStore(64 << 20, state.blobs),
+        machine=PlayedMachine(play),
+        state=state,
+        public_key=keys.public,
+        tasks={TASK: given["digest"]},
+        clock=time.monotonic,
+    )
+
+
+def run(agent: Supervisor, ended: Ended) -> None:
+    try:
+        agent.run(ended)
+    finally:
+        agent.close()
+
+
+def main() -> None:
+    given = json.loads(sys.argv[1])
+    given.setdefault("digest", task_digest(TASK))
+    ended = Ended()
+    agents = [supervisor(given, name) for name in given["names"]]
+    threads = [threading.Thread(target=run, args=(agent, ended)) for agent in agents]
+    for thread in threads:
+        thread.start()
+    print("played agents are there", flush=True)
+    sys.stdin.buffer.read()
+    ended.ask()
+    for thread in threads:
+        thread.join()
+
+
+if __name__ == "__main__":
+    main()
