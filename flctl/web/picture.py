@@ -28,7 +28,7 @@ from flctl.core.stream import Published
 from flctl.records.tables import training_loss
 from flctl.wire.messages import VALIDATION, Measures, Metric, Metrics
 
-TROUBLES = 50
+MISHAPS = 50
 """Failures and absences that are kept, the newest."""
 
 
@@ -54,7 +54,7 @@ class RoundFigures(Struct, frozen=True):
     """Without its tables: what the best round is chosen by."""
 
 
-class Trouble(Struct, frozen=True):
+class Mishap(Struct, frozen=True):
     at: float | None
     """None: of a live event, which has no time."""
     round: int
@@ -71,7 +71,7 @@ class RunPicture:
         self.started: RunStarted | None = None
         self.rounds: list[RoundFigures] = []
         self.last: RoundCommitted | None = None
-        self.troubles: deque[Trouble] = deque(maxlen=TROUBLES)
+        self.mishaps: deque[Mishap] = deque(maxlen=MISHAPS)
         self.sent: dict[str, int] = {}
         """Bytes of the updates that each agent has sent in committed rounds."""
         self.awaited: stream.AgentsAwaited | None = None
@@ -130,20 +130,20 @@ class RunPicture:
     def _note(self, event: AnyEvent | stream.AnyLive) -> None:
         match event:
             case UpdateRejected():
-                self._trouble(event.at, event.round, event.agent, f"rejected: {event.reason}")
+                self._mishap(event.at, event.round, event.agent, f"rejected: {event.reason}")
             case AttemptFailed():
                 text = f"attempt {event.attempt} failed: {event.reason}"
-                self._trouble(event.at, event.round, "", text)
+                self._mishap(event.at, event.round, "", text)
             case stream.AgentFailed():
                 again = "; it tries again" if event.retrying else ""
-                self._trouble(
+                self._mishap(
                     None, event.round, event.agent, f"{event.kind}: {event.message}{again}"
                 )
             case stream.AgentLost():
-                self._trouble(None, self.story.open_round, event.agent, f"lost: {event.reason}")
+                self._mishap(None, self.story.open_round, event.agent, f"lost: {event.reason}")
 
-    def _trouble(self, at: float | None, round_id: int, agent: str, text: str) -> None:
-        self.troubles.append(Trouble(at, round_id, agent, text))
+    def _mishap(self, at: float | None, round_id: int, agent: str, text: str) -> None:
+        self.mishaps.append(Mishap(at, round_id, agent, text))
 
     def _commit(self, event: RoundCommitted) -> None:
         if self.rounds and event.round <= self.rounds[-1].round:
@@ -177,7 +177,7 @@ class RunPicture:
         for agent, part in people.items():
             self.sent[agent] = self.sent.get(agent, 0) + part.bytes_up
         for agent in event.missing:
-            self._trouble(
+            self._mishap(
                 event.at, event.round, agent, "late or missing: the round closed without it"
             )
 
