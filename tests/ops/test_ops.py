@@ -1,0 +1,201 @@
+"""`ops/` against Debian's Prometheus: it scrapes 300 agents, and every rule and query answers."""
+
+import http.server
+import json
+import re
+import shutil
+import socket
+import subprocess
+import threading
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+OPS = Path(__file__).parents[2] / "ops"
+RULES = OPS / "prometheus/flctl.rules.yml"
+DASHBOARD = OPS / "grafana/flctl.json"
+AGENTS, TOKEN = 300, "t0ken"
+EMPTY_WHEN_WELL = "> 0", "== 1", "== 0", "0.05", "3600", "conflict"
+"""Conditions and filters that nothing meets in a fleet that is well."""
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("prometheus") is None, reason="Debian's package prometheus is not installed"
+)
+
+
+def exposition(agents: int = AGENTS) -> str:
+    """As `flctl web --metrics-only` serves it: docs/monitoring.md has the table."""
+    now = time.time()
+    lines = [
+        "flctl_up 1", 'flctl_coordinator_info{version="0.2.0"} 1',
+        f"flctl_coordinator_start_time_seconds {now - 3600}", "flctl_run_in_progress 1",
+        "flctl_run_round 7", "flctl_run_rounds 30", "flctl_run_waiting_agents 2",
+        f"flctl_run_last_round_timestamp_seconds {now - 30}", "flctl_open_tokens 0",
+        "flctl_waiting_keys 0",
+        *(f'flctl_alerts_firing{{alert="{kind}"}} 0' for kind in ("agent_lost", "open_token")),
+    ]  # fmt: skip
+    each = {
+        "up": 1, "seen": 1, "cordoned": 0, "last_seen_timestamp_seconds": now - 3,
+        "temperature_celsius": 55.5, "memory_used_bytes": 1e9, "memory_total_bytes": 4e9,
+        "disk_free_bytes": 9e9, "disk_total_bytes": 32e9, "load1": 0.5, "cpu_ratio": 0.4,
+        "link_round_trip_seconds": 0.012, "written_bytes_total": now, "sent_bytes_total": now,
+        "uptime_seconds": 3600, "last_round": 7,
+    }  # fmt: skip
+    for number in range(agents):
+        name = f'agent="pi-{number:03d}"'
+        lines += [f"flctl_agent_{metric}{{{name}}} {value}" for metric, value in each.items()]
+        lines += [
+            f'flctl_agent_state{{{name},state="ready"}} 1',
+            f'flctl_agent_info{{{name},version="0.2.0",arch="aarch64"}} 1',
+            *(
+                f'flctl_agent_throttled{{{name},reason="{reason}"}} 0'
+                for reason in ("under_voltage", "throttled")
+            ),
+        ]
+    return "\n".join(lines) + "\n"
+
+
+class Exporter(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        if self.headers["Authorization"] != f"Bearer {TOKEN}":
+            self.send_error(401)
+            return
+        body = exposition().encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "text/plain; version=0.0.4")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+class Prometheus:
+    def __init__(self, port: int) -> None:
+        self.port = port
+
+    def ask(self, path: str, **args: str) -> Any:
+        url = f"http://127.0.0.1:{self.port}/api/v1/{path}?{urllib.parse.urlencode(args)}"
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            return json.load(answer)["data"]
+
+    def evaluated(self) -> bool:
+        each = [rule["health"] for group in self.ask("rules")["groups"] for rule in group["rules"]]
+        return bool(each) and "unknown" not in each
+
+    def query(self, text: str) -> list[Any]:
+        return list(self.ask("query", query=text)["result"])
+
+
+@pytest.fixture(scope="module")
+def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+    """With the configuration of ops/, but for the target, the token and the intervals."""
+    folder = tmp_path_factory.mktemp("prometheus")
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Exporter)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    config = yaml.safe_load((OPS / "prometheus/prometheus.yml").read_text())
+    config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+    (job,) = config["scrape_configs"]
+    job["authorization"]["credentials_file"] = str(folder / "token")
+    job["static_configs"][0]["targets"] = [f"127.0.0.1:{server.server_address[1]}"]
+    (folder / "token").write_text(TOKEN)
+    (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
+    shutil.copy(RULES, folder)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            ["prometheus", f"--config.file={folder}/prometheus.yml",
+             f"--storage.tsdb.path={folder}/data", f"--web.listen-address=127.0.0.1:{port}"],
+            stdout=log, stderr=log,
+        )  # fmt: skip
+    found, end = Prometheus(port), time.monotonic() + 60
+    try:
+        while time.monotonic() < end:
+            try:
+                if found.query("count_over_time(flctl_up[1m]) >= 3") and found.evaluated():
+                    break
+            except OSError:
+                pass
+            assert process.poll() is None, (folder / "log").read_text()
+            time.sleep(0.2)
+        yield found
+    finally:
+        process.kill()
+        process.wait()
+        server.shutdown()
+        server.server_close()
+
+
+def rules() -> list[dict[str, Any]]:
+    return list(yaml.safe_load(RULES.read_text())["groups"][0]["rules"])
+
+
+def queries() -> list[str]:
+    panels = json.loads(DASHBOARD.read_text())["panels"]
+    return [target["expr"] for panel in panels for target in panel["targets"]]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("check", "config", "--lint=all", "--syntax-only", "prometheus.yml"),
+        ("check", "rules", "--lint=all", "flctl.rules.yml"),
+        ("test", "rules", "flctl.rules.test.yml"),
+    ],
+    ids=" ".join,
+)
+def test_promtool_finds_nothing(command: tuple[str, ...]):
+    """The last one has a fleet in trouble, for each alert."""
+    done = subprocess.run(
+        ["promtool", *command], cwd=OPS / "prometheus", capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_promtool_finds_nothing_wrong_with_the_metrics():
+    """Names, units, and what a counter is called."""
+    done = subprocess.run(
+        ["promtool", "check", "metrics"], input=exposition(2), capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    faults = [line for line in done.stderr.splitlines() if "no help text" not in line]
+    assert faults == []
+
+
+def test_prometheus_scrapes_300_agents(prometheus: Prometheus):
+    """With the bearer token."""
+    assert prometheus.query("sum(flctl_agent_up)")[0]["value"][1] == str(AGENTS)
+
+
+@pytest.mark.parametrize("rule", rules(), ids=lambda rule: rule["alert"])
+def test_every_alert_rule_answers(prometheus: Prometheus, rule: dict[str, Any]):
+    """Nothing fires in a fleet that is well."""
+    assert prometheus.query(rule["expr"]) == []
+    groups = prometheus.ask("rules")["groups"]
+    (found,) = [r for g in groups for r in g["rules"] if r["name"] == rule["alert"]]
+    assert (found["health"], found["state"]) == ("ok", "inactive")
+
+
+@pytest.mark.parametrize("query", queries())
+def test_every_query_of_the_dashboard_answers(prometheus: Prometheus, query: str):
+    """With what Grafana puts in for its variables."""
+    for name, value in (("$job", "flctl"), ("$agent", ".*"), ("$__rate_interval", "10s")):
+        query = query.replace(name, value)
+    found = prometheus.query(query)
+    assert found or any(mark in query for mark in EMPTY_WHEN_WELL)
+
+
+def test_rules_and_dashboard_use_metrics_that_are_documented():
+    """A name with a slip of the pen would be empty for ever."""
+    known = set(re.findall(r"`(flctl_\w+)`", (OPS.parent / "docs/monitoring.md").read_text()))
+    used = set(re.findall(r"flctl_\w+", " ".join([*queries(), *(r["expr"] for r in rules())])))
+    assert used <= known
+    assert set(re.findall(r"^(flctl_\w+)", exposition(1), re.M)) <= known
