@@ -65,6 +65,8 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     """Limits on what the coordinator may ask for."""
     labels: Labels = {}
     """Facts about this device that runs choose agents by; an operator's count more."""
+    share_log: bool = True
+    """Whether the coordinator's admins may read this agent's log."""
     device: DeviceName = "auto"
     threads: Threads = usual_threads(os.cpu_count() or 0)
     """Number of torch threads."""

@@ -10,10 +10,11 @@ from contextlib import ExitStack, contextmanager, suppress
 from types import FrameType
 
 from flctl.agent.config import AgentConfig
+from flctl.agent.log import AgentLog
 from flctl.agent.state import AgentState
 from flctl.agent.supervisor import Supervisor
 from flctl.agent.telemetry import Computer
-from flctl.errors import TaskError, UsageError
+from flctl.errors import FlctlError, TaskError, UsageError
 from flctl.learning.registry import known_tasks, task_digest
 from flctl.transport.blobs import BlobStore
 from flctl.transport.health import HealthPort
@@ -36,6 +37,7 @@ def run_agent(config: AgentConfig, exit_with_parent: bool = False) -> None:
         state = AgentState(config.state)
         stack.callback(state.close)
         state.save_tasks(tasks)
+        log = stack.enter_context(_shared_log(config, state))
         keys = load_or_make(state.key_file)
         stop = stack.enter_context(stop_asked(exit_with_parent))
         server_keys = state.server_keys(config.server_key) or config.server_key
@@ -51,6 +53,7 @@ def run_agent(config: AgentConfig, exit_with_parent: bool = False) -> None:
             tasks=tasks,
             clock=time.monotonic,
             health=HealthPort(state.folder, "agent"),
+            log=log,
         )
         stack.callback(supervisor.close)
         logger.info(
@@ -60,8 +63,29 @@ def run_agent(config: AgentConfig, exit_with_parent: bool = False) -> None:
             shown(keys.public),
             ",".join(f"{name}:{digest[:12]}" for name, digest in tasks.items()) or "none",
         )
-        supervisor.run(stop)
+        try:
+            supervisor.run(stop)
+        except FlctlError:
+            raise
+        except Exception as error:
+            logger.error("agent=%s ends with a bug: %r", supervisor.session.name, error)
+            raise
         logger.info("agent=%s stops", supervisor.session.name)
+
+
+@contextmanager
+def _shared_log(config: AgentConfig, state: AgentState) -> Iterator[AgentLog | None]:
+    """Takes all lines of this process; None if the owner keeps them to himself."""
+    if not config.share_log:
+        state.forget_log()
+        yield None
+        return
+    log, root = AgentLog(state.saved_log()), logging.getLogger()
+    root.addHandler(log)
+    try:
+        yield log
+    finally:
+        root.removeHandler(log)
 
 
 def enabled_tasks(names: Sequence[str], allowed: Sequence[str] = ()) -> dict[str, Digest]:

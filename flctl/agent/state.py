@@ -11,7 +11,7 @@ import msgspec
 from flctl import files
 from flctl.errors import NOT_DECODED
 from flctl.settings import AgentName
-from flctl.wire.messages import Digest, Life, PublicKey, RunId
+from flctl.wire.messages import Digest, Life, LogLine, PublicKey, RunId
 
 Stored = TypeVar("Stored")
 
@@ -20,6 +20,7 @@ _TASKS_FILE = "tasks.json"
 _SERVER_KEYS_FILE = "server-keys.json"
 _LIFE_FILE = "coordinator.json"
 _PACE_FILE = "pace.json"
+_LOG_FILE = "log.json"
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 RUNS_KEPT = 2
 """Runs whose unsent rest stays: this one, and one that may be resumed after it."""
@@ -155,6 +156,19 @@ class AgentState:
         """What `save_pace` has noted since this machine was started; empty when nothing."""
         pace = _stored(self.folder / _PACE_FILE, _Pace)
         return pace.begun if pace is not None and pace.boot == _boot_id() != "" else {}
+
+    def save_log(self, lines: Sequence[LogLine]) -> None:
+        """At the end of the process. Raises StateError."""
+        self._store(_LOG_FILE, lines)
+
+    def saved_log(self) -> tuple[LogLine, ...]:
+        return _stored(self.folder / _LOG_FILE, tuple[LogLine, ...]) or ()
+
+    def forget_log(self) -> None:
+        """Raises StateError."""
+        path = self.folder / _LOG_FILE
+        with files.explained(path, "remove the log"):
+            path.unlink(missing_ok=True)
 
     def _store(self, name: str, value: object) -> None:
         files.replace(self.folder / name, msgspec.json.encode(value) + b"\n")

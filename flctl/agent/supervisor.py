@@ -17,6 +17,7 @@ from flctl.agent.config import AgentConfig
 from flctl.agent.frozen import FrozenParts
 from flctl.agent.heartbeat import HeartbeatTimer
 from flctl.agent.limits import Pace
+from flctl.agent.log import AgentLog
 from flctl.agent.models import Models
 from flctl.agent.session import Session
 from flctl.agent.state import AgentState
@@ -64,12 +65,14 @@ class Supervisor:
         tasks: dict[str, messages.Digest],
         clock: Callable[[], float],
         health: HealthPort | None = None,
+        log: AgentLog | None = None,
     ) -> None:
         self._config, self._link, self._worker = config, link, worker
         self._machine, self._clock, self._state = machine, clock, state
         self._tasks = tasks
         self._health = health
         self._nonce = os.urandom(16).hex()
+        self._log = log
         self._began = clock()
         self._sent_bytes = 0
         self._outbox: deque[messages.Message] = deque(maxlen=OUTBOX)
@@ -130,6 +133,11 @@ class Supervisor:
                 self._state.save_pace(self._pace.begun)
             except StateError as error:
                 logger.warning("%s: the next start counts rounds from 0", error)
+        if self._log is not None:
+            try:
+                self._state.save_log(self._log.last())
+            except StateError as error:
+                logger.warning("%s: the last lines of the log are not kept", error)
         if self._health is not None:
             self._health.close()
         self._link.close()
@@ -200,6 +208,8 @@ class Supervisor:
                 self._timer.on_echo(message.sequence, now)
             case messages.Ping():
                 self._send(messages.Pong(sequence=message.sequence))
+            case messages.SendLog():
+                self._send_log(message, now)
             case _:
                 self._dispatch_work(message, payload, now)
 
@@ -236,6 +246,12 @@ class Supervisor:
         if not again:
             self._models.on_welcome(now)
 
+    def _send_log(self, asked: messages.SendLog, now: float) -> None:
+        if self._log is None:
+            self._tell(messages.LogLines(id=asked.id, refused=True))
+        else:
+            self._tell(self._log.answer(asked, now))
+
     def _on_server_keys(self, message: messages.ServerKeys) -> None:
         """On the disk first: whatever happens next, one of them is right."""
         try:
@@ -269,6 +285,7 @@ class Supervisor:
             image=self._config.image,
             settings=self._config.choices.digest,
             labels=self._config.labels,
+            log=self._log is not None,
             life=self._state.life(self._config.server_key),
         )
 

@@ -13,7 +13,7 @@ NAMES = (
     "train", "status", "discover", "cordon", "uncordon", "agent", "coordinator", "audit", "health",
     "connect", "evaluate", "predict", "demo", "backup", "restore", "provision", "deploy", "upgrade",
     "rollback", "push-data", "rotate-keys", "update-os", "remove", "context", "data", "emulate",
-    "alerts", "keys", "label", "personalise", "runs", "service", "tasks", "web",
+    "alerts", "keys", "label", "logs", "personalise", "runs", "service", "tasks", "web",
 )  # fmt: skip
 MODULES = {"uncordon": "cordon", "restore": "backup", "context": "contexts"}
 MODULES |= dict.fromkeys(NAMES[15:23], "playbooks")

@@ -16,7 +16,18 @@ from flctl.core.stream import AnyLive, Published, Texts
 from flctl.errors import FlctlError, MalformedMessage, decoded
 from flctl.labels import Labels
 from flctl.settings import AgentName
-from flctl.wire.messages import DatasetInfo, Digest, Natural, Offset, RunId, Short, Trouble
+from flctl.wire.messages import (
+    LOG_LINES,
+    DatasetInfo,
+    Digest,
+    LogCursor,
+    LogLine,
+    Natural,
+    Offset,
+    RunId,
+    Short,
+    Trouble,
+)
 
 T = TypeVar("T")
 
@@ -88,6 +99,8 @@ class AgentStatus(Struct, frozen=True):
     labels: Labels = {}
     own_labels: Labels = {}
     """What it says of itself; an operator's count more."""
+    log: bool | None = None
+    """Whether its owner lets operators read its log; None: it is too old, or was not seen."""
     disk_free_bytes: Natural | None = None
     disk_total_bytes: Natural | None = None
     alerts: tuple[Short, ...] = ()
@@ -143,6 +156,16 @@ class HistoryPoints(Struct, frozen=True):
     step_s: float
     points: Annotated[tuple[tuple[float, float | None], ...], Meta(max_length=10_000)]
     """Wall time of each, and its value; None where there is a gap. The oldest comes first."""
+
+
+class LogPage(Struct, frozen=True):
+    """The next lines of an agent's log."""
+
+    agent: AgentName
+    lines: Annotated[tuple[LogLine, ...], Meta(max_length=LOG_LINES)]
+    cursor: LogCursor
+    more: bool = False
+    missed: Natural = 0
 
 
 class WaitingKey(Struct, frozen=True):

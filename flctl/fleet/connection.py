@@ -27,7 +27,7 @@ from flctl.wire import framing, messages
 
 ANSWER_S = 20.0
 """How long an answer may take before the coordinator counts as away."""
-LOOKING = ("status", "runs", "run", "checkpoint", "keys", "journal", "audit")
+LOOKING = ("status", "runs", "run", "checkpoint", "keys", "journal", "audit", "logs")
 """Questions that change nothing: they are asked again when the connection is lost."""
 
 

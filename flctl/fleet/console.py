@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from flctl.coordinator.store.folder import fits
 from flctl.coordinator.store.runs import Found
 from flctl.core.chain import Chain
 from flctl.core.events import AnyEvent, Journaled
 from flctl.core.stream import FROM_START, Published
-from flctl.errors import FlctlError, MalformedMessage, UsageError, decoded
+from flctl.errors import FlctlError, MalformedMessage, UsageError, decoded, printable
 from flctl.files import explained, new_file
 from flctl.fleet import answers, pages
 from flctl.fleet.connection import Connection
@@ -114,6 +115,18 @@ class RemoteRuns(Connection):
         more = {"reset": True} if reset else {}
         body = self.ask("label", name=agent, labels=dict(changes), **more)
         return dict(answers.read_field(Labels, body, "labels", self.where))
+
+    def log(
+        self, agent: str, lines: int = 200, since_s: float | None = None, after: str = ""
+    ) -> answers.LogPage:
+        """Lines of an agent's log, the newest ones, or those after a cursor; without what steers
+        a terminal. Raises FlctlError."""
+        given = {"since_s": since_s, "after": after or None}
+        more = {name: value for name, value in given.items() if value is not None}
+        body = self.ask("logs", agent=agent, lines=lines, **more)
+        page = answers.read(answers.LogPage, body, self.where)
+        harmless = (replace(line, text=printable(line.text, kept="")) for line in page.lines)
+        return replace(page, lines=tuple(harmless))
 
     def chosen(self, where: Sequence[str], status: Mapping[str, Any] | None = None) -> list[str]:
         """Names of the agents that fulfil all requirements. Raises UsageError if none does."""

@@ -214,6 +214,20 @@ class Telemetry(Part, frozen=True):
     uptime_s: Seconds = 0.0
 
 
+LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
+LOG_TEXT, LOG_LINES = 1000, 2000
+LogCursor = Annotated[str, Meta(pattern=r"^(?:[0-9a-f]{32}:\d{1,15}:\d{1,13}\.\d{3})?\Z")]
+"""Up to where an operator has an agent's log: the agent's process, the number of the line and its
+time there. Only the agent reads it; empty: nothing yet."""
+
+
+class LogLine(Part, frozen=True, kw_only=False):
+    at: Annotated[float, Meta(ge=0, le=1e12)]
+    """Seconds since 1970 by the agent's clock."""
+    level: LogLevel
+    text: Annotated[str, Meta(max_length=LOG_TEXT)]
+
+
 TRAINING = "training data"
 """How the name of a part begins that agents have trained on."""
 VALIDATION = "validation"
@@ -333,6 +347,8 @@ class Hello(Message, frozen=True):
     """Digest of its configuration, `flctl.agent.config.Choices`."""
     labels: Labels = {}
     """Those of its settings; an operator's count more."""
+    log: bool | None = None
+    """Whether its owner lets operators read its log; None: an older agent, which cannot send it."""
 
 
 class Heartbeat(Message, frozen=True):
@@ -404,6 +420,20 @@ class Failed(Message, frozen=True):
     """With kind "owner": seconds until it is allowed; None: never with these settings."""
 
 
+class LogLines(Message, frozen=True):
+    """The answer to SendLog."""
+
+    id: Natural
+    lines: Annotated[tuple[LogLine, ...], Meta(max_length=LOG_LINES)] = ()
+    cursor: LogCursor = ""
+    more: bool = False
+    """There are others after these."""
+    missed: Natural = 0
+    """Lines between the cursor that was given and these that are not kept any more."""
+    refused: bool = False
+    """The owner of the device does not allow it."""
+
+
 class Goodbye(Message, frozen=True):
     """The agent stops on purpose."""
 
@@ -463,6 +493,17 @@ class HeartbeatAck(Message, frozen=True):
 
 class Ping(Message, frozen=True):
     sequence: Natural
+
+
+class SendLog(Message, frozen=True):
+    """Send the next lines of the agent's log."""
+
+    id: Natural
+    lines: Annotated[int, Meta(ge=1, le=LOG_LINES)]
+    """The most; without `after`, the newest ones."""
+    since_s: Seconds | None = None
+    """Only lines that are no older."""
+    after: LogCursor = ""
 
 
 class Train(Message, frozen=True):
@@ -613,6 +654,7 @@ FromAgent: TypeAlias = (
     | Evaluated
     | Personalised
     | Failed
+    | LogLines
     | Goodbye
     | Fetch
     | Chunk
@@ -627,6 +669,7 @@ ToAgent: TypeAlias = (
     | HelloAgain
     | HeartbeatAck
     | Ping
+    | SendLog
     | Train
     | Evaluate
     | Personalise

@@ -17,7 +17,17 @@ from flctl import __version__
 from flctl.errors import UsageError, decoded, one_line
 from flctl.labels import Changes
 from flctl.settings import AgentName
-from flctl.wire.messages import Ask, Deal, Natural, Offset, Short, Text
+from flctl.wire.messages import (
+    LOG_LINES,
+    Ask,
+    Deal,
+    LogCursor,
+    Natural,
+    Offset,
+    Seconds,
+    Short,
+    Text,
+)
 
 Figure = Literal[
     "temperature_c",
@@ -115,6 +125,16 @@ class ReadAudit(AdminQuestion, frozen=True, tag="audit"):
     """The bytes of the audit file from an offset on."""
 
     offset: Offset = 0
+
+
+class ReadLog(AdminQuestion, frozen=True, tag="logs"):
+    """The next lines of an agent's log. It may hold paths and addresses of the device."""
+
+    agent: AgentName
+    lines: Annotated[int, Meta(ge=1, le=LOG_LINES)] = 200
+    since_s: Seconds | None = None
+    after: LogCursor = ""
+    """The cursor of the answer before."""
 
 
 class StartRun(AdminOrder, frozen=True, tag="start"):
@@ -235,6 +255,7 @@ AnyQuestion: TypeAlias = (
     | ReadHistory
     | ListKeys
     | ReadAudit
+    | ReadLog
     | StartRun
     | StopRun
     | ResumeRun

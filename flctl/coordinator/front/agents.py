@@ -61,6 +61,8 @@ class Agents:
         """None where its agents live and die with it."""
         self.rotating: Rotating | None = None
         """Rotation of the server's key; None where there is only one key."""
+        self.on_log: Callable[[str, messages.LogLines], bool] = lambda *_: True
+        """Takes what an agent sends of its log; False: it was not asked for."""
         self._state, self._keyring, self._heartbeat_s = state, keyring, heartbeat_s
         self._clock, self._run = clock, run
         self._runs_over = RunsOver(state, gate)
@@ -110,6 +112,9 @@ class Agents:
                 self._apply(self.roster.on_goodbye(peer))
             case messages.Fetch():
                 self.serving.on_fetch(peer, message)
+            case messages.LogLines():
+                if not self.on_log(name, message):
+                    self.peers.complain(name, "sent its log without being asked")
             case messages.UpdateReady() if run is None or message.key.run != run.run:
                 self._on_stray_offer(name, peer, message)
             case _ if run is not None:

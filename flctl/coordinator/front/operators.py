@@ -15,6 +15,7 @@ from flctl import __version__
 from flctl.coordinator.alerts.alarms import about_alerts
 from flctl.coordinator.background import Background, InlineBackground
 from flctl.coordinator.front import views
+from flctl.coordinator.front.agent_logs import AgentLogs
 from flctl.coordinator.front.desk import Desk
 from flctl.coordinator.front.remote_settings import settings_from_afar
 from flctl.coordinator.front.service import Coordinator
@@ -49,6 +50,11 @@ class Control:
         self._operators.on_dropped = self._unwatch
         self._desk = Desk(coordinator, self._reply, looking or InlineBackground())
         self._desk.on_trouble = self._forget_watch
+        agents = coordinator.agents
+        self._logs = AgentLogs(
+            coordinator.roster, agents.tell, self._desk.answer, self._desk.trouble
+        )
+        agents.on_log = self._logs.on_lines
         self.watchers: dict[bytes, Subscriber] = {}
         """One for each operator: a second request replaces the first."""
         self._endpoint, self._test_data = endpoint, tuple(test_data)
@@ -63,6 +69,7 @@ class Control:
 
     def step(self) -> None:
         self._desk.step()
+        self._logs.on_time(self._clock())
 
     def close(self) -> None:
         self._desk.close()
@@ -97,6 +104,10 @@ class Control:
             case q.ReadAudit(offset=offset):
                 path = coordinator.audit.path
                 return {"data": page(path, offset) if path.exists() else b""}
+            case q.ReadLog(agent=name):
+                self._expect_enrolled(name, coordinator.agents.enrolled())
+                self._logs.ask(asked, question, self._clock())
+                return None
             case q.StartRun():
                 return self._start(asked, question)
             case q.StopRun():

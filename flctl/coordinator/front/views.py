@@ -82,7 +82,10 @@ def agent_status(
         "labels": labels.of(member.name),
         "own_labels": labels.own.get(member.name, {}),
         "protocol": member.protocol or None,
-        **{name: getattr(hello, name, None) for name in ("version", "role", "image", "settings")},
+        **{
+            name: getattr(hello, name, None)
+            for name in ("version", "role", "image", "settings", "log")
+        },
         **{
             name: getattr(device, name, None) for name in ("kind", "arch", "cores", "torch", "cuda")
         },
