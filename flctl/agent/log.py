@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import get_args
 
 from flctl.errors import one_line
-from flctl.wire.messages import LOG_TEXT, LogLevel, LogLine, LogLines, SendLog
+from flctl.wire.messages import LATEST, LOG_TEXT, LogLevel, LogLine, LogLines, SendLog
 
 KEPT_LINES, KEPT_BYTES = 2000, 256 * 1024
 LAST_LINES, LAST_BYTES = 200, 32 * 1024
@@ -25,7 +25,7 @@ BYTES_PER_S, BURST_BYTES = 32 * 1024, 512 * 1024
 """What all that ask may have together: the log must not disturb a round on a slow link."""
 LINE_BYTES = 48
 """What a line takes beside its text, at most."""
-LEVELS: tuple[LogLevel, ...] = get_args(LogLevel)
+LEVELS: dict[str, LogLevel] = {level: level for level in get_args(LogLevel)}
 
 
 class AgentLog(logging.Handler):
@@ -50,8 +50,8 @@ class AgentLog(logging.Handler):
             text = record.getMessage()
             if record.exc_info and record.exc_info[1] is not None:
                 text += f": {record.exc_info[1]!r}"
-            level = next((each for each in LEVELS if each == record.levelname), "INFO")
-            at = round(self._wall_clock(), 3)
+            level: LogLevel = LEVELS.get(record.levelname, "INFO")
+            at = round(min(max(self._wall_clock(), 0.0), LATEST), 3)
             self._keep(LogLine(at=at, level=level, text=one_line(text, LOG_TEXT - 2)))
         except Exception:
             self.handleError(record)

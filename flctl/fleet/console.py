@@ -121,8 +121,9 @@ class RemoteRuns(Connection):
     ) -> answers.LogPage:
         """Lines of an agent's log, the newest ones, or those after a cursor; without what steers
         a terminal. Raises FlctlError."""
-        given = {"since_s": since_s, "after": after or None}
-        more = {name: value for name, value in given.items() if value is not None}
+        more: dict[str, Any] = {} if since_s is None else {"since_s": since_s}
+        if after:
+            more["after"] = after
         body = self.ask("logs", agent=agent, lines=lines, **more)
         page = answers.read(answers.LogPage, body, self.where)
         harmless = (replace(line, text=printable(line.text, kept="")) for line in page.lines)

@@ -216,13 +216,15 @@ class Telemetry(Part, frozen=True):
 
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 LOG_TEXT, LOG_LINES = 1000, 2000
+LATEST = 250_000_000_000
+"""In the year 9892: a calendar has no more than four digits for it."""
 LogCursor = Annotated[str, Meta(pattern=r"^(?:[0-9a-f]{32}:\d{1,15}:\d{1,13}\.\d{3})?\Z")]
 """Up to where an operator has an agent's log: the agent's process, the number of the line and its
 time there. Only the agent reads it; empty: nothing yet."""
 
 
 class LogLine(Part, frozen=True, kw_only=False):
-    at: Annotated[float, Meta(ge=0, le=1e12)]
+    at: Annotated[float, Meta(ge=0, le=LATEST)]
     """Seconds since 1970 by the agent's clock."""
     level: LogLevel
     text: Annotated[str, Meta(max_length=LOG_TEXT)]

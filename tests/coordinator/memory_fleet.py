@@ -6,6 +6,7 @@ with the same participants must end in the same bytes.
 """
 
 import hashlib
+import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterable
@@ -17,6 +18,7 @@ import numpy as np
 from memory_network import MemoryNetwork
 
 from flctl.agent.config import AgentConfig
+from flctl.agent.log import AgentLog
 from flctl.agent.state import AgentState
 from flctl.agent.supervisor import Supervisor
 from flctl.coordinator.background import InlineBackground
@@ -199,6 +201,7 @@ class ToyAgent:
         """(round, position) of every training that was begun."""
         self.ticks = 2
         self.token = token
+        self.shares_log = True
         self.folder = self.fleet.folder / f"{self.name}-{id(self)}"
         self.start()
 
@@ -219,6 +222,7 @@ class ToyAgent:
             labels=self.labels,
         )
         self.worker = ToyWorker(self)
+        self.log = AgentLog(self.state.saved_log(), lambda: self.fleet.wall)
         self.supervisor = Supervisor(
             config=config,
             link=self.link,
@@ -229,7 +233,12 @@ class ToyAgent:
             public_key=self.keys.public,
             tasks=self.tasks,
             clock=self.fleet.clock,
+            log=self.log if self.shares_log else None,
         )
+
+    def says(self, text: str, level: int = logging.INFO) -> None:
+        """A line of its log."""
+        self.log.handle(logging.LogRecord("test", level, "file", 1, text, (), None))
 
     def kill(self) -> None:
         """The process is gone at once; its connection breaks."""

@@ -51,7 +51,17 @@ EXAMPLES = [
         image=SHA,
         settings=SHA,
         labels={"site": "ward-3", "model": "pi4"},
+        log=True,
     ),
+    m.LogLines(
+        id=3,
+        lines=(m.LogLine(1.7e9, "WARNING", "coordinator=10.0.0.1:7700 connection lost"),),
+        cursor=f"{'a' * 32}:7:1700000000.125",
+        more=True,
+        missed=2,
+    ),
+    m.LogLines(id=4, refused=True),
+    m.SendLog(id=3, lines=200, since_s=60.0, after=f"{'a' * 32}:7:1700000000.125"),
     m.Heartbeat(
         sequence=1,
         state="no data",
