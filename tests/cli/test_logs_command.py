@@ -84,7 +84,7 @@ def test_what_is_no_answer_is_refused(played, flctl):
 
 def test_the_latest_time_that_an_agent_may_say_has_a_date(flctl, played):
     played({**body(), "lines": [{"at": LATEST, "level": "INFO", "text": "far"}]})
-    assert flctl("logs", "pi-01").out == "9892-03-11T04:26:40Z INFO far\n"
+    assert flctl("logs", "pi-01").out == "9892-03-08T12:26:40Z INFO far\n"
 
 
 @pytest.mark.parametrize(
