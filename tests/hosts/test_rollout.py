@@ -217,6 +217,25 @@ def test_the_port_has_an_address(toys: Toys):
     assert toys.world["hosts"]["server"]["coordinator"]["ports"] == ["7700:7700"]
 
 
+def test_labels_of_the_inventory_reach_the_agent(toys: Toys):
+    """Those of the host instead of those of the group; what is no label is said before anything is
+    started. The owner's word about the log goes along."""
+    ward = {"flctl_labels": {"site": "ward-3", "rack": 7}}
+    own = {"flctl_labels": {"site": "ward-4"}, "flctl_agent_share_log": False}
+    toys.inventory(ward, pi_02=own)
+    toys.play("deploy", "-e", "flctl_version=1")
+    env = {name: toys.world["hosts"][name]["agent"]["env"] for name in ("pi-01", "pi-02")}
+    assert env["pi-01"]["FLCTL_LABEL"] == "rack=7 site=ward-3"
+    assert env["pi-02"]["FLCTL_LABEL"] == "site=ward-4"
+    assert [env[name]["FLCTL_SHARE_LOG"] for name in env] == ["true", "false"]
+    toys.inventory(ward, pi_02={"flctl_labels": {"site": "ward 4"}})
+    played = toys.play("deploy", "-e", "flctl_version=1", code=2)
+    assert "pi-02: flctl_labels has site=ward 4: a key and a value have up to 63" in played.said
+    toys.inventory({})
+    toys.play("deploy", "-e", "flctl_version=1")
+    assert "FLCTL_LABEL" not in toys.world["hosts"]["pi-01"]["agent"]["env"]
+
+
 def test_the_way_is_tried_from_a_container(toys: Toys):
     """D18: a name that only the host's /etc/hosts knows is found before an agent is started."""
     toys.inventory({"flctl_agent_coordinator": "server.local:7700"})
