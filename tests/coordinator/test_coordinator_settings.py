@@ -58,8 +58,10 @@ def test_the_file_in_the_state_folder_is_read(write, tmp_path: Path):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("[alerts]\nagent_gone = '1m'", "agent_gone"),
-        ("[alert]\n", "alert"),
+        ("[alerts]\nagent_lots = '1m'", "'agent_lots' in [alerts]; did you mean 'agent_lost'?"),
+        ("[alert]\n", "unknown key 'alert'; did you mean 'alerts'?"),
+        ("[alerts.webhook]\nurl = 'https://a/'\nurls = 1", "in [alerts.webhook]"),
+        ("alerts = 3", "alerts"),
         ("[alerts]\nagent_lost = 'soon'", "agent_lost 'soon': not a time"),
         ("[alerts]\nagent_lost = true", "agent_lost"),
         ("[alerts]\ncard_free_percent = 101", "card_free_percent"),

@@ -1,16 +1,17 @@
 """`coordinator.toml`: the settings of a coordinator, which has only `[alerts]` so far."""
 
+import difflib
 import shutil
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 from msgspec import Meta, Struct
 
 from flctl.core.alerts import Kind, Span
-from flctl.errors import SettingsError, UsageError, decoded
+from flctl.errors import SettingsError, UsageError, decoded, one_line
 from flctl.files import read_small
 from flctl.values import seconds
 
@@ -107,6 +108,14 @@ class CoordinatorSettings(Struct, frozen=True, forbid_unknown_fields=True):
     alerts: AlertSettings = AlertSettings()
 
 
+PLACES: dict[str, type[Struct]] = {
+    "": CoordinatorSettings,
+    "alerts": AlertSettings,
+    "alerts.webhook": WebhookSettings,
+    "alerts.command": CommandSettings,
+}
+
+
 def settings_of(state: Path, given: Path | None) -> CoordinatorSettings:
     """From the file that was given, else from the one in the state folder, if it is there. Raises
     SettingsError."""
@@ -123,12 +132,27 @@ def read_settings(path: Path) -> CoordinatorSettings:
         raise SettingsError(f"{path}: cannot read the coordinator's settings: {reason}") from error
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise SettingsError(f"{path}: not TOML: {error}") from error
+    _expect_known(table, path)
     with decoded(SettingsError, f"{path}"):
         found = msgspec.convert(table, CoordinatorSettings)
     try:
         return CoordinatorSettings(_checked(found.alerts, path.parent))
     except UsageError as error:
         raise SettingsError(f"{path}: alerts: {error}") from error
+
+
+def _expect_known(table: dict[str, Any], path: Path) -> None:
+    """Raises SettingsError, which names the nearest key."""
+    for place, kind in PLACES.items():
+        found: Any = table
+        for part in filter(None, place.split(".")):
+            found = found.get(part) if isinstance(found, dict) else None
+        for key in found if isinstance(found, dict) else ():
+            if key not in kind.__struct_fields__:
+                near = difflib.get_close_matches(key, kind.__struct_fields__, n=1)
+                meant = f"; did you mean '{near[0]}'?" if near else ""
+                where = f" in [{place}]" if place else ""
+                raise SettingsError(f"{path}: unknown key '{one_line(key, 60)}'{where}{meant}")
 
 
 def _checked(alerts: AlertSettings, beside: Path) -> AlertSettings:
