@@ -47,6 +47,13 @@ ORDERS_GIVEN: dict[type[q.Question], dict[str, Any]] = {
     q.Cordon: {"name": "pi-02"},
     q.Uncordon: {"name": "pi-02"},
     q.LabelAgent: {"name": "pi-02", "labels": {"site": "ward-3"}},
+    q.AckAlert: {"id": 1},
+    q.MuteAlerts: {"name": "throttled", "for_s": 60.0},
+}
+ASKED_WITH: dict[type[q.Question], dict[str, Any]] = {
+    q.StillWatching: {"question": 1},
+    q.ReadLog: {"agent": "pi-01"},
+    q.ReadHistory: {"agent": "pi-01", "figure": "state"},
 }
 
 
@@ -60,13 +67,10 @@ def test_every_question_changes_nothing_or_stands_in_the_audit_file(
     if not issubclass(kind, q.AdminOrder):
         run = fleet.start_run(rounds=1)
         fleet.finish()
-        args = {"run": run} if "run" in kind.__struct_fields__ else {}
+        args = {"run": run} if "run" in kind.__struct_fields__ else ASKED_WITH.get(kind, {})
         keys = (fleet.state / "keys" / "allowed.json").read_bytes()
-        if kind is q.StillWatching:
-            args = {"question": 1}
-        if kind is q.ReadLog:
-            args = {"agent": "pi-01"}
-        assert isinstance(answer(fleet, what, boss, **args), Answer | RunEvent)
+        said = answer(fleet, what, boss, **args)
+        assert isinstance(said, Answer | RunEvent) or "ends with its run" in said.message
         assert lines(fleet.state) == []
         assert (fleet.state / "keys" / "allowed.json").read_bytes() == keys
         return
