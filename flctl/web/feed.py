@@ -155,7 +155,7 @@ class Feed:
                 if self.run is not None and told.run == self.run.name:
                     self.run.apply(told, self.clock())
                     topics.add(RUN)
-                if isinstance(told.event, RoundCommitted | stream.RunBegun | stream.ENDS):
+                if isinstance(told.event, (RoundCommitted, stream.RunBegun, *stream.ENDS)):
                     self.changes += 1
                     topics.add(RUNS)
             if not isinstance(told.event, stream.BatchTrained | UpdateStored):

@@ -34,7 +34,7 @@ class AgentRow(Struct, frozen=True):
 
 
 def rows(fleet: FleetSeen) -> list[AgentRow]:
-    return [_row(agent, fleet) for agent in fleet.status.agents]
+    return [row(agent, fleet) for agent in fleet.status.agents]
 
 
 def changed(before: Mapping[str, AgentRow], now: list[AgentRow]) -> dict[str, dict[str, str]]:
@@ -92,7 +92,7 @@ def _live(agent: AgentStatus) -> bool:
     return agent.state not in words.AWAY
 
 
-def _row(agent: AgentStatus, fleet: FleetSeen) -> AgentRow:
+def row(agent: AgentStatus, fleet: FleetSeen) -> AgentRow:
     advice = words.what_to_do(agent, fleet.advice.get(agent.name, ""))
     trouble = agent.note or agent.last_error or ""
     if trouble and trouble in advice:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from flctl.errors import UsageError
 from flctl.files import explained, make_folder, read_small, replace
 from flctl.transport.allowance import Allowance
 
@@ -72,3 +73,14 @@ def _kept(path: Path, make: Callable[[], str]) -> str:
 def _read(path: Path) -> str:
     with explained(path, "read"):
         return read_small(path, 4096).decode(errors="replace").strip()
+
+
+def secret_of(path: Path, option: str) -> str:
+    """The one line of a file. Raises UsageError."""
+    try:
+        found = read_small(path, 4096).decode(errors="replace").strip()
+    except OSError as error:
+        raise UsageError(f"{option} {path}: {error.strerror}") from error
+    if not found:
+        raise UsageError(f"{option} {path}: the file is empty")
+    return found

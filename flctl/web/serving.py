@@ -10,17 +10,19 @@ from typing import NamedTuple
 import uvicorn
 from starlette.types import ASGIApp
 
-from flctl.errors import CoordinatorAway, StateError, UsageError
-from flctl.files import read_small
+from flctl.errors import CoordinatorAway, StateError
 from flctl.fleet.connecting import connect_coordinator
 from flctl.fleet.console import RemoteRuns
 from flctl.terminal import logs
 from flctl.terminal.output import print_line
 from flctl.transport.addresses import parse_address, to_bind
+from flctl.web.agent_pages import AgentPages, SecurityPages
 from flctl.web.doorway import own_names
-from flctl.web.login import TOKEN, Login
+from flctl.web.login import TOKEN, Login, secret_of
+from flctl.web.metrics import MetricsPage
 from flctl.web.orders import Orders
 from flctl.web.pages import DoorPages, FleetPages
+from flctl.web.run_pages import RunPages
 from flctl.web.site import Site
 
 STALLED_MS = 20_000
@@ -40,6 +42,8 @@ class WebOptions(NamedTuple):
     read_only: bool = False
     metrics_only: bool = False
     metrics_token: Path | None = None
+    local: bool = True
+    """It listens on loopback; found out when it does."""
 
 
 def run_web(state: Path, context: str | None, options: WebOptions, verbose: bool = False) -> None:
@@ -48,18 +52,18 @@ def run_web(state: Path, context: str | None, options: WebOptions, verbose: bool
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     socket_ = listening(options.bind)
     host, port = socket_.getsockname()[:2]
+    options = options._replace(local=host.startswith("127.") or host == "::1")
     folder = state / FOLDER
-    site = site_of(state, context, options, folder, is_loopback(host))
+    site = site_of(state, context, options, folder)
     shown = f"[{host}]" if ":" in host else host
-    print_line(f"page         http://{shown}:{port}")
+    page = "metrics      " if options.metrics_only else "page         "
+    print_line(f"{page}http://{shown}:{port}{'/metrics' if options.metrics_only else ''}")
     if site.login is not None:
         print_line(f"token        in {folder / TOKEN}")
     server(site, options).run(sockets=[socket_])
 
 
-def site_of(
-    state: Path, context: str | None, options: WebOptions, folder: Path, local: bool = True
-) -> Site:
+def site_of(state: Path, context: str | None, options: WebOptions, folder: Path) -> Site:
     """`folder` keeps the token and the key of sessions. Raises FlctlError."""
 
     def open_() -> RemoteRuns:
@@ -67,27 +71,31 @@ def site_of(
 
     with suppress(CoordinatorAway):  # it may come later; a wrong context is told now
         open_().close()
-    return Site(open_, Login(folder) if options.login or not local else None, options.read_only)
+    if options.metrics_token is not None:
+        secret_of(options.metrics_token, "--metrics-token")
+    asks = (options.login or not options.local) and not options.metrics_only
+    login = Login(folder) if asks else None
+    return Site(open_, login, options.read_only, follows=not options.metrics_only)
 
 
-def app_of(site: Site, names: Sequence[str]) -> ASGIApp:
-    routes = [*DoorPages(site).routes, *FleetPages(site).routes, *Orders(site).routes]
-    return site.app(routes, {*own_names(), *names})
+def app_of(site: Site, options: WebOptions) -> ASGIApp:
+    routes = DoorPages(site).routes
+    routes += MetricsPage(site.inquiries, options.metrics_token, options.local).routes
+    if not options.metrics_only:
+        for pages in (FleetPages, Orders, RunPages, AgentPages, SecurityPages):
+            routes += pages(site).routes
+    return site.app(routes, {*own_names(), *options.names})
 
 
 def server(site: Site, options: WebOptions) -> uvicorn.Server:
     return uvicorn.Server(
         uvicorn.Config(
-            app_of(site, options.names),
+            app_of(site, options),
             log_config=None, access_log=False, server_header=False, date_header=False,
             limit_concurrency=MOST_REQUESTS, timeout_keep_alive=30, timeout_graceful_shutdown=2,
             ws="none", lifespan="on",
         )
     )  # fmt: skip
-
-
-def is_loopback(host: str) -> bool:
-    return host.startswith("127.") or host == "::1"
 
 
 def listening(bind: str) -> socket.socket:
@@ -104,14 +112,3 @@ def listening(bind: str) -> socket.socket:
         made.close()
         raise StateError(f"--bind {bind}: {error.strerror}; name another address") from error
     return made
-
-
-def secret_of(path: Path, option: str) -> str:
-    """The one line of a file. Raises UsageError."""
-    try:
-        found = read_small(path, 4096).decode(errors="replace").strip()
-    except OSError as error:
-        raise UsageError(f"{option} {path}: {error.strerror}") from error
-    if not found:
-        raise UsageError(f"{option} {path}: the file is empty")
-    return found

@@ -31,12 +31,20 @@ KEPT = 30
 
 
 class Site:
-    """`login`: None where none is asked for; `read_only`: no buttons, whatever the key may do."""
+    """`login`: None where none is asked for; `read_only`: no buttons, whatever the key may do;
+    without `follows` there is no feed: for /metrics alone."""
 
-    def __init__(self, open_: Open, login: Login | None = None, read_only: bool = False) -> None:
+    def __init__(
+        self,
+        open_: Open,
+        login: Login | None = None,
+        read_only: bool = False,
+        follows: bool = True,
+    ) -> None:
         self.feed = Feed(open_)
+        self._follows = follows
         self.login, self.read_only = login, read_only
-        self.inquiries = Inquiries(open_, lambda: self.feed.away)
+        self.inquiries = Inquiries(open_, lambda: self.feed.away if follows else "")
         self.shelf = RunShelf(self.feed, self.inquiries)
         self.viewers = viewers.Viewers()
         self._rows: dict[str, fleet_view.AgentRow] = {}
@@ -53,10 +61,12 @@ class Site:
         self._loop = asyncio.get_running_loop()
         self.feed.watched = lambda: len(self.viewers) > 0
         self.feed.told = self._on_told
-        self.feed.start()
+        if self._follows:
+            self.feed.start()
 
     def end(self) -> None:
-        self.feed.close()
+        if self._follows:
+            self.feed.close()
         self.inquiries.close()
 
     def _on_told(self, topics: set[str]) -> None:

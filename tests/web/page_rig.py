@@ -74,9 +74,9 @@ class PlayedFleet(RealFleet):
 class Page:
     """A page, served in a thread as `flctl web` serves it."""
 
-    def __init__(self, site: Site, *names: str) -> None:
-        options = WebOptions(bind="127.0.0.1:0", names=names)
-        socket = listening(options.bind)
+    def __init__(self, site: Site, *names: str, options: WebOptions | None = None) -> None:
+        options = options or WebOptions(bind="", names=names)
+        socket = listening("127.0.0.1:0")
         self.site = site
         self.url = f"http://127.0.0.1:{socket.getsockname()[1]}"
         self._server = server(self.site, options)

@@ -82,6 +82,7 @@ function again(place) {
 
 for (const place of document.querySelectorAll(".charts[data-src]")) {
   load(place);
+  if (place.dataset.every) setInterval(() => load(place), 1000 * place.dataset.every);
   let due = 0;
   for (const topic of (place.dataset.on ?? "").split(",").filter(Boolean)) {
     document.body.addEventListener("changed-" + topic, () => {

@@ -120,6 +120,16 @@ if (filter) {
   show();
 }
 
+// Runs that were chosen stay so when their table is brought up to date.
+let chosen = [];
+document.body.addEventListener("htmx:beforeSwap", (event) => {
+  chosen = [...event.target.querySelectorAll("input:checked")].map((box) => box.id);
+});
+document.body.addEventListener("htmx:afterSettle", () => {
+  for (const id of chosen) { const box = document.getElementById(id); if (box) box.checked = true; }
+  chosen = [];
+});
+
 document.body.addEventListener("htmx:responseError", (event) => {
   if (event.detail.xhr.status === 401) location.assign("/login");
 });

@@ -1,0 +1,211 @@
+"""Pages of runs: the table, one run, several beside each other; and their files."""
+
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from starlette.background import BackgroundTask
+from starlette.requests import Request
+from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from flctl.core.metrics import label
+from flctl.errors import UsageError
+from flctl.formats import figure
+from flctl.records.recorded import RecordedRun
+from flctl.records.tables import agent_rows, as_csv, round_rows
+from flctl.web import run_view
+from flctl.web.rendering import render
+from flctl.web.shelf import Shown
+from flctl.web.site import Site
+
+COMPARED = 6
+"""Runs beside each other, as many as there are lines that can be told apart."""
+
+
+class RunPages:
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self.routes = [
+            Route("/runs", self.table),
+            Route("/runs/table", self.rows),
+            Route("/runs/compare", self.compare),
+            Route("/runs/compare/curves", self.compared_curves),
+            Route("/runs/{run}", self.run),
+            Route("/runs/{run}/now", self.now),
+            Route("/runs/{run}/curves", self.curves),
+            Route("/runs/{run}/rounds.csv", self.rounds_csv),
+            Route("/runs/{run}/agents.csv", self.agents_csv),
+            Route("/runs/{run}/checkpoint/{which}", self.checkpoint),
+        ]
+
+    # All runs ---------------------------------------------------------------------------
+
+    def table(self, _: Request) -> Response:
+        fleet, _run = self._site.seen()
+        tasks = sorted(
+            {t for a in fleet.status.agents for t in a.tasks} if fleet is not None else ()
+        )
+        return self._site.page("runs.html", "/runs", tasks=tasks, **self._summaries())
+
+    def rows(self, _: Request) -> Response:
+        return HTMLResponse(render("runs_table.html", **self._summaries()))
+
+    def _summaries(self) -> dict[str, Any]:
+        found = self._site.inquiries.ask(lambda runs: runs.look()).summaries
+        found.sort(key=lambda each: each["started"], reverse=True)
+        names = list(
+            dict.fromkeys(n for run in found for n in (run["metrics"] or {}).get("values", {}))
+        )
+        for run in found:
+            run["mark"], run["tone"] = run_view.run_mark(run["state"])
+            values = (run["metrics"] or {}).get("values", {})
+            run["cells"] = [figure(values.get(name), 4) for name in names]
+        return {"runs": found, "heads": [label(name) for name in names]}
+
+    def compare(self, request: Request) -> Response:
+        shown = self._chosen(request)
+        by_name = {each.picture.name: each for each in shown}
+        with self._site.feed.lock:
+            best = {name: each.picture.best for name, each in by_name.items()}
+            figures = {
+                name: run_view.values_of(each.picture, run_view.round_shown(each.picture))
+                for name, each in by_name.items()
+            }
+            verdict = _verdict(shown, best)
+        metrics = list(dict.fromkeys(name for each in figures.values() for name in each))
+        return self._site.page(
+            "compare.html", "/runs", shown=shown, best=best, figures=figures, metrics=metrics,
+            verdict=verdict, differing=run_view.differing(shown), query=request.url.query,
+        )  # fmt: skip
+
+    def compared_curves(self, request: Request) -> Response:
+        shown = self._chosen(request)
+        with self._site.feed.lock:
+            return JSONResponse({"charts": run_view.compared(shown)})
+
+    def _chosen(self, request: Request) -> list[Shown]:
+        """Raises UsageError."""
+        names = list(dict.fromkeys(request.query_params.getlist("run")))
+        if not 1 <= len(names) <= COMPARED:
+            raise UsageError(f"choose up to {COMPARED} runs to compare, and at least one")
+        return [self._site.shelf.run(name) for name in names]
+
+    # One run ----------------------------------------------------------------------------
+
+    def run(self, request: Request) -> Response:
+        shown = self._shown(request)
+        with self._site.feed.lock:
+            values = self._now(shown)
+            settings = run_view.settings_of(shown)
+        return self._site.page("run.html", "/runs", about=shown.about, settings=settings, **values)
+
+    def now(self, request: Request) -> Response:
+        shown = self._shown(request)
+        admin = self._site.may_change()
+        with self._site.feed.lock:
+            values = self._now(shown)
+            return HTMLResponse(render("run_now.html", admin=admin, **values))
+
+    def curves(self, request: Request) -> Response:
+        shown = self._shown(request)
+        with self._site.feed.lock:
+            return JSONResponse({"charts": run_view.curves(shown.picture)})
+
+    def _now(self, shown: Shown) -> dict[str, Any]:
+        """With the feed's lock."""
+        picture, feed = shown.picture, self._site.feed
+        fleet = feed.fleet
+        state, said = run_view.state_of(shown, fleet)
+        agents, more = run_view.progress(picture)
+        score = picture.last.metrics if picture.last is not None else None
+        mark, tone = run_view.run_mark(state)
+        return {
+            "name": picture.name, "state": state, "said_of_it": said, "mark": mark, "tone": tone,
+            "picture": picture, "agents": agents, "more": more, "score": score,
+            "open": run_view.is_open(shown, fleet),
+            "wait": run_view.wait_of(picture, fleet, feed.clock(), time.time()),
+            "left_s": picture.story.time_left(feed.clock()),
+            "rounds": shown.about["rounds"],
+            "shown_round": run_view.round_shown(picture),
+            "values": run_view.values_of(picture, run_view.round_shown(picture)),
+            "measured": run_view.measured(picture), "confusion": run_view.confusion(picture),
+            "last": run_view.last_rounds(picture), "mishaps": run_view.mishaps(picture),
+            "names": run_view.metric_names(picture.rounds),
+        }  # fmt: skip
+
+    def _shown(self, request: Request) -> Shown:
+        return self._site.shelf.run(request.path_params["run"])
+
+    # Files ------------------------------------------------------------------------------
+
+    def rounds_csv(self, request: Request) -> Response:
+        found = self._recorded(request)
+        return _file(as_csv(round_rows(found.rounds)), f"{found.name}.csv")
+
+    def agents_csv(self, request: Request) -> Response:
+        found = self._recorded(request)
+        return _file(as_csv(agent_rows(found.rounds)), f"{found.name}-agents.csv")
+
+    def checkpoint(self, request: Request) -> Response:
+        """Through a temporary file that ends with the answer."""
+        which, folder = (
+            request.path_params["which"],
+            tempfile.TemporaryDirectory(prefix="flctl-web-"),
+        )
+        try:
+            name = self._site.inquiries.once(
+                lambda runs: _fetch(runs, request.path_params["run"], which, Path(folder.name))
+            )
+        except BaseException:
+            folder.cleanup()
+            raise
+        return FileResponse(
+            Path(folder.name) / "model.safetensors", filename=f"{name}-{which}.safetensors",
+            media_type="application/octet-stream", background=BackgroundTask(folder.cleanup),
+        )  # fmt: skip
+
+    def _recorded(self, request: Request) -> RecordedRun:
+        run = request.path_params["run"]
+        return self._site.inquiries.once(
+            lambda runs: RecordedRun(runs.about(run), list(runs.events(run)), runs)
+        )
+
+
+def _fetch(runs: Any, run: str, which: str, folder: Path) -> str:
+    found = RecordedRun(runs.about(run), runs.events(run), runs)
+    found.model(found.round_of(which), folder)
+    return found.name
+
+
+def _file(data: bytes, name: str) -> Response:
+    headers = {"content-disposition": f'attachment; filename="{name}"'}
+    return Response(data, media_type="text/csv; charset=utf-8", headers=headers)
+
+
+def _verdict(shown: list[Shown], best: dict[str, int | None]) -> str:
+    """Which run is better, where they are measured alike; else why that cannot be said."""
+    found = {each.picture.name: _worth(each, best[each.picture.name]) for each in shown}
+    scored = {name: worth for name, worth in found.items() if worth is not None}
+    if len(scored) < 2:
+        return "" if len(shown) < 2 else "Fewer than two of them were measured."
+    rules = {rule for _, rule, _ in scored.values()}
+    if len(rules) > 1:
+        return f"They are measured in different ways: {'; '.join(sorted(rules))}."
+    first = max(scored, key=lambda name: scored[name][0] * scored[name][2])
+    return f"Best: {first}, by the {rules.pop()} ({figure(scored[first][0], 4)})."
+
+
+def _worth(shown: Shown, best: int | None) -> tuple[float, str, int] | None:
+    """The figure that counts, what it is, and its sign: of the best round, or, where none was
+    measured to be chosen, of the last one."""
+    picture = shown.picture
+    kept = picture.figures_of(best)
+    if kept is not None and kept.score is not None and kept.score.chosen is not None:
+        return kept.score.chosen, kept.score.rule, -1 if kept.score.primary.lower else 1
+    chooses = picture.measures.chooses
+    if not picture.rounds or chooses.name not in (last := picture.rounds[-1]).values:
+        return None
+    rule = f"last round's {label(chooses.name)} on {last.part}"
+    return last.values[chooses.name], rule, -1 if chooses.lower else 1

@@ -1,0 +1,275 @@
+"""One run as the page shows it: what it does now, its figures, and curves as numbers."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from msgspec import Struct
+
+from flctl.core.metrics import computed, confusion_of, label, labels, named
+from flctl.core.spread import spread, worst_first
+from flctl.core.story import Doing
+from flctl.formats import counted, figure, size
+from flctl.terminal.agents import lower_of, rows_of
+from flctl.web import words
+from flctl.web.feed import FleetSeen
+from flctl.web.picture import RoundFigures, RunPicture
+from flctl.web.shelf import Shown
+
+MOST_AGENTS, MOST_ROUNDS, MOST_CLASSES, WORST = 100, 20, 25, 8
+DOING = {
+    "waiting": "…", "training": "▶", "done": "✓", "rejected": "✕", "failed": "✕",
+    "retrying": "↻", "lost": "✕",
+}  # fmt: skip
+DOING_TONES = {"waiting": "dim", "training": "busy", "done": "good", "retrying": "warn"}
+
+
+class AgentProgress(Struct, frozen=True):
+    name: str
+    state: str
+    mark: str
+    tone: str
+    step: int
+    steps: int
+    loss: float | None
+    note: str
+
+
+class Wait(Struct, frozen=True):
+    """Who is waited for, and until when."""
+
+    who: tuple[str, ...]
+    why: str
+    until: float | None
+    """In seconds since 1970."""
+    needed: int | None
+
+
+def state_of(shown: Shown, fleet: FleetSeen | None) -> tuple[str, str]:
+    """Its state, and what there is to say about it."""
+    story, about = shown.picture.story, shown.about
+    run = fleet.status.coordinator.run if fleet is not None else None
+    if run is not None and run.run == shown.picture.name:
+        return ("paused" if run.phase.startswith("paused") else "running"), run.phase
+    if story.ended and not story.personalising:
+        return story.ended, story.message
+    return str(about["state"]), str(about["reason"] or "")
+
+
+def is_open(shown: Shown, fleet: FleetSeen | None) -> bool:
+    run = fleet.status.coordinator.run if fleet is not None else None
+    return run is not None and run.run == shown.picture.name
+
+
+def progress(picture: RunPicture) -> tuple[list[AgentProgress], int]:
+    """The agents of the open round, those that are not done first; and how many are left out."""
+    found = sorted(
+        picture.story.agents.items(), key=lambda each: (each[1].state == "done", each[0])
+    )
+    return [_doing(name, doing) for name, doing in found[:MOST_AGENTS]], max(
+        0, len(found) - MOST_AGENTS
+    )
+
+
+def _doing(name: str, doing: Doing) -> AgentProgress:
+    mark, tone = DOING.get(doing.state, "…"), DOING_TONES.get(doing.state, "bad")
+    loss = doing.loss
+    return AgentProgress(name, doing.state, mark, tone, doing.step, doing.steps, loss, doing.note)
+
+
+def wait_of(picture: RunPicture, fleet: FleetSeen | None, now: float, wall: float) -> Wait | None:
+    """None while nothing is waited for; `now` is by the feed's clock."""
+    run = fleet.status.coordinator.run if fleet is not None else None
+    if run is None or run.run != picture.name:
+        return None
+    awaited = picture.awaited
+    if awaited is not None and awaited.missing:
+        until = picture.awaited_until
+        return Wait(
+            (), awaited.missing, None if until is None else wall + until - now, awaited.needed
+        )
+    if not (run.waiting_for or run.why):
+        return None
+    assert fleet is not None
+    until = None if run.time_left_s is None else fleet.at + run.time_left_s
+    return Wait(run.waiting_for, run.why, until, picture.need)
+
+
+class Measured(Struct, frozen=True):
+    """What agents have measured after the last round."""
+
+    heads: dict[str, str]
+    spread: list[tuple[str, list[str]]]
+    worst: list[tuple[str, list[str]]]
+    """The worst agents first, by the metric that counts."""
+    of: int
+
+
+def measured(picture: RunPicture) -> Measured | None:
+    score = picture.last.metrics if picture.last is not None else None
+    if score is None or not score.by_agent:
+        return None
+    rows = rows_of(score.by_agent)
+    lower = lower_of(picture.measures)
+    names = [
+        name for name in named(score.by_agent.values()) if any(name in r for r in rows.values())
+    ]
+    of = spread(rows, lower)
+    kinds = {"mean": "mean", "median": "median", "tenth": "10th percentile", "worst": "worst"}
+    summary = [
+        (text, [figure(getattr(of[name], field)) if name in of else "-" for name in names])
+        for field, text in kinds.items()
+    ]
+    order = worst_first(rows, picture.measures.primary, lower)[:WORST]
+    cells = [(agent, [figure(rows[agent].get(name)) for name in names]) for agent in order]
+    all_labels = labels(score.by_agent.values())
+    heads = {name: all_labels.get(name, label(name)) for name in names}
+    return Measured(heads, summary, cells, len(rows))
+
+
+def confusion(picture: RunPicture) -> tuple[tuple[int, ...], ...]:
+    """[target][prediction] after the last round; empty where there is none, or a very large one."""
+    score = picture.last.metrics if picture.last is not None else None
+    found = confusion_of(score.counts) if score is not None else ()
+    return found if len(found) <= MOST_CLASSES else ()
+
+
+def metric_names(rounds: Sequence[RoundFigures]) -> list[str]:
+    return list(dict.fromkeys(name for each in rounds for name in (*each.values, *each.validation)))
+
+
+def round_shown(picture: RunPicture) -> int | None:
+    """The best round; where none was measured to be chosen, the last."""
+    return picture.best or (picture.rounds[-1].round if picture.rounds else None)
+
+
+def values_of(picture: RunPicture, round_id: int | None) -> dict[str, str]:
+    """The figures of a round, by the metric's label."""
+    found = picture.figures_of(round_id)
+    return {label(k): figure(v, 4) for k, v in found.values.items()} if found is not None else {}
+
+
+def curves(picture: RunPicture) -> list[dict[str, Any]]:
+    """A chart for each metric, and for bytes and seconds; numbers that could not be computed are
+    None."""
+    rounds = picture.rounds
+    if not rounds:
+        return []
+    x = [each.round for each in rounds]
+    primary, found = picture.measures.primary, []
+    for name in metric_names(rounds):
+        series = {
+            _part(rounds): [each.values.get(name) for each in rounds],
+            "validation": [each.validation.get(name) for each in rounds],
+        }
+        if name == "loss":
+            series["training"] = [each.training_loss for each in rounds]
+        if name == primary:
+            series["mean agent"] = [each.mean for each in rounds]
+            series["worst agent"] = [each.worst for each in rounds]
+        found.append(chart(label(name), x, series, "round"))
+    sent: list[float | None] = [each.bytes_up / 2**20 for each in rounds]
+    took: list[float | None] = [each.seconds for each in rounds]
+    found.append(chart("received in a round, MiB", x, {"updates": sent}, "round"))
+    found.append(chart("seconds of a round", x, {"round": took}, "round"))
+    return found
+
+
+def compared(shown: Sequence[Shown]) -> list[dict[str, Any]]:
+    """A chart for each metric, with a line for each run: on validation data where it has them."""
+    last = max((each.picture.rounds[-1].round for each in shown if each.picture.rounds), default=0)
+    x = list(range(1, last + 1))
+    names = dict.fromkeys(n for each in shown for n in metric_names(each.picture.rounds))
+    found = []
+    for name in names:
+        series = {}
+        for each in shown:
+            by_round = {
+                r.round: r.values.get(name, r.validation.get(name)) for r in each.picture.rounds
+            }
+            series[each.picture.name] = [by_round.get(at) for at in x]
+        found.append(chart(label(name), x, series, "round"))
+    return found
+
+
+def chart(
+    title: str,
+    x: Sequence[float],
+    series: dict[str, list[float | None]],
+    of: str,
+    time: bool = False,
+) -> dict[str, Any]:
+    """`x` are round numbers, or with `time` seconds since 1970. Empty series are left out."""
+    there = {
+        name: list(computed_or_none(values))
+        for name, values in series.items()
+        if any(value is not None for value in values)
+    }
+    last = {
+        name: next(v for v in reversed(values) if v is not None) for name, values in there.items()
+        if any(v is not None for v in values)
+    }  # fmt: skip
+    said = ", ".join(f"{name} {figure(value)}" for name, value in last.items())
+    return {
+        "title": title, "of": of, "time": time, "x": list(x),
+        "words": f"{title}: {len(x)} points; at the end {said}",
+        "series": [{"label": name, "values": values} for name, values in there.items()],
+    }  # fmt: skip
+
+
+def computed_or_none(values: Sequence[float | None]) -> list[float | None]:
+    return [
+        computed({"v": v}).get("v") if v is not None and abs(v) < 1e300 else None for v in values
+    ]
+
+
+def differing(shown: Sequence[Shown]) -> list[tuple[str, list[str]]]:
+    """Settings in which the runs differ: name, and the value in each."""
+    every = [each.about["settings"] for each in shown]
+    names = sorted({name for settings in every for name in settings})
+    rows = [(name, [_value(settings.get(name)) for settings in every]) for name in names]
+    return [(name, values) for name, values in rows if len(set(values)) > 1]
+
+
+def settings_of(shown: Shown) -> list[tuple[str, str]]:
+    return [(name, _value(value)) for name, value in sorted(shown.about["settings"].items())]
+
+
+def _value(value: Any) -> str:
+    if value in (None, "", [], {}, ()):
+        return "-"
+    if isinstance(value, dict):
+        return ", ".join(f"{key}={_value(item)}" for key, item in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _part(rounds: Sequence[RoundFigures]) -> str:
+    return next((each.part for each in reversed(rounds) if each.part), "test")
+
+
+def last_rounds(picture: RunPicture) -> list[RoundFigures]:
+    """The newest first."""
+    return list(reversed(picture.rounds[-MOST_ROUNDS:]))
+
+
+def mishaps(picture: RunPicture) -> list[Any]:
+    return list(reversed(picture.mishaps))[:MOST_ROUNDS]
+
+
+def run_mark(state: str) -> tuple[str, str]:
+    return words.RUN_SYMBOLS.get(state, "!"), words.RUN_TONES.get(state, "bad")
+
+
+def rounds_of(picture: RunPicture, agent: str) -> list[str]:
+    """What the agent does in the run, in a few words."""
+    found = []
+    if (doing := picture.story.agents.get(agent)) is not None:
+        text = f"round {picture.story.open_round}: {doing.state}"
+        if doing.steps:
+            text += f", {doing.step} of {doing.steps} batches"
+        found.append(text + (f"; {doing.note}" if doing.note else ""))
+    if sent := picture.sent.get(agent):
+        found.append(f"{size(sent)} of updates sent in committed rounds")
+    missed = [each.round for each in picture.rounds if agent in each.missing]
+    if missed:
+        found.append(f"late or missing in {counted(len(missed), 'round')}, last in {missed[-1]}")
+    return found

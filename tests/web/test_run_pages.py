@@ -1,0 +1,175 @@
+"""Pages of runs, agents and keys, and /metrics, over a real coordinator and played agents."""
+
+import csv
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from page_rig import NAMES, Page, PlayedFleet
+from prometheus_client.parser import text_string_to_metric_families
+from real_fleet import wait_for
+
+from flctl.web.serving import WebOptions, site_of
+
+pytestmark = pytest.mark.timeout(240)
+GIVEN = {"rounds": "2", "task": "ecg", "more": "wait_s = 20\nkeep_rounds = 0\nquorum = 3"}
+
+
+def begin(fleet: PlayedFleet, page: Page, **more: Any) -> str:
+    """A run that the page's form begins; its name."""
+    given = GIVEN | {"more": f'{GIVEN["more"]}\ntest_data = "{fleet.data}"', **more}
+    answer = page.client.post("/runs/start", data=given)
+    assert answer.status_code == 200, answer.text
+    found = re.search(r'href="/runs/([^"]+)"', answer.text)
+    assert found is not None
+    return found[1]
+
+
+def ended(page: Page, run: str) -> str:
+    return page.until(lambda t: "✓</span> finished" in t, f"/runs/{run}", 120)
+
+
+@pytest.fixture(scope="module")
+def run(fleet: PlayedFleet, page: Page) -> str:
+    """A run from the form to its end."""
+    page.until(lambda t: t.count('data-state="ready"') >= 3)
+    name = begin(fleet, page)
+    ended(page, name)
+    return name
+
+
+def test_a_run_has_figures_a_confusion_matrix_and_its_settings(page: Page, run: str):
+    text = page.client.get(f"/runs/{run}").text
+    assert "2 of 2 rounds" in text and "round: " in text and "Confusion matrix" in text
+    assert "macro-F1" in text and "keep_rounds" in text and "of updates received" in text
+    charts = page.client.get(f"/runs/{run}/curves").json()["charts"]
+    titles = {chart["title"] for chart in charts}
+    assert {"loss", "accuracy", "macro-F1", "seconds of a round"} <= titles
+    assert all(chart["x"] == [1, 2] for chart in charts)
+    assert all(len(line["values"]) == 2 for chart in charts for line in chart["series"])
+
+
+def test_runs_are_compared(fleet: PlayedFleet, page: Page, run: str):
+    """Settings that differ, both in each chart, and which is better."""
+    other = begin(fleet, page, rounds="3")
+    ended(page, other)
+    text = page.client.get("/runs").text
+    assert f"choose-{run}" in text and f"choose-{other}" in text
+    text = page.client.get("/runs/compare", params={"run": [run, other]}).text
+    assert re.search(r'<th scope="row">rounds</th><td>2</td><td>3</td>', text)
+    assert re.search(rf"Best: ({run}|{other}), by the", text)
+    charts = page.client.get("/runs/compare/curves", params={"run": [run, other]}).json()["charts"]
+    assert {line["label"] for line in charts[0]["series"]} == {run, other}
+    assert page.client.get("/runs/compare").status_code == 400
+    assert page.client.get("/runs/compare?run=no-such-run").status_code == 400
+
+
+def test_files_are_taken_away(page: Page, run: str):
+    """CSV of the rounds and the agents, and the checkpoint, whole."""
+    for kind, lines in (("rounds", 2), ("agents", 6)):
+        answer = page.client.get(f"/runs/{run}/{kind}.csv")
+        assert "attachment" in answer.headers["content-disposition"]
+        assert len(list(csv.DictReader(io.StringIO(answer.text)))) == lines
+    answer = page.client.get(f"/runs/{run}/checkpoint/last")
+    assert answer.status_code == 200 and len(answer.content) > 10_000
+    assert f"{run}-last.safetensors" in answer.headers["content-disposition"]
+    assert page.client.get(f"/runs/{run}/checkpoint/99").status_code == 400
+    assert page.client.get("/runs/../../etc/checkpoint/best").status_code == 404
+
+
+def test_a_slow_agent_is_named_and_the_run_is_stopped_and_resumed(fleet: PlayedFleet, page: Page):
+    """The page says for whom the round waits and until when, with its progress."""
+    fleet.play("pi-02", batch_s=2.0)
+    name = begin(fleet, page, rounds="2")
+    text = page.until(
+        lambda t: re.search(r"Waiting for .*pi-02", t) and "▶</span> training" in t,
+        f"/runs/{name}/now",
+    )
+    assert re.search(r"until \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC", text)
+    assert "Stop the run" in text and '<progress max="10"' in text
+    answer = page.client.post(f"/runs/{name}/stop")
+    assert answer.status_code == 200 and "can be resumed" in answer.text
+    page.until(lambda t: "Resume the run" in t, f"/runs/{name}/now")
+    fleet.play("pi-02", batch_s=0.02)
+    assert page.client.post(f"/runs/{name}/resume").status_code == 200
+    ended(page, name)
+
+
+def test_wrong_settings_are_said_in_words(fleet: PlayedFleet, page: Page):
+    for given, said in (
+        ({"more": "lr = "}, "not TOML"),
+        ({"more": "leraning_rate = 1"}, "leraning_rate"),
+        ({"rounds": "-1"}, "rounds"),
+        ({"task": "<b>x"}, "&lt;b&gt;x"),
+    ):
+        answer = page.client.post("/runs/start", data=GIVEN | given, headers={"hx-request": "true"})
+        assert answer.status_code == 400 and said in answer.text and "<b>" not in answer.text
+
+
+def test_an_agent_has_a_page(page: Page, run: str):
+    text = page.client.get("/agents/pi-01").text
+    assert "Cordon" in text and "51 °C" in text and "100 examples" in text
+    assert "of updates sent" in text
+    assert "charts" in page.client.get("/agents/pi-01/history").json()
+    assert page.client.get("/agents/nobody").status_code == 400
+
+
+def test_security_shows_keys_tokens_and_the_audit_file(page: Page, run: str):
+    text = page.client.get("/security").text
+    for said in ("pi-01", "Open tokens", "more may join until", "Waiting keys", "start", "done"):
+        assert said in text
+    assert "flt_" not in text
+
+
+def samples(text: str) -> dict[str, list[tuple[dict[str, str], float]]]:
+    found: dict[str, list[tuple[dict[str, str], float]]] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            found.setdefault(sample.name, []).append((sample.labels, sample.value))
+    return found
+
+
+def test_metrics_say_what_the_status_says(fleet: PlayedFleet, page: Page, run: str):
+    """By the names that the rules ask for, with no run and no error in a label."""
+    found = samples(page.client.get("/metrics").text)
+    assert found["flctl_up"] == [({}, 1.0)]
+    assert {labels["agent"] for labels, _ in found["flctl_agent_up"]} >= {*NAMES}
+    assert ({"agent": "pi-01"}, 51.0) in found["flctl_agent_temperature_celsius"]
+    assert ({"agent": "pi-01", "state": "ready"}, 1.0) in found["flctl_agent_state"]
+    assert len(found["flctl_alerts_firing"]) == 7 and found["flctl_open_tokens"] == [({}, 1.0)]
+    assert found["flctl_agent_written_bytes_total"]
+    names = {key for each in found.values() for labels, _ in each for key in labels}
+    assert names <= {"agent", "version", "arch", "state", "reason", "alert"}
+    assert run not in str(found)
+
+
+def test_metrics_alone_and_with_a_token(fleet: PlayedFleet, tmp_path: Path):
+    """Nothing but /metrics is served; without its token there is nothing; a coordinator that is
+    away is a zero."""
+    token = tmp_path / "token"
+    token.write_text("secret\n")
+    options = WebOptions(bind="", metrics_only=True, metrics_token=token)
+    page = Page(site_of(fleet.state, None, options, tmp_path / "web"), options=options)
+    ask = page.client.get
+    try:
+        assert ask("/").status_code == 404 and ask("/health").status_code == 200
+        for wrong in ("", "Bearer", "Bearer secre", "secret2", "Basic secret"):
+            assert ask("/metrics", headers={"authorization": wrong}).status_code == 401
+        right = {"authorization": "Bearer secret"}
+        assert samples(ask("/metrics", headers=right).text)["flctl_up"] == [({}, 1.0)]
+        fleet.kill("coordinator")
+        wait_for(lambda: "flctl_up 0.0" in ask("/metrics", headers=right).text, "it is away", 60)
+        assert len(samples(ask("/metrics", headers=right).text)) == 1
+        fleet.start_coordinator()
+        wait_for(lambda: "flctl_up 1.0" in ask("/metrics", headers=right).text, "it is back", 60)
+    finally:
+        page.close()
+
+
+def test_metrics_beyond_loopback_need_a_token(fleet: PlayedFleet, tmp_path: Path):
+    options = WebOptions(bind="", metrics_only=True, local=False)
+    page = Page(site_of(fleet.state, None, options, tmp_path / "web"), options=options)
+    assert page.client.get("/metrics").status_code == 403
+    page.close()
