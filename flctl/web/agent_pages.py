@@ -26,6 +26,7 @@ FIGURES = {
 """Of the coordinator's history, and what they are divided by."""
 SPANS = {"6h": 6 * 3600.0, "24h": 86_400.0, "7d": 7 * 86_400.0, "30d": 30 * 86_400.0}
 POINTS = 400
+LOG_LINES = 200
 AUDIT_LINES = 200
 
 
@@ -36,6 +37,7 @@ class AgentPages:
             Route("/agents/{agent}", self.agent),
             Route("/agents/{agent}/now", self.now),
             Route("/agents/{agent}/history", self.history),
+            Route("/agents/{agent}/log", self.log),
         ]
 
     def agent(self, request: Request) -> Response:
@@ -81,6 +83,15 @@ class AgentPages:
                 x = [at for at, _ in points]
                 charts.append(run_view.chart(title, x, {"mean": values}, "time", time=True))
         return JSONResponse({"charts": charts})
+
+    def log(self, request: Request) -> Response:
+        """The last lines; the page asks again while it is open. An agent may take its time."""
+        name = request.path_params["agent"]
+        try:
+            page = self._site.slow.ask(lambda runs: runs.log(name, LOG_LINES))
+        except FlctlError as error:
+            return HTMLResponse(render("said.html", tone="bad", text=str(error)))
+        return HTMLResponse(render("log.html", page=page))
 
 
 class SecurityPages:

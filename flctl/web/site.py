@@ -45,6 +45,8 @@ class Site:
         self._follows = follows
         self.login, self.read_only = login, read_only
         self.inquiries = Inquiries(open_, lambda: self.feed.away if follows else "")
+        self.slow = Inquiries(open_, lambda: self.feed.away)
+        """For answers of agents, so that nothing else waits for them."""
         self.shelf = RunShelf(self.feed, self.inquiries)
         self.viewers = viewers.Viewers()
         self._rows: dict[str, fleet_view.AgentRow] = {}
@@ -68,6 +70,7 @@ class Site:
         if self._follows:
             self.feed.close()
         self.inquiries.close()
+        self.slow.close()
 
     def _on_told(self, topics: set[str]) -> None:
         """From the feed's thread."""

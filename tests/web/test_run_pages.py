@@ -114,6 +114,8 @@ def test_an_agent_has_a_page(page: Page, run: str):
     assert "of updates sent" in text
     assert "charts" in page.client.get("/agents/pi-01/history").json()
     assert page.client.get("/agents/nobody").status_code == 400
+    log = page.client.get("/agents/pi-01/log").text
+    assert 'class="log"' in log or "log" in log
 
 
 def test_security_shows_keys_tokens_and_the_audit_file(page: Page, run: str):
