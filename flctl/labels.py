@@ -89,10 +89,8 @@ def changes(texts: Sequence[str], flag: str, may_remove: bool = False) -> dict[s
 def counting(own: Mapping[str, str], changed: Mapping[str, str | None]) -> dict[str, str]:
     """The labels that count, of an agent's own ones and what an operator has changed of them."""
     found = {key: value for key, value in changed.items() if value is not None}
-    for key, value in sorted(own.items()):
-        if key not in changed and len(found) < MOST:
-            found[key] = value
-    return dict(sorted(found.items()))
+    found |= {key: value for key, value in sorted(own.items()) if key not in changed}
+    return dict(sorted([*found.items()][:MOST]))
 
 
 def written(labels: Mapping[str, str]) -> str:

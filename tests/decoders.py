@@ -17,15 +17,18 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from flctl.agent.state import saved_tasks, stored_server_keys
+from flctl.agent.log import AgentLog
+from flctl.agent.state import saved_log, saved_tasks, stored_server_keys
 from flctl.coordinator.alerts.book import load_book
 from flctl.coordinator.alerts.sending import body_of
 from flctl.coordinator.alerts.settings import read_settings
 from flctl.coordinator.store.audit import Actor, Audit, read_line
 from flctl.coordinator.store.journal import Journal, replay
+from flctl.coordinator.store.labels import load_labels, save_labels
 from flctl.core import chain
 from flctl.core import events as happened
 from flctl.core.alerts import AlertBook, Alerting, Observed, Span
+from flctl.core.labelling import Labelling
 from flctl.fleet import heads, pages
 from flctl.fleet.context import load_context
 from flctl.fleet.inventory import decode_list
@@ -373,6 +376,30 @@ def _alarmed(path: Path) -> None:
         body_of([notice], 1.7e9)
 
 
+def _labels() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        changed = {"pi-01": {"site": "ward-4", "model": None}}
+        save_labels(Path(folder), Labelling({"pi-01": {"site": "ward-3"}}, changed))
+        return (Path(folder) / "labels.json").read_bytes()
+
+
+def _label(path: Path) -> None:
+    """Read as at a start, changed, and chosen by."""
+    found = load_labels(path.parent)
+    found.on_said("pi-02", {"site": "ward-3"})
+    for agent in (*found.own, *found.changed):
+        found = found.change(agent, {"site": "ward-9"}, reset=True)
+        found.chosen(["site=ward-3"], [agent])
+    save_labels(path.parent, found)
+
+
+def _log_again(path: Path) -> None:
+    """As the next process of the agent takes it up."""
+    log = AgentLog(saved_log(path.parent))
+    log.answer(m.SendLog(id=1, lines=9, after=f"{'a' * 32}:3:1.000"), 1.0)
+    msgspec.json.encode(log.last())
+
+
 TABLE = (
     Decodes("message to a coordinator", _message, _frames(framing.to_coordinator())),
     Decodes("message to an agent", _order, _frames(framing.to_agent())),
@@ -390,6 +417,9 @@ TABLE = (
     Decodes("coordinator.toml", lambda: b'[alerts]\n[alerts.command]\nrun = ["true"]',
             _file("coordinator.toml", read_settings)),
     Decodes("alerts.json", _alerts, _file("alerts.json", _alarmed)),
+    Decodes("labels.json", _labels, _file("labels.json", _label)),
+    Decodes("log.json", lambda: b'[{"at":1.5,"level":"INFO","text":"begins"}]',
+            _file("log.json", _log_again)),
     Decodes("allowed.json", _keys, _file("allowed.json", _redeem)),
     Decodes("rotation.json", _rotation, _file("rotation.json", lambda p: KeyRotation(p.parent))),
     Decodes("server-keys.json", lambda: b'{"given":"%s","keys":["%s"]}' % (b"k" * 40, b"n" * 40),

@@ -11,7 +11,7 @@ from types import FrameType
 
 from flctl.agent.config import AgentConfig
 from flctl.agent.log import AgentLog
-from flctl.agent.state import AgentState
+from flctl.agent.state import AgentState, saved_log
 from flctl.agent.supervisor import Supervisor
 from flctl.agent.telemetry import Computer
 from flctl.errors import FlctlError, TaskError, UsageError
@@ -80,7 +80,7 @@ def _shared_log(config: AgentConfig, state: AgentState) -> Iterator[AgentLog | N
         state.forget_log()
         yield None
         return
-    log, root = AgentLog(state.saved_log()), logging.getLogger()
+    log, root = AgentLog(saved_log(state.folder)), logging.getLogger()
     root.addHandler(log)
     try:
         yield log

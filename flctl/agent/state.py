@@ -161,9 +161,6 @@ class AgentState:
         """At the end of the process. Raises StateError."""
         self._store(_LOG_FILE, lines)
 
-    def saved_log(self) -> tuple[LogLine, ...]:
-        return _stored(self.folder / _LOG_FILE, tuple[LogLine, ...]) or ()
-
     def forget_log(self) -> None:
         """Raises StateError."""
         path = self.folder / _LOG_FILE
@@ -211,6 +208,11 @@ def saved_tasks(folder: Path) -> dict[str, Digest] | None:
     """Those that the agent of this folder had enabled at its last start, with their digests;
     None when no agent has been started there."""
     return _stored(folder / _TASKS_FILE, dict[str, Digest])
+
+
+def saved_log(folder: Path) -> tuple[LogLine, ...]:
+    """The last lines of the process before; () if there was none, or it did not end in order."""
+    return _stored(folder / _LOG_FILE, tuple[LogLine, ...]) or ()
 
 
 def _stored(path: Path, kind: type[Stored]) -> Stored | None:

@@ -1,9 +1,13 @@
 """What a connected program can look at: the fleet's status, its runs, its alerts, its past."""
 
+from collections.abc import Mapping
 from typing import Any
+
+from msgspec import to_builtins
 
 from flctl.errors import UsageError
 from flctl.fleet.console import RemoteRuns
+from flctl.fleet.logs import read as read_log
 
 
 class FleetViews:
@@ -19,6 +23,17 @@ class FleetViews:
     def runs(self) -> list[dict[str, Any]]:
         """A summary of each run, the newest last."""
         return self._runs.look().summaries
+
+    def label(self, agent: str, changes: Mapping[str, str | None]) -> dict[str, str]:
+        """Set labels of an agent, or (None) take them away; its labels afterwards."""
+        return self._runs.label(agent, changes)
+
+    def log(
+        self, agent: str, lines: int = 200, since_s: float | None = None
+    ) -> list[dict[str, Any]]:
+        """The newest lines of an agent's log: at (seconds since 1970), level and text."""
+        pages = read_log(self._runs, agent, lines, since_s)
+        return [dict(to_builtins(line)) for page in pages for line in page.lines]
 
     def alerts(self) -> dict[str, Any]:
         """The document that `flctl alerts --json` prints."""

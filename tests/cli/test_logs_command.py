@@ -11,6 +11,7 @@ from flctl.fleet import logs as fleet_logs
 from flctl.fleet.answers import LogPage
 from flctl.fleet.console import RemoteRuns
 from flctl.fleet.logs import follow, read
+from flctl.fleet.looking import FleetViews
 from flctl.terminal import finding
 from flctl.wire.messages import LATEST, LogLine
 
@@ -142,5 +143,7 @@ def test_lost_lines_are_counted_on_stderr(flctl, played):
 
 
 def test_a_page_is_typed():
+    (line,) = FleetViews(Played(body("a"))).log("pi-01")
+    assert line == {"at": AT, "level": "INFO", "text": "a"}
     page = Played(body("a")).log("pi-01")
     assert page == LogPage(agent="pi-01", lines=(LogLine(AT, "INFO", "a"),), cursor=CURSOR)

@@ -19,7 +19,7 @@ from memory_network import MemoryNetwork
 
 from flctl.agent.config import AgentConfig
 from flctl.agent.log import AgentLog
-from flctl.agent.state import AgentState
+from flctl.agent.state import AgentState, saved_log
 from flctl.agent.supervisor import Supervisor
 from flctl.coordinator.background import InlineBackground
 from flctl.coordinator.front.operators import Control
@@ -222,7 +222,7 @@ class ToyAgent:
             labels=self.labels,
         )
         self.worker = ToyWorker(self)
-        self.log = AgentLog(self.state.saved_log(), lambda: self.fleet.wall)
+        self.log = AgentLog(saved_log(folder), lambda: self.fleet.wall)
         self.supervisor = Supervisor(
             config=config,
             link=self.link,
