@@ -43,7 +43,8 @@ def plain(args: Struct | None) -> dict[str, Any]:
 
 def settled(task: "Task", settings: RunSettings) -> RunSettings:
     """The settings of a run with all arguments of its task, which takes some from the run's data.
-    Raises DataError."""
+    Raises DataError, SettingsError for arguments that an agent would refuse: too many classes."""
     own = settings.data or settings.test_data
     task.settle(None if own is None else Path(own))
+    converted(task.args, plain(task.args), task.name)
     return structs.replace(settings, task_args=task.all_args)

@@ -1,17 +1,15 @@
 """Heartbeats from `.npz` files: arrays X (n × 187) and y, optional record, split, rr_prev_ms,
 rr_next_ms, r_at, unit."""
 
-import zipfile
-import zlib
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flctl.errors import DataError
-from flctl.learning.beats import LIMIT_BYTES, R_AT, UNIT, WINDOW, Array, Beats
+from flctl.learning.beats import R_AT, UNIT, WINDOW, Array, Beats
 from flctl.learning.beats_layout import apply, find_layout
+from flctl.learning.npz import load_arrays
 from flctl.learning.origin import AS_IT_IS, ReadAs
 from flctl.learning.rhythm import ARRAYS, Rhythm, unknown, with_usual
 
@@ -20,11 +18,7 @@ NAMES = ("X", "y", "record", "split", *ARRAYS, "r_at", "unit")
 
 def read_npz(path: Path, labelled: bool = True, read_as: ReadAs = AS_IT_IS) -> Beats:
     """Other arrays are ignored; y may be absent unless `labelled`. Raises DataError."""
-    try:
-        with path.open("rb") as file:
-            arrays = _load_arrays(file, path, labelled)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+    arrays = load_arrays(path, NAMES, ("X", "y") if labelled else ("X",))
     x, y = _inputs(arrays["X"], path), _labels(arrays, path)
     record, split = arrays.get("record"), arrays.get("split")
     for name, array in (("record", record), ("split", split)):
@@ -97,28 +91,6 @@ def _names(record: Array, path: Path) -> NDArray[np.str_]:
         return record.astype(np.str_)
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: record is not text in ASCII; store it as str") from error
-
-
-def _load_arrays(file: IO[bytes], path: Path, labelled: bool) -> dict[str, Array]:
-    """The arrays of the archive that are used; never by unpickling."""
-    try:
-        with zipfile.ZipFile(file) as archive:
-            sizes = {info.filename: info.file_size for info in archive.infolist()}
-        for name in ("X", "y") if labelled else ("X",):
-            if f"{name}.npy" not in sizes:
-                raise DataError(f"{path}: there is no array '{name}' in it")
-        wanted = [name for name in NAMES if f"{name}.npy" in sizes]
-        for name in wanted:
-            if sizes[f"{name}.npy"] > LIMIT_BYTES:
-                raise DataError(f"{path}: array '{name}' is larger than {LIMIT_BYTES >> 30} GiB")
-        file.seek(0)
-        with np.load(file, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in wanted}
-    except zipfile.BadZipFile as error:
-        raise DataError(f"{path}: not an .npz file, or a damaged one") from error
-    except (ValueError, EOFError, KeyError, RuntimeError, MemoryError, zlib.error) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"{path}: an array in it cannot be read: {reason}") from error
 
 
 def _inputs(x: Array, path: Path) -> Array:

@@ -128,6 +128,10 @@ class Series(Task):
         same = stored.learn == self.args.learn
         if not same and self.args.learn != "anomaly":
             raise DataError(f"{path}: windows to learn '{stored.learn}', not '{self.args.learn}'")
+        shape = (len(self.args.columns), self.args.window)
+        if stored.x.shape[1:] != shape:
+            have = f"{stored.x.shape[2]} samples in {stored.x.shape[1]} columns"
+            raise DataError(f"{path}: windows of {have}; the run has {shape[1]} in {shape[0]}")
         if not len(rows):
             return None
         y = stored.y[rows] if same else None

@@ -76,9 +76,10 @@ def lines_of(tables: Sequence[SensorTable]) -> list[DeviceSeries]:
     found: list[DeviceSeries] = []
     for table in tables:
         inputs = np.stack([*table.inputs.values()], axis=1)
-        names = table.device or [table.file.stem] * len(table.time)
-        for device in dict.fromkeys(names):
-            rows = np.flatnonzero(np.array([name == device for name in names]))
+        rows_of: dict[str, list[int]] = {}
+        for row, name in enumerate(table.device or [table.file.stem] * len(table.time)):
+            rows_of.setdefault(name, []).append(row)
+        for device, rows in rows_of.items():
             target = None if table.target is None else [table.target[row] for row in rows]
             name, where = device or table.file.stem, str(table.file)
             found.append(
@@ -110,7 +111,7 @@ def _cut_one(line: DeviceSeries, args: SeriesArgs, found: Windows, predicted: bo
     time, inputs, target = _in_order(line, left_out)
     step = float(np.median(np.diff(time))) if len(time) > 1 else 1.0
     there = len(time)
-    inputs, time, target = _filled(time, inputs, target, step, args.fill)
+    inputs, time, target = _filled(time, inputs, target, step, args.fill, line.where)
     added = len(time) - there
     ends = [round(share * len(time)) for share in PARTS]
     part = np.searchsorted(ends, np.arange(len(time)), side="right")
@@ -179,13 +180,20 @@ def _filled(
     target: list[str] | None,
     step: float,
     most: int,
+    where: str,
 ) -> tuple[Floats, Floats, list[str] | None]:
     """With samples between in gaps of up to `most`."""
-    missing = np.round(np.diff(time) / step).astype(np.int64) - 1 if len(time) > 1 else np.empty(0)
+    steps = np.round(np.minimum(np.diff(time) / step, most + 2)).astype(np.int64)
+    missing = steps - 1
     short = np.flatnonzero((missing > 0) & (missing <= most))
     if not len(short):
         return inputs, time, target
-    count = missing[short].astype(np.int64)
+    count = missing[short]
+    if (len(time) + int(count.sum())) * inputs.shape[1] > MOST_NUMBERS:
+        raise DataError(
+            f"{where}: {int(count.sum()):,} samples to interpolate are more than fits into memory; "
+            "choose a smaller fill"
+        )
     after = np.repeat(short, count)
     number = np.concatenate([np.arange(1, n + 1) for n in count])
     share = number / (np.repeat(count, count) + 1)
@@ -216,18 +224,20 @@ def _standardised(inputs: Floats, part: NDArray[np.int64], args: SeriesArgs, whe
 def _targets(
     begin: NDArray[np.int64], known: NDArray[np.str_], args: SeriesArgs
 ) -> NDArray[np.str_]:
+    """Of each window. None is written out sample by sample, which takes eight times the memory of
+    the inputs."""
+    end = begin + args.window - 1
     if args.learn == "number":
-        last = begin + args.window - 1 + args.ahead
-        found: NDArray[np.str_] = known[last.clip(max=len(known) - 1)]
+        found: NDArray[np.str_] = known[(end + args.ahead).clip(max=len(known) - 1)]
         return found
     names, codes = np.unique(known, return_inverse=True)
-    within = codes[begin[:, None] + np.arange(args.window)]
     if args.learn == "class":
-        same = (within == within[:, :1]).all(axis=1)
-        return np.where(same, names[within[:, -1]], "")
-    odd = ~np.isin(np.char.lower(names), NORMAL)[within]
-    first = within[np.arange(len(within)), odd.argmax(axis=1)]
-    return np.where(odd.any(axis=1), names[first], "")
+        changes = np.cumsum(np.diff(codes, prepend=codes[:1]) != 0)
+        return np.where(changes[begin] == changes[end], known[end], "")
+    odd = ~np.isin(np.char.lower(names), NORMAL)[codes]
+    later = np.where(odd, np.arange(len(odd)), len(odd))
+    first = np.minimum.accumulate(later[::-1])[::-1][begin]  # anomaly from there on
+    return np.where(first <= end, known[first.clip(max=len(known) - 1)], "")
 
 
 def _words(left_out: dict[str, int]) -> str:

@@ -24,6 +24,10 @@ LOOKED_AT = 1000
 """Rows that decide whether a column is one of numbers."""
 MILLISECONDS = 1e11
 """Seconds since 1970 are fewer for the next 3,000 years."""
+LARGEST = 1e30
+"""Larger numbers stand for a missing value, as in NetCDF; their squares would overflow."""
+MOST_VALUES = 2**27
+"""Values of a Parquet file, of which a few bytes can unpack to any number."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,7 @@ def _seconds(file: Path, name: str, values: Sequence[Any]) -> Floats:
 
 
 def _date(value: Any) -> float:
-    when = value if isinstance(value, datetime) else datetime.fromisoformat(value.strip())
+    when = value if isinstance(value, datetime) else datetime.fromisoformat(str(value).strip())
     return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
 
 
@@ -119,7 +123,7 @@ def _converted(
         except (ValueError, TypeError, AttributeError, OverflowError) as error:
             text = f"row {row + 1} has {str(value)!r:.60} in column '{name}', which is {wrong}"
             raise DataError(f"{file}: {text}") from error
-    found[np.isinf(found)] = math.nan
+    found[~(np.abs(found) < LARGEST)] = math.nan
     return found
 
 
@@ -151,10 +155,17 @@ def _of_parquet(file: Path) -> dict[str, list[Any]]:
     except ModuleNotFoundError as error:
         raise NeedsExtra(f"{file}: Parquet needs pyarrow: pip install 'flctl[parquet]'") from error
     try:
-        table = parquet.read_table(file)
-    except (ArrowException, ValueError) as error:
+        with parquet.ParquetFile(file) as opened:
+            about = opened.metadata
+            if about.num_rows * about.num_columns > MOST_VALUES:
+                raise DataError(f"{file}: more than {MOST_VALUES:,} values; split it")
+            table = opened.read()
+        names = table.column_names
+        if len(set(names)) < len(names):
+            raise OtherData(f"{file}: two of its columns have the same name")
+        return {name: table.column(name).to_pylist() for name in names}
+    except (ArrowException, ValueError, OverflowError) as error:
         raise DataError(f"{file}: not a Parquet file: {one_line(error)}") from error
-    return {name: table.column(name).to_pylist() for name in table.column_names}
 
 
 def _named(name: str, columns: dict[str, list[Any]]) -> str | None:
@@ -164,8 +175,8 @@ def _named(name: str, columns: dict[str, list[Any]]) -> str | None:
 def _is_number(values: Sequence[Any]) -> bool:
     known = [value for value in values[:LOOKED_AT] if not _is_missing(value)]
     try:
-        return bool(known) and all(math.isfinite(float(value)) for value in known)
-    except (ValueError, TypeError):
+        return bool([float(value) for value in known])
+    except (ValueError, TypeError, OverflowError):
         return False
 
 

@@ -1,17 +1,19 @@
 """Windows that are cut already, in one file: the shares of `flctl data split`."""
 
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flctl.errors import DataError, one_line
+from flctl.errors import DataError
 from flctl.learning.examples import Examples
+from flctl.learning.npz import load_arrays
 from flctl.learning.series_args import SeriesArgs
+from flctl.learning.stamps import stamp_of
 
 STORED = "windows.npz"
 
@@ -50,20 +52,30 @@ def read_stored(path: Path | None) -> StoredWindows | None:
     file = None if path is None else path if path.name == STORED else path / STORED
     if file is None or not file.is_file():
         return None
-    try:
-        with np.load(file, allow_pickle=False) as arrays:
-            found = StoredWindows(
-                arrays["x"].astype(np.float32),
-                arrays["y"],
-                arrays["device"].astype(np.str_),
-                arrays["part"].astype(np.uint8),
-                tuple(map(str, arrays["columns"].tolist())),
-                tuple(map(str, arrays["classes"].tolist())),
-                str(arrays["learn"]),
-            )
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        raise DataError(f"{file}: no windows of 'flctl data split': {one_line(error)}") from error
-    n = len(found.x) if found.x.ndim == 3 else -1
-    if {len(found.y), len(found.device), len(found.part)} != {n}:
-        raise DataError(f"{file}: no windows of 'flctl data split': arrays of different lengths")
-    return found
+    return _read(file, (*stamp_of(file).items(),))
+
+
+@lru_cache(maxsize=1)
+def _read(file: Path, _stamp: tuple[object, ...]) -> StoredWindows:
+    """Once for all parts, and again when the file has changed."""
+    names = StoredWindows.__annotations__
+    found = load_arrays(file, [*names], names)
+    x, kinds = found["x"], {name: array.dtype.kind for name, array in found.items()}
+    shapes = {name: found[name].shape for name in ("y", "device", "part")}
+    texts = [found[name] for name in ("columns", "classes", "learn")]
+    if x.ndim != 3 or set(shapes.values()) != {(len(x),)} or kinds["x"] != "f":
+        raise DataError(f"{file}: no windows of 'flctl data split': x {[*x.shape]}, {shapes}")
+    if kinds["part"] not in "iu" or {each.dtype.kind for each in texts} != {"U"}:
+        raise DataError(f"{file}: no windows of 'flctl data split': arrays of other types")
+    columns, classes, learn = (np.atleast_1d(each).reshape(-1).tolist() for each in texts)
+    if len(columns) != x.shape[1]:
+        raise DataError(f"{file}: {x.shape[1]} columns, with {len(columns)} names")
+    return StoredWindows(
+        x=x.astype(np.float32, copy=False),
+        y=found["y"],
+        device=found["device"].astype(np.str_),
+        part=found["part"].astype(np.uint8),
+        columns=tuple(columns),
+        classes=tuple(classes),
+        learn=str(learn[0]),
+    )

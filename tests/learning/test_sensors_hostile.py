@@ -1,0 +1,179 @@
+"""Task `sensors` before files and arguments that are a stranger's: one line, and no memory gone."""
+
+import io
+import time
+import tracemalloc
+import zipfile
+
+import numpy as np
+import pytest
+
+from flctl.errors import DataError, OtherData, SettingsError
+from flctl.learning import series, series_files
+from flctl.learning.arguments import settled as of_run
+from flctl.learning.series_args import SeriesArgs
+from flctl.learning.series_windows import STORED
+from flctl.learning.task import load_task
+from flctl.settings import parse
+
+
+def table(path, rows, head="time,a,b,label"):
+    path.write_text("\n".join([head, *(",".join(map(str, row)) for row in rows)]) + "\n")
+    return path
+
+
+def settled(path, **args):
+    task = load_task("sensors", {"window": 8, "stride": 8, "fill": 0, **args})
+    task.settle(path)
+    return task
+
+
+def test_as_many_devices_as_rows_take_no_longer_than_one(tmp_path):
+    """A wrong column 'device' has another value in each row: no loop over rows for each of them."""
+    rows = [(i, i % 7, f"d{i}") for i in range(30_000)]
+    path = table(tmp_path / "pi.csv", rows, head="time,a,device")
+    args = SeriesArgs(columns=("a",))
+    tables = [series_files.read_table(path, args)]
+    began = time.process_time()
+    assert len(series.lines_of(tables)) == 30_000
+    assert time.process_time() - began < 10
+
+
+@pytest.mark.parametrize("learn", ["class", "anomaly"])
+def test_targets_need_no_memory_for_each_sample_of_each_window(learn):
+    """An order of a hostile coordinator, stride=1 and window=16384, is refused for the memory of
+    the windows themselves, before their targets need eight times as much."""
+    args = SeriesArgs(learn=learn, window=16_384, stride=1)
+    known = np.array(["normal", "odd"])[np.arange(40_000) % 2]
+    tracemalloc.start()
+    series._targets(np.arange(20_000), known, args)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 20 * 2**20
+
+
+def test_targets_are_those_of_every_sample_of_a_window(tmp_path):
+    """As looking at each sample says."""
+    labels = ["a", "a", "b", "normal", "c"]
+    rng = np.random.default_rng(1)
+    known = np.array([labels[i] for i in np.repeat(rng.integers(0, 5, 60), 5)])
+    begin = np.arange(0, len(known) - 8, 3)
+    windows = [known[at : at + 8] for at in begin]
+    for learn, expected in (
+        ("class", [w[-1] if len({*w}) == 1 else "" for w in windows]),
+        ("anomaly", [next((each for each in w if each != "normal"), "") for w in windows]),
+    ):
+        args = SeriesArgs(learn=learn, window=8)
+        assert series._targets(begin, known, args).tolist() == expected
+
+
+def test_samples_that_are_interpolated_are_counted_before_they_are_made(tmp_path, monkeypatch):
+    monkeypatch.setattr(series, "MOST_NUMBERS", 20_000)
+    rows = [(i + 900 * (i // 2), i % 7, 1, "normal") for i in range(100)]
+    path = table(tmp_path / "pi.csv", rows)
+    with pytest.raises(DataError, match="smaller fill"):
+        settled(path, fill=1000).train_data(path)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("bad", ["inf", "-inf", "1e308", "9.96921e36"])
+def test_a_number_that_none_can_be_counts_as_missing(tmp_path, bad):
+    """In the time and in a column, which stays one of numbers."""
+    rows = [(i, i % 7, i % 5, "normal") for i in range(200)]
+    rows[50], rows[120] = (50, bad, 0, "normal"), (bad, 1, 0, "normal")
+    path = table(tmp_path / "pi.csv", rows)
+    task = settled(path)
+    assert task.args.columns == ("a", "b")
+    (origin,) = task.origins(path)
+    assert origin.left_out["samples with a missing value"] == 2
+
+
+def parquet_of(path, table, **options):
+    from pyarrow import parquet
+
+    parquet.write_table(table, path, **options)
+    return path
+
+
+def test_dates_of_parquet_are_times(tmp_path):
+    import datetime
+
+    import pyarrow as pa
+
+    days = [datetime.date(2026, 1, 1) + datetime.timedelta(i) for i in range(100)]
+    path = parquet_of(tmp_path / "pi.parquet", pa.table({"time": days, "a": [*range(100)]}))
+    assert settled(path).origins(path)[0].facts["interval, s"] == 86_400
+
+
+def test_a_parquet_file_that_unpacks_to_anything_is_refused_by_its_header(tmp_path, monkeypatch):
+    import pyarrow as pa
+
+    monkeypatch.setattr(series_files, "MOST_VALUES", 1_000)
+    path = parquet_of(tmp_path / "pi.parquet", pa.table({"time": [*range(600)], "a": [1] * 600}))
+    with pytest.raises(DataError, match="more than 1,000 values"):
+        settled(path)
+
+
+def test_odd_parquet_is_one_line(tmp_path):
+    import pyarrow as pa
+
+    two = pa.Table.from_arrays([pa.array([1]), pa.array([1]), pa.array([1])], ["time", "a", "a"])
+    with pytest.raises(OtherData, match="same name"):
+        settled(parquet_of(tmp_path / "two.parquet", two))
+    far = pa.table({"time": pa.array([8 * 10**18] * 20, pa.timestamp("us")), "a": [*range(20)]})
+    with pytest.raises(DataError, match="not a Parquet file: date value out of range"):
+        settled(parquet_of(tmp_path / "far.parquet", far))
+
+
+def stored(folder, **changes):
+    arrays = {
+        "x": np.zeros((50, 1, 8), np.float32), "y": np.zeros(50, np.int64),
+        "device": np.array(["a"] * 50), "part": np.array([0] * 40 + [2] * 10, np.uint8),
+        "columns": np.array(["a"]), "classes": np.array([], np.str_), "learn": np.array("anomaly"),
+    } | changes  # fmt: skip
+    np.savez(folder / STORED, **arrays)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"x": np.zeros((50, 1, 4), np.float32)}, "windows of 4 samples in 1 columns"),
+        ({"x": np.zeros((50, 3, 8), np.float32)}, "3 columns, with 1 names"),
+        ({"x": np.full((50, 1, 8), np.nan, np.float32)}, "NaN or infinite"),
+        ({"x": np.zeros((50, 8), np.float32)}, "no windows of"),
+        ({"part": np.zeros((50, 2), np.uint8)}, "no windows of"),
+        ({"part": np.zeros(50)}, "arrays of other types"),
+        ({"device": np.array([["a"]] * 50)}, "no windows of"),
+        ({"columns": np.array([1])}, "arrays of other types"),
+        ({"y": np.array([None] * 50)}, "cannot be read"),
+    ],
+)
+def test_damaged_windows_are_one_line(tmp_path, changes, said):
+    folder = stored(tmp_path, **changes)
+    with pytest.raises(DataError, match=said):
+        settled(folder).train_data(folder)
+
+
+def test_windows_that_claim_more_than_there_is_cost_no_memory(tmp_path):
+    head = io.BytesIO()
+    shape = {"descr": "<f4", "fortran_order": False, "shape": (2**40, 1, 8)}
+    np.lib.format.write_array_header_1_0(head, shape)
+    folder = stored(tmp_path)
+    with zipfile.ZipFile(folder / STORED) as there:
+        parts = {name: there.read(name) for name in there.namelist()}
+    with zipfile.ZipFile(folder / STORED, "w") as made:
+        for name, data in parts.items():
+            made.writestr(name, head.getvalue() if name == "x.npy" else data)
+    with pytest.raises(DataError, match="cannot be read"):
+        settled(folder)
+
+
+@pytest.mark.parametrize("label", ["{i}", "x" * 101])
+def test_classes_from_the_data_are_bounded_as_those_of_an_order_are(tmp_path, label):
+    """Agents would refuse the run's arguments later."""
+    rows = [(i, 1, 2, label.format(i=i) if i % 2 else "b") for i in range(2400)]
+    path = table(tmp_path / "pi.csv", rows)
+    settings = parse({"task": "sensors", "data": str(path), "virtual": 2}, "here")
+    with pytest.raises(SettingsError, match="task 'sensors': classes"):
+        of_run(load_task("sensors", {"learn": "class"}), settings)
