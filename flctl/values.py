@@ -110,3 +110,9 @@ def share_of(text: str, flag: str) -> tuple[int, int]:
     if found is None or not 1 <= int(found[1]) <= int(found[2]):
         raise UsageError(f"{flag} {text!r}: write K/N with K from 1 to N, for instance 2/4")
     return int(found[1]) - 1, int(found[2])
+
+
+def names_run(text: str, run: str) -> bool:
+    """Whether a user who names `text` may mean that run: its name, the beginning or the last
+    part."""
+    return run.startswith(text) or run.endswith(f"-{text}")

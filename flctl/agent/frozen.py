@@ -5,8 +5,9 @@ import logging
 import os
 from pathlib import Path
 
+from flctl.digests import has_digest
 from flctl.files import explained, make_folder, new_file
-from flctl.transport.blobs import Blob, has_digest
+from flctl.transport.blobs import Blob
 from flctl.wire.messages import CHUNK_BYTES, Digest
 
 logger = logging.getLogger(__name__)

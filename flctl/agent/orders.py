@@ -214,7 +214,6 @@ def answers_of(message: Personalise, found: Personal) -> list[Personalised]:
             whose=whose,
             part=part,
             sums=(found.own if whose == "own" else found.shared).get(part),
-            kept=found.epochs > 0,
             epochs=found.epochs,
         )
         for whose in models

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from flctl.coordinator.store.folder import all_runs, fits
+from flctl.coordinator.store.folder import all_runs
 from flctl.coordinator.store.runs import LocalRuns
 from flctl.errors import CoordinatorAway, FlctlError
 from flctl.files import is_locked
@@ -14,6 +14,7 @@ from flctl.fleet.context import LOCAL, Context, current_context, load_context, s
 from flctl.transport.addresses import LOCK
 from flctl.transport.keypair import public_key
 from flctl.transport.zeromq import ControlLink, ZeroMqLink, control_address, control_is_there
+from flctl.values import names_run
 
 
 def connect(state: Path, context: str | None = None, run: str = "") -> LocalRuns | RemoteRuns:
@@ -30,7 +31,7 @@ def connect(state: Path, context: str | None = None, run: str = "") -> LocalRuns
     named = context not in (None, LOCAL)
     if not named and (is_locked(state / LOCK) or control_is_there(state)):
         return RemoteRuns(ControlLink(control_address(state)), str(state), state=state)
-    here = bool(run) and any(fits(folder.name, run) for folder in all_runs(state))
+    here = bool(run) and any(names_run(run, folder.name) for folder in all_runs(state))
     saved = None if context == LOCAL or (here and not named) else load_context(state, context)
     if saved is None:
         return LocalRuns(state)

@@ -10,7 +10,6 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from flctl.coordinator.store.folder import fits
 from flctl.coordinator.store.runs import Found
 from flctl.core.chain import Chain
 from flctl.core.events import AnyEvent, Journaled
@@ -23,6 +22,7 @@ from flctl.fleet.following import Following
 from flctl.labels import Labels, matches, none_chosen
 from flctl.learning.whole import merge
 from flctl.transport.blobs import Download
+from flctl.values import names_run
 from flctl.wire.messages import Deal, Digest, Natural, RunId, Short
 
 START_S = 180.0
@@ -239,7 +239,7 @@ class RemoteRuns(Connection):
         return found
 
     def _expect_run(self, found: str, asked: str) -> None:
-        if not fits(found, asked):
+        if not names_run(asked, found):
             raise MalformedMessage(
                 f"the coordinator at {self.where} was asked about run {asked} and answers about "
                 f"{found}"

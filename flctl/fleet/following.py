@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from flctl.coordinator.store.folder import fits
 from flctl.core.events import RunStarted
 from flctl.core.stream import Followed, Published, RunBegun
 from flctl.fleet import answers
 from flctl.transport.channel import Frame, LinkEvent
+from flctl.values import names_run
 from flctl.wire.messages import Answer, AnswerPart, Ask, Message, RunEvent, Trouble
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class Following:
         names = {found.run}
         if isinstance(found.event, RunBegun | RunStarted):
             names.add(found.event.run)
-        return found if all(fits(name, self._run) for name in names - {""}) else None
+        return found if all(names_run(self._run, name) for name in names - {""}) else None
 
     def _watch(self, after: int) -> Ask:
         self._parts.clear()

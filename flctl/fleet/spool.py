@@ -5,9 +5,9 @@ import resource
 
 from flctl.coordinator.store.folder import RunFolder
 from flctl.core.events import UpdateStored
+from flctl.digests import has_digest
 from flctl.files import explained
 from flctl.fleet.processes import Blob
-from flctl.transport.blobs import has_digest
 
 MEMORY = 64 * 2**20
 """Bytes of a round's updates that are kept in memory."""

@@ -21,10 +21,12 @@ import msgspec
 from msgspec import Meta, Struct
 from torch import Tensor
 
+from flctl.digests import has_digest
 from flctl.errors import NOT_DECODED, StateError
 from flctl.files import explained, make_folder, new_file, replace
 from flctl.learning.personal import Data, Outcome, Way
 from flctl.learning.state import save_state
+from flctl.values import names_run
 from flctl.wire.messages import Digest
 
 KEPT = 4
@@ -64,7 +66,7 @@ class OwnModels:
         record = _read(path)
         if record is None or record.key != key or record.base != base:
             return None
-        if record.model is not None and not _is(self.model_path(record), record.model):
+        if record.model is not None and not has_digest(self.model_path(record), record.model):
             return None
         with contextlib.suppress(OSError):
             os.utime(path)
@@ -79,7 +81,8 @@ class OwnModels:
         """
         make_folder(self._folder)
         path, model = self._path(record.base, record.key), self.model_path(record)
-        self._make_room(path, sum(t.numel() * t.element_size() for t in state.values()))
+        kept = state.values() if record.outcome.kept else ()
+        self._make_room(path, sum(t.numel() * t.element_size() for t in kept))
         if record.outcome.kept:
             with explained(model, "keep the device's own model"), new_file(model, 0o600) as file:
                 digest, _ = save_state(file.fileno(), state, metadata)
@@ -94,10 +97,10 @@ class OwnModels:
         model's file; None where the run's model is used."""
         for path in self._paths():
             record = _read(path)
-            if record is None or not (record.base == base or (run and fits(record.run, run))):
+            if record is None or not (record.base == base or (run and names_run(run, record.run))):
                 continue
             model = self.model_path(record)
-            if record.model is None or not _is(model, record.model):
+            if record.model is None or not has_digest(model, record.model):
                 return None
             return record, model
         return None
@@ -139,14 +142,3 @@ def _read(path: Path) -> OwnRecord | None:
     with contextlib.suppress(OSError, *NOT_DECODED):
         return msgspec.json.decode(path.read_bytes(), type=OwnRecord)
     return None
-
-
-def _is(path: Path, digest: Digest) -> bool:
-    with contextlib.suppress(OSError), path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() == digest
-    return False
-
-
-def fits(name: str, asked: str) -> bool:
-    """As runs are named in commands."""
-    return name.startswith(asked) or name.endswith(f"-{asked}")

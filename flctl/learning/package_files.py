@@ -5,6 +5,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from flctl.digests import file_digest
+
 COMPILED = frozenset({".pyc", ".pyo", ".so", ".pyd", ".dylib", ".dll"})
 """Made from the sources: they differ between a Pi and the coordinator's computer."""
 KEPT = 64
@@ -35,12 +37,6 @@ def folder_digest(folder: Path) -> str:
         del _digests[next(iter(_digests))]
     _digests[folder] = stamp, found
     return found
-
-
-def file_digest(path: Path) -> str:
-    """sha256 of its bytes. Raises OSError."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _files(folder: Path) -> Iterator[str]:

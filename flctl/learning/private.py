@@ -1,31 +1,26 @@
 """Private tensors of an agent, which never leave its disk.
 
-own/private/RUN of an agent's folder holds one file for each of the last few positions in its data.
-A position says how many batches the committed rounds have consumed, and comes with every order, so
-it also says which private tensors belong to the order: whatever is killed at whatever moment,
-training begins from the same numbers again. Position 0 has no file: there they are what the task
-makes of the run's seed.
+own/private/RUN of an agent's folder holds those of the last few positions (`positions`). Position 0
+has no file: there they are what the task makes of the run's seed.
 """
 
-import contextlib
-import logging
 from pathlib import Path
 
 from msgspec.structs import replace
 from torch import Tensor
 
-from flctl.errors import CheckpointError, ParametersError, SettingsError
-from flctl.files import explained, make_folder, new_file, sync_folder
+from flctl.errors import CheckpointError, SettingsError
+from flctl.files import explained, make_folder, new_file
 from flctl.learning.groups import Groups
-from flctl.learning.state import load_state, opened, save_state
+from flctl.learning.positions import Positions
+from flctl.learning.state import save_state, tensors_of
 from flctl.learning.task import Task, initial_model
 from flctl.settings import RunSettings
 from flctl.wire.parameters import ParameterFile, check
 
-logger = logging.getLogger(__name__)
-
-KEPT = 4
-"""Positions that stay: a run may go back by a round, and by more where its files were damaged."""
+OLDER = 2
+"""Positions that stay beside the last two: a run may go back by a round, and by more where its
+files were damaged."""
 State = dict[str, Tensor]
 
 
@@ -33,37 +28,26 @@ class PrivateTensors:
     """Those of one agent in one run, in `folder`, which is made when needed."""
 
     def __init__(self, folder: Path, task: Task, groups: Groups) -> None:
-        self._folder, self._task, self._groups = folder, task, groups
+        self._task, self._groups = task, groups
+        self._kept = Positions(folder, "read the private tensors", "private tensors are lost")
 
     def begin(self, position: int, seed: int) -> tuple[State, bool]:
         """As they were when `position` batches were consumed, and whether those are lost: then they
-        are, with a warning, what the run of this seed began with.
-
-        Raises StateError when the disk does not answer: what it holds may not be lost.
-        """
-        lost = False
+        are what the run of this seed began with (see `Positions`). Raises StateError."""
         if not self._groups.private:
-            return {}, lost
-        if position:
-            path = self._path(position)
-            try:
-                return self._read(path), False
-            except (CheckpointError, ParametersError) as error:
-                # Removed durably, so that a repeated order gives the same update.
-                with explained(path, "read the private tensors"):
-                    if path.exists():
-                        path.unlink()
-                        sync_folder(self._folder)
-                logger.warning("position=%d private tensors are lost: %s", position, error)
-                lost = True
-        return self._groups.of_private(initial_model(self._task, seed).state_dict()), lost
+            return {}, False
+        found = self._kept.read(position, self._tensors) if position else None
+        if found is not None:
+            return found, False
+        first = initial_model(self._task, seed).state_dict()
+        return self._groups.of_private(first), position > 0
 
     def file(self, position: int) -> Path | None:
         """The file of these, to measure a model; None for a model without any. Raises
         CheckpointError when it is not here."""
-        path = self._path(position)
         if not self._groups.private:
             return None
+        path = self._kept.path(position)
         if not path.exists():
             raise CheckpointError("the private tensors of this agent are lost; it has them again "
                                   "after its next round")  # fmt: skip
@@ -74,30 +58,15 @@ class PrivateTensors:
         before it, stay beside them. Raises StateError."""
         if not self._groups.private:
             return
-        make_folder(self._folder)
-        path = self._path(position)
+        make_folder(self._kept.folder)
+        path = self._kept.path(position)
         with explained(path, "keep the private tensors"), new_file(path, 0o600) as file:
-            file.flush()
             save_state(file.fileno(), self._groups.of_private(model))
-        older = sorted(p for p in files_in(self._folder) if p < self._path(before))
-        wanted = {path, self._path(before), *older[-(KEPT - 2) :]}
-        for other in set(self._folder.iterdir()) - wanted:
-            with contextlib.suppress(OSError):
-                other.unlink()
+        self._kept.only(position, before, OLDER)
 
-    def _read(self, path: Path) -> State:
-        with opened(path) as file:
-            check(ParameterFile(file.fileno(), str(path)), self._groups.private,
-                  self._groups.buffers)  # fmt: skip
-            return load_state(file.fileno(), str(path))
-
-    def _path(self, position: int) -> Path:
-        return self._folder / f"{position:012d}.safetensors"
-
-
-def files_in(folder: Path) -> list[Path]:
-    """The files of all positions, the last one last; none of a folder that is not there."""
-    return sorted(folder.glob("[!.]*.safetensors"))
+    def _tensors(self, file: ParameterFile) -> State:
+        check(file, self._groups.private, self._groups.buffers)
+        return tensors_of(file)
 
 
 def measured_by(task: Task, settings: RunSettings, where: str) -> RunSettings:

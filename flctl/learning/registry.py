@@ -14,8 +14,9 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from flctl.digests import file_digest
 from flctl.errors import TaskError, UnknownTask, UsageError, one_line
-from flctl.learning.package_files import file_digest, folder_digest
+from flctl.learning.package_files import folder_digest
 
 GROUP = "flctl.tasks"
 OWN = ["flctl", "learning"]

@@ -1,51 +1,34 @@
-"""Changes that an agent has not sent yet, kept on its disk because top-k needs them later.
+"""Changes that an agent has not sent yet, kept on its disk because top-k needs them later:
+residuals/RUN of an agent's folder holds those of the last two positions (`positions`)."""
 
-runs/RUN of an agent's folder holds one file for each of the last two positions in its
-data. A position says how many batches the committed rounds have consumed, and comes with
-every order to train, so it also says which residual belongs to the order: whatever is
-killed at whatever moment, training begins from the same numbers again.
-"""
-
-import contextlib
-import logging
 from pathlib import Path
 
 import numpy as np
 
-from flctl.errors import ParametersError
-from flctl.files import explained, make_folder, new_file, sync_folder
+from flctl.files import explained, make_folder, new_file
+from flctl.learning.positions import Positions
 from flctl.wire.parameters import Array, ParameterFile, TensorSpec, check, dump
-
-logger = logging.getLogger(__name__)
 
 
 class Residuals:
     """Residuals of one agent in one run, in `folder`, which is made when needed."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        lost = "what was not sent before is lost, top-k starts from zero"
+        self._kept = Positions(folder, "read what top-k has not sent", lost)
+        self.path = self._kept.path
 
     def read(self, position: int, length: int) -> Array:
         """float32 [length] as it was when `position` batches were consumed; zeros before the
-        first, and, with a warning, when it is lost or damaged.
+        first, and where it is lost (see `Positions`). Raises StateError."""
+        spec = TensorSpec("residual", "F32", (length,))
 
-        Raises StateError when the disk does not answer: what it holds may not be lost.
-        """
-        if position:
-            try:
-                return self._read(position, length)
-            except (OSError, ParametersError) as error:
-                # Removed durably, so that a repeated order gives the same update.
-                with explained(self.path(position), "read what top-k has not sent"):
-                    if self.path(position).exists():
-                        self.path(position).unlink()
-                        sync_folder(self._folder)
-                logger.warning(
-                    "position=%d what was not sent before is lost, top-k starts from zero: %s",
-                    position,
-                    error,
-                )
-        return np.zeros(length, np.float32)
+        def tensor(file: ParameterFile) -> Array:
+            check(file, (spec,))
+            return file.read(spec)
+
+        found = self._kept.read(position, tensor) if position else None
+        return np.zeros(length, np.float32) if found is None else found
 
     def keep(self, position: int, residual: Array, before: int, durable: bool = True) -> None:
         """Store it for `position`; only that of `before` stays beside it. Unless `durable`, the
@@ -53,7 +36,7 @@ class Residuals:
 
         Raises StateError.
         """
-        make_folder(self._folder)
+        make_folder(self._kept.folder)
         path = self.path(position)
         tensors = {"residual": ("F32", residual)}
         with explained(path, "keep what top-k has not sent"):
@@ -65,18 +48,4 @@ class Residuals:
                 with beside.open("wb", buffering=0) as file:
                     dump(file.fileno(), tensors)
                 beside.replace(path)
-        wanted = {path, self.path(before)}
-        for other in set(self._folder.iterdir()) - wanted:
-            with contextlib.suppress(OSError):
-                other.unlink()
-
-    def _read(self, position: int, length: int) -> Array:
-        path = self.path(position)
-        with path.open("rb") as opened:
-            file = ParameterFile(opened.fileno(), str(path))
-            spec = TensorSpec("residual", "F32", (length,))
-            check(file, (spec,))
-            return file.read(spec)
-
-    def path(self, position: int) -> Path:
-        return self._folder / f"{position:012d}.safetensors"
+        self._kept.only(position, before)

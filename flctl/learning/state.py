@@ -69,7 +69,11 @@ def arrays_of(state: Mapping[str, Tensor]) -> dict[str, tuple[str, np.ndarray[An
 
 def load_state(source: Source, where: str) -> dict[str, Tensor]:
     """All tensors of a blob, on the CPU. Raises ParametersError; `where` names the file."""
-    file = ParameterFile(source, where)
+    return tensors_of(ParameterFile(source, where))
+
+
+def tensors_of(file: Readable) -> dict[str, Tensor]:
+    """The same of an open one."""
     return {spec.name: _to_tensor(file, spec) for spec in file.specs}
 
 
@@ -96,7 +100,7 @@ def load_into(model: nn.Module, fd: int, where: str, *parts: Path | None) -> Non
         except ParametersError as error:
             why = "damaged, or of another model, or of another version of the task"
             raise CheckpointError(f"{error} ({why})") from error
-        assign(model, {spec.name: _to_tensor(file, spec) for spec in file.specs})
+        assign(model, tensors_of(file))
 
 
 def expect_own(file: Merged, where: str) -> None:

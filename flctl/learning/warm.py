@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from flctl.errors import DataError, OwnerRefuses, ParametersError, TaskError, one_line
 from flctl.files import absent, explained
 from flctl.formats import few, size
-from flctl.learning.state import assign, load_frozen, load_state, specs_of
+from flctl.learning.state import assign, is_finite, load_frozen, load_state, specs_of
 from flctl.learning.task import Task, initial_model
 from flctl.learning.whole import frozen_of
 from flctl.wire.messages import Begun
@@ -32,7 +32,7 @@ def begin_from(model: nn.Module, path: Path, partial: bool) -> Begun:
 
     Raises DataError that names what is missing, unexpected, or of another shape or type.
     """
-    own = model.state_dict()
+    own, buffers = model.state_dict(), {name for name, _ in model.named_buffers()}
     ours = {spec.name: spec for spec in specs_of(own)}
     most = TIMES * sum(spec.nbytes for spec in ours.values()) + SLACK
     digest, state = _read(path, most)
@@ -57,6 +57,9 @@ def begin_from(model: nn.Module, path: Path, partial: bool) -> Begun:
             f"{path}: does not fit the task's model: {wrong}; --from-partial takes the "
             f"{len(fits)} of {len(ours)} tensors that fit"
         )
+    for name, tensor in fits.items():
+        if name not in buffers and not is_finite(tensor):
+            raise DataError(f"{path}: tensor {name} holds NaN or infinite numbers")
     assign(model, {**own, **fits})
     return Begun(source=_source(path), digest=digest, tensors=len(fits), of=len(ours))
 
@@ -114,7 +117,7 @@ def _unpickled(path: Path, most: int) -> dict[str, Tensor]:
                 there = sum(entry.file_size for entry in packed.infolist())
         if there <= most:
             found = torch.load(path, map_location="cpu", weights_only=True)
-    except (Exception, RecursionError) as error:
+    except Exception as error:
         raise DataError(
             f"{path}: neither safetensors nor a plain state dict of torch: {one_line(error, 160)}"
         ) from error
@@ -144,6 +147,7 @@ def _is_plain(item: tuple[object, object]) -> bool:
 
 def _source(path: Path) -> str:
     """What to call it: a run's model, or the file's name."""
-    if path.name == "model.safetensors" and path.parts[-3:-2] == ("rounds",):
-        return f"run {path.parts[-4]}, round {int(path.parts[-2])}"
+    *_, run, rounds, number, name = ("", "", "", *path.absolute().parts)
+    if (rounds, name) == ("rounds", "model.safetensors") and number.isdecimal():
+        return f"run {one_line(run, 150)}, round {int(number)}"
     return one_line(path.name, 190)

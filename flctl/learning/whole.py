@@ -6,10 +6,14 @@ import logging
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+from flctl.digests import file_digest, has_digest
 from flctl.errors import CheckpointError, FlctlError, ParametersError
 from flctl.files import explained, new_file
-from flctl.wire.merging import Merged, frozen_part
+from flctl.wire.merging import FROZEN as FROZEN_PART
+from flctl.wire.merging import Merged
+from flctl.wire.messages import Digest
 from flctl.wire.parameters import ParameterFile
 
 logger = logging.getLogger(__name__)
@@ -23,26 +27,41 @@ def private_path(run: Path, agent: str) -> Path:
     return run / ".private" / agent
 
 
-def frozen_of(model: Path) -> Path | None:
-    """The file with the rest of the model in a run's folder; None for a whole one.
-
-    Raises CheckpointError for a file that is none, or was taken out of that folder.
-    """
+def metadata_of(model: Path) -> dict[str, Any]:
+    """What a checkpoint says about itself. Raises CheckpointError."""
     try:
         with model.open("rb") as file:
-            rest = frozen_part(ParameterFile(file.fileno(), str(model)))
+            return ParameterFile(file.fileno(), str(model)).metadata
     except OSError as error:
         raise CheckpointError(f"{model}: cannot be read: {error.strerror}") from error
     except ParametersError as error:
         raise CheckpointError(f"{error}: not a checkpoint of flctl, or a damaged one") from error
-    if rest is None:
+
+
+def round_model(checkpoint: Path) -> Digest:
+    """Digest of the round's model that it is: of a whole one, of its shared tensors. Raises
+    CheckpointError."""
+    named = metadata_of(checkpoint).get("model")
+    return named if isinstance(named, str) else file_digest(checkpoint)
+
+
+def frozen_of(model: Path) -> Path | None:
+    """The file with the rest of the model in a run's folder; None for a whole one.
+
+    Raises CheckpointError for a file that is none, was taken out of that folder, or put into
+    another one.
+    """
+    rest = metadata_of(model).get(FROZEN_PART)
+    if not isinstance(rest, str):
         return None
-    if (path := beside(model)) is not None:
-        return path
-    raise CheckpointError(
-        f"{model}: has only the tensors that train; the rest stays in the folder of its run: make "
-        "a whole one with flctl runs export RUN --format safetensors"
-    )
+    if (path := beside(model)) is None:
+        raise CheckpointError(
+            f"{model}: has only the tensors that train; the rest stays in the folder of its run: "
+            "make a whole one with flctl runs export RUN --format safetensors"
+        )
+    if not has_digest(path, rest):
+        raise CheckpointError(f"{path}: damaged, or not the rest of {model}")
+    return path
 
 
 def beside(model: Path) -> Path | None:

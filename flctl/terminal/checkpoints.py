@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from flctl.errors import CheckpointError, ParametersError, StateError, UsageError, one_line
+from flctl.errors import StateError, UsageError, one_line
+from flctl.learning.whole import metadata_of, round_model, whole
 from flctl.terminal.output import warn
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def task_of(checkpoint: Path, given: str | None, read_as: "ReadAs") -> "tuple[st
     from flctl.learning.registry import task_to_load
     from flctl.learning.task import load_task
 
-    metadata = _metadata(checkpoint)
+    metadata = metadata_of(checkpoint)
     named = metadata.get("task")
     named = named if isinstance(named, str) else None
     if not given and named is None:
@@ -85,7 +86,7 @@ def load_model(
 
 
 def _newest(private: Path | None) -> Path | None:
-    from flctl.learning.private import files_in
+    from flctl.learning.positions import files_in
 
     if private is None or not private.is_dir():
         return private
@@ -114,18 +115,14 @@ def correction_of(checkpoint: Path, task: "Task") -> "Correction | None":
 def _found_of(checkpoint: Path) -> dict[str, Any]:
     """Metadata of a copy, else what the round's validation part says of a model that is still in
     its run's folder; empty without them. Raises CheckpointError, StateError."""
-    import hashlib
-
     from flctl.fleet.own_data import run_of
     from flctl.records import copies
 
-    known = _metadata(checkpoint)
+    known = metadata_of(checkpoint)
     run = None if known.keys() & {*copies.FOUND} else run_of(checkpoint)
     if run is None:
         return {name: known[name] for name in copies.FOUND if name in known}
-    with checkpoint.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    digest = known.get("model", digest)  # a whole one names the round's
+    digest = round_model(checkpoint)
     scores = [event.metrics for event in run.history().rounds if event.model == digest]
     return copies.found_of(checkpoint, scores[-1]) if scores else {}
 
@@ -147,8 +144,6 @@ class OwnModel(NamedTuple):
 def own_model(checkpoint: Path, state: Path) -> OwnModel | None:
     """The model that the agent of the folder `state` has for itself, made of this checkpoint, or of
     a model of the run of that name; None where it has none. Raises CheckpointError."""
-    import hashlib
-
     from flctl.agent.state import own_models_of
 
     folder = own_models_of(state)
@@ -156,31 +151,13 @@ def own_model(checkpoint: Path, state: Path) -> OwnModel | None:
         return None
     from flctl.learning.own_models import OwnModels
 
-    base = None
-    if checkpoint.is_file():
-        with checkpoint.open("rb") as file:
-            base = hashlib.file_digest(file, "sha256").hexdigest()
-        shared = _metadata(checkpoint).get("model")  # of a whole model with a frozen part
-        base = shared if isinstance(shared, str) else base
+    base = round_model(checkpoint) if checkpoint.is_file() else None
     found = OwnModels(folder).newest(base, "" if base else str(checkpoint))
     return None if found is None else OwnModel(*found)
 
 
-def _metadata(checkpoint: Path) -> dict[str, Any]:
-    from flctl.wire.parameters import ParameterFile
-
-    try:
-        with checkpoint.open("rb") as file:
-            return ParameterFile(file.fileno(), str(checkpoint)).metadata
-    except OSError as error:
-        raise CheckpointError(f"{checkpoint}: cannot be read: {error.strerror}") from error
-    except ParametersError as error:
-        raise CheckpointError(f"{error}: not a checkpoint of flctl, or a damaged one") from error
-
-
 def copy_model(checkpoint: Path, target: Path, option: str) -> None:
     """Copy the model of a finished run. Raises StateError."""
-    from flctl.learning.whole import whole
     from flctl.records.copies import copy_checkpoint
 
     try:

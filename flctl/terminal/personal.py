@@ -1,6 +1,5 @@
 """`flctl personalise`, and the table of what a model of its own gives each agent."""
 
-import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,9 +12,9 @@ from flctl.core.metrics import labels
 from flctl.core.stream import BatchTrained, Published
 from flctl.errors import RunError, UsageError
 from flctl.extras import needs_torch
-from flctl.files import explained
 from flctl.fleet.console import RemoteRuns
 from flctl.formats import counted
+from flctl.learning.whole import round_model
 from flctl.terminal import output
 from flctl.terminal.agents import EXAMPLES, show_agents
 from flctl.terminal.checkpoints import expect_task
@@ -133,8 +132,7 @@ def _chosen(order: PersonalOrder, runs: LocalRuns | RemoteRuns) -> tuple[str, in
 
 
 def _of_file(path: Path, runs: LocalRuns | RemoteRuns) -> tuple[str, int]:
-    with explained(path, "read the model"), path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = round_model(path)
     for about in reversed(runs.look().summaries):
         history = History.of(runs.events(about["run"]))
         for event in reversed(history.rounds):

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from msgspec import convert, to_builtins
 
-from flctl.coordinator.store.folder import RunFolder, all_runs, fits
+from flctl.coordinator.store.folder import RunFolder, all_runs
 from flctl.coordinator.store.journal import chain_of, published, shown_chain
 from flctl.core.events import Score
 from flctl.core.stream import Published
@@ -27,6 +27,7 @@ from flctl.records.copies import copy_checkpoint, found_of
 from flctl.terminal.checkpoints import copy_model, expect_task
 from flctl.terminal.output import hint, warn
 from flctl.terminal.watching import Watcher, watcher
+from flctl.values import names_run
 
 
 class TrainOrder(NamedTuple):
@@ -187,5 +188,5 @@ def _found(order: TrainOrder) -> RunFolder | None:
     """The run to resume, if it is one of this machine."""
     run = order.resume or ""
     with connect(order.state, order.context, run) as runs:
-        there = runs.here and any(fits(folder.name, run) for folder in all_runs(order.state))
+        there = runs.here and any(names_run(run, folder.name) for folder in all_runs(order.state))
     return RunFolder.find(order.state, run) if there else None

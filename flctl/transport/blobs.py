@@ -1,7 +1,6 @@
 """Blobs (model parameters, named by their sha256) at rest; `download` and `credit` move them."""
 
 import contextlib
-import hashlib
 import os
 import shutil
 import tempfile
@@ -113,15 +112,6 @@ class BlobStore:
             self._on_disk.remove(fd)
             self._disk_bytes += os.fstat(fd).st_size
         self.memory_bytes -= self._in_memory.pop(fd, 0)
-
-
-def has_digest(path: Path, digest: Digest) -> bool:
-    """Whether the file is there, and is what its digest says."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() == digest
-    except OSError:
-        return False
 
 
 def is_in_memory(fd: int) -> bool:

@@ -44,9 +44,3 @@ FROZEN = "frozen"
 """In the metadata of a file of shared tensors: the digest of the file with the frozen ones."""
 PRIVATE = "private"
 """The same: names of the tensors that each agent has for itself."""
-
-
-def frozen_part(file: ParameterFile) -> str | None:
-    """Digest of the file that has the rest of the model; None for a whole one."""
-    found = file.metadata.get(FROZEN)
-    return found if isinstance(found, str) else None

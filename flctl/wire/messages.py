@@ -402,10 +402,9 @@ class Personalised(Message, frozen=True):
     part: MeasuredPart
     sums: Sums | None
     """None: it has too little of that part, or nothing."""
-    kept: bool = False
-    """Its own model has beaten the other one on its validation part."""
     epochs: Natural = 0
-    """Epochs that its own model was trained for, if it was kept."""
+    """Epochs that its own model was trained for; 0: it has not beaten the other one on the agent's
+    validation part, and is not kept."""
 
 
 class Failed(Message, frozen=True):

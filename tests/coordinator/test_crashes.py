@@ -13,7 +13,7 @@ from memory_fleet import MemoryFleet
 
 from flctl.coordinator.store.folder import RunFolder, all_runs
 from flctl.coordinator.store.journal import Journal
-from flctl.transport.blobs import has_digest
+from flctl.digests import has_digest
 
 
 def models(state: Path) -> list[str]:

@@ -88,8 +88,8 @@ class Rig:
     def answers(self, agent: str, sums: Sums | None, key: WorkKey = KEY) -> None:
         self.evaluating.on(Heard(agent, Evaluated(key=key, part="test", sums=sums)))
 
-    def fails(self, agent: str, key: WorkKey) -> None:
-        failed = Failed(key=key, what="evaluate", kind="error", message="no")
+    def fails(self, agent: str, key: WorkKey, retrying: bool = False) -> None:
+        failed = Failed(key=key, what="evaluate", kind="error", message="no", retrying=retrying)
         self.evaluating.on(Heard(agent, failed))
 
     @property
@@ -125,6 +125,16 @@ def test_it_does_not_wait_for_those_who_are_gone_or_late():
     rig.evaluating.on(Tick())
     assert rig.losses == {"c": 0.5}
     assert Rig().losses == {}, "with no agent to ask it ends at once"
+
+
+def test_one_whose_worker_has_died_and_tries_again_is_waited_for():
+    """Its answer counts; only one that has given up is left out."""
+    rig = Rig(a=Member(), b=Member())
+    rig.fails("a", KEY, retrying=True)
+    rig.answers("b", GOOD)
+    assert rig.over == []
+    rig.answers("a", POOR)
+    assert rig.losses == {"a": 2.0, "b": 0.5}
 
 
 def test_answers_about_another_model_or_from_strangers_do_not_count():

@@ -74,6 +74,14 @@ def test_a_model_that_does_not_beat_the_runs_is_not_kept(fleet: MemoryFleet):
     assert event.used("test") == event.shared["test"]
 
 
+def test_more_epochs_than_were_ordered_are_impossible(fleet: MemoryFleet):
+    """What such an agent says does not stand in the journal."""
+    fleet.agents["pi-01"].epochs = 10**6
+    history = personalised(fleet)
+    assert sorted(history.personal) == ["pi-02", "pi-03"]
+    assert history.without["pi-01"] == "sent impossible metrics: 1000000 epochs, 10 at most"
+
+
 def test_a_new_agent_is_asked_alone(fleet: MemoryFleet):
     """It took no part in the run; the others are not asked again."""
     run = trained(fleet, personalise=True)

@@ -20,7 +20,7 @@ from flctl.fleet.replay import replay
 from flctl.fleet.virtual import VirtualRun
 from flctl.learning.classification import Classification
 from flctl.learning.examples import Examples
-from flctl.learning.private import files_in
+from flctl.learning.positions import files_in
 from flctl.learning.state import load_into, load_state
 from flctl.learning.whole import private_path
 from flctl.transport.hub import ZeroMqHub

@@ -10,10 +10,10 @@ import pytest
 from flctl.coordinator.store.folder import RunFolder, all_runs
 from flctl.core.events import RoundCommitted
 from flctl.core.stream import Published
+from flctl.digests import has_digest
 from flctl.errors import DataError
 from flctl.fleet import virtual
 from flctl.fleet.virtual import VirtualRun
-from flctl.transport.blobs import has_digest
 
 pytestmark = pytest.mark.timeout(240)
 

@@ -11,11 +11,12 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from flctl.errors import DataError, OwnerRefuses
+from flctl.errors import CheckpointError, DataError, OwnerRefuses
 from flctl.learning.ecg import Ecg
 from flctl.learning.state import save_state
 from flctl.learning.task import initial_model
 from flctl.learning.warm import begin_from, expect_own
+from flctl.learning.whole import frozen_of
 
 
 def net(classes: int = 3) -> nn.Module:
@@ -152,3 +153,47 @@ def test_a_runs_own_first_model_is_known_from_a_brought_one():
             expect_own(task, {**own, name: change(own[name])}, 3)
     with pytest.raises(OwnerRefuses):
         expect_own(task, own, 4)
+
+
+@pytest.mark.parametrize("form", ["flctl", "safetensors", "pt"])
+def test_weights_that_are_no_numbers_are_named_with_their_file(taught, tmp_path, form):
+    """It is the file's fault, not the task's; buffers may hold others."""
+    taught[1].running_var[0] = torch.inf
+    write(taught, tmp_path / "w", form)
+    begin_from(net(), tmp_path / "w", partial=False)
+    taught[2].bias.data[1] = torch.nan
+    write(taught, tmp_path / "w", form)
+    with pytest.raises(DataError, match=r"w: tensor 2\.bias holds NaN or infinite numbers"):
+        begin_from(net(), tmp_path / "w", partial=False)
+
+
+@pytest.mark.parametrize(
+    ("place", "source"),
+    [
+        ("ecg-2026/rounds/0007/model.safetensors", "run ecg-2026, round 7"),
+        ("ecg-2026/rounds/best/model.safetensors", "model.safetensors"),
+        ("rounds/7/other.safetensors", "other.safetensors"),
+    ],
+)
+def test_weights_of_a_run_are_called_by_its_round(taught, tmp_path, monkeypatch, place, source):
+    """Wherever the command runs; a folder of that form that is no run's is none."""
+    path = tmp_path / place
+    path.parent.mkdir(parents=True)
+    write(taught, path, "flctl")
+    assert begin_from(net(), path, partial=False).source == source
+    monkeypatch.chdir(path.parent)
+    assert begin_from(net(), Path(path.name), partial=False).source == source
+
+
+def test_a_frozen_part_of_another_run_is_not_taken(tmp_path):
+    """A model that was copied into another run's folder is refused, not completed wrongly."""
+    model = tmp_path / "rounds/0001/model.safetensors"
+    model.parent.mkdir(parents=True)
+    with model.open("w+b") as file:
+        save_state(file.fileno(), {"a": torch.zeros(1)}, {"task": "x", "frozen": "0" * 64})
+    with pytest.raises(CheckpointError, match="only the tensors that train"):
+        frozen_of(model)
+    with (tmp_path / "frozen.safetensors").open("w+b") as file:
+        save_state(file.fileno(), {"b": torch.zeros(1)})
+    with pytest.raises(CheckpointError, match="not the rest of"):
+        frozen_of(model)

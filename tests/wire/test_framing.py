@@ -81,7 +81,7 @@ EXAMPLES = [
     ),
     m.Evaluated(key=KEY, part="test", sums=SUMS),
     m.Evaluated(key=KEY, part="validation", sums=None),
-    m.Personalised(key=KEY, number=2, whose="own", part="test", sums=SUMS, kept=True, epochs=10),
+    m.Personalised(key=KEY, number=2, whose="own", part="test", sums=SUMS, epochs=10),
     m.Failed(key=KEY, what="train", kind="out of memory", message="…", retrying=True),
     m.Failed(key=KEY, what="train", kind="owner", message="…", again_s=60.0),
     m.Goodbye(),

@@ -68,7 +68,7 @@ class Evaluating:
         match event:
             case Heard(agent, messages.Evaluated() as answer) if answer.key == self._key:
                 self._on_answer(agent, answer)
-            case Heard(agent, messages.Failed(what="evaluate") as failed) if (
+            case Heard(agent, messages.Failed(what="evaluate", retrying=False) as failed) if (
                 failed.key == self._key
             ):
                 self._waiting.pop(agent, None)

@@ -284,6 +284,8 @@ class Personalising:
         member = self._context.host.roster.members[agent]
         declared = member.examples(settings.task, settings.dataset, answer.part)
         try:
+            if answer.epochs > self._began.training.epochs:
+                raise ValueError(f"{answer.epochs} epochs, {self._began.training.epochs} at most")
             if answer.sums is not None:
                 verified(answer.sums, measures, declared)
         except ValueError as error:

@@ -16,10 +16,10 @@ from flctl.coordinator.run.intake import Transfer
 from flctl.coordinator.store.folder import RunFolder
 from flctl.coordinator.store.journal import Journal
 from flctl.core.events import UpdateStored
+from flctl.digests import has_digest
 from flctl.errors import ParametersError
 from flctl.files import Syncing, explained
 from flctl.settings import LocalTraining
-from flctl.transport.blobs import has_digest
 from flctl.wire.compression import check_update
 from flctl.wire.parameters import ParameterFile
 

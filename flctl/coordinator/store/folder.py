@@ -12,7 +12,6 @@ runs/<run>/run.toml            the settings, complete and frozen
 """
 
 import contextlib
-import hashlib
 import logging
 import secrets
 import shutil
@@ -25,12 +24,13 @@ import msgspec
 from flctl.coordinator.store.journal import replay
 from flctl.core.events import RoundCommitted
 from flctl.core.history import History
+from flctl.digests import file_digest, has_digest
 from flctl.errors import CheckpointError, StateError, UsageError
 from flctl.files import Lock, explained, is_locked, make_folder, replace, sync_folder
 from flctl.learning.whole import FROZEN, write_whole
 from flctl.run_toml import from_toml, to_toml
 from flctl.settings import RunSettings, changed
-from flctl.transport.blobs import has_digest
+from flctl.values import names_run
 from flctl.wire.messages import Digest
 
 logger = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ class RunFolder:
         Raises UsageError when there is none, StateError when the disk fails.
         """
         runs = all_runs(state)
-        matches = [f for f in runs if fits(f.name, run)]
+        matches = [f for f in runs if names_run(run, f.name)]
         exact = [f for f in matches if f.name == run]
         if len(exact or matches) == 1:
             return (exact or matches)[0]
@@ -320,18 +320,12 @@ def state_name(name: str) -> str:
 
 def _verify(path: Path, digest: Digest) -> Path:
     try:
-        with path.open("rb") as file:
-            actual = hashlib.file_digest(file, "sha256").hexdigest()
+        actual = file_digest(path)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
     if actual != digest:
         raise CheckpointError(f"{path}: damaged: its sha256 is not the one in the journal")
     return path
-
-
-def fits(name: str, asked: str) -> bool:
-    """Whether the run of that name may be meant: by its name, the beginning or the last part."""
-    return name.startswith(asked) or name.endswith(f"-{asked}")
 
 
 def all_runs(state: Path) -> Iterator[RunFolder]:
