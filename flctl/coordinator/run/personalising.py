@@ -283,15 +283,18 @@ class Personalising:
         settings, measures = self._context.settings, self._context.started.measures
         member = self._context.host.roster.members[agent]
         declared = member.examples(settings.task, settings.dataset, answer.part)
-        try:
-            if answer.epochs > self._began.training.epochs:
-                raise ValueError(f"{answer.epochs} epochs, {self._began.training.epochs} at most")
-            if answer.sums is not None:
+        most, wrong = self._began.training.epochs, ""
+        if answer.epochs > most:
+            wrong = f"{answer.epochs} epochs, {most} at most"
+        elif answer.sums is not None:
+            try:
                 verified(answer.sums, measures, declared)
-        except ValueError as error:
+            except ValueError as error:
+                wrong = str(error)
+        if wrong:
             text = "run=%s agent=%s sent impossible metrics: %s"
-            self._context.host.gate.warning(logger, agent, text, self.run, agent, error)
-            self._without[agent] = f"sent impossible metrics: {error}"
+            self._context.host.gate.warning(logger, agent, text, self.run, agent, wrong)
+            self._without[agent] = f"sent impossible metrics: {wrong}"
             del self._waiting[agent]
             return
         found[answer.whose, answer.part] = answer.sums
