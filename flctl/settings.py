@@ -108,9 +108,13 @@ class RunSettings(LocalTraining, frozen=True, forbid_unknown_fields=True, kw_onl
     """Number of agents to start as processes on this machine."""
     virtual: Count | None = None
     """Number of clients to simulate."""
-    jobs: Annotated[int, Meta(ge=0, le=1024)] = 1
-    """Processes that share the work of virtual clients; 0: one for each core. The result is the
-    same."""
+    jobs: Annotated[int, Meta(ge=0, le=1024)] | None = None
+    """Processes that share the work of virtual clients; 0: one for each core; None: one, or on a
+    cluster as many as it has room for. The result is the same."""
+    engine: Literal["processes", "ray"] = "processes"
+    """Where these processes are: on this machine, or on the nodes of a Ray cluster."""
+    ray_address: Annotated[str, Meta(min_length=1, max_length=300)] | None = None
+    """HOST:PORT of its head; None: as RAY_ADDRESS says, else the one that this machine is in."""
     agents: tuple[AgentName, ...] = ()
     """Only these agents; empty: all that are ready when a round opens."""
     where: Where = ()
@@ -195,7 +199,9 @@ class RunSettings(LocalTraining, frozen=True, forbid_unknown_fields=True, kw_onl
 KEYS = RunSettings.__struct_fields__
 NOT_YET = ("frozen", "private")
 """Keys without a flag: they can only have their default so far."""
-CHANGEABLE = ("evaluate", "quorum", "deadline_s", "wait_s", "attempts", "evaluate_every", "jobs")
+HOW = ("jobs", "engine", "ray_address")
+"""Where virtual clients are computed, which changes no result."""
+CHANGEABLE = ("evaluate", "quorum", "deadline_s", "wait_s", "attempts", "evaluate_every", *HOW)
 """Keys that may change when a run is resumed: none that its models are computed from."""
 SHORT = {"deadline": "deadline_s", "wait": "wait_s", "from": "from_"}
 """Flags leave the unit to their help; their names are understood in TOML too."""
@@ -235,6 +241,8 @@ def changed(settings: RunSettings, changes: Mapping[str, Any], where: str) -> Ru
             f"{where}: {fixed[0]} stays what it was when the run began; {words} may be changed"
         )
     kept = {key: value for key in KEYS if (value := getattr(settings, key)) is not None}
+    if plain.get("engine") == "processes":
+        kept.pop("ray_address", None)  # of the cluster that the run leaves
     return parse({**msgspec.to_builtins(kept), **plain}, where)
 
 
@@ -280,11 +288,16 @@ def _check_together(settings: RunSettings, where: str) -> None:
         )
     if settings.from_partial and settings.from_ is None:
         raise SettingsError(f"{where}: from_partial is for from; name a model, or leave it out")
-    if settings.jobs != 1 and settings.virtual is None:
-        raise SettingsError(f"{where}: jobs is for virtual clients; leave it out, or add virtual")
+    for key in HOW if settings.virtual is None else ():
+        if getattr(settings, key) not in (None, 1, "processes"):
+            raise SettingsError(
+                f"{where}: {key} is for virtual clients; leave it out, or add virtual"
+            )
     own = settings.local or settings.virtual
     if own is not None:
-        _check_own_agents(settings, own, where)
+        from flctl.own_agents import check_own_agents  # not needed for the help
+
+        check_own_agents(settings, own, where)
     fleet = own or len(settings.agents) or None
     invited = settings.invited_of(fleet) if fleet is not None else None
     if invited is not None and quorum > 1 and quorum > invited:
@@ -299,7 +312,8 @@ def _check_together(settings: RunSettings, where: str) -> None:
 
 
 def _check_text_and_numbers(settings: RunSettings, where: str) -> None:
-    for name in ("task", "from_", "data", "dataset", "test_data", "lead", "optimizer"):
+    texts = ("task", "from_", "data", "dataset", "test_data", "lead", "optimizer", "ray_address")
+    for name in texts:
         if not is_utf8(getattr(settings, name) or ""):
             raise SettingsError(f"{where}: {name} is not UTF-8 text")
     numbers = ("lr", "quorum", "deadline_s", "wait_s", "alpha", "proximal_mu", "clip_norm")
@@ -313,29 +327,6 @@ def _check_text_and_numbers(settings: RunSettings, where: str) -> None:
                 raise SettingsError(f"{where}: {key}: {name} must be a finite number, or text")
     if len(msgspec.json.encode(settings.task_args)) > MOST_ARGS_BYTES:
         raise SettingsError(f"{where}: task_args: more than {MOST_ARGS_BYTES:,} bytes")
-
-
-def _check_own_agents(settings: RunSettings, count: int, where: str) -> None:
-    """Check that local or virtual agents are not asked for what only a real fleet has."""
-    kind = "local" if settings.local is not None else "virtual"
-    if settings.jobs != 1 and settings.threads != 1:
-        raise SettingsError(
-            f"{where}: with jobs every process has one thread: leave threads out, or jobs"
-        )
-    if settings.agents and (len(settings.agents) != count or settings.agents != agent_names(count)):
-        raise SettingsError(
-            f"{where}: agents cannot be chosen together with {kind} = {count}, which makes its "
-            f"own; leave one of them out"
-        )
-    if settings.where:
-        raise SettingsError(
-            f"{where}: where is for a fleet; {kind} agents have no labels: leave it out"
-        )
-    if settings.dataset != "default":
-        raise SettingsError(
-            f"{where}: dataset is for agents of their own; {kind} ones have what data names, or "
-            "what comes with the task"
-        )
 
 
 def _fits(value: float | bool | str) -> bool:

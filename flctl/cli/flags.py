@@ -80,7 +80,11 @@ FLAGS = (
     Flag("virtual", int, FLEET, "Simulate N agents in this process: no sockets, same result.",
          "N", "none"),
     Flag("jobs", int, FLEET, "Processes that share the work of --virtual; 0: one for each core. "
-         "The result is the same.", "N"),
+         "The result is the same.", "N", "1; with --engine ray, as many as the cluster has CPUs"),
+    Flag("engine", str, FLEET, "Where they are: on this machine, or on the nodes of a Ray cluster "
+         "that is there already.", "processes|ray"),
+    Flag("ray_address", str, FLEET, "HOST:PORT of that cluster.", "ADDRESS",
+         "RAY_ADDRESS, else the one that this machine is a node of"),
     Flag("agents", str, FLEET, "Only these agents, separated by commas.",
          "NAME,…", "all that are ready", names),
     Flag("where", list[str], FLEET, "Only agents with this label when a round draws its agents: "

@@ -43,8 +43,8 @@ def train(
     resume: str | None = option(
         "RUN",
         "Continue a paused or stopped run with its own settings; only --evaluate, --quorum, "
-        "--deadline, --wait, --attempts, --evaluate-every and --jobs can be changed. If its task "
-        "is not installed, name it again with --task.",
+        "--deadline, --wait, --attempts, --evaluate-every, --jobs, --engine and --ray-address can "
+        "be changed. If its task is not installed, name it again with --task.",
         panel=WHAT,
         complete=completion.runs,
         default=None,

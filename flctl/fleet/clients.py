@@ -23,7 +23,7 @@ from flctl.learning.once import Once
 from flctl.learning.private import PrivateTensors
 from flctl.learning.reading import Reading
 from flctl.learning.reuse import Reused
-from flctl.learning.source import deal, deal_held_out
+from flctl.learning.source import deal, deal_held_out, digest_of_dealt
 from flctl.learning.state import (
     arrays_of,
     buffers_in,
@@ -37,8 +37,8 @@ from flctl.learning.training import OnStep, train_locally
 from flctl.learning.whole import private_path
 from flctl.settings import RunSettings, agent_names, parse
 from flctl.wire.messages import Digest, MeasuredPart, Sums
-from flctl.worker.execution import Executor
-from flctl.worker.jobs import Initialise, shards_of
+from flctl.worker.execution import Executor, tests_of
+from flctl.worker.jobs import Initialise, for_testing, shards_of
 
 
 def first_model(
@@ -48,6 +48,13 @@ def first_model(
     a run that exists. Raises FlctlError."""
     made, fd = Executor(once).initialise(Initialise(given=given, where=where, stored=stored))
     return first_of(made, parse(made.settings, where), fd)
+
+
+def test_data(task: Task, settings: RunSettings, once: Once) -> Reading[dict[str, Examples]]:
+    """What a run's models are measured on."""
+    source = for_testing(settings)
+    path = None if source.path is None else Path(source.path)
+    return Reading(path, lambda: tests_of(task, source, once))
 
 
 class Clients:
@@ -74,6 +81,11 @@ class Clients:
                 self._task, everything, self._path, self._shard, self._owners
             )
             self._dealt = everything
+
+    @property
+    def digest(self) -> Digest:
+        """Of what they train on, and of who has which."""
+        return digest_of_dealt(self.training)
 
     def own(self, part: MeasuredPart) -> Mapping[str, Examples]:
         """The part of each agent that has one. Raises DataError, TaskError."""

@@ -16,7 +16,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import NamedTuple, NoReturn, TypeAlias
+from typing import NamedTuple, NoReturn, Protocol, TypeAlias
 
 from msgspec import Struct
 
@@ -88,14 +88,43 @@ OnStep: TypeAlias = Callable[[int, int, float], None]
 Work: TypeAlias = Callable[[Order, OnStep], OrderDone]
 Progress: TypeAlias = Callable[[Order, int, int, float], None]
 Between: TypeAlias = Callable[[], None]
-Heard: TypeAlias = ClientTrained | BatchMeasured | Personal | Stepped | JobFailed
+Told: TypeAlias = ClientTrained | BatchMeasured | Personal | Stepped | JobFailed
 
 
 def _ignore(order: Order, step: int, steps: int, loss: float) -> None:
     pass
 
 
-class Alone:
+class Died(NamedTuple):
+    """A worker has, over its order."""
+
+    how: str
+
+
+Heard: TypeAlias = OrderDone | Stepped | JobFailed | Died
+
+
+class Workers(Protocol):
+    """Those that do orders: this process, others of this machine, or a cluster's."""
+
+    def do(
+        self, orders: Sequence[Order], progress: Progress = _ignore, between: Between = lambda: None
+    ) -> Iterator[OrderDone]:
+        """The outcomes of `orders`, in their order. `between` is called while it waits, and may
+        raise. Raises RunError for the first one that fails, or that kills its worker again and
+        again."""
+        ...
+
+    def renew(self) -> None:
+        """What is shared has changed: the next orders are about what there is now."""
+        return
+
+    def close(self) -> None:
+        """End all of them, whatever they are doing."""
+        return
+
+
+class Alone(Workers):
     """This process does it all."""
 
     def __init__(self, work: Work) -> None:
@@ -108,59 +137,33 @@ class Alone:
             between()
             yield self._work(order, partial(progress, order))
 
-    def renew(self) -> None:
-        pass
 
-    def close(self) -> None:
-        pass
-
-
-class Processes:
-    """Up to `size` processes, forked when they are needed. `work` runs in them; `leave` gives up
-    there what is the run's own: its locks."""
-
-    def __init__(self, size: int, work: Work, leave: Callable[[], None]) -> None:
-        self._size, self._work, self._leave = size, work, leave
-        self._workers: list[_Worker] = []
+class Shared(Workers):
+    """Several workers share the orders. One that dies is replaced, and its order done again."""
 
     def do(
-        self,
-        orders: Sequence[Order],
-        progress: Progress = _ignore,
-        between: Between = lambda: None,
+        self, orders: Sequence[Order], progress: Progress = _ignore, between: Between = lambda: None
     ) -> Iterator[OrderDone]:
-        """The outcomes of `orders`, in their order. `between` is called while it waits, and may
-        raise. Raises RunError for the first one that fails, or that kills its process again and
-        again."""
         waiting, due = deque(range(len(orders))), 0
         found: dict[int, OrderDone | JobFailed] = {}
         deaths: Counter[int] = Counter()
         while due < len(orders):
             between()
             self._give(orders, waiting)
-            busy = {w: number for w in self._workers if (number := w.number) is not None}
-            for worker in select.select([*busy], [], [], POLL_S)[0]:
-                number = busy[worker]
-                for message, fd in worker.pipe.receive():
-                    if isinstance(message, Stepped):
-                        progress(orders[number], message.step, message.steps, message.loss)
-                        continue
-                    worker.number = None
-                    if isinstance(message, JobFailed):
-                        found[number] = message
+            for number, heard in self._listen():
+                if isinstance(heard, Stepped):
+                    progress(orders[number], heard.step, heard.steps, heard.loss)
+                elif not isinstance(heard, Died):
+                    found[number] = heard
+                    if isinstance(heard, JobFailed):
                         waiting.clear()  # those before it are still waited for
-                    else:
-                        found[number] = OrderDone(message, None if fd is None else _mapped(fd))
-                if worker.pipe.ended:
-                    self._workers.remove(worker)
-                    how = worker.end()
-                    if worker.number is not None:
-                        waiting.appendleft(number)
-                        deaths[number] += 1
+                else:
+                    waiting.appendleft(number)
+                    deaths[number] += 1
                     if deaths[number] >= TRIES:
                         raise RunError(
-                            f"{orders[number]} has ended its process {TRIES} times: {how}; with "
-                            "too little memory, use fewer --jobs"
+                            f"{orders[number]} has ended its process {TRIES} times: {heard.how}; "
+                            "with too little memory, use fewer --jobs"
                         )
             while due in found:
                 done = found.pop(due)
@@ -169,12 +172,28 @@ class Processes:
                 yield done
                 due += 1
 
+    def _give(self, orders: Sequence[Order], waiting: deque[int]) -> None:
+        """Hand those that are `waiting` to workers that are idle; without waiting for them."""
+        raise NotImplementedError
+
+    def _listen(self) -> Iterator[tuple[int, Heard]]:
+        """What workers have said within POLL_S, with the number of its order."""
+        raise NotImplementedError
+
+
+class Processes(Shared):
+    """Up to `size` processes, forked when they are needed. `work` runs in them; `leave` gives up
+    there what is the run's own: its locks."""
+
+    def __init__(self, size: int, work: Work, leave: Callable[[], None]) -> None:
+        self._size, self._work, self._leave = size, work, leave
+        self._workers: list[_Worker] = []
+
     def renew(self) -> None:
-        """What is shared has changed: the next orders go to new processes."""
+        """The next orders go to new processes."""
         self.close()
 
     def close(self) -> None:
-        """End all of them, whatever they are doing."""
         while self._workers:
             self._workers.pop().end()
 
@@ -189,13 +208,31 @@ class Processes:
                 worker.pipe.send(orders[waiting[0]])
             idle.pop(0), waiting.popleft()
 
+    def _listen(self) -> Iterator[tuple[int, Heard]]:
+        busy = {w: number for w in self._workers if (number := w.number) is not None}
+        for worker in select.select([*busy], [], [], POLL_S)[0]:
+            for message, fd in worker.pipe.receive():
+                if isinstance(message, Stepped):
+                    yield busy[worker], message
+                    continue
+                worker.number = None
+                if isinstance(message, JobFailed):
+                    yield busy[worker], message
+                else:
+                    yield busy[worker], OrderDone(message, None if fd is None else _mapped(fd))
+            if worker.pipe.ended:
+                self._workers.remove(worker)
+                how = worker.end()
+                if worker.number is not None:
+                    yield worker.number, Died(how)
 
-def workers(
-    settings: RunSettings, device: str, work: Work, leave: Callable[[], None]
-) -> Alone | Processes:
+
+def workers(settings: RunSettings, device: str, work: Work, leave: Callable[[], None]) -> Workers:
     """As many as the settings say; `device` is the type of the device that they train on. Raises
     SettingsError for a GPU, which one process uses."""
-    size = settings.jobs or cores()
+    size = 1 if settings.jobs is None else settings.jobs or cores()
+    if settings.engine == "ray":  # personalising, which stays here: those jobs are of a cluster
+        size = min(size, cores())
     if size == 1:
         return Alone(work)
     if device != "cpu":
@@ -235,7 +272,7 @@ class _Worker:
             finally:
                 os._exit(1)
         there.close()
-        self.pipe: Pipe[Heard] = Pipe(here, Heard)
+        self.pipe: Pipe[Told] = Pipe(here, Told)
         self.number: int | None = None
         """Of the order that it is doing."""
 

@@ -33,7 +33,7 @@ from flctl.core.metrics import merge
 from flctl.core.round import Pool, draw
 from flctl.core.stream import BatchTrained, Published, RunBegun
 from flctl.errors import FlctlError, StateError
-from flctl.fleet.clients import Clients, Trainer, first_model
+from flctl.fleet.clients import Clients, Trainer, first_model, test_data
 from flctl.fleet.commits import Commits
 from flctl.fleet.processes import (
     Alone,
@@ -44,14 +44,13 @@ from flctl.fleet.processes import (
     Order,
     OrderDone,
     PersonaliseClient,
-    Processes,
     TrainClient,
+    Workers,
     workers,
 )
 from flctl.fleet.spool import Spool
 from flctl.learning.examples import Examples
 from flctl.learning.once import Once
-from flctl.learning.reading import Reading
 from flctl.learning.residuals import Residuals
 from flctl.learning.source import Dealt
 from flctl.learning.summed import SummedMetrics
@@ -59,8 +58,6 @@ from flctl.learning.task import Task, task_of
 from flctl.learning.training import OnStep
 from flctl.settings import changed
 from flctl.wire.messages import TRAINING, VALIDATION, Sums
-from flctl.worker.execution import tests_of
-from flctl.worker.jobs import for_testing
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +94,7 @@ class VirtualRun:
             self.task = self._once.of(task_of(self.settings))
             self._trainer = Trainer(folder, self.task, self.settings)
             self._clients = Clients(self.task, self.settings)
-            self._tests = self._test_data()
+            self._tests = test_data(self.task, self.settings, self._once)
             self._shared: dict[str, Mapping[str, Examples]] = {}
             """What orders are about."""
             self._at: tuple[str, str, Examples] | None = None
@@ -114,12 +111,25 @@ class VirtualRun:
         between: Callable[[], None] = lambda: None,
     ) -> "VirtualRun":
         once = Once()
-        first = first_model(with_beginning(state, given, where), where, once=once)
-        try:
-            folder = start_run(state, first, "virtual", _now())
-        finally:
-            os.close(first.fd)
-        return cls(folder, publish, between, once=once)
+        with contextlib.ExitStack() as undo:
+            if (
+                ray := given.get("engine") == "ray"
+            ):  # what it lacks is said before there is a folder
+                from flctl.fleet.cluster import expect_shareable
+                from flctl.fleet.ray_cluster import connect, disconnect
+
+                connect(given.get("ray_address"))
+                undo.callback(disconnect)
+            first = first_model(with_beginning(state, given, where), where, once=once)
+            try:
+                if ray:
+                    expect_shareable(once.of(task_of(first.settings)))
+                folder = start_run(state, first, "virtual", _now())
+            finally:
+                os.close(first.fd)
+            made = cls(folder, publish, between, once=once)
+            undo.pop_all()
+        return made
 
     def run(self) -> History:
         """All rounds that are left; what goes wrong pauses the run. Raises UsageError when
@@ -323,13 +333,12 @@ class VirtualRun:
             case PersonaliseClient():
                 raise AssertionError("no order of a round")
 
-    def _make_workers(self) -> Alone | Processes:
-        return workers(self.settings, self._trainer.device.type, self._work, self._lock.release)
+    def _make_workers(self) -> Workers:
+        if self.settings.engine == "ray":
+            from flctl.fleet.cluster import Cluster
 
-    def _test_data(self) -> Reading[dict[str, Examples]]:
-        task, source = self.task, for_testing(self.settings)
-        path = None if source.path is None else Path(source.path)
-        return Reading(path, lambda: tests_of(task, source, self._once))
+            return Cluster(self.folder, self.task, self.settings, self._clients, self._tests)
+        return workers(self.settings, self._trainer.device.type, self._work, self._lock.release)
 
     def _record(self, event: events.RoundOpened | events.UpdateStored) -> None:
         self.history.apply(event)

@@ -1,6 +1,7 @@
 """Changes that an agent has not sent yet, kept on its disk because top-k needs them later:
 residuals/RUN of an agent's folder holds those of the last two positions (`positions`)."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -49,3 +50,22 @@ class Residuals:
                     dump(file.fileno(), tensors)
                 beside.replace(path)
         self._kept.only(position, before)
+
+    def packed(self, position: int) -> bytes | None:
+        """The file for `position`, if there is one. Raises StateError."""
+        path = self.path(position)
+        with explained(path, "read what top-k has not sent"):
+            return path.read_bytes() if path.exists() else None
+
+    def unpack(self, position: int, data: bytes, before: int) -> None:
+        """Store what `packed` gave elsewhere; the caller syncs it. Raises StateError."""
+        make_folder(self._kept.folder)
+        path = self.path(position)
+        with explained(path, "keep what top-k has not sent"):
+            beside = path.with_suffix(".tmp")
+            beside.write_bytes(data)
+            beside.replace(path)
+        self._kept.only(position, before)
+
+    def forget(self) -> None:
+        shutil.rmtree(self._kept.folder, ignore_errors=True)

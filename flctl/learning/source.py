@@ -1,7 +1,9 @@
 """Where an agent's examples come from: a task's data at a path, or one part of them."""
 
 import contextlib
+import hashlib
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Protocol
@@ -103,6 +105,15 @@ class Dealt(Mapping[str, Examples]):
         """Those of so many owners."""
         return Dealt(self._examples, dict(islice(self._rows.items(), count)))
 
+    @cached_property
+    def digest(self) -> str:
+        """Of all examples, and of who has which."""
+        found = hashlib.sha256(self._examples.digest.encode())
+        for owner, rows in self._rows.items():
+            found.update(f"{owner} {len(rows)}\n".encode())
+            found.update(np.ascontiguousarray(rows).data.cast("B"))
+        return found.hexdigest()
+
     def together(self, where: str) -> Examples | None:
         """All parts as one, in the order of the owners."""
         if not self:
@@ -110,6 +121,11 @@ class Dealt(Mapping[str, Examples]):
         whole = self._examples.select(np.concatenate(list(self._rows.values())))
         whole.where = where
         return whole
+
+
+def digest_of_dealt(parts: Mapping[str, Examples]) -> str:
+    """Empty where nobody has anything."""
+    return parts.digest if isinstance(parts, Dealt) else ""
 
 
 def deal(

@@ -1,6 +1,6 @@
 """The score of a round from the sums of those who evaluated its model."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import get_args
 
 from msgspec.structs import replace
@@ -19,7 +19,7 @@ Answers = Mapping[MeasuredPart, Mapping[str, Sums]]
 
 
 def parts_to_ask_for(
-    how: str, found: Mapping[str, Sums], last: bool = False
+    how: str, found: Collection[str], last: bool = False
 ) -> tuple[MeasuredPart, ...]:
     """Parts to ask the agents for, beside those that the coordinator has `found`; in the `last`
     round of a run each measures its own test part anyway. Raises RunError if only the coordinator
@@ -28,7 +28,7 @@ def parts_to_ask_for(
     here -= {"test"} if last else set()
     if how != "coordinator":
         return tuple(part for part in get_args(MeasuredPart) if part not in here)
-    if found.keys() <= {VALIDATION}:
+    if {*found} <= {VALIDATION}:
         raise RunError("the coordinator has no test data; go on with --evaluate agents")
     return ()
 
