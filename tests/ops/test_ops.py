@@ -14,13 +14,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import yaml
+from prometheus_client import CollectorRegistry, generate_latest
+
+from flctl.fleet.answers import FleetStatus
+from flctl.web.metrics import FleetCollector
 
 OPS = Path(__file__).parents[2] / "ops"
 RULES = OPS / "prometheus/flctl.rules.yml"
 DASHBOARD = OPS / "grafana/flctl.json"
 AGENTS, TOKEN = 300, "t0ken"
+BEGAN = time.time()
 EMPTY_WHEN_WELL = "> 0", "== 1", "== 0", "0.05", "3600", "conflict"
 """Conditions and filters that nothing meets in a fleet that is well."""
 
@@ -30,35 +36,30 @@ pytestmark = pytest.mark.skipif(
 
 
 def exposition(agents: int = AGENTS) -> str:
-    """As `flctl web --metrics-only` serves it: docs/monitoring.md has the table."""
-    now = time.time()
-    lines = [
-        "flctl_up 1", 'flctl_coordinator_info{version="0.2.0"} 1',
-        f"flctl_coordinator_start_time_seconds {now - 3600}", "flctl_run_in_progress 1",
-        "flctl_run_round 7", "flctl_run_rounds 30", "flctl_run_waiting_agents 2",
-        f"flctl_run_last_round_timestamp_seconds {now - 30}", "flctl_open_tokens 0",
-        "flctl_waiting_keys 0",
-        *(f'flctl_alerts_firing{{alert="{kind}"}} 0' for kind in ("agent_lost", "open_token")),
-    ]  # fmt: skip
+    """What `flctl web --metrics-only` serves of a fleet that is well."""
+    begun = time.time() - BEGAN
     each = {
-        "up": 1, "seen": 1, "cordoned": 0, "last_seen_timestamp_seconds": now - 3,
-        "temperature_celsius": 55.5, "memory_used_bytes": 1e9, "memory_total_bytes": 4e9,
-        "disk_free_bytes": 9e9, "disk_total_bytes": 32e9, "load1": 0.5, "cpu_ratio": 0.4,
-        "link_round_trip_seconds": 0.012, "written_bytes_total": now, "sent_bytes_total": now,
-        "uptime_seconds": 3600, "last_round": 7,
+        "state": "ready", "version": "0.2.0", "role": "train", "kind": "Pi 4", "arch": "aarch64",
+        "tasks": {}, "datasets": [], "examples": 9, "rtt_ms": 12.5, "last_seen_s": 3.0,
+        "last_round": 7, "progress": None, "last_error": None, "note": None, "load_1m": 0.5,
+        "temperature_c": 55.5, "throttled": [], "memory_used_bytes": 10**9, "uptime_s": 3600.0,
+        "memory_total_bytes": 4 * 10**9, "disk_free_bytes": 9 * 10**9, "cpu_percent": 40.0,
+        "disk_total_bytes": 32 * 10**9, "written_bytes": int(begun * 1e5),
+        "sent_bytes": int(begun * 1e6),
     }  # fmt: skip
-    for number in range(agents):
-        name = f'agent="pi-{number:03d}"'
-        lines += [f"flctl_agent_{metric}{{{name}}} {value}" for metric, value in each.items()]
-        lines += [
-            f'flctl_agent_state{{{name},state="ready"}} 1',
-            f'flctl_agent_info{{{name},version="0.2.0",arch="aarch64"}} 1',
-            *(
-                f'flctl_agent_throttled{{{name},reason="{reason}"}} 0'
-                for reason in ("under_voltage", "throttled")
-            ),
-        ]
-    return "\n".join(lines) + "\n"
+    run = {"run": "ecg-20261128-012345", "round": 7, "rounds": 30, "phase": "training",
+           "waiting_for": ["pi-001"], "since_round_s": 30.0}  # fmt: skip
+    status = {
+        "coordinator": {"version": "0.2.0", "uptime_s": 3600.0, "endpoint": "server:7700",
+                        "server_key": "k" * 40, "run": run},
+        "agents": [{"name": f"pi-{number:03d}", **each} for number in range(agents)],
+        "waiting": [], "tokens": [],
+        "alerts": {"firing": {}, "acknowledged": 0, "muted": 0},
+    }  # fmt: skip
+    found = msgspec.convert(status, FleetStatus)
+    registry = CollectorRegistry()
+    registry.register(FleetCollector(lambda: found))
+    return generate_latest(registry).decode()
 
 
 class Exporter(http.server.BaseHTTPRequestHandler):
@@ -161,18 +162,19 @@ def test_promtool_finds_nothing(command: tuple[str, ...]):
 
 
 def test_promtool_finds_nothing_wrong_with_the_metrics():
-    """Names, units, and what a counter is called."""
+    """Names, units, help, and what a counter is called."""
     done = subprocess.run(
         ["promtool", "check", "metrics"], input=exposition(2), capture_output=True, text=True,
         check=False,
     )  # fmt: skip
-    faults = [line for line in done.stderr.splitlines() if "no help text" not in line]
-    assert faults == []
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
 def test_prometheus_scrapes_300_agents(prometheus: Prometheus):
-    """With the bearer token."""
+    """With the bearer token; the bound is for a busy machine."""
     assert prometheus.query("sum(flctl_agent_up)")[0]["value"][1] == str(AGENTS)
+    took_s = float(prometheus.query("min_over_time(scrape_duration_seconds[1m])")[0]["value"][1])
+    assert took_s < 1
 
 
 @pytest.mark.parametrize("rule", rules(), ids=lambda rule: rule["alert"])
