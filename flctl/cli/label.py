@@ -1,9 +1,16 @@
 """`flctl label`: facts about agents, by which runs and commands choose them."""
 
-from flctl.cli.options import At, Json, command, flag, option, single
-from flctl.cli.where import Agents, Where
+from typing import Annotated
+
+from flctl.cli import completion
+from flctl.cli.options import At, Json, argument, command, flag, option, single
+from flctl.cli.where import Where
 
 app = single()
+Words = Annotated[
+    list[str] | None,
+    argument("NAME|KEY=VALUE|KEY-", "Agents; labels to set, or to remove.", completion.agents),
+]
 
 
 @command(
@@ -11,7 +18,7 @@ app = single()
 )
 def label(
     at: At,
-    agents: Agents = None,
+    words: Words = None,
     where: Where = None,
     remove: list[str] | None = option("KEY", "Same as KEY-.", "--remove", default=None),
     reset: bool = flag("Forget changes made here: an agent's own labels count again.", "--reset"),
@@ -26,8 +33,8 @@ def label(
     from flctl.terminal import labels
     from flctl.terminal.finding import coordinator
 
-    said = [word for word in agents or () if "=" in word or word.endswith("-")]
-    names = [word for word in agents or () if word not in said]
+    said = [word for word in words or () if "=" in word or word.endswith("-")]
+    names = [word for word in words or () if word not in said]
     changed = changes([*said, *(f"{key}-" for key in remove or ())], "label", may_remove=True)
     with coordinator(at.folder, at.context) as console:
         labels.label(console, labels.chosen(console, names, where), changed, reset, json)

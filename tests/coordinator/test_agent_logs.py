@@ -101,7 +101,9 @@ def test_one_that_is_away_is_said_at_once_or_when_it_goes(here: MemoryFleet):
     assert "pi-03 is not connected (lost, last seen" in found.message
 
 
-def test_one_that_does_not_answer_is_waited_for_so_long(here: MemoryFleet):
+def test_one_that_does_not_answer_is_waited_for_so_long(
+    here: MemoryFleet, caplog: pytest.LogCaptureFixture
+):
     here.agents["pi-03"].alive = False
     link = asked(here, 1, "pi-03")
     for _ in range(int(ANSWER_S)):
@@ -111,6 +113,11 @@ def test_one_that_does_not_answer_is_waited_for_so_long(here: MemoryFleet):
     here.step()
     found = said(link)
     assert isinstance(found, Trouble) and found.message == "no answer from pi-03 in 10 s"
+    here.agents["pi-03"].alive = True  # its answer comes too late, and is no offence
+    here.step()
+    here.step()
+    assert not link.inbox and here.status("pi-03")["note"] is None
+    assert "without being asked" not in caplog.text
 
 
 def test_an_agent_has_only_so_many_questions_and_a_key_too(here: MemoryFleet):

@@ -4,7 +4,6 @@ An operator who follows a log asks again and again: one who has gone away, or re
 nothing any more, here and at the agent.
 """
 
-import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -38,7 +37,8 @@ class AgentLogs:
     ) -> None:
         self._roster, self._tell = roster, tell
         self._answer, self._trouble = answer, trouble
-        self._ids = itertools.count(1)
+        self._last = 0
+        """The id of the newest question."""
         self._open: dict[int, _Open] = {}
 
     def ask(self, asked: Asked, question: ReadLog, now: float) -> None:
@@ -47,7 +47,7 @@ class AgentLogs:
         self._expect_here(name, now)
         if sum(each.agent == name for each in self._open.values()) >= OPEN:
             raise FlctlError(f"{OPEN} questions to {name} are open already; try again")
-        id_ = next(self._ids)
+        self._last = id_ = self._last + 1
         sent = SendLog(id=id_, lines=question.lines, since_s=question.since_s, after=question.after)
         if not self._tell(name, sent):
             raise FlctlError(f"{name} reads too slowly just now; try again")
@@ -70,10 +70,10 @@ class AgentLogs:
             )
 
     def on_lines(self, agent: str, found: LogLines) -> bool:
-        """Whether it was asked for."""
+        """Whether it can have been asked for: it may come too late."""
         waiting = self._open.get(found.id)
         if waiting is None or waiting.agent != agent:
-            return False
+            return found.id <= self._last
         del self._open[found.id]
         if found.refused:
             self._trouble(waiting.asked, AccessError(f"{agent} does not let its log be read"))
