@@ -17,9 +17,16 @@ class Labelling:
         """What each agent said last. It is kept, so that one that is away is counted as well."""
         self.changed = {agent: dict(labels) for agent, labels in (changed or {}).items()}
         """What operators have set, or (None) taken away."""
+        self._counting: dict[str, dict[str, str]] = {}
+        """Computed once: runs ask for all agents several times a second."""
 
-    def of(self, agent: str) -> dict[str, str]:
-        return counting(self.own.get(agent, {}), self.changed.get(agent, {}))
+    def of(self, agent: str) -> Mapping[str, str]:
+        """The labels that count."""
+        found = self._counting.get(agent)
+        if found is None:
+            found = counting(self.own.get(agent, {}), self.changed.get(agent, {}))
+            self._counting[agent] = found
+        return found
 
     def chosen(self, where: Iterable[str], agents: Iterable[str]) -> list[str]:
         """Those of the agents that fulfil all requirements."""
@@ -31,6 +38,7 @@ class Labelling:
         """Whether it is another thing than before."""
         if dict(said) == self.own.get(agent, {}):
             return False
+        self._counting.pop(agent, None)
         self.own[agent] = dict(sorted(said.items()))
         if not said:
             del self.own[agent]
@@ -54,3 +62,4 @@ class Labelling:
         for agent in agents:
             self.own.pop(agent, None)
             self.changed.pop(agent, None)
+            self._counting.pop(agent, None)

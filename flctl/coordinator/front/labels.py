@@ -61,7 +61,7 @@ class LabelKeeping:
         except StateError:
             self._roster.labels = before
             raise
-        now = self._roster.labels.of(agent)
+        now = dict(self._roster.labels.of(agent))
         text = "agent=%s its labels are: %s"
         self._gate.info(logger, agent, text, agent, written(now) or "none")
         return now

@@ -52,8 +52,9 @@ class Crew:
 
     def members(self) -> list[Member]:
         """Agents that have been here; of those named or chosen by labels, if any."""
-        named, members = self.settings.agents, self.roster.members.values()
-        return [m for m in members if (not named or m.name in named) and self.selects(m.name)]
+        settings, members = self.settings, self.roster.members
+        names = settings.agents or self.roster.labels.chosen(settings.where, members)
+        return [members[name] for name in names if name in members]
 
     def fits(self, member: Member, now: float) -> bool:
         """It can be asked to train now."""
