@@ -17,6 +17,7 @@ LOG = logging.getLogger("flctl.test")
 ORDERED = "once each time that an operator asks for it"
 NOT_BY_PEERS = {
     "aggregation": "once a round for each agent",
+    "book.load_book": "once for each start, about a file of this machine",
     "evaluator._call": "a worker that died, TRIES times for each evaluation of a round",
     "evaluator.evaluate": "once a run",
     "token_folder": "once each time that an operator opens the door",
