@@ -1,7 +1,7 @@
 """A model for one agent alone: that of a run, fine-tuned on its own data.
 
-Of the epochs that counts after which the model does best on the agent's validation part; it is kept
-if it beats the run's model there. Data for testing are measured, and decide nothing.
+Of the epochs after which the model beats the run's on the agent's validation part, that of least
+loss there counts; without any, nothing is kept. Data for testing are measured, and decide nothing.
 """
 
 import math
@@ -94,7 +94,7 @@ def personalise(
         return evaluate(task, model, part, batch_size=way.batch_size, device=device)
 
     shared = {name: sums(start, part) for name, part in data.measured.items()}
-    best, best_state, best_epoch = shared.get("validation"), start, 0
+    least, best_state, best_epoch = math.inf, start, 0
     state = start
     for epoch in range(training.epochs if data.validation is not None else 0):
         before = epoch * per_epoch
@@ -111,10 +111,12 @@ def personalise(
             only=way.tensors,
         )
         state = result.state
-        assert data.validation is not None and best is not None
+        assert data.validation is not None
         found = sums(state, data.validation)
-        if beats(found, best, task.measures):
-            best, best_state, best_epoch = found, state, epoch + 1
+        # Figures such as macro-F1 jump with single examples of so small a part; the loss does not.
+        loss = found.means[LOSS.name].mean
+        if loss < least and beats(found, shared["validation"], task.measures):
+            least, best_state, best_epoch = loss, state, epoch + 1
     own = {name: sums(best_state, part) for name, part in data.measured.items()}
     return Outcome(best_epoch, shared, own if best_epoch else {}), best_state
 

@@ -8,16 +8,17 @@ import pytest
 import torch
 from msgspec.structs import replace
 
-from flctl.core.metrics import metrics_of
+from flctl.core.metrics import LOSS, from_confusion, metrics_of
 from flctl.core.randomness import Seeding
 from flctl.errors import StateError, TaskError
-from flctl.learning import own_models
+from flctl.learning import own_models, personal
 from flctl.learning.examples import Examples
 from flctl.learning.own_models import KEPT, OwnModels, OwnRecord, key_of
 from flctl.learning.personal import Data, Way, personalise
 from flctl.learning.state import load_state, snapshot
 from flctl.learning.task import Task, initial_model
 from flctl.settings import LocalTraining
+from flctl.wire.messages import Metric
 
 BASE, CODE = "b" * 64, "c" * 64
 WAY = Way(
@@ -177,3 +178,18 @@ def test_a_full_card_is_said_in_one_line(tmp_path: Path, task: Task, start: Any,
     with pytest.raises(StateError, match="make room"):
         stored(tmp_path / "own", task, start)
     assert list((tmp_path / "own").iterdir()) == []
+
+
+def test_of_the_epochs_that_beat_the_runs_model_that_of_least_loss_counts(
+    task: Task, start: Any, monkeypatch: Any
+):
+    """Not the best figure, which one of a few examples decides; and never an epoch that does not
+    beat the run's model by its figure, whatever its loss."""
+    found = [(5, 1.0), (6, 0.5), (9, 0.8), (4, 0.1), (7, 0.6), (6, 0.5)]
+    measured = iter(from_confusion(loss, [[n, 10 - n], [0, 10]]) for n, loss in found)
+    monkeypatch.setattr(personal, "evaluate", lambda *_, **__: next(measured))
+    monkeypatch.setattr(type(task), "primary", "accuracy")
+    monkeypatch.setattr(type(task), "metrics", (LOSS, Metric("accuracy")))
+    outcome, _ = personalise(task, start, data()._replace(test=None), WAY)
+    assert outcome.epochs == 1
+    assert outcome.own["validation"].means["loss"].mean == 0.5
