@@ -51,7 +51,8 @@ def arguments(text: str, flag: str) -> "OptimizerArgs":
         found = tomllib.loads(f"args = {{{text}}}")["args"]
     except tomllib.TOMLDecodeError as error:
         raise UsageError(
-            f"{flag} {text!r}: write NAME=VALUE,…, for instance momentum=0.9,nesterov=true"
+            f"{flag} {text!r}: write NAME=VALUE,…, for instance momentum=0.9,nesterov=true; "
+            "text in quotes, as in \"kind='small'\""
         ) from error
     return dict(found)
 

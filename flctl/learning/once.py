@@ -9,6 +9,8 @@ from flctl.learning.stamps import Stamp, stamp_of
 from flctl.learning.task import Task
 
 T = TypeVar("T")
+MOST = 8
+"""A run needs fewer; those of earlier runs, with other arguments, must not fill the memory."""
 
 
 class Once:
@@ -27,6 +29,8 @@ class Once:
             kept = None  # its memory before that of the new data
             kept = stamps, read()
         self._kept[key] = kept
+        if len(self._kept) > MOST:
+            del self._kept[next(iter(self._kept))]  # not wanted for longest
         found: T = kept[1]
         return found
 

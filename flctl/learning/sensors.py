@@ -131,7 +131,10 @@ class Series(Task):
         shape = (len(self.args.columns), self.args.window)
         if stored.x.shape[1:] != shape:
             have = f"{stored.x.shape[2]} samples in {stored.x.shape[1]} columns"
-            raise DataError(f"{path}: windows of {have}; the run has {shape[1]} in {shape[0]}")
+            raise DataError(
+                f"{path}: windows of {have}, the run's have {shape[1]} in {shape[0]}; say "
+                f"--task-args window={stored.x.shape[2]}, or deal the data again"
+            )
         if not len(rows):
             return None
         y = stored.y[rows] if same else None

@@ -96,7 +96,7 @@ def test_an_agent_without_data_is_an_error(kind, examples, n, message):
 
 def test_a_file_without_records_says_which_array_is_missing():
     """All of it counts as one record, which is too few."""
-    with pytest.raises(DataError, match=r"1 record .*without an array 'record'.*partition iid"):
+    with pytest.raises(DataError, match=r"1 record .*names no records.*partition iid"):
         partition("record", np.zeros(30, dtype=np.int64), np.full(30, "beats"), 2)
 
 
