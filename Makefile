@@ -9,6 +9,7 @@ PYTEST_ARGS ?= -n 2
 INSTALL_ARGS ?= --durations 0
 HOSTS_ARGS ?= -s -x --durations 0
 CONTAINER_ARGS ?= -s --durations 5
+WEB_ARGS ?= --durations 5
 FAULTS_ARGS ?= -n 3 --no-loadscope-reorder
 SEED ?= 1
 FUZZ_S ?= 30
@@ -16,7 +17,7 @@ BENCH_ARGS ?= --agents 3 --model-mb 1.72
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-containers test-hosts test-rollout test-install test-arm test-faults check lint-playbooks collection audit lock fuzz format bench compare images images-all image-arm64 coordinator-arm64 clean
+.PHONY: help install demo test test-web test-containers test-hosts test-rollout test-install test-arm test-faults check lint-playbooks collection audit lock fuzz format bench compare images images-all image-arm64 coordinator-arm64 clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +32,10 @@ test: install ## Run the tests (no Docker, no network)
 
 test-containers: install ## Run the tests of the images and of compose.yaml (needs Docker)
 	$(BIN)/pytest tests/containers $(CONTAINER_ARGS)
+
+test-web: install ## Drive the web page with Debian's Chromium (apt-get install chromium)
+	$(PIP) install --quiet -e '.[browser]'
+	$(BIN)/pytest tests/browser $(WEB_ARGS)
 
 test-hosts: install $(VENV)/.installed-lint ## Run the playbooks against containers that play fresh Pis (needs Docker)
 	$(BIN)/pytest tests/hosts/test_archive.py tests/hosts/test_preflight.py tests/hosts/test_send.py tests/hosts/test_container.py tests/hosts/test_hosts.py $(HOSTS_ARGS)

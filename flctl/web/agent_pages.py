@@ -36,6 +36,7 @@ class AgentPages:
         self.routes = [
             Route("/agents/{agent}", self.agent),
             Route("/agents/{agent}/now", self.now),
+            Route("/agents/{agent}/actions", self.actions),
             Route("/agents/{agent}/history", self.history),
             Route("/agents/{agent}/log", self.log),
         ]
@@ -53,8 +54,14 @@ class AgentPages:
         )
 
     def now(self, request: Request) -> Response:
-        admin = self._site.may_change()
-        return HTMLResponse(render("agent_now.html", admin=admin, **self._now(request)))
+        return HTMLResponse(render("agent_now.html", **self._now(request)))
+
+    def actions(self, request: Request) -> Response:
+        """Nothing while they are the same: a button must not go away under a finger."""
+        admin, values = self._site.may_change(), self._now(request)
+        if request.query_params.get("is") == f"{values['key']}-{admin}":
+            return Response(status_code=204)
+        return HTMLResponse(render("agent_actions.html", admin=admin, **values))
 
     def _now(self, request: Request) -> dict[str, Any]:
         """Raises UsageError."""
@@ -66,7 +73,7 @@ class AgentPages:
         rounds = [] if run is None else run_view.rounds_of(run, name)
         return {
             "agent": agent, "row": row, "columns": fleet_view.COLUMNS, "run": run, "rounds": rounds,
-            "advice": fleet.advice.get(name, ""),
+            "key": "cordoned" if agent.cordoned else "free",
         }  # fmt: skip
 
     def history(self, request: Request) -> Response:

@@ -34,6 +34,7 @@ class RunPages:
             Route("/runs/compare/curves", self.compared_curves),
             Route("/runs/{run}", self.run),
             Route("/runs/{run}/now", self.now),
+            Route("/runs/{run}/actions", self.actions),
             Route("/runs/{run}/curves", self.curves),
             Route("/runs/{run}/rounds.csv", self.rounds_csv),
             Route("/runs/{run}/agents.csv", self.agents_csv),
@@ -103,10 +104,17 @@ class RunPages:
 
     def now(self, request: Request) -> Response:
         shown = self._shown(request)
-        admin = self._site.may_change()
+        with self._site.feed.lock:
+            return HTMLResponse(render("run_now.html", **self._now(shown)))
+
+    def actions(self, request: Request) -> Response:
+        """Nothing while they are the same: a button must not go away under a finger."""
+        shown, admin = self._shown(request), self._site.may_change()
         with self._site.feed.lock:
             values = self._now(shown)
-            return HTMLResponse(render("run_now.html", admin=admin, **values))
+        if request.query_params.get("is") == f"{values['key']}-{admin}":
+            return Response(status_code=204)
+        return HTMLResponse(render("run_actions.html", admin=admin, **values))
 
     def curves(self, request: Request) -> Response:
         shown = self._shown(request)
@@ -124,7 +132,8 @@ class RunPages:
         return {
             "name": picture.name, "state": state, "said_of_it": said, "mark": mark, "tone": tone,
             "picture": picture, "agents": agents, "more": more, "score": score,
-            "open": run_view.is_open(shown, fleet),
+            "open": (is_open := run_view.is_open(shown, fleet)),
+            "key": f"{state}-{'open' if is_open else 'over'}",
             "wait": run_view.wait_of(picture, fleet, feed.clock(), time.time()),
             "left_s": picture.story.time_left(feed.clock()),
             "rounds": shown.about["rounds"],

@@ -15,7 +15,7 @@ from flctl.fleet.connecting import connect_coordinator
 from flctl.fleet.console import RemoteRuns
 from flctl.terminal import logs
 from flctl.terminal.output import print_line
-from flctl.transport.addresses import parse_address, to_bind
+from flctl.transport.addresses import Address, parse_address, reachable, to_bind
 from flctl.web.agent_pages import AgentPages, SecurityPages
 from flctl.web.doorway import own_names
 from flctl.web.login import TOKEN, Login, secret_of
@@ -55,9 +55,11 @@ def run_web(state: Path, context: str | None, options: WebOptions, verbose: bool
     options = options._replace(local=host.startswith("127.") or host == "::1")
     folder = state / FOLDER
     site = site_of(state, context, options, folder)
-    shown = f"[{host}]" if ":" in host else host
-    page = "metrics      " if options.metrics_only else "page         "
-    print_line(f"{page}http://{shown}:{port}{'/metrics' if options.metrics_only else ''}")
+    address = reachable(str(Address(host, port)))
+    if options.metrics_only:
+        print_line(f"metrics      http://{address}/metrics")
+    else:
+        print_line(f"page         http://{address}")
     if site.login is not None:
         print_line(f"token        in {folder / TOKEN}")
     server(site, options).run(sockets=[socket_])

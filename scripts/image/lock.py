@@ -12,7 +12,7 @@ from pathlib import Path
 
 LOCK = Path(__file__).with_name("lock.txt")
 ROOT = LOCK.parents[2]
-EXTRAS = ("train", "images", "plot", "backup")
+EXTRAS = ("train", "images", "plot", "backup", "web")
 """Those that the Dockerfiles install; `wanted.py` refuses others."""
 HEAD = (
     "# Every package of the images, with the hashes of its files: made by make lock. "

@@ -61,7 +61,7 @@ def test_each_layer_gets_its_own_part_of_the_lock():
     lock = wanted.locked((SCRIPTS / "image" / "lock.txt").read_text())
     torch, build, flctl = (
         set(wanted.locked(wanted.main(layer)))
-        for layer in ("torch", "build", "flctl[train,plot,backup]")
+        for layer in ("torch", "build", "flctl[train,plot,backup,web]")
     )
     assert {"sympy", "mpmath", "jinja2", "markupsafe"} <= torch
     assert {"pyzmq", "matplotlib", "pyrage"} <= flctl

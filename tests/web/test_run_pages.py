@@ -88,10 +88,12 @@ def test_a_slow_agent_is_named_and_the_run_is_stopped_and_resumed(fleet: PlayedF
         f"/runs/{name}/now",
     )
     assert re.search(r"until \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC", text)
-    assert "Stop the run" in text and '<progress max="10"' in text
+    assert '<progress max="10"' in text
+    assert "Stop the run" in page.client.get(f"/runs/{name}").text
+    assert page.client.get(f"/runs/{name}/actions?is=running-open-True").status_code == 204
     answer = page.client.post(f"/runs/{name}/stop")
     assert answer.status_code == 200 and "can be resumed" in answer.text
-    page.until(lambda t: "Resume the run" in t, f"/runs/{name}/now")
+    page.until(lambda t: "Resume the run" in t, f"/runs/{name}")
     fleet.play("pi-02", batch_s=0.02)
     assert page.client.post(f"/runs/{name}/resume").status_code == 200
     ended(page, name)
