@@ -492,6 +492,7 @@ READ_BY: dict[str, tuple[Reader, ...]] = {
     "api.py": WRITES,  # tests/test_api.py reads a run with it
     "core/stream.py": (history, train_in_lines),
     "fleet/console.py": (history,),
+    "fleet/looking.py": WRITES,  # the past of agents, not of a run
     "fleet/local.py": (history,),  # which agents a run began with
     "fleet/processes.py": WRITES,
     "fleet/commits.py": WRITES,
@@ -529,7 +530,8 @@ READ_BY: dict[str, tuple[Reader, ...]] = {
     "records/tensorboard.py": (runs_export_tensorboard, train_tensorboard),
     "web/feed.py": (web_page,),
     "web/picture.py": (web_page,),
-    "web/site.py": WRITES,  # it passes the picture on
+    "web/agent_pages.py": WRITES,  # the past of agents, not of a run
+    "web/run_pages.py": WRITES,  # it passes the picture on
 }
 TOUCHES = re.compile(
     r"core\.(events|history|stream)|core import events|read_events|\.history\(|recorded\("
