@@ -94,7 +94,7 @@ def wait_of(picture: RunPicture, fleet: FleetSeen | None, now: float, wall: floa
     return Wait(run.waiting_for, run.why, until, picture.need)
 
 
-class Measured(Struct, frozen=True):
+class MeasuredAgents(Struct, frozen=True):
     """What agents have measured after the last round."""
 
     heads: dict[str, str]
@@ -104,7 +104,7 @@ class Measured(Struct, frozen=True):
     of: int
 
 
-def measured(picture: RunPicture) -> Measured | None:
+def measured(picture: RunPicture) -> MeasuredAgents | None:
     score = picture.last.metrics if picture.last is not None else None
     if score is None or not score.by_agent:
         return None
@@ -123,7 +123,7 @@ def measured(picture: RunPicture) -> Measured | None:
     cells = [(agent, [figure(rows[agent].get(name)) for name in names]) for agent in order]
     all_labels = labels(score.by_agent.values())
     heads = {name: all_labels.get(name, label(name)) for name in names}
-    return Measured(heads, summary, cells, len(rows))
+    return MeasuredAgents(heads, summary, cells, len(rows))
 
 
 def confusion(picture: RunPicture) -> tuple[tuple[int, ...], ...]:
