@@ -59,8 +59,9 @@ def table(job: str, rows: Rows) -> list[str]:
     out = [
         f"## {WORDS[job]}",
         "",
-        "| system | seconds | CPU s | MiB | accuracy | loss | same seed, same bytes | runs |",
-        "|---|---:|---:|---:|---:|---:|---|---:|",
+        "| system | seconds | CPU s | MiB | accuracy | loss | same seed, same bytes | runs "
+        "| load before |",
+        "|---|---:|---:|---:|---:|---:|---|---:|---:|",
     ]
     whole = {name: [row for row in found if "sha256" in row] for name, found in rows.items()}
     ordered = sorted(whole, key=lambda name: least(whole[name], "seconds") if whole[name] else 1e9)
@@ -73,13 +74,14 @@ def table(job: str, rows: Rows) -> list[str]:
                 if failed["code"] is None
                 else ("; ".join(failed["words"][-2:]))
             )
-            out.append(f"| {name} | {why} | | | | | | {len(rows[name])} |")
+            out.append(f"| {name} | {why} | | | | | | {len(rows[name])} | |")
             continue
         last = good[-1]
         out.append(
             f"| {name} | {least(good, 'seconds'):.1f} | {least(good, 'cpu_s'):.1f} "
             f"| {min(row['peak_mib'] for row in good):.0f} | {last['accuracy']:.4f} "
-            f"| {last['loss']:.4f} | {same(good)} | {len(good)} |"
+            f"| {last['loss']:.4f} | {same(good)} | {len(good)} "
+            f"| {', '.join(str(round(row['load_before'])) for row in good)} |"
         )
     out += ["", *lost(whole), ""]
     return out
@@ -112,10 +114,10 @@ def fleets() -> list[str]:
         "## A server and clients of their own",
         "",
         "The second job's network; each client trains six batches of ten a round, so that what is "
-        "seen is the system.",
+        "seen is the system. Memory is of a server's processes, or of one client's.",
         "",
         "| system | clients | first round s | round s | server MiB | idle server MiB "
-        "| idle client MiB | rounds of six within two minutes |",
+        "| idle client MiB | rounds of six within four minutes |",
         "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for row in sorted(quiet, key=lambda row: (row["fleet"], row["clients"])):
@@ -132,18 +134,24 @@ def fleets() -> list[str]:
     ]
     for row in found:
         if row["kill"] != "none":
-            end = (
-                "comes to its end"
-                if row["finished"]
-                else ("no end within two minutes: " + "; ".join(row["words"]["run"][-2:]))
-            )
-            out.append(f"| {row['fleet']} | of {'a' if row['kill'] == 'client' else 'the'} "
-                       f"{row['kill']}, of {row['clients']} clients | {end} |")  # fmt: skip
+            of = f"of {'a' if row['kill'] == 'client' else 'the'} {row['kill']}"
+            out.append(f"| {row['fleet']} | {of}, of {row['clients']} clients | {outcome(row)} |")
     out += ["", "`benchmarks/compare/fleet.py SYSTEM --clients N --kill none|server|client` runs a "
             "row, which starts its run with:", ""]  # fmt: skip
     out += sorted({f"- {row['fleet']}: `{row['commands'][-1]}`" for row in quiet})
-    out += [""]
+    loads = [row["load_before"] for row in found]
+    out += ["", f"Load of the machine before these runs: {min(loads)} to {max(loads)}.", ""]
     return out
+
+
+def outcome(row: dict[str, Any]) -> str:
+    """What is left of a run after `kill -9`."""
+    state = f"the system's word for it: `{row['state']}`" if "state" in row else ""
+    if row["finished"]:
+        return "comes to its end" + (f"; {state}" if state else "")
+    told = [line.strip("│╭╰╮╯─ ") for line in row["words"]["run"]]
+    last = " ".join([line for line in told if line.strip()][-2:])
+    return f"no end within four minutes, {row['rounds_seen']} rounds seen; {state}; `{last}`"
 
 
 def lost_fleets(rows: list[dict[str, Any]]) -> Iterator[str]:
