@@ -12,9 +12,10 @@ from flctl.web import words
 from flctl.web.feed import FleetSeen
 
 COLUMNS = {
-    "state": "State", "since": "Since", "heat": "Temperature", "memory": "Memory",
-    "disk": "Card", "link": "Link", "round": "Round", "written": "Written", "sent": "Sent",
-    "device": "Device", "version": "Version", "trouble": "What is wrong, and what to do",
+    "state": "State", "since": "Since", "heat": "Temperature",
+    "trouble": "What is wrong, and what to do", "memory": "Memory", "disk": "Card", "link": "Link",
+    "round": "Round", "written": "Written", "sent": "Sent", "version": "Version",
+    "device": "Device",
 }  # fmt: skip
 """Of the table, after the agent's name."""
 

@@ -34,6 +34,7 @@ class RunPages:
             Route("/runs/compare/curves", self.compared_curves),
             Route("/runs/{run}", self.run),
             Route("/runs/{run}/now", self.now),
+            Route("/runs/{run}/figures", self.figures),
             Route("/runs/{run}/actions", self.actions),
             Route("/runs/{run}/curves", self.curves),
             Route("/runs/{run}/rounds.csv", self.rounds_csv),
@@ -106,6 +107,11 @@ class RunPages:
         shown = self._shown(request)
         with self._site.feed.lock:
             return HTMLResponse(render("run_now.html", **self._now(shown)))
+
+    def figures(self, request: Request) -> Response:
+        shown = self._shown(request)
+        with self._site.feed.lock:
+            return HTMLResponse(render("run_figures.html", **self._now(shown)))
 
     def actions(self, request: Request) -> Response:
         """Nothing while they are the same: a button must not go away under a finger."""

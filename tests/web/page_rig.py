@@ -1,6 +1,7 @@
 """A real coordinator, played agents, and the page over them, served as `flctl web` does."""
 
 import json
+import signal
 import subprocess
 import sys
 import threading
@@ -58,6 +59,12 @@ class PlayedFleet(RealFleet):
 
     def console(self) -> RemoteRuns:
         return connect_coordinator(self.state)
+
+    def kill(self, name: str, number: int = signal.SIGKILL) -> None:
+        process = self.processes[name]
+        super().kill(name, number)
+        if process.stdin is not None:
+            process.stdin.close()
 
     def close(self) -> None:
         for process in self.processes.values():
