@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl
 import msgspec
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
@@ -170,7 +170,10 @@ def form(order: Order) -> Callable[[Request], Any]:
     """An endpoint that takes the fields of a form; it may wait."""
 
     async def endpoint(request: Request) -> Response:
-        body = (await request.body()).decode(errors="replace")
+        try:
+            body = (await request.body()).decode(errors="replace")
+        except ClientDisconnect:  # or it was too large, and cut off
+            return PlainTextResponse("the body is not whole, or too large", 413)
         fields = dict(parse_qsl(body, keep_blank_values=True, max_num_fields=50))
         return await run_in_threadpool(order, request, fields)
 

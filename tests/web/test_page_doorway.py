@@ -152,7 +152,7 @@ def test_a_form_without_an_origin_is_refused(client: httpx.Client):
 def test_large_bodies_and_odd_methods_are_refused(client: httpx.Client):
     """With the length said before, and without one."""
     assert enter(client, "x" * 70_000).status_code == 413
-    assert client.post("/login", content=iter([b"x" * 9_000] * 9)).status_code in (400, 413, 500)
+    assert client.post("/login", content=iter([b"x" * 9_000] * 9)).status_code == 413
     for method in ("PUT", "DELETE", "OPTIONS", "PATCH"):
         assert client.request(method, "/").status_code == 405
 
