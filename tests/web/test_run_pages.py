@@ -19,7 +19,8 @@ GIVEN = {"rounds": "2", "task": "ecg", "more": "wait_s = 20\nkeep_rounds = 0\nqu
 
 def begin(fleet: PlayedFleet, page: Page, **more: Any) -> str:
     """A run that the page's form begins; its name."""
-    given = GIVEN | {"more": f'{GIVEN["more"]}\ntest_data = "{fleet.data}"', **more}
+    given = GIVEN | more
+    given["more"] += f'\ntest_data = "{fleet.data}"'
     answer = page.client.post("/runs/start", data=given)
     assert answer.status_code == 200, answer.text
     found = re.search(r'href="/runs/([^"]+)"', answer.text)
@@ -96,6 +97,19 @@ def test_a_slow_agent_is_named_and_the_run_is_stopped_and_resumed(fleet: PlayedF
     page.until(lambda t: "Resume the run" in t, f"/runs/{name}")
     fleet.play("pi-02", batch_s=0.02)
     assert page.client.post(f"/runs/{name}/resume").status_code == 200
+    ended(page, name)
+
+
+def test_what_a_failing_agent_says_is_text(fleet: PlayedFleet, page: Page):
+    """On the run's page and on its own, with what to see in a log made visible."""
+    fleet.play("pi-03", fails="<img src=x onerror=alert(1)>\x1b[2J\u202e")
+    name = begin(fleet, page, more="quorum = 2\nwait_s = 20")
+    text = page.until(lambda t: "onerror" in t, f"/runs/{name}/now")
+    for path in (f"/runs/{name}", f"/runs/{name}/figures", "/agents/pi-03", "/"):
+        text += page.client.get(path).text
+    assert "<img src=x" not in text and "\x1b" not in text and "\u202e" not in text
+    assert "&lt;img src=x" in text
+    fleet.play("pi-03", fails="")
     ended(page, name)
 
 
