@@ -19,7 +19,7 @@ from flctl.web.picture import RunPicture
 
 logger = logging.getLogger(__name__)
 
-WATCHED_S, UNWATCHED_S = 1.0, 10.0
+WATCHED_S, UNWATCHED_S = 0.5, 10.0
 """How often the status is asked for with and without viewers; an event brings it forward."""
 SOON_S = 0.3
 ANSWER_S = 5.0

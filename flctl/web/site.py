@@ -183,12 +183,18 @@ def form(order: Order) -> Callable[[Request], Any]:
 def _refused(request: Request, error: Exception) -> Response:
     """An expected error, in words."""
     code = 403 if isinstance(error, AccessError) else 400 if isinstance(error, UsageError) else 502
+    looks = request.method == "GET"
     if "hx-request" in request.headers:
+        if looks:  # what the page shows stays; its head says that the coordinator is away
+            return Response(status_code=204)
         return HTMLResponse(render("said.html", tone="bad", text=str(error)), code)
-    return HTMLResponse(render("trouble.html", code=code, text=str(error)), code)
+    again = looks and code == 502
+    return HTMLResponse(render("trouble.html", code=code, text=str(error), again=again), code)
 
 
 def _not_found(request: Request, _: Exception) -> Response:
     if "text/html" not in request.headers.get("accept", ""):
         return PlainTextResponse("there is no such page", 404)
-    return HTMLResponse(render("trouble.html", code=404, text="there is no such page"), 404)
+    return HTMLResponse(
+        render("trouble.html", code=404, text="there is no such page", again=False), 404
+    )

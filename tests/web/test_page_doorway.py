@@ -179,3 +179,6 @@ def test_it_says_that_there_is_no_coordinator(client: httpx.Client, login: Login
     enter(client, login.token)
     assert "may look" in client.get("/").text
     assert client.get("/health").text.startswith("ok; ")
+    answer = client.get("/runs")
+    assert answer.status_code == 502 and "tried again" in answer.text
+    assert client.get("/runs/table", headers={"hx-request": "true"}).status_code == 204
