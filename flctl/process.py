@@ -13,6 +13,11 @@ ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 AGAIN_S = 0.002
 PATIENCE_S = 20.0
 """An import that takes longer is interrupted: it may never end."""
+_ASKED_BY_C = {"__hash__", "__eq__", "__getattr__"}
+"""Compiled code takes whatever these raise for "there is none" (PyDict_GetItem,
+PyObject_HasAttrString), without a word: msgspec does when it first sees a type."""
+_steps: list[object] = []
+"""The blocks of `undisturbed` that are under way."""
 
 
 def open_streams() -> None:
@@ -38,8 +43,9 @@ class Ending:
     """SIGTERM and SIGHUP end a command as Ctrl-C does, unless it deals with them itself.
 
     What comes in the midst of an import waits for its end: compiled parts of torch abort the
-    process when an exception comes out of Python there. What was lost comes again: Python
-    swallows what is raised while it tidies up an object.
+    process when an exception comes out of Python there. So does what compiled code would swallow,
+    and what comes in a block of `undisturbed`. What was lost comes again: Python swallows what is
+    raised while it tidies up an object.
     """
 
     def __init__(self) -> None:
@@ -64,7 +70,7 @@ class Ending:
             signal.signal(number, signal.SIG_IGN)
 
     def _end(self, number: int, frame: FrameType | None) -> None:
-        if self._due is None and _is_importing(frame):
+        if self._due is None and _has_to_wait(frame):
             self._later(signal.Signals(number))
             return
         self._due = None
@@ -82,7 +88,7 @@ class Ending:
 
     def _again(self, _: int, frame: FrameType | None) -> None:
         due = self._due
-        if due is None or (_is_importing(frame) and time.monotonic() < self._patience):
+        if due is None or (_has_to_wait(frame) and time.monotonic() < self._patience):
             return
         signal.setitimer(signal.ITIMER_REAL, 0)
         if self.signal is None:
@@ -97,9 +103,12 @@ class Ending:
             self._unraisable(lost)
 
 
-def _is_importing(frame: FrameType | None) -> bool:
+def _has_to_wait(frame: FrameType | None) -> bool:
+    if _steps:
+        return True
     while frame is not None:
-        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+        code = frame.f_code
+        if code.co_filename == "<frozen importlib._bootstrap>" or code.co_name in _ASKED_BY_C:
             return True
         frame = frame.f_back
     return False
@@ -107,6 +116,17 @@ def _is_importing(frame: FrameType | None) -> bool:
 
 def _pass(number: int, frame: FrameType | None) -> None:
     """Not SIG_IGN, which the processes that are started would inherit."""
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """A signal that ends the command waits for the end of the block: a step that lasts a moment,
+    and of which half would keep the process from ending."""
+    _steps.append(None)
+    try:
+        yield
+    finally:
+        _steps.pop()
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import zmq
 
 from flctl.errors import StateError
+from flctl.process import undisturbed
 from flctl.transport import sockets
 from flctl.transport.addresses import Address, control_address, parse_address, to_bind
 from flctl.transport.channel import LOCAL, Frame, Incoming, Sent
@@ -75,15 +76,17 @@ class ZeroMqHub:
         self._waker.setblocking(False)
         self.endpoint: str | None = None
         """HOST:PORT of the fleet socket, with the port that it got."""
-        try:
-            if bind is not None and server_keys is not None:
-                self._gatekeeper = Gatekeeper(self._context, authorise, self._gate)
-                self._open_fleet(to_bind(parse_address(bind, lowest_port=0)), server_keys)
-            if control is not None:
-                self._open_control(control_address(control))
-        except BaseException:
-            self.close()
-            raise
+        # A context waits for its sockets for ever, also for one that is not noted yet.
+        with undisturbed():
+            try:
+                if bind is not None and server_keys is not None:
+                    self._gatekeeper = Gatekeeper(self._context, authorise, self._gate)
+                    self._open_fleet(to_bind(parse_address(bind, lowest_port=0)), server_keys)
+                if control is not None:
+                    self._open_control(control_address(control))
+            except BaseException:
+                self.close()
+                raise
 
     def listen_also(self, keys: KeyPair) -> None:
         """Answer on the same port with these keys, too. A peer that dials meets one of the two at

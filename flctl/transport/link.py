@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import zmq
 
+from flctl.process import undisturbed
 from flctl.transport.addresses import check_name, parse_address
 from flctl.transport.channel import Frame, LinkEvent
 from flctl.transport.diagnosis import Diagnosis
@@ -46,7 +47,8 @@ class _Dealer:
         self._told: deque[LinkEvent] = deque()
         self._connected = False
         self._retry_at: float | None = None
-        self._open()
+        with undisturbed():  # the context waits for its sockets for ever, also for half a one
+            self._open()
 
     def send(self, frames: Sequence[Frame]) -> bool:
         # For some milliseconds after a disconnection libzmq would still take what it then loses.
@@ -86,12 +88,14 @@ class _Dealer:
         self._watch()
 
     def reopen(self) -> None:
-        self._shut()
-        self._open()
+        with undisturbed():
+            self._shut()
+            self._open()
 
     def close(self) -> None:
         if not self._context.closed:
-            self._shut()
+            with undisturbed():
+                self._shut()
             self._context.term()
 
     def _set_options(self, sock: "zmq.Socket[bytes]") -> None:

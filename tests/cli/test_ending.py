@@ -84,3 +84,56 @@ def test_a_service_that_deals_with_the_signal_by_then_gets_it(tmp_path: Path):
     signal.signal(signal.SIGTERM, lambda *_: print("in order"))
     """
     assert outcome(body, tmp_path)[:2] == ["imported", "in order"]
+
+
+def test_what_compiled_code_would_swallow_waits(tmp_path: Path):
+    """msgspec looks a type up in a dict, and takes an exception from its hash for a miss."""
+    body = """
+    import msgspec, typing
+
+    kind = typing.Literal["a"]
+    plain = type(kind).__hash__
+
+    def __hash__(self):
+        if ending.signal is None:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return plain(self)
+
+    type(kind).__hash__ = __hash__
+    print(msgspec.convert("a", kind))
+    """
+    assert outcome(body, tmp_path) == ["a", "interrupted ended by SIGTERM", "over 15"]
+
+
+def test_a_step_that_must_be_whole_is_not_interrupted(tmp_path: Path):
+    body = """
+    from flctl.process import undisturbed
+
+    with undisturbed():
+        os.kill(os.getpid(), signal.SIGTERM)
+        for _ in range(10):
+            signal.sigtimedwait([], 0.01)
+        print("whole")
+    """
+    assert outcome(body, tmp_path) == ["whole", "interrupted ended by SIGTERM", "over 15"]
+
+
+def test_a_hub_whose_opening_is_interrupted_does_not_keep_the_command(tmp_path: Path):
+    """In the moment in which its guard's thread starts, it has a socket that nothing closes."""
+    body = """
+    import threading
+    from pathlib import Path
+    from flctl.transport.hub import ZeroMqHub
+    from flctl.transport.keypair import load_or_make
+
+    start = threading.Thread.start
+
+    def told(thread):
+        start(thread)
+        if thread.name == "flctl-guard":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread.start = told
+    ZeroMqHub("127.0.0.1:0", load_or_make(Path("server.key")), lambda key: True)
+    """
+    assert outcome(body, tmp_path) == ["interrupted ended by SIGTERM", "over 15"]
