@@ -15,7 +15,7 @@ from flctl.coordinator.store import resume as starting
 from flctl.coordinator.store.folder import RunFolder
 from flctl.core.stream import Published, RunBegun
 from flctl.errors import StateError
-from flctl.fleet import driving
+from flctl.terminal import demo
 
 RUN = ("train", "--task", "ecg", "--virtual", 2, "--rounds", 1)
 
@@ -150,7 +150,7 @@ def test_the_demo_can_be_resumed(flctl, tmp_path, monkeypatch):
         on_event(Published("ecg-1", RunBegun(run="ecg-1", round=0, rounds=20, task="ecg")))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(driving, "drive_local", interrupted)
+    monkeypatch.setattr(demo, "drive_local", interrupted)
     monkeypatch.chdir(tmp_path)
     done = flctl("demo", "--out", "my demo")
     assert done.code == 130

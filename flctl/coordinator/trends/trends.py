@@ -24,10 +24,13 @@ SAMPLE_S, MINUTE_S = 10.0, 60.0
 SET_S = 2.0
 """A clock that has moved by more was set; the points of this life are then dated again."""
 
+_STEADY = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+"""A Mac has only the second, which goes on there while the machine sleeps."""
+
 
 def steady() -> float:
     """Seconds that no setting of the clock changes, and that go on while the machine sleeps."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
+    return time.clock_gettime(_STEADY)
 
 
 class Trends:
