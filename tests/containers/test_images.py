@@ -80,7 +80,7 @@ def test_an_image_has_no_secret_no_compiler_and_no_cache(image):
     )
     found = docker("run", "--rm", "--user", "0", "--entrypoint", "sh", image, "-c", script)
     lines = [line for line in found.splitlines() if line and not line.endswith(":")]
-    assert set(lines) <= {"/var/lib/flctl", "/invite", ".bashrc", ".profile"}
+    assert set(lines) <= {"/var/lib/flctl", "/invite", "/web", ".bashrc", ".profile"}
 
 
 @both
