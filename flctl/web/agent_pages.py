@@ -2,28 +2,34 @@
 
 from typing import Any
 
+from markupsafe import escape
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from flctl.coordinator.store.audit import read_line
 from flctl.core.chain import split_lines
-from flctl.errors import FlctlError, UsageError
+from flctl.errors import FlctlError
 from flctl.fleet.answers import AgentStatus
 from flctl.fleet.console import RemoteRuns
 from flctl.transport.keypair import shown
 from flctl.web import fleet_view, run_view
+from flctl.web.asking import NotThere
 from flctl.web.rendering import render
 from flctl.web.site import Site
 
 FIGURES = {
     "temperature_c": ("temperature, °C", 1.0), "throttled": ("throttled, share of the time", 1.0),
     "memory_used_bytes": ("memory used, MiB", 2.0**20),
-    "disk_free_bytes": ("card free, MiB", 2.0**20),
+    "disk_free_bytes": ("free on its card, MiB", 2.0**20),
     "rtt_ms": ("link round-trip, ms", 1.0), "state": ("connected, share of the time", 1.0),
-    "written_bytes": ("written, KiB", 1024.0), "sent_bytes": ("sent, KiB", 1024.0),
+    "written_bytes": ("written in a minute, KiB", 1024.0),
+    "sent_bytes": ("sent in a minute, KiB", 1024.0),
 }  # fmt: skip
 """Of the coordinator's history, and what they are divided by."""
+COUNTED = ("written_bytes", "sent_bytes")
+"""A point has what was added in its step."""
+SHARES = ("throttled", "state")
 SPANS = {"6h": 6 * 3600.0, "24h": 86_400.0, "7d": 7 * 86_400.0, "30d": 30 * 86_400.0}
 POINTS = 400
 LOG_LINES = 200
@@ -49,7 +55,6 @@ class AgentPages:
             "/",
             span=span if span in SPANS else "24h",
             spans=list(SPANS),
-            may_log=hasattr(RemoteRuns, "log"),
             **values,
         )
 
@@ -64,13 +69,15 @@ class AgentPages:
         return HTMLResponse(render("agent_actions.html", admin=admin, **values))
 
     def _now(self, request: Request) -> dict[str, Any]:
-        """Raises UsageError."""
+        """Raises NotThere."""
         fleet, run = self._site.seen()
         name = request.path_params["agent"]
         agent = _find(fleet.status.agents if fleet is not None else (), name)
         assert fleet is not None
         row = fleet_view.row(agent, fleet)
-        rounds = [] if run is None else run_view.rounds_of(run, name)
+        now = fleet.status.coordinator.run
+        is_open = run is not None and now is not None and now.run == run.name
+        rounds = [] if run is None else run_view.rounds_of(run, name, is_open)
         return {
             "agent": agent, "row": row, "columns": fleet_view.COLUMNS, "run": run, "rounds": rounds,
             "key": "cordoned" if agent.cordoned else "free",
@@ -81,24 +88,37 @@ class AgentPages:
         name, charts = request.path_params["agent"], []
         since_s = SPANS.get(request.query_params.get("span", ""), SPANS["24h"])
         found = self._site.inquiries.ask(
-            lambda runs: {f: runs.history(name, f, since_s, POINTS)["points"] for f in FIGURES}
+            lambda runs: {f: runs.history(name, f, since_s, POINTS) for f in FIGURES}
         )
-        for figure, points in found.items():
-            title, unit = FIGURES[figure]
+        for figure, answer in found.items():
+            (title, unit), points = FIGURES[figure], answer["points"]
+            if figure in COUNTED:
+                unit *= max(answer["step_s"], 1.0) / 60
             values = [None if value is None else value / unit for _, value in points]
             if any(value is not None for value in values):
                 x = [at for at, _ in points]
-                charts.append(run_view.chart(title, x, {"mean": values}, "time", time=True))
+                drawn = run_view.chart(title, x, {"mean": values}, "time", time=True)
+                charts.append(drawn | {"most": 1 if figure in SHARES else None})
         return JSONResponse({"charts": charts})
 
     def log(self, request: Request) -> Response:
         """The last lines; the page asks again while it is open. An agent may take its time."""
         name = request.path_params["agent"]
+        if why := self._no_log(name):  # the coordinator would record a refusal
+            return HTMLResponse(f'<p class="dim">{escape(why)}</p>')
         try:
             page = self._site.slow.ask(lambda runs: runs.log(name, LOG_LINES))
         except FlctlError as error:
             return HTMLResponse(render("said.html", tone="bad", text=str(error)))
         return HTMLResponse(render("log.html", page=page))
+
+    def _no_log(self, name: str) -> str:
+        """Why there is no log to ask for; "" when there is. Raises NotThere."""
+        fleet, _ = self._site.seen()
+        agent = _find(fleet.status.agents if fleet is not None else (), name)
+        if agent.log is None:
+            return "This agent has not been seen yet, or its version cannot send its log."
+        return "" if agent.log else "Its owner does not let operators read its log."
 
 
 class SecurityPages:
@@ -129,7 +149,7 @@ class SecurityPages:
 def _find(agents: tuple[AgentStatus, ...], name: str) -> AgentStatus:
     found = next((agent for agent in agents if agent.name == name), None)
     if found is None:
-        raise UsageError(f"no agent is enrolled as {name}")
+        raise NotThere(f"no agent is enrolled as {name}")
     return found
 
 

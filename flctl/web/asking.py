@@ -14,6 +14,10 @@ TURN_S = 20.0
 """How long a viewer waits for the questions of others."""
 
 
+class NotThere(UsageError):
+    """An agent or a run that a path names."""
+
+
 class Inquiries:
     """From any thread. `away` says in words that the coordinator does not answer, or ""."""
 

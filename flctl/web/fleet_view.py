@@ -7,6 +7,7 @@ from msgspec import Struct
 
 from flctl.errors import printable
 from flctl.fleet.answers import AgentStatus
+from flctl.fleet.discovery import WORKING
 from flctl.formats import few, size, span
 from flctl.web import words
 from flctl.web.feed import FleetSeen
@@ -32,6 +33,7 @@ class AgentRow(Struct, frozen=True):
     """For sorting."""
     bad: int
     """How much attention it needs, for sorting: 0 none."""
+    cordoned: bool
 
 
 def rows(fleet: FleetSeen) -> list[AgentRow]:
@@ -49,6 +51,7 @@ def changed(before: Mapping[str, AgentRow], now: list[AgentRow]) -> dict[str, di
         found[row.name] = cells | {
             "data-state": row.state, "data-search": row.search, "data-labels": "|".join(row.labels),
             "data-heat": f"{row.heat:.1f}", "data-bad": str(row.bad),
+            "data-cordoned": "yes" if row.cordoned else "no",
         }  # fmt: skip
     return found
 
@@ -94,11 +97,14 @@ def _live(agent: AgentStatus) -> bool:
 
 
 def row(agent: AgentStatus, fleet: FleetSeen) -> AgentRow:
-    advice = words.what_to_do(agent, fleet.advice.get(agent.name, ""))
+    live = _live(agent)
+    # Its page has a button; the advice names a command.
+    held = agent.cordoned and agent.state in WORKING
+    known = "" if held else fleet.advice.get(agent.name, "")
+    advice = words.what_to_do(agent, known)
     trouble = agent.note or agent.last_error or ""
     if trouble and trouble in advice:
         trouble = ""
-    live = _live(agent)
     hot, warns = words.heat(agent) if live else ("-", False)
     low = live and agent.disk_free_bytes is not None and (
         agent.disk_free_bytes < words.LOW_DISK_BYTES
@@ -129,10 +135,21 @@ def row(agent: AgentStatus, fleet: FleetSeen) -> AgentRow:
         state=agent.state,
         labels=labels,
         search=" ".join(
-            (agent.name, agent.state, *labels, kind, agent.version or "", trouble)
+            (
+                agent.name,
+                agent.state,
+                "cordoned" if agent.cordoned else "",
+                *labels,
+                kind,
+                agent.version or "",
+                hot,
+                trouble,
+                advice,
+            )
         ).lower(),
         heat=agent.temperature_c if live and agent.temperature_c is not None else -1.0,
         bad=2 * bad + (warns or low or bool(advice or trouble)),
+        cordoned=agent.cordoned,
     )
 
 

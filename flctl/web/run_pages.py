@@ -15,7 +15,8 @@ from flctl.errors import UsageError
 from flctl.formats import figure
 from flctl.records.recorded import RecordedRun
 from flctl.records.tables import agent_rows, as_csv, round_rows
-from flctl.web import run_view
+from flctl.web import run_view, verdicts
+from flctl.web.feed import FleetSeen
 from flctl.web.rendering import render
 from flctl.web.shelf import Shown
 from flctl.web.site import Site
@@ -75,11 +76,13 @@ class RunPages:
                 name: run_view.values_of(each.picture, run_view.round_shown(each.picture))
                 for name, each in by_name.items()
             }
-            verdict = _verdict(shown, best)
+            worth = {name: verdicts.worth(each.picture) for name, each in by_name.items()}
+            first, verdict = verdicts.verdict(worth)
         metrics = list(dict.fromkeys(name for each in figures.values() for name in each))
         return self._site.page(
             "compare.html", "/runs", shown=shown, best=best, figures=figures, metrics=metrics,
-            verdict=verdict, differing=run_view.differing(shown), query=request.url.query,
+            verdict=verdict, first=first, judged=verdicts.judged(worth),
+            differing=run_view.differing(shown), query=request.url.query,
         )  # fmt: skip
 
     def compared_curves(self, request: Request) -> Response:
@@ -136,6 +139,7 @@ class RunPages:
         score = picture.last.metrics if picture.last is not None else None
         mark, tone = run_view.run_mark(state)
         return {
+            "known": _enrolled(fleet) if shown.about["kind"] == "fleet" else frozenset(),
             "name": picture.name, "state": state, "said_of_it": said, "mark": mark, "tone": tone,
             "picture": picture, "agents": agents, "more": more, "score": score,
             "open": (is_open := run_view.is_open(shown, fleet)),
@@ -188,6 +192,10 @@ class RunPages:
         )
 
 
+def _enrolled(fleet: FleetSeen | None) -> frozenset[str]:
+    return frozenset(a.name for a in fleet.status.agents) if fleet is not None else frozenset()
+
+
 def _fetch(runs: Any, run: str, which: str, folder: Path) -> str:
     found = RecordedRun(runs.about(run), runs.events(run), runs)
     found.model(found.round_of(which), folder)
@@ -197,30 +205,3 @@ def _fetch(runs: Any, run: str, which: str, folder: Path) -> str:
 def _file(data: bytes, name: str) -> Response:
     headers = {"content-disposition": f'attachment; filename="{name}"'}
     return Response(data, media_type="text/csv; charset=utf-8", headers=headers)
-
-
-def _verdict(shown: list[Shown], best: dict[str, int | None]) -> str:
-    """Which run is better, where they are measured alike; else why that cannot be said."""
-    found = {each.picture.name: _worth(each, best[each.picture.name]) for each in shown}
-    scored = {name: worth for name, worth in found.items() if worth is not None}
-    if len(scored) < 2:
-        return "" if len(shown) < 2 else "Fewer than two of them were measured."
-    rules = {rule for _, rule, _ in scored.values()}
-    if len(rules) > 1:
-        return f"They are measured in different ways: {'; '.join(sorted(rules))}."
-    first = max(scored, key=lambda name: scored[name][0] * scored[name][2])
-    return f"Best: {first}, by the {rules.pop()} ({figure(scored[first][0], 4)})."
-
-
-def _worth(shown: Shown, best: int | None) -> tuple[float, str, int] | None:
-    """The figure that counts, what it is, and its sign: of the best round, or, where none was
-    measured to be chosen, of the last one."""
-    picture = shown.picture
-    kept = picture.figures_of(best)
-    if kept is not None and kept.score is not None and kept.score.chosen is not None:
-        return kept.score.chosen, kept.score.rule, -1 if kept.score.primary.lower else 1
-    chooses = picture.measures.chooses
-    if not picture.rounds or chooses.name not in (last := picture.rounds[-1]).values:
-        return None
-    rule = f"last round's {label(chooses.name)} on {last.part}"
-    return last.values[chooses.name], rule, -1 if chooses.lower else 1

@@ -41,7 +41,10 @@ class Wait(Struct, frozen=True):
     why: str
     until: float | None
     """In seconds since 1970."""
-    needed: int | None
+    quorum: str
+    """How many updates or agents it needs and has, in a sentence without its dot; or ""."""
+    then: str
+    """What happens at that time."""
 
 
 def state_of(shown: Shown, fleet: FleetSeen | None) -> tuple[str, str]:
@@ -49,7 +52,9 @@ def state_of(shown: Shown, fleet: FleetSeen | None) -> tuple[str, str]:
     story, about = shown.picture.story, shown.about
     run = fleet.status.coordinator.run if fleet is not None else None
     if run is not None and run.run == shown.picture.name:
-        return ("paused" if run.phase.startswith("paused") else "running"), run.phase
+        state = "paused" if run.phase.startswith("paused") else "running"
+        at_work = f"round {run.round + 1} is open" if run.phase == "open" else run.phase
+        return state, at_work
     if story.ended and not story.personalising:
         return story.ended, story.message
     return str(about["state"]), str(about["reason"] or "")
@@ -84,14 +89,33 @@ def wait_of(picture: RunPicture, fleet: FleetSeen | None, now: float, wall: floa
     awaited = picture.awaited
     if awaited is not None and awaited.missing:
         until = picture.awaited_until
-        return Wait(
-            (), awaited.missing, None if until is None else wall + until - now, awaited.needed
-        )
+        at = None if until is None else wall + until - now
+        if awaited.round is not None:
+            return Wait((), awaited.missing, at, *_quorum(picture))
+        begins = "" if awaited.needed is None else (
+            f"{counted(awaited.needed, 'agent')} must be ready for a round to begin; "
+            f"{len(awaited.ready)} {'is' if len(awaited.ready) == 1 else 'are'}"
+        )  # fmt: skip
+        return Wait((), awaited.missing, at, begins, "the wait ends")
     if not (run.waiting_for or run.why):
         return None
     assert fleet is not None
     until = None if run.time_left_s is None else fleet.at + run.time_left_s
-    return Wait(run.waiting_for, run.why, until, picture.need)
+    return Wait(run.waiting_for, run.why, until, *_quorum(picture))
+
+
+def _quorum(picture: RunPicture) -> tuple[str, str]:
+    """Of the open round: the state of its quorum, and what happens at its deadline."""
+    if picture.need is None or not picture.story.agents:
+        return "", "the wait ends"
+    of, need = len(picture.story.agents), picture.need
+    done = sum(doing.state == "done" for doing in picture.story.agents.values())
+    have = f"{done} of {counted(of, 'agent')} {'has' if done == 1 else 'have'} finished"
+    if done >= need:
+        return f"{have}, and the quorum of {need} is reached", "the round goes on without the rest"
+    return f"{have}; the quorum is {need}", (
+        "the round closes if the quorum is reached; else this attempt fails and is made again"
+    )
 
 
 class MeasuredAgents(Struct, frozen=True):
@@ -175,20 +199,23 @@ def curves(picture: RunPicture) -> list[dict[str, Any]]:
 
 
 def compared(shown: Sequence[Shown]) -> list[dict[str, Any]]:
-    """A chart for each metric, with a line for each run: on validation data where it has them."""
+    """A chart for each metric and part of the data, with a line for each run."""
     last = max((each.picture.rounds[-1].round for each in shown if each.picture.rounds), default=0)
     x = list(range(1, last + 1))
     names = dict.fromkeys(n for each in shown for n in metric_names(each.picture.rounds))
     found = []
     for name in names:
-        series = {}
-        for each in shown:
-            by_round = {
-                r.round: r.values.get(name, r.validation.get(name)) for r in each.picture.rounds
-            }
-            series[each.picture.name] = [by_round.get(at) for at in x]
-        found.append(chart(label(name), x, series, "round"))
+        for part in ("values", "validation"):
+            series = {each.picture.name: _by_round(each.picture, part, name, x) for each in shown}
+            if any(value is not None for line in series.values() for value in line):
+                title = label(name) + (" on validation data" if part == "validation" else "")
+                found.append(chart(title, x, series, "round"))
     return found
+
+
+def _by_round(picture: RunPicture, part: str, name: str, x: Sequence[int]) -> list[float | None]:
+    by_round = {each.round: getattr(each, part).get(name) for each in picture.rounds}
+    return [by_round.get(at) for at in x]
 
 
 def chart(
@@ -259,11 +286,11 @@ def run_mark(state: str) -> tuple[str, str]:
     return words.RUN_SYMBOLS.get(state, "!"), words.RUN_TONES.get(state, "bad")
 
 
-def rounds_of(picture: RunPicture, agent: str) -> list[str]:
-    """What the agent does in the run, in a few words."""
+def rounds_of(picture: RunPicture, agent: str, is_open: bool) -> list[str]:
+    """What the agent does in the run, in a few words; what it has done, once that is over."""
     found = []
-    if (doing := picture.story.agents.get(agent)) is not None:
-        text = f"round {picture.story.open_round}: {doing.state}"
+    if is_open and (doing := picture.story.agents.get(agent)) is not None:
+        text = f"Round {picture.story.open_round}: {doing.state}"
         if doing.steps:
             text += f", {doing.step} of {doing.steps} batches"
         found.append(text + (f"; {doing.note}" if doing.note else ""))
@@ -271,5 +298,5 @@ def rounds_of(picture: RunPicture, agent: str) -> list[str]:
         found.append(f"{size(sent)} of updates sent in committed rounds")
     missed = [each.round for each in picture.rounds if agent in each.missing]
     if missed:
-        found.append(f"late or missing in {counted(len(missed), 'round')}, last in {missed[-1]}")
+        found.append(f"Late or missing in {counted(len(missed), 'round')}, last in {missed[-1]}")
     return found

@@ -4,7 +4,8 @@ import threading
 from collections import OrderedDict
 from typing import Any, NamedTuple
 
-from flctl.web.asking import Inquiries
+from flctl.errors import UsageError
+from flctl.web.asking import Inquiries, NotThere
 from flctl.web.feed import Feed
 from flctl.web.picture import RunPicture
 
@@ -32,7 +33,10 @@ class RunShelf:
         kept = self._kept.get(name)
         if kept is not None and kept.changes == changes and self._is_of(kept, live):
             return kept
-        about = self._inquiries.ask(lambda runs: runs.about(name))
+        try:
+            about = self._inquiries.ask(lambda runs: runs.about(name))
+        except UsageError as error:  # it names a folder of the coordinator's machine
+            raise NotThere(f"there is no run {name}") from error
         found = str(about["run"])
         if live is not None and live.name == found:
             shown = Shown(about, live, changes)

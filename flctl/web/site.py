@@ -18,7 +18,7 @@ from starlette.staticfiles import StaticFiles
 
 from flctl.errors import AccessError, FlctlError, UsageError
 from flctl.web import fleet_view, viewers, words
-from flctl.web.asking import Inquiries, Open
+from flctl.web.asking import Inquiries, NotThere, Open
 from flctl.web.doorway import Doorway
 from flctl.web.feed import FLEET, KEYS, Feed, FleetSeen
 from flctl.web.login import Login
@@ -182,19 +182,22 @@ def form(order: Order) -> Callable[[Request], Any]:
 
 def _refused(request: Request, error: Exception) -> Response:
     """An expected error, in words."""
-    code = 403 if isinstance(error, AccessError) else 400 if isinstance(error, UsageError) else 502
+    codes = {AccessError: 403, NotThere: 404, UsageError: 400}
+    code = next((code for kind, code in codes.items() if isinstance(error, kind)), 502)
     looks = request.method == "GET"
     if "hx-request" in request.headers:
         if looks:  # what the page shows stays; its head says that the coordinator is away
             return Response(status_code=204)
         return HTMLResponse(render("said.html", tone="bad", text=str(error)), code)
     again = looks and code == 502
-    return HTMLResponse(render("trouble.html", code=code, text=str(error), again=again), code)
+    return _trouble(code, str(error), again)
 
 
 def _not_found(request: Request, _: Exception) -> Response:
     if "text/html" not in request.headers.get("accept", ""):
         return PlainTextResponse("there is no such page", 404)
-    return HTMLResponse(
-        render("trouble.html", code=404, text="there is no such page", again=False), 404
-    )
+    return _trouble(404, "there is no such page", False)
+
+
+def _trouble(code: int, text: str, again: bool) -> Response:
+    return HTMLResponse(render("trouble.html", code=code, text=text, again=again), code)

@@ -85,6 +85,23 @@ def test_the_hot_device_is_found(fleet: PlayedFleet, tab: Tab):
     expect(tab.locator("#shown")).to_have_text("3 of 3 shown")
 
 
+def test_the_focus_stays_through_a_refresh(fleet: PlayedFleet, tab: Tab):
+    """In a part of the page that is brought up to date, so that Tab goes on from there."""
+    tab.goto("/")
+    tab.locator("#head a[href='/agents/pi-02']").focus()
+    fleet.play("pi-02", telemetry={"temperature_c": 87.0, "throttled": ["throttled"]})
+    expect(tab.locator("#head")).to_contain_text("Hottest: pi-02, 87 °C")
+    expect(tab.locator("#head a[href='/agents/pi-02']")).to_be_focused()
+    fleet.play("pi-02", telemetry={"temperature_c": 83.0, "throttled": ["throttled"]})
+
+
+def test_a_filter_that_nothing_fits_says_so(fleet: PlayedFleet, tab: Tab):
+    tab.goto("/?text=hot")
+    expect(tab.locator("#shown")).to_have_text("1 of 3 shown")
+    tab.get_by_label("Text").fill("no such thing")
+    expect(tab.locator("#none-shown")).to_be_visible()
+
+
 def test_a_run_from_start_to_end(fleet: PlayedFleet, tab: Tab):
     """The form begins it; why a round waits is said; its curves grow; then it is finished."""
     fleet.play("pi-02", batch_s=0.8)
@@ -122,7 +139,7 @@ def test_two_runs_are_compared(fleet: PlayedFleet, tab: Tab):
     for box in tab.get_by_role("checkbox").all()[:2]:
         box.check()
     tab.get_by_role("button", name="Compare").click()
-    expect(tab.get_by_role("heading", name="2 runs beside each other")).to_be_visible()
+    expect(tab.get_by_role("heading", name="2 runs side by side")).to_be_visible()
     assert violations(tab) == []
 
 

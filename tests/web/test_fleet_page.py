@@ -49,6 +49,7 @@ def test_a_hot_device_and_what_to_do_stand_out(fleet: PlayedFleet, page: Page):
     text = page.until(lambda t: "84 °C" in row_of(t, "pi-02"))
     row = row_of(text, "pi-02")
     assert "▲" in row and "hot, throttled" in row and "cool it" in row
+    assert "hot, throttled" in (re.search(r'data-search="([^"]*)', row) or [""])[1]
     assert re.search(r"Hottest: <a href=\"/agents/pi-02\">pi-02</a>, 84 °C", text)
     fleet.play("pi-02", telemetry={"throttled": ["under-voltage"], "disk_free_bytes": 9 << 20})
     text = page.until(lambda t: "under-voltage" in row_of(t, "pi-02"))
@@ -97,9 +98,12 @@ def test_cordon_and_uncordon(fleet: PlayedFleet, page: Page):
     """The order is given, answered in words, and seen at once; an unknown agent is named."""
     answer = page.client.post("/agents/pi-01/cordon", headers={"hx-request": "true"})
     assert answer.status_code == 200 and "held back" in answer.text
-    page.until(lambda t: "cordoned" in row_of(t, "pi-01"), within_s=10)
+    held = page.until(lambda t: "❚❚ cordoned" in row_of(t, "pi-01"), within_s=10)
+    row = row_of(held, "pi-01")
+    assert 'data-cordoned="yes"' in row
+    assert 'data-bad="0"' in row and "flctl uncordon" not in row
     assert page.client.post("/agents/pi-01/uncordon").status_code == 200
-    page.until(lambda t: "cordoned" not in row_of(t, "pi-01"), within_s=10)
+    page.until(lambda t: 'data-cordoned="no"' in row_of(t, "pi-01"), within_s=10)
     answer = page.client.post("/agents/pi-99/cordon", headers={"hx-request": "true"})
     assert answer.status_code == 400 and "no agent is enrolled as pi-99" in answer.text
 
@@ -110,7 +114,7 @@ def test_a_read_key_changes_nothing(fleet: PlayedFleet, reader: Page):
     token = {"token": reader.site.login.token}
     assert reader.client.post("/login", data=token).status_code == 303
     text = reader.until(lambda t: t.count("data-state=") >= 3)
-    assert "may look" in text
+    assert "View only" in text
     for path in ("/agents/pi-01/cordon", "/agents/pi-01/uncordon", "/runs/a/stop",
                  "/runs/a/resume", "/runs/start"):  # fmt: skip
         answer = reader.client.post(path, data={"rounds": "1", "task": "ecg"})

@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from page_rig import NAMES, Page, PlayedFleet
 from prometheus_client.parser import text_string_to_metric_families
 from real_fleet import wait_for
 
+from flctl.web import rendering
 from flctl.web.serving import WebOptions, site_of
+from flctl.web.verdicts import Worth, verdict
 
 pytestmark = pytest.mark.timeout(240)
 GIVEN = {"rounds": "2", "task": "ecg", "more": "wait_s = 20\nkeep_rounds = 0\nquorum = 3"}
@@ -64,7 +67,9 @@ def test_runs_are_compared(fleet: PlayedFleet, page: Page, run: str):
     charts = page.client.get("/runs/compare/curves", params={"run": [run, other]}).json()["charts"]
     assert {line["label"] for line in charts[0]["series"]} == {run, other}
     assert page.client.get("/runs/compare").status_code == 400
-    assert page.client.get("/runs/compare?run=no-such-run").status_code == 400
+    assert page.client.get("/runs/compare?run=no-such-run").status_code == 404
+    assert "side by side" in text and "Settings that differ" in text
+    assert "What it is judged by" in text and "★</span> best" in text
 
 
 def test_files_are_taken_away(page: Page, run: str):
@@ -88,6 +93,8 @@ def test_a_slow_agent_is_named_and_the_run_is_stopped_and_resumed(fleet: PlayedF
         lambda t: re.search(r"Waiting for .*pi-02", t) and "▶</span> training" in t,
         f"/runs/{name}/now",
     )
+    assert re.search(r"\d of 3 agents ha(s|ve) finished; the quorum is 3", text)
+    assert "else this attempt fails and is made again" in text and "round 1 is open" in text
     assert re.search(r"until \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC", text)
     assert '<progress max="10"' in text
     assert "Stop the run" in page.client.get(f"/runs/{name}").text
@@ -129,9 +136,41 @@ def test_an_agent_has_a_page(page: Page, run: str):
     assert "Cordon" in text and "51 °C" in text and "100 examples" in text
     assert "of updates sent" in text
     assert "charts" in page.client.get("/agents/pi-01/history").json()
-    assert page.client.get("/agents/nobody").status_code == 400
-    log = page.client.get("/agents/pi-01/log").text
-    assert 'class="log"' in log or "log" in log
+    assert "training" not in text.partition("In run")[2].partition("<h2>")[0]
+    answer = page.client.get("/agents/nobody")
+    assert answer.status_code == 404 and 'href="/security"' in answer.text
+
+
+def test_a_log_that_its_owner_keeps_is_not_asked_for(page: Page, monkeypatch):
+    """The coordinator would record each attempt as refused."""
+    monkeypatch.setattr(page.site.slow, "ask", lambda _: pytest.fail("it was asked for"))
+    for allowed, said in ((False, "does not let operators read"), (None, "cannot send its log")):
+        agent = replace(page.site.seen()[0].status.agents[0], log=allowed)
+        monkeypatch.setattr("flctl.web.agent_pages._find", lambda *_, agent=agent: agent)
+        answer = page.client.get("/agents/pi-01/log").text
+        assert said in answer and "bad" not in answer
+
+
+def test_an_unknown_run_is_not_found(page: Page):
+    """In words for a browser: no folder, no command, and the menu is there."""
+    answer = page.client.get("/runs/no-such-run")
+    assert answer.status_code == 404 and "there is no run no-such-run" in answer.text
+    assert "flctl runs" not in answer.text and 'href="/runs"' in answer.text
+
+
+def test_simulated_agents_are_no_devices():
+    known = frozenset({"pi-01"})
+    link = rendering._environment().get_template("links.html").module.link_to
+    assert link("pi-01", known) == '<a href="/agents/pi-01">pi-01</a>'
+    assert link("pi-02", known) == "pi-02"
+
+
+def test_a_verdict_needs_the_same_figure():
+    found = {"a": Worth(0.5, "loss on validation data", True), "b": Worth(0.4, "F1", False)}
+    first, said = verdict(found)
+    assert first == "" and "b by F1; a by loss on validation data" in said
+    found["b"] = Worth(0.4, "loss on validation data", True)
+    assert verdict(found)[0] == "b"
 
 
 def test_security_shows_keys_tokens_and_the_audit_file(page: Page, run: str):

@@ -16,8 +16,41 @@ function axis(extra) {
            ticks: { stroke: () => ink("--faint"), width: 1 }, ...extra };
 }
 
+const STEPS = [60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400, 172800, 432000, 864000];
+
 function utc(seconds) {
-  return new Date(seconds * 1000).toISOString().slice(11, 16);
+  const text = new Date(seconds * 1000).toISOString();
+  return seconds % 86400 ? text.slice(11, 16) : text.slice(5, 10); // at midnight, the day
+}
+
+function moments(plot, _, from, to) {
+  const most = Math.max(2, plot.width / 90);
+  const step = STEPS.find((each) => (to - from) / each <= most) ?? 2592000;
+  const found = [];
+  for (let at = Math.ceil(from / step) * step; at <= to; at += step) found.push(at);
+  return found;
+}
+
+// Values of which most are alike do not fill the axis.
+function heights(chart) {
+  return (_, low, high) => {
+    if (chart.most) return [0, chart.most];
+    if (low == null) return [0, 1];
+    const room = low === high ? Math.max(Math.abs(low) / 10, 1) : (high - low) / 10;
+    return [low >= 0 ? Math.max(0, low - room) : low - room, high + room];
+  };
+}
+
+// Of the same dashes as its line.
+function sample(at) {
+  const dashes = DASHES[at % DASHES.length];
+  const stops = [];
+  let from = 0;
+  dashes.forEach((length, part) => {
+    stops.push(`${part % 2 ? "transparent" : colour(at)} ${from}px ${from + length}px`);
+    from += length;
+  });
+  return stops.length ? `repeating-linear-gradient(90deg, ${stops.join(", ")})` : colour(at);
 }
 
 function draw(figure, chart) {
@@ -28,7 +61,7 @@ function draw(figure, chart) {
     points: { show: chart.x.length < 60, size: 5 }, spanGaps: !chart.time, value: (_, value) => numbers(value),
   }));
   const x = chart.time
-    ? axis({ values: (_, ticks) => ticks.map(utc), space: 60 })
+    ? axis({ values: (_, ticks) => ticks.map(utc), splits: moments })
     : axis({ values: (_, ticks) => ticks.map((tick) => (Number.isInteger(tick) ? tick : "")) });
   const first = { label: chart.time ? "time (UTC)" : chart.of,
                   value: (_, value) => (value == null ? "-" : chart.time ? new Date(value * 1000).toISOString().slice(0, 16).replace("T", " ") : value) };
@@ -36,7 +69,9 @@ function draw(figure, chart) {
   figure.plot?.destroy();
   figure.plot = new uPlot({
     width, height: Math.min(260, Math.max(180, width / 2)), series: [first, ...series],
-    scales: { x: { time: false } }, axes: [x, axis({ size: 64, values: (_, ticks) => ticks.map(numbers) })],
+    scales: { x: { time: false, ...(chart.time && { range: (_, from, to) => [from, Math.max(to, from + 60)] }) },
+              y: { range: heights(chart) } },
+    legend: { markers: { width: 0, fill: (_, at) => sample(at - 1) } }, axes: [x, axis({ size: 64, values: (_, ticks) => ticks.map(numbers) })],
     cursor: { drag: { x: false, y: false } },
   }, [chart.x, ...chart.series.map((each) => each.values)], holder);
 }

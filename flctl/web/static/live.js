@@ -13,6 +13,12 @@ function say(text) {
   link.hidden = !text;
 }
 
+// By the server's clock.
+let ahead = 0;
+function now() {
+  document.getElementById("as-of").textContent = new Date(Date.now() + ahead).toISOString().slice(0, 19).replace("T", " ") + " UTC";
+}
+
 function changed(topics) {
   for (const topic of topics) {
     if (topic) document.body.dispatchEvent(new CustomEvent("changed-" + topic));
@@ -40,14 +46,16 @@ function connect() {
     const told = JSON.parse(event.data);
     heard = Date.now();
     away = told.away;
-    document.getElementById("as-of").textContent = told.at;
+    ahead = (Date.parse(told.at.replace(" UTC", "Z").replace(" ", "T")) || Date.now()) - Date.now();
+    now();
     check();
   });
   source.addEventListener("changed", (event) => {
     heard = Date.now();
     changed(JSON.parse(event.data));
+    now();
   });
-  source.addEventListener("cells", (event) => patch(JSON.parse(event.data)));
+  source.addEventListener("cells", (event) => { patch(JSON.parse(event.data)); now(); });
   source.addEventListener("error", () => {
     // A session that has ended is no interruption.
     if (source.readyState === EventSource.CLOSED) {
@@ -81,12 +89,13 @@ function show() {
   let shown = 0;
   for (const row of body.rows) {
     const data = row.dataset;
-    const fits = (!state || data.state === state) &&
+    const fits = (!state || data.state === state || (state === "cordoned" && data.cordoned === "yes")) &&
       (!label || data.labels.split("|").includes(label)) &&
       words.every((word) => data.search.includes(word));
     if (row.hidden === fits) row.hidden = !fits;
     shown += fits;
   }
+  document.getElementById("none-shown").hidden = shown > 0 || body.rows.length === 0;
   const text = `${shown} of ${body.rows.length} shown`;
   const output = document.getElementById("shown");
   if (output.value !== text) output.value = text;
@@ -119,6 +128,40 @@ if (filter) {
   sort();
   show();
 }
+
+// What has the focus, and how far a table is scrolled, stays so when a part is brought up to date.
+
+let kept = null;
+
+function pathTo(node) {
+  if (node.id) return "#" + CSS.escape(node.id);
+  for (const name of ["href", "aria-label", "name"]) {
+    const value = node.getAttribute(name);
+    if (value) return `${node.localName}[${name}="${CSS.escape(value)}"]`;
+  }
+  return node.localName;
+}
+
+document.body.addEventListener("htmx:beforeSwap", (event) => {
+  const part = event.detail.target;
+  const focused = part.contains(document.activeElement) ? document.activeElement : null;
+  const path = focused && pathTo(focused);
+  kept = {
+    path, at: focused && [...part.querySelectorAll(path)].indexOf(focused), within: part.id && "#" + CSS.escape(part.id),
+    scrolled: [...part.querySelectorAll(".scroll, .log")].map((box) => [pathTo(box), box.scrollLeft, box.scrollTop]),
+  };
+});
+
+document.body.addEventListener("htmx:afterSwap", () => {
+  if (!kept) return;
+  const part = (kept.within && document.querySelector(kept.within)) || document;
+  for (const [path, left, top] of kept.scrolled) part.querySelector(path)?.scrollTo(left, top);
+  if (kept.path) {
+    const found = part.querySelectorAll(kept.path);
+    (found[kept.at] ?? found[0])?.focus({ preventScroll: true });
+  }
+  kept = null;
+});
 
 // Runs that were chosen stay so when their table is brought up to date.
 let chosen = [];
