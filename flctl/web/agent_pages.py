@@ -3,11 +3,12 @@
 from typing import Any
 
 from markupsafe import escape
+from msgspec.structs import replace
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from flctl.coordinator.store.audit import read_line
+from flctl.coordinator.store.audit import Line, read_line
 from flctl.core.chain import split_lines
 from flctl.errors import FlctlError
 from flctl.fleet.answers import AgentStatus
@@ -138,12 +139,27 @@ class SecurityPages:
     def _now(self) -> dict[str, Any]:
         keys = self._site.inquiries.ask(lambda runs: runs.keys())
         try:
-            audit, why = self._site.inquiries.ask(_last_lines), ""
+            audit, why = _actions(self._site.inquiries.ask(_last_lines)), ""
         except FlctlError as error:
             audit, why = [], str(error)
         alerts = self._site.inquiries.ask(lambda runs: runs.alerts())
         found = {"audit": audit, "no_audit": why, "alerts": alerts}
-        return {"keys": keys, "key": shown, **found}
+        agents = {key["name"] for key in keys["keys"] if key["role"] == "agent"}
+        return {"keys": keys, "key": shown, "agents": agents, **found}
+
+
+def _actions(lines: list[Line]) -> list[Line]:
+    """Each once, with its arguments and how it ended."""
+    ends = {line.id: line for line in lines if line.outcome != "begun"}
+    begun = {line.id: line for line in lines if line.outcome == "begun"}
+    found = []
+    for line in lines:
+        if line.outcome != "begun":
+            first = begun.get(line.id)
+            found.append(line if first is None else replace(line, args=first.args))
+        elif line.id not in ends:
+            found.append(line)
+    return found
 
 
 def _find(agents: tuple[AgentStatus, ...], name: str) -> AgentStatus:
@@ -153,7 +169,7 @@ def _find(agents: tuple[AgentStatus, ...], name: str) -> AgentStatus:
     return found
 
 
-def _last_lines(runs: RemoteRuns) -> list[Any]:
+def _last_lines(runs: RemoteRuns) -> list[Line]:
     """The newest first. The file is sent in pages from its beginning. Raises FlctlError."""
     kept, offset = b"", 0
     while data := runs.audit(offset):

@@ -89,7 +89,7 @@ def hottest(fleet: FleetSeen) -> AgentStatus | None:
 def firing(fleet: FleetSeen) -> list[tuple[str, int]]:
     """Kinds of alerts that are firing, and how many."""
     found = fleet.status.alerts.firing if fleet.status.alerts is not None else {}
-    return [(kind.replace("_", " "), count) for kind, count in sorted(found.items())]
+    return [(words.alert(kind), count) for kind, count in sorted(found.items())]
 
 
 def _live(agent: AgentStatus) -> bool:

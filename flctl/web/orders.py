@@ -10,6 +10,7 @@ from starlette.routing import Route
 
 from flctl.errors import AccessError, SettingsError, UsageError
 from flctl.fleet.console import RemoteRuns
+from flctl.web import words
 from flctl.web.rendering import render
 from flctl.web.site import Site, form
 
@@ -35,25 +36,29 @@ class Orders:
     def cordon(self, request: Request, _: dict[str, str]) -> Response:
         name = request.path_params["agent"]
         self._give(lambda runs: runs.cordon(name))
-        return _said(f"{name} is held back from new rounds")
+        return _said(f"Agent {name} is held back from new rounds")
 
     def uncordon(self, request: Request, _: dict[str, str]) -> Response:
         name = request.path_params["agent"]
         self._give(lambda runs: runs.uncordon(name))
-        return _said(f"{name} takes part in new rounds again")
+        return _said(f"Agent {name} takes part in new rounds again")
 
     def stop(self, request: Request, _: dict[str, str]) -> Response:
         name = self._give(lambda runs: runs.stop(request.path_params["run"]))
-        return _said(f"run {name} has stopped; it can be resumed")
+        return _said(f"Run {name} has stopped; it can be resumed")
 
     def resume(self, request: Request, _: dict[str, str]) -> Response:
         name = self._give(lambda runs: runs.resume(request.path_params["run"]))
-        return _said(f"run {name} goes on")
+        return _said(f"Run {name} goes on")
 
     def start(self, _: Request, fields: dict[str, str]) -> Response:
         given = _settings(fields)
-        name = self._give(lambda runs: runs.start(given, WHERE))
-        return _said(f"run {name} has begun:", link=f"/runs/{name}", link_text=name)
+        try:
+            name = self._give(lambda runs: runs.start(given, WHERE))
+        except UsageError as error:
+            text = str(error).removeprefix(f"{WHERE}: ")
+            raise UsageError(words.without_types(text)) from error
+        return _said(f"Run {name} has begun:", link=f"/runs/{name}", link_text=name)
 
     def _give(self, order: Callable[[RemoteRuns], T]) -> T:
         """Raises AccessError for a page that may only look, whatever its key may do."""
@@ -73,7 +78,7 @@ def _settings(fields: dict[str, str]) -> dict[str, Any]:
         raise SettingsError(f"further settings: not TOML: {error}") from error
     rounds = fields.get("rounds", "")
     if not (rounds.isascii() and rounds.isdigit() and len(rounds) < 10):
-        raise UsageError(f"rounds: '{rounds:.20}' is no number")
+        raise UsageError(f"rounds: '{rounds:.20}' is not a whole number")
     return {**more, "task": fields.get("task", ""), "rounds": int(rounds)}
 
 

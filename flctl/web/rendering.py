@@ -41,7 +41,8 @@ def _environment() -> Environment:
     )
     environment.filters |= {
         "figure": figure, "size": size, "span": span, "moment": words.moment, "few": few,
-        "label": label, "counted": counted,
+        "label": label, "counted": counted, "sentence": words.sentence, "alert": words.alert,
+        "stamp": words.stamp, "pairs": words.pairs,
     }  # fmt: skip
     environment.globals |= {"version": __version__, "words": words}
     return environment

@@ -50,7 +50,9 @@ class RunPages:
         tasks = sorted(
             {t for a in fleet.status.agents for t in a.tasks} if fleet is not None else ()
         )
-        return self._site.page("runs.html", "/runs", tasks=tasks, **self._summaries())
+        agents = fleet.status.agents if fleet is not None else ()
+        ready = sum(agent.state == "ready" and not agent.cordoned for agent in agents)
+        return self._site.page("runs.html", "/runs", tasks=tasks, ready=ready, **self._summaries())
 
     def rows(self, _: Request) -> Response:
         return HTMLResponse(render("runs_table.html", **self._summaries()))
@@ -149,6 +151,7 @@ class RunPages:
             "rounds": shown.about["rounds"],
             "shown_round": run_view.round_shown(picture),
             "values": run_view.values_of(picture, run_view.round_shown(picture)),
+            "shown_part": run_view.part_of(picture, run_view.round_shown(picture)),
             "measured": run_view.measured(picture), "confusion": run_view.confusion(picture),
             "last": run_view.last_rounds(picture), "mishaps": run_view.mishaps(picture),
             "names": run_view.metric_names(picture.rounds),

@@ -172,6 +172,11 @@ def values_of(picture: RunPicture, round_id: int | None) -> dict[str, str]:
     return {label(k): figure(v, 4) for k, v in found.values.items()} if found is not None else {}
 
 
+def part_of(picture: RunPicture, round_id: int | None) -> str:
+    found = picture.figures_of(round_id)
+    return found.part if found is not None else ""
+
+
 def curves(picture: RunPicture) -> list[dict[str, Any]]:
     """A chart for each metric, and for bytes and seconds; numbers that could not be computed are
     None."""

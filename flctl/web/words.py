@@ -1,6 +1,8 @@
 """What the page says: states in words and symbols, sizes, times with their zone."""
 
+import re
 from datetime import UTC, datetime
+from typing import Any
 
 from flctl.fleet.answers import AgentStatus
 from flctl.formats import size
@@ -22,6 +24,52 @@ RUN_SYMBOLS = {"running": "▶", "paused": "❚❚", "finished": "✓", "stopped
 RUN_TONES = {"running": "busy", "paused": "warn", "finished": "good", "stopped": "dim"}
 
 
+TYPES = {
+    "int": "a whole number", "float": "a number", "str": "text in quotation marks",
+    "bool": "true or false", "array": "a list", "object": "a table", "null": "nothing",
+}  # fmt: skip
+_EXPECTED = re.compile(r"expected `([^`]+)`")
+_GOT = re.compile(r", got `([^`]+)`")
+PARTS = {
+    "later": "the latest part of each recording, which no agent trains on",
+    "unseen": "recordings that no agent trains on",
+    "test": "data that no agent trains on",
+    "validation": "data that agents hold back to choose the best round",
+}
+"""Of the data that a round is measured on."""
+ALERTS = {"card_full": "card nearly full", "undervoltage": "under-voltage"}
+ALERT_ADVICE = {
+    "agent_lost": "check its power, its network and its log",
+    "throttled": "cool it: a heat sink, a fan, or a place with more air",
+    "undervoltage": "give it a power supply and a cable that are strong enough",
+    "card_full": "make room on its card",
+    "no_round": "see what the run waits for",
+    "conflict": "two machines use its key: stop one, or give it a key of its own",
+    "open_token": "close it with the command under Open tokens once all agents have joined",
+}
+
+
+def alert(kind: str) -> str:
+    return ALERTS.get(kind, kind.replace("_", " "))
+
+
+def without_types(text: str) -> str:
+    """A message about a setting, without the names that a programming language has for types."""
+    text = _GOT.sub(lambda found: f", not {_type(found[1])}", text)
+    return _EXPECTED.sub(lambda found: f"must be {_type(found[1])}", text)
+
+
+def _type(name: str) -> str:
+    kinds = [TYPES.get(kind.strip(), kind.strip()) for kind in name.split("|")]
+    return " or ".join(dict.fromkeys(kinds))
+
+
+def sentence(text: str) -> str:
+    """With a capital, if it begins with a word: a setting or a name stays as it is."""
+    first = text.partition(" ")[0]
+    return text[:1].upper() + text[1:] if first.isalpha() and " " in text else text
+
+
 def symbol(state: str) -> str:
     return SYMBOLS.get(state, "!")
 
@@ -39,6 +87,23 @@ def moment(at: float | None) -> str:
         return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     except (OverflowError, ValueError, OSError):  # a clock of somebody else
         return "-"
+
+
+def stamp(at: str) -> str:
+    """A time of the audit file, as all others are written."""
+    try:
+        return moment(datetime.fromisoformat(at).timestamp())
+    except ValueError:
+        return at
+
+
+def pairs(value: Any) -> str:
+    """Settings and arguments, as key=value."""
+    if value in (None, "", [], {}, ()):
+        return ""
+    if isinstance(value, dict):
+        return ", ".join(f"{key}={pairs(item)}" for key, item in value.items())
+    return ", ".join(map(pairs, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def clock(at: float, now: float) -> str:

@@ -177,7 +177,7 @@ def test_every_answer_has_the_headers(client: httpx.Client, login: Login):
 def test_it_says_that_there_is_no_coordinator(client: httpx.Client, login: Login):
     """The page is there, without buttons, and says so; so does what a container asks."""
     enter(client, login.token)
-    assert "may look" in client.get("/").text
+    assert "View only" in client.get("/").text
     assert client.get("/health").text.startswith("ok; ")
     answer = client.get("/runs")
     assert answer.status_code == 502 and "tried again" in answer.text

@@ -12,7 +12,8 @@ from page_rig import NAMES, Page, PlayedFleet
 from prometheus_client.parser import text_string_to_metric_families
 from real_fleet import wait_for
 
-from flctl.web import rendering
+from flctl.core.alerts import KINDS
+from flctl.web import rendering, words
 from flctl.web.serving import WebOptions, site_of
 from flctl.web.verdicts import Worth, verdict
 
@@ -125,6 +126,8 @@ def test_wrong_settings_are_said_in_words(fleet: PlayedFleet, page: Page):
         ({"more": "lr = "}, "not TOML"),
         ({"more": "leraning_rate = 1"}, "leraning_rate"),
         ({"rounds": "-1"}, "rounds"),
+        ({"more": "lr = 'x'"}, "lr: must be a number"),
+        ({"more": "lr = 0.0"}, "lr: must be a number &gt; 0.0"),
         ({"task": "<b>x"}, "&lt;b&gt;x"),
     ):
         answer = page.client.post("/runs/start", data=GIVEN | given, headers={"hx-request": "true"})
@@ -178,6 +181,16 @@ def test_security_shows_keys_tokens_and_the_audit_file(page: Page, run: str):
     for said in ("pi-01", "Open tokens", "more may join until", "Waiting keys", "start", "done"):
         assert said in text
     assert "flt_" not in text
+    audit = text.partition("Audit file</h2>")[2]
+    assert "begun" not in audit and "{" not in audit and "task=ecg" in audit
+    assert re.search(r"<td>\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC</td>", audit)
+
+
+def test_alerts_have_words_and_advice():
+    assert words.alert("card_full") == "card nearly full" and words.alert("no_round") == "no round"
+    assert set(words.ALERT_ADVICE) == set(KINDS)
+    assert words.sentence("no agent is there") == "No agent is there"
+    assert words.sentence("lr: must be") == "lr: must be"
 
 
 def samples(text: str) -> dict[str, list[tuple[dict[str, str], float]]]:

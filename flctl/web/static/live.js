@@ -173,6 +173,24 @@ document.body.addEventListener("htmx:afterSettle", () => {
   chosen = [];
 });
 
+const begin = document.getElementById("begin");
+function question() {
+  const text = `Begin a run of ${begin.task.value} with ${begin.rounds.value} rounds on this fleet (${begin.dataset.ready} now)?`;
+  begin.setAttribute("hx-confirm", text);
+}
+if (begin) {
+  begin.addEventListener("input", question);
+  question();
+}
+
+// Tables that are wider than the window say so.
+function widths() {
+  for (const box of document.querySelectorAll(".scroll")) box.classList.toggle("wide", box.scrollWidth > box.clientWidth + 1);
+}
+addEventListener("resize", widths);
+document.body.addEventListener("htmx:afterSettle", widths);
+widths();
+
 document.body.addEventListener("htmx:responseError", (event) => {
   if (event.detail.xhr.status === 401) location.assign("/login");
 });
