@@ -15,7 +15,7 @@ from flctl.errors import UsageError
 from flctl.formats import figure
 from flctl.records.recorded import RecordedRun
 from flctl.records.tables import agent_rows, as_csv, round_rows
-from flctl.web import run_view, verdicts
+from flctl.web import run_view, verdicts, words
 from flctl.web.feed import FleetSeen
 from flctl.web.rendering import render
 from flctl.web.shelf import Shown
@@ -51,8 +51,8 @@ class RunPages:
             {t for a in fleet.status.agents for t in a.tasks} if fleet is not None else ()
         )
         agents = fleet.status.agents if fleet is not None else ()
-        ready = sum(agent.state == "ready" and not agent.cordoned for agent in agents)
-        return self._site.page("runs.html", "/runs", tasks=tasks, ready=ready, **self._summaries())
+        there = sum(a.state not in words.AWAY and not a.cordoned for a in agents)
+        return self._site.page("runs.html", "/runs", tasks=tasks, there=there, **self._summaries())
 
     def rows(self, _: Request) -> Response:
         return HTMLResponse(render("runs_table.html", **self._summaries()))

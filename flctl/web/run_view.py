@@ -110,7 +110,7 @@ def _quorum(picture: RunPicture) -> tuple[str, str]:
         return "", "the wait ends"
     of, need = len(picture.story.agents), picture.need
     done = sum(doing.state == "done" for doing in picture.story.agents.values())
-    have = f"{done} of {counted(of, 'agent')} {'has' if done == 1 else 'have'} finished"
+    have = f"{done} of {counted(of, 'agent')} {'is' if done == 1 else 'are'} done"
     if done >= need:
         return f"{have}, and the quorum of {need} is reached", "the round goes on without the rest"
     return f"{have}; the quorum is {need}", (

@@ -105,7 +105,7 @@ def test_cordon_and_uncordon(fleet: PlayedFleet, page: Page):
     assert page.client.post("/agents/pi-01/uncordon").status_code == 200
     page.until(lambda t: 'data-cordoned="no"' in row_of(t, "pi-01"), within_s=10)
     answer = page.client.post("/agents/pi-99/cordon", headers={"hx-request": "true"})
-    assert answer.status_code == 400 and "no agent is enrolled as pi-99" in answer.text
+    assert answer.status_code == 400 and "No agent is enrolled as pi-99" in answer.text
 
 
 def test_a_read_key_changes_nothing(fleet: PlayedFleet, reader: Page):

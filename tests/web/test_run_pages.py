@@ -94,7 +94,7 @@ def test_a_slow_agent_is_named_and_the_run_is_stopped_and_resumed(fleet: PlayedF
         lambda t: re.search(r"Waiting for .*pi-02", t) and "▶</span> training" in t,
         f"/runs/{name}/now",
     )
-    assert re.search(r"\d of 3 agents ha(s|ve) finished; the quorum is 3", text)
+    assert re.search(r"\d of 3 agents (is|are) done; the quorum is 3", text)
     assert "else this attempt fails and is made again" in text and "round 1 is open" in text
     assert re.search(r"until \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC", text)
     assert '<progress max="10"' in text
@@ -157,7 +157,7 @@ def test_a_log_that_its_owner_keeps_is_not_asked_for(page: Page, monkeypatch):
 def test_an_unknown_run_is_not_found(page: Page):
     """In words for a browser: no folder, no command, and the menu is there."""
     answer = page.client.get("/runs/no-such-run")
-    assert answer.status_code == 404 and "there is no run no-such-run" in answer.text
+    assert answer.status_code == 404 and "There is no run no-such-run" in answer.text
     assert "flctl runs" not in answer.text and 'href="/runs"' in answer.text
 
 

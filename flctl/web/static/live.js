@@ -175,7 +175,7 @@ document.body.addEventListener("htmx:afterSettle", () => {
 
 const begin = document.getElementById("begin");
 function question() {
-  const text = `Begin a run of ${begin.task.value} with ${begin.rounds.value} rounds on this fleet (${begin.dataset.ready} now)?`;
+  const text = `Begin a run of ${begin.task.value} with ${begin.rounds.value} rounds on this fleet (${begin.dataset.there} now)?`;
   begin.setAttribute("hx-confirm", text);
 }
 if (begin) {
