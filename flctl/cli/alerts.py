@@ -53,7 +53,7 @@ def mute(
     for_: str = option("TIME", "How long; 0 ends it.", "--for", default="1h"),
     json: Json = False,
 ) -> None:
-    """Tell nobody about alerts of this name or agent for a while; they are listed all the same."""
+    """Send no alerts of this name or agent for a while; they are still listed."""
     for_s = seconds(for_, "--for")
     with coordinator(at.folder, at.context) as console:
         console.mute_alerts(name, for_s)

@@ -1,4 +1,4 @@
-"""When an alert fires, is told, and is mended. Pure, with both clocks passed in.
+"""When an alert fires, is sent, and is mended. Pure, with both clocks passed in.
 
 `now` is monotonic and measures spans; `wall` only dates what people read. A device's wrong clock
 moves neither, and a jump of the coordinator's own changes dates, not decisions.
@@ -61,7 +61,7 @@ class KeptFiring(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class AlertNotice(Struct, frozen=True, forbid_unknown_fields=True):
-    """What sinks are told: an alert fires, or is mended."""
+    """What sinks get: an alert fires, or is mended."""
 
     number: Natural
     """One more for each; a receiver that has had it already ignores the second one."""
@@ -116,7 +116,7 @@ class Change(NamedTuple):
 
 
 class Alerting:
-    """`spans` has the alerts that are wanted, `sinks` those who are told."""
+    """`spans` has the alerts that are wanted, `sinks` where notices go."""
 
     def __init__(
         self,
@@ -192,7 +192,7 @@ class Alerting:
         raise UsageError(f"no alert {id_} is firing; see flctl alerts")
 
     def mute(self, name: str, for_s: float, now: float) -> None:
-        """Tell nothing that fires under this alert's or agent's name; 0: tell it again."""
+        """Send nothing that fires under this alert's or agent's name; 0 ends that."""
         if not for_s:
             self._muted.pop(name, None)
         elif len(self._muted) >= MUTES and name not in self._muted:

@@ -60,7 +60,7 @@ def _merged(
     task = {"task": flags.get("task", in_file.get("task", "?"))}
     parse({**in_file, **task}, str(file))  # names the place of a mistake
     parse({**flags, **task}, COMMAND_LINE)
-    if "local" in flags or "virtual" in flags:  # whichever agents the file names
+    if "local" in flags or "virtual" in flags:  # the file may name others
         in_file = {key: value for key, value in in_file.items() if key not in AGENTS}
     for chosen in ("task", "strategy", "optimizer"):  # the arguments of another one are not its own
         if chosen in flags and flags[chosen] != in_file.get(chosen):

@@ -23,7 +23,7 @@ WATCHED_S, UNWATCHED_S = 0.5, 10.0
 """How often the status is asked for with and without viewers; an event brings it forward."""
 SOON_S = 0.3
 ANSWER_S = 5.0
-"""How long an answer may take before viewers are told that the coordinator is away."""
+"""How long an answer may take before the page shows that the coordinator is away."""
 RETRY_S = 2.0
 FLEET, RUN, RUNS, KEYS = "fleet", "run", "runs", "keys"
 """Topics of what has changed."""

@@ -22,7 +22,7 @@ from flctl.web.shelf import Shown
 from flctl.web.site import Site
 
 COMPARED = 6
-"""Runs beside each other, as many as there are lines that can be told apart."""
+"""Runs side by side: as many as there are lines that can be distinguished."""
 
 
 class RunPages:

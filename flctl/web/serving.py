@@ -71,7 +71,7 @@ def site_of(state: Path, context: str | None, options: WebOptions, folder: Path)
     def open_() -> RemoteRuns:
         return connect_coordinator(state, context)
 
-    with suppress(CoordinatorAway):  # it may come later; a wrong context is told now
+    with suppress(CoordinatorAway):  # it may come later; a wrong context is an error now
         open_().close()
     if options.metrics_token is not None:
         secret_of(options.metrics_token, "--metrics-token")

@@ -9,23 +9,16 @@ The state of each is FOLDER/NAME. It ends with its standard input.
 import json
 import os
 import sys
-import threading
-import time
 from pathlib import Path
-from typing import Any
 
-from flctl.agent.config import AgentConfig
-from flctl.agent.state import AgentState
-from flctl.agent.supervisor import Supervisor
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from many_agents import live
+
 from flctl.core.metrics import from_confusion
-from flctl.transport.blobs import BlobStore
-from flctl.transport.keypair import load_or_make
-from flctl.transport.zeromq import ZeroMqLink
 from flctl.wire.messages import (
     Claim,
     DatasetInfo,
     Device,
-    Limits,
     Telemetry,
 )
 from flctl.wire.parameters import ParameterFile, dump
@@ -109,65 +102,10 @@ class LightMachine:
         return Telemetry(uptime_s=uptime_s)
 
 
-class Ended:
-    """All agents end when one pipe does."""
-
-    def __init__(self) -> None:
-        read, self._write = os.pipe()
-        self.fds = [read]
-        self._asked = False
-
-    def ask(self) -> None:
-        self._asked = True
-        os.write(self._write, b"e")
-
-    def asked(self) -> bool:
-        return self._asked
-
-
-def supervisor(given: dict[str, Any], name: str) -> Supervisor:
-    folder = Path(given["folder"]) / name
-    state, keys = AgentState(folder), load_or_make(folder / "agent.key")
-    config = AgentConfig(
-        coordinator=given["coordinator"],
-        server_key=given["server_key"],
-        state=folder,
-        name=name,
-        join_token=given["token"],
-        limits=Limits(min_examples=1, min_batch_size=1, max_rounds_per_hour=0),
-    )
-    return Supervisor(
-        config=config,
-        link=ZeroMqLink(config.coordinator, keys, config.server_key),
-        worker=LightWorker(given["task"]),
-        store=BlobStore(64 << 20, state.blobs),
-        machine=LightMachine(),
-        state=state,
-        public_key=keys.public,
-        tasks={given["task"]: given["digest"]},
-        clock=time.monotonic,
-    )
-
-
-def run(agent: Supervisor, ended: Ended) -> None:
-    try:
-        agent.run(ended)
-    finally:
-        agent.close()
-
-
 def main() -> None:
     given = json.loads(sys.argv[1])
-    ended = Ended()
-    agents = [supervisor(given, name) for name in given["names"]]
-    threads = [threading.Thread(target=run, args=(agent, ended)) for agent in agents]
-    for thread in threads:
-        thread.start()
-    print("light agents are there", flush=True)
-    sys.stdin.buffer.read()
-    ended.ask()
-    for thread in threads:
-        thread.join()
+    task = given["task"]
+    live(given, {task: given["digest"]}, lambda name: (LightWorker(task), LightMachine()))
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ def crowd(bed: Bed) -> Iterator[list[str]]:
                     env=bed.environment(None),
                 )
             )
-    wait_for(lambda: log.read_text().count("light agents are there") == PROCESSES, "them", 300)
+    wait_for(lambda: log.read_text().count("the agents are there") == PROCESSES, "them", 300)
     yield names
     for process in processes:
         process.communicate(timeout=60)

@@ -9,7 +9,6 @@ of its next failure) and `batch_s`. They end with their standard input.
 import json
 import os
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -17,15 +16,12 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from flctl.agent.config import AgentConfig
-from flctl.agent.state import AgentState
-from flctl.agent.supervisor import Supervisor
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from many_agents import live
+
 from flctl.core.metrics import from_confusion
 from flctl.learning.registry import task_digest
-from flctl.transport.blobs import BlobStore
-from flctl.transport.keypair import load_or_make
-from flctl.transport.zeromq import ZeroMqLink
-from flctl.wire.messages import Claim, DatasetInfo, Device, Limits, Telemetry
+from flctl.wire.messages import Claim, DatasetInfo, Device, Telemetry
 from flctl.wire.parameters import ParameterFile, dump
 from flctl.worker.jobs import Describe, Described, JobFailed, Scored, Stepped, Trained, TrainJob
 
@@ -129,67 +125,15 @@ class PlayedMachine:
         return msgspec.convert(given, Telemetry)
 
 
-class Ended:
-    """All end when one pipe does."""
-
-    def __init__(self) -> None:
-        read, self._write = os.pipe()
-        self.fds = [read]
-        self._asked = False
-
-    def ask(self) -> None:
-        self._asked = True
-        os.write(self._write, b"e")
-
-    def asked(self) -> bool:
-        return self._asked
-
-
-def supervisor(given: dict[str, Any], name: str) -> Supervisor:
-    folder = Path(given["folder"]) / name
-    play = Play(Path(given["folder"]) / "play.json", name)
-    state, keys = AgentState(folder), load_or_make(folder / "agent.key")
-    config = AgentConfig(
-        coordinator=given["coordinator"],
-        server_key=given["server_key"],
-        state=folder,
-        name=name,
-        join_token=given["token"],
-        limits=Limits(min_examples=1, min_batch_size=1, max_rounds_per_hour=0),
-    )
-    return Supervisor(
-        config=config,
-        link=ZeroMqLink(config.coordinator, keys, config.server_key),
-        worker=PlayedWorker(play),
-        store=BlobStore(64 << 20, state.blobs),
-        machine=PlayedMachine(play),
-        state=state,
-        public_key=keys.public,
-        tasks={TASK: given["digest"]},
-        clock=time.monotonic,
-    )
-
-
-def run(agent: Supervisor, ended: Ended) -> None:
-    try:
-        agent.run(ended)
-    finally:
-        agent.close()
-
-
 def main() -> None:
     given = json.loads(sys.argv[1])
-    given.setdefault("digest", task_digest(TASK))
-    ended = Ended()
-    agents = [supervisor(given, name) for name in given["names"]]
-    threads = [threading.Thread(target=run, args=(agent, ended)) for agent in agents]
-    for thread in threads:
-        thread.start()
-    print("played agents are there", flush=True)
-    sys.stdin.buffer.read()
-    ended.ask()
-    for thread in threads:
-        thread.join()
+    plays = Path(given["folder"]) / "play.json"
+
+    def make(name: str) -> tuple[PlayedWorker, PlayedMachine]:
+        play = Play(plays, name)
+        return PlayedWorker(play), PlayedMachine(play)
+
+    live(given, {TASK: given.get("digest") or task_digest(TASK)}, make)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Tells a webhook or a command about alerts: one attempt each call, bounded in time.
+"""Sends alerts to a webhook or a command: one attempt each call, bounded in time.
 
 Called from threads that may hang; `abort` ends what is in progress. An attempt that returns was
 taken; every other outcome is a SinkError in one line, which never has the secret.
