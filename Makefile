@@ -89,7 +89,7 @@ format: install ## Put the code into the form that check asks for
 bench: install ## Measure a round against the two floors; BENCH_ARGS='--agents 10 --model-mb 44'
 	$(BIN)/python benchmarks/round_overhead.py $(BENCH_ARGS)
 
-compare: install ## Run flctl beside other systems and write docs/comparison.md (two hours); SYSTEMS='flctl plain' JOBS=lr MNIST=folder
+compare: install ## Run flctl beside other systems and write docs/explanation/comparison.md (two hours); SYSTEMS='flctl plain' JOBS=lr MNIST=folder
 	$(BIN)/python benchmarks/compare/run.py --systems $(SYSTEMS) --jobs $(JOBS) $(if $(MNIST),--mnist $(MNIST))
 	$(if $(JOBS),,$(BIN)/python benchmarks/compare/fleet.py $(SYSTEMS) $(if $(MNIST),--mnist $(MNIST)))
 	$(BIN)/python benchmarks/compare/render.py

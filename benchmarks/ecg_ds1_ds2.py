@@ -7,7 +7,8 @@ from (DS1), 22 others to be judged (DS2). The four records of paced patients are
 MITDB is a folder with the .hea, .dat and .atr files of https://physionet.org/content/mitdb/1.0.0/
 (`pip install 'flctl[wfdb]'`). Task `ecg` with its defaults learns once federated, one record an
 agent (`--virtual`), and once with all of DS1 in one place; the last round counts. DS2 is judged by
-each model as it is, and corrected by what its validation part, of DS1, says (docs/ecg.md).
+each model as it is, and corrected by what its validation part, of DS1, says
+(docs/explanation/ecg.md).
 
 Printed are sensitivity and positive predictivity of N, S (SVEB), V (VEB) and F, the accuracy, and
 jκ = κ/2 + (the sum of both figures of S and V)/8 (Mar et al. 2011). De Chazal et al. reach 0.862

@@ -80,7 +80,7 @@ class RunSettings(LocalTraining, frozen=True, forbid_unknown_fields=True, kw_onl
 
     task: str
     task_args: TaskArgs = {}
-    """Arguments of the task, as docs/tasks.md names them; sent to the agents."""
+    """Arguments of the task, as docs/reference/tasks.md names them; sent to the agents."""
     rounds: Count = 30
     seed: Seed = 1
     from_: str | None = None
@@ -90,7 +90,7 @@ class RunSettings(LocalTraining, frozen=True, forbid_unknown_fields=True, kw_onl
     strategy: StrategyName = "fedavg"
     """How updates become the next model."""
     strategy_args: dict[str, float | int] = {}
-    """Arguments of the strategy, as docs/strategies.md names them."""
+    """Arguments of the strategy, as docs/explanation/strategies.md names them."""
     clip_norm: Annotated[float, Meta(gt=0)] | None = None
     """An update that changes the model by more than this L2 norm is scaled down to it."""
     weighting: Literal["examples", "uniform"] = "examples"

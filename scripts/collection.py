@@ -25,8 +25,8 @@ PLACES = {
 README = """# flctl.fleet
 
 Brings flctl, federated learning, to Raspberry Pis and other Debian computers, and looks after it:
-the playbooks of flctl's folder `ansible/`. Its `docs/ansible.md` explains them and their variables.
-No other collection is needed.
+the playbooks of flctl's folder `ansible/`. Its `docs/how-to/ansible.md` explains them and their
+variables. No other collection is needed.
 
     ansible-playbook flctl.fleet.deploy -i inventory.yml
 

@@ -1,4 +1,4 @@
-"""Makes docs/comparison.md of the files in results/: no figure that a program did not print."""
+"""Makes docs/explanation/comparison.md of the files in results/: all figures are from programs."""
 
 import json
 import sys
@@ -8,7 +8,7 @@ from typing import Any
 
 import run
 
-PAGE = run.ROOT / "docs" / "comparison.md"
+PAGE = run.ROOT / "docs/explanation/comparison.md"
 NOTES = run.HERE / "notes.md"
 WORDS = {
     "lr": "Logistic regression: 1,000 clients of 60 images, 10 a round, 100 rounds, "

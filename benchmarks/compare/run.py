@@ -5,9 +5,9 @@ own, each run a process of its own. `make compare` calls it.
     make compare SYSTEMS='flctl plain' JOBS=lr        some of it
     make compare MNIST=/data/mnist                    a folder with MNIST's four packed IDX files
 
-One JSON file for each run goes into results/; `render.py` makes docs/comparison.md of them.
-Systems take turns, and a run's memory is that of all its processes together (PSS: what they share
-counts once), asked five times a second.
+One JSON file for each run goes into results/; `render.py` makes docs/explanation/comparison.md
+of them. Systems take turns, and a run's memory is that of all its processes together (PSS: what
+they share counts once), asked five times a second.
 """
 
 import argparse

@@ -17,7 +17,8 @@ LIMITS = Limits()
 coordinator_ = partial(option, panel="Coordinator")
 identity = partial(option, panel="Identity")
 work = partial(option, panel="Data and work")
-owner_ = partial(option, panel="Limits set by the owner of this device (docs/security.md)")
+OWNER = "Limits set by the owner of this device (docs/explanation/security.md)"
+owner_ = partial(option, panel=OWNER)
 Words = list[str] | None
 
 
@@ -82,7 +83,7 @@ def agent(
     ),
     label: Words = identity(
         "KEY=VALUE",
-        "Fact about this device, such as site=ward-3; can be repeated (docs/labels.md).",
+        "Fact about this device, such as site=ward-3; can be repeated (docs/how-to/labels.md).",
         default=None,
     ),
     role: str = work(

@@ -17,7 +17,7 @@ def alerts(
 ) -> None:
     """Show what is wrong in the fleet, acknowledge it, or keep it quiet.
 
-    Whom a coordinator tells stands in its settings: docs/alerts.md.
+    Whom a coordinator tells stands in its settings: docs/how-to/alerts.md.
     """
     if ctx.invoked_subcommand is None:
         at = At(state, context)

@@ -21,7 +21,7 @@ Command = TypeVar("Command", bound=Callable[..., None])
 
 WHAT, ROUNDS, FLEET = "What is learnt", "Rounds", "Fleet"
 TRAINING, DATA, EVALUATION, OUTPUT = "Local training", "Data", "Evaluation", "Output"
-PERSONAL = "A model for each agent (docs/personalise.md)"
+PERSONAL = "A model for each agent (docs/how-to/personalise.md)"
 
 
 class Flag(NamedTuple):
@@ -55,7 +55,8 @@ TASKS_OWN = "the task's own, else"
 FLAGS = (
     Flag("task", str, WHAT, "What to learn: 'ecg', 'mnist', an installed task, or "
          "module:Class for --local and --virtual.", "NAME"),
-    Flag("task_args", str, WHAT, "Its arguments (docs/tasks.md): classes=['cat','dog'], window=64.",
+    Flag("task_args", str, WHAT,
+         "Its arguments (docs/reference/tasks.md): classes=['cat','dog'], window=64.",
          "NAME=VALUE,…", "the task's own", arguments),
     Flag("rounds", int, WHAT, "Number of training rounds.", "N",
          f"{TASKS_OWN} 30"),

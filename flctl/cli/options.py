@@ -290,13 +290,13 @@ class Here(NamedTuple):
 TaskArgs = Annotated[
     Any,
     option(
-        "NAME=VALUE,…", "Arguments of the task: docs/tasks.md.", "--task-args", show_default=False,
-        parser=task_args,
+        "NAME=VALUE,…", "Arguments of the task: docs/reference/tasks.md.", "--task-args",
+        show_default=False, parser=task_args,
     ),
 ]  # fmt: skip
 
 
-HEARTBEATS = "Heartbeats (docs/ecg.md)"
+HEARTBEATS = "Heartbeats (docs/explanation/ecg.md)"
 
 
 class Heartbeats(NamedTuple):

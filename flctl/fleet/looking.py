@@ -42,8 +42,8 @@ class FleetViews:
     def history(
         self, agent: str, figure: str, since_s: float = 86400.0
     ) -> list[tuple[float, float | None]]:
-        """Points of a figure of an agent (docs/alerts.md), the oldest first: seconds since 1970,
-        and the value; None where some are missing. Raises UsageError for an unknown agent."""
+        """Points of a figure of an agent (docs/how-to/alerts.md), the oldest first: seconds since
+        1970, and the value; None where some are missing. Raises UsageError for an unknown agent."""
         if agent and agent not in {each["name"] for each in self.status()["agents"]}:
             raise UsageError(f"no agent is enrolled as {agent}; see flctl status")
         found = self._runs.history(agent, figure, since_s)

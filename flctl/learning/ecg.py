@@ -1,4 +1,4 @@
-"""Task `ecg`: the kind of a heartbeat from one lead, in five classes (docs/ecg.md)."""
+"""Task `ecg`: the kind of a heartbeat from one lead, in five classes (docs/explanation/ecg.md)."""
 
 from collections.abc import Callable, Mapping
 from importlib.resources import as_file, files

@@ -1,4 +1,4 @@
-"""Task `images`: the class of an image, from folders of JPEG and PNG files (docs/tasks.md)."""
+"""Task `images`: the class of an image, from JPEG and PNG files (docs/reference/tasks.md)."""
 
 import shutil
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Task `sensors`: classes, numbers or anomalies in time series of sensors (docs/tasks.md)."""
+"""Task `sensors`: classes, numbers or anomalies in time series (docs/reference/tasks.md)."""
 
 import tempfile
 from collections.abc import Mapping

@@ -2,7 +2,7 @@
 
 A whole one is about forty lines: the model, and where an agent's data come from. Most derive from
 one of the ready-made kinds, `Classification`, `Regression`, `Anomaly` or `MultiLabel`; see
-`examples/` and `docs/own-tasks.md`.
+`examples/` and `docs/how-to/own-tasks.md`.
 """
 
 import contextlib

@@ -67,7 +67,7 @@ def carry_out(out: Path, agents: int, rounds: int, seed: int, verbose: bool) -> 
             by = beside(given, result.checkpoint)
     draw(curve, federated, central, alone, by, agents)
     show(federated, central, alone, by, agents)
-    output.print_line("\nA model of its own for each agent (docs/personalise.md):")
+    output.print_line("\nA model of its own for each agent (docs/how-to/personalise.md):")
     personal.show(watching.story.personal, watching.story.without)
     evaluate = f"{output.program()} evaluate {shlex.quote(str(output.shown(model)))} --split unseen"
     output.print_line(f"\nLook at {output.shown(curve)}, then try: {evaluate}")

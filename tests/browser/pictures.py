@@ -1,6 +1,6 @@
-"""Makes the pictures of docs/web.md and README, of a fleet of played agents and simulated runs.
+"""Makes the pictures of docs/how-to/web.md and README: played agents and simulated runs.
 
-python tests/browser/pictures.py docs
+python tests/browser/pictures.py docs/pictures
 """
 
 import sys

@@ -265,7 +265,7 @@ def test_a_full_database_forgets_earlier(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_a_month_of_300_agents_fits(tmp_path: Path):
-    """By the bytes that its rows take; docs/alerts.md has what a real month took."""
+    """By the bytes that its rows take; docs/how-to/alerts.md has what a real month took."""
     points = Points(tmp_path / FILE)
     rows = [(f"pi-{n:03d}", (612, 0, 3 << 20, 22000, 1234, 300, 3000, 1000)) for n in range(300)]
     for minute in range(120):

@@ -271,7 +271,7 @@ def test_an_unknown_strategy_gets_the_nearest_name():
 
 
 def test_the_documentation_lists_every_strategy_with_its_arguments():
-    text = (Path(__file__).parents[2] / "docs" / "strategies.md").read_text()
+    text = (Path(__file__).parents[2] / "docs/explanation/strategies.md").read_text()
     for name in installed_strategies():
         kind = strategy_class(name)
         row = next(line for line in text.splitlines() if line.startswith(f"| `{name}` |"))

@@ -139,7 +139,7 @@ def test_no_other_text_installs_what_is_nowhere():
     """A `pip install` elsewhere names a folder of the clone, a wheel, or an extra that exists."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"].keys()
-    for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+    for path in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")):
         for what in re.findall(r"pip install '(?:flctl|\.)\[([a-z,]+)\]'", path.read_text()):
             assert set(what.split(",")) <= extras, f"{path.name}: {what}"
         assert not re.search(r"pip install '?flctl'?\s(?!@ git)", path.read_text()), path.name

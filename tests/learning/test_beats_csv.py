@@ -413,7 +413,7 @@ def test_a_baseline_is_taken_away_however_near_to_the_beats(tmp_path, offset):
 
 @pytest.mark.parametrize("kind", [np.int16, np.int32, np.uint16, np.float32])
 def test_a_baseline_of_whole_numbers_in_an_archive_is_taken_away(tmp_path, kind):
-    """As docs/ecg.md says of tables in .npz files."""
+    """As docs/explanation/ecg.md says of tables in .npz files."""
     np.savez(tmp_path / "b.npz", X=(beats(30) + 1024).astype(kind))
     found = read_npz(tmp_path / "b.npz", labelled=False)
     assert abs(np.median(found.x)) < 5

@@ -197,7 +197,8 @@ def test_every_query_of_the_dashboard_answers(prometheus: Prometheus, query: str
 
 def test_rules_and_dashboard_use_metrics_that_are_documented():
     """A name with a slip of the pen would be empty for ever."""
-    known = set(re.findall(r"`(flctl_\w+)`", (OPS.parent / "docs/monitoring.md").read_text()))
+    page = (OPS.parent / "docs/how-to/monitoring.md").read_text()
+    known = set(re.findall(r"`(flctl_\w+)`", page))
     used = set(re.findall(r"flctl_\w+", " ".join([*queries(), *(r["expr"] for r in rules())])))
     assert used <= known
     assert set(re.findall(r"^(flctl_\w+)", exposition(1), re.M)) <= known

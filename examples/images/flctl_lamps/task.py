@@ -1,7 +1,7 @@
 """Task `lamps`: which lamp of a machine is on, from images that are read one by one.
 
-For folders of images the built-in task `images` is enough (docs/tasks.md); this one shows how to
-write such a task yourself.
+For folders of images the built-in task `images` is enough (docs/reference/tasks.md); this one
+shows how to write such a task yourself.
 """
 
 from pathlib import Path
