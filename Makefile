@@ -13,11 +13,12 @@ WEB_ARGS ?= --durations 5
 FAULTS_ARGS ?= -n 3 --no-loadscope-reorder
 SEED ?= 1
 FUZZ_S ?= 30
+DOCS_PORT ?= 8000
 BENCH_ARGS ?= --agents 3 --model-mb 1.72
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-web test-containers test-hosts test-rollout test-install test-arm test-faults check lint-playbooks collection audit lock fuzz format bench compare images images-all image-arm64 coordinator-arm64 clean
+.PHONY: help install demo docs docs-serve test test-web test-containers test-hosts test-rollout test-install test-arm test-faults check lint-playbooks collection audit lock fuzz format bench compare images images-all image-arm64 coordinator-arm64 clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -89,6 +90,13 @@ format: install ## Put the code into the form that check asks for
 bench: install ## Measure a round against the two floors; BENCH_ARGS='--agents 10 --model-mb 44'
 	$(BIN)/python benchmarks/round_overhead.py $(BENCH_ARGS)
 
+docs: $(VENV)/.installed-docs ## Build the documentation as a site, docs/_build/html; a warning is an error
+	$(BIN)/python -m sphinx -b html -E -W --keep-going -q docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
+docs-serve: docs ## The same, on http://127.0.0.1:$(DOCS_PORT) (DOCS_PORT=8001)
+	$(BIN)/python -m http.server --bind 127.0.0.1 --directory docs/_build/html $(DOCS_PORT)
+
 compare: install ## Run flctl beside other systems and write docs/explanation/comparison.md (two hours); SYSTEMS='flctl plain' JOBS=lr MNIST=folder
 	$(BIN)/python benchmarks/compare/run.py --systems $(SYSTEMS) --jobs $(JOBS) $(if $(MNIST),--mnist $(MNIST))
 	$(if $(JOBS),,$(BIN)/python benchmarks/compare/fleet.py $(SYSTEMS) $(if $(MNIST),--mnist $(MNIST)))
@@ -107,16 +115,20 @@ coordinator-arm64: ## The same for the coordinator, where it runs on a Pi too
 	scripts/image/build coordinator-arm64
 
 clean: ## Remove .venv, caches and the demo's output
-	rm -rf $(VENV) demo dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) demo dist docs/_build docs/reference/commands .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps make a second call instant; a changed pyproject.toml reinstalls.
 $(VENV)/.installed: pyproject.toml | $(BIN)/pip
 	$(PIP) install --quiet -e '.[dev]'
-	@touch $@ $(VENV)/.installed-demo
+	@touch $@ $(VENV)/.installed-demo $(VENV)/.installed-docs
 
 $(VENV)/.installed-demo: pyproject.toml | $(BIN)/pip
 	$(PIP) install --quiet -e '.[train,plot]'
+	@touch $@
+
+$(VENV)/.installed-docs: pyproject.toml | $(BIN)/pip
+	$(PIP) install --quiet -e '.[docs]'
 	@touch $@
 
 # Apart from the others: only the playbooks need it.

@@ -1,0 +1,43 @@
+"""How the documentation becomes a site: make docs."""
+
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))  # extensions/ and generate/
+
+from flctl import __version__  # noqa: E402
+
+project = "flctl"
+copyright = "the authors of flctl; Apache-2.0"
+release = version = __version__
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx_copybutton",
+    "extensions.pages",
+    "extensions.repository_links",
+]
+exclude_patterns = ["_build", "extensions", "generate"]
+
+# A link to a heading is checked as GitHub makes its anchor.
+myst_heading_anchors = 4
+myst_linkify_fuzzy_links = False
+highlight_language = "none"
+smartquotes = False  # two hyphens begin an option
+nitpicky = True
+
+html_theme = "furo"
+html_title = "flctl"
+html_static_path = ["_static"]
+html_css_files = ["flctl.css"]
+html_favicon = "_static/mark.svg"
+html_copy_source = False
+html_show_sourcelink = False
+html_last_updated_fmt = None
+html_theme_options = {
+    "light_logo": "mark.svg",
+    "dark_logo": "mark.svg",
+    "navigation_with_keys": True,
+}
