@@ -4,6 +4,8 @@ Every example goes to exactly one agent, no agent gets nothing, and the outcome 
 on the arguments alone.
 """
 
+import itertools
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -78,8 +80,7 @@ def partition_held_out(
     """
     if kind == "record":
         hands = deal_groups(training, n, changing=True)
-        mine = np.empty(0, dtype=np.str_) if held_out is None else held_out
-        return [np.flatnonzero(np.isin(mine, hand)).astype(np.int64) for hand in hands]
+        return _rows_of(hands, np.empty(0, dtype=np.str_) if held_out is None else held_out)
     rng = np.random.default_rng(derive(seed, "held out", n))
     return [np.sort(part).astype(np.int64) for part in np.array_split(rng.permutation(examples), n)]
 
@@ -159,4 +160,14 @@ def _by_size(examples: int, n: int, rng: np.random.Generator) -> list[Indices]:
 def _by_record(groups: Groups | None, n: int, changing: bool) -> list[Indices]:
     hands = deal_groups(groups, n, changing)
     assert groups is not None
-    return [np.flatnonzero(np.isin(groups, hand)) for hand in hands]
+    return _rows_of(hands, groups)
+
+
+def _rows_of(hands: list[list[str]], groups: Groups) -> list[Indices]:
+    """Sorted rows of the groups in each hand, in one pass however many hands there are."""
+    owner = {name: agent for agent, hand in enumerate(hands) for name in hand}
+    names, inverse = np.unique(groups, return_inverse=True)
+    whose = np.array([owner.get(str(name), -1) for name in names], dtype=np.int64)[inverse]
+    order = np.argsort(whose, kind="stable")
+    ends = np.searchsorted(whose[order], np.arange(len(hands) + 1))
+    return [order[a:b] for a, b in itertools.pairwise(ends)]
