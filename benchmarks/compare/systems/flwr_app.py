@@ -67,11 +67,13 @@ def main(grid: Grid, context: Context) -> None:
 
 
 if __name__ == "__main__":
+    import flwr_app  # by name: Ray would pickle __main__, with the data, for each client
+
     from flwr.simulation import run_simulation
 
     run_simulation(
-        server_app=server_app,
-        client_app=client_app,
+        server_app=flwr_app.server_app,
+        client_app=flwr_app.client_app,
         num_supernodes=job.clients,
         backend_config={"client_resources": {"num_cpus": 1, "num_gpus": 0.0}},
     )
