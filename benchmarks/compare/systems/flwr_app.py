@@ -68,7 +68,6 @@ def main(grid: Grid, context: Context) -> None:
 
 if __name__ == "__main__":
     import flwr_app  # by name: Ray would pickle __main__, with the data, for each client
-
     from flwr.simulation import run_simulation
 
     run_simulation(
