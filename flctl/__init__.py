@@ -8,7 +8,6 @@ __init__.pyi, so that nothing here imports upwards.
 from importlib import import_module
 from typing import Any
 
-__version__ = "0.1.0"
 __all__ = [
     "Anomaly",
     "Classification",
@@ -39,6 +38,8 @@ _AT = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return import_module("flctl.version").version_of().version
     if name not in __all__:
         raise AttributeError(f"module 'flctl' has no attribute '{name}'")
     return getattr(import_module(_AT.get(name, "flctl.api")), name)

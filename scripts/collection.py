@@ -15,6 +15,8 @@ from pathlib import Path
 
 import yaml
 
+from flctl.version import version_of
+
 ROOT = Path(__file__).resolve().parents[1]
 PLACES = {
     "library": "plugins/modules",
@@ -99,8 +101,8 @@ def describe(source: Path, to: Path, version: str, playbooks: list[str]) -> None
 
 def build(source: Path, to: Path) -> Path:
     """The archive, in the folder `to`."""
-    init = (ROOT / "flctl" / "__init__.py").read_text()
-    (version,) = re.findall(r'^__version__ = "(.+)"', init, re.M)
+    # A collection's version is semantic, with a hyphen: 0.2.0-dev0.
+    version = version_of().version.replace(".dev", "-dev")
     with tempfile.TemporaryDirectory() as folder:
         lay_out(source, Path(folder), version)
         galaxy = Path(sys.executable).with_name("ansible-galaxy")

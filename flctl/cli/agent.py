@@ -138,9 +138,10 @@ def agent(
     image: str | None = option("IMAGE", "", hidden=True, default=None),
     exit_with_parent: bool = option(None, "", hidden=True, default=False),
 ) -> None:
-    """Run an agent: train on the data of this device when the coordinator asks.
+    """Run an agent, which trains on the data of this device.
 
-    The agent connects to the coordinator and reconnects when the link is lost; it opens no port.
+    The agent connects to the coordinator and trains when it asks. It reconnects when the link is
+    lost, and opens no port.
     Each agent needs its own state folder, which holds its key pair.
     """
     needs_torch("an agent")

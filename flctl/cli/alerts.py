@@ -8,16 +8,16 @@ from flctl.terminal.finding import coordinator
 from flctl.terminal.output import hint, print_json, show
 from flctl.values import seconds
 
-app = group("Show what is wrong in the fleet, acknowledge it, or keep it quiet.")
+app = group("Show, acknowledge and mute alerts about the fleet.")
 
 
 @app.callback(invoke_without_command=True, no_args_is_help=False)
 def alerts(
     ctx: typer.Context, state: State = None, context: Context = None, json: Json = False
 ) -> None:
-    """Show what is wrong in the fleet, acknowledge it, or keep it quiet.
+    """Show, acknowledge and mute alerts about the fleet.
 
-    Whom a coordinator tells stands in its settings: docs/how-to/alerts.md.
+    The coordinator's settings say where alerts are sent: docs/how-to/alerts.md.
     """
     if ctx.invoked_subcommand is None:
         at = At(state, context)
@@ -37,7 +37,7 @@ def ack(
     at: At = At(),
     json: Json = False,
 ) -> None:
-    """Acknowledge an alert: somebody looks after it, and it counts no longer as new."""
+    """Acknowledge an alert: somebody looks after it."""
     with coordinator(at.folder, at.context) as console:
         alert = console.ack_alert(id)
     if json:
@@ -53,7 +53,10 @@ def mute(
     for_: str = option("TIME", "How long; 0 ends it.", "--for", default="1h"),
     json: Json = False,
 ) -> None:
-    """Send no alerts of this name or agent for a while; they are still listed."""
+    """Send no alerts of a name or an agent for a while.
+
+    They are still listed.
+    """
     for_s = seconds(for_, "--for")
     with coordinator(at.folder, at.context) as console:
         console.mute_alerts(name, for_s)

@@ -6,21 +6,35 @@ from typing import Annotated, Any
 import typer
 import typer.main
 
-from flctl import __version__
-from flctl.cli.options import HELP, Commands
+from flctl.cli.helping import Commands
+from flctl.cli.options import HELP
 
-NAMES = (
-    "train", "status", "discover", "cordon", "uncordon", "agent", "coordinator", "audit", "health",
-    "connect", "evaluate", "predict", "demo", "backup", "restore", "provision", "deploy", "upgrade",
-    "rollback", "push-data", "rotate-keys", "update-os", "remove", "context", "data", "emulate",
-    "alerts", "keys", "label", "logs", "personalise", "runs", "service", "tasks", "web",
+PLAYBOOKS = (
+    "provision", "deploy", "push-data", "upgrade", "rollback", "rotate-keys", "update-os", "remove",
 )  # fmt: skip
+GROUPS = {
+    "Try it on this machine": ("demo", "emulate"),
+    "Train and use models": (
+        "train", "runs", "evaluate", "predict", "personalise", "data", "tasks",
+    ),
+    "Set up a fleet": ("coordinator", "agent", "keys", "connect", "context", "service", "health"),
+    "Set up and maintain Pis with Ansible": PLAYBOOKS,
+    "Look after a fleet": (
+        "status", "web", "discover", "alerts", "logs", "label", "cordon", "uncordon", "audit",
+        "backup", "restore",
+    ),
+    "About flctl": ("version",),
+}  # fmt: skip
+"""All commands, by what a person wants to do."""
+NAMES = tuple(name for names in GROUPS.values() for name in names)
 MODULES = {"uncordon": "cordon", "restore": "backup", "context": "contexts"}
-MODULES |= dict.fromkeys(NAMES[15:23], "playbooks")
+MODULES |= dict.fromkeys(PLAYBOOKS, "playbooks")
 """Module of each command, where the module has another name."""
 
 
 class Root(Commands):
+    groups = GROUPS
+
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002
         return list(NAMES)
 
@@ -45,6 +59,8 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
+        from flctl import __version__
+
         typer.echo(f"flctl {__version__}")
         raise typer.Exit
 
@@ -55,7 +71,7 @@ def flctl(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Federated learning on a fleet of Raspberry Pis: the data stay, the model travels.
+    """Federated learning on a fleet of Raspberry Pis: data stay, models travel.
 
     Try first: flctl demo
     """

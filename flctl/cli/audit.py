@@ -30,10 +30,11 @@ def audit(
     head: Head = None,
     json: Json = False,
 ) -> None:
-    """Show who changed what on a coordinator, when, from where, and with what outcome.
+    """Show who changed what on a coordinator.
 
-    A remote coordinator requires an admin key. The lines are chained and checked here; the state
-    folder of this command keeps the last head, which must be among the lines the next time.
+    Each line says when, from where and with what outcome. A remote coordinator requires an admin
+    key. The lines are chained and checked here; the state folder of this command keeps the last
+    head, which must be among the lines the next time.
     """
     from flctl.coordinator.store.audit import FILE
     from flctl.fleet import heads, pages

@@ -38,10 +38,11 @@ def backup(
     ),
     force: bool = flag("Replace a FILE that is there.", "--force"),
 ) -> None:
-    """Write the keys, runs and settings of a coordinator into one encrypted file.
+    """Write a coordinator's state into one encrypted file.
 
-    The coordinator may keep running. The file has the format of age; `flctl restore` reads it
-    with the secret half of one of the keys that it is encrypted for.
+    The file holds its keys, runs and settings. The coordinator may keep running. The file has the
+    format of age; `flctl restore` reads it with the secret half of one of the keys that it is
+    encrypted for.
     """
     from flctl.coordinator.store.audit import Audit, local_actor
     from flctl.fleet import age

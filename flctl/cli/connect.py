@@ -29,7 +29,7 @@ def connect(
     here: Here,
     name: str = option("NAME", "Name for --context.", default="default"),
 ) -> None:
-    """Save a remote coordinator, so that all commands use it.
+    """Save a remote coordinator, which all commands use from then on.
 
     A coordinator that runs on --state, or a RUN that is stored there, takes precedence.
     --context chooses among several coordinators; --context local chooses this machine.

@@ -8,7 +8,7 @@ from flctl.errors import UsageError
 from flctl.terminal import output
 from flctl.terminal.output import print_line
 
-app = group("Remote coordinators that 'flctl connect' has saved.")
+app = group("List and choose the coordinators saved by 'flctl connect'.")
 Name = Annotated[str, argument("NAME", "As listed by 'flctl context list'.", completion.contexts)]
 
 

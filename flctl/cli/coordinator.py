@@ -63,7 +63,7 @@ def coordinator(
     ),
     verbose: Verbose = False,
 ) -> None:
-    """Run a coordinator: it accepts agents and carries out runs.
+    """Run a coordinator, which accepts agents and conducts runs.
 
     A run continues after this process is killed and started again.
     """

@@ -19,7 +19,7 @@ def cordon(
         "TIME", "Also wait until they are idle; fail when it takes longer than TIME.", default=None
     ),
 ) -> None:
-    """Stop inviting these agents to rounds.
+    """Stop inviting agents to rounds.
 
     Each finishes its current round; then it can be upgraded, moved or switched off. An agent
     stays cordoned until flctl uncordon, also across restarts.
@@ -37,7 +37,7 @@ def cordon(
 
 @command(app, "flctl uncordon pi-02")
 def uncordon(at: At, agents: Agents = None, where: Where = None) -> None:
-    """Invite these agents to rounds again."""
+    """Invite cordoned agents to rounds again."""
     with coordinator(at.folder, at.context) as console:
         for name in chosen(console, agents, where):
             console.uncordon(name)

@@ -21,7 +21,7 @@ from flctl.errors import DataError
 from flctl.formats import counted
 from flctl.terminal import logs, output
 
-app = group("Look at a data set, deal it to agents, check the shares.")
+app = group("Look at a data set, and divide it among agents.")
 Data = Annotated[
     Path | None,
     argument(
@@ -84,12 +84,12 @@ def split(
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Deal a data set: one folder for each of N agents, pi-01, pi-02, …
+    """Divide a data set into one folder for each of N agents.
 
-    Use DIR/pi-01 with 'flctl agent --data', and DIR/test, if the data have a test part, with
-    'flctl train --test-data'. The shares are the same as those of 'flctl train --local N'.
-    DIR/manifest.json lists them with the digest of each file; DIR/shares.png shows them (with
-    matplotlib).
+    The folders are named pi-01, pi-02, … Use DIR/pi-01 with 'flctl agent --data', and DIR/test, if
+    the data have a test part, with 'flctl train --test-data'. The shares are the same as those of
+    'flctl train --local N'. DIR/manifest.json lists them with the digest of each file;
+    DIR/shares.png shows them (with matplotlib).
     """
     from flctl.terminal import datasets
 
@@ -104,7 +104,7 @@ def sample(
     task: Annotated[str, argument("TASK", "'sensors', 'images' or another installed task.")],
     folder: Annotated[Path, argument("DIR", "New folder for the files.", parser=path)],
 ) -> None:
-    """Write small files to try a task with, in the layout that it reads. They are invented."""
+    """Write invented files in the layout that a task reads."""
     from flctl.learning.splitting import write_sample
 
     files = write_sample(task, folder)

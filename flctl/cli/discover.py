@@ -25,7 +25,10 @@ def discover(
     check: bool = flag("Exit with code 1 unless all are ready.", "--check"),
     json: Json = False,
 ) -> None:
-    """Compare the expected agents with those that are connected, and say what to do."""
+    """Compare the expected agents with the connected ones.
+
+    For each that differs, it says what to do.
+    """
     from flctl.fleet.discovery import all_ready, compare, enrolled, too_many
     from flctl.fleet.inventory import read_inventory
     from flctl.terminal.keys import open_tokens

@@ -15,7 +15,7 @@ from flctl.fleet.emulation.usage import memory_bytes
 from flctl.terminal.output import answer, print_line
 from flctl.terminal.patience import progress
 
-app = group("A fleet of emulated Pis in Docker containers on this machine, with faults to inject.")
+app = group("Run a fleet of emulated Pis in containers, and inject faults.")
 IMAGES = "Images"
 OWN = "flctl"
 Fleet = Annotated[
@@ -57,7 +57,7 @@ def up(
         default=None,
     ),
 ) -> None:
-    """Start a fleet: a coordinator and N agents, each with its shard of the data.
+    """Start a coordinator and N agents, each with its shard of data.
 
     Repeat it with another N to grow or shrink the fleet; this also ends all faults. Other
     commands find the fleet with --context NAME. Ctrl-C restores what was there before.
@@ -102,7 +102,7 @@ def logs(
     tail: int = option("N", "At most N lines of each container.", min=0, default=100),
     fleet: Fleet = OWN,
 ) -> None:
-    """Print the logs of the coordinator and the agents, in order of time."""
+    """Print the logs of coordinator and agents, in order of time."""
 
     called = fleet_name(fleet)
     with engine() as client:
@@ -118,7 +118,7 @@ def logs(
 
 @command(app, "flctl emulate down")
 def down(here: Here, fleet: Fleet = OWN) -> None:
-    """Remove the fleet and everything in it, including keys, runs and checkpoints.
+    """Remove the fleet, including its keys, runs and checkpoints.
 
     To keep a model, export it first: flctl runs export RUN --format pt --context NAME
     """
@@ -132,12 +132,12 @@ def down(here: Here, fleet: Fleet = OWN) -> None:
 
 
 FAULTS = {
-    "kill": "Cut the power: the container dies at once and stays off until 'restart'.",
-    "pause": "Freeze it: it keeps its connections but does not respond, until 'unpause'.",
-    "unpause": "Resume it after 'pause'.",
-    "restart": "Stop it in an orderly way if it runs, and start it; also after 'kill'.",
-    "cut": "Disconnect it from the network until 'heal'; packets are dropped silently.",
-    "heal": "Reconnect it at full speed, after 'cut' or 'slow'.",
+    "kill": "Kill a container at once, as a power cut does, until 'restart'.",
+    "pause": "Freeze a container; it does not respond until 'unpause'.",
+    "unpause": "Resume a container after 'pause'.",
+    "restart": "Stop a container if it runs, and start it again.",
+    "cut": "Drop all packets of a container until 'heal'.",
+    "heal": "Reconnect a container at full speed, after 'cut' or 'slow'.",
 }
 
 
@@ -160,7 +160,7 @@ def slow(
     rate: str = option("RATE", "Rate in each direction: 256kbit, 1mbit, 1.5mbit.", default="1mbit"),
     fleet: Fleet = OWN,
 ) -> None:
-    """Slow down its connection, until 'heal', 'cut' or 'restart'."""
+    """Slow down a container's network until 'heal', 'cut' or 'restart'."""
     bits = rate_bits(rate)
     _inject(lambda client, called, member: faults.slow(client, called, member, bits), names, fleet)
 

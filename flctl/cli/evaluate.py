@@ -57,9 +57,10 @@ def evaluate(
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Measure a checkpoint: the metrics of its task on each part, and the confusion.
+    """Measure a model on test data.
 
-    For 'ecg' also corrected for how frequent the classes are, as 'predict' says them.
+    Shows the metrics of its task on each part of the data, and the confusion matrix. For 'ecg'
+    also corrected for class frequencies, as in 'predict'.
     """
     import msgspec
 

@@ -10,10 +10,10 @@ app = single()
 
 @command(app, "flctl health --state ./pi-01")
 def health(here: Here, json: Json = False) -> None:
-    """Check whether the agent or coordinator that runs here is healthy, for containers.
+    """Check the health of the agent or coordinator that runs here.
 
-    Exit code 0 if its main loop responds, else 1. A lost link between agent and coordinator is
-    only reported: a restart would not restore it.
+    For containers and monitoring. Exit code 0 if its main loop responds, else 1. A lost link
+    between agent and coordinator is only reported: a restart would not restore it.
     """
     from flctl.transport.health import ask, in_words
 

@@ -21,7 +21,7 @@ from flctl.values import seconds
 if TYPE_CHECKING:
     from flctl.fleet.console import RemoteRuns
 
-app = group("Who may connect: key pairs, enrolled keys, join tokens.")
+app = group("Manage who may connect: key pairs, keys, join tokens.")
 Name = Annotated[str, argument("NAME", "Name of the agent or operator.", completion.agents)]
 
 
@@ -64,7 +64,7 @@ def add(
 
 @command(app, "flctl keys list", name="list")
 def list_(at: At, json: Json = False) -> None:
-    """List the server's key, enrolled keys, and unknown keys that tried to connect."""
+    """List the server's key, enrolled keys and unknown keys."""
     from flctl.terminal.keys import keys_table, open_tokens, shown_keys
 
     with _book(at, make=False) as book:
@@ -153,7 +153,7 @@ def tokens(
 def invite(
     at: At, ttl: str = option("TIME", "How long it is valid: 90s, 10m, 2h.", default="15m")
 ) -> None:
-    """Let agents join that share a folder with the coordinator (coordinator --invite).
+    """Let agents join that share the folder of --invite.
 
     A token is placed in that folder, and removed when its time is over.
     """
@@ -194,7 +194,7 @@ def rotate_server(
     abort: bool = flag("Accept only the old key from now on.", "--abort"),
     json: Json = False,
 ) -> None:
-    """Replace the coordinator's own key, by which agents and operators recognise it.
+    """Replace the coordinator's own key without losing agents.
 
     Both keys are valid for a while, and agents and operators that connect receive the new one;
     'flctl status' shows how many agents have it. At the end of the time, or with --finish, only

@@ -24,10 +24,10 @@ def label(
     reset: bool = flag("Forget changes made here: an agent's own labels count again.", "--reset"),
     json: Json = False,
 ) -> None:
-    """Set labels of agents (KEY=VALUE), remove them (KEY-), or show them.
+    """Set, remove or show labels of agents.
 
-    They stay until they are changed here, and count more than those that an agent brings
-    (flctl agent --label). A change needs an admin key.
+    KEY=VALUE sets a label, KEY- removes it. Labels stay until they are changed here, and count
+    more than those that an agent brings (flctl agent --label). A change needs an admin key.
     """
     from flctl.labels import changes
     from flctl.terminal import labels

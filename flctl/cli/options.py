@@ -2,7 +2,6 @@
 
 import inspect
 import os
-import re
 import shlex
 from collections.abc import Callable
 from functools import wraps
@@ -10,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar, get_type_hints
 
 import typer
-import typer.core
 
 from flctl.cli import completion
+from flctl.cli.helping import Command, Commands
 
 if TYPE_CHECKING:
     from flctl.learning.origin import ReadAs
@@ -119,66 +118,6 @@ def _spread(function: Callable[..., None]) -> Callable[..., None]:
     call.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     call.__annotations__ = {p.name: p.annotation for p in parameters}
     return call
-
-
-class _Quick:
-    """For shell completion, values stay as typed: the converters are slow to load."""
-
-    def get_params(self, ctx: Any) -> list[Any]:
-        params: list[Any] = super().get_params(ctx)  # type: ignore[misc]
-        if ctx.resilient_parsing:
-            for param in params:
-                param.process_value = lambda _, value: value
-        return params
-
-
-class Commands(_Quick, typer.core.TyperGroup):
-    """A group whose help shows the first sentence of each command in full."""
-
-    def format_commands(self, ctx: Any, formatter: Any) -> None:
-        found = ((name, self.get_command(ctx, name)) for name in self.list_commands(ctx))
-        rows = [(n, c.get_short_help_str(limit=300)) for n, c in found if c and not c.hidden]
-        with formatter.section("Commands"):
-            formatter.write_dl(rows)
-
-
-class Command(_Quick, typer.core.TyperCommand):
-    """A command whose help lists its options by group, in plain text: rich would take longer
-    to load than everything else a command needs."""
-
-    def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        """Typer puts braces around what is required."""
-        return [
-            piece.replace("{", "").replace("}", "") for piece in super().collect_usage_pieces(ctx)
-        ]
-
-    def format_options(self, ctx: Any, formatter: Any) -> None:
-        from importlib.metadata import entry_points
-
-        groups: dict[str, list[tuple[str, str]]] = {}
-        for param in self.get_params(ctx):
-            record = param.get_help_record(ctx)
-            if record is not None:
-                is_argument = param.param_type_name == "argument"
-                name = "Arguments" if is_argument else getattr(param, "rich_help_panel", None)
-                shown = re.sub(r" <\w+(\[.+\])?>$", "", record[0])  # a type of Python
-                text = re.sub(r"\b([\d.e-]+)<=x<=(\d+)", r"\1 to \2", record[1])
-                text = re.sub(r"\bx>=([\d.e-]+)", r"at least \1", text)
-                if "{strategies}" in text:  # those of other packages too
-                    named = sorted(e.name for e in entry_points(group="flctl.strategies"))
-                    text = text.replace("{strategies}", ", ".join(named))
-                groups.setdefault(name or "Options", []).append((shown, text))
-        # The options that every command has come last.
-        for name in sorted(groups, key=lambda name: (name != "Arguments", name == "Options")):
-            with formatter.section(name):
-                formatter.write_dl(groups[name])
-
-    def format_epilog(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002
-        """A line to copy is not wrapped."""
-        lines = (self.epilog or "").splitlines()
-        if lines:
-            with formatter.section("Examples" if len(lines) > 1 else "Example"):
-                formatter.write("".join(f"  {line}\n" for line in lines))
 
 
 State = Annotated[

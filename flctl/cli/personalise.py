@@ -63,10 +63,10 @@ def personalise(
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Have each agent fine-tune a run's model on its own data, for itself alone.
+    """Fine-tune a run's model on each agent, for that agent alone.
 
-    The own model stays on the device, and is used there (flctl predict) if it beats the run's model
-    on the agent's validation part. Only figures are sent.
+    Each agent trains on its own data. The result stays on the device, and is used there (flctl
+    predict) if it beats the run's model on the agent's validation part. Only figures are sent.
     """
     from flctl.terminal.personal import PersonalOrder
     from flctl.terminal.personal import personalise as carry_out

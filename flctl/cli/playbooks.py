@@ -96,7 +96,7 @@ def deploy(
         default=None,
     ),
 ) -> None:
-    """Start the coordinator and the agents in containers, as the inventory says.
+    """Start the inventory's coordinator and agents in containers.
 
     The images come from the Docker engine of this machine (make images). Safe to repeat. To
     change the version of a running fleet, use flctl upgrade.
@@ -112,28 +112,32 @@ def deploy(
 
 @command(app, f"flctl update-os {FLEET}")
 def update_os(playbook: Playbook) -> None:
-    """Install Debian's updates on the hosts of a running fleet, and reboot those that need it.
+    """Install Debian's updates on the hosts of a running fleet.
 
-    Each agent finishes its round first and is invited again once it is back. Hosts without
-    updates are not touched; the coordinator's host comes last.
+    Hosts that need it are rebooted. Each agent finishes its round first and is invited again once
+    it is back. Hosts without updates are not touched; the coordinator's host comes last.
     """
     playbook.run("update-os")
 
 
 @command(app, f"flctl upgrade {FLEET}", f"flctl upgrade {FLEET} --version 0.2.0 --check")
 def upgrade(playbook: Playbook, version: Version = None, anyway: Anyway = False) -> None:
-    """Upgrade a running fleet: the coordinator, then one agent, then the rest.
+    """Upgrade a running fleet, one batch of hosts after another.
 
-    Each agent finishes its round first. A batch that is worse than before is rolled back, and
-    the remaining hosts keep their version. Hosts that are switched off are listed at the end.
-    If the new version changes the task of the run in progress, the command asks first.
+    The coordinator comes first, then one agent, then the rest. Each agent finishes its round
+    first. A batch that is worse than before is rolled back, and the remaining hosts keep their
+    version. Hosts that are switched off are listed at the end. If the new version changes the task
+    of the run in progress, the command asks first.
     """
     playbook.run("upgrade", version, flctl_rollout_anyway="true" if anyway else None)
 
 
 @command(app, f"flctl rollback {FLEET}")
 def rollback(playbook: Playbook, anyway: Anyway = False) -> None:
-    """Return to the previous image: the agents first, then the coordinator."""
+    """Return a fleet to its previous version.
+
+    The agents come first, then the coordinator.
+    """
     playbook.run("rollback", flctl_rollout_anyway="true" if anyway else None)
 
 
@@ -148,9 +152,10 @@ def push_data(
         default=None,
     ),
 ) -> None:
-    """Copy shares of a data set to the Pis that own them; no data are copied back.
+    """Copy shares of a data set to the Pis that own them.
 
-    An interrupted transfer continues where it stopped. Checksums are compared at the end.
+    No data are copied back. An interrupted transfer continues where it stopped. Checksums are
+    compared at the end.
     """
     if source is not None and not (source / "manifest.json").is_file():
         raise UsageError(f"--source {source}: no manifest.json there; flctl data split makes it")
@@ -159,19 +164,20 @@ def push_data(
 
 @command(app, f"flctl rotate-keys {FLEET}", f"flctl rotate-keys {FLEET} --limit pi-02")
 def rotate_keys(playbook: Playbook) -> None:
-    """Replace the agents' keys with new ones, made on the Pis; the old keys are revoked.
+    """Replace the agents' keys with new ones.
 
-    Also re-enrols a Pi whose SD card was rewritten.
+    The new keys are made on the Pis; the old ones are revoked. Also re-enrols a Pi whose SD card
+    was rewritten.
     """
     playbook.run("rotate-keys")
 
 
 @command(app, f"flctl remove {FLEET} --limit pi-05")
 def remove(playbook: Playbook, yes: bool = flag("Do not ask for confirmation.", "--yes")) -> None:
-    """Remove flctl from the Pis: containers, images, keys, and data copied by push-data.
+    """Remove flctl from the Pis.
 
-    Other data stay, and so does Docker. The coordinator keeps its runs, unless
-    --set flctl_coordinator_remove_runs=true.
+    Containers, images, keys, and data copied by push-data are removed. Other data stay, and so
+    does Docker. The coordinator keeps its runs, unless --set flctl_coordinator_remove_runs=true.
     """
     if not (yes or playbook.check):
         if not sys.stdin.isatty():

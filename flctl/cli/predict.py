@@ -67,9 +67,10 @@ def predict(
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Predict the class of each example with its probability, its number, or how unusual it is.
+    """Apply a model to the examples of a file.
 
-    If the file says what is true, it is compared with the predictions. On the device of an agent
+    Predicts the class of each example with its probability, its number, or how unusual it is. If
+    the file has the true answers, they are compared with the predictions. On the device of an agent
     that has personalised CHECKPOINT (flctl personalise), its own model is used: --state names the
     agent's folder, and CHECKPOINT may be the name of the run.
     """

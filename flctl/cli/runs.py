@@ -13,7 +13,7 @@ from flctl.terminal.finding import connected, details, recorded, summaries
 from flctl.terminal.output import answer, print_json, print_line, program, show, shown, warn
 from flctl.values import named_paths
 
-app = group("What has been trained, and with what result.")
+app = group("List, show, export, verify and replay runs.")
 
 
 @command(app, "flctl runs list", "flctl runs list --json | jq '.[-1].run'", name="list")
@@ -43,7 +43,7 @@ def show_run_(
     everyone: bool = flag("All agents, not just ten.", "--all"),
     json: Json = False,
 ) -> None:
-    """Show a run: its rounds, their figures, the agents that took part."""
+    """Show a run: its rounds, their figures and its agents."""
     from flctl.coordinator.store.runs import LocalRuns
     from flctl.core.history import History
     from flctl.terminal.runs import by_agents, show_run
@@ -70,7 +70,7 @@ def replay(
     task: OfTask = None,
     json: Json = False,
 ) -> None:
-    """Compute a run again and compare its models, byte for byte."""
+    """Train a run again and compare its models, byte for byte."""
     from flctl.coordinator.store.folder import RunFolder
     from flctl.coordinator.store.journal import chain_of
     from flctl.fleet.replay import Row, other_machine
@@ -111,11 +111,12 @@ def replay(
 
 @command(app, "flctl runs verify ecg-20261127-102328")
 def verify(run: Run, at: At, head: Head = None, json: Json = False) -> None:
-    """Check that no line of a run's journal was changed, removed or added.
+    """Check that a run's journal was not tampered with.
 
-    The chain of the lines reveals a change. A chain that was computed again, and lines cut off
-    at the end, are revealed by a head kept elsewhere: one from the coordinator's log, or the
-    one that flctl train kept here while it watched the run.
+    No line may have been changed, removed or added. The chain of the lines reveals a change. A
+    chain that was computed again, and lines cut off at the end, are revealed by a head kept
+    elsewhere: one from the coordinator's log, or the one that flctl train kept here while it
+    watched the run.
     """
     from flctl.fleet import heads
 

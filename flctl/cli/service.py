@@ -10,7 +10,7 @@ from flctl.cli.options import Here, argument, command, flag, group, option
 from flctl.errors import UsageError
 from flctl.terminal.output import print_line, warn
 
-app = group("Run an agent or a coordinator as a systemd service, started at boot.")
+app = group("Run an agent or a coordinator as a systemd service.")
 KINDS = ("agent", "coordinator")
 Kind = Annotated[str, argument("agent|coordinator", "What to run.")]
 System = Annotated[
@@ -44,8 +44,9 @@ def install(
     ),
     dry_run: bool = flag("Print the unit and change nothing.", "--dry-run"),
 ) -> None:
-    """Start it now and at every boot, with the options of 'flctl agent' or 'flctl coordinator'.
+    """Start an agent or a coordinator now and at every boot.
 
+    The options are those of 'flctl agent' or 'flctl coordinator'.
     To change an option, install it again.
     """
     from flctl.fleet import units
@@ -76,7 +77,7 @@ def install(
 
 @command(app, "flctl service remove agent")
 def remove(kind: Kind, system: System = None) -> None:
-    """Stop it and remove its unit; the state folder and its keys stay."""
+    """Stop the service and remove it; state and keys stay."""
     from flctl.fleet import units
 
     as_system = _as_system(kind, system)

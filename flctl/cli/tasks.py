@@ -19,15 +19,15 @@ from flctl.cli.options import (
 from flctl.files import expect_path
 from flctl.terminal import logs, output
 
-app = group("Which tasks are installed, and whether one is fit for a fleet.")
+app = group("List the installed tasks, and check one for a fleet.")
 
 
 @command(app, "flctl tasks list", name="list")
 def list_(here: Here, json: Json = False, verbose: Verbose = False) -> None:
-    """List the installed tasks: package, digest, whether an agent here enables them.
+    """List the installed tasks, and which of them an agent enables.
 
-    An agent enables all tasks, or those named with its --task; with --state DIR of an agent,
-    those that it enabled at its last start.
+    Each has its package and its digest. An agent enables all tasks, or those named with its
+    --task; with --state DIR of an agent, those that it enabled at its last start.
     """
     from flctl.agent.state import saved_tasks
     from flctl.learning.catalogue import catalogue
@@ -62,7 +62,7 @@ def check(
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Try everything that a fleet needs from a task.
+    """Check that a task has everything that a fleet needs.
 
     Exit code 0: fit for a fleet; 1: it has a problem, and the line says how to solve it.
     """

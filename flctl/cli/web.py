@@ -19,7 +19,7 @@ def web(
     metrics_token: Path | None = option("FILE", "Token of Prometheus.", parser=path, default=None),
     verbose: Verbose = False,
 ) -> None:
-    """Show the fleet and its runs in a browser, and serve /metrics; docs/how-to/web.md.
+    """Show the fleet in a browser, and serve /metrics to Prometheus.
 
     Buttons need an admin key. Beyond loopback it asks for the token in STATE/web/token.
     """

@@ -11,6 +11,7 @@ import pytest
 
 import flctl
 from flctl import __version__
+from flctl.cli.app import NAMES
 from flctl.cli.flags import FLAGS
 from flctl.settings import KEYS, NOT_YET
 
@@ -65,10 +66,26 @@ def test_help_groups_the_options_and_tells_the_defaults(flctl):
 def test_no_command_shows_the_help(flctl):
     """`flctl` alone, and a group alone, print their help and end well."""
     assert "130 interrupted with Ctrl-C" in flctl().out
-    for args in ((), ("keys",), ("runs",)):
+    for args, heading in (((), "Train and use models:"), (("keys",), "Commands:")):
         done = flctl(*args)
         assert (done.code, done.err) == (0, "")
-        assert "Commands:" in done.out
+        assert f"\n{heading}\n" in done.out
+
+
+def test_help_lists_every_command_once_in_one_line(flctl, monkeypatch):
+    """At 80 columns, below what a person wants to do; so do the groups."""
+    monkeypatch.setenv("COLUMNS", "80")
+    for name, command in EVERY.items():
+        if not hasattr(command, "list_commands"):
+            continue
+        lines = flctl(*name, "-h").out.splitlines()
+        assert max(map(len, lines)) <= 80
+        for each in command.list_commands(None):
+            about = command.get_command(None, each).get_short_help_str(limit=300)
+            assert [line.split(maxsplit=1)[1] for line in lines if line.split()[:1] == [each]] == [
+                about
+            ]
+    assert sorted(NAMES) == sorted(set(NAMES))
 
 
 def test_version(flctl):
@@ -105,7 +122,7 @@ def test_help_cuts_no_sentence_and_shows_no_type_of_python(flctl, name, monkeypa
         assert (done.code, done.err) == (0, "")
         assert not TYPES.search(done.out), done.out
         if hasattr(EVERY[name], "list_commands"):
-            assert "..." not in done.out[done.out.index("Commands:") :]
+            assert "..." not in done.out.partition("Options:")[2]
     assert flctl(*name, "--help").out == done.out
 
 

@@ -134,7 +134,7 @@ class Fleet:
     def another_version(self, what: str, version: str, *edits: tuple[str, str, str]) -> Path:
         """An archive of the image of this checkout that calls itself `version`, and is edited:
         (file in the package, what stands there, what shall)."""
-        run = [edit("__init__.py", '__version__ = ".*"', f'__version__ = "{version}"')]
+        run = [edit("build.json", '"version": "[^"]*"', f'"version": "{version}"')]
         run += [edit(*each) for each in edits]
         dockerfile = (
             f"FROM flctl-{what}:{engine.TAG}\nUSER root\nRUN {' && '.join(run)}\nUSER 7700:7700\n"

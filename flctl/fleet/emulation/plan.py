@@ -7,7 +7,6 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from flctl import __version__
 from flctl.errors import UsageError
 from flctl.settings import Partition, agent_names
 
@@ -50,6 +49,12 @@ PROFILES = {
 }
 
 
+def own_image(kind: str) -> str:
+    from flctl import __version__
+
+    return f"flctl-{kind}:{__version__}"
+
+
 class EmulationPlan(Struct, frozen=True, kw_only=True):
     """Arguments of `flctl emulate up`."""
 
@@ -60,8 +65,8 @@ class EmulationPlan(Struct, frozen=True, kw_only=True):
     partition: Partition = "iid"
     alpha: float = 0.5
     shard_seed: int = 1
-    image: str = f"flctl-agent:{__version__}"
-    coordinator_image: str = f"flctl-coordinator:{__version__}"
+    image: str = msgspec.field(default_factory=lambda: own_image("agent"))
+    coordinator_image: str = msgspec.field(default_factory=lambda: own_image("coordinator"))
     accept_weights: bool = False
 
     @property
