@@ -1,6 +1,7 @@
 """How the documentation becomes a site: make docs."""
 
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -27,6 +28,7 @@ myst_linkify_fuzzy_links = False
 highlight_language = "none"
 smartquotes = False  # two hyphens begin an option
 nitpicky = True
+nitpick_ignore_regex = [("py:.*", ".*")]  # types of other packages
 
 html_theme = "furo"
 html_title = "flctl"
@@ -41,3 +43,9 @@ html_theme_options = {
     "dark_logo": "mark.svg",
     "navigation_with_keys": True,
 }
+
+# Docstrings are plain text with names in backticks.
+default_role = "code"
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_mock_imports = [] if find_spec("torch") else ["torch"]

@@ -226,9 +226,11 @@ class Fleet(FleetViews):
         return Training(partial(self._runs.watch, found), self._runs, found)
 
     def start(self, **settings: Any) -> Training:
+        """Begin a run; the settings are those of `flctl.train`."""
         return self.run(self._runs.start(settings, WHERE))
 
     def close(self) -> None:
+        """Close the connection; a run goes on."""
         self._runs.close()
 
     def __enter__(self) -> "Fleet":

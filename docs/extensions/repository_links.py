@@ -19,6 +19,8 @@ class RepositoryLinks(SphinxPostTransform):
         docs = Path(self.env.srcdir)
         root = docs.parent
         for link in list(self.document.findall(pending_xref)):
+            if link.get("reftype") != "myst":
+                continue
             target = link["reftarget"].partition("#")[0]
             found = ((docs / link["refdoc"]).parent / target).resolve()
             page = found.with_suffix(".md")  # MyST has taken the suffix off

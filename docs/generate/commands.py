@@ -9,7 +9,7 @@ import click
 import typer.main
 
 from flctl.cli.app import app
-from generate.plain import markdown, paragraphs, table
+from generate.plain import code, markdown, paragraphs, table
 
 
 class Found(NamedTuple):
@@ -133,18 +133,22 @@ def _option(parameter: Any, context: Any) -> str:
     shown = re.sub(r" <[\w ]+(\[.+\])?>$", "", shown).replace(" / ", ", ")
     text = re.sub(r"\b([\d.e-]+)<=x<=(\d+)", r"\1 to \2", text)
     text = re.sub(r"\bx>=([\d.e-]+)", r"at least \1", text)
-    named = sorted({each.name for each in entry_points(group="flctl.strategies")})
-    text = text.replace("{strategies}", ", ".join(named))
     text, *notes = re.split(r"  \[", text)
     facts = [
         part for note in notes for part in note.removesuffix("]").split("; ") if ": FL" not in part
     ]
-    lines = [f"```{{option}} {shown}", markdown(text)]
+    lines = [f"```{{option}} {shown}", filled(markdown(text))]
     if facts:
         lines += ["", f"*{markdown('; '.join(facts))}*"]
     if variable := variable_of(parameter, context):
         lines += ["", f"Environment: `{variable}`"]
     return "\n".join([*lines, "```"])
+
+
+def filled(text: str) -> str:
+    """With the names of the strategies that are installed."""
+    named = sorted({each.name for each in entry_points(group="flctl.strategies")})
+    return text.replace("\\{strategies\\}", ", ".join(map(code, named)))
 
 
 def variable_of(parameter: Any, context: Any) -> str | None:

@@ -74,10 +74,12 @@ class Examples:
 
     @property
     def x(self) -> "Tensor":
+        """The inputs, as a tensor."""
         return _tensor(self._x)
 
     @property
     def y(self) -> "Tensor":
+        """The targets, as a tensor."""
         return _tensor(self._y)
 
     @property

@@ -76,6 +76,7 @@ class Task:
 
     @property
     def measures(self) -> Measures:
+        """The metrics of this task, and how their sums are laid out."""
         if type(self).torchmetrics is Task.torchmetrics:
             return measures_of(self)
         from flctl.learning.summed import SummedMetrics
