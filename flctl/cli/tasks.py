@@ -79,4 +79,7 @@ def check(
     if problems:
         fail(f"task '{task}': not fit for a fleet yet: {', '.join(problems)}", json)
     if not json:
-        output.print_line(f"task '{task}' is fit for a fleet")
+        but = next(
+            (f", but here {f.figures['no_best']}" for f in found if "no_best" in f.figures), ""
+        )
+        output.print_line(f"task '{task}' is fit for a fleet{but}")

@@ -2,13 +2,13 @@
 from `History.apply`, and `take_stock` then takes updates damaged in the spool out of `accepted`.
 """
 
-import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
 
 from flctl.core import events
+from flctl.core.metrics import is_defined, why_undefined
 from flctl.core.randomness import Seeding
 from flctl.errors import StateError
 from flctl.settings import SCHEMA
@@ -28,7 +28,8 @@ COMPARABLE = 0.95
 
 def best_round(scores: Mapping[int, events.Score | None]) -> int | None:
     """The best of these rounds by the task's primary metric, the earlier of two equals; None when
-    no round was measured to be chosen. The rounds are in order.
+    no round was measured to be chosen, or none with a figure that is defined. The rounds are in
+    order.
 
     Agents come and go, and their validation data with them: a model looks better when the agent
     with the rare classes is away. So a round on notably fewer examples than the best so far never
@@ -41,6 +42,8 @@ def best_round(scores: Mapping[int, events.Score | None]) -> int | None:
     for round_id, score in scores.items():
         if score is None or score.validation is None or score.chosen is None:
             continue
+        if not is_defined(score.chosen):  # else round 1 would be the best of a run without figures
+            continue
         worth, examples = (
             score.chosen * (-1 if score.primary.lower else 1),
             score.validation.examples,
@@ -48,10 +51,18 @@ def best_round(scores: Mapping[int, events.Score | None]) -> int | None:
         if best is not None:
             _, least, before = best
             fewer, more = examples < COMPARABLE * before, before < COMPARABLE * examples
-            if fewer or not (more or worth > least or math.isnan(least)):
+            if fewer or not (more or worth > least):
                 continue
         best = round_id, worth, examples
     return None if best is None else best[0]
+
+
+def why_no_best(scores: Iterable[events.Score | None]) -> str:
+    """Why none of these rounds is the best."""
+    chosen = [score for score in scores if score is not None and score.chosen is not None]
+    if not chosen:
+        return "there is no validation part"
+    return f"on {chosen[-1].chosen_on} {why_undefined(chosen[-1].primary.name)}"
 
 
 class History:

@@ -59,6 +59,8 @@ class Defined(NamedTuple):
     """Means that it is computed from, all of them."""
     constant: Callable[[Sums], float] = lambda _: math.nan
     """The figure of the best constant answer: the largest class, every label, the mean number."""
+    takes: str = ""
+    """What it cannot be computed without, in words."""
 
 
 def _accuracy(sums: Sums) -> float:
@@ -144,12 +146,17 @@ DEFINED = {
     "accuracy": Defined("accuracy", _accuracy, (CLASSES,), constant=_largest),
     "macro_f1": Defined("macro-F1", _macro_f1, (CLASSES, LABELS), constant=_constant_f1),
     "ece": Defined("ECE", _ece, (CONFIDENCE,)),
-    "auroc": Defined("AUROC", _auroc, (SCORES, ERRORS), constant=lambda _: 0.5),
-    "threshold": Defined("99th percentile", _threshold, (ERRORS,)),
+    "auroc": Defined(
+        "AUROC", _auroc, (SCORES, ERRORS), constant=lambda _: 0.5,
+        takes="labelled examples of two classes",
+    ),
+    "threshold": Defined("99th percentile", _threshold, (ERRORS,), takes="normal examples"),
     "mae": Defined("MAE", lambda sums: sums.means["mae"].mean, means=("mae",)),
     "rmse": Defined("RMSE", _rmse, means=(SQUARED,), constant=_spread),
-    "r2": Defined("R²", _r2, means=(SQUARED, TARGET), constant=lambda _: 0.0),
-}
+    "r2": Defined(
+        "R²", _r2, means=(SQUARED, TARGET), constant=lambda _: 0.0, takes="targets that differ"
+    ),
+}  # fmt: skip
 
 
 def label(name: str, unit: str = "") -> str:
@@ -186,6 +193,18 @@ def errors_of(counts: Mapping[str, Table]) -> tuple[tuple[int, ...], tuple[int, 
 def computed(values: Mapping[str, float]) -> dict[str, float]:
     """Those that could be computed: AUROC, for instance, takes examples of two classes."""
     return {name: value for name, value in values.items() if value != -sys.float_info.max}
+
+
+def is_defined(value: float | None) -> bool:
+    """Whether a figure could be computed, of a model that has not diverged."""
+    return value is not None and abs(value) < sys.float_info.max  # not so is NaN, of version 0.1
+
+
+def why_undefined(name: str) -> str:
+    """Why a figure is not defined, as an end of a sentence."""
+    takes = DEFINED[name].takes if name in DEFINED else ""
+    cannot = f"{label(name)} cannot be computed"
+    return f"{cannot}: it takes {takes}" if takes else f"{cannot}: it is NaN or infinite"
 
 
 def each_figure(found: Metrics) -> list[str]:

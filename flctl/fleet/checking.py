@@ -7,7 +7,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from flctl.core.metrics import in_words
+from flctl.core.history import why_no_best
+from flctl.core.metrics import in_words, is_defined
 from flctl.errors import FlctlError, TaskError, UsageError
 from flctl.fleet.virtual import VirtualRun
 from flctl.learning import checkup, checkup_steps
@@ -79,7 +80,16 @@ def check_round(subject: Subject) -> Said:
     text = f"{CLIENTS} virtual clients trained and were averaged"
     if score is None:
         return Said(text)
-    return Said(f"{text}: {in_words(score)}", dict(score.values))
+    text, figures = f"{text}: {in_words(score)}", dict[str, Any](score.values)
+    if score.chosen is None or is_defined(score.chosen):
+        return Said(text, figures)
+    why = f"no round would be the best: {why_no_best([score])}"
+    if subject.path is None:
+        raise subject.problem(
+            "primary", f"{why}; choose another, or give it a 'validation' that has them"
+        )
+    # One device's data: those of others may have what is missing.
+    return Said(f"{text}; with these data alone {why}", {**figures, "no_best": why}, "note")
 
 
 CHECKS: tuple[tuple[str, tuple[str, ...], Check], ...] = (

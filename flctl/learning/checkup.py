@@ -183,7 +183,8 @@ def check_data(subject: Subject) -> Said:
         )
     counts = count(found, kinds_of(task, [found])).classes
     each = f"of shape {list(found.x.shape[1:])}, {_dtype(found)}"
-    text = f"{len(found):,} examples {each if found.items is None else 'of a Dataset'}"
+    of = "in a list" if isinstance(found.items, list | tuple) else "of a Dataset"
+    text = f"{len(found):,} examples {each if found.items is None else of}"
     if found.group is not None:
         text += f", of {len(np.unique(found.group))} records"
     figures = {
@@ -212,7 +213,11 @@ def check_tests(subject: Subject) -> Said:
         )
     rows: set[int] = set()
     for name, part in {**subject.tests, **({"held out": held_out} if held_out else {})}.items():
-        if part.x.shape[1:] != subject.train.x.shape[1:] or part.x.dtype != subject.train.x.dtype:
+        in_memory = part.items is None and subject.train.items is None
+        alike = (
+            part.x.shape[1:] == subject.train.x.shape[1:] and part.x.dtype == subject.train.x.dtype
+        )
+        if in_memory and not alike:
             raise DataError(
                 f"task '{task.name}', test_parts: '{name}' holds {_dtype(part)} of shape "
                 f"{list(part.x.shape[1:])}, but train_data {_dtype(subject.train)} of shape "

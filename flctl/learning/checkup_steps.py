@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from flctl.core.metrics import LOSS, in_words, metrics_of
+from flctl.core.metrics import LOSS, in_words, is_defined, metrics_of, why_undefined
 from flctl.errors import FlctlError
 from flctl.learning.checkup import Said, Subject
 from flctl.learning.evaluation import evaluate
@@ -22,8 +22,8 @@ from flctl.learning.fingerprint import (
     local_training,
 )
 from flctl.learning.groups import set_training
-from flctl.learning.guard import forward, length
-from flctl.learning.loader import BatchPlan, in_order, load, mapped, tensors_in
+from flctl.learning.guard import forward, length, tensors_in
+from flctl.learning.loader import BatchPlan, in_order, load, mapped
 from flctl.learning.optimizer import check_optimizer
 from flctl.learning.state import is_finite, same_bytes
 from flctl.learning.summed import SummedMetrics
@@ -59,7 +59,10 @@ def check_batch(subject: Subject) -> Said:
     text = f"inputs make {_kind(given)} of stored {_kind(x)}"
     known = f"targets {y.min()} to {y.max()}" if subject.train.labelled else "no targets"
     shapes = [list(part.shape) for part in tensors_in(given)]
-    return Said(f"{text}, {known}", {"inputs": shapes[0] if len(shapes) == 1 else shapes})
+    figures = {"inputs": shapes[0] if len(shapes) == 1 else shapes}
+    if left := _left_out(subject):
+        return Said(f"{text}, {known}; {left}", figures, "note")
+    return Said(f"{text}, {known}", figures)
 
 
 def check_forward(subject: Subject) -> Said:
@@ -140,9 +143,11 @@ def check_metrics(subject: Subject) -> Said:
             found.values,
             "note",
         )
-    return Said(
-        f"untrained, on {len(part):,} examples of '{name}': {in_words(found)}", found.values
-    )
+    text = f"untrained, on {len(part):,} examples of '{name}': {in_words(found)}"
+    missing = [why_undefined(each) for each, v in found.values.items() if not is_defined(v)]
+    if missing:
+        return Said(f"{text}; {'; '.join(missing)}", found.values, "note")
+    return Said(text, found.values)
 
 
 def check_again(subject: Subject) -> Said:
@@ -190,6 +195,19 @@ def check_cost(subject: Subject) -> Said:
         f"{batches * seconds:.2g} s once through all data{memory}",
         {"seconds_per_batch": seconds, "batches_per_epoch": batches, "peak_bytes": peak},
     )
+
+
+def _left_out(subject: Subject) -> str:
+    """What of the training data is broken, of up to `EVALUATED` that are spread over them; empty
+    for none."""
+    rows = np.linspace(0, len(subject.train) - 1, min(len(subject.train), EVALUATED))
+    some = subject.train.select(np.unique(rows.astype(np.int64)))
+    for _ in in_order(subject.task, some, 100):
+        pass
+    if not some.broken:
+        return ""
+    at, why = min(some.broken.items())
+    return f"{len(some.broken)} of {len(some)} will be left out; {some.name(at)}: {why}"
 
 
 def _batch(subject: Subject) -> Batch:

@@ -65,6 +65,8 @@ class Examples:
         self.classes = classes
         self.group = None if group is None else np.asarray(group, dtype=np.str_)
         self.where = where
+        self.usual: dict[str, Any] = {}
+        """What most of the items look like, once it was needed; selections of them share it."""
         self.digests: list[str] = []
         """The digest, once it is known; copies of the same examples may share it."""
         self._check()
@@ -110,8 +112,12 @@ class Examples:
     def __getitem__(self, index: int) -> Batch:
         if self.items is None:
             return self.x[index], self.y[index]
-        item = self.items[int(self._x[index])]
-        return item[0] if isinstance(item, tuple) and len(item) == 2 else item, self.y[index]
+        return self.item(int(self._x[index]))[0], self.y[index]
+
+    def item(self, number: int) -> Batch:
+        """One of all `items`, of which these are some, with any target."""
+        item = self.items[number]
+        return item[0] if isinstance(item, tuple) and len(item) == 2 else item, self.y[0]
 
     def name(self, index: int) -> str:
         """Name of one example, for people."""
@@ -139,6 +145,7 @@ class Examples:
         chosen.group = None if self.group is None else self.group[rows]
         chosen.names = None if self.names is None else self.names[rows]
         chosen.digests = []
+        chosen.usual = {} if self.items is None else self.usual
         chosen.__dict__.pop("labels", None)
         return chosen
 

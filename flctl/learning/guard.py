@@ -84,6 +84,17 @@ def kind(value: object) -> str:
     return "None" if value is None else f"an object of type {type(value).__name__}"
 
 
+def tensors_in(batch: Any) -> "list[Tensor]":
+    """Those of a batch, which is a tensor, or a dict or tuple of some."""
+    from torch import Tensor
+
+    if isinstance(batch, Tensor):
+        return [batch]
+    parts = batch.values() if isinstance(batch, Mapping) else batch
+    nested = isinstance(batch, Mapping | list | tuple)
+    return [each for part in parts for each in tensors_in(part)] if nested else []
+
+
 def length(batch: Any) -> int | None:
     """How many examples are in a batch of inputs: of the first tensor in it; None without one."""
     from torch import Tensor
@@ -193,6 +204,10 @@ def _no_batch(task: "Task", result: Any, *given: Any) -> str:
         return f"{kind(x)} and {kind(y)} for a batch of {len(given[0])}"
     if task.says == "class" and (y.dtype != int64 or y.ndim != 1):
         return f"labels of type {y.dtype} and shape {list(y.shape)}, not one torch.int64 for each"
+    if task.says == "class" and len(y) and not 0 <= y.min() <= y.max() < len(task.classes):
+        return f"labels from {y.min()} to {y.max()}, not in 0 to {len(task.classes) - 1}"
+    if not all(bool(part.isfinite().all()) for part in (*tensors_in(x), y)):
+        return "NaN or infinite numbers"
     return ""
 
 

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,9 +10,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from flctl.core.randomness import derive
-from flctl.errors import FlctlError, SettingsError, TaskError, is_out_of_memory, one_line
+from flctl.errors import SettingsError, TaskError, is_out_of_memory
+from flctl.learning.careful import Broken, Careful, OneByOne
 from flctl.learning.examples import Batch, Examples, Indices
-from flctl.learning.guard import of_loader, reason
+from flctl.learning.guard import of_loader
 from flctl.learning.task import Task
 from flctl.settings import LocalTraining
 
@@ -73,8 +74,8 @@ def load(task: Task, examples: Examples, batches: Iterable[Indices]) -> Iterator
         yield from _together(examples, batches)
         return
     one_by_one = examples.items is not None or type(task).collate is not Task.collate
-    collate: Callable[[Any], Any] = _Careful(task.collate) if one_by_one else _as_is
-    found: Any = _OneByOne(examples) if one_by_one else _InBatches(examples)
+    collate: Callable[[Any], Any] = Careful(task, examples) if one_by_one else _as_is
+    found: Any = OneByOne(examples) if one_by_one else _InBatches(examples)
     loader = DataLoader(
         found,
         batch_sampler=(indices.tolist() for indices in batches),
@@ -84,7 +85,7 @@ def load(task: Task, examples: Examples, batches: Iterable[Indices]) -> Iterator
         generator=torch.Generator().manual_seed(0),
     )
     good = tries = 0
-    broken: list[_Broken] = []
+    broken: list[Broken] = []
     try:
         for made in loader:
             batch, broken = made if one_by_one else (made, [])
@@ -155,68 +156,10 @@ def mapped(batch: Any, change: Callable[[Tensor], Tensor]) -> Any:
     return batch
 
 
-def tensors_in(batch: Any) -> list[Tensor]:
-    if isinstance(batch, Tensor):
-        return [batch]
-    parts = batch.values() if isinstance(batch, Mapping) else batch
-    return [each for part in parts for each in tensors_in(part)]
-
-
 def moved(batch: Any, device: torch.device) -> Any:
     if isinstance(batch, Tensor):
         return batch.to(device)
     return mapped(batch, lambda part: part.to(device))
-
-
-class _Broken(NamedTuple):
-    at: int
-    why: str
-
-
-class _OneByOne:
-    """`Examples` for a loader; one that cannot be read comes as why."""
-
-    def __init__(self, examples: Examples) -> None:
-        self._examples = examples
-
-    def __getitem__(self, index: int) -> "tuple[int, Batch] | _Broken":
-        try:
-            x, y = self._examples[index]
-        except Exception as error:
-            if is_out_of_memory(error):
-                raise
-            return _Broken(index, _why(error))
-        if isinstance(x, Tensor) and x.is_floating_point() and not bool(x.isfinite().all()):
-            return _Broken(index, "it holds NaN or infinite numbers")
-        return index, (x, y)
-
-
-class _Careful:
-    """`collate`, which leaves out what it cannot take; None in the place of an empty batch."""
-
-    def __init__(self, collate: Callable[[Any], Batch]) -> None:
-        self._collate = collate
-
-    def __call__(self, items: "list[tuple[int, Batch] | _Broken]") -> tuple[Any, list[_Broken]]:
-        broken = [item for item in items if isinstance(item, _Broken)]
-        good = [item for item in items if not isinstance(item, _Broken)]
-        try:
-            return self._collate([pair for _, pair in good]) if good else None, broken
-        except Exception as error:
-            if is_out_of_memory(error):
-                raise
-        kept = []
-        for index, pair in good:
-            try:
-                self._collate([pair])
-                kept.append(pair)
-            except Exception as error:
-                broken.append(_Broken(index, _why(error)))
-        return self._collate(kept) if kept else None, broken
-
-
-def _why(error: Exception) -> str:
-    return one_line(str(error)) if isinstance(error, FlctlError) else reason(error)
 
 
 class _InBatches:

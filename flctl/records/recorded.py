@@ -6,7 +6,7 @@ from typing import Any
 
 from flctl.coordinator.store.runs import LocalRuns
 from flctl.core.events import AnyEvent, RoundCommitted
-from flctl.core.history import History
+from flctl.core.history import History, why_no_best
 from flctl.errors import RunError, UsageError
 from flctl.fleet.console import RemoteRuns
 from flctl.learning.whole import merge
@@ -40,8 +40,10 @@ class RecordedRun:
             return self.history.round
         if which == "best":
             if self.history.best is None:
+                why = why_no_best(event.metrics for event in self.history.rounds)
                 raise UsageError(
-                    f"--which best: no round of run {self.name} was evaluated; take --which last"
+                    f"--which best: no round of run {self.name} is the best: {why}; take "
+                    "--which last"
                 )
             return self.history.best.round
         if which.isascii() and which.isdigit():

@@ -3,14 +3,18 @@
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from flctl.core.events import (
     AttemptFailed,
     RoundCommitted,
     RoundsWithdrawn,
+    Score,
     UpdateRejected,
     UpdateStored,
 )
-from flctl.core.metrics import each_figure, label
+from flctl.core.history import why_no_best
+from flctl.core.metrics import each_figure, is_defined, label
 from flctl.core.stream import ENDS, AgentFailed, AgentLost, AgentsAwaited, BatchTrained, Published
 from flctl.formats import counted, few, figure, span
 from flctl.wire.messages import TRAINING, VALIDATION
@@ -54,6 +58,14 @@ def measured_by(metrics: Mapping[str, Any]) -> str:
         return f"measured by the coordinator, on its part '{part}'{best}"
     who = few(metrics.get("beside") or ())
     return (f"measured by agents: {who}" if who else "measured by agents") + best
+
+
+def without_best(metrics: Mapping[str, Any]) -> str:
+    """Why no round is the best, where a validation part was measured; else an empty string."""
+    score = msgspec.convert(metrics, Score) if metrics else None
+    if score is None or score.chosen is None or is_defined(score.chosen):
+        return ""
+    return f"no round is the best: {why_no_best([score])}; choose another 'primary', or other data"
 
 
 def trouble_line(told: Published) -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from flctl.core.history import History
+from flctl.core.history import History, why_no_best
 from flctl.core.metrics import label, labels
 from flctl.formats import counted, figure, size, span
 from flctl.terminal import chains, output
@@ -72,11 +72,7 @@ def show_run(
         task = output.task_option(found["task"])
         resume = f"{output.program()} train --resume {found['run']}{task}{options}"
         output.print_line(f"{'go on with':<11} {resume}")
-    if (best := history.best) is not None and (score := best.metrics) is not None:
-        text = f"round {best.round} ({score.rule}: {figure(score.chosen, 4)})"
-        output.print_line(f"{'best':<11} {text}")
-        if file := found.get("best"):
-            output.print_line(f"{'':<11} {file['checkpoint']}")
+    _show_best(found, history)
     if history.rounds and (score := history.rounds[-1].metrics) is not None:
         output.print_line(f"{'figures':<11} on {score.part}, by {score.source}")
     if history.rounds:
@@ -86,6 +82,17 @@ def show_run(
         _show_last(history.rounds[-1], everyone)
         _show_figures(history, everyone)
     _show_own(history, f"{output.program()} personalise {found['run']}{options}")
+
+
+def _show_best(found: Mapping[str, Any], history: History) -> None:
+    if (best := history.best) is not None and (score := best.metrics) is not None:
+        text = f"round {best.round} ({score.rule}: {figure(score.chosen, 4)})"
+        output.print_line(f"{'best':<11} {text}")
+        if file := found.get("best"):
+            output.print_line(f"{'':<11} {file['checkpoint']}")
+    elif any(event.metrics and event.metrics.chosen is not None for event in history.rounds):
+        why = why_no_best(event.metrics for event in history.rounds)
+        output.print_line(f"{'best':<11} none: {why}")
 
 
 def _show_own(history: History, again: str) -> None:

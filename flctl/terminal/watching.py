@@ -178,6 +178,8 @@ class JsonWatcher(Watcher):
         }
         if result.reason or result.state != "finished":
             end["reason"] = result.reason
+        if result.best is None and (why := lines.without_best(result.metrics or {})):
+            end["no_best"] = why
         if self.story.personal or self.story.without:
             end |= {"personal": sorted(self.story.personal), "without": self.story.without}
         print_json(end, indent=False)
@@ -233,6 +235,8 @@ class LineWatcher(Watcher):
             round_id, best = result.best
             there = "" if os.access(best, os.R_OK) else f"; have it here with: {fetch} --which best"
             print_line(f"best: round {round_id}, {best}{there}")
+        elif result.best is None and (why := lines.without_best(result.metrics or {})):
+            print_line(why)
         if model is not None and not os.access(model, os.R_OK):
             print_line(f"model with the coordinator, in {model}; have it here with: {fetch}")
             return

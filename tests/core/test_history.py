@@ -1,6 +1,7 @@
 """What the events of a run add up to."""
 
 import math
+import sys
 import tracemalloc
 
 import msgspec
@@ -14,6 +15,8 @@ from flctl.errors import StateError
 from flctl.settings import SCHEMA, LocalTraining
 from flctl.wire.messages import Metric, Metrics
 
+WORST = -sys.float_info.max
+"""What stands for a figure that could not be computed."""
 A, B, C = ("a" * 64, "b" * 64, "c" * 64)
 
 
@@ -168,6 +171,8 @@ def test_the_best_round_has_the_smallest_loss():
         ([(100, 0.9), (104, 0.8), (104, 0.85), (112, 0.7)], 4),
         ([(100, 0.9), None, (100, 0.9), (102, 0.91)], 4),
         ([None, (300, math.nan), (300, 0.1)], 3),
+        ([(300, WORST), (200, 0.1), (400, WORST)], 2),
+        ([(300, WORST), (300, WORST)], None),
         ([None, None], None),
     ],
     ids=[
@@ -178,6 +183,8 @@ def test_the_best_round_has_the_smallest_loss():
         "data that grow",
         "not every round is measured",
         "not a number",
+        "defined once, on fewer examples",
+        "never defined",
         "never measured",
     ],
 )

@@ -9,6 +9,7 @@ import fcntl
 import hashlib
 import json
 import re
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -267,7 +268,7 @@ def _best(rounds: list[dict[str, Any]]) -> dict[str, Any] | None:
         primary = score.get("primary", {"name": "loss", "lower": True})
         part = score.get("validation") or {}
         figure = (part.get("values") or {}).get(primary["name"])
-        if figure is None:
+        if figure is None or abs(figure) >= sys.float_info.max:  # it could not be computed
             continue
         worth, here = figure if primary.get("lower") else -figure, part.get("examples", 0)
         alike = min(here, examples) >= 0.95 * max(here, examples)

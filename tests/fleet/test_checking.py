@@ -321,6 +321,12 @@ def test_a_whole_task_has_nothing_but_ok(check: Check) -> None:
             "none is of class d",
         ),
         (
+            f"{TRAIN}x, y = points(40)\n"
+            "        return Examples([*x[:9], torch.ones(3), *x[10:]], y, classes=3)",
+            "batch",
+            "1 of 40 will be left out; example 9 of the data: it is tensor [3] of fractions, most",
+        ),
+        (
             f"{MODEL}return nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))",
             "forward",
             'set defaults = {"drop_last": True}',
