@@ -28,9 +28,9 @@ class BuildHook(BuildHookInterface):  # type: ignore[type-arg]
 
         self._folder = tempfile.TemporaryDirectory(prefix="flctl-build-")
         folder = Path(self._folder.name)
-        if not (Path(self.root) / "flctl" / BUILT).exists():
-            (folder / BUILT).write_text(version_of().as_json())
-            build_data["force_include"][str(folder / BUILT)] = f"flctl/{BUILT}"
+        # Also where it is there already: a wheel from the sources has the bytes of one from git.
+        (folder / BUILT).write_text(version_of().as_json())
+        build_data["force_include"][str(folder / BUILT)] = f"flctl/{BUILT}"
         if self.target_name != "wheel":
             return
         sys.path.insert(0, str(Path(self.root, "scripts")))
