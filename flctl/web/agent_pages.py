@@ -10,7 +10,7 @@ from starlette.routing import Route
 
 from flctl.coordinator.store.audit import Line, read_line
 from flctl.core.chain import split_lines
-from flctl.errors import FlctlError
+from flctl.errors import CoordinatorAway, FlctlError
 from flctl.fleet.answers import AgentStatus
 from flctl.fleet.console import RemoteRuns
 from flctl.transport.keypair import shown
@@ -70,11 +70,12 @@ class AgentPages:
         return HTMLResponse(render("agent_actions.html", admin=admin, **values))
 
     def _now(self, request: Request) -> dict[str, Any]:
-        """Raises NotThere."""
+        """Raises NotThere, CoordinatorAway."""
         fleet, run = self._site.seen()
         name = request.path_params["agent"]
-        agent = _find(fleet.status.agents if fleet is not None else (), name)
-        assert fleet is not None
+        if fleet is None:
+            raise CoordinatorAway(self._site.feed.away)
+        agent = _find(fleet.status.agents, name)
         row = fleet_view.row(agent, fleet)
         now = fleet.status.coordinator.run
         is_open = run is not None and now is not None and now.run == run.name
@@ -114,9 +115,11 @@ class AgentPages:
         return HTMLResponse(render("log.html", page=page))
 
     def _no_log(self, name: str) -> str:
-        """Why there is no log to ask for; "" when there is. Raises NotThere."""
+        """Why there is no log to ask for; "" when there is. Raises NotThere, CoordinatorAway."""
         fleet, _ = self._site.seen()
-        agent = _find(fleet.status.agents if fleet is not None else (), name)
+        if fleet is None:
+            raise CoordinatorAway(self._site.feed.away)
+        agent = _find(fleet.status.agents, name)
         if agent.log is None:
             return "This agent has not been seen yet, or its version cannot send its log."
         return "" if agent.log else "Its owner does not let operators read its log."

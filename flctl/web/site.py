@@ -174,7 +174,10 @@ def form(order: Order) -> Callable[[Request], Any]:
             body = (await request.body()).decode(errors="replace")
         except ClientDisconnect:  # or it was too large, and cut off
             return PlainTextResponse("the body is not whole, or too large", 413)
-        fields = dict(parse_qsl(body, keep_blank_values=True, max_num_fields=50))
+        try:
+            fields = dict(parse_qsl(body, keep_blank_values=True, max_num_fields=50))
+        except ValueError:
+            return PlainTextResponse("the form has more than 50 fields", 413)
         return await run_in_threadpool(order, request, fields)
 
     return endpoint

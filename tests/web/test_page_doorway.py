@@ -153,8 +153,17 @@ def test_large_bodies_and_odd_methods_are_refused(client: httpx.Client):
     """With the length said before, and without one."""
     assert enter(client, "x" * 70_000).status_code == 413
     assert client.post("/login", content=iter([b"x" * 9_000] * 9)).status_code == 413
+    assert client.post("/login", content=b"a=1&" * 60).status_code == 413
     for method in ("PUT", "DELETE", "OPTIONS", "PATCH"):
         assert client.request(method, "/").status_code == 405
+
+
+def test_an_agent_page_before_the_first_answer_says_that_the_coordinator_is_away(
+    unlocked: httpx.Client,
+):
+    """Not that the agent is unknown."""
+    answer = unlocked.get("/agents/pi-01")
+    assert answer.status_code == 502 and "no agent is enrolled" not in answer.text
 
 
 def test_every_answer_has_the_headers(client: httpx.Client, login: Login):
