@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import click
 import typer.main
 
-from flctl.cli.app import app
+from flctl.cli.app import GROUPS, app
 from generate.plain import code, markdown, paragraphs, table
 
 
@@ -66,21 +66,14 @@ def missing() -> list[str]:
 
 
 def page() -> str:
-    """The table of all commands, and the sidebar's list of their pages."""
-    top = [each for each in every() if len(each.path) == 1]
-    rows = [(f"[`{each.path[0]}`](commands/{each.path[0]}.md)", _first(each)) for each in top]
-    pages = [f"commands/{each.path[0]}" for each in top]
-    return "\n".join(
-        [
-            table(("command", "what it does"), rows),
-            "",
-            "```{toctree}",
-            ":hidden:",
-            "",
-            *pages,
-            "```",
-        ]
-    )
+    """The tables of all commands, by what one wants to do, and the sidebar's list of their pages."""
+    top = {each.path[0]: each for each in every() if len(each.path) == 1}
+    parts = []
+    for title, names in GROUPS.items():
+        rows = [(f"[`{name}`](commands/{name}.md)", _first(top[name])) for name in names]
+        parts += [f"## {title}", table(("command", "what it does"), rows)]
+    pages = [f"commands/{name}" for name in top]
+    return "\n\n".join([*parts, "\n".join(["```{toctree}", ":hidden:", "", *pages, "```"])])
 
 
 def pages() -> dict[str, str]:

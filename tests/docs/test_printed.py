@@ -81,6 +81,7 @@ def test_commands_about_data_and_tasks(tmp_path: Path, flctl: Any):
     check("flctl data describe", flctl("data", "describe", "--task", "ecg", "--json").out)
     check("flctl data verify", flctl("data", "verify", shares, "--json").out)
     check("flctl tasks list", flctl("tasks", "list", "--json").out)
+    check("flctl version", flctl("version", "--json").out)
 
 
 def test_commands_about_keys(tmp_path: Path, flctl: Any):
