@@ -66,7 +66,7 @@ def missing() -> list[str]:
 
 
 def page() -> str:
-    """The tables of all commands, by what one wants to do, and the sidebar's list of their pages."""
+    """Tables of all commands, by what one wants to do, and the sidebar's list of their pages."""
     top = {each.path[0]: each for each in every() if len(each.path) == 1}
     parts = []
     for title, names in GROUPS.items():

@@ -12,7 +12,7 @@ from generate.plain import code, markdown, table
 FOLDER = Path(__file__).resolve().parents[2] / "ansible"
 VARIABLES = fields.WORDS["variables"]
 """Text of those that belong to no role."""
-_READ = re.compile(r"\b(flctl_[a-z_]+)\s*\|\s*default")
+_READ = re.compile(r"\b(flctl_[a-z_]+)(?:\s*\|\s*default| is defined)")
 _SET = re.compile(r"(?:register: |^\s*)(flctl_\w+)(?=:|$)", re.MULTILINE)
 
 
