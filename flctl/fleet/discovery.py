@@ -21,8 +21,8 @@ WORKING = ("ready", "training", "evaluating", "offering")
 _ADVICE: dict[State, str] = {
     "starting": "wait: its worker is reading the data",
     "no data": "give it data with flctl agent --data",
-    "too old": "upgrade the agent: flctl upgrade INVENTORY --limit NAME",
-    "too new": "upgrade the coordinator first: flctl upgrade INVENTORY",
+    "too old": "upgrade the agent: flctl upgrade -i INVENTORY --limit NAME",
+    "too new": "upgrade the coordinator first: flctl upgrade -i INVENTORY",
     "conflict": "two machines use its key: stop one, or give it a key of its own",
 }
 """For an agent that does not say more itself."""

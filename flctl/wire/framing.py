@@ -76,8 +76,8 @@ class Decoder:
 def which_first(oldest: int, theirs: int, name: str = "NAME") -> str:
     """What to upgrade, as a command, where an agent speaks `theirs` and its coordinator others."""
     if theirs < oldest:
-        return f"upgrade the agent: flctl upgrade INVENTORY --limit {name}"
-    return "upgrade the coordinator first: flctl upgrade INVENTORY"
+        return f"upgrade the agent: flctl upgrade -i INVENTORY --limit {name}"
+    return "upgrade the coordinator first: flctl upgrade -i INVENTORY"
 
 
 def spoken(oldest: int, newest: int) -> str:

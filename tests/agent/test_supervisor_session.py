@@ -237,7 +237,7 @@ def test_a_refused_key_says_what_to_do_and_backs_off(
 def test_another_protocol_is_said_and_retried(ready: Rig, caplog: pytest.LogCaptureFixture) -> None:
     """The notice of a newer coordinator: one line, and a Hello each minute."""
     ready.send(framing.notice("2.0", oldest=framing.PROTOCOL + 1, newest=framing.PROTOCOL + 2))
-    assert "this agent is too old; upgrade the agent: flctl upgrade INVENTORY" in caplog.text
+    assert "this agent is too old; upgrade the agent: flctl upgrade -i INVENTORY" in caplog.text
     ready.step(59.0)
     assert not ready.take(Hello)
     ready.step(2.0)
@@ -256,7 +256,7 @@ def test_a_coordinator_of_protocol_1_is_to_be_upgraded_first(
         f"agent=pi-01 speaks protocol {framing.PROTOCOL}, the coordinator (flctl"
     )
     assert line.endswith(
-        "this agent is too new; upgrade the coordinator first: flctl upgrade INVENTORY"
+        "this agent is too new; upgrade the coordinator first: flctl upgrade -i INVENTORY"
     )
     assert not ready.worker.jobs[1:]
 

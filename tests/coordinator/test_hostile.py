@@ -316,7 +316,7 @@ def test_an_agent_of_protocol_1_hears_what_to_do(fleet: MemoryFleet, name: str):
     assert status["state"] == "too old"
     assert status["note"] == (
         "too old: speaks protocol 1, the coordinator 2: upgrade the agent: "
-        "flctl upgrade INVENTORY --limit pi-02"
+        "flctl upgrade -i INVENTORY --limit pi-02"
     )
     (answer,) = [frames for frames in heard.receive() if isinstance(frames, list)]
     assert bytes(answer[0]) == kept["notice"][0]
