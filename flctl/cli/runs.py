@@ -140,6 +140,16 @@ def stop(run: Run, at: At) -> None:
     print_line(f"run {stopped} stopped; go on with: {resume}")
 
 
+@command(app, "flctl runs pause ecg-20261127-102328")
+def pause(run: Run, at: At) -> None:
+    """Pause a run of a coordinator after the round that is open; it can be resumed."""
+    with connected(at.folder, at.context, run) as runs:
+        found = runs.pause(run)
+    when = "is paused" if found.round is None else f"pauses after round {found.round}"
+    resume = f"{program()} train --resume {found.run}{at.again}"
+    print_line(f"run {found.run} {when}; go on with: {resume}")
+
+
 command(app, "flctl runs export ecg-2026 --format pt", "flctl runs export ecg-2026 --format csv")(
     export
 )

@@ -178,6 +178,17 @@ class RoundsWithdrawn(Dated, frozen=True, tag="withdrawn"):
     reason: str
 
 
+class PauseOrdered(Dated, frozen=True, tag="pausing"):
+    """An operator pauses the run: the open round is the last one until it is resumed."""
+
+    withdrawn: bool = False
+    """The run is resumed before that round has ended."""
+
+
+HELD = "paused by an operator"
+"""Reason of a pause that only an operator ends."""
+
+
 class RunPaused(Dated, frozen=True, tag="paused"):
     reason: str
     awaits: bool = False
@@ -257,6 +268,7 @@ AnyEvent: TypeAlias = (
     | AttemptFailed
     | RoundCommitted
     | RoundsWithdrawn
+    | PauseOrdered
     | RunPaused
     | RunResumed
     | RunFinished

@@ -82,6 +82,8 @@ class History:
         self.reason = ""
         self.awaits = False
         """It is paused until enough agents are here."""
+        self.held = False
+        """An operator has paused it: it ends after the open round, or has, until it is resumed."""
         self.rounds: list[events.RoundCommitted] = []
         self.opened: events.RoundOpened | None = None
         self.accepted: dict[str, events.UpdateStored] = {}
@@ -118,6 +120,11 @@ class History:
         for event in happened:
             history.apply(event)
         return history
+
+    @property
+    def waits(self) -> bool:
+        """It is paused, for agents or for an operator, and nothing is broken."""
+        return self.awaits or (self.held and self.state == "paused")
 
     @property
     def made_by(self) -> str:
@@ -208,7 +215,11 @@ class History:
             case events.RoundsWithdrawn():
                 self._expect(event.round < self.round, event)
                 self._withdraw(event.round)
+            case events.PauseOrdered():
+                self.held = not event.withdrawn
             case events.RunResumed():
+                # A coordinator that was restarted has not been asked to go on after the round.
+                self.held = self.held and self.state == "running"
                 self.state, self.reason, self.awaits = "running", "", False
                 self.reproducible = self.reproducible and event.reproducible
                 self.changed |= event.changed
@@ -217,6 +228,7 @@ class History:
             ):
                 self.state, self.reason = _ENDED[type(event)], event.reason
                 self.awaits = isinstance(event, events.RunPaused) and event.awaits
+                self.held = self.held and isinstance(event, events.RunPaused)
                 self.personalises = isinstance(event, events.RunFinished) and event.personalises
             case _:
                 self._personalise(event)

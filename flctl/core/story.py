@@ -7,6 +7,7 @@ from flctl.core.events import (
     AgentPersonalised,
     AnyEvent,
     AttemptFailed,
+    PauseOrdered,
     PersonalisingBegan,
     PersonalisingEnded,
     RoundCommitted,
@@ -81,6 +82,8 @@ class Story:
     """When the wait for agents ends; None while there is none."""
     before: int = 0
     """Number of rounds that were committed before watching began."""
+    pausing: bool = False
+    """An operator pauses it after the open round."""
     ended: str = ""
     """paused, failed, stopped or finished."""
     personalising: bool = False
@@ -125,6 +128,7 @@ class Story:
                     f"{event.reason}; the rounds after round {event.round} are done again"
                 )
             case RunResumed():
+                self.pausing = self.pausing and not self.ended
                 self.ended = self.message = ""
             case _:
                 self._after_rounds(event)
@@ -186,6 +190,9 @@ class Story:
         match event:
             case _ if isinstance(event, ENDS):
                 self.ended, self.message = event.word, event.reason
+                self.pausing = self.pausing and self.ended == "paused"
+            case PauseOrdered():
+                self.pausing = not event.withdrawn
             case PersonalisingBegan():
                 self.agents, self.ended, self.personalising = {}, "", True
                 self.message = f"agents personalise the model of round {event.round}"

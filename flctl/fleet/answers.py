@@ -48,6 +48,14 @@ class InProgress(Struct, frozen=True):
     since_round_s: float | None = None
     """Since the last commit, or since the run began, or went on."""
     time_left_s: float | None = None
+    pausing: bool = False
+    """An operator pauses it: after the open round, or it is paused."""
+
+
+class Pausing(Struct, frozen=True):
+    run: RunId
+    round: Natural | None
+    """The open round, which is finished first; None: it is paused."""
 
 
 class OpenRotation(Struct, frozen=True):

@@ -84,6 +84,12 @@ class RemoteRuns(Connection):
     def stop(self, run: str) -> str:
         return self._order_to_run("stop", run)
 
+    def pause(self, run: str) -> answers.Pausing:
+        """Draw no more rounds until it is resumed. Raises FlctlError."""
+        found = answers.read(answers.Pausing, self.ask("pause", run=run), self.where)
+        self._expect_run(found.run, run)
+        return found
+
     def personalise(self, run: str, **order: Any) -> tuple[str, int]:
         """Name of the run, and the number of this order to it."""
         body = self.ask("personalise", run=run, **order)

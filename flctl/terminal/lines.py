@@ -7,6 +7,7 @@ import msgspec
 
 from flctl.core.events import (
     AttemptFailed,
+    PauseOrdered,
     RoundCommitted,
     RoundsWithdrawn,
     Score,
@@ -85,6 +86,12 @@ def trouble_line(told: Published) -> str:
             text = f"attempt {event.attempt} failed: {event.reason}"
         case RoundsWithdrawn():
             return f"{event.reason}; the rounds after round {event.round} are done again"
+        case PauseOrdered():
+            return (
+                "an operator resumes the run"
+                if event.withdrawn
+                else ("an operator pauses the run: no round follows the one that is open")
+            )
         case AgentsAwaited():
             text = f"waiting for agents: {event.missing or ''}".rstrip(": ")
             if event.needed:

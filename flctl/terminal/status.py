@@ -128,6 +128,8 @@ def _run_line(run: Mapping[str, Any] | None) -> Any:
     if run is None:
         return Text("no run is in progress", style="dim")
     line = f"{run['run']}  round {run['round'] + 1}/{run['rounds']}, {run['phase']}"
+    if run.get("pausing") and not run["phase"].startswith("paused"):
+        line += ", pauses after this round"
     waits = run["phase"].startswith(("waiting", "paused"))
     waiting = run.get("waiting_for", ())  # an older coordinator leaves it out between rounds
     why = run.get("why", "")

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from markupsafe import Markup, escape
 from msgspec import Struct
 
+from flctl.core.events import HELD
 from flctl.errors import printable
 from flctl.fleet.answers import AgentStatus
 from flctl.fleet.discovery import WORKING
@@ -72,6 +73,8 @@ def run_line(fleet: FleetSeen) -> str:
     if run is None:
         return ""
     text = f"round {min(run.round + 1, run.rounds)} of {run.rounds}, {run.phase}"
+    if run.pausing and run.phase != HELD:
+        text += "; pauses after this round"
     if run.waiting_for:
         text += f"; waiting for {few(run.waiting_for)}"
     if run.why:

@@ -18,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from flctl.core.events import HELD
 from flctl.errors import FlctlError
 from flctl.fleet import answers
 from flctl.fleet.answers import AgentStatus, CoordinatorStatus, FleetStatus
@@ -104,6 +105,8 @@ def _coordinator(found: CoordinatorStatus, now: float) -> Iterator[Metric]:
     yield _one("flctl_run_round", "Committed rounds of the run in progress.", run.round)
     yield _one("flctl_run_rounds", "Rounds that it is to have.", run.rounds)
     yield _one("flctl_run_waiting_agents", "Agents that it waits for.", len(run.waiting_for))
+    held = float(run.phase == HELD)
+    yield _one("flctl_run_paused", "Whether an operator has paused it.", held)
     if run.since_round_s is not None:
         at = now - run.since_round_s
         yield _one("flctl_run_last_round_timestamp_seconds", "Last commit, or its begin.", at)

@@ -28,6 +28,7 @@ class Orders:
                 "/agents/{agent}/cordon": self.cordon,
                 "/agents/{agent}/uncordon": self.uncordon,
                 "/runs/{run}/stop": self.stop,
+                "/runs/{run}/pause": self.pause,
                 "/runs/{run}/resume": self.resume,
                 "/runs/start": self.start,
             }.items()
@@ -46,6 +47,11 @@ class Orders:
     def stop(self, request: Request, _: dict[str, str]) -> Response:
         name = self._give(lambda runs: runs.stop(request.path_params["run"]))
         return _said(f"Run {name} has stopped; it can be resumed")
+
+    def pause(self, request: Request, _: dict[str, str]) -> Response:
+        found = self._give(lambda runs: runs.pause(request.path_params["run"]))
+        when = "is paused" if found.round is None else f"pauses after round {found.round}"
+        return _said(f"Run {found.run} {when}")
 
     def resume(self, request: Request, _: dict[str, str]) -> Response:
         name = self._give(lambda runs: runs.resume(request.path_params["run"]))

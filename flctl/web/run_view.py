@@ -5,6 +5,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from flctl.core.events import HELD
 from flctl.core.metrics import computed, confusion_of, label, labels, named
 from flctl.core.spread import spread, worst_first
 from flctl.core.story import Doing
@@ -54,15 +55,20 @@ def state_of(shown: Shown, fleet: FleetSeen | None) -> tuple[str, str]:
     if run is not None and run.run == shown.picture.name:
         state = "paused" if run.phase.startswith("paused") else "running"
         at_work = f"round {run.round + 1} is open" if run.phase == "open" else run.phase
+        if run.pausing and state == "running":
+            at_work += "; it pauses after this round"
         return state, at_work
     if story.ended and not story.personalising:
         return story.ended, story.message
     return str(about["state"]), str(about["reason"] or "")
 
 
-def is_open(shown: Shown, fleet: FleetSeen | None) -> bool:
+def standing(shown: Shown, fleet: FleetSeen | None) -> str:
+    """For its buttons: over, open, pausing, or held by an operator."""
     run = fleet.status.coordinator.run if fleet is not None else None
-    return run is not None and run.run == shown.picture.name
+    if run is None or run.run != shown.picture.name:
+        return "over"
+    return "open" if not run.pausing else "held" if run.phase == HELD else "pausing"
 
 
 def progress(picture: RunPicture) -> tuple[list[AgentProgress], int]:

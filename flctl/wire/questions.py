@@ -154,6 +154,10 @@ class StopRun(RunOrder, frozen=True, tag="stop"):
     """End the run in progress."""
 
 
+class PauseRun(RunOrder, frozen=True, tag="pause"):
+    """Draw no round after the one that is open, until the run is resumed."""
+
+
 class ResumeRun(RunOrder, frozen=True, tag="resume"):
     """Resume a run that has stopped or paused."""
 
@@ -258,6 +262,7 @@ AnyQuestion: TypeAlias = (
     | ReadLog
     | StartRun
     | StopRun
+    | PauseRun
     | ResumeRun
     | PersonaliseRun
     | AddKey

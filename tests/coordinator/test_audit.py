@@ -36,6 +36,7 @@ def lines(state: Path) -> list[dict[str, Any]]:
 ORDERS_GIVEN: dict[type[q.Question], dict[str, Any]] = {
     q.StartRun: {"given": {"task": "ecg", "rounds": 1}},
     q.StopRun: {"run": "none"},
+    q.PauseRun: {"run": "none"},
     q.ResumeRun: {"run": "none"},
     q.AddKey: {"name": "bob", "key": KeyPair.make().public, "role": "read"},
     q.RevokeKey: {"name": "pi-01"},

@@ -139,7 +139,7 @@ def test_a_form_of_another_site_is_refused(
     """Also where no login is asked for, and before it is looked at who asks."""
     for each in (client, unlocked):
         headers = {"origin": origin.replace("HERE", each.base_url.netloc.decode())}
-        for path in ("/login", "/logout", "/agents/pi-01/cordon", "/runs/a/stop"):
+        for path in ("/login", "/logout", "/agents/pi-01/cordon", "/runs/a/stop", "/runs/a/pause"):
             answer = each.post(path, headers=headers, data={"token": "x"})
             assert answer.status_code == 403, path
 

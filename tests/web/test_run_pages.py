@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 from page_rig import NAMES, Page, PlayedFleet
 from prometheus_client.parser import text_string_to_metric_families
-from real_fleet import wait_for
+from real_fleet import flctl, wait_for
 
 from flctl.core.alerts import KINDS
 from flctl.web import rendering, words
@@ -106,6 +106,31 @@ def test_a_slow_agent_is_named_and_the_run_is_stopped_and_resumed(fleet: PlayedF
     fleet.play("pi-02", batch_s=0.02)
     assert page.client.post(f"/runs/{name}/resume").status_code == 200
     ended(page, name)
+
+
+def test_a_run_is_paused_after_its_round_and_resumed(fleet: PlayedFleet, page: Page):
+    """The page, the status, the command line and the metrics say so; then it goes on."""
+    fleet.play("pi-02", batch_s=0.5)
+    name = begin(fleet, page, rounds="3")
+    page.until(lambda t: "Pause after this round" in t, f"/runs/{name}")
+    page.until(lambda t: "round 1 is open" in t, f"/runs/{name}/now")
+    answer = page.client.post(f"/runs/{name}/pause")
+    assert answer.status_code == 200 and f"Run {name} pauses after round 1" in answer.text
+    page.until(lambda t: "it pauses after this round" in t, f"/runs/{name}/now")
+    assert "pauses after this round" in flctl("status", "--state", fleet.state).stdout
+    assert "Do not pause" in page.client.get(f"/runs/{name}").text
+    fleet.play("pi-02", batch_s=0.02)
+    text = page.until(lambda t: "</span> paused</strong>, 1 of 3" in t, f"/runs/{name}/now")
+    assert '<span class="said">by an operator</span>' in text
+    assert "paused by an operator" in flctl("status", "--state", fleet.state).stdout
+    assert samples(page.client.get("/metrics").text)["flctl_run_paused"] == [({}, 1.0)]
+    assert "Pause after this round" not in page.client.get(f"/runs/{name}").text
+    again = flctl("runs", "pause", name, "--state", fleet.state)
+    assert again.returncode == 0 and f"run {name} is paused; go on with: " in again.stdout
+    assert page.client.post(f"/runs/{name}/resume").status_code == 200
+    ended(page, name)
+    refused = flctl("runs", "pause", name, "--state", fleet.state)
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
 
 
 def test_what_a_failing_agent_says_is_text(fleet: PlayedFleet, page: Page):

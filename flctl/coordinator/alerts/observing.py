@@ -5,6 +5,7 @@ from typing import Any
 
 from flctl.coordinator.alerts.settings import AlertSettings
 from flctl.core.alerts import Observed
+from flctl.core.events import HELD
 from flctl.core.roster import Member, Roster
 from flctl.formats import size, span
 from flctl.transport.tokens import Token
@@ -39,7 +40,7 @@ class Observer:
         for name in enrolled:
             yield from self._agent(name, self._roster.members.get(name), now)
         self._note_round(run, now)
-        if run is not None and run["phase"] != PERSONALISING:
+        if run is not None and run["phase"] not in (PERSONALISING, HELD):
             text = f"{run['round']} of {run['rounds']} rounds, {run['phase']}"
             if why := run.get("why"):
                 text += f": {why}"

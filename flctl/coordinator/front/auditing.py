@@ -14,8 +14,8 @@ from flctl.transport.keys import Keyring
 from flctl.wire import questions as q
 from flctl.wire.messages import Ask
 
-SHUTTING = (q.StopRun, q.RevokeKey, q.CloseTokens)
-"""Orders that stop a run or withdraw access: a full disk must not prevent them."""
+SHUTTING = (q.StopRun, q.PauseRun, q.RevokeKey, q.CloseTokens)
+"""Orders that end a run's work or withdraw access: a full disk must not prevent them."""
 
 
 class Auditing:

@@ -112,6 +112,8 @@ class Control:
                 return self._start(asked, question)
             case q.StopRun():
                 return self._stop(asked, question)
+            case q.PauseRun(run=run):
+                return coordinator.runs.pause(self._all.find(run).name)
             case q.ResumeRun():
                 return self._resume(question)
             case q.PersonaliseRun():

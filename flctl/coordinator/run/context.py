@@ -1,5 +1,6 @@
 """State that the parts of a run share: its records, and the coordinator around it."""
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from flctl.coordinator.run.crew import Crew
 from flctl.coordinator.run.evaluator import Evaluator
 from flctl.coordinator.store.folder import RunFolder
 from flctl.coordinator.store.journal import Journal
-from flctl.core.events import AnyEvent, RunStarted
+from flctl.core.events import AnyEvent, RoundOpened, RunStarted
 from flctl.core.history import History
 from flctl.core.roster import Roster
 from flctl.core.round import Back, Gone, Tick
@@ -24,6 +25,8 @@ from flctl.settings import RunSettings
 from flctl.transport.channel import Frame
 from flctl.transport.gate import Gate
 from flctl.wire.messages import Coded, Digest, Message, Model, Train, WorkKey
+
+logger = logging.getLogger(__name__)
 
 
 class Heard(Struct, frozen=True):
@@ -137,6 +140,18 @@ class RunContext:
     def now(self) -> float:
         """Seconds since 1970, for the records."""
         return round(self.wall_clock(), 3)
+
+    def has_to_draw_again(self, opened: RoundOpened) -> bool:
+        """Whether the open round asks agents whose key was revoked since, or too few agents for the
+        coordinator's present minimum. Others are drawn then, beside those whose update is here."""
+        enrolled, accepted = self.host.enrolled(), self.history.accepted
+        gone = [a for a in opened.invited if a not in enrolled and a not in accepted]
+        if len(opened.invited) < self.min_participants:
+            return True
+        if gone:
+            names = ", ".join(gone)
+            logger.warning("round=%d no longer asks %s: not enrolled", opened.round, names)
+        return bool(gone)
 
     def is_here(self, agent: str) -> bool:
         """Ready, and not cordoned."""

@@ -6,15 +6,14 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from flctl.coordinator.background import Background
 from flctl.coordinator.run.context import RunContext, RunHost
-from flctl.coordinator.run.crew import Crew
 from flctl.coordinator.run.evaluator import Evaluator
-from flctl.coordinator.run.gathering import Gathering
 from flctl.coordinator.run.personalising import Personalising
 from flctl.coordinator.run.run import Run
+from flctl.coordinator.run.waiting import Awaiting
 from flctl.coordinator.store.folder import RunFolder, all_runs
 from flctl.coordinator.store.journal import Journal
 from flctl.coordinator.store.models import check_tensors
@@ -25,7 +24,14 @@ from flctl.coordinator.store.resume import (
     take_up,
     with_beginning,
 )
-from flctl.core.events import PersonalisingEnded, RunKind, RunStopped
+from flctl.core.events import (
+    HELD,
+    PauseOrdered,
+    PersonalisingEnded,
+    RunKind,
+    RunPaused,
+    RunStopped,
+)
 from flctl.core.history import History
 from flctl.core.personal import as_ordered, begun
 from flctl.core.stream import Published
@@ -35,16 +41,6 @@ from flctl.labels import none_chosen
 from flctl.settings import RunSettings
 
 logger = logging.getLogger(__name__)
-
-
-class Awaiting(NamedTuple):
-    """A run that is paused until enough of its agents are here. Until then nothing is written: a
-    restarted coordinator finds the run unchanged, and waits again."""
-
-    folder: RunFolder
-    history: History
-    rounds: int
-    gathering: Gathering
 
 
 class RunKeeper:
@@ -63,7 +59,7 @@ class RunKeeper:
         self.min_participants = 1
         """No round with fewer is committed."""
         self._awaiting: Awaiting | None = None
-        """The last run, if it is paused until enough agents are here."""
+        """The last run, if it is paused until enough agents are here, or by an operator."""
         self._state, self._host, self._evaluator = state, host, evaluator
         self._thinking, self._clock, self._wall_clock = thinking, clock, wall_clock
         self._context = partial(
@@ -103,7 +99,11 @@ class RunKeeper:
 
     def resume(self, folder: RunFolder, changes: Mapping[str, Any] | None = None) -> None:
         """Resume a run that stopped, paused, or lost its coordinator, with these changes to its
-        settings. Raises FlctlError."""
+        settings; without changes, also one that is about to pause. Raises FlctlError."""
+        run = self.training
+        if isinstance(run, Run) and run.run == folder.name and run.history.held and not changes:
+            run.hold(False)
+            return
         self._expect_no_run()
         self._begin(folder, changes)
 
@@ -143,19 +143,12 @@ class RunKeeper:
             return self.training.status()
         if (waiting := self._awaiting) is None:
             return None
-        waiting.gathering.look(self._clock())
-        return {
-            "run": waiting.folder.name,
-            "round": waiting.history.round,
-            "rounds": waiting.rounds,
-            "phase": "paused until enough agents are here",
-            **waiting.gathering.status(self._clock()),
-        }
+        return waiting.status(self._clock())
 
     def on_time(self) -> None:
         """Resume the run that waits for agents, once they are here."""
         waiting = self._awaiting
-        if waiting is None or self.training or waiting.gathering.look(self._clock()) is None:
+        if waiting is None or self.training or not waiting.goes_on(self._clock()):
             return
         logger.info("run=%s goes on: enough agents are here", waiting.folder.name)
         try:
@@ -165,33 +158,43 @@ class RunKeeper:
             logger.error("run=%s cannot go on: %s", waiting.folder.name, error)
 
     def forget_paused(self, run: str) -> bool:
-        """Stop the run that waits for agents, if it is this one. Raises StateError."""
-        waiting = self._awaiting
-        if waiting is None or waiting.folder.name != run or self.training is not None:
+        """Stop the run that waits, if it is this one. Raises StateError."""
+        if (waiting := self._waiting_as(run)) is None:
             return False
-        stopped = RunStopped(at=self._now(), reason="stopped by an operator")
-        with contextlib.ExitStack() as stack:
-            stack.callback(waiting.folder.lock().release)
-            journal = Journal(waiting.folder.journal_path)
-            stack.callback(journal.close)
-            journal.append([stopped])
-        for told in journal.told(stopped):
-            self._host.publish(told)
+        waiting.note(self._host, RunStopped(at=self._now(), reason="stopped by an operator"))
         self._awaiting = None
         return True
 
+    def pause(self, run: str) -> dict[str, Any]:
+        """By an operator's order, after the round that is open; the answer says which one that is.
+        Raises FlctlError."""
+        if (waiting := self._waiting_as(run)) is not None:
+            at = self._now()
+            if waiting.gathering is not None:
+                waiting.note(self._host, PauseOrdered(at=at), RunPaused(at=at, reason=HELD))
+                self._awaiting = waiting._replace(gathering=None)
+            return {"run": run, "round": None}
+        training = self.training
+        if training is None or training.run != run:
+            raise UsageError(f"run {run} is not in progress")
+        if not isinstance(training, Run):
+            raise UsageError(f"run {run} has no more rounds: its agents personalise its model")
+        training.hold(True)
+        if not training.history.held:
+            raise RunError(f"run {run} could not be paused: {training.history.reason}")
+        return {"run": run, "round": training.round.id if training.round is not None else None}
+
+    def _waiting_as(self, run: str) -> Awaiting | None:
+        """The run that waits, if it is this one."""
+        waiting = self._awaiting
+        return waiting if waiting and waiting.folder.name == run and not self.training else None
+
     def _await(self, folder: RunFolder, history: History) -> None:
-        started = history.started
-        assert started is not None
-        host, now, least = self._host, self._clock(), self.min_participants
+        now, least = self._clock(), self.min_participants
         try:
-            settings = folder.settings(history)
+            self._awaiting = Awaiting.of(folder, history, self._host, now, least)
         except (FlctlError, OSError) as error:
             logger.error("run=%s cannot be waited for: %s", folder.name, error)
-            return
-        crew = Crew(settings, started.task_digest, host.roster, host.trainers, folder.name)
-        gathering = Gathering(crew, now, True, least, history.accepted, patient=True)
-        self._awaiting = Awaiting(folder, history, settings.rounds, gathering)
 
     def resume_interrupted(self, kind: RunKind = "fleet") -> None:
         """After a start: resume the run that was in progress, if there is one; or wait for the
@@ -218,7 +221,7 @@ class RunKeeper:
                 except (FlctlError, OSError) as error:
                     logger.error("run=%s cannot go on: %s", folder.name, error)
                 return
-        if last is not None and last[1].awaits:
+        if last is not None and last[1].waits:
             self._await(*last)
         if personal is not None:
             self._personalise_next(personal)
@@ -296,7 +299,7 @@ class RunKeeper:
         if self.training is not None and self.training.ended:
             ended = self.training
             self._release()
-            if ended.history.awaits:
+            if ended.history.waits:
                 self._await(ended.folder, ended.history)
             elif ended.history.personalises:
                 self._personalise_next(ended.folder)

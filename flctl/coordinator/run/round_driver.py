@@ -101,11 +101,15 @@ class RoundDriver:
 
     # For people --------------------------------------------------------------------------
 
+    @property
+    def between_attempts(self) -> bool:
+        return self._round.phase is Phase.BACKOFF
+
     def status(self, now: float) -> dict[str, Any]:
-        backoff = self._round.phase is Phase.BACKOFF
+        asked = self._round.out if self.between_attempts else self._round.waiting
         return {
             "phase": self._round.phase.value,
-            "waiting_for": sorted(self._round.out if backoff else self._round.waiting),
+            "waiting_for": sorted(asked),
             "why": self._away(now),
             "accepted": sorted(self._round.stored),
             "time_left_s": round(self._round.time_left(now), 1),
@@ -313,16 +317,14 @@ class RoundDriver:
             context.history, self._updates, made, self._score, missing, seconds, context.now()
         )
 
-        def work() -> None:
-            context.journal.append([event])
-
         def committed(_: object) -> None:
             self.committing = False
             self._feed(machine.Reached(Phase.COMMITTED))
             self._steps.do(lambda: self._done(event, "", False))
 
         self.committing = True
-        context.disk.submit(work, self._outcome("commit", committed))
+        done = self._outcome("commit", committed)
+        context.disk.submit(lambda: context.journal.append([event]), done)
 
     def _outcome(
         self, doing: str, then: Callable[[Any], None]

@@ -17,6 +17,7 @@ from typing import Any
 from flctl.coordinator.run.context import Heard, RunContext, RunInput
 from flctl.coordinator.run.decisions import finish, open_round
 from flctl.coordinator.run.gathering import Gathering
+from flctl.coordinator.run.reports import tell_failure, tell_progress
 from flctl.coordinator.run.round_driver import RoundDriver
 from flctl.coordinator.run.steps import Steps
 from flctl.coordinator.run.storing import take_stock
@@ -24,7 +25,7 @@ from flctl.coordinator.store.folder import RunFolder
 from flctl.core import events
 from flctl.core.history import History
 from flctl.core.round import Back, Tick
-from flctl.core.stream import AgentFailed, AgentsAwaited, BatchTrained, Published, RunBegun
+from flctl.core.stream import AgentsAwaited, Published, RunBegun
 from flctl.errors import NoAgents
 from flctl.wire.messages import Cancel, Failed, Progress
 
@@ -86,6 +87,7 @@ class Run:
             "phase": "waiting for agents",
             "waiting_for": [],
             **(waits.status(context.clock()) if waits is not None else {}),
+            "pausing": context.history.held,
         }
 
     def waiting(self) -> AgentsAwaited | None:
@@ -125,7 +127,7 @@ class Run:
         opened = history.opened
         if opened is not None:
             self._look_at_spool(opened)
-        if opened is not None and not draw_again and not self._shut_out(opened):
+        if opened is not None and not draw_again and not context.has_to_draw_again(opened):
             self._reopen(opened)
         else:
             self._gather()
@@ -135,6 +137,9 @@ class Run:
         context = self._context
         if finished := finish(context.history, context.settings, context.now()):
             self._end(finished)
+            return
+        if context.history.held:
+            self._pause_if_held()
             return
         self._gathering = Gathering(
             context.crew(), context.clock(), not self._has_gathered, context.min_participants,
@@ -168,18 +173,6 @@ class Run:
         context.record([opened], sync=False)
         self._drive(opened)
         self._steps.do(self._settle)
-
-    def _shut_out(self, opened: events.RoundOpened) -> bool:
-        """Whether the open round asks agents whose key was revoked since, or too few agents for the
-        coordinator's present minimum. Others are drawn then, beside those whose update is here."""
-        enrolled, accepted = self._context.host.enrolled(), self._context.history.accepted
-        gone = [a for a in opened.invited if a not in enrolled and a not in accepted]
-        if len(opened.invited) < self._context.min_participants:
-            return True
-        if gone:
-            names = ", ".join(gone)
-            logger.warning("round=%d no longer asks %s: not enrolled", opened.round, names)
-        return bool(gone)
 
     def _look_at_spool(self, opened: events.RoundOpened) -> None:
         context = self._context
@@ -236,6 +229,24 @@ class Run:
 
     # The run ends ----------------------------------------------------------------------------
 
+    def hold(self, held: bool) -> None:
+        """Draw no round after the open one, by an operator's order; False: go on after all. When
+        it returns, the order is durable (`history.held`)."""
+        self._steps.do(lambda: self._hold(held))
+
+    def _hold(self, held: bool) -> None:
+        context = self._context
+        if self._ending or held == context.history.held:
+            return
+        context.record([events.PauseOrdered(at=context.now(), withdrawn=not held)])
+        self._pause_if_held()
+
+    def _pause_if_held(self) -> None:
+        """Where no round is open, or its attempt has failed: the next one would draw agents."""
+        between = self.round is None or self.round.between_attempts
+        if between and self._context.history.held and not self._ending:
+            self._end(events.RunPaused(at=self._context.now(), reason=events.HELD))
+
     def stop(self, reason: str) -> None:
         """End the run by an operator's order; it can be resumed."""
         self._steps.do(lambda: self._stop(reason))
@@ -261,11 +272,13 @@ class Run:
 
     def _pause(self, reason: str, awaits: bool = False) -> None:
         """Agents keep their updates, which a resumed run asks for."""
-        awaits = awaits and self._context.started.kind == "fleet"  # others end with this process
+        context = self._context
+        # Runs of other kinds end with this process.
+        awaits = awaits and context.started.kind == "fleet" and not context.history.held
         if awaits:
             reason += f"; {GOES_ON}"
         logger.error("run=%s paused: %s", self.run, reason)
-        self._end(events.RunPaused(at=self._context.now(), reason=reason, awaits=awaits))
+        self._end(events.RunPaused(at=context.now(), reason=reason, awaits=awaits))
 
     def _end(self, event: events.AnyEvent) -> None:
         if self._ending:
@@ -317,33 +330,16 @@ class Run:
             case Back(agent) if not self._context.is_here(agent):
                 return  # cordoned: it may deliver an update that it has, and is asked for no more
             case Heard(agent, Progress() as progress):
-                self._on_progress(agent, progress)
+                if self.round is not None:
+                    tell_progress(self._context, agent, progress)
             case Heard(agent, Failed() as failed):
-                self._on_failed(agent, failed)
+                tell_failure(self._context, agent, failed)
                 if failed.retrying:
                     return
         if self.round is not None:
             self.round.on(event)
+            self._steps.do(self._pause_if_held)
             if isinstance(event, Tick):
                 self._steps.do(self._tell_waiting)
         if self._gathering is not None and isinstance(event, (Back, Tick)):
             self._look_for_agents(self._gathering)
-
-    def _on_progress(self, agent: str, progress: Progress) -> None:
-        if self.round is None or progress.key != self.round.key_of(agent):
-            return
-        loss = progress.loss if math.isfinite(progress.loss) else None
-        number, step, steps = progress.key.round, progress.step, progress.steps
-        event = BatchTrained(round=number, agent=agent, step=step, steps=steps, loss=loss)
-        self._context.publish(event)
-
-    def _on_failed(self, agent: str, failed: Failed) -> None:
-        """An agent's work has failed; it may be trying again."""
-        if not self._context.host.gate.passes(agent):
-            return  # too many failures of this agent: not published
-        number, kind, why, again = failed.key.round, failed.kind, failed.message, failed.retrying
-        text = "round=%d agent=%s %s failed: %s: %s%s"
-        then = "; it tries again" if again else ""
-        logger.warning(text, number, agent, failed.what, kind, why, then)
-        event = AgentFailed(round=number, agent=agent, kind=kind, message=why, retrying=again)
-        self._context.publish(event)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import msgspec
 
@@ -87,6 +87,11 @@ class LocalRuns:
                 f"run {found.name} belongs to a 'flctl train' on this machine: stop that"
             )
         raise UsageError(f"run {found.name} is not in progress")
+
+    def pause(self, run: str) -> NoReturn:
+        raise UsageError(
+            f"run {self.find(run).name} has no coordinator that could pause it: only a fleet's can"
+        )
 
     def __enter__(self) -> "LocalRuns":
         return self
