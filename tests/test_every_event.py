@@ -497,6 +497,7 @@ READ_BY: dict[str, tuple[Reader, ...]] = {
     "fleet/console.py": (history,),
     "fleet/looking.py": WRITES,  # the past of agents, not of a run
     "fleet/local.py": (history,),  # which agents a run began with
+    "fleet/checking.py": WRITES,  # of a run that it has just made
     "fleet/processes.py": WRITES,
     "fleet/commits.py": WRITES,
     "fleet/spool.py": WRITES,
@@ -537,6 +538,9 @@ READ_BY: dict[str, tuple[Reader, ...]] = {
     "web/feed.py": (web_page,),
     "web/picture.py": (web_page,),
     "web/agent_pages.py": WRITES,  # the past of agents, not of a run
+    "web/fleet_view.py": WRITES,  # the word of a pause alone
+    "web/metrics.py": WRITES,  # the same
+    "web/run_view.py": (web_page,),
     "web/run_pages.py": WRITES,  # it passes the picture on
 }
 TOUCHES = re.compile(

@@ -142,7 +142,7 @@ def stop(run: Run, at: At) -> None:
 
 @command(app, "flctl runs pause ecg-20261127-102328")
 def pause(run: Run, at: At) -> None:
-    """Pause a run of a coordinator after the round that is open; it can be resumed."""
+    """Pause a run of a coordinator after its open round."""
     with connected(at.folder, at.context, run) as runs:
         found = runs.pause(run)
     when = "is paused" if found.round is None else f"pauses after round {found.round}"
