@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from importlib.metadata import entry_points
 from typing import Any, NamedTuple
 
-import click
+import typer
 import typer.main
 
 from flctl.cli.app import GROUPS, app
@@ -37,14 +37,14 @@ def is_shown(parameter: Any) -> bool:
 
 def root() -> Found:
     command: Any = typer.main.get_command(app)
-    return Found((), command, click.Context(command, info_name="flctl"))
+    return Found((), command, typer.Context(command, info_name="flctl"))
 
 
 def within(group: Found) -> Iterator[Found]:
     """The commands of a group, and those of its groups."""
     for name in group.command.list_commands(group.context):
         command = group.command.get_command(group.context, name)
-        context = click.Context(command, info_name=name, parent=group.context)
+        context = typer.Context(command, info_name=name, parent=group.context)
         found = Found((*group.path, name), command, context)
         yield found
         if found.is_group:
