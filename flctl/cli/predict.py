@@ -52,8 +52,8 @@ def predict(
     plot: Path | None = option("FILE", "Draw what is predicted there.", parser=path, default=None),
     threshold: float | None = option(
         "SCORE",
-        "For anomalies: flag what is above it.  [default: of a model in the folder of its run, "
-        "what 99 of 100 examples of the validation part are below]",
+        "For tasks of kind Anomaly: flag what has a score above it.  [default: of a model in the "
+        "folder of its run, what 99 of 100 examples of the validation part are below]",
         min=0.0,
         default=None,
     ),

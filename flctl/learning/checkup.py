@@ -4,7 +4,6 @@ Each check takes a `Subject`, says what it has found, and raises FlctlError for 
 `flctl.fleet.checking` runs them in order.
 """
 
-import difflib
 import inspect
 import sys
 import tempfile
@@ -18,6 +17,7 @@ from torch import nn
 
 from flctl.errors import DataError, FlctlError, TaskError
 from flctl.learning.dealing import count, kinds_of
+from flctl.learning.declared import wrong_threshold
 from flctl.learning.examples import Examples
 from flctl.learning.fingerprint import SEED, digest_of_data, local_training
 from flctl.learning.groups import Groups, save_first
@@ -32,6 +32,7 @@ from flctl.learning.state import (
     specs_of,
 )
 from flctl.learning.task import Task, initial_model
+from flctl.learning.unread import unread
 from flctl.settings import Partition
 
 Verdict: TypeAlias = Literal["ok", "note", "problem", "skipped"]
@@ -83,6 +84,8 @@ def check_class(subject: Subject) -> Said:
         raise subject.problem(
             "workers", f"{task.workers!r}: write a number of processes, 0 or more"
         )
+    if wrong := wrong_threshold(task):  # one that depends on the task's arguments
+        raise subject.problem("threshold", wrong)
     _check_signatures(subject)
     try:
         local_training(task, subject.ref)
@@ -97,8 +100,8 @@ def check_class(subject: Subject) -> Said:
     if ":" not in subject.ref and task.name != subject.ref:
         text += f"; it calls itself '{task.name}', but is installed as '{subject.ref}'"
         return Said(text, figures, "note")
-    if misspelt := _misspelt(task):
-        return Said(f"{text}; {misspelt}", figures, "note")
+    if idle := ", ".join(f"'{name}'" for name in unread(subject.ref, type(task))):
+        return Said(f"{text}; nothing reads its {idle}", figures, "note")
     return Said(text, figures)
 
 
@@ -269,15 +272,6 @@ def _check_signatures(subject: Subject) -> None:
         except TypeError as error:
             told = inspect.signature(wanted)
             raise subject.problem(method, f"takes {own}, not {told}: {error}") from error
-
-
-def _misspelt(task: Task) -> str:
-    known = [n for n in {*dir(Task), *inspect.get_annotations(Task)} if not n.startswith("_")]
-    own = [name for name in vars(type(task)) if not name.startswith("_") and name not in known]
-    for name in own:
-        if near := difflib.get_close_matches(name, known, n=1, cutoff=0.8):
-            return f"'{name}' means nothing to flctl; did you mean '{near[0]}'?"
-    return ""
 
 
 def _dtype(examples: Examples) -> str:

@@ -1,13 +1,15 @@
 """Tasks whose models say which class an example is of, or which labels fit it."""
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from flctl.core.metrics import LOSS
+from flctl.core.metrics import FITS, LOSS
 from flctl.learning.examples import Examples
 from flctl.learning.task import Task
 from flctl.wire.messages import Metric, Says
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
 
@@ -53,6 +55,9 @@ class Classification(Task):
 class MultiLabel(Classification):
     """Any number of `classes` fit an example; `y` of `Examples` is 0 or 1, shape (n, classes)."""
 
+    threshold: float | tuple[float, ...] = FITS
+    """The probability from which on a label fits, or that of each."""
+
     says: ClassVar[Says] = "labels"
     metrics: ClassVar[tuple[Metric, ...]] = (LOSS, Metric("macro_f1"))
 
@@ -63,8 +68,14 @@ class MultiLabel(Classification):
         return functional.binary_cross_entropy_with_logits(output, target.to(output.dtype))
 
     def probabilities(self, output: "Tensor") -> "Tensor":
-        """Probability of each label, shape (n, classes); from one half on it fits."""
+        """Probability of each label, shape (n, classes)."""
         return output.sigmoid()
+
+    def fits(self, probabilities: "NDArray[Any]") -> "NDArray[np.bool_]":
+        """Which labels fit, shape (n, classes)."""
+        import numpy as np
+
+        return probabilities >= np.asarray(self.threshold)
 
     def wrong_examples(self, examples: Examples) -> str:
         y, labels = examples.y, len(self.classes)

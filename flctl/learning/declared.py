@@ -8,6 +8,7 @@ from msgspec.structs import replace
 from flctl.core.metrics import DEFINED, LOSS, MOST_SCORED, SPREAD, tables
 from flctl.errors import TaskError, one_line
 from flctl.learning.guard import kind
+from flctl.learning.unread import unread
 from flctl.wire.messages import Measures
 
 if TYPE_CHECKING:
@@ -32,8 +33,14 @@ def check_attributes(ref: str, found: "type[Task]") -> None:
         raise TaskError(f"{of.format('name')} is {kind(found.name)}, no text")
     if not _are_names(found.classes):
         raise TaskError(f"{of.format('classes')} are no tuple of texts")
-    if wrong := wrong_measures(found):
+    if wrong := wrong_measures(found) or wrong_threshold(found):
         raise TaskError(f"{said}: {wrong}")
+    for name, near in unread(ref, found).items():
+        if near:
+            raise TaskError(
+                f"{said}: its '{name}' is read by nothing; did you mean '{near}'? Begin a name of "
+                "your own that only other programs read with _"
+            )
 
 
 def wrong_measures(found: "type[Task]") -> str:
@@ -48,6 +55,18 @@ def wrong_measures(found: "type[Task]") -> str:
     except (msgspec.ValidationError, TypeError, AttributeError) as error:
         return f"its metrics: {one_line(error)}"
     return _wrong_names(measures, [metric.name for metric in measures.metrics])
+
+
+def wrong_threshold(found: "Task | type[Task]") -> str:
+    """Problem with the threshold of a task with labels; an empty string if there is none."""
+    given = getattr(found, "threshold", None)
+    if found.says != "labels" or not isinstance(given, int | float | str | tuple | list):
+        return ""  # one that is a property is looked at when it is known
+    each = given if isinstance(given, tuple | list) else [given] * len(found.classes)
+    numbers = all(isinstance(n, int | float) and 0 < n <= 1 for n in each)
+    if numbers and len(each) == len(found.classes):
+        return ""
+    return f"its threshold is {given!r}: a number above 0 up to 1, or one for each label"
 
 
 def _wrong_names(measures: Measures, names: list[str]) -> str:

@@ -20,7 +20,6 @@ from flctl.core.metrics import (
     ERROR_ROW,
     ERRORS,
     FIRST_EXPONENT,
-    FITS,
     LABELS,
     LOSS,
     PER_OCTAVE,
@@ -61,7 +60,7 @@ def evaluate(
         tally.add_means(task.figures(output, y), float(task.loss(output, y)), len(y))
         targets = y.cpu().numpy()
         if isinstance(task, MultiLabel):
-            tally.add_labels(targets, task.probabilities(output).cpu().numpy())
+            tally.add_labels(targets, task.fits(task.probabilities(output).cpu().numpy()))
         elif isinstance(task, Classification):
             said = output.argmax(dim=1).cpu().numpy()
             tally.add_classes(targets, said)
@@ -125,10 +124,10 @@ class Tally:
             new = np.stack([np.ones_like(units), right.astype(np.int64), units], axis=1)
             np.add.at(self.tables[CONFIDENCE], bins, new)
 
-    def add_labels(self, targets: NDArray[np.int64], shares: NDArray[np.float64]) -> None:
-        """`targets` are 0 or 1, `shares` the probabilities, both [examples, labels]."""
+    def add_labels(self, targets: NDArray[np.int64], said: NDArray[np.bool_]) -> None:
+        """`targets` are 0 or 1, `said` is what fits, both [examples, labels]."""
         if LABELS in self.tables:
-            said, true = shares >= FITS, targets > 0
+            true = targets > 0
             self.tables[LABELS] += np.stack([w.sum(axis=0) for w in (said & true, true, said)], 1)
 
     def add_errors(self, targets: NDArray[np.int64], errors: NDArray[np.float64]) -> None:

@@ -3,12 +3,13 @@
 import math
 from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flctl.core.metrics import FITS
 from flctl.formats import figure, number
+from flctl.learning.classification import MultiLabel
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -179,17 +180,24 @@ class Labels(Classes):
 
     heads = ("labels", "else")  # type: ignore[assignment]
 
+    @cached_property
+    def fits(self) -> "NDArray[np.bool_]":
+        """From the task's threshold on."""
+        assert isinstance(self.task, MultiLabel)
+        return self.task.fits(self.said)
+
     def top(self, at: int) -> list[tuple[str, float]]:
         order = (-self.said[at]).argsort(kind="stable")
         return [(self.task.classes[c], float(self.said[at, c])) for c in order]
 
     def row(self, at: int) -> list[str]:
-        top = [(f"{name} {p:.3f}", p >= FITS) for name, p in self.top(at)]
+        fitting = self._names(self.fits[at])
+        top = [(f"{name} {p:.3f}", name in fitting) for name, p in self.top(at)]
         others = [text for text, fits in top if not fits][:TOP]
         return ["  ".join(text for text, fits in top if fits) or "none", "  ".join(others)]
 
     def kind(self, at: int) -> str:
-        return ", ".join(self._names(self.said[at] >= FITS)) or "none"
+        return ", ".join(self._names(self.fits[at])) or "none"
 
     def headline(self, at: int) -> str:
         return self.kind(at)
@@ -199,7 +207,7 @@ class Labels(Classes):
 
     @property
     def counts(self) -> dict[str, int]:
-        found = (self.said >= FITS).sum(axis=0).tolist()
+        found = self.fits.sum(axis=0).tolist()
         return dict(zip(self.task.classes, found, strict=True))
 
     @property
@@ -210,8 +218,8 @@ class Labels(Classes):
         return self._names(self.cases.examples.targets[at] > 0) if self.cases.labelled else None
 
     def _plain(self, at: int) -> dict[str, Any]:
-        top = self.top(at)
-        return {"labels": [name for name, p in top if p >= FITS], "probabilities": dict(top)}
+        top, fitting = dict(self.top(at)), self._names(self.fits[at])
+        return {"labels": [name for name in top if name in fitting], "probabilities": top}
 
     def _names(self, fits: "NDArray[np.bool_]") -> list[str]:
         return [name for name, fit in zip(self.task.classes, fits, strict=True) if fit]

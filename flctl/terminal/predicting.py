@@ -49,7 +49,8 @@ def predicted(
         known = own.threshold(learnt) if own is not None else threshold_of(checkpoint)
         threshold = known if threshold is None else threshold
     elif threshold is not None:
-        raise UsageError(f"--threshold: the models of task '{learnt.name}' say no scores")
+        where = "; the 'threshold' of its class says which labels fit" * (learnt.says == "labels")
+        raise UsageError(f"--threshold: the models of task '{learnt.name}' say no scores{where}")
     head: dict[str, Any] = {"checkpoint": str(checkpoint), "own": own is not None}
     head |= {"task": chosen, "file": str(file)}
     notes = [] if own is None else [f"With this device's own model, {own.path}; --global: without."]

@@ -19,9 +19,9 @@ def show_metrics(found: "Mapping[str, Metrics]", classes: Sequence[str], says: "
     show_parts("part", found, says)
     main = next(iter(found.values()))
     if LABELS in main.counts:
-        made = output.table("label", ">examples", ">predicted", ">precision", ">recall")
+        made = output.table("label", ">examples", ">predicted", ">precision", ">recall", ">F1")
         for name, (hits, true, said) in zip(classes, main.counts[LABELS], strict=True):
-            shares = (_share(hits, n) for n in (said, true))
+            shares = (_share(hits, said), _share(hits, true), _share(2 * hits, said + true))
             made.add_row(name, str(true), str(said), *shares)
         output.print_line("")
         output.show(made)

@@ -320,7 +320,7 @@ def test_labels_are_measured_and_predicted_one_by_one(flctl, own, tmp_path):
     (folder,) = (state / "runs").iterdir()
     best = folder / "best.safetensors"
     assert "very loud" in (shown := flctl("evaluate", best, "--task", ref).out)
-    assert "precision" in shown and "recall" in shown
+    assert "precision" in shown and "recall" in shown and "F1" in shown
     predict = "predict", best, tmp_path, "--task", ref
     told = json.loads(flctl(*predict, "--json").out)
     assert told["right"] > 60 and all(set(p["probabilities"]) for p in told["predictions"])

@@ -62,6 +62,13 @@ WRONG: dict[str, tuple[str, str, str]] = {
     "misspelt default": ("defaults = {'bach_size': 8}", "class", "did you mean 'batch_size'"),
     "default out of range": ("defaults = {'lr': -1.0}", "class", "defaults: "),
     "defaults of a wrong kind": ("defaults = ['lr']", "class", "task 'own', defaults: "),
+    "misspelt method": (
+        "def trian_data(self, path):\n        pass",
+        "import",
+        "did you mean 'train_data'?",
+    ),
+    "setting of a run": ("lr = 0.1", "import", "did you mean 'defaults = {'lr': …}'?"),
+    "misspelt setting": ("validation_shares = 0.3", "import", "did you mean 'validation_share'?"),
     "workers": ("workers = -1", "class", "workers: -1: write a number"),
     "no optimiser": ("defaults = {'optimizer': 'SDG'}", "step", "did you mean 'SGD'?"),
     "lambda in the state": (
@@ -311,7 +318,7 @@ def test_a_whole_task_has_nothing_but_ok(check: Check) -> None:
     [
         ("held_out = Task.held_out", "test data", "nothing to evaluate on"),
         ("def held_out(self, path):\n        return self.train_data(path)", "test data", "40 of"),
-        ("def trian_data(self, path):\n        pass", "class", "did you mean 'train_data'?"),
+        ("columns = ('a', 'b')", "class", "nothing reads its 'columns'"),
         (
             "classes = ('a', 'b', 'c', 'd')\n    def train_data(self, path):\n"
             "        return Examples(*points(40), classes=4)\n"

@@ -12,7 +12,11 @@ from flctl.core.metrics import ERROR_BINS, ERRORS, merge, metrics_of
 from flctl.core.plausible import verified
 from flctl.errors import DataError
 from flctl.learning.dealing import count, kinds_of
+from flctl.learning.declared import wrong_threshold
 from flctl.learning.evaluation import evaluate, measured
+from flctl.learning.examples import Cases
+from flctl.learning.prediction import predict
+from flctl.learning.predictions import Labels
 from flctl.learning.validation import parted
 
 
@@ -136,6 +140,26 @@ class Tags(MultiLabel):
 
     def model(self) -> nn.Module:
         return nn.Identity()
+
+
+def test_a_label_fits_from_its_own_threshold_on():
+    """In the figures as in predictions; what is no threshold is refused by name."""
+    said = torch.logit(torch.tensor([[0.2, 0.6, 0.9], [0.3, 0.5, 0.4]], dtype=torch.float64))
+    whole, cases = Examples(said, y := torch.tensor([[1, 0, 1], [1, 1, 0]])), torch.arange(2)
+    for threshold, table in ((0.5, ((0, 2, 0), (1, 1, 2), (1, 1, 1))),
+                             ((0.25, 0.55, 0.4), ((1, 2, 1), (0, 1, 1), (1, 1, 2)))):  # fmt: skip
+        task = Tags()
+        task.threshold = threshold
+        assert evaluate(task, nn.Identity(), whole).counts["labels"] == table
+        found = Labels(task, Cases(whole), predict(task, nn.Identity(), whole))
+        told = [[name in found.plain()["predictions"][at]["labels"] for name in task.classes]
+                for at in cases]  # fmt: skip
+        assert [sum(column) for column in zip(*told, strict=True)] == [row[2] for row in table]
+        assert found.counts == dict(zip(task.classes, [row[2] for row in table], strict=True))
+        assert y.shape == said.shape
+    for wrong in ((0.5, 0.5), 0, 1.5, "half", (0.1, 0.2, -1)):
+        task.threshold = wrong
+        assert "above 0 up to 1, or one for each label" in wrong_threshold(task)
 
 
 def test_labels_are_counted_one_by_one():
