@@ -10,6 +10,7 @@ from typing import Any
 
 __all__ = [
     "Anomaly",
+    "Cases",
     "Classification",
     "DataError",
     "Examples",
@@ -27,6 +28,7 @@ __all__ = [
 _AT = {
     "Anomaly": "flctl.learning.anomaly",
     "Classification": "flctl.learning.classification",
+    "Cases": "flctl.learning.examples",
     "Examples": "flctl.learning.examples",
     "DataError": "flctl.errors",
     "FlctlError": "flctl.errors",

@@ -8,6 +8,7 @@ from flctl.errors import FlctlError as FlctlError
 from flctl.learning.anomaly import Anomaly as Anomaly
 from flctl.learning.classification import Classification as Classification
 from flctl.learning.classification import MultiLabel as MultiLabel
+from flctl.learning.examples import Cases as Cases
 from flctl.learning.examples import Examples as Examples
 from flctl.learning.regression import Regression as Regression
 from flctl.learning.task import Task as Task
@@ -16,6 +17,7 @@ from flctl.wire.messages import Metric as Metric
 __version__: str
 __all__ = [
     "Anomaly",
+    "Cases",
     "Classification",
     "DataError",
     "Examples",

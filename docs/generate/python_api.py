@@ -7,7 +7,8 @@ import flctl
 GROUPS = {
     "Train and steer": ("train", "connect", "Training", "TrainedRound", "Fleet"),
     "Tasks of your own": (
-        "Task", "Classification", "MultiLabel", "Regression", "Anomaly", "Examples", "Metric",
+        "Task", "Classification", "MultiLabel", "Regression", "Anomaly", "Examples", "Cases",
+        "Metric",
     ),
     "Errors": ("FlctlError", "DataError"),
 }  # fmt: skip

@@ -103,6 +103,7 @@ CHECKS: tuple[tuple[str, tuple[str, ...], Check], ...] = (
     ("forward", ("state", "batch"), checkup_steps.check_forward),
     ("step", ("forward",), checkup_steps.check_step),
     ("metrics", ("test data", "step"), checkup_steps.check_metrics),
+    ("predict", ("test data", "step"), checkup_steps.check_cases),
     ("same again", ("step",), checkup_steps.check_again),
     ("elsewhere", ("same again",), checkup_steps.check_elsewhere),
     ("cost", ("step",), checkup_steps.check_cost),

@@ -25,9 +25,10 @@ from flctl.learning.groups import set_training
 from flctl.learning.guard import forward, length, tensors_in
 from flctl.learning.loader import BatchPlan, in_order, load, mapped
 from flctl.learning.optimizer import check_optimizer
+from flctl.learning.prediction import predict
 from flctl.learning.state import is_finite, same_bytes
 from flctl.learning.summed import SummedMetrics
-from flctl.learning.task import initial_model
+from flctl.learning.task import Task, initial_model
 from flctl.wire.messages import MOST_CLASSES
 
 EVALUATED = 2000
@@ -148,6 +149,26 @@ def check_metrics(subject: Subject) -> Said:
     if missing:
         return Said(f"{text}; {'; '.join(missing)}", found.values, "note")
     return Said(text, found.values)
+
+
+def check_cases(subject: Subject) -> Said:
+    """What `flctl predict` would read of the data, and that the model can judge it."""
+    task = subject.task
+    own = type(task).cases is not Task.cases
+    try:
+        cases = task.cases(subject.path)  # type: ignore[arg-type]  # None: what ships, if it can
+    except FlctlError as error:
+        wrong = "cases: returns" in str(error) or "cases: Cases " in str(error)
+        if subject.path is not None or not own or wrong:
+            raise
+        return Said(f"not tried: {error}; name a file with --data")
+    some = cases.examples.select(np.arange(min(len(cases.examples), EVALUATED), dtype=np.int64))
+    said = predict(task, subject.model, some, batch_size=100)
+    by = "its own 'cases'" if own else "'held_out', as it has no 'cases'"
+    text = f"{len(cases.examples):,} examples to predict, by {by}"
+    text += "" if cases.labelled else ", without targets"
+    text += f"; {cases.note}" if cases.note else ""
+    return Said(text, {"examples": len(cases.examples), "shape": list(said.shape[1:])})
 
 
 def check_again(subject: Subject) -> Said:

@@ -280,17 +280,33 @@ def _numbers(y: "Tensor | Array") -> Array:
 
 @dataclass(frozen=True)
 class Cases:
-    """Examples to be judged by a model, n of them."""
+    """Examples to be judged by a model, n of them: what a task's `cases` returns.
+
+    Raises DataError for what is none.
+    """
 
     examples: Examples
     labelled: bool = True
-    """Whether their `y` is known, or only there to be something."""
+    """Whether their `y` is known; never so of Examples without `y`."""
     at_s: NDArray[np.float64] | None = None
     """When each was, in seconds from the start of its group; NaN where it is not known."""
     note: str = ""
     """What a person should know about how they came to be."""
     origins: Sequence[Origin] = ()
     """What was read of each file, and what was left out."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.examples, Examples):
+            kind = type(self.examples).__name__
+            raise DataError(f"Cases of an object of type {kind}, not of flctl.Examples")
+        object.__setattr__(self, "labelled", bool(self.labelled and self.examples.labelled))
+        if self.at_s is None:
+            return
+        at_s = np.asarray(self.at_s, np.float64)
+        if at_s.shape != (len(self.examples),):
+            n = len(self.examples)
+            raise DataError(f"{self.examples.where}: {n} cases, but at_s of shape {[*at_s.shape]}")
+        object.__setattr__(self, "at_s", at_s)
 
     @property
     def readable(self) -> "Cases":

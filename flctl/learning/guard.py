@@ -236,8 +236,10 @@ _WRONG: dict[str, Callable[..., str]] = {
     "validation": lambda task, found, *_: "" if found is None else _no_examples(task, found),
     "held_out": lambda task, found, *_: "" if found is None else _no_examples(task, found),
     "test_parts": _no_parts,
-    "cases": lambda _, found, *__: (
-        "" if isinstance(found, Cases) else f"{kind(found)}, not flctl's Cases"
+    "cases": lambda task, found, *_: (
+        (task.wrong_examples(found.examples) if found.labelled else "")
+        if isinstance(found, Cases)
+        else f"{kind(found)}, not flctl.Cases: return flctl.Cases(examples)"
     ),
     "points": _nothing_wrong,
     "write": _nothing_wrong,

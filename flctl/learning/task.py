@@ -144,13 +144,21 @@ class Task:
 
     def cases(self, path: Path) -> Cases:
         """What `flctl predict` judges: all examples of a file or folder, in their order; their
-        targets need not be known. Unless this is overridden, those for testing.
+        targets need not be known. Unless this is overridden, those that are for testing, which is
+        noted where the file has others too.
 
         Raises DataError.
         """
-        parts = self.test_parts(path) or {"train": self.train_data(path)}
-        examples = concatenate(list(parts.values()), str(path))
-        return Cases(examples, labelled=examples.labelled)
+        parts = self.test_parts(path)
+        if not parts:
+            return Cases(self.train_data(path))
+        examples, note = concatenate(list(parts.values()), str(path)), ""
+        with contextlib.suppress(FlctlError):  # a file may be for testing alone
+            train = self.train_data(path)
+            known = train.items is None or train.names is not None
+            if known and not train.rows() <= examples.rows():
+                note = f"only what is for testing; {len(train):,} for training are left out"
+        return Cases(examples, note=note)
 
     def points(self, x: "Tensor") -> "tuple[Tensor, Tensor]":
         """What `flctl predict --plot` draws of `x`: across, and up a curve, or one in each column.
