@@ -31,7 +31,8 @@ class Own(flctl.Regression):
 
     def _read(self, path, part):
         path = path or Path(__file__).with_name("rows.csv")
-        rows = [row for row in csv.DictReader(path.read_text().splitlines()) if part in (None, row["part"])]
+        lines = csv.DictReader(path.read_text().splitlines())
+        rows = [row for row in lines if part in (None, row["part"])]
         x = torch.tensor([[float(row["x"])] for row in rows])
         return flctl.Examples(x, torch.tensor([2 * float(row["x"]) for row in rows]))
 """
