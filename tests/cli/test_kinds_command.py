@@ -14,6 +14,7 @@ REF = {
     "anomaly": "flctl_pump.task:Pump",
     "sequences": "flctl_doors.task:Doors",
     "images": "flctl_lamps.task:Lamps",
+    "two_inputs": "flctl_lights.task:Lights",
 }
 
 
@@ -39,7 +40,7 @@ def program_in(folder, name):
     return program
 
 
-@pytest.mark.parametrize("name", ["regression", "anomaly", "sequences"])
+@pytest.mark.parametrize("name", ["regression", "anomaly", "sequences", "two_inputs"])
 def test_the_readings_of_the_examples_are_made_by_their_programs(name, tmp_path):
     """Byte for byte, so that everybody can see how they were invented."""
     folder = REF[name].split(".")[0]
@@ -83,6 +84,23 @@ def test_sequences_and_images_are_learnt_and_predicted(flctl, example, tmp_path,
     unknown = without("event", readings, tmp_path / "unknown.csv")
     done = flctl("predict", best, unknown, "--task", ref, "--json")
     assert json.loads(done.out)["predictions"][0]["true"] is None, done.err
+
+
+def test_a_picture_and_a_number_are_learnt_together(flctl, example, tmp_path):
+    """Neither tells alone. A list of dicts becomes a dict of tensors; all rows of
+    a file are predicted."""
+    ref, state = example("two_inputs"), tmp_path / "state"
+    lines = (EXAMPLES / "two_inputs" / "flctl_lights" / "readings.csv").read_text().splitlines()
+    run = "train", "--task", ref, "--virtual", 4, "--state", state, "--partition", "record"
+    assert flctl(*run).code == 0
+    (folder,) = (state / "runs").iterdir()
+    best = folder / "best.safetensors"
+    said = json.loads(flctl("evaluate", best, "--task", ref, "--json").out)
+    assert said["values"]["accuracy"] > 0.9, said["values"]
+    file = tmp_path / "all.csv"
+    file.write_text("\n".join(lines[:90]) + "\n")
+    told = json.loads(flctl("predict", best, file, "--task", ref, "--json").out)
+    assert told["examples"] == 89 and told["right"] > 75
 
 
 @pytest.mark.parametrize("name", REF)

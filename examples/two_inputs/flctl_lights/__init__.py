@@ -1,0 +1,1 @@
+"""An example of a task for flctl; see `flctl_lights.task`."""
