@@ -34,11 +34,14 @@ def peak_rss_mib(pid: int | str = "self") -> float:
 
 def wire_bytes() -> int:
     """Bytes that all TCP connections of this process have carried so far, both ways."""
-    total = 0
+    total, seen = 0, set[int]()
     for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - names, not paths, are wanted
         try:
-            if not stat.S_ISSOCK(os.fstat(int(name)).st_mode):
+            found = os.fstat(int(name))
+            # The coordinator's guard has a second descriptor of each connection.
+            if not stat.S_ISSOCK(found.st_mode) or found.st_ino in seen:
                 continue
+            seen.add(found.st_ino)
             with socket.socket(fileno=os.dup(int(name))) as connection:
                 info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
         except OSError:

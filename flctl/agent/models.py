@@ -11,7 +11,7 @@ from flctl.errors import MalformedMessage
 from flctl.transport.blobs import Blob, BlobStore
 from flctl.transport.channel import Frame
 from flctl.transport.download import Download
-from flctl.wire.messages import Chunk, Digest, Fetch, Model
+from flctl.wire.messages import Chunk, Coded, Digest, Fetch, Model
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +62,12 @@ class Models:
             self._want(model.shared.blob, model.shared.size)
             return None
         return Here(shared, frozen)
+
+    def fetch_ahead(self, shared: Coded) -> None:
+        """Fetch the tensors of a model that is not ordered yet, where memory has room for them."""
+        here = self._download is not None or shared.blob in self._kept
+        if not here and self._store.fits(shared.size):
+            self._want(shared.blob, shared.size)
 
     def _want(self, digest: Digest, size: int) -> None:
         """Fetch this blob from now on, and none else."""

@@ -217,6 +217,8 @@ class Supervisor:
         match message:
             case messages.Train() | messages.Evaluate() | messages.Personalise():
                 self.work.on_order(message, now)
+            case messages.NextModel():
+                self.work.on_next_model(message)
             case messages.Accepted():
                 self.work.on_accepted(message)
             case messages.Discarded():

@@ -62,6 +62,7 @@ class Work:
         self.data = Datasets(config, tuple(tasks))
         self._orders: list[Order] = []
         self._running: Order | None = None
+        self._begun = "", 0  # run and size of the model that was worked on last
         self._answered: list[messages.Evaluated] = []
         self.agent = config.name or ""
         """The name that training is seeded with; the coordinator says it."""
@@ -93,6 +94,12 @@ class Work:
             self._forget(order)
         self._orders.append(Order(message))
 
+    def on_next_model(self, message: messages.NextModel) -> None:
+        """Only one that is like the last: its owner has let this agent work on that."""
+        model = messages.Coded(blob=message.model.blob, size=message.model.size)
+        if not self._orders and (message.run, model.size) == self._begun and model == message.model:
+            self._models.fetch_ahead(model)
+
     def on_accepted(self, message: messages.Accepted) -> None:
         if self._updates.forget(message.key):
             logger.info("%s update accepted", self._labels(message.key))
@@ -105,6 +112,8 @@ class Work:
         for order in [order for order in self._orders if order.key.run == run]:
             logger.info("%s %s cancelled", self._labels(order.key), order.what)
             self._forget(order)
+        if not self._orders:
+            self._models.give_up()
         self._updates.on_cancel(run)
 
     def on_chunk(self, chunk: messages.Chunk, payload: Frame, now: float) -> None:
@@ -215,6 +224,7 @@ class Work:
             self._pace.begins(order.pace, now)
         order.tries += 1
         self._running = order
+        self._begun = order.key.run, order.message.model.shared.size
         digest = getattr(order.message, "settings", None) or "-"
         logger.info("%s %s begins settings=%.12s", self._labels(order.key), order.what, digest)
         code = self._tasks[order.message.task]

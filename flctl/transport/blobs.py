@@ -65,14 +65,18 @@ class BlobStore:
         """Bytes that this store has put on the disk since it was made."""
         return self._disk_bytes + sum(os.fstat(fd).st_size for fd in self._on_disk)
 
+    def fits(self, size: int) -> bool:
+        """Whether there is room for it in memory."""
+        free = self.memory_limit_bytes - self.memory_bytes
+        return size <= free and hasattr(os, "memfd_create")
+
     def new(self, size: int) -> int:
         """An empty file of its own for about `size` bytes: its descriptor, read and write.
 
         It becomes a blob by `adopt`, or is given up by `drop`. Raises StateError, also where the
         disk has no room for all of it.
         """
-        fits = self.memory_bytes + size <= self.memory_limit_bytes
-        if fits and hasattr(os, "memfd_create"):
+        if self.fits(size):
             fd = os.memfd_create("flctl-blob", os.MFD_CLOEXEC)
             self._in_memory[fd] = size
             self.memory_bytes += size

@@ -563,6 +563,13 @@ class Personalise(Message, frozen=True):
     """The run began with weights that an operator has brought."""
 
 
+class NextModel(Message, frozen=True):
+    """The model of the next round, if this one is committed: it may be fetched already."""
+
+    run: RunId
+    model: Coded
+
+
 class Accepted(Message, frozen=True):
     """The update is safe on the coordinator's disk; the agent may forget it."""
 
@@ -674,6 +681,7 @@ ToAgent: TypeAlias = (
     | Train
     | Evaluate
     | Personalise
+    | NextModel
     | Accepted
     | Discarded
     | Cancel

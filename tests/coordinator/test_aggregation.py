@@ -3,11 +3,13 @@
 import hashlib
 import itertools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from flctl.coordinator.run.aggregation import aggregate
+from flctl.coordinator.run import aggregation
+from flctl.coordinator.run.aggregation import Aggregated
 from flctl.coordinator.store.folder import RunFolder
 from flctl.errors import ParametersError, StateError
 from flctl.settings import RunSettings
@@ -15,6 +17,14 @@ from flctl.wire.parameters import ParameterFile, dump
 
 SETTINGS = RunSettings(task="ecg", max_share=1.0)
 EXAMPLES = {"pi-01": 17, "pi-02": 300, "pi-03": 5}
+
+
+def aggregate(*args: Any) -> Aggregated:
+    """And wait until it is on disk."""
+    made = aggregation.aggregate(*args)
+    assert made.syncing is not None
+    made.syncing.wait()
+    return made
 
 
 def model_of(agent: str) -> dict:
@@ -179,4 +189,5 @@ def test_a_half_written_average_of_before_is_written_over(folder):
     for name in ("model.safetensors", ".model.safetensors.tmp"):
         (folder.round_path(1) / name).write_bytes(data + b"rest of something larger")
     again = aggregate(folder, 1, EXAMPLES, SETTINGS)
-    assert again == whole and whole.path.read_bytes() == data
+    assert (again.model, again.size, again.path) == (whole.model, whole.size, whole.path)
+    assert whole.path.read_bytes() == data

@@ -117,6 +117,7 @@ EXAMPLES = [
         batch_size=1000,
         tensors=("head.*",),
     ),
+    m.NextModel(run=KEY.run, model=m.Coded(blob=SHA, size=9)),
     m.Accepted(key=KEY),
     m.Discarded(key=KEY, reason="too late"),
     m.Cancel(run="ecg-0102-2f"),

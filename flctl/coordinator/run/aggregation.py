@@ -32,6 +32,8 @@ class Aggregated(Struct, frozen=True):
     """In its place; it counts once the journal says so."""
     server_state: dict[str, Digest] = {}
     """Digests of the strategy's state files beside the model, by name."""
+    syncing: Syncing | None = None
+    """All of it is on disk after its `wait`; None: not synced here."""
 
     @property
     def files(self) -> list[Path]:
@@ -49,9 +51,10 @@ def aggregate(
 ) -> Aggregated:
     """Combine the updates of the agents in `examples` into the round's model file.
 
-    Updates that are not in `held` are in the spool. Without `sync` the caller makes the files
-    durable. Raises StateError when the disk fails, ParametersError when the spool is damaged,
-    StrategyError when the strategy cannot work with these updates.
+    Updates that are not in `held` are in the spool. With `sync` the files are being made durable
+    when this returns, else the caller does it. Raises StateError when the disk fails,
+    ParametersError when the spool is damaged, StrategyError when the strategy cannot work with
+    these updates.
     """
     strategy = strategy_of(settings)
     agents = sorted(examples)
@@ -98,9 +101,9 @@ def aggregate(
             )
             digests = {name: new.finish()[0] for name, new in state_out.items()}
             digest, size = model.finish()
-            if sync:
-                Syncing([new.fd for new in (model, *state_out.values())], here).wait()
-    return Aggregated(digest, size, folder.model_path(round_id), digests)
+            fds = [new.fd for new in (model, *state_out.values())]
+            syncing = Syncing(fds, here) if sync else None
+    return Aggregated(digest, size, folder.model_path(round_id), digests, syncing)
 
 
 def _log_bounded(round_id: int, examples: Mapping[str, int], weights: Weights) -> None:

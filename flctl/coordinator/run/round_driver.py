@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias, assert_never
 
 from flctl.coordinator.run.aggregation import Aggregated, aggregate
+from flctl.coordinator.run.ahead import send_ahead
 from flctl.coordinator.run.context import Heard, RunContext, RunInput
 from flctl.coordinator.run.decisions import (
     commit,
@@ -206,10 +207,7 @@ class RoundDriver:
             case machine.Store(agents):
                 self._store(agents)
             case machine.Sync(agents):
-                synced = self._outcome("store an update", lambda _: self._feed(Synced(agents)))
-                begun = [*self._syncing]
-                # Not on the disk's thread, which stores the next batch meanwhile.
-                context.thinking.submit(lambda: _wait(begun), synced)
+                self._when_synced("store an update", Synced(agents))
             case machine.Look():
                 self._feed(machine.Looked(self._crew.pool(context.clock())))
             case machine.Fail(attempt, reason):
@@ -255,6 +253,12 @@ class RoundDriver:
 
         context.disk.submit(work, done)
 
+    def _when_synced(self, doing: str, event: machine.Event) -> None:
+        begun = [*self._syncing]
+        # Not on the disk's thread, which stores the next batch meanwhile.
+        synced = self._outcome(doing, lambda _: self._feed(event))
+        self._context.thinking.submit(lambda: _wait(begun), synced)
+
     def _reject(self, agent: str, reason: str) -> None:
         self._warn(agent, "update rejected", reason)
         now = self._context.now()
@@ -283,13 +287,13 @@ class RoundDriver:
             self._warn(agent, what, why)
 
         def work() -> Aggregated:
-            made = aggregate(context.folder, self.id, examples, context.settings)
-            _wait(self._syncing)
-            return made
+            return aggregate(context.folder, self.id, examples, context.settings)
 
         def aggregated(made: Aggregated) -> None:
             self._made = made
-            self._feed(machine.Reached(Phase.AGGREGATED))
+            self._syncing += [made.syncing] if made.syncing is not None else []
+            self._when_synced("aggregate", machine.Reached(Phase.AGGREGATED))
+            send_ahead(context, made, self._updates)
 
         context.disk.submit(work, self._outcome("aggregate", aggregated))
 
