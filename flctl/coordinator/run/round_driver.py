@@ -6,7 +6,7 @@ every event is a step of its own (`flctl.coordinator.run.steps`).
 
 import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, TypeAlias, assert_never
 
 from flctl.coordinator.run.aggregation import Aggregated, aggregate
@@ -23,7 +23,7 @@ from flctl.coordinator.run.decisions import (
 from flctl.coordinator.run.evaluating import Evaluating
 from flctl.coordinator.run.intake import Downloads
 from flctl.coordinator.run.steps import Steps
-from flctl.coordinator.run.storing import StoreOutcome, store
+from flctl.coordinator.run.storing import StoreOutcome, store, wait_for
 from flctl.core import events
 from flctl.core import round as machine
 from flctl.core.events import Score
@@ -257,7 +257,7 @@ class RoundDriver:
         begun = [*self._syncing]
         # Not on the disk's thread, which stores the next batch meanwhile.
         synced = self._outcome(doing, lambda _: self._feed(event))
-        self._context.thinking.submit(lambda: _wait(begun), synced)
+        self._context.thinking.submit(lambda: wait_for(begun), synced)
 
     def _reject(self, agent: str, reason: str) -> None:
         self._warn(agent, "update rejected", reason)
@@ -347,8 +347,3 @@ class RoundDriver:
             self._done(None, f"round {self.id} could not {doing}: {error}", False)
 
         return done
-
-
-def _wait(begun: Iterable[Syncing]) -> None:
-    for syncing in begun:
-        syncing.wait()

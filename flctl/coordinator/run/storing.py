@@ -7,7 +7,7 @@ same time, once per batch, while the next one is stored and while updates are av
 
 import contextlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from msgspec import Struct, field, structs
@@ -68,6 +68,11 @@ def store(
     for transfer in batch.values():
         os.close(transfer.fd)
     return outcome
+
+
+def wait_for(begun: Iterable[Syncing]) -> None:
+    for syncing in begun:
+        syncing.wait()
 
 
 def take_stock(
