@@ -1,6 +1,7 @@
 """Many agents in one process: real supervisors over real links. Their workers and machines are the
 caller's. They end with their standard input."""
 
+import logging
 import os
 import sys
 import threading
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from flctl.agent.config import AgentConfig
+from flctl.agent.log import AgentLog
 from flctl.agent.state import AgentState
 from flctl.agent.supervisor import Supervisor
 from flctl.transport.blobs import BlobStore
@@ -38,6 +40,9 @@ def supervisor(
     given: dict[str, Any], name: str, tasks: dict[str, Digest], worker: Any, machine: Any
 ) -> Supervisor:
     folder = Path(given["folder"]) / name
+    log = AgentLog() if given.get("logs") else None
+    if log is not None:
+        logging.getLogger().addHandler(log)
     state, keys = AgentState(folder), load_or_make(folder / "agent.key")
     config = AgentConfig(
         coordinator=given["coordinator"],
@@ -57,6 +62,7 @@ def supervisor(
         public_key=keys.public,
         tasks=tasks,
         clock=time.monotonic,
+        log=log,
     )
 
 
@@ -70,8 +76,8 @@ def run(agent: Supervisor, ended: Ended) -> None:
 def live(
     given: dict[str, Any], tasks: dict[str, Digest], make: Callable[[str], tuple[Any, Any]]
 ) -> None:
-    """`given`: coordinator, server_key, token, folder, names. `make` gives an agent's worker and
-    machine. Returns when standard input ends."""
+    """`given`: coordinator, server_key, token, folder, names; `logs`: their logs can be read.
+    `make` gives an agent's worker and machine. Returns when standard input ends."""
     ended = Ended()
     agents = [supervisor(given, name, tasks, *make(name)) for name in given["names"]]
     threads = [threading.Thread(target=run, args=(agent, ended)) for agent in agents]

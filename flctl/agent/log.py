@@ -50,11 +50,18 @@ class AgentLog(logging.Handler):
             text = record.getMessage()
             if record.exc_info and record.exc_info[1] is not None:
                 text += f": {record.exc_info[1]!r}"
-            level: LogLevel = LEVELS.get(record.levelname, "INFO")
-            at = round(min(max(self._wall_clock(), 0.0), LATEST), 3)
-            self._keep(LogLine(at=at, level=level, text=one_line(text, LOG_TEXT - 2)))
+            self._add(record.levelname, text)
         except Exception:
             self.handleError(record)
+
+    def of_worker(self, level: str, text: str) -> None:
+        """A line that the worker process has written."""
+        self._add(level, f"worker: {text}")
+
+    def _add(self, level: str, text: str) -> None:
+        at = round(min(max(self._wall_clock(), 0.0), LATEST), 3)
+        line = LogLine(at=at, level=LEVELS.get(level, "INFO"), text=one_line(text, LOG_TEXT - 2))
+        self._keep(line)
 
     def last(self) -> list[LogLine]:
         """The lines that are kept over a restart."""

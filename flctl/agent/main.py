@@ -45,7 +45,7 @@ def run_agent(config: AgentConfig, exit_with_parent: bool = False) -> None:
         supervisor = Supervisor(
             config=config,
             link=link,
-            worker=WorkerProcess(),
+            worker=WorkerProcess(keep=None if log is None else log.of_worker),
             store=BlobStore(config.memory_limit_bytes, state.blobs),
             machine=Computer(state.folder),
             state=state,

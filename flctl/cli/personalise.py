@@ -6,6 +6,7 @@ import typer
 
 from flctl.cli import completion
 from flctl.cli.options import At, Json, OfTask, Verbose, argument, command, option, single
+from flctl.cli.where import Where
 from flctl.terminal import logs
 from flctl.values import names, seconds
 
@@ -33,6 +34,7 @@ def personalise(
         complete=completion.agents,
         default=None,
     ),
+    where: Where = None,
     which: str = option("best|last|N", "Round whose model is fine-tuned.", default="best"),
     epochs: int | None = option(
         "N", "Most epochs.  [default: as the run says, else 10]", min=1, default=None
@@ -82,6 +84,7 @@ def personalise(
     }
     changes = {key: value for key, value in given.items() if value is not None}
     named = () if agents is None else names(agents, "--agents")
-    order = PersonalOrder(at.folder, at.context, at.again, run, which, named, changes, task)
+    chosen = named, where or ()
+    order = PersonalOrder(at.folder, at.context, at.again, run, which, *chosen, changes, task)
     if not carry_out(order, json):
         raise typer.Exit(1)

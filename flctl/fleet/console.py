@@ -23,10 +23,12 @@ from flctl.labels import Labels, matches, none_chosen
 from flctl.learning.whole import merge
 from flctl.transport.blobs import Download
 from flctl.values import names_run
-from flctl.wire.messages import Deal, Digest, Natural, RunId, Short
+from flctl.wire.messages import Deal, Digest, Natural, Offset, RunId, Short
 
 START_S = 180.0
 """How long an answer may take for what imports torch and reads data first."""
+FAR = 2**40
+"""Beyond the end of every audit file."""
 
 
 class RemoteRuns(Connection):
@@ -72,6 +74,15 @@ class RemoteRuns(Connection):
     def audit(self, offset: int) -> bytes:
         """The next bytes of the coordinator's audit file; none at its end."""
         return bytes(self.ask("audit", offset=offset)["data"])
+
+    def audit_end(self, most: int) -> bytes:
+        """The last bytes of the coordinator's audit file, up to `most`; the first line of them may
+        be cut off."""
+        size = int(answers.read_field(Offset, self.ask("audit", offset=FAR), "size", self.where))
+        data, offset = b"", max(0, size - most)
+        while len(data) < most and (more := self.audit(offset)):
+            data, offset = data + more, offset + len(more)
+        return data[:most]
 
     def start(self, given: dict[str, Any], where: str) -> str:
         body = self.ask("start", START_S, given=given, where=where)

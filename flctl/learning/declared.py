@@ -9,7 +9,7 @@ from flctl.core.metrics import DEFINED, LOSS, MOST_SCORED, SPREAD, tables
 from flctl.errors import TaskError, one_line
 from flctl.learning.guard import kind
 from flctl.learning.unread import unread
-from flctl.wire.messages import Measures
+from flctl.wire.messages import MOST_NAMED, Measures
 
 if TYPE_CHECKING:
     from flctl.learning.task import Task
@@ -90,7 +90,10 @@ def measures_of(found: "Task | type[Task]") -> Measures:
         for m in found.metrics
     )
     of = len(found.classes)
-    return Measures(metrics=metrics, primary=found.primary, classes=of, says=found.says)
+    names = tuple(name[:200] for name in found.classes) if of <= MOST_NAMED else ()
+    return Measures(
+        metrics=metrics, primary=found.primary, classes=of, says=found.says, names=names
+    )
 
 
 def _are_names(classes: object) -> bool:

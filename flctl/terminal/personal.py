@@ -1,6 +1,6 @@
 """`flctl personalise`, and the table of what a model of its own gives each agent."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,6 +36,8 @@ class PersonalOrder(NamedTuple):
     """Name of a run, or the path of one of its models."""
     which: str
     agents: tuple[str, ...]
+    where: Sequence[str]
+    """Requirements for the agents' labels."""
     changes: dict[str, Any]
     task: str | None
 
@@ -82,15 +84,36 @@ def drive(order: PersonalOrder, show: Show) -> tuple[str, History]:
             folder = RunFolder.find(order.state, run)
             started = folder.history(lean=True).started
             if started is not None and started.kind != "fleet":
+                if order.where:
+                    raise UsageError("--where: only the agents of a fleet have labels")
                 expect_task(folder, order.task)
                 return run, _here(folder, given, show)
         if isinstance(runs, LocalRuns):
             raise UsageError(
                 f"run {run}: its agents are a fleet's, and no coordinator runs on {runs.where}"
             )
+        if order.where:
+            given["agents"] = _chosen_by_label(order, runs, run)
         name, session = runs.personalise(run, **given)
         _follow(runs, name, session, show)
         return name, History.of(runs.events(name))
+
+
+def _chosen_by_label(order: PersonalOrder, runs: RemoteRuns, run: str) -> tuple[str, ...]:
+    """Those with the labels that may train on data for the task, if that is known. Raises
+    UsageError."""
+    if order.agents:
+        raise UsageError("--agents and --where exclude each other; choose one")
+    task = runs.about(run)["task"]
+    found = tuple(
+        agent["name"]
+        for agent in runs.status(order.where)["agents"]
+        if agent["role"] != "evaluate"
+        and (not agent["datasets"] or any(each["task"] == task for each in agent["datasets"]))
+    )
+    if not found:
+        raise UsageError(f"--where {' '.join(order.where)}: no agent has data for task {task}")
+    return found
 
 
 def _here(folder: RunFolder, order: Mapping[str, Any], show: Show) -> History:

@@ -34,7 +34,8 @@ SHARES = ("throttled", "state")
 SPANS = {"6h": 6 * 3600.0, "24h": 86_400.0, "7d": 7 * 86_400.0, "30d": 30 * 86_400.0}
 POINTS = 400
 LOG_LINES = 200
-AUDIT_LINES = 200
+AUDIT_LINES, AUDIT_BYTES = 200, 256 * 1024
+"""What is shown of the audit file: so many of its last lines, in so many of its last bytes."""
 
 
 class AgentPages:
@@ -173,14 +174,9 @@ def _find(agents: tuple[AgentStatus, ...], name: str) -> AgentStatus:
 
 
 def _last_lines(runs: RemoteRuns) -> list[Line]:
-    """The newest first. The file is sent in pages from its beginning. Raises FlctlError."""
-    kept, offset = b"", 0
-    while data := runs.audit(offset):
-        offset += len(data)
-        kept = (kept + data)[-256 * 1024 :]
-    lines = split_lines(kept)[-AUDIT_LINES:]
+    """The newest first. Raises FlctlError."""
     found = []
-    for line in reversed(lines):
+    for line in reversed(split_lines(runs.audit_end(AUDIT_BYTES))[-AUDIT_LINES:]):
         try:
             found.append(read_line(line))
         except FlctlError:

@@ -71,19 +71,12 @@ class RunPages:
 
     def compare(self, request: Request) -> Response:
         shown = self._chosen(request)
-        by_name = {each.picture.name: each for each in shown}
         with self._site.feed.lock:
-            best = {name: each.picture.best for name, each in by_name.items()}
-            figures = {
-                name: run_view.values_of(each.picture, run_view.round_shown(each.picture))
-                for name, each in by_name.items()
-            }
-            worth = {name: verdicts.worth(each.picture) for name, each in by_name.items()}
+            worth = {each.picture.name: verdicts.worth(each.picture) for each in shown}
             first, verdict = verdicts.verdict(worth)
-        metrics = list(dict.fromkeys(name for each in figures.values() for name in each))
+            rows = run_view.side_by_side(shown, verdicts.judged(worth))
         return self._site.page(
-            "compare.html", "/runs", shown=shown, best=best, figures=figures, metrics=metrics,
-            verdict=verdict, first=first, judged=verdicts.judged(worth),
+            "compare.html", "/runs", shown=shown, rows=rows, verdict=verdict, first=first,
             differing=run_view.differing(shown), query=request.url.query,
         )  # fmt: skip
 
@@ -152,7 +145,9 @@ class RunPages:
             "shown_round": run_view.round_shown(picture),
             "values": run_view.values_of(picture, run_view.round_shown(picture)),
             "shown_part": run_view.part_of(picture, run_view.round_shown(picture)),
-            "measured": run_view.measured(picture), "confusion": run_view.confusion(picture),
+            "measured": run_view.measured(picture),
+            "confusion": (confusion := run_view.confusion(picture)),
+            "classes": run_view.class_names(picture, len(confusion)),
             "last": run_view.last_rounds(picture), "mishaps": run_view.mishaps(picture),
             "names": run_view.metric_names(picture.rounds),
         }  # fmt: skip

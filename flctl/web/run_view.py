@@ -1,6 +1,6 @@
 """One run as the page shows it: what it does now, its figures, and curves as numbers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from msgspec import Struct
@@ -163,6 +163,12 @@ def confusion(picture: RunPicture) -> tuple[tuple[int, ...], ...]:
     return found if len(found) <= MOST_CLASSES else ()
 
 
+def class_names(picture: RunPicture, count: int) -> tuple[str, ...]:
+    """As the run's record has them; the numbers of the classes where it has none."""
+    names = picture.measures.names
+    return names if len(names) == count else tuple(map(str, range(count)))
+
+
 def metric_names(rounds: Sequence[RoundFigures]) -> list[str]:
     return list(dict.fromkeys(name for each in rounds for name in (*each.values, *each.validation)))
 
@@ -258,6 +264,22 @@ def computed_or_none(values: Sequence[float | None]) -> list[float | None]:
     return [
         computed({"v": v}).get("v") if v is not None and abs(v) < 1e300 else None for v in values
     ]
+
+
+def side_by_side(shown: Sequence[Shown], judged: Mapping[str, str]) -> list[tuple[str, list[str]]]:
+    """What there is to compare: its name, and the value of each run. `judged`: by what, by run."""
+    pictures = [each.picture for each in shown]
+    best = [f"{round_shown(each) or 0} of {len(each.rounds)}" for each in pictures]
+    found = [
+        ("State", [str(each.about["state"]) for each in shown]),
+        ("Best round, or the last if none is chosen", best),
+    ]
+    if judged:
+        found.append(("What it is judged by", [judged.get(each.name, "-") for each in pictures]))
+    figures = [values_of(each, round_shown(each)) for each in pictures]
+    for name in dict.fromkeys(name for each in figures for name in each):
+        found.append((f"{name} in this round", [each.get(name, "-") for each in figures]))
+    return [*found, ("Updates received", [size(each.bytes_up) for each in pictures])]
 
 
 def differing(shown: Sequence[Shown]) -> list[tuple[str, list[str]]]:

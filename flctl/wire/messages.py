@@ -31,6 +31,8 @@ Floor = Annotated[int, Meta(ge=1, le=2**31)]
 
 MOST_CLASSES = 3000
 """Maximum number of classes of a task whose model is measured: more do not fit into a message."""
+MOST_NAMED = 100
+"""Maximum number of classes whose names are recorded with a run."""
 MOST_STATES = 4096
 """Maximum numbers in the states of a metric of torchmetrics."""
 CHUNK_BYTES = 256 * 1024
@@ -267,6 +269,8 @@ class Measures(Part, frozen=True, omit_defaults=True):
     says: Says = "class"
     states: Annotated[dict[MetricName, Natural], Meta(max_length=16)] = {}
     """Metrics of torchmetrics, and how many numbers the states of each have."""
+    names: Annotated[tuple[Short, ...], Meta(max_length=MOST_NAMED)] = ()
+    """Names of the classes, where they are few; they are for people."""
 
     @property
     def chooses(self) -> Metric:

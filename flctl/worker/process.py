@@ -19,6 +19,7 @@ from flctl.errors import FlctlError, WorkerError
 from flctl.worker.death import explain, oom_kills
 from flctl.worker.jobs import AnyEvent, AnyJob, JobFailed, Stepped
 from flctl.worker.pipe import Pipe
+from flctl.worker.saying import Keep, relayed
 from flctl.worker.watch import HANGS_S, Watch
 
 logger = logging.getLogger(__name__)
@@ -46,14 +47,17 @@ class Worker(Protocol):
 class WorkerProcess:
     """A worker process that is started by the first job and after each death.
 
-    `clock` gives the seconds that `idle_since` is told in; `module` is what runs in it.
+    `clock` gives the seconds that `idle_since` is told in; `module` is what runs in it; `keep` gets
+    each line that the process writes to standard error, from a thread.
     """
 
     def __init__(
-        self, clock: Callable[[], float] = time.monotonic, module: str = "flctl.worker.main"
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        module: str = "flctl.worker.main",
+        keep: Keep | None = None,
     ) -> None:
-        self._clock = clock
-        self._module = module
+        self._clock, self._module, self._keep = clock, module, keep
         self._process: subprocess.Popen[bytes] | None = None
         self._pipe: Pipe[AnyEvent] | None = None
         self._busy = False
@@ -161,11 +165,13 @@ class WorkerProcess:
         # A task of one's own is found there all the same, last of all (registry.locate).
         command = [sys.executable, "-P", "-m", self._module, str(theirs.fileno()), str(level)]
         self._oom_kills = oom_kills()
+        said = None if self._keep is None else relayed(self._keep)
         try:
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
-                stdout=2,  # what a data set's download prints is no result of ours
+                stdout=2 if said is None else said,  # what a download prints is no result of ours
+                stderr=said,
                 pass_fds=(theirs.fileno(),),
                 start_new_session=True,
             )
@@ -174,6 +180,8 @@ class WorkerProcess:
             raise WorkerError(f"no worker process can be started: {error}") from error
         finally:
             theirs.close()
+            if said is not None:
+                os.close(said)
         self._pipe = Pipe(ours, AnyEvent)
         logger.debug("worker=%d started", self._process.pid)
         return self._pipe

@@ -182,3 +182,14 @@ def test_a_cursor_of_another_agent_does_no_harm(cursor: str):
     assert texts(ask(log, after=cursor))[-2:] == ["a", "b"]
     own = ask(log).cursor.split(":")[0]
     assert texts(ask(log, after=f"{own}:{10**15 - 1}:5.000")) == []
+
+
+def test_lines_of_the_worker_stand_among_the_others():
+    """On one line each, with their level; what is no level of ours is INFO."""
+    log = AgentLog(wall_clock=Clock())
+    say(log, "begins")
+    log.of_worker("WARNING", "3 beats\nare left out")
+    log.of_worker("NOISE", "hello")
+    lines = ask(log).lines
+    assert [line.level for line in lines] == ["INFO", "WARNING", "INFO"]
+    assert lines[1].text.startswith("worker: 3 beats") and "\n" not in lines[1].text

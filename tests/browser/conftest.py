@@ -38,7 +38,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PlayedFleet]:
     try:
         made.play("pi-02", telemetry={"temperature_c": 83.0, "throttled": ["throttled"]})
         made.start_played(NAMES[0], NAMES[1], process="first")
-        made.start_played(NAMES[2], process="last")
+        made.start_played(NAMES[2], process="last", logs=True)
         wait_for(lambda: made.all_ready(*NAMES), "the agents are ready")
         yield made
     finally:

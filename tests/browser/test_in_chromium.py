@@ -143,6 +143,95 @@ def test_two_runs_are_compared(fleet: PlayedFleet, tab: Tab):
     assert violations(tab) == []
 
 
+def test_a_run_is_paused_and_resumed(fleet: PlayedFleet, tab: Tab):
+    """After its open round, with a question before each order."""
+    fleet.play("pi-01", batch_s=0.8)
+    tab.goto("/runs")
+    tab.get_by_label("Rounds").fill("2")
+    tab.get_by_label("Further settings").fill(f'test_data = "{fleet.data}"')
+    tab.get_by_role("button", name="Begin").click()
+    tab.locator("#said a").click()
+    asked: list[str] = []
+    tab.on("dialog", lambda dialog: asked.append(dialog.message))
+    tab.get_by_role("button", name="Pause after this round").click()
+    expect(tab.locator("#said")).to_contain_text("pauses after round 1")
+    expect(tab.get_by_role("button", name="Do not pause")).to_be_visible()
+    fleet.play("pi-01", batch_s=0.02)
+    expect(tab.locator("#now")).to_contain_text("paused, 1 of 2 rounds committed: by an operator")
+    expect(tab.get_by_role("button", name="Pause after this round")).to_be_hidden()
+    tab.get_by_role("button", name="Resume the run").click()
+    expect(tab.locator("#now")).to_contain_text("finished")
+    assert [text.partition(" ")[0] for text in asked] == ["Pause", "Resume"]
+
+
+def inside(tab: Tab, cells: str) -> None:
+    """All of them are within the window, without a swipe."""
+    edges = tab.locator(cells).evaluate_all(
+        "(all) => all.map((e) => e.getBoundingClientRect()).map((box) => [box.left, box.right])"
+    )
+    assert edges and min(left for left, _ in edges) >= 0
+    assert max(right for _, right in edges) <= PHONE["width"]
+
+
+def test_a_phone_shows_whole_tables(fleet: PlayedFleet, tab: Tab):
+    """Every run that is compared, and how each order ended."""
+    with fleet.console() as console:
+        runs = [each["run"] for each in console.look().summaries][:2]
+    tab.set_viewport_size(PHONE)
+    tab.goto(f"/runs/compare?run={runs[0]}&run={runs[1]}")
+    inside(tab, "table.cards tbody td")
+    expect(tab.locator("table.cards tbody tr").first).to_contain_text("State")
+    assert violations(tab) == []
+    tab.goto("/security")
+    inside(tab, "table.audit tbody td")
+    expect(tab.locator("table.audit td[data-head=Outcome]").first).to_contain_text("done")
+    assert violations(tab) == []
+
+
+AXIS = "(at) => document.querySelectorAll('figure.chart')[at].plot.axes.map((axis) => axis._values)"
+
+
+def test_the_axes_of_an_agents_history(tab: Tab):
+    """Times in UTC, midnight as its day; a share goes to 1; a gap stays one."""
+    midnight = 1795824000  # 2026-11-28 00:00 UTC
+    x = [midnight + 600 * at for at in range(-9, 10)]
+    series = [{"label": "mean", "values": [None if at == 5 else 50 + at for at in range(len(x))]}]
+    share = [{"label": "mean", "values": [0.25] * len(x)}]
+    about = {"of": "time", "time": True, "x": x, "words": "a chart", "most": None}
+    charts = [{**about, "title": "temperature, °C", "series": series},
+              {**about, "title": "throttled", "series": share, "most": 1}]  # fmt: skip
+    tab.route("**/history?*", lambda route: route.fulfill(json={"charts": charts}))
+    tab.goto("/agents/pi-01?span=6h")
+    expect(tab.locator("figure.chart canvas")).to_have_count(2)
+    times, degrees = tab.evaluate(AXIS, 0)
+    assert "11-28" in times and len(times) >= 3
+    assert all(re.fullmatch(r"\d\d:[0-5]0|11-28", each) for each in times)
+    day = times.index("11-28")
+    assert day and all(each > "22" for each in times[:day])
+    assert times[day + 1 :] == sorted(times[day + 1 :]) and all(e < "02" for e in times[day + 1 :])
+    assert 40 <= float(degrees[0]) <= 50 and 60 <= float(degrees[-1]) <= 80
+    _, shares = tab.evaluate(AXIS, 1)
+    assert (float(shares[0]), float(shares[-1])) == (0, 1)
+    gap = "() => document.querySelector('figure.chart').plot.data[1][5]"
+    assert tab.evaluate(gap) is None
+    expect(tab.locator("figure.chart").first).to_contain_text("time (UTC)")
+
+
+def test_the_log_of_an_agent_is_shown(fleet: PlayedFleet, tab: Tab):
+    """The newest lines, as text, with the focus where it was."""
+    tab.goto("/agents/pi-03")
+    log = tab.get_by_role("log")
+    expect(log).to_contain_text("pi-03")
+    expect(log).to_contain_text("WARNING <b>bold</b>")
+    assert "\x1b" not in (text := log.text_content() or "") and "\u202e" not in text
+    assert re.search(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC WARNING", text)
+    expect(log.locator("b")).to_have_count(0)
+    log.focus()
+    tab.wait_for_timeout(3500)  # it has been brought up to date
+    expect(log).to_be_focused()
+    assert violations(tab) == []
+
+
 def test_an_agent_is_killed_and_comes_back(fleet: PlayedFleet, tab: Tab):
     """The open page shows it, without being loaded again."""
     tab.goto("/")
@@ -151,7 +240,7 @@ def test_an_agent_is_killed_and_comes_back(fleet: PlayedFleet, tab: Tab):
     fleet.kill("last")
     expect(row.locator("[data-cell=state]")).to_contain_text("lost")
     expect(row).to_contain_text("check its power")
-    fleet.start_played("pi-03", process="last")
+    fleet.start_played("pi-03", process="last", logs=True)
     expect(row.locator("[data-cell=state]")).to_contain_text("ready")
 
 

@@ -357,3 +357,14 @@ def test_an_admin_reads_it_over_the_connection(fleet: MemoryFleet):
         operator.cordon("pi-01")
         data = (fleet.state / "audit.jsonl").read_bytes()
         assert operator.audit(0) == data and operator.audit(len(data)) == b""
+
+
+def test_the_end_of_a_long_audit_file_is_asked_for_alone(fleet: MemoryFleet):
+    """However long it is."""
+    assert fleet.coordinator is not None
+    path = fleet.coordinator.audit.path
+    with console(fleet) as operator:
+        assert operator.audit_end(1000) == b""
+        path.write_bytes(b"".join(b"%09d\n" % number for number in range(400_000)))
+        assert operator.audit_end(1000) == path.read_bytes()[-1000:]
+        assert operator.audit_end(10**7) == path.read_bytes()

@@ -76,8 +76,14 @@ def test_an_own_model_survives_kills_and_never_leaves(fleet: RealFleet) -> None:
     (model,) = [name for name in again if name.endswith(".safetensors")]
     path = fleet.folder / "pi-12" / "own" / "personal" / model
     made = path.stat().st_mtime_ns
-    assert flctl(*order, within_s=240).returncode == 0
+    assert flctl("label", "pi-12", "site=a", "--state", fleet.state).returncode == 0
+    by_label = ("personalise", run, "--state", fleet.state, "--epochs", 300, "--where")
+    chosen = json_lines(flctl(*by_label, "site=a", "--json", within_s=240).stdout)
+    assert (chosen[0]["agents"], chosen[-1]["agents"]) == (["pi-12"], ["pi-12"])
     assert path.stat().st_mtime_ns == made
+    for more in (("site=b",), ("site=a", "--agents", "pi-12")):
+        refused = flctl(*by_label, *more)
+        assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
 
     # Nothing of it is with the coordinator.
     pieces = pieces_of(path)

@@ -41,10 +41,10 @@ class PlayedFleet(RealFleet):
         new.write_text(json.dumps(self.plays))
         new.replace(path)
 
-    def start_played(self, *names: str, process: str = "played") -> None:
+    def start_played(self, *names: str, process: str = "played", logs: bool = False) -> None:
         given = {
             "coordinator": self.address, "server_key": self.server_key, "token": self.joining,
-            "folder": str(self.folder), "names": names,
+            "folder": str(self.folder), "names": names, "logs": logs,
         }  # fmt: skip
         log = self.folder / f"{process}.log"
         with log.open("ab") as out:

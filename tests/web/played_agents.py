@@ -1,16 +1,18 @@
 """Agents in one process: real supervisors over real links; machine and training are played.
 
-    python played_agents.py SETTINGS     # JSON: coordinator, server_key, token, folder, names
+    python played_agents.py SETTINGS     # JSON: coordinator, server_key, token, folder, names, logs
 
 FOLDER/play.json steers them while they live: for each name `telemetry`, `kind`, `fails` (the text
 of its next failure) and `batch_s`. They end with their standard input.
 """
 
 import json
+import logging
 import os
 import sys
 import time
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import msgspec
@@ -133,6 +135,9 @@ def main() -> None:
         play = Play(plays, name)
         return PlayedWorker(play), PlayedMachine(play)
 
+    if given.get("logs"):
+        logging.basicConfig(level=logging.INFO)
+        Timer(2.0, lambda: logging.warning("<b>bold</b>\x1b[31m\u202e says a library")).start()
     live(given, {TASK: given.get("digest") or task_digest(TASK)}, make)
 
 

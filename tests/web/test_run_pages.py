@@ -48,6 +48,8 @@ def run(fleet: PlayedFleet, page: Page) -> str:
 def test_a_run_has_figures_a_confusion_matrix_and_its_settings(page: Page, run: str):
     text = page.client.get(f"/runs/{run}").text
     assert "2 of 2 rounds" in text and "round: " in text and "Confusion matrix" in text
+    heads = "".join(f'<th scope="col" class="n">{name}</th>' for name in "NSVFQ")
+    assert heads in text and '<tr><th scope="row">N</th>' in text
     assert "macro-F1" in text and "keep_rounds" in text and "of updates received" in text
     charts = page.client.get(f"/runs/{run}/curves").json()["charts"]
     titles = {chart["title"] for chart in charts}

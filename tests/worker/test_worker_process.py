@@ -335,6 +335,38 @@ def test_the_worker_ends_with_its_supervisor() -> None:
         time.sleep(0.02)
 
 
+SPEAKER = """
+import os, socket, sys
+from flctl.worker.jobs import JobFailed
+from flctl.worker.pipe import Pipe
+print("a download prints")
+sys.stdout.flush()
+sys.stderr.write("2026-11-28 05:00:00,123 WARNING data.py(l:7) - 3 beats are left out\\n\\n")
+sys.stderr.write("x" * 20_000 + "\\nterminate called\\n")
+sys.stderr.flush()
+os.abort()
+"""
+
+
+def test_what_a_worker_says_is_kept_and_passed_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+):
+    """With its levels, its prints and its last words; a long line comes in parts."""
+    (tmp_path / "speaker.py").write_text(SPEAKER)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    kept: list[tuple[str, str]] = []
+    worker = WorkerProcess(module="speaker", keep=lambda level, text: kept.append((level, text)))
+    failed, _ = run(worker, Describe(tasks=(), datasets={}))
+    assert isinstance(failed, JobFailed) and failed.kind == "worker died"
+    end = time.monotonic() + LIMIT_S
+    while ("INFO", "terminate called") not in kept:
+        assert time.monotonic() < end, kept
+        time.sleep(0.02)
+    assert kept[:2] == [("INFO", "a download prints"), ("WARNING", "3 beats are left out")]
+    assert {len(text) for _, text in kept[2:-1]} == {8192, 20_000 - 2 * 8192}
+    assert "terminate called" in capfd.readouterr().err
+
+
 def is_alive(pid: int) -> bool:
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE

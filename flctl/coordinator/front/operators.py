@@ -26,7 +26,6 @@ from flctl.coordinator.trends.looking_back import look_back
 from flctl.core.roster import Member
 from flctl.core.stream import Published
 from flctl.errors import ErrorKind, RunError, UsageError
-from flctl.files import page
 from flctl.transport.channel import LOCAL, Incoming
 from flctl.wire import questions as q
 from flctl.wire.messages import Ask, Trouble
@@ -102,8 +101,7 @@ class Control:
             case q.ListKeys():
                 return self._keys()
             case q.ReadAudit(offset=offset):
-                path = coordinator.audit.path
-                return {"data": page(path, offset) if path.exists() else b""}
+                return coordinator.audit.page(offset)
             case q.ReadLog(agent=name):
                 self._expect_enrolled(name, coordinator.agents.enrolled())
                 self._logs.ask(asked, question, self._clock())

@@ -24,7 +24,7 @@ from msgspec.structs import replace
 
 from flctl.core.chain import Chain, split, split_lines, verify, whole_lines
 from flctl.errors import AccessError, FlctlError, StateError, decoded, one_line
-from flctl.files import explained, make_folder, sync_folder
+from flctl.files import explained, make_folder, page, sync_folder
 from flctl.transport.allowance import Allowance
 from flctl.transport.gate import STRANGER, Gate
 
@@ -89,6 +89,14 @@ class Audit:
         self._orders = Allowance(ORDERS, clock)
         self._refusals = Allowance(REFUSALS, clock)
         self._all_refusals = Allowance(ALL_REFUSALS, clock)
+
+    def page(self, offset: int) -> dict[str, Any]:
+        """Its next bytes from `offset` on, and how many there are. Raises StateError."""
+        if not self.path.exists():
+            return {"data": b"", "size": 0}
+        with explained(self.path, "read"):
+            size = self.path.stat().st_size
+        return {"data": page(self.path, offset), "size": size}
 
     def begin(self, by: Actor, action: str, args: Mapping[str, Any], needed: bool = True) -> Line:
         """Before the action; the line, for `end`. Raises AccessError when the actor gives too many
