@@ -23,6 +23,8 @@ options:
     description: "V(looked) only says what is there."
   image: {type: str, description: "NAME:TAG; it must be there."}
   hostname: {type: str, description: "Inside."}
+  command: {type: list, elements: str, default: [], description: "Instead of the image's own."}
+  health: {type: str, default: "", description: "Shell command that tells its health, instead."}
   env: {type: dict, default: {}, description: "Environment variables, beside those of the image."}
   volumes: {type: list, elements: str, default: [], description: "PATH:PATH, or PATH:PATH:ro."}
   ports: {type: list, elements: str, default: [], description: "PORT:PORT, or ADDRESS:PORT:PORT."}
@@ -77,10 +79,20 @@ def variables(pairs):
     return dict(pair.partition("=")[::2] for pair in pairs or [])
 
 
+def shell(command):
+    return ["CMD-SHELL", command]
+
+
+def test_of(config):
+    return (config.get("Healthcheck") or {}).get("Test")
+
+
 def wanted(wish, image):
     memory = bytes_of(wish["memory"])
     return {
         "image": image["Id"],
+        "command": wish["command"] or image["Config"].get("Cmd"),
+        "health": shell(wish["health"]) if wish["health"] else test_of(image["Config"]),
         "hostname": wish["hostname"],
         "env": {**variables(image["Config"].get("Env")), **wish["env"]},
         "volumes": sorted(wish["volumes"]),
@@ -101,6 +113,8 @@ def present(found):
     security = host.get("SecurityOpt") or []
     return {
         "image": found["Image"],
+        "command": config.get("Cmd"),
+        "health": test_of(config),
         "hostname": config["Hostname"],
         "env": variables(config["Env"]),
         "volumes": sorted(host.get("Binds") or []),
@@ -134,7 +148,8 @@ def create(wish, name):
     options += [f"--publish={port}" for port in wish["ports"]]
     # By name: a value on the command line is seen by every user of the host.
     options += [f"--env={key}" for key in wish["env"]]
-    docker("container", "create", *options, wish["image"], env=wish["env"])
+    options += [f"--health-cmd={wish['health']}"] if wish["health"] else []
+    docker("container", "create", *options, wish["image"], *wish["command"], env=wish["env"])
 
 
 def start(module, found):
@@ -194,6 +209,8 @@ def main():
             },
             "image": {"type": "str"},
             "hostname": {"type": "str"},
+            "command": {"type": "list", "elements": "str", "default": []},
+            "health": {"type": "str", "default": ""},
             "env": {"type": "dict", "default": {}},
             "volumes": {"type": "list", "elements": "str", "default": []},
             "ports": {"type": "list", "elements": "str", "default": []},

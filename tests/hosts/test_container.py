@@ -17,7 +17,7 @@ WISH = {
     "name": "flctl-agent", "state": "started", "image": "flctl-agent:current", "hostname": "pi-01",
     "env": {"FLCTL_NAME": "pi-01", "TOKEN": "secret"}, "volumes": ["/var/lib/a:/var/lib/flctl"],
     "ports": [], "tmpfs": {"/tmp": "size=64m"}, "memory": "512m", "pids": 256,
-    "network": "bridge", "stop_s": 30,
+    "network": "bridge", "stop_s": 30, "command": [], "health": "",
 }  # fmt: skip
 
 
@@ -42,12 +42,18 @@ class Engine:
                 if name not in self.containers:
                     raise Unusable("Error: No such container")
                 return json.dumps([self.containers[name]])
-            case ("container", "create", *options, _):
+            case ("container", "create", *given_):
+                at = next(n for n, each in enumerate(given_) if not each.startswith("--"))
+                options, command = given_[:at], given_[at + 1 :]
                 assert not any("secret" in option for option in options)
                 if self.refuses:
                     raise Unusable("docker container create: invalid reference")
                 given = dict(option.partition("=")[::2] for option in options)
-                self.containers[given["--name"]] = self.made(given, env or {})
+                made = self.made(given, env or {})
+                made["Config"] |= {"Cmd": command} if command else {}
+                if health := given.get("--health-cmd"):
+                    made["Config"]["Healthcheck"] = {"Test": ["CMD-SHELL", health]}
+                self.containers[given["--name"]] = made
             case ("stop", _, name):
                 self.containers[name]["State"]["Running"] = False
             case ("rm", _, _, name):
@@ -155,3 +161,13 @@ def test_ports_may_name_an_address():
         "7700/tcp": [{"HostIp": "10.8.0.1", "HostPort": "77"}]
     }
     assert bindings(["[::1]:77:7700"]) == {"7700/tcp": [{"HostIp": "::1", "HostPort": "77"}]}
+
+
+def test_one_image_serves_for_another_command(engine: Engine):
+    """As that of the coordinator does for the page: with a health check of its own."""
+    other = {"command": ["web"], "health": "curl -f http://127.0.0.1:9177/health"}
+    ask()
+    assert ask(**other)["differs"] == ["command", "health"]
+    assert engine.containers["flctl-agent"]["Config"]["Cmd"] == ["web"]
+    assert ask(**other)["differs"] == []
+    assert ask()["differs"] == ["command", "health"]
