@@ -30,9 +30,10 @@ import torch
 from msgspec.structs import replace
 
 from flctl.coordinator.store.folder import RunFolder
-from flctl.core.metrics import mean, metrics_of
+from flctl.core.metrics import metrics_of
 from flctl.core.personal import personal_training
 from flctl.core.randomness import Seeding
+from flctl.core.spread import mean
 from flctl.fleet.clients import Clients
 from flctl.fleet.driving import drive_virtual
 from flctl.learning.baseline import local_only

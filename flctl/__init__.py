@@ -28,7 +28,7 @@ __all__ = [
 _AT = {
     "Anomaly": "flctl.learning.anomaly",
     "Classification": "flctl.learning.classification",
-    "Cases": "flctl.learning.examples",
+    "Cases": "flctl.learning.cases",
     "Examples": "flctl.learning.examples",
     "DataError": "flctl.errors",
     "FlctlError": "flctl.errors",

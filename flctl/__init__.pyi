@@ -6,9 +6,9 @@ from flctl.api import train as train
 from flctl.errors import DataError as DataError
 from flctl.errors import FlctlError as FlctlError
 from flctl.learning.anomaly import Anomaly as Anomaly
+from flctl.learning.cases import Cases as Cases
 from flctl.learning.classification import Classification as Classification
 from flctl.learning.classification import MultiLabel as MultiLabel
-from flctl.learning.examples import Cases as Cases
 from flctl.learning.examples import Examples as Examples
 from flctl.learning.regression import Regression as Regression
 from flctl.learning.task import Task as Task

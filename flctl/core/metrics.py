@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate, chain
 from typing import NamedTuple, TypeAlias
 
-from flctl.core.spread import mean_of
 from flctl.formats import figure
 from flctl.wire.messages import Measures, Metric, Metrics, Moments, Sums, Table
 
@@ -36,6 +35,9 @@ CLASSES, SCORES, LABELS, ERRORS = "classes", "scores", "labels", "errors"
 CONFIDENCE = "confidence"
 SQUARED, TARGET = "squared_error", "target"
 """Means that no metric shows, but some are computed from."""
+CONSTANTS = {f"constant_{at:02d}": (at - 8) / 4 for at in range(17)}
+"""Means of the errors of constant answers, by how far these are from a task's `center`, in units of
+its `scale`: the best of them is beside MAE. Only a `Regression` has them."""
 FITS = 0.5
 """A label fits from this probability on."""
 NORMAL_SHARE = 0.99
@@ -127,6 +129,10 @@ def _threshold(sums: Sums) -> float:
     return float(2.0 ** (FIRST_EXPONENT + (at + 1) / PER_OCTAVE)) if wanted else math.nan
 
 
+def _constant_mae(sums: Sums) -> float:
+    return min((sums.means[n].mean for n in CONSTANTS if n in sums.means), default=math.nan)
+
+
 def _rmse(sums: Sums) -> float:
     return math.sqrt(sums.means[SQUARED].mean)
 
@@ -151,7 +157,9 @@ DEFINED = {
         takes="labelled examples of two classes",
     ),
     "threshold": Defined("99th percentile", _threshold, (ERRORS,), takes="normal examples"),
-    "mae": Defined("MAE", lambda sums: sums.means["mae"].mean, means=("mae",)),
+    "mae": Defined(
+        "MAE", lambda sums: sums.means["mae"].mean, means=("mae",), constant=_constant_mae
+    ),
     "rmse": Defined("RMSE", _rmse, means=(SQUARED,), constant=_spread),
     "r2": Defined(
         "R²", _r2, means=(SQUARED, TARGET), constant=lambda _: 0.0, takes="targets that differ"
@@ -277,20 +285,6 @@ def _value(sums: Sums, metric: Metric, derived: Mapping[str, float]) -> float:
     return value if math.isfinite(value) else math.copysign(sys.float_info.max, metric.lower - 0.5)
 
 
-def mean(found: Sequence[Metrics]) -> Metrics:
-    """Mean of the metrics of several models, each counted once."""
-
-    def of(figures: Sequence[Mapping[str, float]]) -> dict[str, float]:
-        there = [name for name in figures[0] if all(name in each for each in figures)]
-        return {name: mean_of([each[name] for each in figures]) for name in there}
-
-    return Metrics(
-        examples=max(m.examples for m in found),
-        values=of([m.values for m in found]),
-        constant=of([m.constant for m in found]),
-    )
-
-
 def from_confusion(loss: float, confusion: Sequence[Sequence[int]]) -> Sums:
     """Sums of one part of the data; `loss` is its mean."""
     table = tuple(tuple(row) for row in confusion)
@@ -304,7 +298,11 @@ def merge(parts: Sequence[Sums]) -> Sums:
     first, *_ = parts
     return Sums(
         examples=sum(part.examples for part in parts),
-        means={name: pooled([part.means[name] for part in parts]) for name in first.means},
+        means={
+            name: pooled([part.means[name] for part in parts])
+            for name in first.means
+            if all(name in part.means for part in parts)
+        },
         counts={name: _added([part.counts[name] for part in parts]) for name in first.counts},
         states={
             name: tuple(map(_sum, zip(*(part.states[name] for part in parts), strict=True)))

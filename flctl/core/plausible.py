@@ -3,6 +3,7 @@
 from flctl.core.metrics import (
     CERTAIN,
     CONFIDENCE,
+    CONSTANTS,
     ERRORS,
     LABELS,
     SCORES,
@@ -27,14 +28,17 @@ def verified(claimed: Sums, measures: Measures, most: int) -> Sums:
     n, shapes = claimed.examples, tables(measures)
     if not 1 <= n <= min(most, MOST_EXAMPLES):
         raise ValueError(f"{n} examples, {most} were declared")
-    if claimed.means.keys() != averaged(measures) or claimed.counts.keys() != shapes.keys():
+    if (
+        claimed.means.keys() - CONSTANTS.keys() != averaged(measures)
+        or claimed.counts.keys() != shapes.keys()
+    ):
         raise ValueError("its sums are not those that the metrics of the run need")
     for name, of in claimed.means.items():
         if of.count != n:
             raise ValueError(f"the {name} is of {of.count} examples, not {n}")
         if not (abs(of.mean) <= LARGEST_MEAN and 0 <= of.m2 <= LARGEST_MEAN):
             raise ValueError(f"the {name} is not a finite number below {LARGEST_MEAN:g}")
-        if name in ("mae", SQUARED) and of.mean < 0:
+        if name in ("mae", SQUARED, *CONSTANTS) and of.mean < 0:
             raise ValueError(f"the {name} is negative")
     if {name: len(state) for name, state in claimed.states.items()} != measures.states:
         raise ValueError("its states are not those of the run's metrics")

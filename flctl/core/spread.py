@@ -7,6 +7,8 @@ from typing import TypeAlias
 
 from msgspec import Struct
 
+from flctl.wire.messages import Metrics
+
 Rows: TypeAlias = Mapping[str, Mapping[str, float]]
 """Named figures of each agent; an agent may lack some."""
 
@@ -67,3 +69,17 @@ def _between(values: Sequence[float], share: float) -> float:
 def _badness(row: Mapping[str, float], name: str, lower: bool) -> tuple[bool, float]:
     value = row.get(name)
     return value is None, 0.0 if value is None else -value if lower else value
+
+
+def mean(found: Sequence[Metrics]) -> Metrics:
+    """Mean of the metrics of several models, each counted once."""
+
+    def of(figures: Sequence[Mapping[str, float]]) -> dict[str, float]:
+        there = [name for name in figures[0] if all(name in each for each in figures)]
+        return {name: mean_of([each[name] for each in figures]) for name in there}
+
+    return Metrics(
+        examples=max(m.examples for m in found),
+        values=of([m.values for m in found]),
+        constant=of([m.constant for m in found]),
+    )

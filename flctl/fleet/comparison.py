@@ -15,7 +15,8 @@ import msgspec
 import numpy as np
 from msgspec import Struct, structs
 
-from flctl.core.metrics import CLASSES, DEFINED, LOSS, from_confusion, mean, metrics_of
+from flctl.core.metrics import CLASSES, DEFINED, LOSS, from_confusion, metrics_of
+from flctl.core.spread import mean
 from flctl.errors import RunError
 from flctl.wire.messages import VALIDATION, Metrics
 

@@ -10,8 +10,8 @@ import msgspec
 import torch
 from torch import nn
 
-from flctl.core.metrics import mean
 from flctl.core.randomness import Seeding
+from flctl.core.spread import mean
 from flctl.learning.evaluation import measured
 from flctl.learning.examples import Examples, concatenate
 from flctl.learning.state import assign, snapshot

@@ -22,8 +22,9 @@ from flctl.learning.beats import (
     Array,
     Beats,
 )
+from flctl.learning.cases import Cases
 from flctl.learning.classification import Classification
-from flctl.learning.examples import Cases, Examples, concatenate
+from flctl.learning.examples import Examples, concatenate
 from flctl.learning.origin import Origin, ReadAs
 from flctl.learning.rhythm import ARRAYS, unknown
 from flctl.wire.messages import TRAINING

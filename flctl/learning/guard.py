@@ -11,9 +11,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from flctl.core.metrics import LOSS, averaged
+from flctl.core.metrics import CONSTANTS, LOSS, averaged
 from flctl.errors import DataError, FlctlError, TaskError, is_out_of_memory, one_line
-from flctl.learning.examples import Cases, Examples
+from flctl.learning.cases import Cases
+from flctl.learning.examples import Examples
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -215,7 +216,7 @@ def _no_figures(task: "Task", result: object, given: Sequence[Any]) -> str:
     from torch import Tensor
 
     wanted = averaged(task.measures) - {LOSS.name}
-    if not isinstance(result, Mapping) or set(result) != wanted:
+    if not isinstance(result, Mapping) or set(result) - set(CONSTANTS) != wanted:
         told = sorted(map(str, result)) if isinstance(result, Mapping) else kind(result)
         return f"{told}, not a dict with the task's own metrics: {sorted(wanted)}"
     for name, each in result.items():

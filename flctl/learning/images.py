@@ -12,8 +12,9 @@ from msgspec.structs import replace
 
 from flctl.errors import DataError, OtherData, TaskError
 from flctl.learning.arguments import converted
+from flctl.learning.cases import Cases
 from flctl.learning.classification import Classification
-from flctl.learning.examples import Cases, Examples
+from flctl.learning.examples import Examples
 from flctl.learning.origin import Origin
 from flctl.learning.picture_sample import sample_images
 from flctl.learning.pictures import SUFFIXES, Folder, Pictures, list_folder

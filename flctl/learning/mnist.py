@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from flctl.errors import DataError
+from flctl.learning.cases import Cases
 from flctl.learning.classification import Classification
-from flctl.learning.examples import Cases, Examples
+from flctl.learning.examples import Examples
 from flctl.learning.idx import (
     Array,
     Part,

@@ -14,7 +14,7 @@ from flctl.learning.classification import MultiLabel
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from flctl.learning.examples import Cases
+    from flctl.learning.cases import Cases
     from flctl.learning.task import Task
 
 TOP = 3

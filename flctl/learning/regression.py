@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
-from flctl.core.metrics import LOSS, SQUARED, TARGET, averaged
+from flctl.core.metrics import CONSTANTS, LOSS, SQUARED, TARGET, averaged
 from flctl.learning.examples import Examples
 from flctl.learning.task import Task
 from flctl.wire.messages import Metric
@@ -26,7 +26,8 @@ class Regression(Task):
     center: float = 0.0
     """A usual target; a constant, the same for all agents."""
     scale: float = 1.0
-    """How far targets usually are from it."""
+    """How far targets usually are from it. Beside MAE stands that of the best of 17 constant
+    answers, up to two scales from the center."""
     huber: ClassVar[float | None] = None
     """Errors beyond it, in the model's units, count linearly (Huber 1964); None: all squared."""
 
@@ -45,7 +46,11 @@ class Regression(Task):
         error = (self.predicted(output) - wanted).abs()
         found = {"mae": error, SQUARED: error**2, TARGET: wanted}
         needed = averaged(self.measures)
-        return {name: each for name, each in found.items() if name in needed}
+        found = {name: each for name, each in found.items() if name in needed}
+        if "mae" in needed:
+            for name, away in CONSTANTS.items():
+                found[name] = (wanted - (self.center + away * self.scale)).abs()
+        return found
 
     def predicted(self, output: "Tensor") -> "Tensor":
         """In `unit`, float64, shape (n,)."""

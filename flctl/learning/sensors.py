@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from flctl.errors import DataError, TaskError
 from flctl.learning.anomaly import Anomaly
 from flctl.learning.arguments import converted
+from flctl.learning.cases import Cases
 from flctl.learning.classification import Classification
-from flctl.learning.examples import Cases, Examples
+from flctl.learning.examples import Examples
 from flctl.learning.origin import Origin
 from flctl.learning.regression import Regression
 from flctl.learning.series import (

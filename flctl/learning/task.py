@@ -21,8 +21,9 @@ from flctl.core.metrics import LOSS
 from flctl.core.randomness import derive
 from flctl.errors import FlctlError, TaskError, UnknownTask
 from flctl.learning.arguments import converted, plain
+from flctl.learning.cases import Cases
 from flctl.learning.declared import check_attributes, measures_of
-from flctl.learning.examples import Batch, Cases, Examples, concatenate
+from flctl.learning.examples import Batch, Examples, concatenate
 from flctl.learning.guard import blame, guarded, reason
 from flctl.learning.origin import Origin, ReadAs, check_known, of_settings
 from flctl.learning.registry import locate, task_digest

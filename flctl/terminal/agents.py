@@ -17,7 +17,8 @@ SHOWN = 10
 """Agents in a table, unless all are asked for."""
 EXAMPLES = "examples"
 CONSTANTS: "dict[Says, str]" = {
-    "class": "the largest class", "labels": "every label", "number": "the mean",
+    "class": "the largest class", "labels": "every label",
+    "number": "the mean; for MAE the best of 17 around the task's 'center'",
     "score": "one score",
 }  # fmt: skip
 SUMMARY = {"mean": "mean", "median": "median", "tenth": "10th percentile", "worst": "worst"}

@@ -9,7 +9,8 @@ from typing import Any
 import msgspec
 
 from flctl.core.events import RoundCommitted
-from flctl.core.metrics import label, mean
+from flctl.core.metrics import label
+from flctl.core.spread import mean
 from flctl.core.stream import Published
 from flctl.errors import FlctlError, UsageError
 from flctl.files import make_folder

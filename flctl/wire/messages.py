@@ -301,7 +301,7 @@ class Sums(Part, frozen=True):
     """Sums of one evaluation; those of several agents add up to one."""
 
     examples: Natural
-    means: Annotated[dict[MetricName, Moments], Meta(max_length=16)]
+    means: Annotated[dict[MetricName, Moments], Meta(max_length=40)]
     counts: Annotated[dict[MetricName, Table], Meta(max_length=4)] = {}
     """Tables, as `flctl.core.metrics` lays them out."""
     states: Annotated[dict[MetricName, States], Meta(max_length=16)] = {}

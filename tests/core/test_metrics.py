@@ -17,13 +17,13 @@ from flctl.core.metrics import (
     averaged,
     from_confusion,
     label,
-    mean,
     merge,
     metrics_of,
     pooled,
     tables,
 )
 from flctl.core.plausible import verified
+from flctl.core.spread import mean
 from flctl.wire.messages import Measures, Metric, Metrics, Moments, Sums
 
 counted = st.integers(1, 4).flatmap(

@@ -5,19 +5,21 @@ import math
 import numpy as np
 import pytest
 import torch
+from msgspec.structs import replace
 from torch import nn
 
 from flctl import Anomaly, Examples, MultiLabel, Regression
-from flctl.core.metrics import ERROR_BINS, ERRORS, merge, metrics_of
+from flctl.core.metrics import CONSTANTS, ERROR_BINS, ERRORS, merge, metrics_of
 from flctl.core.plausible import verified
 from flctl.errors import DataError
+from flctl.learning.cases import Cases
 from flctl.learning.dealing import count, kinds_of
 from flctl.learning.declared import wrong_threshold
 from flctl.learning.evaluation import evaluate, measured
-from flctl.learning.examples import Cases
 from flctl.learning.prediction import predict
 from flctl.learning.predictions import Labels
 from flctl.learning.validation import parted
+from flctl.wire.messages import Moments
 
 
 class Volts(Regression):
@@ -67,6 +69,27 @@ def test_pooled_figures_of_numbers_are_those_of_all_in_one_place(offset, centred
     assert pooled.values == pytest.approx(central.values, rel=1e-9)
     assert pooled.values == pytest.approx(by_hand, rel=1e-9 if centred or not offset else 1e-6)
     assert pooled.units == {"mae": "V", "rmse": "V"}
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e6])
+def test_beside_mae_stands_that_of_a_constant_answer(offset):
+    """Near the least that there is, the median's; the same pooled as in one place. An agent that
+    lacks it does not change the rest."""
+    task, whole = Volts(offset), numbers(500, offset)
+    model, y = task.model(), whole.targets
+    parts = [evaluate(task, model, whole.select(r)) for r in np.split(np.arange(500), [3, 330])]
+    merged = merge([verified(part, task.measures, 500) for part in parts])
+    found = metrics_of(merged, task.measures)
+    least = np.abs(y - np.median(y)).mean()
+    assert least <= found.constant["mae"] < 1.01 * least
+    assert found.constant == pytest.approx(measured(task, model, whole).constant, rel=1e-9)
+    bare = {name: each for name, each in parts[1].means.items() if name not in CONSTANTS}
+    older = verified(replace(parts[1], means=bare), task.measures, 500)
+    some = metrics_of(merge([parts[0], older, parts[2]]), task.measures)
+    assert "mae" not in some.constant and some.values == found.values
+    below = {**parts[1].means, "constant_03": Moments(count=327, mean=-1.0)}
+    with pytest.raises(ValueError, match="the constant_03 is negative"):
+        verified(replace(parts[1], means=below), task.measures, 500)
 
 
 def test_huber_counts_far_errors_linearly():

@@ -12,8 +12,9 @@ from torch.utils.data import Dataset, TensorDataset
 from flctl import Classification, Examples, Regression
 from flctl.core.randomness import Seeding
 from flctl.errors import TaskError
+from flctl.learning.cases import Cases
 from flctl.learning.evaluation import evaluate
-from flctl.learning.examples import Cases, concatenate
+from flctl.learning.examples import concatenate
 from flctl.learning.guard import guarded
 from flctl.learning.loader import in_order
 from flctl.learning.prediction import predict
