@@ -170,10 +170,11 @@ class Reader(threading.Thread):
     def __init__(self, url: str, path: str, topics: str) -> None:
         super().__init__(daemon=True)
         self._url, self._path, self._topics = url, path, topics
+        self.over = False
 
     def run(self) -> None:
         with httpx.Client(base_url=self._url, timeout=60) as client:
-            while True:
+            while not self.over:
                 try:
                     self._minute(client)
                 except httpx.HTTPError as error:  # a leak test says it, and goes on
@@ -202,8 +203,9 @@ def leak(crowd: Crowd, browser: Browser, viewers: int, minutes: int) -> None:
              (f"/runs/{run}", "run,runs")]  # fmt: skip
     tab = browser.new_page(viewport={"width": 1440, "height": 860})
     tab.goto(f"{crowd.url}/runs/{run}")
-    for path, topics in pages[: viewers - 1]:
-        Reader(crowd.url, path, topics).start()
+    readers = [Reader(crowd.url, path, topics) for path, topics in pages[: viewers - 1]]
+    for reader in readers:
+        reader.start()
     found: dict[str, list[float]] = {
         "minute": [],
         "coordinator_mib": [],
@@ -225,6 +227,8 @@ def leak(crowd: Crowd, browser: Browser, viewers: int, minutes: int) -> None:
             found[key].append(value)
         more = {"files": crowd.web.num_fds(), "threads": crowd.web.num_threads()}
         say(**now, **more, rounds=len(crowd.fleet.named("round")))
+    for reader in readers:
+        reader.over = True
     first = round(minutes * SETTLED)
     at = found["minute"][first:]
     say(what="slope", unit="MiB an hour", from_minute=first,
