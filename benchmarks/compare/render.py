@@ -18,11 +18,13 @@ WORDS = {
 }
 HEAD = """# Beside other systems
 
-Made by `make compare` (`benchmarks/compare/render.py`) from the files that its runs left. Time
-and memory are of whole commands, start-up and reading of the data included: wall clock, and the
-largest sum of all processes' memory (PSS), the least of each row's runs. CPU is the processes'
-own count, asked five times a second, so that the last moments may be missing. Accuracy and loss
-are on MNIST's test part, by one program that loads the final weights of each.""".splitlines()
+`make compare` (`benchmarks/compare/render.py`) generates this page from the results
+of its runs. Time and memory cover the whole command, including start-up and reading
+the data. Time is wall clock; memory is the peak of the sum over all processes
+(PSS). Each row has the lowest value of its runs. CPU time is polled from the
+processes five times a second, so the last moments may be missing. Accuracy and loss
+are measured on MNIST's test part, by one program that loads the final weights of
+each system.""".splitlines()
 Rows = dict[str, list[dict[str, Any]]]
 
 
