@@ -487,6 +487,7 @@ READ_BY: dict[str, tuple[Reader, ...]] = {
     "coordinator/run/decisions.py": WRITES,
     "coordinator/run/storing.py": WRITES,
     "coordinator/store/schema1.py": WRITES,  # of 0.1 alone: tests/cli/test_flctl_01.py
+    "coordinator/run/ahead.py": WRITES,
     "coordinator/run/context.py": WRITES,
     "coordinator/front/outbox.py": WRITES,
     "coordinator/front/service.py": WRITES,

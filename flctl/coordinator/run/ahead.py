@@ -18,7 +18,7 @@ def send_ahead(context: RunContext, made: Aggregated, updates: Mapping[str, Upda
     """Name the model that the open round has `made` of `updates` to the agents that the next round
     would draw now. Raises StateError when its file cannot be read."""
     history, settings = context.history, context.settings
-    if is_last(history, settings, updates):
+    if history.held or is_last(history, settings, updates):
         return
     pool = context.crew().pool(context.clock())
     drawn = draw(settings, history.round + 2, pool, (), context.min_participants)
