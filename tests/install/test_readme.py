@@ -4,6 +4,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,12 @@ import pytest
 from real_fleet import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "scripts"))
+
+import artefacts  # noqa: E402
+
+from flctl.version import version_of  # noqa: E402
+
 README = (ROOT / "README.md").read_text()
 SECTION = README.partition("## Install\n")[2].partition("\n## ")[0]
 CLONE, URL, WHEEL = re.findall(r"^```\n(.*?)^```$", SECTION, re.MULTILINE | re.DOTALL)
@@ -143,3 +150,11 @@ def test_no_other_text_installs_what_is_nowhere():
         for what in re.findall(r"pip install '(?:flctl|\.)\[([a-z,]+)\]'", path.read_text()):
             assert set(what.split(",")) <= extras, f"{path.name}: {what}"
         assert not re.search(r"pip install '?flctl'?\s(?!@ git)", path.read_text()), path.name
+
+
+@pytest.mark.timeout(900)
+def test_a_wheel_works_in_an_empty_environment(tmp_path: Path):
+    """What `make release` tries: its version and commit, a run of two virtual agents, `man`."""
+    wheel, _ = artefacts.build(tmp_path)
+    artefacts.inspect(wheel, version_of().version)
+    artefacts.try_out(wheel, *version_of())
