@@ -43,7 +43,7 @@ WHERE = "flctl.train"
 LOOK_S = 0.2
 """How often the thread that waits for events looks whether the run has ended."""
 COMMAND_ONLY = {
-    "resume": "that is flctl train --resume RUN",
+    "resume": "use flctl train --resume RUN",
     "save_model": "call model() of the run, or flctl runs export",
 }
 """Flags of the command that are no settings of a run, and what to do instead."""
@@ -260,7 +260,7 @@ def connect(
     if coordinator is None:
         found = connect_saved(_state(state))
         if isinstance(found, LocalRuns):
-            raise UsageError(f"no coordinator runs on {found.where}, and none was connected")
+            raise UsageError(f"no coordinator runs on {found.where}, and none is connected")
         return Fleet(found)
     server_key = server_key or os.environ.get("FLCTL_SERVER_KEY") or _known(coordinator, state)
     if key is None or not server_key:
@@ -270,7 +270,7 @@ def connect(
         )
     path = Path(key).expanduser().absolute()
     if not path.exists():
-        raise UsageError(f"key {path}: there is no such file; make one with: flctl keys new {path}")
+        raise UsageError(f"key {path}: no such file; make one with: flctl keys new {path}")
     pair = load_or_make(path)
     context = Context(
         coordinator=coordinator,
@@ -294,9 +294,9 @@ def train(
     `fleet` trains on its agents. `state` is the folder that keeps the run. Raises SettingsError.
     """
     if not isinstance(task, str | type):
-        raise UsageError(f"flctl.train: task: {task!r:.60}: give its name or its class")
+        raise UsageError(f"flctl.train: task: {task!r:.60}: pass its name or its class")
     if not isinstance(fleet, Fleet | None):
-        raise UsageError(f"flctl.train: fleet: {fleet!r:.60}: give what flctl.connect returns")
+        raise UsageError(f"flctl.train: fleet: {fleet!r:.60}: pass what flctl.connect returns")
     if only := sorted(COMMAND_ONLY.keys() & settings.keys()):
         raise UsageError(f"flctl.train: {only[0]}: {COMMAND_ONLY[only[0]]}")
     from flctl.core.strategies import check_fits, strategy_of
@@ -308,12 +308,12 @@ def train(
     places = [kind for kind in ("virtual", "local") if given.get(kind)] + ["fleet"] * bool(fleet)
     if len(places) != 1:
         raise UsageError(
-            f"flctl.train: {' and '.join(places) or 'where'}: say where to train, once: "
+            f"flctl.train: {' and '.join(places) or 'where'}: say where to train: exactly one of "
             "virtual=N, local=N or fleet=…"
         )
     if fleet is not None:
         if state is not None:
-            raise UsageError("flctl.train: state: a fleet's runs are kept by its coordinator")
+            raise UsageError("flctl.train: state: the coordinator keeps a fleet's runs")
         return fleet.start(**given)
     locate(chosen.task)
     check_fits(strategy_of(chosen), chosen)
@@ -334,7 +334,7 @@ def _known(coordinator: str, state: str | Path | None) -> str | None:
 def _state(given: str | Path | None) -> Path:
     """Where commands keep it too."""
     if not isinstance(given, str | Path | None):
-        raise UsageError(f"state: {given!r:.60}: give the path of a folder")
+        raise UsageError(f"state: {given!r:.60}: pass the path of a folder")
     if folder := given or os.environ.get("FLCTL_STATE"):
         return Path(folder).expanduser().absolute()
     import platformdirs

@@ -37,8 +37,8 @@ def failure(error: OSError, path: Path, doing: str, option: str = "--state") -> 
             return StateError(f"{path}: cannot {doing}: the disk is full; make room and try again")
         case errno.EROFS | errno.EACCES | errno.EPERM:
             return StateError(
-                f"{path}: cannot {doing}: it is read-only for this user; "
-                f"name another folder with {option}"
+                f"{path}: cannot {doing}: this user may not write there; name another folder "
+                f"with {option}"
             )
         case _:
             return StateError(f"{path}: cannot {doing}: {error.strerror or error}")
@@ -53,7 +53,7 @@ def absent(path: Path) -> str:
         there = [each.name for each in itertools.islice(path.parent.iterdir(), 1000)]
         names += difflib.get_close_matches(path.name, there, n=1, cutoff=0.7)
     meant = f"; did you mean {path.with_name(names[0])}?" if names else ""
-    return f"there is no such file or folder{meant}"
+    return f"no such file or folder{meant}"
 
 
 def expect_path(path: Path, named: str = "") -> None:
@@ -147,7 +147,7 @@ def place_of(path: Path) -> Path:
     """
     place = Path(os.path.realpath(path))
     if os.path.lexists(place) and not place.is_file():
-        raise UsageError(f"{path}: is no regular file, and would be lost; name another one")
+        raise UsageError(f"{path}: not a regular file, and would be overwritten; name another one")
     return place
 
 
@@ -255,7 +255,7 @@ def page(path: Path, offset: int) -> bytes:
     """Up to PAGE_BYTES of the file from `offset` on; nothing at its end. Raises StateError."""
     with explained(path, "read"):
         if not stat.S_ISREG(path.stat().st_mode):
-            raise StateError(f"{path}: is no regular file")
+            raise StateError(f"{path}: is not a regular file")
     with explained(path, "read"), path.open("rb") as file:
         file.seek(offset)
         return file.read(PAGE_BYTES)

@@ -29,7 +29,9 @@ def writable(path: Path, option: str, inputs: Iterable[Path] = ()) -> Path:
             f"{option} {path}: cannot write into {target.parent}: {error.strerror}"
         ) from error
     if overwritten:
-        raise UsageError(f"{option} {path}: is read here, and would be lost; name another one")
+        raise UsageError(
+            f"{option} {path}: is an input, and would be overwritten; name another one"
+        )
     return target
 
 

@@ -277,9 +277,7 @@ def _check_together(settings: RunSettings, where: str) -> None:
     if settings.local is not None and settings.virtual is not None:
         raise SettingsError(f"{where}: local and virtual exclude each other; choose one")
     if asked := [group for group in NOT_YET if getattr(settings, group)]:
-        raise SettingsError(
-            f"{where}: {asked[0]}: so far every tensor of a model is shared; leave it out"
-        )
+        raise SettingsError(f"{where}: {asked[0]}: every tensor of a model is shared; leave it out")
     _check_text_and_numbers(settings, where)
     quorum = settings.quorum or 0
     if quorum > 1 and quorum != int(quorum):
@@ -287,12 +285,10 @@ def _check_together(settings: RunSettings, where: str) -> None:
             f"{where}: quorum = {quorum} is neither a share (up to 1) nor a whole number"
         )
     if settings.from_partial and settings.from_ is None:
-        raise SettingsError(f"{where}: from_partial is for from; name a model, or leave it out")
+        raise SettingsError(f"{where}: from_partial requires from; name a model, or leave it out")
     for key in HOW if settings.virtual is None else ():
         if getattr(settings, key) not in (None, 1, "processes"):
-            raise SettingsError(
-                f"{where}: {key} is for virtual clients; leave it out, or add virtual"
-            )
+            raise SettingsError(f"{where}: {key} requires virtual; leave it out, or add virtual")
     own = settings.local or settings.virtual
     if own is not None:
         from flctl.own_agents import check_own_agents  # not needed for the help

@@ -61,7 +61,7 @@ def names(text: str, flag: str) -> tuple[str, ...]:
     """`pi-01,pi-02` as names. Raises UsageError when one of them is empty."""
     found = tuple(name.strip() for name in text.split(","))
     if not all(found):
-        raise UsageError(f"{flag} {text!r}: write names with commas between them")
+        raise UsageError(f"{flag} {text!r}: write names separated by commas")
     return found
 
 

@@ -214,14 +214,14 @@ class NoTask:
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ({"task": 3, "virtual": 2}, "task: 3: give its name or its class"),
-        ({"task": NoTask(), "virtual": 2}, "task: <.*NoTask object .*: give its name or its class"),
+        ({"task": 3, "virtual": 2}, "task: 3: pass its name or its class"),
+        ({"task": NoTask(), "virtual": 2}, "task: <.*NoTask object .*: pass its name or its class"),
         ({"task": "nope", "virtual": 2}, "unknown task 'nope'"),
-        ({"task": "ecg", "fleet": "SERVER:7700"}, "fleet: 'SERVER:7700': give what flctl.connect"),
-        ({"task": "ecg", "virtual": 2, "state": 5}, "state: 5: give the path of a folder"),
+        ({"task": "ecg", "fleet": "SERVER:7700"}, "fleet: 'SERVER:7700': pass what flctl.connect"),
+        ({"task": "ecg", "virtual": 2, "state": 5}, "state: 5: pass the path of a folder"),
         ({"task": "ecg", "virtual": 2, "strategy": "krum"}, "krum needs 5 agents"),
-        ({"task": "ecg", "virtual": 2, "resume": "run"}, "resume: that is flctl train --resume"),
-        ({"task": "ecg"}, "say where to train, once"),
+        ({"task": "ecg", "virtual": 2, "resume": "run"}, "resume: use flctl train --resume"),
+        ({"task": "ecg"}, "say where to train: exactly one"),
     ],
 )
 def test_a_wrong_argument_is_one_line_at_once(given: dict[str, Any], says: str):
@@ -233,4 +233,4 @@ def test_an_error_that_a_script_did_not_ask_for_is_shown_at_its_end(tmp_path: Pa
     done = python(
         "import flctl; flctl.train(task='ecg', virtual=2, data='/nope', state='state')", tmp_path
     )
-    assert done.stderr == "flctl.train: data /nope: there is no such file or folder\n"
+    assert done.stderr == "flctl.train: data /nope: no such file or folder\n"

@@ -79,7 +79,7 @@ def test_only_a_file_is_replaced(tmp_path, kind):
         case _:
             path.symlink_to(pipe if kind == "link to it" else path)
     before = identity(path)
-    with pytest.raises(UsageError, match=f"{path}: is no regular file"):
+    with pytest.raises(UsageError, match=f"{path}: not a regular file"):
         files.replace(path, b"new")
     assert identity(path) == before and stat.S_ISFIFO(pipe.stat().st_mode)
 
@@ -121,9 +121,9 @@ def test_a_file_is_on_the_disk_before_it_takes_its_place(tmp_path, monkeypatch):
     [
         (errno.ENOSPC, "the disk is full; make room and try again"),
         (errno.EDQUOT, "the disk is full; make room and try again"),
-        (errno.EROFS, "it is read-only for this user; name another folder with --state"),
-        (errno.EACCES, "it is read-only for this user; name another folder with --state"),
-        (errno.EPERM, "it is read-only for this user; name another folder with --state"),
+        (errno.EROFS, "this user may not write there; name another folder with --state"),
+        (errno.EACCES, "this user may not write there; name another folder with --state"),
+        (errno.EPERM, "this user may not write there; name another folder with --state"),
         (errno.EIO, "Input/output error"),
     ],
 )
@@ -379,4 +379,4 @@ def test_a_path_that_is_not_there_comes_with_what_may_be_meant(tmp_path, typed, 
     with pytest.raises(UsageError) as refused:
         files.expect_path(tmp_path / typed, "--data X")
     hint = f"; did you mean {tmp_path / meant}?" if meant else ""
-    assert str(refused.value) == f"--data X: there is no such file or folder{hint}"
+    assert str(refused.value) == f"--data X: no such file or folder{hint}"

@@ -35,7 +35,7 @@ def server_key_of(key: str | None, file: Path | None) -> str:
         key = _read(str(file), "--server-key-file")
     if not key:
         raise UsageError(
-            "no server key; give --server-key KEY, --server-key-file FILE or FLCTL_SERVER_KEY "
+            "no server key; pass --server-key KEY, --server-key-file FILE or FLCTL_SERVER_KEY "
             "(the coordinator prints it when it starts; 'flctl keys list' shows it too)"
         )
     return public_key(key, "--server-key")
@@ -59,7 +59,7 @@ def join_token_of(file: str | None, state: Path, waits: bool = False) -> str | N
         if waits or has_joined(state):
             return None  # it is needed once
         raise UsageError(
-            f"--join-token-file {file}: there is no such file; make a token on the coordinator "
+            f"--join-token-file {file}: no such file; make a token on the coordinator "
             "with: flctl keys token (with coordinator --invite: flctl keys invite)"
         )
     token = sys.stdin.readline().strip() if file == "-" else _read(file, "--join-token-file")

@@ -120,7 +120,7 @@ def refusal(
         return Refusal("task", "this agent only evaluates (its role is evaluate)")
     if not message.model.is_plain(message.key.base):
         text = (
-            f"the model of the run travels in a form that flctl {__version__} does not know: "
+            f"the model of the run travels in a form that flctl {__version__} does not support: "
             "upgrade this agent"
         )
         return Refusal("model", text)
@@ -138,7 +138,7 @@ def _beyond_limits(order: Order, limits: Limits, wait_s: float) -> Refusal | Non
     message = order.message
     why = too_large(message.model.size, limits)
     if message.brought and not limits.accept_weights:
-        why = "the run began with weights that an operator brought; --accept-weights allows it"
+        why = "the run starts from weights that an operator brought; --accept-weights allows it"
     if why is None and not isinstance(message, Evaluate):
         why = below_floor(message, limits)
     if why is not None:
@@ -146,7 +146,7 @@ def _beyond_limits(order: Order, limits: Limits, wait_s: float) -> Refusal | Non
     if wait_s > 0:
         noun = "rounds" if order.pace == "train" else "evaluations"
         text = (
-            f"{limits.max_rounds_per_hour} {noun} were begun within an hour, as many as "
+            f"{limits.max_rounds_per_hour} {noun} were started within an hour, as many as "
             f"--max-rounds-per-hour allows; the next one in {wait_s:.0f} s"
         )
         return Refusal("owner", text, wait_s)

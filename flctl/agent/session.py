@@ -100,7 +100,7 @@ class Session:
         self._look_at = now + self._unreached_s
         self._unreached_s = min(4 * self._unreached_s, UNREACHED_S[1])
         logger.warning(
-            "coordinator=%s not reached for %.0f s: %s; this agent dials on",
+            "coordinator=%s not reached for %.0f s: %s; this agent keeps trying",
             self._config.coordinator,
             now - self._alone_since,
             why,
@@ -139,9 +139,9 @@ class Session:
                 self.connected = self.welcomed = False  # the link itself tries again
                 self._alone_since, self._look_at = now, now + REFUSED_S
                 self._say(
-                    f"coordinator={self._config.coordinator} what answers there does not have "
-                    "the server key that this agent was given: check the address, or give the "
-                    "key that  flctl keys list  prints on the coordinator",
+                    f"coordinator={self._config.coordinator} the program that answers there does "
+                    "not have this agent's server key: check the address, or use the key that  "
+                    "flctl keys list  prints on the coordinator",
                     now,
                 )
 

@@ -92,8 +92,8 @@ class AgentState:
         self.folder = files.make_folder(folder)
         self._lock = files.Lock(
             folder / "lock",
-            f"{folder}: another agent works on this state folder; "
-            "stop it, or give this one a folder of its own with --state",
+            f"{folder}: another agent uses this state folder; stop it, or name another folder "
+            "with --state",
         )
         self._sweep()
         self.name = self._read_name()

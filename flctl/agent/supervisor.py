@@ -232,7 +232,7 @@ class Supervisor:
             case messages.BlobGone():
                 self.work.on_blob_gone(message.blob)
             case _:
-                raise MalformedMessage(f"{type(message).__name__} makes no sense here")
+                raise MalformedMessage(f"unexpected {type(message).__name__}")
 
     def _on_welcome(self, message: messages.Welcome, now: float) -> None:
         again = self.session.welcomed

@@ -136,7 +136,7 @@ class Work:
             return
         self._models.give_up()
         for order in [order for order in self._orders if blob in order.blobs]:
-            self._fail(order, "model", f"the coordinator has no model {blob[:12]} any more")
+            self._fail(order, "model", f"the coordinator no longer has model {blob[:12]}")
 
     def _labels(self, key: messages.WorkKey) -> str:
         """How a log line about a round begins."""
@@ -191,7 +191,7 @@ class Work:
                 self._running = None
                 self._on_failed(order, event)
             case _:
-                logger.debug("event=%s of the worker: nobody waits for it", type(event).__name__)
+                logger.debug("event=%s of the worker: unexpected", type(event).__name__)
 
     def _rest(self, now: float) -> None:
         """End an idle worker after a while, to free its memory."""
@@ -274,7 +274,7 @@ class Work:
         if not event.parts:
             if self.data.measured(order.message, {}):
                 self._on_described()
-            self._fail(order, "data", "this agent holds no examples out for evaluation")
+            self._fail(order, "data", "this agent has no held-out examples for evaluation")
             return
         self.error = None
         self._orders.remove(order)

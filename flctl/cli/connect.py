@@ -40,8 +40,7 @@ def connect(
 
     if not key.exists():
         raise UsageError(
-            f"--key {key}: there is no such file; make one with: "
-            f"flctl keys new {shlex.quote(str(key))}"
+            f"--key {key}: no such file; make one with: flctl keys new {shlex.quote(str(key))}"
         )
     pair = load_or_make(key.absolute())
     context = Context(

@@ -112,7 +112,7 @@ def run_coordinator(
     make_folder(state)
     chosen = settings_of(state, settings)
     with contextlib.ExitStack() as stack:
-        lock = Lock(state / LOCK, f"{state}: a coordinator already works on this folder")
+        lock = Lock(state / LOCK, f"{state}: a coordinator already uses this folder")
         stack.callback(lock.release)
         keyring = Keyring(state / "keys", time.time)
         coordinator, endpoint = make_coordinator(

@@ -75,8 +75,8 @@ class Chain(Struct):
             return None
         more = f" (and {self.breaks - 1} more)" if self.breaks > 1 else ""
         return (
-            f"the chain breaks at line {self.broken_at}{more}: that line, or one beside it, was "
-            "changed, removed or added since, or an older flctl wrote it"
+            f"the chain breaks at line {self.broken_at}{more}: that line or a neighbour was "
+            "changed, removed or added, or an older flctl wrote it"
         )
 
 

@@ -154,7 +154,7 @@ class History:
         if round_id:
             return self.rounds[round_id - 1].model
         if self.started is None:
-            raise StateError("the journal of the run does not begin with its start")
+            raise StateError("the journal does not begin with the start of the run")
         return self.started.model
 
     @property
@@ -181,7 +181,7 @@ class History:
             f"{min(single)}, are each"
         )  # fmt: skip
         name = f", {names[0]}" if len(names) == 1 else ""
-        return f"{which} the update of a single agent{name}: no other took part"
+        return f"{which} the update of a single agent{name}: no other agent took part"
 
     @property
     def data_used(self) -> str:

@@ -37,7 +37,7 @@ def as_ordered(settings: RunSettings, changes: Mapping[str, Any]) -> RunSettings
     where = "the order to personalise"
     plain = normalised(changes, where)
     if fixed := sorted(plain.keys() - set(ORDERED)):
-        raise SettingsError(f"{where}: {fixed[0]} stays what it was in the run")
+        raise SettingsError(f"{where}: {fixed[0]} cannot differ from the run")
     kept = {key: value for key in KEYS if (value := getattr(settings, key)) is not None}
     return parse({**to_builtins(kept), **plain}, where)
 
@@ -53,7 +53,7 @@ def begun(
     last. Raises UsageError."""
     if history.state != "finished" or not history.rounds or history.made_by:
         state = "made by an older flctl" if history.made_by else history.state
-        raise UsageError(f"the run is {state}: only the models of a finished one are personalised")
+        raise UsageError(f"the run is {state}: only a finished run can be personalised")
     best = history.best
     number = round_id or (history.round if best is None else best.round)
     return PersonalisingBegan(

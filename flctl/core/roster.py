@@ -138,7 +138,11 @@ class Member:
             while len(counts) > DECLARED:
                 del counts[next(iter(counts))]
         few = "; ".join(jumped[:3]) + (" …" if len(jumped) > 3 else "")
-        return f"its examples have jumped: {few}; it weighs as much more" if jumped else None
+        return (
+            f"its number of examples has jumped: {few}; its weight grows with it"
+            if jumped
+            else None
+        )
 
     @property
     def connected(self) -> bool:
@@ -235,7 +239,7 @@ class Roster:
             return []
         self._drop(member, "stopped")
         member.telemetry = member.rtt_ms = None
-        return [Lost(member.name, "it said goodbye")]
+        return [Lost(member.name, "it shut down")]
 
     def on_wrong_protocol(self, name: str, age: str, note: str, now: float) -> list[Action]:
         """An agent speaks a protocol that is not spoken here; `age` is "too old" or "too new"."""

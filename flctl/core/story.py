@@ -124,9 +124,7 @@ class Story:
                 self._commit(event)
             case RoundsWithdrawn():
                 self.done = [line for line in self.done if line.round <= event.round]
-                self.message = (
-                    f"{event.reason}; the rounds after round {event.round} are done again"
-                )
+                self.message = f"{event.reason}; the rounds after round {event.round} are repeated"
             case RunResumed():
                 self.pausing = self.pausing and not self.ended
                 self.ended = self.message = ""

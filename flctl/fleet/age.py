@@ -73,7 +73,7 @@ class NewIdentity:
 
     def __init__(self, path: Path) -> None:
         if os.path.lexists(path):
-            raise UsageError(f"{path}: is there already; use its public key with --recipient")
+            raise UsageError(f"{path}: already exists; use its public key with --recipient")
         self._path, self._pair = path, _pyrage().x25519.Identity.generate()
         self.public = self._pair.to_public()
 
@@ -145,8 +145,8 @@ def _unreadable(path: Path, error: Exception) -> FlctlError:
             "with --identity"
         )
     return StateError(
-        f"{path}: cut off or damaged, or not a file of age ({one_line(error, 80)}); "
-        "take another copy of it"
+        f"{path}: truncated or damaged, or not an age file ({one_line(error, 80)}); use another "
+        "copy"
     )
 
 

@@ -296,7 +296,7 @@ KNOWN = frozenset(
 
 def read(kind: type[T], body: object, where: str) -> T:
     """`body` as what was asked for. Raises MalformedMessage."""
-    what = f"the coordinator at {where} gives an answer that cannot be used"
+    what = f"the coordinator at {where} sent an invalid answer"
     with decoded(MalformedMessage, what):
         return msgspec.convert(body, kind)
 

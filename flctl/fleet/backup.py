@@ -77,7 +77,7 @@ class Stream:
             runs=sum(1 for _ in all_runs(state)),
         )
         if not any((state / part).exists() for part in (*PARTS, *SINGLE)):
-            raise UsageError(f"{state}: has nothing of flctl; name the state folder with --state")
+            raise UsageError(f"{state}: is not a state folder of flctl; name one with --state")
         self._state = state
         self._parts = self._all()
         self._rest = b""
@@ -120,7 +120,7 @@ class Stream:
                         yield from self._whole(path, file)
                     return
             time.sleep(0.05)
-        raise StateError(f"{folder}: is changed all the time; try again")
+        raise StateError(f"{folder}: keeps changing; try again")
 
     def _run(self, run: RunFolder) -> Iterator[bytes]:
         with ExitStack() as stack:
@@ -191,7 +191,7 @@ class Stream:
             file.seek(0)
             while left:
                 if not (data := file.read(min(_CHUNK, left))):
-                    raise StateError(f"{path}: became shorter while it was read; try again")
+                    raise StateError(f"{path}: was truncated while it was read; try again")
                 left -= len(data)
                 yield data
         yield bytes(-size % BLOCK)
@@ -203,7 +203,7 @@ def _header(name: str, size: int) -> bytes:
     try:
         return info.tobuf(tarfile.USTAR_FORMAT, "utf-8", "strict")
     except ValueError as error:
-        raise StateError(f"{name}: cannot be in a backup: {error}") from error
+        raise StateError(f"{name}: cannot be backed up: {error}") from error
 
 
 def _padded(data: bytes) -> bytes:

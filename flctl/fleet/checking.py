@@ -48,7 +48,7 @@ def check_task(
         blocked = next((need for need in needs if need in failed), None)
         if blocked is not None:
             failed[name] = failed[blocked]
-            yield Finding(name, "skipped", f"until '{failed[blocked]}' is mended")
+            yield Finding(name, "skipped", f"until '{failed[blocked]}' passes")
             continue
         try:
             said = check(subject)

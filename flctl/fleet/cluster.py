@@ -147,7 +147,7 @@ class Cluster(Shared):
         if isinstance(heard, JobFailed):
             raise RunError(heard.message)
         if not isinstance(heard, SiteFacts):
-            raise RunError("a worker of the cluster does not say what its node has")
+            raise RunError("a worker of the cluster did not report its versions")
         self._wanted = self._wanted or self._facts()
         if different := self._wanted.different(heard):
             raise RunError(
@@ -225,7 +225,7 @@ class Cluster(Shared):
                         self._kept(order).unpack(position, left, before=seeding.position)
                     update = replace(update, size=len(blob), at=round(time.time(), 3))
                     return OrderDone(ClientTrained(update=update), memoryview(blob))
-        raise RunError(f"{order}: the cluster's answer is for another order")
+        raise RunError(f"{order}: the answer of the cluster is for another order")
 
 
 def expect_shareable(task: Task) -> None:
@@ -248,7 +248,7 @@ def _read(told: Any) -> tuple[_Told, bytes | None, bytes | None]:
         case bytes(answer), bytes() | None as blob, bytes() | None as left:
             with decoded(RunError, "the answer of a worker of the cluster"):
                 return Said.decode(answer), blob, left
-    raise RunError("a worker of the cluster answers what is no answer")
+    raise RunError("a worker of the cluster sent an invalid answer")
 
 
 def _reason(error: Exception) -> str:

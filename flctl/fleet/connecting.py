@@ -45,7 +45,7 @@ def connect_coordinator(state: Path, context: str | None = None, run: str = "") 
     if isinstance(found, LocalRuns):
         raise CoordinatorAway(
             f"no coordinator runs on {state}; start one ({start_command(state)}), "
-            "or name a far one (flctl connect HOST:PORT)"
+            "or connect to a remote one (flctl connect HOST:PORT)"
         )
     return found
 

@@ -99,8 +99,8 @@ class Connection:
             if self._was_cut():
                 if what not in LOOKING:
                     raise CoordinatorAway(
-                        f"the coordinator at {self.where} went away before it answered; whether "
-                        "it has done it, flctl status and flctl runs list show"
+                        f"the coordinator at {self.where} closed the connection before it "
+                        "answered; flctl status and flctl runs list show"
                     )
                 parts.clear()
                 self._send(question)
@@ -147,7 +147,7 @@ class Connection:
                 case LinkEvent.CONNECTED:
                     self._is_right = True
                 case LinkEvent.KEY_REFUSED:
-                    raise self._refused("it was never enrolled there, or was revoked")
+                    raise self._refused("it is not enrolled there, or was revoked")
                 case LinkEvent.SERVER_KEY_WRONG if not self._is_right:  # else it only restarts
                     raise AccessError(
                         f"{self.where} closed the connection during the handshake: it is not a "
@@ -158,7 +158,7 @@ class Connection:
     def _silent(self, waited_s: float) -> CoordinatorAway:
         text = f"no answer from the coordinator at {self.where} in {waited_s:.0f} s"
         if self._state is None:
-            return CoordinatorAway(f"{text}: does it run there, and is that its address?")
+            return CoordinatorAway(f"{text}: check that it runs there, and the address")
         lock, start = self._state / LOCK, start_command(self._state)
         if not is_locked(lock):
             return CoordinatorAway(f"{text}: it has ended; start it again with: {start}")
@@ -172,7 +172,7 @@ class Connection:
     def _refused(self, why: str) -> AccessError:
         key = shown(self.key)
         return AccessError(
-            f"the coordinator at {self.where} does not let in this key ({key}): {why}; "
+            f"the coordinator at {self.where} rejects this key ({key}): {why}; "
             f"on the coordinator run: flctl keys add NAME {key} --role admin"
         )
 
@@ -191,7 +191,7 @@ class Connection:
                         download.on_chunk(offset, payload)
                         moved = time.monotonic()
                     case messages.BlobGone(blob=download.blob):
-                        raise CoordinatorAway(f"{self.where} does not have the checkpoint any more")
+                        raise CoordinatorAway(f"{self.where} no longer has the checkpoint")
             if self._was_cut():
                 # What was under way is lost, and a coordinator that was restarted serves only
                 # what it is asked for.

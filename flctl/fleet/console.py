@@ -211,7 +211,9 @@ class RemoteRuns(Connection):
         body = self.ask("checkpoint", run=run, **({} if round_id is None else {"round": round_id}))
         blob = answers.read(answers.Checkpoint, body, self.where)
         if round_id not in (None, blob.round):
-            raise FlctlError(f"the coordinator at {self.where} is older: it has --which last only")
+            raise FlctlError(
+                f"the coordinator at {self.where} is older: it supports only --which last"
+            )
         if model not in (None, blob.blob):
             raise MalformedMessage(
                 f"the coordinator at {self.where} offers another model of round {blob.round} than "
@@ -258,6 +260,5 @@ class RemoteRuns(Connection):
     def _expect_run(self, found: str, asked: str) -> None:
         if not names_run(asked, found):
             raise MalformedMessage(
-                f"the coordinator at {self.where} was asked about run {asked} and answers about "
-                f"{found}"
+                f"the coordinator at {self.where} answered about run {found} instead of {asked}"
             )

@@ -49,7 +49,7 @@ class Context(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omi
 def save_context(state: Path, context: Context, name: str = DEFAULT) -> Path:
     """Readable for this user only, for it holds a secret key. Raises StateError, UsageError."""
     if name == LOCAL:
-        raise UsageError(f"--name {LOCAL}: that stands for this machine; take another one")
+        raise UsageError(f"--name {LOCAL}: this name means this machine; choose another one")
     path = make_folder(state / "contexts") / f"{_checked(name)}.json"
     replace(path, msgspec.json.format(msgspec.json.encode(context), indent=2) + b"\n")
     return path

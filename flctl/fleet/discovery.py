@@ -87,7 +87,8 @@ def too_many(status: Mapping[str, Any]) -> str:
     if not waiting or not shards or shards["dealt"] < shards["of"]:
         return ""
     return (
-        f"all {shards['of']} shards are dealt, and {waiting} more wait: deal more of them (flctl "
+        f"all {shards['of']} shards are assigned, and {waiting} more wait: assign more "
+        "shards (flctl "
         f"keys token --shards {shards['of'] + waiting}; Docker Compose: FLCTL_SHARDS="
         f"{shards['of'] + waiting} docker compose up -d), or stop those"
     )
@@ -106,7 +107,7 @@ def all_ready(rows: Iterable[Presence]) -> bool:
 def _known(name: str, host: str, agent: Mapping[str, Any], again: str) -> Presence:
     state, advice = _judge(agent)
     if state == "ready" and agent.get("cordoned"):
-        state, advice = "cordoned", f"held back: flctl uncordon {name}{again}"
+        state, advice = "cordoned", f"to invite it again: flctl uncordon {name}{again}"
     return Presence(name, host, state, agent["version"], advice)
 
 
@@ -128,10 +129,13 @@ def _judge(agent: Mapping[str, Any]) -> tuple[State, str]:
     if said in _ADVICE:
         return said, note or _ADVICE[said]
     if agent["last_seen_s"] is None:
-        return "missing", "enrolled, never seen: is the agent started, does its server key fit?"
+        return (
+            "missing",
+            "enrolled, never seen: check that the agent runs and that its server key is right",
+        )
     ago = f"{span(agent['last_seen_s'])} ago"
     if said == "stopped":
-        return said, f"stopped in order {ago}: start its agent again"
+        return said, f"shut down {ago}: start its agent again"
     return "lost", f"last seen {ago}: check its power, its network and the agent's log"
 
 
@@ -141,19 +145,19 @@ def _stranger(
     """An agent of the inventory whose name no key has."""
     name, host = expected.name, expected.host
     if not waiting:
-        advice = "not enrolled, and no key knocks: start its agent, then "
+        advice = "not enrolled, and no key is waiting: start its agent, then "
         return Presence(name, host, "missing", None, f"{advice}flctl keys add {name} KEY{again}")
     if len(waiting) == len(strangers) == 1:
         key = waiting[0]  # anybody can knock: only who looks at the host knows whose it is
         advice = f"if agent.pub on {host} says {key}: flctl keys add {name} {key}{again}"
         return Presence(name, host, "waiting key", None, advice)
-    advice = "look in agent.pub there which of the keys that wait it is, then "
+    advice = "see agent.pub there for which waiting key it is, then "
     return Presence(name, host, "waiting key", None, f"{advice}flctl keys add {name} KEY{again}")
 
 
 def _shut_out(expected: Expected, again: str) -> Presence:
     name, host = expected.name, expected.host
-    advice = "its key was revoked: take it out of the inventory, or let it in with "
+    advice = "its key was revoked: remove it from the inventory, or enrol it with "
     return Presence(name, host, "revoked", None, f"{advice}flctl keys add {name} KEY{again}")
 
 

@@ -111,7 +111,7 @@ def _expect_room(agents: int) -> None:
     need, there = agents * AGENT_BYTES, psutil.virtual_memory().total
     if agents > FEW and need > there:
         raise UsageError(
-            f"--local {agents}: so many processes need about {need >> 30} GiB of memory, this "
+            f"--local {agents}: these processes need about {need >> 30} GiB of memory, this "
             f"machine has {there >> 30}; simulate them in one process with --virtual {agents}"
         )
 
@@ -196,7 +196,7 @@ def drive_remote(
     elif console.about(resume)["state"] != "running":
         run = console.resume(resume, given)
     elif given:
-        raise UsageError(f"run {resume} is in progress: stop it before you change its settings")
+        raise UsageError(f"run {resume} is in progress: stop it before changing its settings")
     else:
         run = resume
     return watch_remote(console, run, on_event)
@@ -223,7 +223,7 @@ def watch_remote(console: RemoteRuns, run: str, on_event: OnEvent) -> RunResult:
                     metrics=found["metrics"],
                     best=(best["round"], Path(best["checkpoint"])) if best else None,
                 )
-    raise RunError(f"run {run}: the coordinator ended the watching")
+    raise RunError(f"run {run}: the coordinator ended the connection")
 
 
 def _resumable(state: Path, run: str, kind: str) -> RunFolder:

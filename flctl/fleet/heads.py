@@ -44,7 +44,7 @@ class Heads:
         try:
             keep(self._state, told.run, Seen(told.head, what, event.at))
         except FlctlError as error:
-            logger.warning("run=%s its head is not kept: %s", told.run, error)
+            logger.warning("run=%s its head is not saved: %s", told.run, error)
 
 
 def keep(state: Path, name: str, seen: Seen) -> None:

@@ -16,8 +16,8 @@ def until_idle(console: RemoteRuns, names: list[str], wait_s: float) -> None:
     while busy := _busy(console.status(), names):
         if time.monotonic() >= until:
             raise FlctlError(
-                f"still at work after {wait_s:.0f} s: {busy}; they stay cordoned: wait longer, or "
-                "invite them again with flctl uncordon"
+                f"still working after {wait_s:.0f} s: {busy}; they stay cordoned: wait longer, "
+                "or uncordon them with flctl uncordon"
             )
         time.sleep(LOOK_S)
 

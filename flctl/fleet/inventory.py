@@ -95,7 +95,7 @@ def read_inventory(path: Path) -> tuple[Expected, ...]:
         names = every - listing.members(COORDINATOR)
     agents = {agent.name: agent for agent in sorted(_expected(n, listing, path) for n in names)}
     if not agents:
-        raise _fault(path, f"names no agent: put their hosts into the group {AGENTS}")
+        raise _fault(path, f"names no agents: put their hosts into the group {AGENTS}")
     return tuple(agents.values())
 
 
@@ -103,7 +103,7 @@ def hosts_of(agents: Collection[str], path: Path) -> list[str]:
     """What the inventory calls these agents. Raises UsageError when it names none of them."""
     found = [each.called for each in read_inventory(path) if each.name in agents]
     if not found:
-        raise _fault(path, f"names none of the agents that are chosen: {few(sorted(agents))}")
+        raise _fault(path, f"names none of the chosen agents: {few(sorted(agents))}")
     return found
 
 
@@ -230,14 +230,14 @@ def _reason(stderr: bytes, path: Path) -> str:
     text = reasons.get(kind) or next(iter(reasons.values()), "")
     if "to unpack" in text or "invalid literal" in text:  # Python's words for a bracket
         odd = next(((n, w) for n, w in _first_words(path) if w.count("[") != w.count("]")), None)
-        text = f"line {odd[0]}: '{odd[1][:80]}': its bracket is not closed" if odd else (
-            "a range of hosts that is none; it is written as in pi-[01:12]"
+        text = f"line {odd[0]}: '{odd[1][:80]}': unclosed bracket" if odd else (
+            "not a range of hosts; write it as in pi-[01:12]"
         )  # fmt: skip
     where = re.search(rf"{re.escape(str(path))}:(\d+)", said)
     line = f"line {where[1]}: " if where else ""
     if not text:
         errors = [line for line in said.splitlines() if "ERROR" in line]
-        text = errors[-1] if errors else f"{LISTING} has failed without a reason"
+        text = errors[-1] if errors else f"{LISTING} failed without a message"
     return f"Ansible cannot read this inventory: {line}{text[:300]}"
 
 

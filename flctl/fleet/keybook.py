@@ -50,7 +50,7 @@ class FolderKeys:
         return [token.id for token in self._keyring.close_tokens(ids)]
 
     def invite(self, ttl_s: float) -> dict[str, Any]:  # noqa: ARG002
-        raise UsageError("no coordinator runs here, and only a running one keeps such a folder")
+        raise UsageError("no coordinator runs here; only a running one has such a folder")
 
     def rotate_server(self, step: str, overlap_s: float, anyway: bool) -> dict[str, Any]:
         """Agents learn the new key when a coordinator runs again."""
@@ -62,8 +62,8 @@ class FolderKeys:
             keys.abort()
         elif agents and keys.overlap is not None and not anyway:
             raise UsageError(
-                "no coordinator runs here, so it is unknown which agents have the new key: start "
-                "it, or add --anyway"
+                "no coordinator runs here to say which agents have the new key: start it, or add "
+                "--anyway"
             )
         else:
             keys.finish()

@@ -138,7 +138,7 @@ class LocalFleet:
             agent.deaths = agent.deaths + 1 if now - agent.began < YOUNG_S else 1
             logger.warning("agent=%s ended with %d; starting it again", name, code)
             if agent.deaths > RESTARTS:
-                raise RunError(f"agent {name} dies again and again: {self._last_words(name)}")
+                raise RunError(f"agent {name} keeps crashing: {self._last_words(name)}")
             agent.again_at = now + RESTART_S * 2 ** (agent.deaths - 1)
 
     def stop(self) -> None:
@@ -205,4 +205,4 @@ class LocalFleet:
             lines = self._log(name).read_text(errors="replace").strip().splitlines()
             if lines:
                 return lines[-1][-300:]
-        return "it said nothing"
+        return "its log is empty"

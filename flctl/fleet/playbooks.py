@@ -23,7 +23,7 @@ def playbook(name: str) -> Path:
         if path.is_file():
             return path
     raise UsageError(
-        f"this installation of flctl came without the playbook {name}: install it from its wheel"
+        f"this installation of flctl has no playbook {name}: install flctl from its wheel"
     )
 
 
@@ -62,7 +62,8 @@ def run_playbook(
     code = _run(command, _environment(path))
     if code:
         raise FlctlError(
-            f"{name} did not end well (ansible-playbook: {code}); what failed, and on which host, "
+            f"{name} failed (ansible-playbook: {code}); the lines above with 'fatal', "
+            "'unreachable' or "
             "stands above in the lines with 'fatal', 'unreachable' or 'ERROR'"
         )
 
@@ -72,7 +73,7 @@ def _expect_hosts(inventory: Path, environment: Mapping[str, str]) -> None:
     listing = list_hosts(inventory, environment)
     if not any(listing.members(group) for group in (COORDINATOR, AGENTS)):
         raise UsageError(
-            f"--inventory {inventory}: there is no host in the groups {COORDINATOR} and {AGENTS}"
+            f"--inventory {inventory}: no host in the groups {COORDINATOR} and {AGENTS}"
         )
 
 

@@ -162,7 +162,7 @@ class Shared(Workers):
                     deaths[number] += 1
                     if deaths[number] >= TRIES:
                         raise RunError(
-                            f"{orders[number]} has ended its process {TRIES} times: {heard.how}; "
+                            f"{orders[number]} has crashed its process {TRIES} times: {heard.how}; "
                             "with too little memory, use fewer --jobs"
                         )
             while due in found:

@@ -61,8 +61,8 @@ def replay(
         raise RunError(f"run {folder.name} has no committed round; there is nothing to replay")
     if history.made_by:
         raise UsageError(
-            f"run {folder.name} was made by {history.made_by}, whose random numbers were drawn "
-            "in another way: it cannot be computed again"
+            f"run {folder.name} was made by {history.made_by}, which drew random numbers "
+            "differently: it cannot be replayed"
         )
     expect_unchanged(folder, history)
     assert history.started is not None
@@ -135,7 +135,7 @@ class _Again:
             own = self._training.get(agent)
             if own is None or part.data not in (None, own.digest):
                 why = (
-                    f"the data of {agent} in this round are gone, or have changed since: these are "
+                    f"the data of {agent} in this round are missing or have changed: these are "
                     "not its data"
                 )
                 return Row(event.round, event.model, None, why)
@@ -200,11 +200,13 @@ def _training(
             return {}  # the first round says that they are gone
     missing = [agent for agent in took_part if agent not in sources]
     if missing and here:
-        raise UsageError(f"--data: name the data of {_few(missing)} too, or none: they are here")
+        raise UsageError(
+            f"--data: also name the data of {_few(missing)}, or none at all: they are here"
+        )
     if missing:
         raise UsageError(
-            f"the data of {_few(missing)} are with their owners; name copies that are here: "
-            f"--data {missing[0]}=PATH"
+            f"the data of {_few(missing)} are on their devices; name local copies: --data "
+            f"{missing[0]}=PATH"
         )
     return {
         agent: training_examples(task, DataSource(path=str(sources[agent]))) for agent in took_part

@@ -105,7 +105,7 @@ def _read(archive: IO[bytes], where: str, to: Callable[[str, bytes | None], None
     members = _members(archive, where)
     name, size = next(members, ("", 0))
     if name != ABOUT or size > _ABOUT_BYTES:
-        raise StateError(f"{where}: is no backup of flctl: it does not begin with {ABOUT}")
+        raise StateError(f"{where}: not a backup of flctl: it does not begin with {ABOUT}")
     with decoded(StateError, f"{where}, {ABOUT}"):
         about = msgspec.json.decode(b"".join(_data(archive, size, where)), type=About)
     if about.format != FORMAT:
@@ -116,7 +116,7 @@ def _read(archive: IO[bytes], where: str, to: Callable[[str, bytes | None], None
     found, names = Contents(about, runs={}, faults=[]), {ABOUT}
     for name, size in members:
         if name in names or len(names) > MOST_FILES:
-            raise StateError(f"{where}: {name}: is there twice, or there are too many files")
+            raise StateError(f"{where}: {name}: appears twice, or there are too many files")
         names.add(name)
         to(name, None)
         for data in _data(archive, size, where):
@@ -128,7 +128,7 @@ def _read(archive: IO[bytes], where: str, to: Callable[[str, bytes | None], None
         if top == "runs":
             found.runs[rest[0]] = found.runs.get(rest[0], 0) + size
     if archive.read(1):
-        raise StateError(f"{where}: has something behind its end")
+        raise StateError(f"{where}: has data after its end")
     return found
 
 
@@ -141,7 +141,7 @@ def _members(archive: IO[bytes], where: str) -> Iterator[tuple[str, int]]:
         block = archive.read(BLOCK)
         if block == bytes(BLOCK):
             if archive.read(BLOCK) != bytes(BLOCK):
-                raise StateError(f"{where}: has something behind its end")
+                raise StateError(f"{where}: has data after its end")
             return
         try:
             info = tarfile.TarInfo.frombuf(block, "utf-8", "strict")

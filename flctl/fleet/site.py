@@ -168,7 +168,7 @@ class _Opened:
                 sums = self._trainer.evaluate(path, parts[name], batch)
                 return OrderDone(BatchMeasured(sums=sums)), None
             case PersonaliseClient():
-                raise AssertionError("no order of a round")
+                raise AssertionError("not an order of a round")
 
     def _fetch(self, path: Path, digest: Digest, refs: list[Any]) -> None:
         """The model is in its place, and the one before it is gone."""
@@ -178,7 +178,7 @@ class _Opened:
 
         data: bytes = ray.get(refs[0])
         if hashlib.sha256(data).hexdigest() != digest:
-            raise RunError("the cluster has handed over another model than it was given")
+            raise RunError("the cluster returned another model than it received")
         if self._model is not None:
             self._model[1].unlink(missing_ok=True)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -174,7 +174,7 @@ def account_of(given: str | None) -> str:
     try:
         return pwd.getpwnam(name).pw_name
     except KeyError:
-        raise UsageError(f"--as {name}: there is no such account") from None
+        raise UsageError(f"--as {name}: no such account") from None
 
 
 def state_of(account: str) -> Path:
@@ -197,7 +197,7 @@ def unit_for(
         writes.append(home / ".cache" / "flctl")  # what a task downloads
     for word in (str(folder), *options):
         if any(word.startswith(f"{gone}/") or f"={gone}/" in word for gone in GONE_AT_BOOT):
-            raise UsageError(f"{word}: {GONE_AT_BOOT[0]} and the like are empty after a reboot")
+            raise UsageError(f"{word}: {GONE_AT_BOOT[0]} and similar folders are emptied at reboot")
     kept = {
         key: value
         for key, value in os.environ.items()
@@ -206,5 +206,5 @@ def unit_for(
     words = [sys.executable, "-P", "-m", "flctl", kind, *options]
     for word in (*words, *kept.values(), *map(str, writes)):
         if not word.isprintable():
-            raise UsageError(f"{word!r}: a unit cannot hold it")
+            raise UsageError(f"{word!r}: not allowed in a systemd unit")
     return Unit(kind, words, Path.cwd(), writes, account, kept)

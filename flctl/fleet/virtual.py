@@ -331,7 +331,7 @@ class VirtualRun:
                 sums = self._trainer.evaluate(Path(model), self._at[2], batch, (name, position))
                 return OrderDone(BatchMeasured(sums=sums))
             case PersonaliseClient():
-                raise AssertionError("no order of a round")
+                raise AssertionError("not an order of a round")
 
     def _make_workers(self) -> Workers:
         if self.settings.engine == "ray":

@@ -49,7 +49,7 @@ def example_input(task: Task, data: Path | None) -> Tensor:
     examples = next(iter(parts.values())) if parts else task.train_data(data)
     x, _ = next(in_order(task, examples, BATCH))
     if not isinstance(x, Tensor):
-        raise TaskError(f"task '{task.name}': its inputs are no single tensor, as ONNX needs")
+        raise TaskError(f"task '{task.name}': its input is not a single tensor, as ONNX requires")
     return task.inputs(x.repeat(BATCH, *[1] * (x.ndim - 1))[:BATCH], training=False)
 
 

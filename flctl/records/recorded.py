@@ -42,15 +42,14 @@ class RecordedRun:
             if self.history.best is None:
                 why = why_no_best(event.metrics for event in self.history.rounds)
                 raise UsageError(
-                    f"--which best: no round of run {self.name} is the best: {why}; take "
-                    "--which last"
+                    f"--which best: run {self.name} has no best round: {why}; use --which last"
                 )
             return self.history.best.round
         if which.isascii() and which.isdigit():
             if int(which) <= self.history.round:
                 return int(which)
             raise UsageError(f"--which {which}: run {self.name} has {self.history.round} rounds")
-        raise UsageError(f"--which {which}: it is best, last or the number of a round")
+        raise UsageError(f"--which {which}: write best, last or the number of a round")
 
     def model(self, round_id: int, folder: Path) -> Path:
         """The checkpoint of a round, which is put into `folder` if it has to be fetched, or is in

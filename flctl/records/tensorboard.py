@@ -176,10 +176,12 @@ def _replaceable(target: Path) -> Iterator[None]:
         yield
         return
     if not target.is_dir() or target.is_symlink():
-        raise UsageError(f"--out: {target} is no folder of its own, and would be lost")
+        raise UsageError(f"--out: {target} is not a folder, and would be overwritten")
     other = next((p.name for p in target.iterdir() if not p.name.startswith(PREFIX)), None)
     if other is not None:
-        raise UsageError(f"--out: {target} holds '{other}', which would be lost; name another one")
+        raise UsageError(
+            f"--out: {target} contains '{other}', which would be lost; name another one"
+        )
     with _alone(target):
         yield
 
@@ -192,7 +194,9 @@ def _alone(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise StateError(f"{folder}: another flctl writes TensorBoard events there") from error
+            raise StateError(
+                f"{folder}: another flctl is writing TensorBoard events there"
+            ) from error
         yield
     finally:
         os.close(fd)

@@ -35,7 +35,7 @@ def show(
 
 def _print(page: "LogPage", json: bool) -> None:
     if page.missed:
-        output.warn(f"{counted(page.missed, 'line')} of {page.agent} came too fast, and are lost")
+        output.warn(f"{counted(page.missed, 'line')} of {page.agent} came too fast and were lost")
     for line in page.lines:
         if json:
             output.print_json(_plain(line), indent=False)

@@ -25,7 +25,7 @@ def picture(found: Mapping[str, Any], options: str = "") -> "RenderableType":
             waiting = counted(sink["waiting"], "notice")
             lines.append(Text(f"{waiting} for the {name}: {sink['failing']}", style="red"))
     if not found["firing"]:
-        return Group(Text("no alert fires", style="green"), *lines)
+        return Group(Text("no alert is firing", style="green"), *lines)
     made = table(">id", "alert", "of", ">since", "", "~what", yields=("",))
     for alert in found["firing"]:
         quiet = [word for word in ("acknowledged", "muted") if alert[word]]

@@ -36,7 +36,7 @@ def show(
         if _read(line, where).at >= oldest:
             found.append(line)
     if not chain.lines and page(0):
-        raise StateError(f"{where}: damaged: it has no whole line")
+        raise StateError(f"{where}: damaged: no complete line")
     fault = chain.fault
     if follow:
         _print(found, where, json)
@@ -102,7 +102,7 @@ def _who(line: Line) -> str:
 def _detail(line: Line) -> str:
     detail = line.detail
     text = _arguments(detail) if isinstance(detail, Mapping) else str(detail or "")
-    more = f"; {line.left_out} more were refused before" if line.left_out else ""
+    more = f"; {line.left_out} more refused before" if line.left_out else ""
     return text + more
 
 

@@ -16,7 +16,7 @@ def given(head: str | None) -> str | None:
     from flctl.core.chain import is_head
 
     if head is not None and not is_head(head):
-        raise UsageError(f"--head '{head}': a head is 64 digits of 0-9 a-f")
+        raise UsageError(f"--head '{head}': a head has 64 digits of 0-9 a-f")
     return head
 
 
@@ -58,11 +58,11 @@ def report(
     if fault is None and verdict.missing:
         lost = verdict.missing[0]
         fault = (
-            f"the head that was {origins[lost]}, {lost}, is not in it: it was written again from "
-            "the beginning, or lines were cut off at its end"
+            f"the head that was {origins[lost]}, {lost}, is missing: the file was rewritten, or "
+            "lines were removed at its end"
         )
     if fault is None and not verdict.lines:
-        fault = "it has no whole line: its contents are gone"
+        fault = "no complete line: its contents are gone"
     if fault is None and head is None and not verdict.chained:
         fault = "not chained: an older flctl wrote it, and no known head can confirm it"
     if json:

@@ -31,7 +31,7 @@ def task_of(checkpoint: Path, given: str | None, read_as: "ReadAs") -> "tuple[st
     named = metadata.get("task")
     named = named if isinstance(named, str) else None
     if not given and named is None:
-        raise UsageError(f"{checkpoint} does not say of which task it is; say --task NAME")
+        raise UsageError(f"{checkpoint} does not name its task; add --task NAME")
     name = task_to_load(given or None, named or "", str(checkpoint))
     args = metadata.get("task_args", {})
     task = load_task(name, args if isinstance(args, dict) else {})
@@ -39,7 +39,7 @@ def task_of(checkpoint: Path, given: str | None, read_as: "ReadAs") -> "tuple[st
     known = metadata.get("read_as", {})
     if known and known != read_as.given:
         warn(
-            f"{checkpoint} has learnt from data that were read {_flags(known)}, these are read "
+            f"{checkpoint} was trained on data that were read {_flags(known)}, these are read "
             f"{_flags(read_as.given)}"
         )
     return name, task
@@ -77,7 +77,7 @@ def load_model(
     from flctl.learning.whole import frozen_of
 
     if device not in ("auto", "cpu", "cuda"):
-        raise UsageError(f"--device {device}: it is auto, cpu or cuda")
+        raise UsageError(f"--device {device}: write auto, cpu or cuda")
     on = devices.set_up(device)  # type: ignore[arg-type]  # checked above
     model, frozen = task.model(), frozen_of(checkpoint)
     with checkpoint.open("rb") as file:
@@ -92,8 +92,8 @@ def _newest(private: Path | None) -> Path | None:
         return private
     if not (files := files_in(private)):
         raise UsageError(
-            f"--private {private}: there is nothing private in it; it is the folder "
-            "own/private/RUN of an agent's state folder"
+            f"--private {private}: contains no private tensors; name the folder own/private/RUN "
+            "of an agent's state folder"
         )
     return files[-1]
 

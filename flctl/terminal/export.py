@@ -29,19 +29,19 @@ def check(
 ) -> None:
     """Check that the options fit together, and that what they need is installed."""
     if format_ not in FORMATS:
-        raise UsageError(f"--format {format_}: it is {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
+        raise UsageError(f"--format {format_}: write {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
     if which is not None and format_ not in MODELS:
-        raise UsageError(f"--which is for a model; {format_} has all rounds")
+        raise UsageError(f"--which applies to models; {format_} has all rounds")
     if per_agent and format_ != "csv":
-        raise UsageError("--per-agent is for --format csv")
+        raise UsageError("--per-agent requires --format csv")
     if data is not None and format_ != "onnx":
-        raise UsageError("--data is for --format onnx")
+        raise UsageError("--data requires --format onnx")
     if task is not None and format_ != "onnx":
-        raise UsageError("--task is for --format onnx")
+        raise UsageError("--task requires --format onnx")
     if data is not None:
         expect_path(data, f"--data {data}")
     if out == STDOUT and format_ != "csv":
-        raise UsageError(f"--out -: only csv goes to standard output; name a place for {format_}")
+        raise UsageError(f"--out -: only csv can go to standard output; name a path for {format_}")
     if format_ == "tensorboard":
         tensorboard.needs_tensorboard()
     elif format_ in ("pt", "onnx"):

@@ -66,7 +66,7 @@ def summaries(runs: "LocalRuns | RemoteRuns") -> list[dict[str, Any]]:
     for fault in found.faults:
         warn(fault)
     if found.faults and not found.summaries:
-        raise StateError(f"{runs.where}/runs: no run in it can be read")
+        raise StateError(f"{runs.where}/runs: contains no readable run")
     return found.summaries
 
 

@@ -43,7 +43,7 @@ def collected(file: Path | None, flags: dict[str, Any], read: Read) -> tuple[dic
         where = f"{file} and {COMMAND_LINE}" if flags else str(file)
     settings = parse(given, where)
     if "topk_share" in flags and given.get("compression") != "topk":
-        raise UsageError("--topk-share is for --compression topk; name that too")
+        raise UsageError("--topk-share requires --compression topk")
     _warn_of_share(settings)
     return {**given, **beside}, where
 

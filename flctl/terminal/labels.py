@@ -18,7 +18,7 @@ def chosen(
 ) -> list[str]:
     """Those that are named, or whose labels fulfil --where. Raises UsageError."""
     if bool(agents) == bool(where):
-        raise UsageError("name the agents, or choose them with --where: one of the two")
+        raise UsageError("name the agents or choose them with --where, not both")
     return [*agents] if agents else console.chosen(wanted(where))
 
 
@@ -30,7 +30,7 @@ def hosts_chosen(
     from flctl.fleet.inventory import hosts_of
 
     if limit is not None:
-        raise UsageError("--limit names the hosts, --where chooses them: give one of the two")
+        raise UsageError("use either --limit or --where, not both")
     with coordinator(state, context) as console:
         names = console.chosen(wanted(where))
     return ",".join(hosts_of(names, inventory))

@@ -44,13 +44,13 @@ def measured_by(metrics: Mapping[str, Any]) -> str:
     part = str(metrics.get("part", "test"))
     if part.startswith(TRAINING):
         return (
-            "measured on data that it was trained on, which does not tell how good it is: name "
-            "others with --test-data"
+            "measured on its own training data, which says nothing about quality: name other "
+            "data with --test-data"
         )
     if part == VALIDATION:
         return (
-            "measured on the validation part alone: there were no data for testing; name some with "
-            "--test-data, or have agents hold some out"
+            "measured on the validation part alone: no test data; name some with --test-data, or "
+            "have agents hold some out"
         )
     best = (
         "" if metrics.get("validation") else "; no round is the best: there is no validation part"
@@ -76,7 +76,7 @@ def trouble_line(told: Published) -> str:
         case UpdateRejected():
             text = f"{event.agent}: update rejected: {event.reason}"
         case UpdateStored(private_lost=True):
-            text = f"{event.agent} had lost its private tensors: it began with the first ones again"
+            text = f"{event.agent} lost its private tensors: it started again from the initial ones"
         case AgentLost():
             text = f"{event.agent} lost: {event.reason}"
         case AgentFailed():
@@ -85,7 +85,7 @@ def trouble_line(told: Published) -> str:
         case AttemptFailed():
             text = f"attempt {event.attempt} failed: {event.reason}"
         case RoundsWithdrawn():
-            return f"{event.reason}; the rounds after round {event.round} are done again"
+            return f"{event.reason}; the rounds after round {event.round} are repeated"
         case PauseOrdered():
             return (
                 "an operator resumes the run"

@@ -87,7 +87,7 @@ def give_up_stdout(error: OSError) -> bool:
     if isinstance(error, BrokenPipeError):
         return False
     why = "it is closed" if error.errno == errno.EBADF else error.strerror
-    warn(f"standard output cannot be written: {why}")
+    warn(f"cannot write standard output: {why}")
     return True
 
 

@@ -60,7 +60,7 @@ def personalise(order: PersonalOrder, as_json: bool) -> bool:
         begun = next((each.run for each in told), None)
         if begun is not None:
             show_again = f"{output.program()} runs show {begun}{order.again}"
-            output.warn(f"interrupted; who has a model of its own by now: {show_again}")
+            output.warn(f"interrupted; see which agents have a model of their own: {show_again}")
         raise
     last = {e.event.agent for e in told if isinstance(e.event, AgentPersonalised)}
     personal = {agent: history.personal[agent] for agent in sorted(last)}
@@ -90,7 +90,7 @@ def drive(order: PersonalOrder, show: Show) -> tuple[str, History]:
                 return run, _here(folder, given, show)
         if isinstance(runs, LocalRuns):
             raise UsageError(
-                f"run {run}: its agents are a fleet's, and no coordinator runs on {runs.where}"
+                f"run {run}: it belongs to a fleet, and no coordinator runs on {runs.where}"
             )
         if order.where:
             given["agents"] = _chosen_by_label(order, runs, run)
@@ -161,7 +161,7 @@ def _of_file(path: Path, runs: LocalRuns | RemoteRuns) -> tuple[str, int]:
         for event in reversed(history.rounds):
             if event.model == digest:
                 return about["run"], event.round
-    raise UsageError(f"{path}: is the model of no round of a run in {runs.where}")
+    raise UsageError(f"{path}: not a model of any run in {runs.where}")
 
 
 # The table ---------------------------------------------------------------------------------
@@ -186,14 +186,14 @@ def show(personal: Personal, without: Mapping[str, str], again: str = "") -> Non
             everyone=True,
         )
     if not personal and not without:
-        output.print_line("no agent that has data for the run is here")
+        output.print_line("no connected agent has data for the run")
     if personal:
         others = [agent for agent, event in sorted(personal.items()) if not event.kept]
         text = f"{len(personal) - len(others)} of {counted(len(personal), 'agent')} "
-        text += "use a model of their own, which did better on their validation data"
+        text += "use their own model, which did better on their validation data"
         output.print_line(text + (f"; the run's model: {', '.join(others)}" if others else ""))
     for agent, why in without.items():
-        output.print_line(f"{agent} has not done it: {why or 'away'}")
+        output.print_line(f"{agent} did not personalise: {why or 'away'}")
     if without and again:
         output.print_line(f"ask again with: {again} --agents {','.join(without)}")
 

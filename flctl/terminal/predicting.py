@@ -50,10 +50,14 @@ def predicted(
         threshold = known if threshold is None else threshold
     elif threshold is not None:
         where = "; the 'threshold' of its class says which labels fit" * (learnt.says == "labels")
-        raise UsageError(f"--threshold: the models of task '{learnt.name}' say no scores{where}")
+        raise UsageError(f"--threshold: the models of task '{learnt.name}' give no scores{where}")
     head: dict[str, Any] = {"checkpoint": str(checkpoint), "own": own is not None}
     head |= {"task": chosen, "file": str(file)}
-    notes = [] if own is None else [f"With this device's own model, {own.path}; --global: without."]
+    notes = (
+        []
+        if own is None
+        else [f"Uses this device's own model, {own.path}; --global uses the run's."]
+    )
     if not all(origin.as_documented and not origin.left_out for origin in cases.origins):
         notes += [f"Read: {line}" for line in summary(cases.origins)]
     if correction:

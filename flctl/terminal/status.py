@@ -100,7 +100,9 @@ def picture(found: Mapping[str, Any], wide: bool = False, options: str = "") -> 
     rest = [Text(line, style="red")] if line else []
     rest += [Text(line, style="yellow") for line in filter(None, [too_many(found)])]
     rest += [
-        Text(f"an unknown key waits: flctl keys add NAME {shown(key)}{options}", style="yellow")
+        Text(
+            f"an unknown key is waiting: flctl keys add NAME {shown(key)}{options}", style="yellow"
+        )
         for key in (waiting["public_key"] for waiting in found["waiting"])
     ]
     if rotation := coordinator.get("rotation"):
@@ -138,7 +140,7 @@ def _run_line(run: Mapping[str, Any] | None) -> Any:
     elif waiting:
         line += f"{': ' if waits else ', waiting for '}{few(waiting)}"
     if why and not waits:
-        line += f"; needed and away: {why}"
+        line += f"; away but needed: {why}"
     if (left_s := run.get("time_left_s")) is not None and (waiting or why):
         line += f"; for {span(left_s)} at most"
     return Text.assemble(("run ", "bold"), line)
@@ -185,7 +187,7 @@ def _silence(agent: Mapping[str, Any], lost_after_s: float) -> str:
     """For how long nothing has been heard of it, where that is worth a word."""
     silent_s = agent["last_seen_s"]
     if silent_s is None:
-        return "not since the coordinator's start"
+        return "not seen since the coordinator started"
     if agent["state"] in AWAY:
         return f"last seen {span(silent_s)} ago"
     if silent_s > lost_after_s / 3:
@@ -246,4 +248,4 @@ def _disagreements(agents: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     for task, versions in sorted(holders.items()):
         if len(versions) > 1:
             each = "; ".join(f"{d[:DIGEST_SHOWN]} on {few(n)}" for d, n in versions.items())
-            yield f"task {task} is not the same everywhere: {each}; install one version"
+            yield f"task {task} differs between agents: {each}; install one version"

@@ -61,7 +61,7 @@ class Table:
                     yield _one_line(Text(" " * INDENT).append_text(line))
         if left_out and self._tells:
             names = ", ".join(self._heads[i].plain for i in sorted(left_out))
-            yield Text(f"no room here for: {names}", style="dim")
+            yield Text(f"hidden for lack of space: {names}", style="dim")
 
     def _fit(self, width: int) -> tuple[dict[int, int], list[int]]:
         """The width of each column that is shown, and which ones are left out."""

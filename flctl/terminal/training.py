@@ -76,7 +76,7 @@ def _followed(folder: Path | None, watching: Watcher) -> Iterator[None]:
     with closing(Follower(folder.expanduser().absolute())) as follower:
         watching.also = follower.on_event
         yield
-    hint(f"look at it with: tensorboard --logdir {shlex.quote(str(folder))}")
+    hint(f"view it with: tensorboard --logdir {shlex.quote(str(folder))}")
 
 
 def _drive(order: TrainOrder, watching: Watcher) -> RunResult | None:
@@ -84,7 +84,7 @@ def _drive(order: TrainOrder, watching: Watcher) -> RunResult | None:
     kind = _kind(order)
     if kind == "fleet":
         if order.resume is not None and order.task is not None:
-            raise UsageError("--resume with --task is for a run of agents on this machine")
+            raise UsageError("--resume with --task works only for a run on this machine")
         return _drive_fleet(order, watching)
     needs_torch("to train on this machine")
     if order.resume is not None:
@@ -141,7 +141,7 @@ def _drive_fleet(order: TrainOrder, watching: Watcher) -> RunResult | None:
         if not run:
             raise
         raise CoordinatorAway(
-            f"{error}; the run goes on when it is back: watch it with: {watching.resume(run)}"
+            f"{error}; the run continues when it is back; watch it with: {watching.resume(run)}"
         ) from error
     return result
 

@@ -120,7 +120,7 @@ class Watcher:
             self.also(told)
         except FlctlError as error:
             self.also, self._unwritten = lambda _: None, True
-            warn(f"{error}; the run goes on without")
+            warn(f"{error}; the run continues without it")
 
     @contextlib.contextmanager
     def _printing(self) -> Iterator[None]:
@@ -135,7 +135,7 @@ class Watcher:
         run = self.story.run
         if not run and not self.embedded:  # the order may be with the coordinator by now
             return (
-                "not watched any more; a coordinator that has the order goes on with it: "
+                "no longer watching; if the coordinator has accepted the run, it continues: "
                 f"{program()} runs list{self.again} shows the run, "
                 f"{program()} runs stop RUN{self.again} stops it"
             )
@@ -144,14 +144,16 @@ class Watcher:
         if self.story.personalising:
             again = f"{program()} personalise {run}{task_option(self.story.task)}{self.again}"
             show = f"{program()} runs show {run}{self.again}"
-            then = f"go on with: {again}" if self.embedded else f"its agents go on: {show}"
-            return f"run {run} is finished, its agents have not all personalised its model; {then}"
+            then = f"go on with: {again}" if self.embedded else f"its agents continue: {show}"
+            return (
+                f"run {run} is finished, but not all its agents have personalised its model; {then}"
+            )
         if self.embedded:
             at = max(self.story.open_round, 1)
             return f"run {run} stopped in round {at}; go on with: {self.resume(run)}"
         then = "watch it again" + (f" and have {self.target} written" if self.target else "")
         return (
-            f"run {run} goes on without this terminal; {then} with: {self.resume(run)}, "
+            f"run {run} continues without this terminal; {then} with: {self.resume(run)}, "
             f"stop it with: {program()} runs stop {run}{self.again}"
         )
 
@@ -210,7 +212,7 @@ class LineWatcher(Watcher):
             reason = result.reason or ""
             # The settings of a run are frozen: where they are at fault, going on does not help.
             resumable = result.state in ("paused", "stopped") and "begin a new run" not in reason
-            then = "watch it again with" if "goes on by itself" in reason else "go on with"
+            then = "watch it again with" if "continues by itself" in reason else "go on with"
             say(end + (f"; {then}: {self.resume(result.run)}" if resumable else ""), sys.stderr)
             return
         if result.reason:
@@ -219,8 +221,8 @@ class LineWatcher(Watcher):
             print_line(lines.measured_by(result.metrics))
         elif self._measures and result.rounds:
             print_line(
-                "not measured: there were no data for testing; name some with --test-data, or have "
-                "agents hold some out"
+                "not measured: no test data; name some with --test-data, or have agents hold "
+                "some out"
             )
         if self.story.personal or self.story.without:
             from flctl.terminal.personal import show
@@ -233,12 +235,12 @@ class LineWatcher(Watcher):
         fetch = f"{program()} runs export {result.run} --format safetensors{self.again}"
         if result.best is not None and result.best[0] != result.rounds:
             round_id, best = result.best
-            there = "" if os.access(best, os.R_OK) else f"; have it here with: {fetch} --which best"
+            there = "" if os.access(best, os.R_OK) else f"; get it with: {fetch} --which best"
             print_line(f"best: round {round_id}, {best}{there}")
         elif result.best is None and (why := lines.without_best(result.metrics or {})):
             print_line(why)
         if model is not None and not os.access(model, os.R_OK):
-            print_line(f"model with the coordinator, in {model}; have it here with: {fetch}")
+            print_line(f"model on the coordinator, in {model}; get it with: {fetch}")
             return
         task = shlex.quote(self.story.task)
         try_next = f"{program()} evaluate {shlex.quote(str(model))} --task {task}"

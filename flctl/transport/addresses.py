@@ -54,9 +54,9 @@ def check_name(address: Address) -> None:
         socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
     except socket.gaierror as error:
         if error.errno != socket.EAI_AGAIN:
-            raise UsageError(f"'{address}': there is no host '{address.host}'") from error
+            raise UsageError(f"'{address}': unknown host '{address.host}'") from error
     except UnicodeError as error:
-        raise UsageError(f"'{address}': not the name of a host") from error
+        raise UsageError(f"'{address}': not a valid host name") from error
 
 
 def to_bind(address: Address) -> Address:
@@ -66,7 +66,7 @@ def to_bind(address: Address) -> Address:
     try:
         found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
     except (socket.gaierror, UnicodeError) as error:
-        raise UsageError(f"'{address}': there is no host '{address.host}'") from error
+        raise UsageError(f"'{address}': unknown host '{address.host}'") from error
     return Address(str(found[0][4][0]), address.port)
 
 

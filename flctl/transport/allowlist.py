@@ -68,7 +68,7 @@ class AllowList(Struct, forbid_unknown_fields=True, kw_only=True):
             return
         if same_key is not None:
             raise AccessError(
-                f"this key is enrolled already, as {same_key.name} ({same_key.role}); "
+                f"this key is already enrolled, as {same_key.name} ({same_key.role}); "
                 f"flctl keys revoke {same_key.name} first"
             )
         if self.find(new.name) is not None:
@@ -114,8 +114,8 @@ class AllowList(Struct, forbid_unknown_fields=True, kw_only=True):
         free = next((index for index in range(deal.of) if index not in taken), None)
         if free is None:
             raise AccessError(
-                f"all {deal.of} shards are dealt: revoke an agent that is gone (flctl keys "
-                "revoke NAME), or deal more of them (flctl keys token --shards N)"
+                f"all {deal.of} shards are assigned: revoke an agent that is gone (flctl keys "
+                "revoke NAME), or assign more (flctl keys token --shards N)"
             )
         dealt = structs.replace(owner, shard=Shard.of_deal(deal, free))
         self.keys[self.keys.index(owner)] = dealt
@@ -132,12 +132,12 @@ class AllowList(Struct, forbid_unknown_fields=True, kw_only=True):
                 if text:
                     raise
                 raise AccessError(
-                    f"no shard is noted for {entry.name}: start it once with a token of  "
+                    f"no shard is recorded for {entry.name}: start it once with a token of  "
                     "flctl keys token --shards N"
                 ) from None
         if spent.deal is None and entry.shard is None:
             raise AccessError(
-                "the token deals no shards: make one with  flctl keys token --shards N"
+                "the token assigns no shards: make one with  flctl keys token --shards N"
             )
         if spent.deal is None or (entry.shard is not None and entry.shard.deal == spent.deal):
             return entry
@@ -155,7 +155,7 @@ def read(path: Path) -> AllowList:
     """Raises StateError when the file is not there, or damaged: never a list by halves."""
     with explained(path, "read the keys"):
         data = read_small(path, MOST_BYTES)
-    what, then = f"{path}: the list of keys is damaged", "; put it back from a backup"
+    what, then = f"{path}: the list of keys is damaged", "; restore it from a backup"
     with decoded(StateError, what, then):
         allowed = msgspec.json.decode(data, type=AllowList)
     if allowed.schema != SCHEMA:
@@ -163,7 +163,7 @@ def read(path: Path) -> AllowList:
     names = {entry.name for entry in allowed.keys}
     keys = {entry.key for entry in allowed.keys}
     if min(len(names), len(keys)) < len(allowed.keys):
-        raise StateError(f"{path}: a name or a key stands there twice; remove one of them")
+        raise StateError(f"{path}: a name or a key appears twice; remove one of them")
     return allowed
 
 
@@ -205,7 +205,7 @@ def check_entry(name: str, role: str) -> None:
             f"'{name}' cannot be a name: up to 63 of a-z 0-9 . _ - and a letter or digit first"
         ) from error
     if role not in (EVALUATE, *get_args(KeyRole)):
-        raise UsageError(f"'{role}' is not a role: agent, evaluate, read or admin")
+        raise UsageError(f"'{role}' is not a role: write agent, evaluate, read or admin")
 
 
 def _encode(allowed: AllowList) -> bytes:

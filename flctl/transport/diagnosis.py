@@ -34,8 +34,8 @@ class Diagnosis:
             return self._found
         if self._clock() - self._began > ANSWER_S + 0.5:
             return (  # the thread is still at it, and is asked again the next time
-                f"the name {self._address.host} is not resolved: the resolver does not answer; "
-                "check this device's network and its DNS, or give the IP address"
+                f"the name {self._address.host} cannot be resolved: no DNS server answers; check "
+                "this device's network and DNS, or use the IP address"
             )
         return None
 
@@ -52,7 +52,7 @@ def dialled(address: Address, timeout_s: float = ANSWER_S) -> str:
     except (socket.gaierror, UnicodeError):
         local = "; names that end in .local need mDNS (avahi)" if host.endswith(".local") else ""
         return (
-            f"the name {host} is unknown: check its spelling and this device's DNS, or give the "
+            f"the name {host} is unknown: check its spelling and this device's DNS, or use the "
             f"IP address{local}"
         )
     with socket.socket(family, socket.SOCK_STREAM) as probe:
@@ -64,8 +64,8 @@ def dialled(address: Address, timeout_s: float = ANSWER_S) -> str:
         with contextlib.suppress(OSError):
             probe.shutdown(socket.SHUT_RDWR)
     return (
-        f"a program accepts connections there and does not answer as a coordinator: check that "
-        f"port {port} is the coordinator's; one that is just starting answers soon"
+        f"another program answers there: check that "
+        f"port {port} is the coordinator's; if it is just starting, wait"
     )
 
 

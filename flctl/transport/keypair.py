@@ -117,8 +117,8 @@ def load_or_make(path: Path) -> KeyPair:
     if not path.exists():
         if once:
             raise StateError(
-                f"{public} is there, but not {path}, whose public half it should be: put that back "
-                f"from a backup; to make a new pair, move {public.name} away"
+                f"{public} exists, but its secret half {path} is missing: restore it from a "
+                f"backup; to make a new pair, move {public.name} away"
             )
         make_folder(path.parent)
         _write_once(path, KeyPair.make().secret + "\n")
@@ -128,8 +128,8 @@ def load_or_make(path: Path) -> KeyPair:
         pair = KeyPair.from_secret(text)
     except ValueError as error:
         raise StateError(
-            f"{path}: not a secret key: put it back from a backup; to make a new pair, which "
-            f"everybody who knows the old one must be told, move it and {public.name} away"
+            f"{path}: not a secret key: restore it from a backup; to make a new pair, move it "
+            f"and {public.name} away, and give the new public key to all who have the old one"
         ) from error
     with explained(path, "read the secret key"):
         _mend_mode(path)
@@ -137,7 +137,7 @@ def load_or_make(path: Path) -> KeyPair:
     with explained(public, "write the public key"), contextlib.suppress(FileNotFoundError):
         known = read_small(public).decode("ascii", errors="replace").strip()
     if known and not is_public_key(known):
-        raise StateError(f"{public}: not a public key: flctl writes one there; move it away")
+        raise StateError(f"{public}: not a public key: flctl needs this file; move it away")
     if not known or public_key(known, str(public)) != pair.public:
         replace(public, f"{shown(pair.public)}\n".encode(), mode=0o644)
     return pair
@@ -172,5 +172,5 @@ def _write_once(path: Path, text: str) -> None:
 def _mend_mode(path: Path) -> None:
     mode = path.stat().st_mode & 0o777
     if mode & 0o077:
-        logger.warning("%s: the secret key was readable by others (mode %o)", path, mode)
+        logger.warning("%s: the secret key was readable by other users (mode %o)", path, mode)
         path.chmod(0o600)

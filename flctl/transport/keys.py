@@ -195,8 +195,8 @@ class Keyring:
         with self._changing() as allowed:
             if sum(known.is_open(token.opened) for known in allowed.tokens) >= MOST_OPEN:
                 raise AccessError(
-                    f"{MOST_OPEN} tokens are open, which is the most: close some with "
-                    "flctl keys tokens --close ID"
+                    f"{MOST_OPEN} tokens are open, the maximum: close some with flctl keys "
+                    "tokens --close ID"
                 )
             allowed.tokens.append(token)
         return text
@@ -252,7 +252,7 @@ class Keyring:
                     return None
                 return self._allowed.with_shard(known, token, now)
             if self.is_revoked(key):
-                raise AccessError("this key was revoked; flctl keys add lets it in again")
+                raise AccessError("this key was revoked; flctl keys add enrols it again")
             find_open(self._allowed.tokens, token, now)
             if name is not None and self._allowed.find(name) is not None:
                 raise AccessError(f"the name {name} is taken by another key")
@@ -275,7 +275,7 @@ class Keyring:
             if known is not None and name in (None, known.name):
                 return allowed.with_shard(known, token, now) if shard else known
             if allowed.is_revoked(key):
-                raise AccessError("this key was revoked; flctl keys add lets it in again")
+                raise AccessError("this key was revoked; flctl keys add enrols it again")
             index = find_open(allowed.tokens, token, now)
             chosen = name if name is not None else allowed.free_name()
             spent = allowed.tokens[index]
@@ -310,7 +310,7 @@ class Keyring:
             self._load()
         except StateError as error:
             if str(error) != self._trouble:
-                logger.error("%s; the keys stay as they were", error)
+                logger.error("%s; the keys stay unchanged", error)
             self._trouble = str(error)
             return False
         self._trouble = ""

@@ -188,7 +188,7 @@ class Ledger:
             if share is None:
                 connection.unlisted_s += step_s
                 if connection.unlisted_s >= GRACE_S:
-                    found.append(self.verdict(connection, "its key is not let in any more"))
+                    found.append(self.verdict(connection, "its key is no longer enrolled"))
                     continue
                 share = GUESTS
             else:
@@ -218,7 +218,7 @@ class Ledger:
         for members in groups.values():
             most = members[0][1].connections
             for connection, _ in members[: max(0, len(members) - most)]:
-                yield self.verdict(connection, f"more than {most} connections at a time")
+                yield self.verdict(connection, f"more than {most} connections at once")
         spare = len(self._open) - self._most
         silent = [connection for connection, _ in groups.get(SILENT.group, [])]
         for connection in silent[: max(0, spare)]:

@@ -70,7 +70,7 @@ class KeyRotation:
         """Raises UsageError while another rotation goes on."""
         if self.overlap is not None:
             raise UsageError(
-                "the server key is being replaced already: "
+                "the server key is already being replaced: "
                 "flctl keys rotate-server --finish, or --abort"
             )
         if not SHORTEST_S <= overlap_s <= LONGEST_S:
@@ -128,8 +128,5 @@ class KeyRotation:
     def _read(self) -> Rotation | None:
         if not self._file.exists():
             return None
-        then = (
-            "; put it back from a backup, or move it away: then the key that was to be the next "
-            "one is not good any more"
-        )
+        then = "; restore it from a backup, or move it away: then the next key is no longer valid"
         return load(self._file, Rotation, "read about the server key", then, _SCHEMA)

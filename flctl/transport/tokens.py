@@ -66,10 +66,10 @@ def new_token(
     if not 0 < ttl_s <= LONGEST_TTL_S or not 1 <= uses <= MOST_USES:
         raise UsageError(
             f"a token lives for up to {LONGEST_TTL_S / 86_400:.0f} days and has 1 to {MOST_USES} "
-            "uses; a larger fleet joins with several tokens"
+            "uses; use several tokens for a larger fleet"
         )
     if evaluates and deal is not None:
-        raise UsageError("an agent that evaluates brings its own data: --shards deals none to it")
+        raise UsageError("an agent that evaluates has its own data: leave --shards out")
     text = PREFIX + secrets.token_hex(_BYTES)
     salt = secrets.token_hex(16)
     return text, Token(

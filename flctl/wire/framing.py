@@ -69,7 +69,7 @@ class Decoder:
     def protocol_of(frames: Sequence[Frame]) -> int:
         prefix = bytes(frames[0][:5]) if frames else b""
         if len(prefix) != 4 or prefix[:3] != MAGIC or len(frames[0]) != 4:
-            raise MalformedMessage("not flctl's protocol")
+            raise MalformedMessage("not the protocol of flctl")
         return prefix[3]
 
 
@@ -114,4 +114,4 @@ def read_notice(frames: Sequence[Frame]) -> Notice:
     try:
         return _notice.decode(frames[1])
     except (IndexError, *NOT_DECODED) as error:
-        raise MalformedMessage("not a notice of the spoken protocols") from error
+        raise MalformedMessage("not a notice of the supported protocols") from error

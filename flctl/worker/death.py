@@ -41,7 +41,9 @@ def _ending(status: int | None) -> str:
         name = f" {signal.Signals(-status).name}"
     except ValueError:
         name = ""
-    hint = "; this torch is not made for this processor" if status == -signal.SIGILL else ""
+    hint = (
+        "; this build of torch does not support this processor" if status == -signal.SIGILL else ""
+    )
     return f"was killed (signal {-status}{name}){hint}"
 
 

@@ -102,7 +102,7 @@ class Executor:
                 if not (known and isinstance(why, OtherData)):
                     errors.append(text)
                     logger.info("%s", text)
-        nothing = "; ".join(errors) or "no task is enabled, or no data set is given"
+        nothing = "; ".join(errors) or "no task is enabled, or no data set is named"
         return Described(
             datasets=tuple(found),
             torch=torch.__version__[:200],
@@ -141,8 +141,8 @@ class Executor:
             _check_data(task, settings, self._once)
         if settings.evaluate != "none" and len(task.classes) > MOST_CLASSES:
             raise TaskError(
-                f"task '{settings.task}' has {len(task.classes)} classes, its models can be "
-                f"measured for {MOST_CLASSES} at most; choose --evaluate none"
+                f"task '{settings.task}' has {len(task.classes)} classes; models can be measured "
+                f"with {MOST_CLASSES} at most; choose --evaluate none"
             )
         model = initial_model(task, settings.seed)
         begun = None
@@ -248,7 +248,7 @@ class Executor:
             self._holding = Holding(ref, source)
         if code not in (None, loaded_digest(ref)):
             raise TaskError(
-                f"task '{ref}': its code has changed since this agent started: start it again"
+                f"task '{ref}': its code has changed since this agent started: restart the agent"
             )
         return self._holding
 
@@ -259,7 +259,9 @@ class Executor:
         evaluate on either."""
         holding = self._hold(ref, source)
         if source.path is None and not download and not holding.task.is_here():
-            raise OtherData(f"has no data here; give it some, or download them with --task {ref}")
+            raise OtherData(
+                f"has no data here; name some with --data, or download them with --task {ref}"
+            )
         validation: Examples | None = None
         held_out: Examples | None = None
         problem: DataError | None = None
@@ -322,6 +324,5 @@ def _check_data(task: Task, settings: RunSettings, once: Once) -> None:
         if not parts and how == "coordinator":
             what = source.path or f"what comes with task '{settings.task}'"
             raise DataError(
-                f"there are no data for testing in {what}; name some with --test-data, or choose "
-                "--evaluate agents"
+                f"no test data in {what}; name some with --test-data, or choose --evaluate agents"
             )

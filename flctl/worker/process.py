@@ -88,7 +88,7 @@ class WorkerProcess:
         Raises WorkerError when a job is under way or no process can be started.
         """
         if self._busy:
-            raise WorkerError("the worker has a job already")
+            raise WorkerError("the worker already has a job")
         if self._process is not None and self._process.poll() is not None:
             self._bury()
         self._busy, self._idle_since = True, None
@@ -118,7 +118,7 @@ class WorkerProcess:
             events = pipe.receive_now()
         except (FlctlError, OSError) as error:
             self.stop()
-            text = f"what the worker has told cannot be read: {error}"
+            text = f"the worker's message cannot be read: {error}"
             return [(JobFailed(kind="worker died", message=text), None)]
         if any(not isinstance(event, Stepped) for event, _ in events):
             self._busy, self._idle_since = False, self._clock()
@@ -133,7 +133,7 @@ class WorkerProcess:
             watch.told()
         elif self._busy and watch is not None and watch.hangs(self._clock()):
             self.stop()
-            text = f"the worker hangs: no step and no processor time for {HANGS_S:.0f} s"
+            text = f"the worker hangs: no progress and no processor time for {HANGS_S:.0f} s"
             events.append((JobFailed(kind="worker died", message=text), None))
         return events
 
@@ -177,7 +177,7 @@ class WorkerProcess:
             )
         except OSError as error:
             ours.close()
-            raise WorkerError(f"no worker process can be started: {error}") from error
+            raise WorkerError(f"cannot start a worker process: {error}") from error
         finally:
             theirs.close()
             if said is not None:

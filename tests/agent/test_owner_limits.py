@@ -130,7 +130,9 @@ def test_rounds_an_hour_are_counted_by_the_clock_that_is_passed_in(tmp_path: Pat
     do_round(rig, 3)
     failed = refused(rig)
     assert failed.again_s == pytest.approx(3000.0)
-    assert "2 rounds were begun within an hour, as many as --max-rounds-per-hour" in failed.message
+    assert (
+        "2 rounds were started within an hour, as many as --max-rounds-per-hour" in failed.message
+    )
     rig.begin(evaluate(2))
     rig.worker.score(test=SUMS)
     rig.step()

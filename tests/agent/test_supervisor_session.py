@@ -286,7 +286,7 @@ def test_goodbye_at_the_end(tmp_path: Path) -> None:
 def test_one_agent_on_a_state_folder(tmp_path: Path) -> None:
     """A second one is told to use another folder."""
     first = AgentState(tmp_path / "state")
-    with pytest.raises(StateError, match="another agent works on this state folder"):
+    with pytest.raises(StateError, match="another agent uses this state folder"):
         AgentState(tmp_path / "state")
     first.close()
     AgentState(tmp_path / "state").close()

@@ -84,7 +84,7 @@ def test_a_read_key_looks_and_changes_nothing(flctl, keyring, tmp_path):
     for order in (("ack", 1), ("mute", "open_token")):
         done = flctl("alerts", *order, *far)
         assert done.code == 1
-        assert "needs an admin key, this one may only read" in done.err
+        assert "needs an admin key; this key may only read" in done.err
     assert json.loads(flctl("alerts", "--json").out)["firing"][0]["acknowledged"] is False
 
 

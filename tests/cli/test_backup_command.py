@@ -113,7 +113,7 @@ def test_a_new_key_pair_is_made_where_asked_for(flctl, state: Path, tmp_path: Pa
     before = identity.read_bytes()
     other = tmp_path / "other.age"
     done = flctl("backup", other, "--new-identity", identity)
-    assert done.code == 2 and "is there already" in done.err and identity.read_bytes() == before
+    assert done.code == 2 and "already exists" in done.err and identity.read_bytes() == before
     assert not other.exists()
 
 
@@ -155,8 +155,8 @@ def test_wrong_usage_is_one_line(flctl, state: Path, key, tmp_path: Path) -> Non
         (["--recipient", public[:-3]], "not a public key"),
         (["--recipient", secret], "secret key"),
         (["--recipients-file", tmp_path / "none"], "none"),
-        (["--recipient", public, "--state", empty], "nothing of flctl"),
-        (["--recipient", public, "--state", tmp_path / "away"], "nothing of flctl"),
+        (["--recipient", public, "--state", empty], "not a state folder of flctl"),
+        (["--recipient", public, "--state", tmp_path / "away"], "not a state folder of flctl"),
     ]
     for options, told in cases:
         done = flctl("backup", file, *options)
@@ -208,7 +208,7 @@ def test_a_wrong_key_a_cut_or_a_changed_file_restores_nothing(
         file.write_bytes(data)
         for options in (("--state", new), ("--list",)):
             done = flctl("restore", file, "--identity", identity, *options)
-            assert done.code == 1 and "cut off or damaged" in done.err, (len(data), done)
+            assert done.code == 1 and "truncated or damaged" in done.err, (len(data), done)
             assert done.err.count("\n") == 1
     file.write_bytes(whole)
     other = tmp_path / "other.key"

@@ -301,7 +301,7 @@ def test_data_for_testing_only_are_described_with_a_word_of_warning(flctl, share
 def test_what_is_missing_is_told(flctl, tmp_path):
     """A path that is not there; neither path nor task."""
     absent = flctl("data", "describe", tmp_path / "absent")
-    assert absent.complaint == f"{tmp_path}/absent: there is no such file or folder"
+    assert absent.complaint == f"{tmp_path}/absent: no such file or folder"
     assert "name a file or folder" in flctl("data", "describe").complaint
 
 

@@ -26,7 +26,7 @@ def test_docker_does_not_run(tmp_path, command):
     )
     assert (done.returncode, done.stdout) == (1, "")
     (told,) = (line for line in done.stderr.splitlines() if line.startswith("flctl: "))
-    assert f"there is no answer at {nowhere}; start it" in told
+    assert f"no answer at {nowhere}; start it" in told
     assert "Traceback" not in done.stderr
 
 
@@ -41,7 +41,7 @@ def test_without_dockers_sdk(flctl, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (("up", "--profile", "pi9"), "--profile 'pi9': there are pi3, pi4, pi5"),
+        (("up", "--profile", "pi9"), "--profile 'pi9': one of pi3, pi4, pi5"),
         (("up", "--partition", "fair"), "--partition fair: one of iid, label"),
         (("up", "--fleet", "My Fleet"), "--fleet 'My Fleet': up to 31 of a-z"),
         (("up", "-n", "0"), "greater than or equal to 1"),

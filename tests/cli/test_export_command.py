@@ -112,17 +112,17 @@ def test_the_best_outlives_its_round(run, flctl):
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (("pickle",), "--format pickle: it is pt, safetensors, onnx, csv or tensorboard"),
-        (("csv", "--which", "best"), "--which is for a model; csv has all rounds"),
-        (("pt", "--per-agent"), "--per-agent is for --format csv"),
-        (("pt", "--out", "-"), "--out -: only csv goes to standard output; name a place for pt"),
-        (("pt", "--data", "x"), "--data is for --format onnx"),
-        (("onnx", "--data", "nothing"), "--data nothing: there is no such file or folder"),
-        (("pt", "--which", "first"), "--which first: it is best, last or the number of a round"),
+        (("pickle",), "--format pickle: write pt, safetensors, onnx, csv or tensorboard"),
+        (("csv", "--which", "best"), "--which applies to models; csv has all rounds"),
+        (("pt", "--per-agent"), "--per-agent requires --format csv"),
+        (("pt", "--out", "-"), "--out -: only csv can go to standard output; name a path for pt"),
+        (("pt", "--data", "x"), "--data requires --format onnx"),
+        (("onnx", "--data", "nothing"), "--data nothing: no such file or folder"),
+        (("pt", "--which", "first"), "--which first: write best, last or the number of a round"),
         (("pt", "--which", 9), "has 3 rounds"),
         (("pt", "--out", "."), "is a folder; name a file in it"),
-        (("pt", "--out", "pipe"), "/pipe: is no regular file"),
-        (("csv", "--out", "pipe"), "/pipe: is no regular file"),
+        (("pt", "--out", "pipe"), "/pipe: not a regular file"),
+        (("csv", "--out", "pipe"), "/pipe: not a regular file"),
         (("tensorboard", "--out", "pipe"), "/pipe: is no folder"),
     ],
 )
@@ -145,7 +145,7 @@ def test_a_run_without_a_round(train, flctl):
         done = flctl("runs", *args)
         assert (done.code, done.complaint) == (1, f"run {run.name} has no committed round yet")
     done = flctl("runs", "export", run.name, "--format", "pt", "--which", "best")
-    assert "no round of run" in done.complaint and done.code == 2
+    assert "has no best round" in done.complaint and done.code == 2
     assert flctl("runs", "export", run.name, "--format", "pt").code == 0
 
 
@@ -247,7 +247,7 @@ def test_a_run_goes_on_without_its_events(flctl, beats, tmp_path, monkeypatch):
     done = flctl(*RUN, "--virtual", 2, "--data", beats(), "--tensorboard", tmp_path / "tb")
     assert done.code == 1
     assert "cannot write TensorBoard events" in done.complaint
-    assert done.complaint.endswith("; the run goes on without")
+    assert done.complaint.endswith("; the run continues without it")
     assert done.out.count("round ") == 3 and "model in" in done.out
 
 

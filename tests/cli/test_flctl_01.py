@@ -57,7 +57,7 @@ def test_a_run_of_schema_1_is_not_gone_on_with(state: Path):
     assert folder.history().state == "running"
     with pytest.raises(UsageError, match=r"made by flctl 0\.1\.0 \(schema 1\).*flctl train .*toml"):
         VirtualRun(folder)
-    with pytest.raises(UsageError, match="cannot be computed again"):
+    with pytest.raises(UsageError, match="cannot be replayed"):
         replay(folder, {})
     assert RunsOver(state, Gate()).is_over(RUN, "pi-01")
     assert folder.journal_path.read_bytes() == b"".join(lines[:-1])

@@ -75,7 +75,7 @@ def test_connect_with_the_key_of_an_agent(connect):
     """It is told what the key is, at once."""
     _, done = connect("agent")
     assert done.code == 1
-    assert done.complaint.startswith("this key is that of the agent me; asking and steering need")
+    assert done.complaint.startswith("this key is that of the agent me; operators need")
     assert "read or admin" in done.complaint
 
 
@@ -86,7 +86,7 @@ def test_a_key_that_was_revoked(connect, flctl, fleet, tmp_path):
     fleet[1].revoke("me")
     done = flctl("status", "--state", tmp_path / "far")
     assert done.code == 1
-    assert f"does not let in this key ({shown(key)}): it was never enrolled" in done.complaint
+    assert f"rejects this key ({shown(key)}): it is not enrolled" in done.complaint
     assert "was revoked" in done.complaint and key not in done.complaint
     assert f"flctl keys add NAME {shown(key)} --role admin" in done.complaint
 
@@ -157,7 +157,7 @@ def test_the_servers_key_is_replaced_under_agents_and_operators(connect, flctl, 
     saved = json.loads((tmp_path / "far" / "contexts" / "default.json").read_text())
     assert (saved["server_key"], saved["old_server_key"]) == (new, old)
     done = flctl("keys", "rotate-server", "--finish", *far)
-    assert done.code == 2 and "pi-01 would be shut out" in done.complaint
+    assert done.code == 2 and "pi-01 would be locked out" in done.complaint
     agent.says_hello(new, old)
     agent.hears(Welcome)
     assert "1 agent with the new one; the old one" in flctl("status", *far).out
@@ -182,7 +182,7 @@ def test_a_rotation_without_a_coordinator(flctl, tmp_path):
     old = json.loads(flctl("keys", "list", "--json", *own).out)["server_key"]
     assert flctl("keys", "rotate-server", *own).code == 0
     done = flctl("keys", "rotate-server", *own)
-    assert done.code == 2 and "is being replaced already" in done.complaint
+    assert done.code == 2 and "is already being replaced" in done.complaint
     done = flctl("keys", "rotate-server", "--finish", *own)
     assert done.code == 2 and "start it, or add --anyway" in done.complaint
     assert old in flctl("keys", "rotate-server", "--abort", *own).out

@@ -71,13 +71,13 @@ def test_labels_are_set_shown_chosen_by_and_removed(flctl, state):
     ("words", "says"),
     [
         (("label", "pi-01", "site=ward 3"), "label 'site=ward 3': write KEY=VALUE, or KEY- to"),
-        (("label", "site=ward-3"), "name the agents, or choose them with --where"),
-        (("label", "pi-01", "--where", "site"), "name the agents, or choose them with --where"),
+        (("label", "site=ward-3"), "name the agents or choose them with --where"),
+        (("label", "pi-01", "--where", "site"), "name the agents or choose them with --where"),
         (("label", "pi-99", "site=x"), "no agent is enrolled as pi-99; see flctl status"),
         (("label", "pi-99"), "no agent is enrolled as pi-99; see flctl status"),
         (("status", "--where", "site=a b"), "--where 'site=a b': write site=ward-3, site!="),
         (("status", "--where", "site"), "no agent is chosen by site; no agent has a label"),
-        (("cordon",), "name the agents, or choose them with --where"),
+        (("cordon",), "name the agents or choose them with --where"),
         (("uncordon", "--where", "site=x"), "no agent is chosen by site=x; no agent has a label"),
         (("train", "--task", "ecg", "--where", "a=b", "--agents", "pi-01"), "agents and where"),
         (("train", "--task", "ecg", "--where", "a=b", "--local", 2), "local agents have no labels"),
@@ -120,10 +120,10 @@ def test_a_playbook_is_limited_to_the_hosts_of_the_agents(flctl, state, tmp_path
     assert called[0][3] == ["--limit", "one"]
     done = flctl("upgrade", "-i", inventory, "--where", "only")
     assert (done.code, done.complaint) == (
-        2, f"{inventory}: names none of the agents that are chosen: pi-03",
+        2, f"{inventory}: names none of the chosen agents: pi-03",
     )  # fmt: skip
     both = flctl("upgrade", "-i", inventory, "--where", "site", "--limit", "one")
-    assert both.code == 2 and "--limit names the hosts" in both.complaint
+    assert both.code == 2 and "either --limit or --where" in both.complaint
 
 
 def test_an_older_coordinator_has_no_labels(flctl, state, monkeypatch):

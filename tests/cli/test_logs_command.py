@@ -79,7 +79,7 @@ def test_what_is_no_answer_is_refused(played, flctl):
     for change in bad:
         played({**body("x"), **change})
         done = flctl("logs", "pi-01")
-        assert done.code == 1 and "gives an answer that cannot be used" in done.complaint
+        assert done.code == 1 and "sent an invalid answer" in done.complaint
         assert done.out == ""
 
 
@@ -117,7 +117,7 @@ def test_a_follow_waits_for_who_is_away_and_ends_where_waiting_does_not_help():
     away = FlctlError("pi-01 is not connected (lost)")
     console = Played(
         body("a"), away, CoordinatorAway("no answer"), body("b", missed=3),
-        AccessError("the owner of pi-01 does not let its log be read"),
+        AccessError("the owner of pi-01 does not share its log"),
     )  # fmt: skip
     waits, told = [], []
     with pytest.raises(AccessError, match="the owner of pi-01"):
@@ -139,7 +139,7 @@ def test_lost_lines_are_counted_on_stderr(flctl, played):
         done = flctl("logs", "pi-01", "--follow", "--json")
     assert done.code == 130
     assert [json.loads(line)["text"] for line in done.out.splitlines()] == ["a", "b"]
-    assert done.complaint == "3 lines of pi-01 came too fast, and are lost"
+    assert done.complaint == "3 lines of pi-01 came too fast and were lost"
 
 
 def test_a_page_is_typed():

@@ -35,7 +35,7 @@ def test_a_model_takes_no_other_things_place(flctl, tmp_path, beats, target):
     if target == "pipe":
         path = pipe
     done = flctl("train", settings, "--save-model", path)
-    words = "is read here" if target in others else "is no regular file"
+    words = "is an input" if target in others else "not a regular file"
     assert (done.code, done.out) == (2, "")
     assert done.complaint.startswith(f"--save-model {path}: {words}")
     assert stat.S_ISFIFO(pipe.stat().st_mode)
@@ -48,7 +48,7 @@ def test_a_resumed_run_keeps_its_data_too(flctl, tmp_path, beats):
     (run,) = (tmp_path / "state" / "runs").iterdir()
     done = flctl("train", "--resume", run.name, "--save-model", beats())
     assert (done.code, done.complaint) == (
-        2, f"--save-model {beats()}: is read here, and would be lost; name another one",
+        2, f"--save-model {beats()}: is an input, and would be overwritten; name another one",
     )  # fmt: skip
 
 
@@ -57,10 +57,10 @@ def test_the_demo_names_its_own_option(flctl, tmp_path):
     os.mkfifo(tmp_path / "curve.png")
     done = flctl("demo", "--out", tmp_path)
     assert done.code == 2
-    assert done.complaint.startswith(f"--out {tmp_path}/curve.png: is no regular file")
+    assert done.complaint.startswith(f"--out {tmp_path}/curve.png: not a regular file")
     done = flctl("demo", "--out", "/sys/flctl")
     assert done.code == 1
-    assert done.complaint.endswith("it is read-only for this user; name another folder with --out")
+    assert done.complaint.endswith("this user may not write there; name another folder with --out")
 
 
 # Streams -----------------------------------------------------------------------------
@@ -90,7 +90,7 @@ def shell(beats, tmp_path, redirection, *args):
 def test_a_run_outlives_its_reader(beats, tmp_path, redirection, code, words, json):
     """It goes on to its end; what is lost otherwise than by a reader's wish is told, once."""
     done = shell(beats, tmp_path, redirection, *RUN, "--data", beats(), *json)
-    said = "" if words is None else f"flctl: standard output cannot be written: {words}\n"
+    said = "" if words is None else f"flctl: cannot write standard output: {words}\n"
     assert (done.returncode, done.stderr) == (code, said)
     (run,) = (tmp_path / "state" / "runs").iterdir()
     assert RunFolder(run).history().state == "finished"
@@ -103,7 +103,7 @@ def test_a_run_outlives_its_reader(beats, tmp_path, redirection, code, words, js
 def test_output_that_is_lost_is_told(beats, tmp_path, args, redirection, words):
     """In one line, with exit code 1."""
     done = shell(beats, tmp_path, redirection, *args)
-    said = f"flctl: standard output cannot be written: {words}\n"
+    said = f"flctl: cannot write standard output: {words}\n"
     assert (done.returncode, done.stderr) == (1, said)
 
 

@@ -168,12 +168,12 @@ def test_bad_arguments_are_one_line(flctl, tmp_path, checkpoint):
     link = tmp_path / "b.png"
     link.symlink_to(file)
     for args, code, message in (
-        ((checkpoint, tmp_path / "nothing.csv"), 2, "there is no such file or folder"),
+        ((checkpoint, tmp_path / "nothing.csv"), 2, "no such file or folder"),
         ((checkpoint, tmp_path / "b"), 2, f"did you mean {file}?"),
         ((file, file), 1, "not a checkpoint of flctl"),
         ((tmp_path / "no.safetensors", file), 1, "cannot be read"),
         ((checkpoint, file, "--task", "mnist"), 1, "another model"),
-        ((checkpoint, file, "--device", "abacus"), 2, "it is auto, cpu or cuda"),
+        ((checkpoint, file, "--device", "abacus"), 2, "write auto, cpu or cuda"),
         ((checkpoint, file, "--plot", file), 2, "a picture's name ends with .png"),
         ((checkpoint, file, "--plot", link), 2, "name another"),
         ((checkpoint, file, "--plot", tmp_path / "no" / "p.png"), 2, "cannot write"),

@@ -71,7 +71,7 @@ def test_status_shows_every_name_and_state(width):
     assert any("training 117/1200, cordoned" in line for line in shown)
     assert any("evaluating" in line for line in shown)
     assert any("worker died" in line for line in shown)
-    left_out = [line for line in shown if line.startswith("no room here for: ")]
+    left_out = [line for line in shown if line.startswith("hidden for lack of space: ")]
     if width < 120:
         assert "device" in " ".join(shown[shown.index(left_out[0]) :])
 
@@ -85,7 +85,7 @@ def test_a_name_longer_than_its_column_has_a_line_of_its_own():
     assert first.split() == ["pi-01", "ready", "0.25"]
     assert (name, rest.split()) == (WARD, ["training", "0.50"])
     assert rest.index("training") == head.index("state") >= NAME_BESIDE
-    assert left_out == "no room here for: device"
+    assert left_out == "hidden for lack of space: device"
 
 
 def test_a_column_without_a_figure_is_left_out_first():

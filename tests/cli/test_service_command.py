@@ -80,10 +80,10 @@ def test_the_unit_is_one_that_systemd_takes(flctl, tmp_path, monkeypatch, what, 
         (("sensor",), "'sensor': it is agent or coordinator"),
         (("agent", "--user", "--dry-run"), "Missing option '--coordinator'"),
         ((*AGENT, "--bogus", "--user", "--dry-run"), "No such option: --bogus"),
-        ((*AGENT, "--data", "d=/tmp/x.npz", "--user", "--dry-run"), "empty after a reboot"),
+        ((*AGENT, "--data", "d=/tmp/x.npz", "--user", "--dry-run"), "emptied at reboot"),
         ((*AGENT, "--join-token-file", "-", "--user", "--dry-run"), "no standard input"),
         ((*AGENT, "--as", "no-such-account", "--system", "--dry-run"), "no such account"),
-        ((*AGENT, "--data", "a\nb", "--user", "--dry-run"), "a unit cannot hold it"),
+        ((*AGENT, "--data", "a\nb", "--user", "--dry-run"), "not allowed in a systemd unit"),
     ],
 )
 def test_what_cannot_become_a_service_is_refused_in_one_line(flctl, words, complaint):

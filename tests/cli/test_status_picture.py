@@ -53,7 +53,7 @@ def test_an_agent_that_was_not_there_since_the_coordinator_has_been_started():
     """Nobody says that it was never seen: the coordinator does not remember."""
     row = shown("lost", None)
     assert "not seen" in row
-    assert "not since the coordinator's start" in row
+    assert "not seen since the coordinator started" in row
 
 
 def test_what_an_owner_allows_is_shown_wide():

@@ -280,7 +280,7 @@ def test_the_best_model_is_named_where_it_is_not_the_last(capsys, tmp_path):
         watcher = LineWatcher()
         watcher.finish(RunResult("ecg-1", "finished", "", 9, last, None, (round_id, path)), None)
     said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("best")]
-    far = f"best: round 5, {tmp_path}/far/best.safetensors; have it here with: "
+    far = f"best: round 5, {tmp_path}/far/best.safetensors; get it with: "
     assert said[0] == f"best: round 5, {best}" and len(said) == 2
     assert said[1].startswith(far) and said[1].endswith(
         "runs export ecg-1 --format safetensors --which best"
@@ -295,7 +295,7 @@ def test_ctrl_c_while_a_coordinator_begins_the_run(capsys):
         raise KeyboardInterrupt
     said = capsys.readouterr().err
     assert "stopped before" not in said
-    assert "goes on with it" in said
+    assert "it continues" in said
     assert "runs list --context ward" in said and "runs stop RUN --context ward" in said
     with pytest.raises(KeyboardInterrupt), LineWatcher():
         raise KeyboardInterrupt

@@ -105,7 +105,7 @@ def test_check_tells_programs_all_of_it(flctl, example, tmp_path):
     [
         (("check", "machnes"), "unknown task 'machnes'"),
         (("check", "no_such:Task"), "there is no module 'no_such'"),
-        (("check", "ecg", "--data", "/none"), "--data /none: there is no such file"),
+        (("check", "ecg", "--data", "/none"), "--data /none: no such file"),
         (("check", "ecg", "--data", ""), "it is empty"),
         (("check",), "Missing argument 'TASK'"),
     ],
@@ -266,7 +266,7 @@ def test_status_shows_the_digests_of_tasks(capsys):
     found = {"coordinator": head, "agents": agents, "waiting": []}
     terminal().print(picture(found))
     plain = capsys.readouterr().out
-    told = "task machines is not the same everywhere: aaaaaaaaaaaa on pi-01; bbbbbbbbbbbb on pi-02"
+    told = "task machines differs between agents: aaaaaaaaaaaa on pi-01; bbbbbbbbbbbb on pi-02"
     assert told in plain and "eeeeeeeeeeee" not in plain
     terminal().print(picture(found, wide=True))
     wide = [line.split() for line in capsys.readouterr().out.splitlines()]

@@ -256,7 +256,7 @@ def test_settings_that_were_changed_do_not_go_on(run, flctl, tmp_path):
     for command in (("train", "--resume", folder.name), ("runs", "replay", folder.name)):
         done = flctl(*command)
         assert (done.code, done.out) == (1, "")
-        assert f"{settings}: has been changed" in done.complaint
+        assert f"{settings}: has changed" in done.complaint
         assert f"flctl train {settings}" in done.complaint
     started = json.loads(begun[0])
     del started["settings"]

@@ -109,7 +109,7 @@ def test_a_named_context_is_meant(run, connected, flctl, tmp_path):
     assert connected.asked == []
     context = load_context(tmp_path / "state")
     assert context is not None
-    with pytest.raises(UsageError, match="stands for this machine"):
+    with pytest.raises(UsageError, match="this name means this machine"):
         save_context(tmp_path / "state", context, "local")
 
 

@@ -316,7 +316,7 @@ def test_ctrl_c_at_the_beginning_leaves_nothing(fleet, other):
 def test_an_agent_that_cannot_work(other):
     """Its own last word is the reason, and nothing is left."""
     line = other.refused("up", "-n", 1, "--task", "nosuch")
-    assert "pi-01 does not stay up: " in line
+    assert "pi-01 keeps stopping: " in line
     assert "nosuch" in line
     assert other.things() == []
 
@@ -324,7 +324,7 @@ def test_an_agent_that_cannot_work(other):
 def test_an_image_that_is_not_there(other):
     """The line says how to get it."""
     line = other.refused("up", "-n", 1, "--image", "flctl-none:0")
-    assert "there is no image flctl-none:0: build it with 'make images'" in line
+    assert "no image flctl-none:0: build it with 'make images'" in line
 
 
 def test_a_port_that_is_taken(other):
@@ -332,7 +332,7 @@ def test_a_port_that_is_taken(other):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         line = other.refused("up", "-n", 1, "--port", port)
-    assert f"port {port} of this machine is taken: name another with --port" in line
+    assert f"port {port} of this machine is in use: choose another with --port" in line
     assert other.things() == []
 
 
@@ -356,7 +356,7 @@ def test_a_name_that_is_not_there(fleet, other):
     assert done.code == 2
     assert f"there is no 'pi-09' in fleet '{NAME}', which has coordinator, pi-01, pi-02" in done.err
     line = other.refused("ps")
-    assert f"there is no emulated fleet '{other.name}' (there is " in line
+    assert f"no emulated fleet '{other.name}' (there is " in line
     assert NAME in line
 
 

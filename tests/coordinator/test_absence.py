@@ -65,7 +65,7 @@ def test_without_the_quorum_the_run_pauses_and_goes_on_when_the_agent_returns(fl
     reason = until_paused(fleet)
     assert 30.0 <= fleet.now - at < 35.0
     assert reason.startswith("round 2: 2 of 3 required agents are ready (pi-03: lost); ")
-    assert "goes on by itself" in reason and "\n" not in reason
+    assert "continues by itself" in reason and "\n" not in reason
     assert len(fleet.named("attempt")) == 1
     fleet.step(500.0)
     assert fleet.history().state == "paused"
@@ -190,7 +190,7 @@ def test_a_run_of_a_single_agent_says_so(
         history = fleet.finish()
     assert history.state == "finished"
     assert history.reason == (
-        "every round is the update of a single agent, pi-01: no other took part"
+        "every round is the update of a single agent, pi-01: no other agent took part"
     )
     said = [r.message for r in caplog.records if "asks one agent only, pi-01" in r.message]
     assert len(said) == 1

@@ -73,7 +73,7 @@ def test_an_owner_can_forbid_it(here: MemoryFleet, hello_says: bool):
         member = here.coordinator.roster.members["pi-01"]
         member.hello = msgspec.structs.replace(member.hello, log=True)
     found = trouble(here)
-    assert found.kind is ErrorKind.ACCESS and "let its log be read" in found.message
+    assert found.kind is ErrorKind.ACCESS and "does not share its log" in found.message
 
 
 def test_an_older_agent_is_named_with_its_version(here: MemoryFleet):
@@ -95,7 +95,7 @@ def test_one_that_is_away_is_said_at_once_or_when_it_goes(here: MemoryFleet):
     here.agents["pi-03"].kill()
     here.until(lambda: bool(link.inbox), within_s=3.0)
     found = said(link)
-    assert isinstance(found, Trouble) and "pi-03 has gone away before it ans" in found.message
+    assert isinstance(found, Trouble) and "pi-03 disconnected before it ans" in found.message
     found = trouble(here, "pi-03")
     assert found.kind is ErrorKind.FAILED
     assert "pi-03 is not connected (lost, last seen" in found.message

@@ -283,7 +283,7 @@ def test_a_damaged_book_is_set_aside(watched: Watched, caplog: pytest.LogCapture
         (watched.fleet.state / FILE).write_bytes(content)
         watched.restart()
         assert (watched.fleet.state / "alerts.damaged").read_bytes() == content
-    assert caplog.text.count("alerts begin again") == 3
+    assert caplog.text.count("alerts start over") == 3
 
 
 def test_a_sink_and_a_disk_that_hang_hold_up_nothing(watched: Watched):

@@ -173,7 +173,7 @@ def test_what_cannot_be_written_does_not_happen(fleet: MemoryFleet):
     assert fleet.coordinator is not None
     fleet.coordinator.audit.path = Path("/dev/full")
     said = answer(fleet, "key-add", name="eve", key=KeyPair.make().public, role="admin")
-    assert isinstance(said, Trouble) and "nothing is changed without a line there" in said.message
+    assert isinstance(said, Trouble) and "without a line there nothing is changed" in said.message
     assert "eve" not in {entry.name for entry in fleet.keyring.entries()}
     assert isinstance(answer(fleet, "key-revoke", name="pi-03"), Answer)
     assert "pi-03" not in fleet.coordinator.roster.members  # told before its connection is cut
@@ -294,7 +294,7 @@ def test_an_audit_file_that_was_written_again_is_found_by_the_head_kept_here(flc
     (state / "keys" / "allowed.json").unlink()
     assert flctl("keys", "add", "pi-07", KeyPair.make().public).code == 0
     done = flctl("audit", "--verify")
-    assert done.code == 1 and "is not in it: it was written again" in " ".join(done.err.split())
+    assert done.code == 1 and "is missing: the file was rewritten" in " ".join(done.err.split())
     assert flctl("audit", "--verify", "--head", head).code == 1
     assert "is not in it" in " ".join(flctl("audit").err.split())
     assert flctl("audit", "--head", head).code == 2
@@ -325,14 +325,14 @@ def test_an_audit_file_without_a_line_is_damaged(flctl, tmp_path, content, looke
     path.write_bytes(content)
     assert flctl("audit").code == looked
     done = flctl("audit", "--verify")
-    assert done.code == verified and "no whole line" in " ".join(done.err.split())
+    assert done.code == verified and "no complete line" in " ".join(done.err.split())
 
 
 def test_an_audit_file_that_is_a_pipe_is_not_waited_for(flctl, tmp_path: Path):
     (tmp_path / "state").mkdir()
     os.mkfifo(tmp_path / "state" / "audit.jsonl")
     done = flctl("audit")
-    assert done.code == 1 and "is no regular file" in " ".join(done.err.split())
+    assert done.code == 1 and "is not a regular file" in " ".join(done.err.split())
 
 
 def test_a_time_before_all_times_is_wrong_usage(flctl):

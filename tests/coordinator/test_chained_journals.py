@@ -78,7 +78,7 @@ def test_the_operator_checks_the_lines_for_itself(fleet: MemoryFleet, tmp_path: 
         found = pages.verify(page, "it", seen.head)
         assert (found.fault, found.kept_at) == (None, None)
         fault = chains.report(found, "it", "it", None, seen, False)
-        assert fault and re.search(r"kept here \(finished\).*is not in it", fault)
+        assert fault and re.search(r"kept here \(finished\).*is missing", fault)
         assert details(operator, run)[0]["chain"]["chained"] is True
 
 
@@ -99,7 +99,7 @@ def test_the_name_of_a_run_is_no_path(tmp_path: Path, name: str, caplog: pytest.
     heads = Heads(tmp_path)
     heads.on_event(Published(name, RunFinished(at=1.0), head="a" * 64))
     assert list(tmp_path.rglob("*")) == []
-    assert not name or "is not kept" in caplog.text
+    assert not name or "is not saved" in caplog.text
 
 
 @pytest.fixture
@@ -141,7 +141,7 @@ def test_verify_with_a_head(run: Path, flctl):
     assert flctl("runs", "verify", name, "--head", last).code == 1
     run.write_bytes(b"\n".join(lines[:-1]) + b"\n")  # cut off at the end
     done = flctl("runs", "verify", name, "--head", last)
-    assert done.code == 1 and "lines were cut off" in done.complaint
+    assert done.code == 1 and "lines were removed" in done.complaint
     assert flctl("runs", "verify", name, "--head", "abc").code == 2
 
 

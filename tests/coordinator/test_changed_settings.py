@@ -134,7 +134,7 @@ def test_the_coordinator_is_asked_for_figures_only_where_it_has_data(monkeypatch
     monkeypatch.setattr("flctl.learning.ecg.Ecg.test_parts", Task.test_parts)
     monkeypatch.setattr("flctl.learning.ecg.Ecg.held_out", Task.held_out)
     given = {"task": "ecg", "evaluate": "coordinator"}
-    with pytest.raises(DataError, match="no data for testing in what comes with task 'ecg'"):
+    with pytest.raises(DataError, match="no test data in what comes with task 'ecg'"):
         Executor().initialise(Initialise(given=given, where="here"))
     for how in ("auto", "agents", "none"):
         made = Initialise(given={**given, "evaluate": how}, where="here")

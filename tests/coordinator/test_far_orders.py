@@ -81,7 +81,7 @@ def test_a_path_tells_nothing_of_the_coordinators_machine(folder: Path, key: str
         far.settings_from_afar({"task": "ecg", key: name}, "the test", [folder])
     text = str(refused.value)
     assert text.isprintable() and text.endswith("(--test-data): hospital.npz, january")
-    with pytest.raises(UsageError, match="none are: flctl coordinator --test-data PATH"):
+    with pytest.raises(UsageError, match="none are listed: flctl coordinator --test-data PATH"):
         far.settings_from_afar({"task": "ecg", key: name}, "the test", [])
 
 

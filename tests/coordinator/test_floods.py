@@ -163,10 +163,10 @@ def test_all_guests_together_have_one_allowance_and_wait_for_the_next_minute(fle
     for _ in range(2):
         said = joins(fleet, KeyPair.make().public, Join(token=token, shard=True))
         assert isinstance(said[0], Joined)
-    for _ in range(GUEST_JOINS - 2):  # all shards are dealt: each looks into the file, in vain
+    for _ in range(GUEST_JOINS - 2):  # all shards are assigned: each looks into the file, in vain
         said = joins(fleet, KeyPair.make().public, Join(token=token, shard=True))
         fleet.now -= 0.1
-        assert isinstance(said[0], Refused) and "shards are dealt" in said[0].message
+        assert isinstance(said[0], Refused) and "shards are assigned" in said[0].message
     said = joins(fleet, KeyPair.make().public, Join(token=token))
     assert isinstance(said[0], Refused) and said[0].reason == "guest" and said[0].retry_s > 0
     late = fleet.add("pi-09", enrol=False, token=token)

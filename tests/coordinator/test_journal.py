@@ -225,9 +225,9 @@ def test_an_event_that_could_not_be_read_back_is_not_written(path, bad):
     """JSON has no NaN: such a line would make the whole run unreadable."""
     before = write(path)
     journal = Journal(path)
-    with pytest.raises(StateError, match="an event that cannot be kept"):
+    with pytest.raises(StateError, match="an event that cannot be stored"):
         journal.append([rejected(), happened.RunPaused(at=bad, reason="x")])
-    with pytest.raises(StateError, match="an event that cannot be kept"):
+    with pytest.raises(StateError, match="an event that cannot be stored"):
         journal.append([rejected("caf\udce9")])
     journal.close()
     assert path.read_bytes() == before
@@ -278,7 +278,7 @@ def test_a_number_that_was_changed_breaks_the_chain_at_its_line(path, caplog):
     journal = Journal(path)
     journal.append([rejected("later")])
     journal.close()
-    assert "the chain breaks at line 2" in caplog.text and "it goes on" in caplog.text
+    assert "the chain breaks at line 2" in caplog.text and "the run continues" in caplog.text
     found = verdict(path)
     assert (found.broken_at, found.breaks, found.lines) == (2, 1, 5)
 

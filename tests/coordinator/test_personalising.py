@@ -218,7 +218,7 @@ def test_an_operator_stops_it(fleet: MemoryFleet):
     [
         ({"personal_tensors": ["weigth"]}, SettingsError, "did you mean 'weight'"),
         ({"personal_lr": -1.0}, SettingsError, "personal_lr"),
-        ({"rounds": 5}, SettingsError, "rounds stays what it was"),
+        ({"rounds": 5}, SettingsError, "rounds cannot differ from the run"),
     ],
 )
 def test_an_order_that_cannot_be_is_refused(

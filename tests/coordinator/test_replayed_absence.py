@@ -82,6 +82,6 @@ def test_a_replay_agrees_where_an_agent_was_away(compression: str, monkeypatch: 
         assert all(row.same for row in rows)
         last = replay(folder, {**sources, "pi-02": sources["pi-01"]})[-1]
         assert (last.round, last.replayed) == (1, None)
-        assert "the data of pi-02 in this round are gone" in last.why
+        assert "the data of pi-02 in this round are missing" in last.why
     finally:
         fleet.close()

@@ -77,7 +77,7 @@ def test_one_that_is_away_is_waited_for_or_left_behind(bed: Bed):
     bed.fleet.until(lambda: len(bed.fleet.coordinator.roster.connected()) == 2)
     bed.rotating.begin(7 * DAY)
     bed.fleet.until(lambda: bed.rotating.missing() == ["pi-02"])
-    with pytest.raises(UsageError, match=r"pi-02 would be shut out.*--anyway.*flctl deploy"):
+    with pytest.raises(UsageError, match=r"pi-02 would be locked out.*--anyway.*flctl deploy"):
         bed.rotating.finish(bed.fleet.clock())
     bed.fleet.agents["pi-02"].start()
     bed.fleet.until(lambda: bed.rotating.missing() == [])
@@ -106,7 +106,7 @@ def test_a_second_rotation_is_refused_and_changes_nothing(bed: Bed):
     """Both keys stay good, and the first one ends as it would have."""
     bed.rotating.begin(DAY)
     new = bed.new
-    with pytest.raises(UsageError, match="is being replaced already"):
+    with pytest.raises(UsageError, match="is already being replaced"):
         bed.rotating.begin(DAY)
     assert bed.port.public == [bed.old, new]
     bed.fleet.until(lambda: bed.rotating.missing() == [])

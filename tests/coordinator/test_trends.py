@@ -210,7 +210,7 @@ def test_a_file_that_is_not_usable_is_set_aside_and_begun_again(
     past.begin()
     past.wait(3)
     assert past.values("pi-01", "temperature_c") == [pytest.approx(40)] * 3
-    assert caplog.text.count("begins again") == (damage != b"")
+    assert caplog.text.count("a new one is started") == (damage != b"")
     assert path.with_suffix(".damaged").exists() == (damage != b"")
 
 

@@ -103,7 +103,7 @@ def test_a_run_begins_at_round_zero_with_its_first_model():
 
 def test_a_journal_without_its_start_has_no_model():
     """It is an error in words, not an AttributeError."""
-    with pytest.raises(StateError, match="does not begin with its start"):
+    with pytest.raises(StateError, match="does not begin with the start"):
         _ = History().base
 
 

@@ -172,7 +172,7 @@ def test_a_goodbye_is_a_loss_without_a_wait():
     """And a stranger's goodbye is nothing."""
     roster = roster_with()
     assert roster.on_goodbye(b"stranger") == []
-    assert roster.on_goodbye(b"1") == [Lost("pi-01", "it said goodbye")]
+    assert roster.on_goodbye(b"1") == [Lost("pi-01", "it shut down")]
     assert roster.on_goodbye(b"1") == []
 
 
@@ -191,7 +191,7 @@ def test_a_goodbye_lets_in_the_session_that_waits():
     """An agent was restarted: its successor's hello was quicker than its own goodbye."""
     roster = roster_with()
     roster.on_hello("pi-01", b"2", hello(2), 1, 10.0)
-    assert roster.on_goodbye(b"1") == [Lost("pi-01", "it said goodbye")]
+    assert roster.on_goodbye(b"1") == [Lost("pi-01", "it shut down")]
     assert roster.on_time(13.0) == [Admit("pi-01", b"2", True)]
 
 
@@ -270,7 +270,9 @@ def test_a_declared_count_that_jumps_is_noticed():
     """Whoever claims more examples weighs more: it is said once, and stands in the status."""
     roster = roster_with()
     (text,) = jumps(roster.on_hello("pi-01", b"1", hello(1, data(2**53)), 1, 1.0))
-    assert text.startswith("its examples have jumped: 300 became 9007199254740992 of 'default'")
+    assert text.startswith(
+        "its number of examples has jumped: 300 became 9007199254740992 of 'default'"
+    )
     member = roster.member("pi-01")
     assert member.note == text
     assert not jumps(roster.on_hello("pi-01", b"1", hello(1, data(2**53)), 1, 2.0))

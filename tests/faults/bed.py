@@ -269,7 +269,7 @@ class Bed:
         )
 
     def is_over(self, run: str) -> str | None:
-        """How the run ended, if it did; one that waits for agents goes on by itself."""
+        """How the run ended, if it did; one that waits for agents continues by itself."""
         lines = self.journal(run)
         over = lines and lines[-1]["event"] in OVER and not lines[-1].get("awaits")
         return lines[-1]["event"] if over else None

@@ -183,7 +183,7 @@ def test_wrong_server_key(bed: Bed, proxy: Proxy, row: Result, unbroken: Unbroke
     bed.dialled = proxy.address
     bed.start_agent("pi-02")
     bed.server_key = right
-    told = "does not have the server key"
+    told = "does not have this agent's server key"
     began = time.monotonic()
     wait_for(lambda: told in bed.log("pi-02"), "it is told")
     row.noticed_s = time.monotonic() - began

@@ -76,7 +76,7 @@ def test_files_come_and_go_during_thirty_rounds(tmp_path: Path, folder: Path) ->
     assert len({str(found) for found in of.values()}) == 3
     rows = replay(run.folder, {})
     assert [row.round for row in rows if not row.same] == [6]
-    assert rows[-1].why.endswith("gone, or have changed since: these are not its data")
+    assert rows[-1].why.endswith("are missing or have changed: these are not its data")
 
 
 def test_data_that_are_as_they_were_make_the_same_bytes(tmp_path: Path, folder: Path) -> None:

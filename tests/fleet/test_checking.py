@@ -358,7 +358,7 @@ def test_what_depends_on_a_problem_is_skipped(check: Check) -> None:
     """It names the check that is to be mended first; the rest is still looked at."""
     found = {f.check: f for f in check(f"{MODEL}return None")}
     assert found["round"].verdict == "skipped"
-    assert found["round"].text == "until 'model' is mended"
+    assert found["round"].text == "until 'model' passes"
     assert found["data"].verdict == found["test data"].verdict == "ok"
 
 

@@ -62,7 +62,9 @@ def test_a_question_that_changes_nothing_is_asked_again():
 def test_a_run_is_not_begun_twice():
     """Whether the first time counted, nobody here knows."""
     link = Restarting(LinkEvent.DISCONNECTED, LinkEvent.CONNECTED)
-    with pytest.raises(CoordinatorAway, match=r"went away before it answered.*flctl runs list"):
+    with pytest.raises(
+        CoordinatorAway, match=r"closed the connection before it answered.*flctl runs list"
+    ):
         RemoteRuns(link, "server:7700").start({"task": "ecg"}, "the test")
     assert len(link.asked) == 1
 

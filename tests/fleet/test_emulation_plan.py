@@ -141,7 +141,7 @@ def test_a_state_in_words(changes, words):
     ("reason", "advice"),
     [
         (PermissionError(13, "Permission denied"), "usermod -aG docker"),
-        (FileNotFoundError(2, "No such file"), "Docker does not run: there is no answer at"),
+        (FileNotFoundError(2, "No such file"), "Docker is not running: no answer at"),
         (ConnectionRefusedError(111, "refused"), "systemctl start docker"),
     ],
 )

@@ -242,7 +242,7 @@ def test_a_process_that_has_trained_before_can_be_forked(tmp_path: Path):
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ({"local": 2, "jobs": 2}, "jobs is for virtual clients"),
+        ({"local": 2, "jobs": 2}, "jobs requires virtual"),
         ({"virtual": 2, "jobs": 2, "threads": 2}, "every process has one thread"),
         ({"virtual": 2, "jobs": -1}, "jobs: expected `int` >= 0"),
     ],

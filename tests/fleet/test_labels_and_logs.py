@@ -73,7 +73,7 @@ def test_the_log_of_an_agent_and_of_one_whose_owner_keeps_it(fleet: RealFleet):
     secret = (fleet.folder / "pi-01" / "agent.key").read_text()
     assert fleet.token_text not in everything
     assert not any(word in everything for word in secret.split() if len(word) == 40)
-    assert "the owner of pi-03 does not let its log be read" in complaint(fleet, "pi-03")
+    assert "the owner of pi-03 does not share its log" in complaint(fleet, "pi-03")
     assert not (fleet.folder / "pi-03" / "log.json").exists()
     text = flctl("logs", "pi-01", "--state", fleet.state, "-n", 1).stdout
     assert text[:4].isdigit() and text[19] == "Z" and " INFO " in text

@@ -72,7 +72,7 @@ def test_a_configuration_of_ones_own_goes_first(ansible: Path, tmp_path: Path):
 def test_a_failure_is_a_line_and_an_exit_code(ansible: Path, tmp_path: Path, monkeypatch):
     """Ansible has said what failed; this says where to look."""
     monkeypatch.setenv("CODE", "4")
-    with pytest.raises(FlctlError, match="upgrade did not end well") as caught:
+    with pytest.raises(FlctlError, match="upgrade failed") as caught:
         playbooks.run_playbook("upgrade", tmp_path, {})
     assert caught.value.exit_code == 1
 

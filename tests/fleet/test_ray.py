@@ -232,7 +232,7 @@ def test_a_node_must_have_what_is_here(there: dict[str, str], says: str):
 @pytest.mark.parametrize(
     ("args", "says"),
     [
-        (("--local", 2, "--engine", "ray"), "engine is for virtual clients"),
+        (("--local", 2, "--engine", "ray"), "engine requires virtual"),
         (("--virtual", 2, "--ray-address", "h:1"), "ray_address is for engine ray"),
         (("--virtual", 2, "--engine", "ray", "--device", "cuda"), "engine ray is for CPUs"),
     ],

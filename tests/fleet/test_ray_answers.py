@@ -143,12 +143,27 @@ MISSING = exceptions.RayTaskError("f", "…", ImportError("node pc2: No module n
         ("facts", with_version, "node pc2: flctl 0.0.9, here ", 3),
         ("facts", lambda _: MISSING, "starts on the cluster: node pc2: No module named 'flctl'", 3),
         ("facts", lambda _: exceptions.ActorDiedError(), "no worker starts on the cluster: ", 11),
-        ("facts", lambda _: "hello", "a worker of the cluster answers what is no answer", 3),
+        ("facts", lambda _: "hello", "a worker of the cluster sent an invalid answer", 3),
         ("facts", lambda _: (b"\xc1", None, None), "the answer of a worker of the cluster: ", 3),
-        ("do", lambda told: (told[0], None, None), "the cluster's answer is for another order", 3),
-        ("do", lambda told: (told[0], b"x", None), "the cluster's answer is for another order", 3),
-        ("do", for_another, "training pi-01: the cluster's answer is for another order", 3),
-        ("do", lambda _: exceptions.ActorDiedError(), "has ended its process 3 times: The act", 9),
+        (
+            "do",
+            lambda told: (told[0], None, None),
+            "the answer of the cluster is for another order",
+            3,
+        ),
+        (
+            "do",
+            lambda told: (told[0], b"x", None),
+            "the answer of the cluster is for another order",
+            3,
+        ),
+        ("do", for_another, "training pi-01: the answer of the cluster is for another order", 3),
+        (
+            "do",
+            lambda _: exceptions.ActorDiedError(),
+            "has crashed its process 3 times: The act",
+            9,
+        ),
     ],
 )
 def test_what_fits_no_order_pauses_the_run(

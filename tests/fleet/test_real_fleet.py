@@ -84,7 +84,7 @@ def test_status_discover_runs_and_keys_say_what_there_is(fleet: RealFleet, tmp_p
 
 
 def test_kill_9_of_the_coordinator_in_the_middle_of_a_round(fleet: RealFleet):
-    """The same round goes on by itself, nobody trains it twice, and the bytes are the same."""
+    """The same round continues by itself, nobody trains it twice, and the bytes are the same."""
     options = settings(fleet, 4, "--seed", 7, "--epochs", 40)
     undisturbed = json_lines(fleet.train(*options).stdout)
     expected = [e["model"] for e in undisturbed if e["event"] == "round"]
@@ -115,7 +115,7 @@ def test_a_coordinator_that_stays_away_ends_the_watching_not_the_run(fleet: Real
     fleet.kill("coordinator")
     assert fleet.processes["train"].wait(60) == 1
     said = fleet.events()[-1]["message"]
-    assert "the run goes on when it is back" in said
+    assert "the run continues when it is back" in said
     assert f"train --resume {run} --state {fleet.state}" in said
     fleet.start_coordinator()
     assert flctl("runs", "stop", run, "--state", fleet.state).returncode == 0

@@ -51,7 +51,7 @@ def test_other_data_are_noticed(run, beats):
     np.savez(beats, **{**arrays, "X": arrays["X"] + 1})
     rows = replay(run, {})
     assert [row.same for row in rows] == [True, False]
-    assert rows[-1].replayed is None and "gone, or have changed since" in rows[-1].why
+    assert rows[-1].replayed is None and "are missing or have changed" in rows[-1].why
 
 
 def test_fewer_data_are_noticed_before_they_are_averaged(run, beats):
@@ -91,8 +91,8 @@ def test_agents_of_their_own_have_to_be_named(run, tmp_path, beats):
 @pytest.mark.parametrize(
     ("sources", "says"),
     [
-        ({"pi-01": "absent"}, "--data pi-01=absent: there is no such file or folder"),
-        ({"pi-01": "."}, "name the data of .* too, or none: they are here"),
+        ({"pi-01": "absent"}, "--data pi-01=absent: no such file or folder"),
+        ({"pi-01": "."}, "also name the data of .*, or none at all"),
         ({"default": "."}, "--data default=…: took no part in the run; pi-01, .* did"),
     ],
 )

@@ -55,7 +55,7 @@ def test_each_agent_has_its_own_part_whatever_is_restarted(fleet, tmp_path):
     start("pi-04", token)
     wait_for(lambda: "all 3 shards are dealt" in fleet.log("pi-04"), "the refusal")
     shown = flctl("status", "--state", fleet.state).stdout
-    assert "all 3 shards are dealt, and 1 more wait" in " ".join(shown.split())
+    assert "all 3 shards are assigned, and 1 more wait" in " ".join(shown.split())
     fleet.kill("pi-02")
     revoked = flctl("keys", "revoke", "pi-02", "--state", fleet.state)
     assert "also closed: token" in revoked.stdout  # pi-02 may hold it still

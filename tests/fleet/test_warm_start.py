@@ -83,13 +83,13 @@ def test_what_cannot_be_begun_with_is_one_line(given, tmp_path, flctl):
             run(tmp_path, given, from_=begin)
     assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").glob("ecg*"))
     done = flctl("train", "--task", "ecg", "--virtual", 2, "--from-partial")
-    assert done.code == 2 and "from_partial is for from" in done.complaint
+    assert done.code == 2 and "from_partial requires from" in done.complaint
     done = flctl("train", "--task", "ecg", "--virtual", 2, "--from", "")
     assert done.code == 2 and "--from" in done.complaint
     (tmp_path / "w.pt").write_bytes(b"")
     done = flctl("train", "--task", "ecg", "--virtual", 2, "--from", tmp_path / "w.pt",
                  "--save-model", tmp_path / "w.pt")  # fmt: skip
-    assert done.code == 2 and "is read here, and would be lost" in done.complaint
+    assert done.code == 2 and "is an input, and would be overwritten" in done.complaint
     done = flctl("train", "--task", "ecg", "--virtual", 2, "--from", "gone.pt")
     assert done.code == 1 and "gone.pt" in done.complaint
 

@@ -141,7 +141,7 @@ def test_files_that_are_no_archives_are_errors_of_one_line(tmp_path):
         with pytest.raises(DataError, match=message) as caught:
             Ecg().train_data(path)
         assert "\n" not in str(caught.value)
-    with pytest.raises(DataError, match="there is no such file or folder"):
+    with pytest.raises(DataError, match="no such file or folder"):
         Ecg().train_data(tmp_path / "absent.npz")
     (tmp_path / "folder").mkdir()
     with pytest.raises(DataError, match="no heartbeat files in this folder"):

@@ -136,7 +136,7 @@ def test_a_file_is_bounded_by_the_model(taught, tmp_path):
     assert path.stat().st_size < 2**20
     with pytest.raises(DataError, match=r"unpacked 65\.0 MiB, too large"):
         begin_from(taught, path, partial=False)
-    for name, why in (("gone.pt", "there is no such file"), (".", "is not a file")):
+    for name, why in (("gone.pt", "no such file"), (".", "is not a file")):
         with pytest.raises(DataError, match=why):
             begin_from(taught, tmp_path / name, partial=False)
 

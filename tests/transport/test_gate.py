@@ -77,7 +77,7 @@ def test_a_bug_that_a_peer_has_found_is_one_line(caplog):
         try:
             int("no\nsuch")
         except ValueError as error:
-            gate.bug(LOG, STRANGER, error, "key=x a message could not be dealt with")
+            gate.bug(LOG, STRANGER, error, "key=x a message could not be handled")
     assert len(caplog.records) == LINES and "Traceback" not in caplog.text
     first = caplog.records[0].getMessage()
     assert first.isprintable() and "ValueError" in first and "test_gate.py:" in first

@@ -48,7 +48,7 @@ def test_a_secret_that_others_can_read_is_closed_to_them(tmp_path, caplog):
     path.chmod(0o644)
     assert load_or_make(path) == pair
     assert path.stat().st_mode & 0o777 == 0o600
-    assert "readable by others" in caplog.text
+    assert "readable by other users" in caplog.text
     assert pair.secret not in caplog.text
 
 
@@ -67,7 +67,9 @@ def test_a_lost_secret_is_not_replaced_in_silence(tmp_path):
     path = tmp_path / "server.key"
     pair = load_or_make(path)
     path.unlink()
-    with pytest.raises(StateError, match=r"server\.pub is there, but not .*server\.key"):
+    with pytest.raises(
+        StateError, match=r"server\.pub exists, but its secret half .*server\.key is missing"
+    ):
         load_or_make(path)
     assert path.with_suffix(".pub").read_text().strip() == shown(pair.public) and not path.exists()
 

@@ -80,9 +80,9 @@ def test_a_name_or_key_that_is_taken_is_refused(keyring, pool):
     keyring.add("pi-01", pool[0], "agent")
     with pytest.raises(AccessError, match="name pi-01 is taken"):
         keyring.add("pi-01", pool[1], "agent")
-    with pytest.raises(AccessError, match="enrolled already, as pi-01"):
+    with pytest.raises(AccessError, match="already enrolled, as pi-01"):
         keyring.add("pi-02", pool[0], "agent")
-    with pytest.raises(AccessError, match=r"enrolled already, as pi-01 \(agent\)"):
+    with pytest.raises(AccessError, match=r"already enrolled, as pi-01 \(agent\)"):
         keyring.add("pi-01", pool[0], "admin")
     assert [entry.key for entry in keyring.entries()] == [pool[0]]
 
@@ -252,7 +252,7 @@ def test_a_token_says_who_may_measure_models(keyring, pool):
     keyring.redeem(measures, pool[1], "pi-test")
     again = Keyring(keyring.path.parent)
     assert not again.evaluates(pool[0]) and again.evaluates(pool[1])
-    with pytest.raises(UsageError, match="deals none"):
+    with pytest.raises(UsageError, match="has its own data"):
         keyring.new_token(HOUR, 1, Deal(of=2, partition="iid"), evaluates=True)
 
 
@@ -285,7 +285,7 @@ def test_a_token_cannot_claim_a_name_that_exists(keyring, pool):
         keyring.redeem(token, pool[1], "pi-01")
     assert keyring.redeem("not even a token", pool[0], "pi-01").name == "pi-01"
     assert keyring.redeem("not even a token", pool[0], None).name == "pi-01"
-    with pytest.raises(AccessError, match="enrolled already, as pi-01"):
+    with pytest.raises(AccessError, match="already enrolled, as pi-01"):
         keyring.redeem(token, pool[0], "pi-05")
     assert keyring.redeem(token, pool[1], None).name == "pi-02"
 
@@ -348,7 +348,7 @@ def test_only_so_many_tokens_are_open_at_a_time(keyring, pool, clock):
     """And of those that are over the newest are remembered: the file has a bound."""
     for _ in range(MOST_OPEN):
         keyring.new_token(HOUR, 1)
-    with pytest.raises(AccessError, match="64 tokens are open, which is the most"):
+    with pytest.raises(AccessError, match="64 tokens are open, the maximum"):
         keyring.new_token(HOUR, 1)
     for _ in range(5):
         clock.now += HOUR

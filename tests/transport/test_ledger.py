@@ -145,7 +145,7 @@ def test_a_key_that_is_not_let_in_any_more_ends_its_connections(watched: Watched
     watched.roles["stolen"] = None
     assert watched.look(0.25) == []
     ended = watched.look(GRACE_S - 0.25)
-    assert [fd for fd, _ in ended] == [7, 9] and "not let in" in ended[0][1]
+    assert [fd for fd, _ in ended] == [7, 9] and "no longer enrolled" in ended[0][1]
 
 
 def test_a_key_that_is_listed_again_in_time_stays(watched: Watched):

@@ -35,7 +35,7 @@ def test_both_are_good_from_the_beginning_to_the_end(tmp_path):
     assert again.public == keys.public == (begun.new, old)
     assert again.next is not None and again.next.public == begun.new != old
     assert (tmp_path / "next.key").stat().st_mode & 0o777 == 0o600
-    with pytest.raises(UsageError, match="is being replaced already"):
+    with pytest.raises(UsageError, match="is already being replaced"):
         again.begin(DAY)
     again.finish()
     after = keys_in(tmp_path)

@@ -56,7 +56,7 @@ def test_nobody_is_enrolled_when_all_parts_are_dealt(keyring, pool):
     token = keyring.new_token(60, 9, DEAL)
     for key in pool[:3]:
         keyring.redeem(token, key, None, shard=True)
-    with pytest.raises(AccessError, match=r"all 3 shards are dealt: revoke an agent"):
+    with pytest.raises(AccessError, match=r"all 3 shards are assigned: revoke an agent"):
         keyring.redeem(token, pool[3], None, shard=True)
     assert keyring.name_of(pool[3]) is None
     assert keyring.open_token(token).uses_left == 6
@@ -88,10 +88,10 @@ def test_whoever_does_not_ask_gets_none(keyring, pool):
 
 def test_a_token_without_shards_is_told(keyring, pool):
     token = keyring.new_token(60, 9)
-    with pytest.raises(AccessError, match="deals no shards"):
+    with pytest.raises(AccessError, match="assigns no shards"):
         keyring.redeem(token, pool[0], None, shard=True)
     keyring.redeem(token, pool[0], "pi-07")
-    with pytest.raises(AccessError, match="no shard is noted for pi-07"):
+    with pytest.raises(AccessError, match="no shard is recorded for pi-07"):
         keyring.redeem("", pool[0], None, shard=True)
 
 

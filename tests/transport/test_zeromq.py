@@ -412,9 +412,9 @@ def test_a_host_that_does_not_exist_is_an_error_and_one_that_may_come_is_not(mon
 
     address = addresses.parse_address("pc.local:7700")
     monkeypatch.setattr(socket, "getaddrinfo", resolver(socket.EAI_NONAME))
-    with pytest.raises(UsageError, match=r"no host 'pc\.local'"):
+    with pytest.raises(UsageError, match=r"unknown host 'pc\.local'"):
         addresses.check_name(address)
-    with pytest.raises(UsageError, match=r"no host 'pc\.local'"):
+    with pytest.raises(UsageError, match=r"unknown host 'pc\.local'"):
         addresses.to_bind(address)
     monkeypatch.setattr(socket, "getaddrinfo", resolver(socket.EAI_AGAIN))
     addresses.check_name(address)

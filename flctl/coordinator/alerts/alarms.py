@@ -76,13 +76,13 @@ class Delivery:
         self._busy = False
         if error is None:
             if self.failing:
-                self._gate.info(logger, SOURCE, "the %s takes alerts again", self._name)
+                self._gate.info(logger, SOURCE, "the %s accepts alerts again", self._name)
             self.failing, self._pause_s, self._taken = "", BACKOFF_S[0], True
             self._alerting.taken(self._name, last)
             return
         why = one_line(str(error) or type(error).__name__)
         if not self.failing:
-            text = "the %s does not take alerts: %s; it is tried again, ever more rarely"
+            text = "the %s does not accept alerts: %s; retrying at growing intervals"
             self._gate.warning(logger, SOURCE, text, self._name, why)
         self.failing = why
         self._retry_at = self._now + self._pause_s
@@ -139,7 +139,7 @@ class Alarms:
                 if delivery.step(upto, now):
                     self._change(now)
         except Exception as bug:  # whatever it is, rounds go on
-            self._gate.bug(logger, SOURCE, bug, "alerts could not be looked after")
+            self._gate.bug(logger, SOURCE, bug, "alerts could not be processed")
 
     def close(self) -> None:
         for delivery in self._deliveries.values():
@@ -223,7 +223,9 @@ class Alarms:
                 alert.kind, alert.subject, change.event, text,
             )  # fmt: skip
         if alerting.dropped > dropped:
-            self._gate.error(logger, SOURCE, "alerts were dropped: nothing has taken them for long")
+            self._gate.error(
+                logger, SOURCE, "alerts were dropped: they could not be delivered for too long"
+            )
         if changes or alerting.last_notice > told or alerting.expected != expected:
             self._change(now)
 

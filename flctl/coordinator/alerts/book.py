@@ -33,9 +33,9 @@ def load_book(state: Path) -> AlertBook:
     try:
         path.replace(aside)
     except OSError as error:
-        logger.warning("%s: %s; alerts begin again: %s", path, why, one_line(error))
+        logger.warning("%s: %s; alerts start over: %s", path, why, one_line(error))
     else:
-        logger.warning("%s: %s; it is now %s, and alerts begin again", path, why, aside.name)
+        logger.warning("%s: %s; it is now %s, and alerts start over", path, why, aside.name)
     return AlertBook()
 
 

@@ -106,7 +106,7 @@ class Webhook:
                 raise SinkError(f"no answer within {self._timeout_s:g} s") from error
             raise SinkError(one_line(str(error) or type(error).__name__, 200)) from error
         if 300 <= status < 400:
-            raise SinkError(f"HTTP {status}: it redirects, which is not followed; set its new url")
+            raise SinkError(f"HTTP {status}: redirects are not followed; set the new url")
         if not 200 <= status < 300:
             raise SinkError(f"HTTP {status}")
 

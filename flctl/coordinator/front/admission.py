@@ -65,7 +65,7 @@ class Admission:
             if entry is None:
                 joins, who = (self._joins, known) if known else (self._guest_joins, STRANGER)
                 if joins.spend(who) is None:
-                    text = "too many agents ask to join at once; this one joins at its next try"
+                    text = "too many agents are joining at once; this one joins at its next try"
                     self._refuse(incoming, "guest", text)  # the token may be right: it waits
                     return
                 entry = self._redeem(incoming, join, name, known)

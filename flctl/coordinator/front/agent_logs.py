@@ -50,7 +50,7 @@ class AgentLogs:
         self._last = id_ = self._last + 1
         sent = SendLog(id=id_, lines=question.lines, since_s=question.since_s, after=question.after)
         if not self._tell(name, sent):
-            raise FlctlError(f"{name} reads too slowly just now; try again")
+            raise FlctlError(f"{name} reads too slowly; try again")
         self._open[id_] = _Open(asked, name, now + ANSWER_S)
 
     def _expect_here(self, name: str, now: float) -> None:
@@ -65,9 +65,7 @@ class AgentLogs:
                 f"{name} runs flctl {member.hello.version}, which cannot send its log: upgrade it"
             )
         if not member.hello.log:
-            raise AccessError(
-                f"the owner of {name} does not let its log be read from afar (--no-share-log)"
-            )
+            raise AccessError(f"the owner of {name} does not share its log (--no-share-log)")
 
     def on_lines(self, agent: str, found: LogLines) -> bool:
         """Whether it can have been asked for: it may come too late."""
@@ -76,7 +74,7 @@ class AgentLogs:
             return found.id <= self._last
         del self._open[found.id]
         if found.refused:
-            self._trouble(waiting.asked, AccessError(f"{agent} does not let its log be read"))
+            self._trouble(waiting.asked, AccessError(f"{agent} does not share its log"))
             return True
         body = {
             "agent": agent,
@@ -92,7 +90,7 @@ class AgentLogs:
         for id_, waiting in list(self._open.items()):
             member = self._roster.members.get(waiting.agent)
             if member is None or not member.connected:
-                why = f"{waiting.agent} has gone away before it answered"
+                why = f"{waiting.agent} disconnected before it answered"
             elif now >= waiting.until:
                 why = f"no answer from {waiting.agent} in {ANSWER_S:.0f} s"
             else:

@@ -125,7 +125,7 @@ class Desk:
         if role not in ("read", "admin"):
             raise AccessError("this key was revoked")
         if q.needs_admin(asked.ask) and role != "admin":
-            raise AccessError(f"'{asked.ask.what}' needs an admin key, this one may only read")
+            raise AccessError(f"'{asked.ask.what}' needs an admin key; this key may only read")
 
     def _on_bug(self, asked: Asked, error: Exception) -> None:
         what = f"a question of {asked.source} could not be answered"

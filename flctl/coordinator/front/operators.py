@@ -147,8 +147,8 @@ class Control:
         """Refuse an agent's question; a refusal that the agent does not read is not kept."""
         name = self._coordinator.keyring.name_of(incoming.key)
         text = (
-            f"this key is that of the agent {name}; asking and steering need one that is "
-            "enrolled as read or admin: make it with  flctl keys new FILE  and enrol it, "
+            f"this key is that of the agent {name}; operators need a key that is enrolled as "
+            "read or admin: make one with  flctl keys new FILE  and enrol it, "
             "there, with  flctl keys add NAME KEY --role admin"
         )
         self._desk.auditing.refused(incoming.key, incoming.origin, ask, "the key is an agent's")
@@ -298,7 +298,8 @@ class Control:
         started = folder.history(lean=True).started
         if started is not None and started.kind != "fleet":
             raise UsageError(
-                f"run {folder.name} had {started.kind} agents: resume it where it was started"
+                f"run {folder.name} had {started.kind} agents: resume it on the machine where it "
+                "was started"
             )
         self._coordinator.runs.resume(folder, order.changes)
         return {"run": folder.name}
@@ -325,7 +326,7 @@ class Control:
     def _rotate_server(self, order: q.RotateServer) -> Any:
         rotating, now = self._coordinator.agents.rotating, self._clock()
         if rotating is None:
-            raise UsageError("this coordinator has one server key, for as long as it runs")
+            raise UsageError("the server key of this coordinator cannot be replaced")
         match order.step:
             case "begin":
                 rotating.begin(order.overlap_s)

@@ -64,7 +64,7 @@ class Outbox:
         """Raises RunError when it is too large to be kept."""
         data = msgspec.msgpack.encode(body)
         if len(data) > ANSWER_BYTES:
-            raise RunError(f"the answer has {len(data) >> 20} MB, more than one may have")
+            raise RunError(f"the answer has {len(data) >> 20} MB, more than the limit")
         if len(data) <= ROOM:
             self.put(to, Answer(id=question, body=msgspec.Raw(data)))
         else:

@@ -46,7 +46,7 @@ def _found(name: Any, key: str, where: str, listed: Sequence[Path]) -> Path:
     if not listed:
         raise UsageError(
             f"{where}: {key}: operators on other machines can name only data that the "
-            "coordinator's owner lists, and none are: flctl coordinator --test-data PATH"
+            "coordinator's owner lists, and none are listed: flctl coordinator --test-data PATH"
         )
     if isinstance(name, str) and _is_plain(name):
         for path in (path for each in listed if (path := _within(each, name)) is not None):
@@ -55,7 +55,7 @@ def _found(name: Any, key: str, where: str, listed: Sequence[Path]) -> Path:
                     return path
     raise UsageError(
         f"{where}: {key}: '{one_line(name, 80)}' is not among the data that the coordinator's "
-        f"owner lists (--test-data): {', '.join(_names(listed)) or 'its folders are empty'}"
+        f"owner lists (--test-data): {', '.join(_names(listed)) or 'the folders are empty'}"
     )
 
 

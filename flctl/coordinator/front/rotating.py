@@ -91,9 +91,7 @@ class Rotating:
         except FlctlError:
             self._keys.abort()
             raise
-        logger.warning(
-            "server key: %s is to replace it; both are good", shown(self._keys.public[0])
-        )
+        logger.warning("server key: %s replaces it; both are valid", shown(self._keys.public[0]))
         self._tell_all()
 
     def finish(self, now: float, anyway: bool = False) -> None:
@@ -101,12 +99,13 @@ class Rotating:
         missing = self.missing() if self._keys.overlap is not None else []
         if missing and not anyway:
             raise UsageError(
-                f"{few(missing)} would be shut out, not being known to have the new key: wait for "
-                "them, or add --anyway and give them the new key with: flctl deploy --limit HOST"
+                f"{few(missing)} would be locked out, since they may not have the new key: wait "
+                "for them, or add --anyway and give them the new key with: "
+                "flctl deploy --limit HOST"
             )
         self._keys.finish()
         self._settle(now)
-        logger.warning("server key: only %s is good now", shown(self._keys.current.public))
+        logger.warning("server key: only %s is valid now", shown(self._keys.current.public))
         for name in missing:
             logger.warning("agent=%s is not known to have the new server key", name)
 

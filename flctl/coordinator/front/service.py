@@ -121,7 +121,7 @@ class Coordinator:
                 source, key = self.source_of(incoming), shown(incoming.key)
                 self.gate.error(logger, source, "key=%s could not be served: %s", key, error)
             except Exception as error:  # whatever one peer sends must not end it for the others
-                what = f"key={shown(incoming.key)} a message could not be dealt with"
+                what = f"key={shown(incoming.key)} a message could not be handled"
                 self.gate.bug(logger, self.source_of(incoming), error, what)
             self._finish()  # while many updates come in, the next batch is stored all the same
         self._finish()
@@ -171,7 +171,7 @@ class Coordinator:
         try:
             self.keyring.refresh(now)
         except StateError as error:
-            logger.error("%s; the keys that were read before stay in force", error)
+            logger.error("%s; the previous keys stay in force", error)
         self.agents.on_time(now)
         if self.invitation is not None:
             self.invitation.keep()

@@ -86,7 +86,7 @@ class Serving:
             try:
                 payload = self._read(shelf[fetch.blob], fetch)
             except OSError as error:
-                logger.error("a model that is to be sent cannot be read: %s", error)
+                logger.error("a model to send cannot be read: %s", error)
                 self._take_off(shelf, fetch.blob)
                 self._send(peer, BlobGone(blob=fetch.blob), None)
                 continue

@@ -105,13 +105,13 @@ class Audit:
         Without `needed` failures are only logged: for orders that withdraw access or stop a run.
         """
         if self._orders.spend(f"{by.role} {by.who}") is None:
-            raise AccessError(f"more than {ORDERS} orders within a minute: wait")
+            raise AccessError(f"more than {ORDERS} orders within a minute; wait")
         begun = self._line(by, action, "begun", args=_bounded(args))
         try:
             self._write(begun)
         except StateError as error:
             if needed:
-                raise StateError(f"{error}; nothing is changed without a line there") from error
+                raise StateError(f"{error}; without a line there nothing is changed") from error
             self._error("%s; '%s' of %s is carried out without it", error, begun)
         return begun
 

@@ -26,13 +26,13 @@ def load_cordons(state: Path) -> set[str]:
     path = _path(state)
     if not path.exists():
         return set()
-    then = "; remove it, and cordon again whom you want to hold back"
-    return set(load(path, CordonList, "read who is cordoned", then, SCHEMA).agents)
+    then = "; remove it, and cordon the agents again"
+    return set(load(path, CordonList, "read the list of cordoned agents", then, SCHEMA).agents)
 
 
 def save_cordons(state: Path, agents: Set[str]) -> None:
     """Raises StateError."""
-    with explained(_path(state), "write down who is cordoned"):
+    with explained(_path(state), "save the list of cordoned agents"):
         replace(_path(state), msgspec.json.encode(CordonList(agents=tuple(sorted(agents)))) + b"\n")
 
 

@@ -213,7 +213,7 @@ class RunFolder:
     def forget(self, round_id: int, keep: int, *, synced: bool = False) -> None:
         """Remove what is not needed any more when that round is durable; `synced`: so is every name
         that is needed. Raises StateError."""
-        with explained(self.path, f"forget what was before round {round_id}"):
+        with explained(self.path, f"remove what was before round {round_id}"):
             # That of the round before stays: a round whose model is damaged is done again.
             for path in self.round_path(round_id - 2).glob(state_name("*")):
                 path.unlink()
@@ -225,7 +225,7 @@ class RunFolder:
 
     def mend(self, history: History, keep: int) -> None:
         """Finish an interrupted `settle`, and remove what withdrawn rounds left."""
-        with explained(self.path, "mend the run's folder"):
+        with explained(self.path, "repair the run's folder"):
             for name in (BEST, LAST):
                 self._temporary(name).unlink(missing_ok=True)
                 if self.frozen is not None:  # the whole ones are those of an end
@@ -238,7 +238,7 @@ class RunFolder:
         else:
             self._place(LAST).unlink(missing_ok=True)
         if history.best is None or history.best.round != history.round:
-            with explained(self.path, f"put back {BEST}"):
+            with explained(self.path, f"restore {BEST}"):
                 self._put_back(history.best)
 
     def _put_back(self, best: RoundCommitted | None) -> None:

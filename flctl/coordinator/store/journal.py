@@ -145,7 +145,7 @@ class Journal:
         self._durable = self._count
         self._untold: deque[Published] = deque()
         if fault := self._chain.fault:
-            logger.error("%s: %s; it goes on after its last line", path, fault)
+            logger.error("%s: %s; the run continues after its last line", path, fault)
 
     def append(self, events: Sequence[AnyEvent], sync: bool = True) -> None:
         """Write `events`; with `sync` they are on disk on return.
@@ -215,7 +215,7 @@ class Journal:
             line = _encode(event)
             _decode(line)
         except (msgspec.DecodeError, UnicodeError) as error:
-            raise StateError(f"{self.path}: an event that cannot be kept: {error}") from error
+            raise StateError(f"{self.path}: an event that cannot be stored: {error}") from error
         return line
 
 

@@ -33,5 +33,5 @@ def load_labels(state: Path) -> Labelling:
 def save_labels(state: Path, labels: Labelling) -> None:
     """Raises StateError."""
     path, file = state / FILE, LabelFile(own=labels.own, changed=labels.changed)
-    with explained(path, "write down the labels of agents"):
+    with explained(path, "save the labels of agents"):
         replace(path, msgspec.json.encode(file, order="sorted") + b"\n")

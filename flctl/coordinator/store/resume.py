@@ -152,8 +152,8 @@ def expect_resumable(folder: RunFolder, history: History) -> None:
     if history.made_by:
         path = shlex.quote(str(folder.path / "run.toml"))
         raise UsageError(
-            f"run {folder.name} was made by {history.made_by}, and can only be read; "
-            f"start a new one with its settings: flctl train {path}"
+            f"run {folder.name} was made by {history.made_by}, and can only be read; start a new "
+            f"run with its settings: flctl train {path}"
         )
 
 
@@ -163,7 +163,7 @@ def expect_unchanged(folder: RunFolder, history: History) -> None:
     if begun is not None and begun != _digest(folder):
         path = folder.path / "run.toml"
         raise StateError(
-            f"{path}: has been changed since the run began; undo that, or begin a new run with "
+            f"{path}: has changed since the run began; undo the change, or start a new run with "
             f"it: flctl train {shlex.quote(str(path))}"
         )
 

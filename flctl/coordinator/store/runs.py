@@ -84,7 +84,8 @@ class LocalRuns:
         found = self.find(run)
         if found.driven:
             raise UsageError(
-                f"run {found.name} belongs to a 'flctl train' on this machine: stop that"
+                f"run {found.name} belongs to a 'flctl train' on this machine: stop that command "
+                f"command"
             )
         raise UsageError(f"run {found.name} is not in progress")
 

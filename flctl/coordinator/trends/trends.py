@@ -111,7 +111,7 @@ class Trends:
         except PointsBroken as error:
             aside = self._points.set_aside()
             self._points.add(minute)
-            return f"{one_line(error)}; it is now {aside.name}, and begins again"
+            return f"{one_line(error)}; moved to {aside.name}; a new one is started"
         return ""
 
     def _dropped(self, why: str) -> None:

@@ -54,14 +54,14 @@ def check_fits(strategy: Strategy, settings: RunSettings) -> None:
         # Where less than half of the agents send a number, the middle of all is "no change".
         raise SettingsError(
             f"compression topk does not go with strategy {settings.strategy}, which drops what "
-            "only a few agents send; choose compression int8, or strategy multi-krum"
+            "few agents send; choose compression int8, or strategy multi-krum"
         )
     agents = settings.local or settings.virtual or len(settings.agents)
     invited = settings.invited_of(agents)
     if agents and invited < strategy.fewest:
         given = "".join(f" {key}={value}" for key, value in settings.strategy_args.items())
         raise SettingsError(
-            f"{settings.strategy}{given} needs {strategy.fewest} agents in a round, "
+            f"{settings.strategy}{given} needs {strategy.fewest} agents in a round, but "
             f"{invited} would be invited; choose more agents, or the median"
         )
 

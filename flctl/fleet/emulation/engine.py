@@ -58,15 +58,15 @@ def _no_way(error: BaseException) -> str:
     kinds = [type(reason) for reason in _reasons(error)]
     if PermissionError in kinds:
         return (
-            f"this user may not use Docker's socket ({where}): let it in "
-            "(sudo usermod -aG docker $USER, then log in again)"
+            f"this user may not use Docker's socket ({where}): add it to the group (sudo usermod "
+            "-aG docker $USER, then log in again)"
         )
     if {FileNotFoundError, ConnectionRefusedError, ConnectionResetError} & set(kinds):
         return (
-            f"Docker does not run: there is no answer at {where}; start it "
+            f"Docker is not running: no answer at {where}; start it "
             "(sudo systemctl start docker), or name another engine with DOCKER_HOST"
         )
-    return f"no way to Docker at {where}: {one_line(error)}"
+    return f"cannot reach Docker at {where}: {one_line(error)}"
 
 
 def _reasons(error: BaseException | None) -> Iterator[BaseException]:

@@ -42,7 +42,7 @@ def kill(client: "DockerClient", fleet: str, member: EmulatedAgent) -> Done:
     """As when the power goes: no goodbye, and it stays off."""
     _must_be_up(fleet, member)
     _container(client, member).kill()
-    return Done("has no power", "restart")
+    return Done("is powered off", "restart")
 
 
 def pause(client: "DockerClient", fleet: str, member: EmulatedAgent) -> Done:
@@ -121,7 +121,7 @@ def _shape(client: "DockerClient", fleet: str, member: EmulatedAgent, bits: int 
     assert isinstance(out, bytes)
     other_end = out.decode(errors="replace").strip()
     if code != 0 or not other_end.isdigit():
-        raise EngineError(f"{member.name}: its network cannot be read: {other_end}")
+        raise EngineError(f"{member.name}: cannot read its network: {other_end}")
     labels = {FLEET: fleet, SLOW: member.name, ENDPOINT: member.endpoint or ""}
     if bits:
         labels[RATE] = shown_rate(bits)
@@ -161,7 +161,7 @@ def _help(
                 client.containers.get(name).remove(force=True, v=True)
         said = error.stderr.decode(errors="replace") if isinstance(error.stderr, bytes) else ""
         why = one_line(" ".join(said.split())) or f"exit code {error.exit_status}"
-        raise EngineError(f"the speed of a network cannot be set: {why}") from error
+        raise EngineError(f"cannot limit the network speed: {why}") from error
 
 
 def _forget_rate(client: "DockerClient", fleet: str, member: EmulatedAgent) -> None:

@@ -114,7 +114,7 @@ class Door:
             except FlctlError as error:
                 failed.append(f"{name}: {error}")
         if failed:
-            raise FlctlError(f"agents are still let in: {'; '.join(failed)}")
+            raise FlctlError(f"these agents are still enrolled: {'; '.join(failed)}")
 
     def close(self, failed: bool) -> None:
         """`failed`: those who came in are shut out again."""
@@ -123,7 +123,7 @@ class Door:
                 if failed:
                     self.shut_out(self._newcomers)
             except FlctlError as error:  # what has failed before is what is raised
-                logger.warning("fleet=%s not all of it is undone: %s", self._fleet, error)
+                logger.warning("fleet=%s not everything was undone: %s", self._fleet, error)
             finally:
                 self._console.close()
 
@@ -143,7 +143,7 @@ class Door:
     def _check_alive(self) -> "Container":
         container = self._client.containers.get(container_name(self._fleet, COORDINATOR))
         if container.status not in ("created", "running"):
-            raise EngineError(f"the coordinator does not stay up: {last_words(container)}")
+            raise EngineError(f"the coordinator keeps stopping: {last_words(container)}")
         return container
 
 
@@ -166,7 +166,7 @@ def until_ready(
             return
         _check_data(agents)
         joined = sum(agent["state"] not in ("lost", "stopped") for agent in agents.values())
-        tell(f"{joined} of {len(names)} agents have joined, {len(names) - len(waiting)} are ready")
+        tell(f"{joined} of {len(names)} agents joined, {len(names) - len(waiting)} ready")
         if time.monotonic() > look_again:
             _check_up(client, fleet, waiting, restarts)
             look_again = time.monotonic() + LOOK_UP_S
@@ -181,7 +181,7 @@ def _check_up(
     for name, member in members(client, fleet).items():
         if name in waiting and (not member.is_up or member.restarts > restarts[name]):
             said = last_words(client.containers.get(member.container))
-            raise EngineError(f"{name} does not stay up: {said}")
+            raise EngineError(f"{name} keeps stopping: {said}")
 
 
 def _check_data(agents: dict[str, dict[str, Any]]) -> None:
@@ -193,4 +193,4 @@ def _check_data(agents: dict[str, dict[str, Any]]) -> None:
 def last_words(container: "Container") -> str:
     """The last line that it has said."""
     lines = container.logs(tail=5).decode(errors="replace").strip().splitlines()
-    return lines[-1].removeprefix("flctl: ") if lines else "it said nothing"
+    return lines[-1].removeprefix("flctl: ") if lines else "its log is empty"

@@ -92,7 +92,7 @@ def standing(client: "DockerClient", fleet: str) -> dict[str, EmulatedAgent]:
     if not found:
         others = [name for name in fleets(client) if name != fleet]
         also = f" (there is {', '.join(others)}: name it with --fleet)" if others else ""
-        raise EngineError(f"there is no emulated fleet '{fleet}'{also}; flctl emulate up makes one")
+        raise EngineError(f"no emulated fleet '{fleet}'{also}; start one with flctl emulate up")
     return found
 
 
@@ -103,7 +103,7 @@ def chosen(client: "DockerClient", fleet: str, names: Iterable[str]) -> list[Emu
         if name not in there:
             known = list(there)
             few = ", ".join(known if len(known) <= 6 else [*known[:4], "…", known[-1]])
-            raise UsageError(f"there is no '{name}' in fleet '{fleet}', which has {few}")
+            raise UsageError(f"no '{name}' in fleet '{fleet}', which has {few}")
     return [there[name] for name in dict.fromkeys(names)]
 
 

@@ -166,7 +166,7 @@ def fleet_name(text: str) -> str:
 
 def profile_named(text: str) -> Profile:
     if text not in PROFILES:
-        raise UsageError(f"--profile '{text}': there are {', '.join(PROFILES)}")
+        raise UsageError(f"--profile '{text}': one of {', '.join(PROFILES)}")
     return PROFILES[text]
 
 

@@ -66,7 +66,7 @@ def raise_fleet(
     try:
         done = raising.run(port, state, known)
     except BaseException:
-        tell("putting everything back as it was")
+        tell("restoring the previous state")
         before.remove_newcomers()
         raising.close(failed=True)
         before.restore()
@@ -187,7 +187,7 @@ class _Raising:
             said = str(getattr(error, "explanation", error))
             if "already allocated" in said or "already in use" in said:
                 raise EngineError(
-                    f"port {self.done.port} of this machine is taken: name another with --port"
+                    f"port {self.done.port} of this machine is in use: choose another with --port"
                 ) from error
             raise
 
@@ -200,8 +200,8 @@ def _image(client: "DockerClient", name: str) -> str:
         return str(client.images.get(name).id)
     except ImageNotFound as error:
         raise EngineError(
-            f"there is no image {name}: build it with 'make images' in a checkout of flctl, or "
-            "name the one you have with --image and --coordinator-image"
+            f"no image {name}: build it with 'make images' in a checkout of flctl, or name "
+            "another one with --image and --coordinator-image"
         ) from error
 
 
@@ -213,8 +213,8 @@ def _own_context(state: Path, fleet: str) -> Context | None:
         return None
     if context is not None and not context.emulated:
         raise EngineError(
-            f"'{fleet}' is the context of {context.coordinator}, which 'flctl connect' has saved; "
-            "call the fleet something else with --fleet"
+            f"'{fleet}' is the context of {context.coordinator}, which 'flctl connect' has "
+            "saved; choose another name with --fleet"
         )
     return context
 
@@ -228,8 +228,8 @@ def _check_names(client: "DockerClient", plan: EmulationPlan) -> None:
         ):
             owner = f"fleet '{labels[FLEET]}'" if FLEET in labels else "something else"
             raise EngineError(
-                f"the {kind} '{name}' belongs to {owner}: call the fleet something else with "
-                f"--fleet, or remove it (docker {kind} rm {name})"
+                f"the {kind} '{name}' belongs to {owner}: choose another name with --fleet, or "
+                f"remove it (docker {kind} rm {name})"
             )
 
 

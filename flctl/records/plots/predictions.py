@@ -26,7 +26,9 @@ def draw(path: Path, found: "Predictions", name: str) -> None:
     examples = found.cases.examples
     first = examples[0][0]
     if getattr(first, "ndim", 0) not in (1, 2, 3):
-        raise UsageError("--plot: an example is no curve and no image, which can be drawn")
+        raise UsageError(
+            "--plot: an example is neither a curve nor an image, so it cannot be drawn"
+        )
     curves = first.ndim == 1 or bool(found.task.axes[0])
     kinds = [found.kind(at) for at in range(len(found))]
     chosen = choose(kinds, MOST)
