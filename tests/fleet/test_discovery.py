@@ -56,7 +56,7 @@ def test_an_agent_that_said_goodbye_is_stopped():
     """Its power is fine."""
     (row,) = compare(expected("pi-01"), status(agent("pi-01", "stopped", last_seen_s=200.0)))
     assert (row.state, row.advice) == (
-        "stopped", "stopped in order 3:20 ago: start its agent again",
+        "stopped", "shut down 3:20 ago: start its agent again",
     )  # fmt: skip
     assert not all_ready([row])
 
