@@ -46,7 +46,7 @@ COMMAND_ONLY = {
     "resume": "use flctl train --resume RUN",
     "save_model": "call model() of the run, or flctl runs export",
 }
-"""Flags of the command that are no settings of a run, and what to do instead."""
+"""Flags of the command that are not settings of a run, and what to use instead."""
 Follow = Callable[[int], Iterator[Published | None]]
 """The events of a run after the one with that number; None now and then when it is quiet."""
 
@@ -80,7 +80,7 @@ class Training:
         self.name = name
         """Name of the run; empty until it has begun."""
         self.ended = ""
-        """finished, stopped, paused or failed; empty while it goes on."""
+        """finished, stopped, paused or failed; empty while the run is in progress."""
         self.reason = ""
         """Reason for its end."""
 
@@ -125,7 +125,7 @@ class Training:
         return model.eval()
 
     def stop(self) -> None:
-        """End the run; `flctl train --resume` can go on with it."""
+        """End the run; `flctl train --resume` can resume it."""
         if not self.ended and self.name:
             self._place.stop(self.name)
 
@@ -230,7 +230,7 @@ class Fleet(FleetViews):
         return self.run(self._runs.start(settings, WHERE))
 
     def close(self) -> None:
-        """Close the connection; a run goes on."""
+        """Close the connection; a run continues."""
         self._runs.close()
 
     def __enter__(self) -> "Fleet":

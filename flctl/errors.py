@@ -7,7 +7,7 @@
     ├── DataError                 data are incomplete, empty, damaged or out of range
     │   ├── OtherData             they are not of the kind that the task reads
     │   ├── NothingToUse          a whole file has nothing for the task; among others it is left out
-    │   └── DamagedData           an agent's files are there, and cannot be read as they are
+    │   └── DamagedData           an agent's files exist, but cannot be read
     ├── CheckpointError           not a checkpoint, damaged, or of another model
     ├── TaskError                 a task is unknown, broken or not enabled here
     ├── StateError                the state folder: in use, read-only, full, damaged
@@ -19,14 +19,14 @@
     │   └── ParametersError       tensors that do not fit the model
     ├── CoordinatorAway           no answer at the address
     ├── EngineError               Docker is away, closed to this user, or will not do it
-    └── RunError                  a run could not go on
+    └── RunError                  a run could not continue
         ├── NoAgents              no agent was ready within the wait
         ├── QuorumNotMet          too few updates at the deadline
         ├── StrategyError         the strategy cannot combine the updates of a round
         └── WorkerError           a worker process failed or died
 
 A message says what happened, where (file, line, agent, round) and what to do, in one
-line: the command line prints it as it is.
+line: the command line prints it unchanged.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""What msgspec says about a key, in the words of a person who wrote it."""
+"""msgspec's messages about a key, in the terms of the file's author."""
 
 from collections.abc import Mapping
 from typing import get_args, get_type_hints

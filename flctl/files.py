@@ -211,7 +211,7 @@ def _new_or_left_over(path: Path) -> int:
 
 
 def _is_own(fd: int) -> bool:
-    """Whether it is a plain file of this user under one name: not planted by somebody who reads
+    """Whether it is a plain file of this user under one name: not planted by someone who reads
     along, and no second name of a file that must not be emptied."""
     found = os.fstat(fd)
     return stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid() and found.st_nlink == 1
@@ -271,7 +271,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     beside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
     new, old = beside / "new", beside / "old"
     try:
-        new.mkdir()  # open to whom the user's umask says; what mkdtemp makes is private
+        new.mkdir()  # permissions follow the user's umask; mkdtemp makes private folders
         yield new
         sync_folder(new)
         try:

@@ -23,7 +23,7 @@ _steps: list[object] = []
 def open_streams() -> None:
     """Open the standard streams that are closed: else the next file would get their number.
 
-    What is written to such a stdout fails, as it should; stderr is where that would be told.
+    Writing to such a stdout fails, as it should; stderr is where that would be reported.
     """
     if sys.stdin is None:
         sys.stdin = os.fdopen(os.open(os.devnull, os.O_RDONLY), "r")
@@ -40,7 +40,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Ending:
-    """SIGTERM and SIGHUP end a command as Ctrl-C does, unless it deals with them itself.
+    """SIGTERM and SIGHUP end a command as Ctrl-C does, unless it handles them itself.
 
     What comes in the midst of an import waits for its end: compiled parts of torch abort the
     process when an exception comes out of Python there. So does what compiled code would swallow,

@@ -136,7 +136,7 @@ class RunSettings(LocalTraining, frozen=True, forbid_unknown_fields=True, kw_onl
     """Tries of one round before the run pauses."""
 
     data: str | None = None
-    """File or folder that is dealt to local or virtual agents; default: the task's own."""
+    """File or folder that is divided among local or virtual agents; default: the task's own."""
     dataset: str = "default"
     """Which of its named data sets an agent trains on."""
     partition: Partition = "iid"

@@ -50,13 +50,14 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     """To be asked for when joining with a token; the coordinator's list decides."""
     join_token: str | None = None
     join_token_file: Path | None = None
-    """File whose token may be replaced: an agent that is to be dealt a shard waits for the next
+    """File whose token may be replaced: an agent that waits for a shard takes the next
     token, instead of ending, and reads the file again."""
     role: Role = "train"
     """With "evaluate" it is asked for metrics on its data and never trains."""
     datasets: dict[str, DataSource] = field(default_factory=lambda: {"default": DataSource()})
     shard_from_coordinator: bool = False
-    """Use only the part of each data set that the coordinator deals this agent when it joins."""
+    """Use only the part of each data set that the coordinator assigns to this agent when it
+    joins."""
     tasks: tuple[str, ...] = ()
     """Those that are enabled; none named: all that are installed."""
     allow_tasks: tuple[str, ...] = ()

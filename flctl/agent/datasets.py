@@ -44,7 +44,7 @@ class Datasets:
         self._seen: list[Stamp] | None = None
         """The files at the last look from outside …"""
         self._read: list[Stamp] | None = None
-        """… and when the worker was told to read them all."""
+        """When the worker was asked to read them all."""
         self._look_at = self._read_at = self._began = -math.inf
         self.found: Described | None = None
         """None until the worker has looked."""
@@ -155,10 +155,10 @@ class Datasets:
     def on_described(self, found: Described, now: float = 0.0) -> bool:
         """Whether it is news."""
         if self._looked_at is not self._sources:
-            return False  # dealt again meanwhile: what was seen is of another part
+            return False  # divided differently meanwhile: what was seen belongs to another part
         self._read_at = now + DUTY * (now - self._began)
         if found.error is None and found.problems and self._config.tasks:
-            # The owner has named these tasks: that one cannot be used is no mere chance.
+            # The owner has named these tasks, so one that cannot be used is an error.
             found = replace(found, error="; ".join(found.problems)[:2000])
         if found == self.found:
             return False

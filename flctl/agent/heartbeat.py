@@ -1,4 +1,4 @@
-"""The agent's heartbeat: when it is due, how long its echo takes, when there is none."""
+"""The agent's heartbeat: when it is due, how long its echo takes, and when the echo is missing."""
 
 import math
 from collections.abc import Callable

@@ -2,7 +2,7 @@
 
 They are in memory: a Pi's SD card wears out by small writes, and systemd or Docker keep the whole
 log already. At an orderly end the last ones are written to the state folder, one small file, so
-that the log goes on over an upgrade or a reboot; a power cut loses it.
+that the log continues after an upgrade or a reboot; a power cut loses it.
 """
 
 import logging
@@ -74,7 +74,8 @@ class AgentLog(logging.Handler):
         return found
 
     def answer(self, asked: SendLog, now: float) -> LogLines:
-        """The lines after those that the asker has, as far as a message and the rate allow."""
+        """The lines after those that the reader has, as far as the message size and the rate
+        allow."""
         lines, count = self._all()
         oldest = count - len(lines) + 1
         first = self._first(asked, lines, count)

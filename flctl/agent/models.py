@@ -104,11 +104,11 @@ class Models:
         """
         download = self._download
         if download is None or chunk.blob != download.blob:
-            return None  # of a blob that is not wanted any more
+            return None  # of a blob that is no longer wanted
         download.on_chunk(chunk.offset, payload, now)
         if not download.done:
             return None
-        self.pump(now)  # tells the sender that all has arrived
+        self.pump(now)  # confirms to the sender that everything has arrived
         self._finish(download)
         return download.blob
 

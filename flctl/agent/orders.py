@@ -93,7 +93,7 @@ class Refusal(Struct, frozen=True):
     kind: FailureKind
     text: str
     again_s: float | None = None
-    """It may be given again after so long; None: not on this device as it is."""
+    """The order may be repeated after this time; None: never on this device as configured."""
 
 
 def refusal(

@@ -33,9 +33,9 @@ UNREACHED_S = (10.0, 3600.0)
 """… and said; the first pause before it is said again, four times as long each time, and the
 longest one."""
 REFUSED_S = 35.0
-"""After a refusal, which is said by itself; longer than the pauses between its tries."""
+"""After a refusal, which is logged separately; longer than the pauses between its tries."""
 SAME_NOTICE_S = 600.0
-"""A refusal that goes on is logged again after this time."""
+"""A refusal that lasts is logged again after this time."""
 
 
 class Session:
@@ -58,7 +58,7 @@ class Session:
         self._public_key = public_key
         self._hello = hello
         self.name = state.name or config.name
-        """As the coordinator has it once there was a welcome."""
+        """As the coordinator knows it, after the first welcome."""
         self.connected = False
         self.welcomed = False
         new = config.join_token is not None and state.name is None
@@ -88,7 +88,7 @@ class Session:
             self._ask_at = now + (ANSWER_S if sent else RETRY_S)
 
     def _look_why(self, now: float) -> None:
-        """Say why there is no connection: after some seconds, and then ever more rarely."""
+        """Log why there is no connection: after some seconds, then at growing intervals."""
         if self._alone_since is None:
             self._alone_since, self._look_at = now, now + LOOK_S
         if now < self._look_at:
@@ -112,7 +112,7 @@ class Session:
         self._ask_at = now
 
     def say_hello(self) -> None:
-        """Send a new Hello, because what the last one said has changed."""
+        """Send a new Hello, because the contents of the last one have changed."""
         if self.connected and not self._must_join:
             self._ask_at = -math.inf
 
@@ -209,7 +209,7 @@ class Session:
                 f"{self._config.coordinator} does not let this agent join: its token is wrong, "
                 "has expired or is used up; get a new one with  flctl keys token  there"
             )
-        jitter = random.uniform(0.5, 1.0)  # a fleet that comes back must not knock at once
+        jitter = random.uniform(0.5, 1.0)  # a whole fleet that comes back must not connect at once
         self._reopen_at = now + self._back_off_s * jitter
         self._back_off_s = min(2 * self._back_off_s, BACK_OFF_S[1])
         command = f"flctl keys add {self._shown} {shown(self._public_key)}"
@@ -239,7 +239,7 @@ class Session:
         return self._config.shard_from_coordinator and self._config.join_token_file is not None
 
     def _token(self) -> str:
-        """As it stands in its file now, if that may change."""
+        """Its current value in the file, if that may change."""
         if self._waits and self._config.join_token_file is not None:
             with suppress(OSError, UnicodeDecodeError):
                 return self._config.join_token_file.read_text(encoding="ascii").strip()[:200]

@@ -30,7 +30,7 @@ PRIVATE_KEPT = 8
 
 class _ServerKeys(msgspec.Struct, frozen=True):
     given: str
-    """The one that the owner gave when these were told."""
+    """The key that the owner had configured when these were received."""
     keys: tuple[PublicKey, ...]
 
 
@@ -119,8 +119,8 @@ class AgentState:
         self.name = name
 
     def server_keys(self, given: str) -> tuple[str, ...]:
-        """Those that the coordinator has told, () for none. If the owner gives another one by
-        now, that one counts alone."""
+        """The keys that the coordinator has sent, () for none. If the owner configures another one
+        by now, that one counts alone."""
         return stored_server_keys(self.folder, given)
 
     def save_server_keys(self, given: str, keys: Sequence[str]) -> None:

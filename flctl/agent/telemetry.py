@@ -1,6 +1,6 @@
 """How the agent's machine is: load, memory, disk, temperature, the Pi's throttling.
 
-Whatever cannot be measured is None, never invented. `root` stands for `/` where files of
+What cannot be measured is None, never a guess. `root` stands for `/` where files of
 the kernel are read, so that tests can bring a tree of their own.
 """
 
@@ -89,7 +89,7 @@ class Computer:
             place = self._root / folder
             most, used = _number(place / limit), _number(place / usage)
             if most is not None and used is not None and most < memory.total:
-                # Files that were read and can be read again are no load.
+                # Cached files can be read again, so they are not a load.
                 return max(0, used - _entry(place / "memory.stat", cached)), most
         return memory.total - memory.available, memory.total
 
@@ -139,7 +139,7 @@ class Computer:
         model = _text(self._root / "proc/device-tree/model")
         if model:
             return model
-        # A container does not see the device tree; the Pi's kernel tells it here too.
+        # A container does not see the device tree; the Pi's kernel shows it here too.
         for line in (_text(self._root / "proc/cpuinfo") or "").splitlines():
             key, _, value = line.partition(":")
             if key.strip() == "Model" and value.strip():

@@ -55,7 +55,7 @@ class Updates:
             self.forget(oldest)
 
     def offer_again(self, now: float, key: WorkKey | None = None) -> None:
-        """This one, or all: the coordinator may have forgotten what it was told."""
+        """One update, or all: the coordinator may have lost earlier offers."""
         for held in self._held.values():
             if key is None or held.offer.key == key:
                 held.offer_at = now
@@ -77,7 +77,8 @@ class Updates:
         self._requests.clear()
 
     def forget(self, key: WorkKey) -> bool:
-        """The coordinator has it safe, or does not want it; whether it was here."""
+        """Forget an update that the coordinator has stored or does not want. Returns whether it
+        was here."""
         held = self._held.pop(key, None)
         if held is None:
             return False

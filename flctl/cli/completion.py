@@ -90,7 +90,7 @@ def _asked(
     found: list[str] = []
     state = _state(given)
     if not (state / "coordinator.lock").exists() and not (state / "contexts").is_dir():
-        return found  # there is none to ask: what asking would load is the dearest part
+        return found  # no coordinator to ask: loading the client would take most of the time
 
     def ask() -> None:
         from flctl.fleet.connecting import connect_coordinator

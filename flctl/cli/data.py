@@ -1,4 +1,4 @@
-"""`flctl data`: look at a data set, deal it to agents, check the shares."""
+"""`flctl data`: look at a data set, divide it among agents, check the shares."""
 
 from pathlib import Path
 from typing import Annotated

@@ -70,7 +70,7 @@ def group(help: str) -> typer.Typer:
 
 
 def single() -> typer.Typer:
-    """For a module with commands that are no group."""
+    """For a module whose commands are not a group."""
     return typer.Typer(rich_markup_mode=None, add_completion=False)
 
 

@@ -1,4 +1,4 @@
-"""The options that say how data are dealt to agents."""
+"""The options that say how data are divided among agents."""
 
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_args
 

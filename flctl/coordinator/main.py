@@ -44,7 +44,7 @@ def make_coordinator(
 
     `control` is the folder whose sockets for operators on this machine and for `flctl health`
     are opened; a coordinator without it is embedded in a run of this process. `test_data` have
-    the test data that far operators may name.
+    the test data that remote operators may name.
     Raises StateError when the address is taken.
     """
     allow_many_connections()
@@ -102,12 +102,12 @@ def run_coordinator(
     """Be the coordinator of `state` until SIGTERM or SIGINT.
 
     Agents send a heartbeat every `heartbeat_s` seconds; those that share the folder `invite`
-    can join, and are dealt shards of `deal`. Far operators name test data in `test_data`. No round
+    can join, and get shards of `deal`. Remote operators name test data in `test_data`. No round
     of fewer than `min_participants` agents is committed. `settings` is its TOML file, by default
     the one in `state`, if it is there.
 
-    `on_ready` is told the address and the server's public key. A run that was in progress
-    when it last stopped goes on. Raises FlctlError.
+    `on_ready` gets the address and the server's public key. A run that was in progress
+    when it last stopped continues. Raises FlctlError.
     """
     make_folder(state)
     chosen = settings_of(state, settings)

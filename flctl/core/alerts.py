@@ -1,4 +1,4 @@
-"""When an alert fires, is sent, and is mended. Pure, with both clocks passed in.
+"""When an alert fires, is sent, and is resolved. Pure, with both clocks passed in.
 
 `now` is monotonic and measures spans; `wall` only dates what people read. A device's wrong clock
 moves neither, and a jump of the coordinator's own changes dates, not decisions.
@@ -61,7 +61,7 @@ class KeptFiring(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class AlertNotice(Struct, frozen=True, forbid_unknown_fields=True):
-    """What sinks get: an alert fires, or is mended."""
+    """What sinks get: an alert fires, or is resolved."""
 
     number: Natural
     """One more for each; a receiver that has had it already ignores the second one."""

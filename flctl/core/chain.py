@@ -25,7 +25,8 @@ _HEAD = re.compile(rb"[0-9a-f]{64}")
 class Chain(Struct):
     """The chain of one file, to write it or to check it line after line; and what that has found.
 
-    One that begins with the `head` of a known line goes on after that line, and counts from there.
+    One that begins with the `head` of a known line continues after that line, and counts from
+    there.
     """
 
     lines: int = 0
@@ -50,7 +51,7 @@ class Chain(Struct):
     def follow(self, line: bytes) -> None:
         """A line that was read, with or without line end.
 
-        After a break the chain goes on from what the line itself says: one changed line is one
+        After a break the chain continues from the line's own value: one changed line is one
         break.
         """
         line = line.removesuffix(b"\n")

@@ -128,7 +128,7 @@ class History:
 
     @property
     def made_by(self) -> str:
-        """The older flctl whose run cannot be gone on with; empty for one of today's schema."""
+        """The older flctl whose run cannot be continued; empty for today's schema."""
         started = self.started
         if started is None or started.schema == SCHEMA:
             return ""
@@ -218,7 +218,7 @@ class History:
             case events.PauseOrdered():
                 self.held = not event.withdrawn
             case events.RunResumed():
-                # A coordinator that was restarted has not been asked to go on after the round.
+                # A restarted coordinator has not been asked to continue after the round.
                 self.held = self.held and self.state == "running"
                 self.state, self.reason, self.awaits = "running", "", False
                 self.reproducible = self.reproducible and event.reproducible

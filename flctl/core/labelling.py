@@ -14,7 +14,7 @@ class Labelling:
         changed: Mapping[str, Mapping[str, str | None]] | None = None,
     ) -> None:
         self.own = {agent: dict(labels) for agent, labels in (own or {}).items()}
-        """What each agent said last. It is kept, so that one that is away is counted as well."""
+        """The last labels that each agent sent, kept so that an absent agent is counted as well."""
         self.changed = {agent: dict(labels) for agent, labels in (changed or {}).items()}
         """What operators have set, or (None) taken away."""
         self._counting: dict[str, dict[str, str]] = {}
@@ -58,7 +58,7 @@ class Labelling:
         return Labelling(self.own, changed)
 
     def forget(self, agents: Iterable[str]) -> None:
-        """Agents that are not enrolled any more."""
+        """Agents that are no longer enrolled."""
         for agent in agents:
             self.own.pop(agent, None)
             self.changed.pop(agent, None)

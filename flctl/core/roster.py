@@ -32,7 +32,7 @@ class Admit(Struct, frozen=True):
     name: str
     peer: bytes
     new: bool
-    """A new session or connection: whatever it was told before may be lost."""
+    """A new session or connection: earlier messages to it may be lost."""
 
 
 class Probe(Struct, frozen=True):
@@ -54,7 +54,7 @@ class Lost(Struct, frozen=True):
 
 
 class Jumped(Struct, frozen=True):
-    """The agent declares far more examples than before, and would weigh as much more."""
+    """The agent declares many more examples than before, and would weigh more."""
 
     name: str
     text: str

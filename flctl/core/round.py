@@ -113,7 +113,7 @@ class Closing(Struct, frozen=True):
 
     need: int
     deadline_s: float = math.inf
-    """At the deadline, what is here is enough, or the attempt has failed."""
+    """At the deadline, the updates so far are enough, or the attempt has failed."""
 
     def complete(self, stored: int, owing: int) -> bool:  # noqa: ARG002
         """Whether nothing more is waited for; `owing` updates may still come soon."""
@@ -155,7 +155,7 @@ class Seat(Struct):
 
     @property
     def delivered(self) -> bool:
-        """All bytes are here: whether the agent still is does not matter any more."""
+        """All bytes have arrived: whether the agent is still connected no longer matters."""
         return self.counts or self.standing is Standing.WHOLE
 
     @property
@@ -270,7 +270,7 @@ class Pull(Struct, frozen=True):
 
 
 class Store(Struct, frozen=True):
-    """Check these and journal them; their sync may go on meanwhile."""
+    """Check these and journal them; their sync may continue meanwhile."""
 
     agents: tuple[str, ...]
 

@@ -1,4 +1,4 @@
-"""The one stream of events that everybody who follows a run reads, here or far away.
+"""The one stream of events that all local and remote followers of a run read.
 
 An event of the journal carries its index there, which survives a restart: who was away asks for
 what came after it. Live events, which are not journaled, carry none.
@@ -32,11 +32,11 @@ def ended_by(event: object) -> str:
 
 
 class Live(Struct, frozen=True, kw_only=True, tag_field="event"):
-    """Base of what stands in no journal."""
+    """Base of the events that are not journaled."""
 
 
 class RunBegun(Live, frozen=True, tag="begun"):
-    """It starts, or goes on after `round`."""
+    """It starts, or continues after `round`."""
 
     run: RunId
     round: Natural
@@ -114,7 +114,7 @@ class Followed:
         self._since: dict[int, events.AnyEvent | AnyLive] = {}
 
     def is_new(self, told: Published) -> bool:
-        """Whether it was not told before; it counts as told from now on."""
+        """Whether it is new; from now on it counts as seen."""
         seq = told.seq
         if seq is None:
             return True

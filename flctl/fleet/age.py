@@ -1,7 +1,7 @@
 """Files in the age format (age-encryption.org), as streams: with pyrage, the extra `backup`.
 
 To encrypt takes public keys only; who has one of the secret keys reads the file. Such a file says
-nothing about who wrote it: everybody may have a public key.
+nothing about who wrote it: anyone may have a public key.
 """
 
 import os

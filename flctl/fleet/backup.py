@@ -109,7 +109,7 @@ class Stream:
         yield bytes(2 * BLOCK)
 
     def _keys(self) -> Iterator[bytes]:
-        """As they are at one moment: a key that is replaced takes two files."""
+        """A consistent snapshot: replacing a key changes two files."""
         folder = self._state / "keys"
         for _ in range(_TRIES):
             with ExitStack() as stack:

@@ -58,7 +58,7 @@ def test_data(task: Task, settings: RunSettings, once: Once) -> Reading[dict[str
 
 
 class Clients:
-    """The data of all virtual clients, dealt as a local fleet's would be."""
+    """The data of all virtual clients, divided as for a local fleet."""
 
     def __init__(self, task: Task, settings: RunSettings) -> None:
         self.names = agent_names(settings.virtual or settings.local or 1)
@@ -74,7 +74,7 @@ class Clients:
         self.refresh()
 
     def refresh(self) -> None:
-        """Read and deal them again, if they have changed. Raises DataError, TaskError."""
+        """Read and divide them again, if they have changed. Raises DataError, TaskError."""
         everything = self._everything.get()
         if everything is not self._dealt:
             self.training, self.validation = deal(

@@ -1,4 +1,4 @@
-"""`--engine ray`: the work of a virtual run on the nodes of a Ray cluster that is there already.
+"""`--engine ray`: the work of a virtual run on the nodes of an existing Ray cluster.
 
 Each worker is an actor with one CPU (`--threads` of them), which opens the task and the data on its
 node, and does one order at a time (`flctl.fleet.site`). One that dies, alone or with its node, is

@@ -1,6 +1,6 @@
 """Makes a simulated round durable while the next one trains: one group commit for all of it.
 
-A power cut may take back the last round, and what has been told of it; it is done again, with the
+A power cut may undo the last round and its events; the round is repeated, with the
 same bytes. Until a round is durable, the model of the one before stays.
 """
 
@@ -17,7 +17,7 @@ from flctl.core.stream import AnyLive, Published
 from flctl.files import explained
 
 APPEND_S = 0.2
-"""Events within a round are appended to the journal, and told, this often."""
+"""Events within a round are appended to the journal and published this often."""
 
 
 class Commits:
@@ -82,7 +82,7 @@ class Commits:
     def tell(self) -> None:
         while self._untold and not (self._unwritten and self._untold[0] is self._unwritten[0]):
             event = self._untold.popleft()
-            # One that stands in no journal, or that a full disk did not take, has no number.
+            # An event outside the journal, or lost to a full disk, has no number.
             told = list(self._journal.told(event)) if isinstance(event, Journaled) else []
             for each in told or [Published(self._run, event)]:
                 self._publish(each)

@@ -20,10 +20,10 @@ from flctl.values import names_run
 def connect(state: Path, context: str | None = None, run: str = "") -> LocalRuns | RemoteRuns:
     """The one rule of all commands:
 
-    1. The far coordinator that `context` names; `local` names none, and leaves out step 4.
+    1. The remote coordinator that `context` names; `local` names none, and leaves out step 4.
     2. The coordinator that runs on `state`.
     3. `state` itself, when `run` is the name of a run, or its beginning, that it has.
-    4. The far coordinator that `flctl connect` saved there.
+    4. The remote coordinator that `flctl connect` saved there.
     5. `state` itself.
 
     Raises UsageError when there is no such context, StateError when it is damaged.

@@ -50,7 +50,7 @@ class Connection:
         self.patience: Callable[[], AbstractContextManager[object]] = nullcontext
         """Entered while an answer is awaited."""
         self.on_server_keys: Callable[[tuple[str, ...]], None] = lambda _: None
-        """By which keys the coordinator is known from now on; it tells that of its own accord."""
+        """The coordinator's keys from now on; it sends them unasked."""
         self._is_right = False
         """It has been connected: the peer has the server key that was given."""
         self._ids = itertools.count(1)
@@ -177,7 +177,7 @@ class Connection:
         )
 
     def download(self, download: Download, run: str, round_id: int) -> None:
-        """Raises CoordinatorAway when it does not come, or is not there any more."""
+        """Raises CoordinatorAway when no answer comes, or the coordinator is gone."""
         moved = time.monotonic()
         while not download.done:
             requests = download.requests()

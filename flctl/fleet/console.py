@@ -1,4 +1,4 @@
-"""An operator's connection to a coordinator, here or far away: questions and orders."""
+"""An operator's connection to a local or remote coordinator: questions and orders."""
 
 import os
 import tempfile
@@ -34,7 +34,7 @@ FAR = 2**40
 class RemoteRuns(Connection):
     """The runs of a coordinator, and all else that may be asked of it and ordered."""
 
-    # The documents that `--json` prints come back as they are, once they have been checked.
+    # The documents that `--json` prints come back unchanged, once they have been checked.
 
     def status(self, where: Sequence[str] = ()) -> dict[str, Any]:
         """As `answers.FleetStatus`; only agents that fulfil all requirements."""

@@ -1,4 +1,4 @@
-"""Which far coordinator this machine steers: what `flctl connect` saves."""
+"""Which remote coordinator this machine uses: what `flctl connect` saves."""
 
 import shlex
 from collections.abc import Sequence

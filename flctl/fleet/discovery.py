@@ -148,7 +148,7 @@ def _stranger(
         advice = "not enrolled, and no key is waiting: start its agent, then "
         return Presence(name, host, "missing", None, f"{advice}flctl keys add {name} KEY{again}")
     if len(waiting) == len(strangers) == 1:
-        key = waiting[0]  # anybody can knock: only who looks at the host knows whose it is
+        key = waiting[0]  # anyone can connect: only a look at the host shows whose key it is
         advice = f"if agent.pub on {host} says {key}: flctl keys add {name} {key}{again}"
         return Presence(name, host, "waiting key", None, advice)
     advice = "see agent.pub there for which waiting key it is, then "
@@ -162,7 +162,8 @@ def _shut_out(expected: Expected, again: str) -> Presence:
 
 
 def _extra(agent: Mapping[str, Any], revoke: str | None) -> Presence:
-    """`revoke`: what follows the command to shut it out; None where that is no good advice."""
+    """`revoke`: what follows the command to revoke it; None where revoking is not the right
+    advice."""
     name, version = agent["name"], agent["version"]
     said = agent["state"] if version else "never seen"
     other = "name the right one" if revoke is None else f"flctl keys revoke {name}{revoke}"

@@ -1,4 +1,4 @@
-"""Carries a run through, wherever its agents are, and tells of it event by event."""
+"""Carries out a run, wherever its agents are, and yields its events."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -75,7 +75,7 @@ def drive_local(
 ) -> RunResult:
     """A coordinator in this process and its agents as processes beside it. Raises FlctlError.
 
-    Ctrl-C ends the run so that it can be resumed, stops all processes, and goes on up.
+    Ctrl-C ends the run so that it can be resumed, stops all processes, and is raised again.
     """
     folder = _resumable(state, resume, "local") if resume is not None else None
     count = folder.settings().local if folder is not None else given.get("local")
@@ -86,7 +86,7 @@ def drive_local(
         coordinator, endpoint = make_coordinator(state, keyring, "127.0.0.1:0")
 
         def on_told(told: Published) -> None:
-            # That its own agents have yet to start is no news.
+            # That its own agents are still starting is expected.
             if not (isinstance(told.event, AgentsAwaited) and told.event.round is None):
                 on_event(told)
 

@@ -78,7 +78,7 @@ class Following:
         return None
 
     def _told(self, body: object) -> Published | None:
-        """An event of the run; None for what tells nothing about it."""
+        """An event of the run; None for what is not about it."""
         if body is None or (found := answers.read_told(body, self._connection.where)) is None:
             return None
         names = {found.run}

@@ -36,7 +36,7 @@ class Heads:
         self._state = state
 
     def on_event(self, told: Published) -> None:
-        """Keep the head of the event. A failure is only logged: the run goes on."""
+        """Keep the head of the event. A failure is only logged: the run continues."""
         event = told.event
         if not isinstance(event, DURABLE) or not is_head(told.head):
             return

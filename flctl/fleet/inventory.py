@@ -1,7 +1,7 @@
 """Which agents should exist, as an Ansible inventory says.
 
 Ansible itself is asked, so that every variable counts as it does in a playbook. Where it is not
-installed, what it has said elsewhere is read: `ansible-inventory -i FILE --list > fleet.json`.
+installed, its output from elsewhere is read: `ansible-inventory -i FILE --list > fleet.json`.
 """
 
 import contextlib
@@ -206,7 +206,7 @@ def _expect_few(path: Path) -> None:
 def _first_words(file: Path) -> Iterator[tuple[int, str]]:
     """First word of each line with its number: a host, or a group."""
     if os.access(file, os.X_OK):
-        return  # a program, which says itself whom it names
+        return  # a program, which reports the hosts itself
     with contextlib.suppress(OSError):
         text = read_small(file, BYTES).decode(errors="replace")
         for number, line in enumerate(text.splitlines(), start=1):

@@ -1,4 +1,4 @@
-"""What each agent of a local or virtual run holds out, dealt as the run deals it."""
+"""What each agent of a local or virtual run holds out, divided as in the run."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,7 +27,8 @@ def own_of_run(task: Task, checkpoint: Path) -> Mapping[str, Examples]:
 
 
 def own_of(task: Task, ref: str, data: Path | None, agents: int) -> Mapping[str, Examples]:
-    """Of so many agents, as the task's settings deal the data. Raises SettingsError, DataError."""
+    """Of so many agents, with the data divided as in the task's settings. Raises SettingsError,
+    DataError."""
     where = f"--agents {agents}"
     given = {"task": ref, "virtual": agents, "data": None if data is None else str(data)}
     defaults = normalised(task.defaults, f"the defaults of task '{ref}'")

@@ -34,7 +34,7 @@ from flctl.worker.jobs import DataSource, Personal, PersonaliseJob
 class PersonalHere:
     """By all agents of the run, or those that are named; `publish` gets every event.
 
-    `again`: go on with an order that was interrupted. What `between` raises ends it. `run` raises
+    `again`: continue an order that was interrupted. What `between` raises ends it. `run` raises
     FlctlError.
     """
 

@@ -1,4 +1,4 @@
-"""Which Ray cluster a run is computed on: one that is there already."""
+"""Which existing Ray cluster a run is computed on."""
 
 import logging
 import os

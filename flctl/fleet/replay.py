@@ -183,7 +183,7 @@ def _row(round_id: int, journal: Digest, replayed: Digest, why: str) -> Row:
 def _training(
     task: Task, settings: RunSettings, history: History, sources: Mapping[str, Path]
 ) -> Mapping[str, Examples]:
-    """The data of everybody who took part in some round."""
+    """The data of every agent that took part in some round."""
     assert history.started is not None
     took_part = sorted({agent for event in history.rounds for agent in event.participants})
     unknown = sorted(set(sources) - set(took_part))

@@ -1,6 +1,6 @@
 """A state folder out of a backup: every name and size is checked, nothing is there until all is.
 
-Everybody may encrypt a file for a public key: what is in an archive is believed no more than
+Anyone may encrypt a file for a public key: an archive is trusted no more than
 what comes from the network.
 """
 

@@ -171,7 +171,7 @@ class _Opened:
                 raise AssertionError("not an order of a round")
 
     def _fetch(self, path: Path, digest: Digest, refs: list[Any]) -> None:
-        """The model is in its place, and the one before it is gone."""
+        """The new model has replaced the previous one."""
         if self._model == (digest, path):
             return
         import ray

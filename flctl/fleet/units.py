@@ -1,4 +1,4 @@
-"""The systemd unit of an agent or a coordinator: its text, and putting it in force."""
+"""The systemd unit of an agent or a coordinator: its text, and its installation."""
 
 import os
 import pwd

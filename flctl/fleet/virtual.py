@@ -114,7 +114,7 @@ class VirtualRun:
         with contextlib.ExitStack() as undo:
             if (
                 ray := given.get("engine") == "ray"
-            ):  # what it lacks is said before there is a folder
+            ):  # missing data are reported before the folder is made
                 from flctl.fleet.cluster import expect_shareable
                 from flctl.fleet.ray_cluster import connect, disconnect
 

@@ -101,7 +101,7 @@ class Events:
         self._written = kept
 
     def close(self) -> None:
-        # All was flushed; what could not be has been told, and a file tries it again here.
+        # All was flushed; failures were reported, and closing the file retries here.
         with contextlib.suppress(OSError):
             self._stack.close()
 
@@ -120,7 +120,7 @@ class Events:
 
 
 class Follower:
-    """Writes the events of the run that it is told of, into `folder`/RUN, as they happen.
+    """Writes the events that it receives into `folder`/RUN, as they happen.
 
     Raises UsageError or StateError now when nothing can be written there.
     """
@@ -152,7 +152,7 @@ class Follower:
 def export(rounds: Iterable[RoundCommitted], target: Path) -> None:
     """The folder `target` with all events; one that was there is replaced as a whole.
 
-    Raises UsageError when it is no folder of events, StateError.
+    Raises UsageError when it is not a folder of events, StateError.
     """
     _expect_folder(target.parent, "--out")
     with explained(target, "write TensorBoard events", "--out"):

@@ -22,7 +22,7 @@ def task_of(checkpoint: Path, given: str | None, read_as: "ReadAs") -> "tuple[st
     """The task that is `given`, else the installed one that the file names, and its name.
 
     That the model has learnt from data that were read in another way than `read_as` is a warning.
-    Raises CheckpointError for what is no checkpoint, UsageError when neither names a task.
+    Raises CheckpointError when it is not a checkpoint, UsageError when neither names a task.
     """
     from flctl.learning.registry import task_to_load
     from flctl.learning.task import load_task

@@ -1,4 +1,4 @@
-"""What `flctl data` reads, shows and deals."""
+"""What `flctl data` reads, shows and divides."""
 
 import os
 from collections.abc import Mapping
@@ -60,7 +60,7 @@ def split(
     force: bool,
     json: bool,
 ) -> None:
-    """Deal data into the new folder `out`, as the settings `given` say. Raises FlctlError."""
+    """Divide data into the new folder `out`, by the settings `given`. Raises FlctlError."""
     place = Path(os.path.realpath(out.expanduser()))
     check_place(place, force)
     if data is not None and data.exists() and data.resolve().is_relative_to(place):

@@ -70,7 +70,7 @@ def without_best(metrics: Mapping[str, Any]) -> str:
 
 
 def trouble_line(told: Published) -> str:
-    """What went wrong, and with whom; empty for what is no trouble."""
+    """What went wrong, and with which agent; empty for other events."""
     event, text = told.event, ""
     match event:
         case UpdateRejected():

@@ -30,7 +30,7 @@ class ToMeasure(NamedTuple):
     """None: the task's own."""
     split: str
     agents: int | None
-    """How many the data are dealt to; None: those of the run that the checkpoint is of."""
+    """Number of agents that share the data; None: that of the checkpoint's run."""
     batch_size: int
     private: Path | None
     device: str

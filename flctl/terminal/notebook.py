@@ -13,7 +13,7 @@ PICTURE_S = 0.25
 
 @contextlib.contextmanager
 def pictured(story: Story) -> Iterator[Callable[[], None]]:
-    """Yields a function that draws the run as it is now; outside a notebook it does nothing."""
+    """Yields a function that draws the run's current state; outside a notebook it does nothing."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     if not hasattr(shell, "kernel"):
         yield lambda: None

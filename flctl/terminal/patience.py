@@ -10,7 +10,7 @@ from typing import Any
 
 @contextlib.contextmanager
 def reading(what: object) -> Iterator[None]:
-    """While data are read, say so, and how far it is, which their reader tells its log."""
+    """While data are read, show that, and the progress that their reader logs."""
     from flctl.terminal.output import terminal
 
     logger, console = logging.getLogger("flctl.learning"), terminal(stderr=True)
@@ -51,7 +51,7 @@ def waiting(text: str, after_s: float = 0.0) -> Iterator[None]:
 
 
 class _Told(logging.Handler):
-    """Shows what is only of interest now, and leaves warnings to everybody else's handler."""
+    """Shows what matters only now, and leaves warnings to the other handlers."""
 
     def __init__(self, status: Any) -> None:
         super().__init__()

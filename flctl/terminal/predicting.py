@@ -34,7 +34,7 @@ class ToPredict(NamedTuple):
 def predicted(
     checkpoint: Path, file: Path, wanted: ToPredict
 ) -> tuple[Any, list[str], dict[str, Any]]:
-    """The predictions, what is to be said about them, and the same for JSON. Raises FlctlError."""
+    """The predictions, the notes about them, and the same for JSON. Raises FlctlError."""
     own = None if wanted.own is None else own_model(checkpoint, wanted.own)
     checkpoint = own.path if own is not None else checkpoint
     chosen, learnt = task_of(checkpoint, wanted.task, wanted.read_as)

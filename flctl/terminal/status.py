@@ -153,7 +153,7 @@ def _device(kind: str | None, arch: str | None) -> str:
 
 def _row(agent: Mapping[str, Any], lost_after_s: float) -> list[Any]:
     state = agent["state"]
-    if state in AWAY:  # what it had said of itself is no longer so
+    if state in AWAY:  # its last report is out of date
         agent = {**agent, **dict.fromkeys(LIVE)}
     progress = agent["progress"]
     shown = f"{state} {progress[0]}/{progress[1]}" if progress and progress[1] else state

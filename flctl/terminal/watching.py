@@ -49,7 +49,7 @@ class Watcher:
         self.target: Path | None = None
         """Path to which this process copies the final model."""
         self.also: Callable[[Published], None] = lambda _: None
-        """Is told every event too; what it raises ends its part in this, not the run."""
+        """Receives every event too; an exception ends only its own part, not the run."""
         self._lock = threading.Lock()
         self._unwritten = False
         self._measures = False
@@ -110,7 +110,7 @@ class Watcher:
                 self.interrupted(state, str(error) or "interrupted by the user")
 
     def resume(self, run: str) -> str:
-        """The command that goes on with it, or goes on watching it."""
+        """The command that resumes the run, or watches it again."""
         copy = f" --save-model {shlex.quote(str(self.target))}" if self.target else ""
         own = task_option(self.story.task) if self.embedded else ""
         return f"{program()} train --resume {run}{own}{self.again}{copy}"
@@ -131,7 +131,7 @@ class Watcher:
             self._unwritten |= give_up_stdout(error)
 
     def _goodbye(self) -> str:
-        """Message about the effect of Ctrl-C, and how to go on."""
+        """Message about the effect of Ctrl-C, and how to continue."""
         run = self.story.run
         if not run and not self.embedded:  # the order may be with the coordinator by now
             return (

@@ -48,7 +48,7 @@ def parse_address(text: str, lowest_port: int = 1) -> Address:
 def check_name(address: Address) -> None:
     """Raises UsageError for a host that does not exist; one that is only unreachable is fine.
 
-    A Pi often starts before its network: "try again" from the resolver is no mistake.
+    A Pi often starts before its network: a temporary DNS failure is not a configuration error.
     """
     try:
         socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
@@ -80,7 +80,7 @@ def control_address(state: Path) -> str:
     """The `ipc://` address of the control socket of the coordinator in `state`.
 
     It lies in the state folder, or where that makes too long a path, under a hashed name in
-    a folder of this user's. Raises StateError when that folder belongs to somebody else.
+    a folder of this user's. Raises StateError when that folder belongs to another user.
     """
     plain = state.absolute() / "control.sock"
     if len(os.fsencode(plain)) <= CONTROL_PATH_BYTES:

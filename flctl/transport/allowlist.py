@@ -25,7 +25,7 @@ MOST_BYTES = 64 * 2**20
 
 
 class Entry(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
-    """A key that is let in (or was, among the revoked)."""
+    """An enrolled key, or a revoked one."""
 
     name: AgentName
     key: str
@@ -33,7 +33,7 @@ class Entry(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_
     added: float
     """Seconds since 1970."""
     shard: Shard | None = None
-    """Which part of the data it was dealt when it joined."""
+    """The part of the data that it was assigned when it joined."""
     token: str = ""
     """The id of the token that it joined with, if it did."""
     evaluates: bool = False
@@ -103,9 +103,9 @@ class AllowList(Struct, forbid_unknown_fields=True, kw_only=True):
         return found
 
     def give_shard(self, key: str, deal: Deal) -> Entry:
-        """Deal the owner of `key` the first part that is free.
+        """Assign the first free part to the owner of `key`.
 
-        Raises AccessError when all are dealt.
+        Raises AccessError when all are assigned.
         """
         owner = self.owner(key)
         assert owner is not None

@@ -30,7 +30,7 @@ LOCAL = "local"
 class Sent(Enum):
     OK = "ok"
     GONE = "gone"
-    """The peer is not connected any more."""
+    """The peer is no longer connected."""
     SLOW = "slow"
     """Its queue is full: try again later."""
 

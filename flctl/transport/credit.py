@@ -47,7 +47,7 @@ class Credit(Generic[Peer]):
         self.total += 1
 
     def returned(self, peer: Peer, count: int = 1) -> None:
-        """Up to `count` chunks of `peer` are not on their way any more."""
+        """Up to `count` chunks of `peer` are no longer in flight."""
         mine = self._outstanding.get(peer, 0)
         count = min(count, mine)
         self.total -= count
@@ -134,7 +134,7 @@ class ServeQueue(Generic[Peer]):
         self._waiting.setdefault(turn.peer, deque()).appendleft(turn.fetch)
 
     def forget(self, peer: Peer) -> None:
-        """The peer is gone, or has been told to ask again."""
+        """The peer is gone, or was asked to ask again."""
         self._waiting.pop(peer, None)
         for key in [key for key in self._transfers if key[0] == peer]:
             del self._transfers[key]

@@ -40,7 +40,7 @@ class Download:
         """Offsets of chunks that have arrived before an earlier one."""
         self._asked: set[int] = set()
         self._next = self._limit = 0
-        """Where to ask next, and how far has ever been asked."""
+        """The next offset to ask for, and the highest ever asked for."""
         self._moved_s: float | None = None
         self._to_acknowledge = 0
         """Chunks that have arrived since the last `requests`."""

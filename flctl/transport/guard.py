@@ -135,7 +135,7 @@ class Guard:
             self._sweep(turn, now)
 
     def _resident(self) -> int:
-        """Bytes of this process in memory; 0 where that cannot be said."""
+        """Resident bytes of this process; 0 where that is unknown."""
         if self._statm is None:
             return 0
         return int(os.pread(self._statm, 128, 0).split()[1]) * _PAGE
@@ -215,7 +215,7 @@ def _duplicate(fd: int) -> socket.socket | None:
         return None
     try:
         return socket.socket(fileno=own)
-    except OSError:  # the number is no socket's any more
+    except OSError:  # the number no longer belongs to a socket
         os.close(own)
         return None
 

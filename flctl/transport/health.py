@@ -1,6 +1,6 @@
 """How a container's health check asks a running agent or coordinator whether its loop turns.
 
-A Unix socket in the state folder; whoever connects is told one line of JSON by the loop
+A Unix socket in the state folder; each connection receives one line of JSON from the loop
 itself. Nothing heavy is loaded here: a check runs every half minute, also on a Pi 3.
 """
 
@@ -50,7 +50,7 @@ class HealthPort:
         return [] if fd < 0 else [fd]
 
     def answer(self, report: Callable[[], dict[str, Any]]) -> None:
-        """Tell everybody who has asked, without waiting."""
+        """Answer all who have asked, without waiting."""
         while self.fds:
             try:
                 asker, _ = self._socket.accept()
@@ -73,7 +73,7 @@ def ask(folder: Path) -> dict[str, dict[str, Any] | None]:
 
 
 def in_words(folder: Path, found: dict[str, dict[str, Any] | None]) -> tuple[bool, str]:
-    """Whether all that is there is healthy, in one line."""
+    """Whether everything that runs there is healthy, in one line."""
     if not found:
         return False, f"neither an agent nor a coordinator runs on {folder}"
     told = [

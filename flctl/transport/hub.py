@@ -287,7 +287,7 @@ def _listen(address: Address, shared: bool) -> socket.socket:
 
 
 def _key_of(frames: list[zmq.Frame]) -> str | None:
-    """The key that the connection was let in with; None, so dropped, if there is none."""
+    """The key that the connection was authenticated with; None, so dropped, if there is none."""
     try:
         return str(frames[-1]["User-Id"]) if frames else None
     except zmq.ZMQError:

@@ -46,7 +46,7 @@ class KeyPair:
 
 def shown(key: str) -> str:
     """A public key (Z85) as people see it: letters, digits and _, which need no quotes in a shell
-    and never look like an option. What is no key stays as it is."""
+    and never look like an option. What is not a key stays unchanged."""
     if not _is_z85_key(key):
         return key
     return PREFIX + base64.b32encode(z85.decode(key.encode())).decode().rstrip("=").lower()

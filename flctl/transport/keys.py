@@ -107,12 +107,12 @@ class Keyring:
             return self._allowed.is_revoked(key)
 
     def entries(self) -> list[Entry]:
-        """Everybody who is let in, by name."""
+        """All enrolled keys, by name."""
         with self._lock:
             return sorted(self._allowed.keys, key=lambda entry: entry.name)
 
     def revoked(self) -> list[Entry]:
-        """Everybody who is shut out, by the name they had."""
+        """All revoked keys, by their former name."""
         with self._lock:
             return sorted(self._allowed.revoked, key=lambda entry: entry.name)
 
@@ -122,7 +122,7 @@ class Keyring:
             return list(reversed(self._waiting.values()))
 
     def authorise(self, key: str) -> bool:
-        """Whether a connection with `key` is let in; one that is not is noted as waiting."""
+        """Whether a connection with `key` is admitted; a rejected key is recorded as waiting."""
         if self.role_of(key) is not None:
             return True
         if not self.is_revoked(key):  # do not suggest that it be enrolled again
@@ -141,7 +141,7 @@ class Keyring:
         """Read the file again if it has changed; looks each half second of `now` at most.
 
         True when it had. When the file is damaged that is logged, once, and the last good
-        list stays in force: a slip of a person's editor must not end a run.
+        list stays in force: a mistake in an editor must not end a run.
         """
         with self._lock:
             if now < self._next_look:

@@ -39,7 +39,7 @@ class Quota(Struct, frozen=True):
 
 
 Quotas = Callable[[str], Quota | None]
-"""From a public key in Z85; None when the key is not let in any more."""
+"""From a public key in Z85; None when the key is no longer enrolled."""
 
 
 def agent_share(key: str) -> Quota:

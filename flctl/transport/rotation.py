@@ -67,7 +67,7 @@ class KeyRotation:
         return (self.current.public,) if found is None else (found.new, found.old)
 
     def begin(self, overlap_s: float) -> Rotation:
-        """Raises UsageError while another rotation goes on."""
+        """Raises UsageError while another rotation is in progress."""
         if self.overlap is not None:
             raise UsageError(
                 "the server key is already being replaced: "
@@ -96,7 +96,7 @@ class KeyRotation:
         return self._conclude(found)
 
     def abort(self) -> Rotation:
-        """From now on only the old key is good. Raises UsageError when there is no new one."""
+        """From now on only the old key is valid. Raises UsageError when there is no new one."""
         found = self._running()
         with explained(self._file, "end the rotation of the server key"):
             self._file.unlink()

@@ -36,7 +36,7 @@ class Token(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_
     expires: float
     uses_left: int
     deal: Deal | None = None
-    """What is dealt to those who join with it and ask for a shard."""
+    """The division of the data for agents that join with it and ask for a shard."""
     evaluates: bool = False
     """Whether those who join with it may measure models, instead of training."""
     by: Annotated[str, Meta(max_length=63)] = ""

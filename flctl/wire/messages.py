@@ -123,7 +123,7 @@ class Claim(Part, frozen=True):
 
 
 class Deal(Part, frozen=True):
-    """How a data set that several agents have is dealt to them."""
+    """How a data set that several agents have is divided among them."""
 
     of: Annotated[int, Meta(ge=1, le=10**6)]
     """Number of equal owners."""
@@ -133,7 +133,7 @@ class Deal(Part, frozen=True):
 
 
 class Shard(Deal, frozen=True, kw_only=True):
-    """Part `index` (from 0) of what is dealt."""
+    """Part `index` (from 0) of the division."""
 
     index: Annotated[int, Meta(ge=0, lt=10**6)]
 
@@ -338,13 +338,13 @@ class Hello(Message, frozen=True):
     """Enabled tasks and the digest of each one's code."""
     datasets: tuple[DatasetInfo, ...] = ()
     error: Text | None = None
-    """Why there is no data, if so."""
+    """Why there are no data, if so."""
     damaged: tuple[tuple[Short, Short], ...] = ()
     """(data set, task) of those whose files are there, and cannot be read for training."""
     limits: Limits | None = None
     """What its owner allows; an older agent has no limits."""
     server_keys: Annotated[tuple[PublicKey, ...], Meta(max_length=2)] = ()
-    """Those of the coordinator that it was told and has stored."""
+    """The coordinator's keys that it has received and stored."""
     life: Life | None = None
     """Life of the coordinator met last, "" for none; None: from an agent without this field."""
     image: Digest | None = None
@@ -454,7 +454,7 @@ class Join(Message, frozen=True, omit_defaults=True):
     name: AgentName | None = None
     """None: the coordinator gives one."""
     shard: bool = False
-    """It wants to be told which part of its data is its own."""
+    """It asks for its part of the data."""
 
 
 # From the coordinator to an agent ----------------------------------------------------
@@ -612,7 +612,7 @@ class Chunk(Message, frozen=True):
 
 
 class BlobGone(Message, frozen=True):
-    """There is no such blob here (any more)."""
+    """This blob is not here, or no longer."""
 
     blob: Digest
 

@@ -233,7 +233,7 @@ class LabelAgent(AdminOrder, frozen=True, tag="label"):
 
 
 class AckAlert(AdminOrder, frozen=True, tag="alert-ack"):
-    """Say that somebody looks after an alert that fires."""
+    """Acknowledge a firing alert."""
 
     id: Natural
 

@@ -72,7 +72,7 @@ class Executor:
     def describe(self, job: Describe) -> Described:
         """Try every task on every data set; a pair that does not fit is left out.
 
-        That data are not of a task's kind is told only where they are of no other task's.
+        That data are not of a task's kind is reported only where they fit no other task.
         Raises SettingsError for a device that is not there.
         """
         devices.pick(job.device)
@@ -289,7 +289,7 @@ class Executor:
 
 
 def _is_of_its_kind(error: FlctlError) -> bool:
-    """What a task has said about data that it does read."""
+    """A task's messages about data that it does read."""
     return isinstance(error, DataError) and not isinstance(error, OtherData)
 
 
@@ -306,7 +306,7 @@ def tests_of(task: Task, source: DataSource, once: Once) -> dict[str, Examples]:
 
 
 def _check_data(task: Task, settings: RunSettings, once: Once) -> None:
-    """Check that the data can be dealt to local or virtual agents, and the test data read."""
+    """Check that the data can be divided among local or virtual agents, and the test data read."""
     agents = settings.local or settings.virtual
     if agents is not None:
         shard = Shard(

@@ -71,14 +71,14 @@ def main(arguments: list[str]) -> NoReturn:
 
 
 class Runner:
-    """Runs jobs and tells their outcome; torch is loaded by the first one."""
+    """Runs jobs and reports their outcome; the first one loads torch."""
 
     def __init__(self, pipe: Pipe[AnyJob]) -> None:
         self._pipe = pipe
         self._executor: Executor | None = None
 
     def run(self, job: AnyJob, fd: int | None) -> None:
-        """Raises OSError when the outcome cannot be told."""
+        """Raises OSError when the outcome cannot be reported."""
         outcome: tuple[AnyEvent, int | None]
         try:
             outcome = self._outcome(job, fd)

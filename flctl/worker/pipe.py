@@ -93,7 +93,7 @@ class Pipe(Generic[M]):
         self._socket.sendall(data)
 
     def receive(self) -> list[tuple[M, int | None]]:
-        """Wait for one piece; the messages that it completes. `ended` tells of the end."""
+        """Wait for one piece; the messages that it completes. `ended` reports the end."""
         return self._receive(0)
 
     def receive_now(self) -> list[tuple[M, int | None]]:

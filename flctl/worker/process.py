@@ -162,7 +162,7 @@ class WorkerProcess:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         level = logging.getLogger("flctl").getEffectiveLevel()
         # -P: what lies in the current folder must not take the place of a module of Python's own.
-        # A task of one's own is found there all the same, last of all (registry.locate).
+        # A user's task is still found there, last of all (registry.locate).
         command = [sys.executable, "-P", "-m", self._module, str(theirs.fileno()), str(level)]
         self._oom_kills = oom_kills()
         said = None if self._keep is None else relayed(self._keep)

@@ -1,4 +1,4 @@
-"""How often a worker tells of its steps."""
+"""How often a worker reports its steps."""
 
 import time
 from collections.abc import Callable
@@ -13,7 +13,7 @@ Tell: TypeAlias = Callable[[Stepped], None]
 
 
 class Limited:
-    """Tells of a step now and then, and always of the last."""
+    """Reports a step now and then, and always the last one."""
 
     def __init__(self, tell: Tell) -> None:
         self._tell = tell

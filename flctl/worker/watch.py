@@ -1,4 +1,4 @@
-"""Whether a process at work still does anything: one that neither tells of a step nor uses
+"""Whether a process at work still does anything: one that neither reports a step nor uses
 the processor hangs, and may do so for ever."""
 
 import psutil
@@ -18,7 +18,7 @@ class Watch:
         self._looked_at: float | None = None
 
     def told(self) -> None:
-        """It has said something."""
+        """It has sent a message."""
         self._idle_s = 0.0
 
     def hangs(self, now: float) -> bool:

@@ -1,1 +1,1 @@
-"""Alerts of the coordinator: what it observes, what it remembers, and whom it tells."""
+"""Alerts of the coordinator: what it observes, what it remembers, and where it sends notices."""

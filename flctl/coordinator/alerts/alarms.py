@@ -1,4 +1,4 @@
-"""The coordinator's alerts: looks every few seconds, tells the sinks, keeps the book.
+"""The coordinator's alerts: observes every few seconds, notifies the sinks, keeps the book.
 
 Everything that may be slow (the webhook, the command, the disk) is in threads of its own that the
 loop never waits for.
@@ -34,7 +34,7 @@ BACKOFF_S = (5.0, 600.0)
 KEEP_AGAIN_S = 30.0
 UNKEPT_S = 5.0
 """A notice is sent once the book has it, so that a restart does not send it twice; not later than
-this: a full disk is no reason to be silent."""
+this: a full disk must not silence alerts."""
 
 
 class Delivery:
@@ -138,7 +138,7 @@ class Alarms:
             for delivery in self._deliveries.values():
                 if delivery.step(upto, now):
                     self._change(now)
-        except Exception as bug:  # whatever it is, rounds go on
+        except Exception as bug:  # whatever fails here, rounds continue
             self._gate.bug(logger, SOURCE, bug, "alerts could not be processed")
 
     def close(self) -> None:

@@ -16,7 +16,7 @@ MOST_BYTES = 8 * 2**20
 
 
 def load_book(state: Path) -> AlertBook:
-    """An empty one when there is none; one that cannot be read is set aside, for alerts must not
+    """An empty book when there is no file; an unreadable one is set aside, for alerts must not
     keep a coordinator from starting."""
     path = state / FILE
     try:

@@ -68,7 +68,7 @@ class Observer:
         elif member is not None and member.state == "stopped":
             self._expected.discard(name)
         if name in self._roster.cordoned:
-            return  # somebody works on it: all of its alerts are over
+            return  # someone works on it: all of its alerts are over
         yield self._lost(name, member, now)
         if member is None:
             here, telemetry = None, None

@@ -64,7 +64,7 @@ class CommandSettings(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class AlertSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """How long each condition has to last, or false; and whom to tell."""
+    """How long each condition has to last, or false; and where notices go."""
 
     agent_lost: Wanted = "10m"
     throttled: Wanted = "1m"

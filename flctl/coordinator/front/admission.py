@@ -1,4 +1,4 @@
-"""Those whose key is no agent's: guests who want in, operators, and the revoked."""
+"""Peers whose key is not an agent's: guests that want to join, operators, and revoked keys."""
 
 import logging
 from collections.abc import Callable
@@ -75,7 +75,7 @@ class Admission:
             self._gate.warning(
                 logger, known or STRANGER, "join refused name=%s: %s", known or join.name, error
             )
-            # A disk that fails here is no fault of the token: it is tried again.
+            # A disk that fails here is not the token's fault: it is tried again.
             reason: Reason = "guest" if isinstance(error, StateError) else "token"
             if known is None and not self._keyring.is_revoked(incoming.key):
                 self._keyring.note_unknown(incoming.key)  # it may wait for a shard
@@ -114,7 +114,7 @@ class Admission:
                 self._peers.complain(name, f"an operator may not send {type(message).__name__}")
 
     def on_unlisted(self, incoming: Incoming, message: Message) -> None:
-        """A key that was let in, and is not listed any more."""
+        """A key that was enrolled, and is no longer listed."""
         if isinstance(message, Ask):
             why, by = "the key was revoked", Actor("", "revoked", incoming.origin, incoming.key)
             self._audit.refused(by, message.what, why)

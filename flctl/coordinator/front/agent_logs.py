@@ -1,4 +1,4 @@
-"""Logs of agents for operators: each question goes on to the agent, and its answer back.
+"""Logs of agents for operators: each question is passed on to the agent, and its answer back.
 
 An operator who follows a log asks again and again: one who has gone away, or reads slowly, costs
 nothing any more, here and at the agent.

@@ -291,7 +291,7 @@ class Agents:
             self._to_run(Back(name))
 
     def drop_revoked(self) -> None:
-        """Agents that are not in the list of keys any more."""
+        """Agents that are no longer in the list of keys."""
         for name in sorted(self.roster.members.keys() - self.enrolled()):
             peer = self.roster.members[name].peer
             self.gate.warning(logger, name, "agent=%s revoked", name)

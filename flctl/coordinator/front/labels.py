@@ -1,4 +1,4 @@
-"""Labels of agents as they change: said by agents, set by operators, written to the state folder.
+"""Labels of agents as they change: sent by agents, set by operators, written to the state folder.
 
 An operator's change is on the disk before it counts. What agents say is written at most every
 few seconds, all together: a restarted fleet of hundreds says it at once.

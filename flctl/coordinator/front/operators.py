@@ -231,7 +231,7 @@ class Control:
             self._coordinator.watchers.remove(watcher)
 
     def _forget_watch(self, asked: Asked) -> None:
-        """It could not be answered: there is no such run, or it cannot be read."""
+        """Not answered: no such run, or it cannot be read."""
         watcher = self.watchers.get(asked.to.peer)
         if watcher is not None and watcher.asked is asked:
             self._unwatch(asked.to.peer)

@@ -54,7 +54,7 @@ class Outbox:
         self.kept = 0
         """Bytes in memory."""
         self.on_dropped: Callable[[bytes], None] = lambda _: None
-        """Called with a peer that is gone, or for which nothing is kept any more."""
+        """Called with a peer that is gone, or for which nothing is kept."""
 
     def has_backlog(self, peer: bytes) -> bool:
         """The peer has not taken what it was sent before."""
@@ -110,7 +110,7 @@ class Outbox:
         return max(mine, key=lambda peer: self._queues[peer].cost)
 
     def pump(self) -> None:
-        """Go on where a connection was slow."""
+        """Continue where a connection was slow."""
         for peer in list(self._queues):
             self._pump(peer)
 

@@ -25,7 +25,7 @@ class Peers:
     def read(self, incoming: Incoming) -> tuple[int, Message, Frame | None]:
         """The protocol, the message and its payload.
 
-        Raises MalformedMessage; ProtocolMismatch once the peer was told which are spoken here.
+        Raises MalformedMessage; ProtocolMismatch once the peer was sent the supported versions.
         """
         try:
             protocol, message, payload = self.decode(incoming.frames)

@@ -66,7 +66,7 @@ def _is_plain(name: str) -> bool:
 
 
 def _within(listed: Path, name: str) -> Path | None:
-    """The path, if it is `listed` or within; not a word is said about any other."""
+    """The path, if it is `listed` or within; nothing is revealed about any other."""
     path = Path(name)
     if path.is_absolute():
         return path if path.is_relative_to(listed) else None

@@ -1,4 +1,4 @@
-"""Tells agents and operators the server's new key while both are good, and ends that in time."""
+"""Sends agents and operators the server's new key while both are valid, and ends that in time."""
 
 import logging
 import time
@@ -17,10 +17,10 @@ from flctl.wire import messages as wire
 logger = logging.getLogger(__name__)
 
 OPERATORS = 256
-"""Connections that are remembered as told."""
+"""Number of connections remembered as informed."""
 RETRY_S = 60.0
 LEAVE_S = 2.0
-"""For the last words on the connections of a key that is not good any more."""
+"""Time for the last messages on the connections of a key that is no longer valid."""
 
 
 class Listener(Protocol):
@@ -31,7 +31,7 @@ class Listener(Protocol):
 
 
 class Rotating:
-    """Tells a peer that connects the coordinator's keys, if it may not know them: an agent after
+    """Sends a connecting peer the coordinator's keys, if it may not know them: an agent after
     its Hello, an operator with its first question."""
 
     def __init__(

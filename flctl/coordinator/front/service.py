@@ -1,4 +1,4 @@
-"""The coordinator: hears everybody, checks who may say what, and keeps one run going.
+"""The coordinator: receives all messages, checks who may send what, and keeps one run going.
 
 `step` does all that is due and never blocks; `run` repeats it. A daemon and an embedded
 run of `flctl train --local` are the same class.
@@ -145,7 +145,7 @@ class Coordinator:
                 self.runs.give_up(error)
 
     def stop(self) -> None:
-        """End `run`; a run in progress goes on at the next start."""
+        """End `run`; a run in progress continues at the next start."""
         self.stopping = True
 
     def close(self) -> None:

@@ -22,11 +22,12 @@ logger = logging.getLogger(__name__)
 TTL_S = 900.0
 """For containers to start, one after the other, on a busy machine."""
 USES = 100
-"""Uses of a token where no shards are dealt; otherwise one per shard."""
+"""Uses of a token without shards; otherwise one per shard."""
 
 
 class TokenFolder:
-    """`deal` is what those who ask for a shard get a part of. Raises FlctlError when the folder
+    """`deal` is the division of the data for agents that ask for a shard. Raises FlctlError when
+    the folder
     cannot be used.
     """
 

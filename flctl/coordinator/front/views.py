@@ -13,7 +13,7 @@ from flctl.wire.messages import Telemetry
 
 
 def shown_key(entry: Entry) -> dict[str, Any]:
-    """A key that is let in, as `flctl keys list --json` shows it."""
+    """An enrolled key, as `flctl keys list --json` shows it."""
     return {
         "name": entry.name,
         "role": EVALUATE if entry.evaluates else entry.role,
@@ -42,7 +42,8 @@ def shown_tokens(keyring: Keyring) -> list[dict[str, Any]]:
 
 
 def shown_shards(keyring: Keyring) -> dict[str, int] | None:
-    """Into how many parts data were dealt last, and how many have an owner; None: never."""
+    """Number of parts of the last division of data, and how many have an owner; None: never
+    divided."""
     dealt = [(entry.added, entry.shard) for entry in keyring.entries() if entry.shard]
     if not dealt:
         return None

@@ -42,7 +42,7 @@ RunInput: TypeAlias = Heard | Back | Gone | Tick
 
 
 class RunHost(Protocol):
-    """The coordinator, as far as a run needs it."""
+    """The parts of the coordinator that a run needs."""
 
     @property
     def roster(self) -> Roster: ...

@@ -45,7 +45,7 @@ class Evaluating:
         self._closed = False
 
     def close(self) -> None:
-        """The round is over: no agent is asked any more."""
+        """The round is over: no more agents are asked."""
         self._closed, self._until = True, None
 
     def begin(self) -> None:

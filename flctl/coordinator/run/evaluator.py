@@ -130,7 +130,7 @@ class WorkerEvaluator:
 
     def _forget_old_code(self, ref: str) -> None:
         """An upgraded task is imported by a new process."""
-        with contextlib.suppress(TaskError):  # which the worker tells in its own words
+        with contextlib.suppress(TaskError):  # the worker reports that itself
             digest = task_digest(ref)
             if self._code.setdefault(ref, digest) != digest:
                 self._worker.stop()

@@ -63,7 +63,7 @@ class Gathering:
         return None
 
     def status(self, now: float) -> dict[str, Any]:
-        """For whom it waits, why, and how long still."""
+        """The agents it waits for, why, and for how much longer."""
         left_s = {} if self._patient else {"time_left_s": round(self._time_left(now), 1)}
         return {"waiting_for": self.missing(), "why": self.why_not(), **left_s}
 
@@ -72,7 +72,7 @@ class Gathering:
         return self.ready()
 
     def waiting(self, now: float) -> AgentsAwaited:
-        """The event that says for whom it waits."""
+        """The event that names the agents it waits for."""
         short = len(self._counted()) < self._required()
         return AgentsAwaited(
             ready=tuple(self.ready()),

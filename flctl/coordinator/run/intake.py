@@ -150,7 +150,7 @@ class Downloads:
         self._ended(agent, why)
 
     def _pump(self) -> None:
-        """Ask for chunks, fairly, as far as the credit reaches."""
+        """Ask for chunks, fairly, within the credit."""
         asked = True
         while asked:
             asked = False

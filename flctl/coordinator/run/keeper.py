@@ -116,7 +116,7 @@ class RunKeeper:
         again: bool = False,
     ) -> int:
         """Have the agents of a finished run personalise the model of a round; the number of this
-        order. `changes` are to the run's settings. `again`: go on with what was interrupted.
+        order. `changes` are to the run's settings. `again`: continue what was interrupted.
 
         Raises FlctlError.
         """
@@ -305,7 +305,7 @@ class RunKeeper:
                 self._personalise_next(ended.folder)
 
     def abandon(self) -> None:
-        """Leave a run in progress so that it goes on at the next start."""
+        """Leave a run in progress so that it continues at the next start."""
         if self.training is not None and not self.training.ended:
             self.training.abandon()
         self._release()

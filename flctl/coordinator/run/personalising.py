@@ -33,7 +33,7 @@ class Personalising:
         self._context, self._began = context, began
         self._steps = Steps(self.give_up)
         self._waiting: dict[str, Found] = {}
-        """What each agent that is waited for has sent so far."""
+        """What each awaited agent has sent so far."""
         self._without: dict[str, str] = {}
         self._at_work: set[str] = set()
         """Those that have the order, and have been here since."""
@@ -141,7 +141,7 @@ class Personalising:
         self._steps.do(lambda: self._end(reason))
 
     def abandon(self) -> None:
-        """The coordinator stops: it goes on at the next start."""
+        """The coordinator stops: it continues at the next start."""
         self.ended = True
         self._context.journal.close()
 
@@ -213,7 +213,7 @@ class Personalising:
         return not done and agent not in self._without and self._is_of_the_run(agent)
 
     def _look(self) -> None:
-        """Whom to wait for no longer, and whether it is over."""
+        """The agents to stop waiting for, and whether it is over."""
         if self.ended:
             return
         context = self._context

@@ -11,7 +11,7 @@ from flctl.errors import RunError
 from flctl.wire.messages import VALIDATION, MeasuredPart, Measures, Sums
 
 AGENTS = 1000
-"""Most agents whose own figures stand in a journal: the first ones by name."""
+"""Most agents whose own figures a journal holds: the first ones by name."""
 CLASSES = 20
 """With more of them, and of scores, the journal keeps no counts of the parts and agents beside."""
 Answers = Mapping[MeasuredPart, Mapping[str, Sums]]

@@ -13,7 +13,7 @@ from flctl.core.history import History
 
 
 class Awaiting(NamedTuple):
-    """Until it goes on nothing is written: a restarted coordinator finds it unchanged."""
+    """Until it continues nothing is written: a restarted coordinator finds it unchanged."""
 
     folder: RunFolder
     history: History

@@ -100,7 +100,7 @@ class RunFolder:
         raise UsageError(f"no run '{run}' in {state}; 'flctl runs list' shows what there is")
 
     def settings(self, history: History | None = None) -> RunSettings:
-        """Those that the run began with; with its `history`, as they are by now."""
+        """The settings that the run began with; with its `history`, the current ones."""
         settings = from_toml(self.path / "run.toml")
         return changed(settings, history.changed if history else {}, str(self.journal_path))
 
@@ -177,7 +177,7 @@ class RunFolder:
     def kept_model(self, round_id: int, history: History) -> Path:
         """The model of a round, 0 for the first one, compared with the journal as above.
 
-        Raises UsageError when it is not kept any more, CheckpointError.
+        Raises UsageError when it is no longer kept, CheckpointError.
         """
         kept = {r: self.model_path(r) for r in range(history.round + 1)}
         kept = {r: path for r, path in kept.items() if path.exists()}
@@ -197,7 +197,7 @@ class RunFolder:
         """After a commit: metrics.json, best and last, and what is not needed any more; `keep` None
         leaves the earlier rounds to `forget`, `reused` the spool's files to the next round.
 
-        Nothing here is needed to go on: it can be made again from the journal.
+        Nothing here is needed to continue: it can be rebuilt from the journal.
         """
         with explained(self.path, f"settle round {event.round}"):
             metrics = msgspec.json.format(msgspec.json.encode(event), indent=2)

@@ -62,7 +62,7 @@ def _published(path: Path, event: AnyEvent, seq: int, head: str) -> Published:
 def verdict(path: Path, kept: str | None = None) -> Chain:
     """Whether the journal's lines follow from each other; `kept`: see flctl.core.chain.
 
-    A torn last line is no fault. Raises StateError as `read_events` does.
+    A torn last line is not an error. Raises StateError as `read_events` does.
     """
     return verify((line for line, _ in _events(path)), *([kept] if kept else []))
 

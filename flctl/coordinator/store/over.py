@@ -46,4 +46,4 @@ class RunsOver:
             if isinstance(error.__cause__, OSError):
                 raise
             self._gate.error(logger, agent, "run=%s %s", folder.name, error)
-            return False  # a person may mend its journal
+            return False  # a person may repair its journal

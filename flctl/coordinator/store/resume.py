@@ -181,11 +181,11 @@ def take_up(
     at: float,
     changes: Mapping[str, Any] | None = None,
 ) -> Sequence[AnyEvent]:
-    """Note in the journal that the run goes on, unless it is only just beginning; `changes` are
+    """Note in the journal that the run continues, unless it is just beginning; `changes` are
     settings that are others from here on.
 
     Returns what was noted, for those who follow the run. Raises UsageError when there is
-    nothing left to do, or a change is not allowed, StateError when it cannot go on.
+    nothing left to do, or a change is not allowed, StateError when it cannot continue.
     """
     expect_resumable(folder, history)
     expect_unchanged(folder, history)

@@ -31,7 +31,7 @@ class Found(NamedTuple):
 
 
 class LocalRuns:
-    """Each raises UsageError when there is no such run, StateError when the disk fails."""
+    """Each raises UsageError for an unknown run, StateError when the disk fails."""
 
     def __init__(self, state: Path) -> None:
         self.state, self.where = state, str(state)
@@ -84,8 +84,7 @@ class LocalRuns:
         found = self.find(run)
         if found.driven:
             raise UsageError(
-                f"run {found.name} belongs to a 'flctl train' on this machine: stop that command "
-                f"command"
+                f"run {found.name} belongs to a 'flctl train' on this machine: stop that command"
             )
         raise UsageError(f"run {found.name} is not in progress")
 

@@ -17,7 +17,7 @@ def read(line: bytes) -> AnyEvent:
     people = event.get("participants")
     for part in people.values() if isinstance(people, dict) else ():
         if isinstance(part, dict):
-            part.setdefault("last_loss", part.get("loss"))  # only the updates said it
+            part.setdefault("last_loss", part.get("loss"))  # only the updates had it
     if isinstance(score := event.get("metrics"), dict):
         event["metrics"] = _score(score)
     read: AnyEvent = msgspec.convert(event, AnyEvent)

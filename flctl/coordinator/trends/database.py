@@ -29,7 +29,7 @@ PAGE_BYTES = 4096
 FULL_SHARE = 0.95
 BUSY_S = 1.0
 BROKEN = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR}
-"""What another try does not mend: damage, and tables that are not ours."""
+"""What another try does not repair: damage, and tables of other programs."""
 
 _FIGURES = ", ".join(f"{name} INTEGER" for name in COLUMNS)
 _TABLES = "".join(

@@ -68,7 +68,7 @@ class Trends:
                 late = now - self._minute_at > MINUTE_S
                 self._minute_at = (now if late else self._minute_at) + MINUTE_S
                 self._note()
-        except Exception as bug:  # whatever it is, rounds go on
+        except Exception as bug:  # whatever fails here, rounds continue
             self._gate.bug(logger, SOURCE, bug, "a minute of the history was lost")
 
     def close(self) -> None:

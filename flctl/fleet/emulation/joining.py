@@ -191,6 +191,6 @@ def _check_data(agents: dict[str, dict[str, Any]]) -> None:
 
 
 def last_words(container: "Container") -> str:
-    """The last line that it has said."""
+    """The last line of its log."""
     lines = container.logs(tail=5).decode(errors="replace").strip().splitlines()
     return lines[-1].removeprefix("flctl: ") if lines else "its log is empty"

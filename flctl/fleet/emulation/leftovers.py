@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 CONFLICT = 409
 TRIES, PAUSE_S = 40, 0.5
-"""How often, and how far apart, what is still in use is tried again."""
+"""How often, and at what interval, removal of what is still in use is retried."""
 
 
 def take_down(client: "DockerClient", fleet: str, state: Path) -> int:

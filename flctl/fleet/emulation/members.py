@@ -19,7 +19,8 @@ Result = TypeVar("Result")
 OLD = ".old"
 """Ends the name of a container that has been replaced, until its successor is well."""
 SLOW, RATE, ENDPOINT = "io.flctl.slow", "io.flctl.rate", "io.flctl.endpoint"
-"""Labels of the finished container that made a member slow: whom, how, on which connection."""
+"""Labels of the finished container that made a member slow: which member, how, on which
+connection."""
 AT_ONCE = 4
 """Requests to the engine; more only wait for each other."""
 
@@ -87,7 +88,7 @@ def fleets(client: "DockerClient") -> list[str]:
 
 
 def standing(client: "DockerClient", fleet: str) -> dict[str, EmulatedAgent]:
-    """The members of a fleet that there is. Raises EngineError when there is none."""
+    """The members of an existing fleet. Raises EngineError when there is no such fleet."""
     found = members(client, fleet)
     if not found:
         others = [name for name in fleets(client) if name != fleet]

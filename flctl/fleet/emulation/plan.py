@@ -13,7 +13,7 @@ from flctl.settings import Partition, agent_names
 DEFAULT = "flctl"
 """The fleet that need not be named."""
 COORDINATOR = "coordinator"
-"""The member that is no agent; also its name on the fleet's network."""
+"""The member that is not an agent; also its name on the fleet's network."""
 PORT = 7700
 STATE = "/var/lib/flctl"
 TOKEN = f"{STATE}/join-token"

@@ -209,7 +209,7 @@ def _own_context(state: Path, fleet: str) -> Context | None:
     """What an earlier `up` has saved. Raises EngineError when the name is taken."""
     try:
         context = load_context(state, fleet)
-    except UsageError:  # there is none
+    except UsageError:  # it does not exist
         return None
     if context is not None and not context.emulated:
         raise EngineError(

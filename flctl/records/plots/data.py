@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 PARTS = ("#424a53", "#9aa4af", "#d0d7de")
 """Greys, so that a part is not taken for a class."""
 ROWS = 60
-"""Maximum number of bars that can be told apart."""
+"""Maximum number of distinguishable bars."""
 NAMED = 20
 """Maximum number of colours named in the legend."""
 

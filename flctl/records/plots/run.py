@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 COLUMNS = 3
 NAMED = 10
-"""More agents than that cannot be told apart by their colours."""
+"""More agents than this cannot be distinguished by colour."""
 LABELLED = 20
 """More classes than that have no names beside the matrix, nor numbers in it."""
 DIVERGED = 1e30
