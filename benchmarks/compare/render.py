@@ -18,13 +18,11 @@ WORDS = {
 }
 HEAD = """# Beside other systems
 
-`make compare` (`benchmarks/compare/render.py`) generates this page from the results
-of its runs. Time and memory cover the whole command, including start-up and reading
-the data. Time is wall clock; memory is the peak of the sum over all processes
-(PSS). Each row has the lowest value of its runs. CPU time is polled from the
-processes five times a second, so the last moments may be missing. Accuracy and loss
-are measured on MNIST's test part, by one program that loads the final weights of
-each system.""".splitlines()
+`make compare` writes this page from the files that its runs leave. Seconds, CPU and memory cover
+the whole command, including its start and the reading of the data, and are the minimum of a row's
+runs. Memory is the peak of all processes together (PSS, sampled five times a second). CPU seconds
+are the processes' own count. One program evaluates the final weights of every system on MNIST's
+test set.""".splitlines()
 Rows = dict[str, list[dict[str, Any]]]
 
 
@@ -72,7 +70,7 @@ def table(job: str, rows: Rows) -> list[str]:
         if not good:
             failed = rows[name][-1]
             why = (
-                "no end within {} s".format(failed["seconds"])
+                "did not finish within {} s".format(failed["seconds"])
                 if failed["code"] is None
                 else ("; ".join(failed["words"][-2:]))
             )
@@ -90,11 +88,15 @@ def table(job: str, rows: Rows) -> list[str]:
 
 
 def lost(rows: Rows) -> list[str]:
-    """Where flctl is not the first one, the page says so."""
+    """Where another system is ahead of flctl, the page says so."""
     if not rows.get("flctl"):
         return []
     out = []
-    for key, word in (("seconds", "faster"), ("cpu_s", "with less CPU"), ("peak_mib", "smaller")):
+    for key, word in (
+        ("seconds", "takes less time"),
+        ("cpu_s", "uses less CPU"),
+        ("peak_mib", "uses less memory"),
+    ):
         own = least(rows["flctl"], key)
         better = {
             name: least(found, key) / own
@@ -102,8 +104,8 @@ def lost(rows: Rows) -> list[str]:
             if found and not name.startswith("flctl") and least(found, key) < own
         }
         for name, share in sorted(better.items()):
-            out.append(f"- {name} is {word} than flctl: {share:.2f} of its {key.split('_')[0]}.")
-    return out or ["flctl is first in time, CPU and memory."]
+            out.append(f"- {name} {word} than flctl: {share:.2f} ×.")
+    return out or ["flctl is ahead in time, CPU and memory."]
 
 
 def fleets() -> list[str]:
@@ -113,13 +115,14 @@ def fleets() -> list[str]:
         return []
     quiet = [row for row in found if row["kill"] == "none"]
     out = [
-        "## A server and clients of their own",
+        "## Real servers and clients",
         "",
-        "The second job's network; each client trains six batches of ten a round, so that what is "
-        "seen is the system. Memory is of a server's processes, or of one client's.",
+        "The same network, in real processes on one machine. Each client trains only six batches "
+        "of ten a round, so that the figures show the system, not the training. Memory is that of "
+        "all the server's processes, or of one client's.",
         "",
         "| system | clients | first round s | round s | server MiB | idle server MiB "
-        "| idle client MiB | rounds of six within four minutes |",
+        "| idle client MiB | rounds done of 6 |",
         "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for row in sorted(quiet, key=lambda row: (row["fleet"], row["clients"])):
@@ -131,29 +134,29 @@ def fleets() -> list[str]:
     out += ["", *lost_fleets(quiet)]
     out += [
         "",
-        "| system | `kill -9` after the second of six rounds, started again after 5 s | run |",
+        "| system | killed (`kill -9`) in the third of six rounds, restarted after 5 s | the run |",
         "|---|---|---|",
     ]
     for row in found:
         if row["kill"] != "none":
-            of = f"of {'a' if row['kill'] == 'client' else 'the'} {row['kill']}"
-            out.append(f"| {row['fleet']} | {of}, of {row['clients']} clients | {outcome(row)} |")
-    out += ["", "`benchmarks/compare/fleet.py SYSTEM --clients N --kill none|server|client` runs a "
-            "row, which starts its run with:", ""]  # fmt: skip
+            of = "one client" if row["kill"] == "client" else "the server"
+            out.append(f"| {row['fleet']} | {of}, {row['clients']} clients | {outcome(row)} |")
+    out += ["", "`benchmarks/compare/fleet.py SYSTEM --clients N --kill none|server|client` repeats "
+            "one row. The runs start with:", ""]  # fmt: skip
     out += sorted({f"- {row['fleet']}: `{row['commands'][-1]}`" for row in quiet})
     loads = [row["load_before"] for row in found]
-    out += ["", f"Load of the machine before these runs: {min(loads)} to {max(loads)}.", ""]
+    out += ["", f"Load average before these runs: {min(loads)} to {max(loads)}.", ""]
     return out
 
 
 def outcome(row: dict[str, Any]) -> str:
     """What is left of a run after `kill -9`."""
-    state = f"the system's word for it: `{row['state']}`" if "state" in row else ""
+    state = f"it reports `{row['state']}`" if "state" in row else ""
     if row["finished"]:
-        return "comes to its end" + (f"; {state}" if state else "")
+        return "completes" + (f"; {state}" if state else "")
     told = [line.strip("│╭╰╮╯─ ") for line in row["words"]["run"]]
     last = " ".join([line for line in told if line.strip()][-2:])
-    return f"no end within four minutes, {row['rounds_seen']} rounds seen; {state}; `{last}`"
+    return f"does not complete in four minutes; {row['rounds_seen']} rounds done; {state}; `{last}`"
 
 
 def lost_fleets(rows: list[dict[str, Any]]) -> Iterator[str]:
@@ -165,8 +168,8 @@ def lost_fleets(rows: list[dict[str, Any]]) -> Iterator[str]:
                         "idle_client_mib"):  # fmt: skip
                 if None not in (other[key], own[key]) and other[key] < own[key]:
                     share = other[key] / own[key]
-                    yield (f"- {other['fleet']} has less than flctl, with {own['clients']} "
-                           f"clients, in {key}: {share:.2f} of it.")  # fmt: skip
+                    yield (f"- {other['fleet']} is ahead of flctl with {own['clients']} clients in "
+                           f"{key}: {share:.2f} ×.")  # fmt: skip
 
 
 def main() -> None:
@@ -179,15 +182,15 @@ def main() -> None:
         *HEAD,
         "",
         f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, Linux "
-        f"{machine['kernel']}, Python {machine['python']}; {dates[0]} to {dates[-1]}. Load of the "
-        f"machine before the runs: {min(r['load_before'] for r in every)} to "
+        f"{machine['kernel']}, Python {machine['python']}; {dates[0]} to {dates[-1]}. Load "
+        f"average before the runs: {min(r['load_before'] for r in every)} to "
         f"{max(r['load_before'] for r in every)}.", "",
     ]  # fmt: skip
     for job in WORDS:
         if job in found:
             page += table(job, found[job])
     page += fleets()
-    page += ["## What was run", "", "| system | version, torch | lines of user's code | commands |",
+    page += ["## Commands and versions", "", "| system | version, torch | lines of user code | commands |",
              "|---|---|---:|---|"]  # fmt: skip
     for name, system in run.SYSTEMS.items():
         rows = [row for job in found.values() for row in job.get(name, ())]
