@@ -141,8 +141,8 @@ def fleets() -> list[str]:
         if row["kill"] != "none":
             of = "one client" if row["kill"] == "client" else "the server"
             out.append(f"| {row['fleet']} | {of}, {row['clients']} clients | {outcome(row)} |")
-    out += ["", "`benchmarks/compare/fleet.py SYSTEM --clients N --kill none|server|client` repeats "
-            "one row. The runs start with:", ""]  # fmt: skip
+    out += ["", "`benchmarks/compare/fleet.py SYSTEM --clients N --kill none|server|client` "
+            "repeats one row. The runs start with:", ""]  # fmt: skip
     out += sorted({f"- {row['fleet']}: `{row['commands'][-1]}`" for row in quiet})
     loads = [row["load_before"] for row in found]
     out += ["", f"Load average before these runs: {min(loads)} to {max(loads)}.", ""]
@@ -190,7 +190,8 @@ def main() -> None:
         if job in found:
             page += table(job, found[job])
     page += fleets()
-    page += ["## Commands and versions", "", "| system | version, torch | lines of user code | commands |",
+    page += ["## Commands and versions", "",
+             "| system | version, torch | lines of user code | commands |",
              "|---|---|---:|---|"]  # fmt: skip
     for name, system in run.SYSTEMS.items():
         rows = [row for job in found.values() for row in job.get(name, ())]
