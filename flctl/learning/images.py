@@ -73,7 +73,7 @@ class Images(Classification):
         from flctl.learning import picture_nets
 
         if len(self.classes) < 2:
-            raise TaskError("which classes? Where no data are, --task-args classes=[…] says it")
+            raise TaskError("there are no data to find the classes in: --task-args classes=[…]")
         make = {
             "small": picture_nets.small_net,
             "mobilenet_v3_small": picture_nets.MobileNetV3Small,

@@ -163,7 +163,7 @@ class Series(Task):
     def columns(self) -> int:
         """Raises TaskError while they are not known."""
         if not self.args.columns:
-            raise TaskError("of which columns? Where no data are, --task-args columns=[…] says it")
+            raise TaskError("there are no data to find the columns in: --task-args columns=[…]")
         return len(self.args.columns)
 
 
@@ -197,7 +197,7 @@ class SensorClasses(Series, Classification):
         from flctl.learning.series_nets import series_net
 
         if len(self.classes) < 2:
-            raise TaskError("which classes? Where no data are, --task-args classes=[…] says it")
+            raise TaskError("there are no data to find the classes in: --task-args classes=[…]")
         return series_net(self.columns(), len(self.classes))
 
     def y(self, said: NDArray[np.str_], where: str) -> NDArray[Any]:
@@ -211,6 +211,12 @@ class SensorClasses(Series, Classification):
         return np.array([self.classes.index(name) for name in names], np.int64)[codes]
 
 
+NO_TARGETS = (
+    "there are no data to find the usual numbers in: --task-args target_center=…,target_spread=…, "
+    "the mean and standard deviation of the target"
+)
+
+
 class SensorNumbers(Series, Regression):
     """A number that belongs to each window, or comes after it."""
 
@@ -222,7 +228,12 @@ class SensorNumbers(Series, Regression):
     def settle_targets(self, path: Path | None) -> None:
         if self.args.target_center is not None and self.args.target_spread is not None:
             return
-        y = self.train_data(path).targets
+        try:
+            y = self.train_data(path).targets
+        except DataError as error:
+            if path is not None:
+                raise
+            raise TaskError(NO_TARGETS) from error  # the sample has other columns
         usual, spread = float(f"{y.mean():.3g}"), float(f"{y.std():.3g}") or 1.0
         args = self.args
         self.args = replace(
@@ -235,10 +246,7 @@ class SensorNumbers(Series, Regression):
         from flctl.learning.series_nets import series_net
 
         if self.args.target_center is None or self.args.target_spread is None:
-            raise TaskError(
-                "which numbers are usual? Where no data are, "
-                "--task-args target_center=…,target_spread=… says it"
-            )
+            raise TaskError(NO_TARGETS)
         return series_net(self.columns(), 1)
 
     def y(self, said: NDArray[np.str_], where: str) -> NDArray[Any]:

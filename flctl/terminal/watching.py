@@ -244,6 +244,8 @@ class LineWatcher(Watcher):
             return
         task = shlex.quote(self.story.task)
         try_next = f"{program()} evaluate {shlex.quote(str(model))} --task {task}"
+        if self._data is None and (result.metrics or {}).get("source") == "agents":
+            try_next = f"{program()} predict {shlex.quote(str(model))} FILE"  # data are with agents
         if self._data is not None:  # else it would measure other data
             try_next += f" --data {shlex.quote(str(self._data))}{self._read_as}"
         print_line(f"model in {model}" + (f"; try: {try_next}" if self.story.task else ""))

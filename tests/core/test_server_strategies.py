@@ -339,3 +339,21 @@ def test_what_goes_wrong_in_a_strategy_names_it(answer, says: str):
     writer = ParameterWriter(os.memfd_create("out"), file.specs)
     with pytest.raises(StrategyError, match=f"^strategy Broken.*{says}"):
         combine(Broken(), file, [file, file], weigh([1, 1], "examples"), writer)
+
+
+def test_a_strategy_that_is_installed_while_the_process_runs_is_found(tmp_path, monkeypatch):
+    """A coordinator need not be started again for it."""
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(SettingsError, match="unknown strategy 'newer'"):
+        strategy_class("newer")
+    code = "from flctl.core.strategies import Strategy\n\n\nclass Newer(Strategy): ...\n"
+    (tmp_path / "newer_strategy.py").write_text(code)
+    about = tmp_path / "newer-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: newer\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text("[flctl.strategies]\nnewer = newer_strategy:Newer\n")
+    try:
+        assert strategy_class("newer").__name__ == "Newer"
+    finally:
+        installed_strategies.cache_clear()
+        sys.modules.pop("newer_strategy", None)

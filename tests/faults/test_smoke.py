@@ -22,5 +22,5 @@ def test_a_coordinator_that_dies_between_two_rounds_goes_on(bed, row, unbroken):
 
 COMMIT = (
     "write RUN/journal.jsonl coordinator/store/journal._write_all<coordinator/store/journal.append<"
-    "coordinator/run/round_driver.work"
+    "coordinator/run/round_driver.<lambda>"
 )

@@ -2,6 +2,7 @@
 
 import math
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -194,10 +195,18 @@ def test_arguments_that_it_does_not_have_are_refused():
 
 
 def test_without_data_the_columns_have_to_be_named():
-    with pytest.raises(TaskError, match="of which columns"):
+    with pytest.raises(TaskError, match="to find the columns in"):
         load_task("sensors").model()
-    with pytest.raises(TaskError, match="which classes"):
+    with pytest.raises(TaskError, match="to find the classes in"):
         load_task("sensors", {"learn": "class", "columns": ["a"]}).model()
+
+
+def test_without_data_what_is_usual_of_a_number_has_to_be_named():
+    """The readings of the sample, which have other columns, are not blamed."""
+    task = load_task("sensors", {"learn": "number", "time": "when", "target": "wear"})
+    task.args = msgspec.structs.replace(task.args, columns=("a", "b"))
+    with pytest.raises(TaskError, match="target_center"):
+        task.settle(None)
 
 
 def test_too_many_windows_for_the_memory_are_refused(tmp_path):

@@ -1,6 +1,7 @@
 """The strategy that a run's settings name, found by entry point; with its arguments."""
 
 import difflib
+import importlib
 from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -35,6 +36,10 @@ def strategy_of(settings: RunSettings) -> Strategy:
 def strategy_class(name: str) -> type[Strategy]:
     """Raises SettingsError unless `name` is installed, by one package, and is a strategy."""
     installed = installed_strategies()
+    if name not in installed:  # its package may be newer than this process
+        importlib.invalidate_caches()
+        installed_strategies.cache_clear()
+        installed = installed_strategies()
     if name not in installed:
         near = difflib.get_close_matches(name, installed, n=1, cutoff=0.5)
         hint = f"; did you mean '{near[0]}'?" if near else f"; installed: {', '.join(installed)}"
