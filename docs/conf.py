@@ -17,6 +17,7 @@ extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
     "sphinx_copybutton",
+    "extensions.accessible",
     "extensions.pages",
     "extensions.repository_links",
 ]

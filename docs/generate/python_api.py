@@ -42,7 +42,10 @@ def page() -> str:
         parts.append(f"## {title}")
         for name in names:
             is_class = isinstance(getattr(flctl, name), type)
-            lines = [f".. auto{'class' if is_class else 'function'}:: flctl.{name}"]
+            # Nobody but flctl makes these.
+            no_arguments = "()" if name in ("Training", "Fleet") else ""
+            kind = "class" if is_class else "function"
+            lines = [f".. auto{kind}:: flctl.{name}{no_arguments}"]
             if is_class:
                 lines += ["   :members:"]
             parts.append("\n".join(["```{eval-rst}", *lines, "```"]))

@@ -34,6 +34,7 @@ def _run() -> list[str]:
                 field = types[names[flag.key]]
                 default = flag.default or field.default
                 value = "time" if flag.read is seconds else field.type.removesuffix(" or null")
+                value = "table" if value.startswith("object") else value
                 text = filled(markdown(flag.help))
                 rows.append((code(flag.word), value, markdown(default), text))
         parts += [f"### {markdown(panel)}", table(("key", "value", "default", "meaning"), rows)]
