@@ -18,7 +18,7 @@ BENCH_ARGS ?= --agents 3 --model-mb 1.72
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo docs docs-serve test test-web test-containers test-hosts test-rollout test-install test-arm test-faults check lint-playbooks collection audit lock fuzz format bench compare images images-all image-arm64 coordinator-arm64 release clean
+.PHONY: help install demo docs docs-links docs-serve test test-web test-containers test-hosts test-rollout test-install test-arm test-faults check lint-playbooks collection audit lock fuzz format bench compare images images-all image-arm64 coordinator-arm64 release clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -104,6 +104,9 @@ docs: $(VENV)/.installed-docs ## Build the documentation as a site, docs/_build/
 
 docs-serve: docs ## The same, on http://127.0.0.1:$(DOCS_PORT) (DOCS_PORT=8001)
 	$(BIN)/python -m http.server --bind 127.0.0.1 --directory docs/_build/html $(DOCS_PORT)
+
+docs-links: $(VENV)/.installed-docs ## Ask whether the links to elsewhere answer (needs the network)
+	$(BIN)/python -m sphinx -b linkcheck -E -q docs docs/_build/links
 
 compare: install ## Run flctl beside other systems and write docs/explanation/comparison.md (two hours); SYSTEMS='flctl plain' JOBS=lr MNIST=folder
 	$(BIN)/python benchmarks/compare/run.py --systems $(SYSTEMS) --jobs $(JOBS) $(if $(MNIST),--mnist $(MNIST))
