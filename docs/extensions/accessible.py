@@ -11,6 +11,7 @@ CHANGES = (
     ('<aside class="sidebar-drawer">', '<aside class="sidebar-drawer" aria-label="All pages">'),
     ('<aside class="toc-drawer', '<aside aria-label="This page" class="toc-drawer'),
     ("<pre>", '<pre tabindex="0">'),  # a long line scrolls, by the keyboard too
+    ('<div class="table-wrapper', '<div tabindex="0" class="table-wrapper'),  # so does a wide table
     ('<div id="search-results">', '<h1>Search</h1><div id="search-results">'),
 )
 EMPTY_HEAD = re.compile(r'<th class="(head[^"]*)"><p></p></th>')
