@@ -273,6 +273,7 @@ def test_every_event_survives_json():
         happened.AttemptFailed(at=1.0, round=1, attempt=1, reason="quorum"),
         committed(),
         happened.RoundsWithdrawn(at=1.0, round=0, reason="r"),
+        happened.PauseOrdered(at=1.0, withdrawn=True),
         happened.RunPaused(at=1.0, reason="r"),
         happened.RunResumed(at=1.0, reproducible=False),
         happened.RunFinished(at=1.0),

@@ -53,7 +53,7 @@ def test_what_all_was_trained_on_tests_nothing(tmp_path: Path) -> None:
     assert [score and score.part for score in scores] == ["validation", "validation"]
     assert run.history.best is not None and (run.folder.path / BEST).exists()
     told = {"part": "validation", "validation": {}}
-    assert "no data for testing" in measured_by(told) and "--test-data" in measured_by(told)
+    assert "no test data" in measured_by(told) and "--test-data" in measured_by(told)
 
 
 def test_too_little_for_a_validation_part_is_no_best_round(tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_a_figure_on_training_data_is_called_that(tmp_path: Path, train_only: Pa
     line = round_line(run.folder.history().rounds[-1], 2)
     assert "  on training data:  loss " in line and "  on validation: macro-F1 " in line
     told = {"part": score.part}
-    assert "trained on" in measured_by(told) and "--test-data" in measured_by(told)
+    assert "own training data" in measured_by(told) and "--test-data" in measured_by(told)
 
 
 def test_a_copy_of_what_was_trained_on_is_noticed(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def test_agents_train_an_own_task_by_its_name(fleet, tmp_path, monkeypatch):
     assert status["pi-01"]["tasks"] == {"machines": digest}
     assert status["pi-02"]["tasks"]["machines"] not in ("", digest)
     wide = flctl("status", "--state", fleet.state, "--wide").stdout
-    assert f"task machines is not the same everywhere: {digest[:12]} on pi-01" in wide
+    assert f"task machines differs between agents: {digest[:12]} on pi-01" in wide
 
     train = "train", "--state", fleet.state, "--task", "machines", "--rounds", 2, "--json"
     done = flctl(*train, "--agents", "pi-01")

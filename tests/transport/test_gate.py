@@ -18,6 +18,9 @@ ORDERED = "once each time that an operator asks for it"
 NOT_BY_PEERS = {
     "aggregation": "once a round for each agent",
     "book.load_book": "once for each start, about a file of this machine",
+    "ahead.send_ahead": "at most once a round, about a file of this machine",
+    "context.has_to_draw_again": "once for each start of a run",
+    "reports.tell_failure": "passes the gate first",
     "evaluator._call": "a worker that died, TRIES times for each evaluation of a round",
     "evaluator.evaluate": "once a run",
     "token_folder": "once each time that an operator opens the door",
