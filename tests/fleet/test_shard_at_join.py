@@ -53,7 +53,7 @@ def test_each_agent_has_its_own_part_whatever_is_restarted(fleet, tmp_path):
 
     # A fourth waits until one is gone for good, and is seen.
     start("pi-04", token)
-    wait_for(lambda: "all 3 shards are dealt" in fleet.log("pi-04"), "the refusal")
+    wait_for(lambda: "all 3 shards are assigned" in fleet.log("pi-04"), "the refusal")
     shown = flctl("status", "--state", fleet.state).stdout
     assert "all 3 shards are assigned, and 1 more wait" in " ".join(shown.split())
     fleet.kill("pi-02")

@@ -9,7 +9,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 PASSED = (
     "name", "state", "image", "hostname", "env", "volumes", "ports", "tmpfs", "memory", "pids",
-    "network", "stop_s",
+    "network", "stop_s", "command", "health",
 )  # fmt: skip
 
 
@@ -22,11 +22,17 @@ def main():
         mine = world["hosts"][host]
         role = module.params["name"].removeprefix("flctl-")
         wish = {key: value for key, value in module.params.items() if value is not None}
-        wish["image"] = mine["tags"].get(wish["image"])
         exists = role in mine
-        changed = wish.get("state") != "looked" and mine.get(role) != wish
+        if wish.get("state") == "absent":
+            changed, then = exists, None
+        else:
+            then = wish | {"image": mine["tags"].get(wish["image"])}
+            changed = wish.get("state") != "looked" and mine.get(role) != then
         if changed and not module.check_mode:
-            mine[role] = wish
+            if then is None:
+                del mine[role]
+            else:
+                mine[role] = then
             (root / "world.json").write_text(json.dumps(world))
     module.exit_json(changed=changed, exists=exists)
 
