@@ -88,7 +88,9 @@ def test_its_runs_are_measured(tmp_path: Path, task: str, evaluate: str):
 def test_more_than_fit_are_refused_before_the_first_round(tmp_path: Path, task: str):
     """With the number that fits, and the way out."""
     given = {"task": task, "virtual": 2, "rounds": 1}
-    with pytest.raises(TaskError, match=r"has 3001 classes; .* 3000 at most; choose --evaluate none"):
+    with pytest.raises(
+        TaskError, match=r"has 3001 classes; .* 3000 at most; choose --evaluate none"
+    ):
         VirtualRun.start(tmp_path, given, "test")
     assert VirtualRun.start(tmp_path, {**given, "evaluate": "none"}, "test").run().round == 1
     found = {f.check: f for f in check_task(task, None)}
