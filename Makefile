@@ -18,7 +18,7 @@ BENCH_ARGS ?= --agents 3 --model-mb 1.72
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo docs docs-links docs-serve test test-web test-containers test-hosts test-rollout test-install test-arm test-faults check lint-playbooks collection audit lock fuzz format bench compare images images-all image-arm64 coordinator-arm64 release clean
+.PHONY: help install demo docs docs-links docs-serve test test-web pictures test-containers test-hosts test-rollout test-install test-arm test-faults check lint-playbooks collection audit lock fuzz format bench compare images images-all image-arm64 coordinator-arm64 release clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,10 @@ test-containers: install ## Run the tests of the images and of compose.yaml (nee
 test-web: install ## Drive the web page with Debian's Chromium (apt-get install chromium)
 	$(PIP) install --quiet -e '.[browser]'
 	$(BIN)/pytest tests/browser $(WEB_ARGS)
+
+pictures: install ## Make the pictures of README and docs again (apt-get install chromium)
+	$(PIP) install --quiet -e '.[browser]'
+	$(BIN)/python tests/browser/pictures.py docs/pictures
 
 test-hosts: install $(VENV)/.installed-lint ## Run the playbooks against containers that play fresh Pis (needs Docker)
 	$(BIN)/pytest tests/hosts/test_archive.py tests/hosts/test_preflight.py tests/hosts/test_send.py tests/hosts/test_container.py tests/hosts/test_hosts.py $(HOSTS_ARGS)
