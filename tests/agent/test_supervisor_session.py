@@ -176,8 +176,8 @@ def test_one_too_many_waits_for_a_shard(tmp_path: Path, caplog: pytest.LogCaptur
     token.write_text("old\n")
     rig = Rig(tmp_path, join_token="old", join_token_file=token, shard_from_coordinator=True)
     rig.step()
-    rig.say(Refused(reason="token", message="all 8 shards are dealt", retry_s=30.0))
-    assert "all 8 shards are dealt" in caplog.text
+    rig.say(Refused(reason="token", message="all 8 shards are assigned", retry_s=30.0))
+    assert "all 8 shards are assigned" in caplog.text
     rig.take(Join)
     token.write_text("new\n")
     rig.step(31.0)

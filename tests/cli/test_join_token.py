@@ -18,7 +18,7 @@ def test_a_new_agent_is_told_how_the_door_is_opened(tmp_path):
 
 
 def test_an_agent_that_waits_for_a_shard_waits_for_its_token(tmp_path):
-    """D19: the door of docker compose is shut when all shards are dealt, and opened again."""
+    """D19: the door of docker compose is shut when all shards are assigned, and opened again."""
     assert join_token_of(str(tmp_path / "token"), tmp_path, waits=True) is None
 
 

@@ -109,7 +109,8 @@ def test_an_agent_too_many_is_told_why(fleet):
     """Its log has one line; the others go on."""
     fleet.compose("up", "-d", "--no-recreate", "--scale", f"agent={AGENTS + 1}")
     try:
-        until(lambda: "all 3 shards are dealt" in fleet.compose("logs", "agent").stdout, "the line")
+        assigned = "all 3 shards are assigned"
+            until(lambda: assigned in fleet.compose("logs", "agent").stdout, "the line")
     finally:
         fleet.compose("up", "-d", "--no-recreate", "--scale", f"agent={AGENTS}")
     until(lambda: len(fleet.ready()) == AGENTS, "the agents")

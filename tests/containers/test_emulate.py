@@ -354,7 +354,7 @@ def test_a_name_that_is_not_there(fleet, other):
     """Who there is is said; and which fleets there are."""
     done = fleet.flctl("emulate", "kill", "pi-09")
     assert done.code == 2
-    assert f"there is no 'pi-09' in fleet '{NAME}', which has coordinator, pi-01, pi-02" in done.err
+    assert f"no 'pi-09' in fleet '{NAME}', which has coordinator, pi-01, pi-02" in done.err
     line = other.refused("ps")
     assert f"no emulated fleet '{other.name}' (there is " in line
     assert NAME in line

@@ -6,6 +6,6 @@ from flctl.core.strategies.strategy import Strategy
 
 
 class FedProx(Strategy, frozen=True):
-    summary = "the same; local training is held to the round's model"
+    summary = "the same; local training is kept close to the round's model"
     paper = "Li et al. 2020"
     training = {"proximal_mu": 0.01}  # noqa: RUF012  # a constant of the class

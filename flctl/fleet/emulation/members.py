@@ -1,7 +1,6 @@
 """Containers, volumes and networks of an emulated fleet, read from Docker, their only record."""
 
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from msgspec import Struct
@@ -116,6 +115,8 @@ def labels_of(thing: Any) -> dict[str, str]:
 
 def at_once(work: Callable[[One], Result], things: Iterable[One]) -> list[Result]:
     """`work` on all of them, a few at a time; what is not begun after an error never is."""
+    from concurrent.futures import ThreadPoolExecutor
+
     pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="docker")
     try:
         return [future.result() for future in [pool.submit(work, thing) for thing in things]]

@@ -1,6 +1,5 @@
 """Parts of an emulated fleet: names, limits, command lines; pure."""
 
-import hashlib
 import re
 from typing import Any
 
@@ -115,6 +114,8 @@ class Spec(Struct, frozen=True, kw_only=True):
 
     def digest(self, image_id: str) -> str:
         """Digest that stays the same while the container need not be recreated."""
+        import hashlib
+
         return hashlib.sha256(msgspec.json.encode([self, image_id])).hexdigest()[:16]
 
     def labels(self, fleet: str, image_id: str) -> dict[str, str]:
