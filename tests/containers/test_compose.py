@@ -110,7 +110,7 @@ def test_an_agent_too_many_is_told_why(fleet):
     fleet.compose("up", "-d", "--no-recreate", "--scale", f"agent={AGENTS + 1}")
     try:
         assigned = "all 3 shards are assigned"
-            until(lambda: assigned in fleet.compose("logs", "agent").stdout, "the line")
+        until(lambda: assigned in fleet.compose("logs", "agent").stdout, "the line")
     finally:
         fleet.compose("up", "-d", "--no-recreate", "--scale", f"agent={AGENTS}")
     until(lambda: len(fleet.ready()) == AGENTS, "the agents")
