@@ -58,6 +58,8 @@ class Toys:
         """The playbooks, without what would change this machine."""
         self.ansible = self.folder / "ansible"
         shutil.copytree(ROOT / "ansible", self.ansible)
+        (self.folder / "flctl").mkdir()
+        shutil.copy(ROOT / "flctl" / "version.py", self.folder / "flctl")  # they ask it
         (self.ansible / "roles" / "preflight" / "tasks" / "main.yml").write_text(PREFLIGHT)
         for path in self.ansible.rglob("*.yml"):
             text = path.read_text().replace('"7700"', f'"{os.getuid()}"')
