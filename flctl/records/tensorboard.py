@@ -180,7 +180,7 @@ def _replaceable(target: Path) -> Iterator[None]:
     other = next((p.name for p in target.iterdir() if not p.name.startswith(PREFIX)), None)
     if other is not None:
         raise UsageError(
-            f"--out: {target} contains '{other}', which would be lost; name another one"
+            f"--out: {target} contains '{other}', which would be overwritten; name another one"
         )
     with _alone(target):
         yield

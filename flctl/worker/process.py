@@ -47,7 +47,7 @@ class Worker(Protocol):
 class WorkerProcess:
     """A worker process that is started by the first job and after each death.
 
-    `clock` gives the seconds that `idle_since` is told in; `module` is what runs in it; `keep` gets
+    `idle_since` is in seconds of `clock`; `module` is what runs in it; `keep` gets
     each line that the process writes to standard error, from a thread.
     """
 

@@ -227,7 +227,9 @@ def test_the_log_of_an_agent_is_shown(fleet: PlayedFleet, tab: Tab):
     assert re.search(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC WARNING", text)
     expect(log.locator("b")).to_have_count(0)
     log.focus()
-    tab.wait_for_timeout(3500)  # it has been brought up to date
+    for _ in range(2):  # it is asked for again once the first answer is shown
+        with tab.expect_response("**/agents/pi-03/log"):
+            pass
     expect(log).to_be_focused()
     assert violations(tab) == []
 

@@ -157,7 +157,7 @@ def test_a_run_that_waits_for_its_agents_is_paused_too(fleet: MemoryFleet):
 
 
 def test_a_paused_run_that_lacks_agents_stays_paused(fleet: MemoryFleet):
-    """Its round cannot be finished: it would go on by itself if nobody had paused it."""
+    """Its round cannot be finished: it would continue by itself if it had not been paused."""
     run = fleet.start_run(rounds=3, wait_s=5.0)
     open_round(fleet, 2, ticks=100)
     with console(fleet) as operator:

@@ -84,7 +84,7 @@ def test_status_discover_runs_and_keys_say_what_there_is(fleet: RealFleet, tmp_p
 
 
 def test_kill_9_of_the_coordinator_in_the_middle_of_a_round(fleet: RealFleet):
-    """The same round continues by itself, nobody trains it twice, and the bytes are the same."""
+    """The same round continues by itself, no agent trains it twice, and the bytes are the same."""
     options = settings(fleet, 4, "--seed", 7, "--epochs", 40)
     undisturbed = json_lines(fleet.train(*options).stdout)
     expected = [e["model"] for e in undisturbed if e["event"] == "round"]

@@ -78,7 +78,7 @@ def test_an_export_replaces_events_and_nothing_else(tmp_path, make_round, scalar
     file.write_text("mine")
     link.symlink_to(tmp_path)
     for path in (target, file, link):
-        with pytest.raises(UsageError, match=r"would be (lost|overwritten)"):
+        with pytest.raises(UsageError, match="would be overwritten"):
             export([make_round(1, 1)], path)
     assert (target / "thesis.txt").read_text() == file.read_text() == "mine"
 
