@@ -9,7 +9,6 @@ import itertools
 import os
 import shutil
 import stat
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -268,6 +267,8 @@ def new_folder(path: Path) -> Iterator[Path]:
 
     The caller makes what it writes into it durable.
     """
+    import tempfile  # brings hashlib and random along, which few commands need
+
     beside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
     new, old = beside / "new", beside / "old"
     try:

@@ -1,6 +1,5 @@
 """`flctl audit`: who changed what on a coordinator, when, from where, and with what outcome."""
 
-import hashlib
 import time
 from typing import TYPE_CHECKING
 
@@ -58,6 +57,8 @@ def audit(
                 raise StateError(f"{path}: not found: nothing was changed here yet")
             where = str(path)
             page = pages.local(path)
+        import hashlib
+
         name = "audit-" + hashlib.sha256(where.encode()).hexdigest()[:16]
         if not verify:
             show(page, where, oldest, follow, json, folder, name)
