@@ -158,7 +158,7 @@ def test_what_holds_no_classes_is_one_line(tmp_path):
             images(path)
     with pytest.raises(DataError, match="nowhere: "):
         images(tmp_path / "nowhere")
-    with pytest.raises(TaskError, match="which classes"):
+    with pytest.raises(TaskError, match="to find the classes in"):
         load_task("images").model()
 
 
