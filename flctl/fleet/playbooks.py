@@ -62,9 +62,8 @@ def run_playbook(
     code = _run(command, _environment(path))
     if code:
         raise FlctlError(
-            f"{name} failed (ansible-playbook: {code}); the lines above with 'fatal', "
-            "'unreachable' or "
-            "stands above in the lines with 'fatal', 'unreachable' or 'ERROR'"
+            f"{name} failed (ansible-playbook: {code}); see the lines above with 'fatal', "
+            "'unreachable' or 'ERROR'"
         )
 
 
