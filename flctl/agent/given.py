@@ -59,12 +59,12 @@ def join_token_of(file: str | None, state: Path, waits: bool = False) -> str | N
         if waits or has_joined(state):
             return None  # it is needed once
         raise UsageError(
-            f"--join-token-file {file}: no such file; make a token on the coordinator "
+            f"--join-token-file {file}: no such file; create a token on the coordinator "
             "with: flctl keys token (with coordinator --invite: flctl keys invite)"
         )
     token = sys.stdin.readline().strip() if file == "-" else _read(file, "--join-token-file")
     if not token:
-        raise AccessError(f"--join-token-file {file}: is empty; flctl keys token makes a token")
+        raise AccessError(f"--join-token-file {file}: is empty; flctl keys token creates a token")
     return token
 
 

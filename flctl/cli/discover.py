@@ -45,7 +45,7 @@ def discover(
     if json:
         output.print_json(rows)
     else:
-        none = "no agent is expected and none is connected; make a token for new agents with: "
+        none = "no agent is expected and none is connected; create a token for new agents with: "
         output.show(presence_table(rows) if rows else f"{none}flctl keys token{at.again}")
         for line in (too_many(status), open_tokens(status.get("tokens", ()), at.again)):
             if line:

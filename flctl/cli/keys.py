@@ -99,7 +99,7 @@ def token(
     ),
     shards: Shards = None,
 ) -> None:
-    """Print a token with which new agents can join.
+    """Create a token with which new agents can join, and print it.
 
     Pass it on in a file (flctl agent --join-token-file), because `ps` shows arguments.
 
@@ -145,7 +145,7 @@ def tokens(
         found = book.keys()
     if "tokens" not in found:
         raise FlctlError("the coordinator is older than this flctl: it does not list its tokens")
-    none = "no join token is open; open one with: flctl keys token"
+    none = "no join token is open; create one with: flctl keys token"
     output.answer(found["tokens"], json, tokens_table(found["tokens"]) if found["tokens"] else none)
 
 
@@ -176,7 +176,7 @@ def revoke(name: Name, at: At) -> None:
     if closed:
         print_line(
             f"also closed: token {', '.join(closed)}, which {name} may hold; for other agents "
-            "open a new one: flctl keys token"
+            "create a new one: flctl keys token"
         )
 
 

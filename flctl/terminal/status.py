@@ -78,7 +78,7 @@ def picture(found: Mapping[str, Any], wide: bool = False, options: str = "") -> 
         _run_line(coordinator["run"]),
     ]  # fmt: skip
     if not found["agents"]:
-        hint = f"no agent is enrolled; make a token for new ones with: flctl keys token{options}"
+        hint = f"no agent is enrolled; create a token for new ones with: flctl keys token{options}"
         head.append(Text(hint, style="yellow"))
     # An older coordinator does not know labels.
     labels = ("labels",) if any(agent.get("labels") for agent in found["agents"]) else ()

@@ -92,11 +92,11 @@ def find_open(tokens: list[Token], text: str, now: float) -> int:
         raise AccessError("the token is wrong; get one with flctl keys token")
     token = tokens[found[0]]
     if token.closed:
-        raise AccessError("the token was closed; open a new one with flctl keys token")
+        raise AccessError("the token was closed; create a new one with flctl keys token")
     if now >= token.expires:
-        raise AccessError("the token has expired; open a new one with flctl keys token")
+        raise AccessError("the token has expired; create a new one with flctl keys token")
     if token.uses_left <= 0:
-        raise AccessError("the token is used up; open a new one with flctl keys token")
+        raise AccessError("the token is used up; create a new one with flctl keys token")
     return found[0]
 
 

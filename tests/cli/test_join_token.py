@@ -13,7 +13,7 @@ def test_an_agent_that_has_joined_starts_without_its_token(tmp_path):
 
 
 def test_a_new_agent_is_told_how_the_door_is_opened(tmp_path):
-    with pytest.raises(UsageError, match="no such file; make a token on the coordinator"):
+    with pytest.raises(UsageError, match="no such file; create a token on the coordinator"):
         join_token_of(str(tmp_path / "token"), tmp_path)
 
 

@@ -318,7 +318,7 @@ class Control:
         if invitation is None:
             raise UsageError(
                 "this coordinator shares no folder with agents (flctl coordinator --invite DIR): "
-                "make a token with  flctl keys token"
+                "create a token with  flctl keys token"
             )
         token = invitation.open(ttl_s)
         return {"id": token.id, "uses": token.uses_left, "folder": str(invitation.path.parent)}

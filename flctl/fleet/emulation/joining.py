@@ -82,7 +82,7 @@ class Door:
             self._console = remote(self.context)
 
     def let_in(self, names: Iterable[str], new: set[str]) -> None:
-        """Open a token for those of `names` whom the coordinator does not know.
+        """Create a token for those of `names` whom the coordinator does not know.
 
         `new` are those who will have a new key, because what they had is gone.
         """
