@@ -112,7 +112,7 @@ docs-serve: docs ## The same, on http://127.0.0.1:$(DOCS_PORT) (DOCS_PORT=8001)
 docs-links: $(VENV)/.installed-docs ## Ask whether the links to elsewhere answer (needs the network)
 	$(BIN)/python -m sphinx -b linkcheck -E -q docs docs/_build/links
 
-compare: install ## Run flctl beside other systems and write docs/explanation/comparison.md (two hours); SYSTEMS='flctl plain' JOBS=lr MNIST=folder
+compare: install ## Compare flctl with other systems and write docs/explanation/comparison.md (two hours); SYSTEMS='flctl plain' JOBS=lr MNIST=folder
 	$(BIN)/python benchmarks/compare/run.py --systems $(SYSTEMS) --jobs $(JOBS) $(if $(MNIST),--mnist $(MNIST))
 	$(if $(JOBS),,$(BIN)/python benchmarks/compare/fleet.py $(SYSTEMS) $(if $(MNIST),--mnist $(MNIST)))
 	$(BIN)/python benchmarks/compare/render.py

@@ -16,13 +16,20 @@ WORDS = {
     "cnn": "Network of McMahan et al. 2017 (1.66 million parameters): 100 clients, 10 a round, 30 "
     "rounds, no tests",
 }
-HEAD = """# Beside other systems
+HEAD = """# Comparison with other systems
 
-`make compare` writes this page from the files that its runs leave. Seconds, CPU and memory cover
-the whole command, including its start and the reading of the data, and are the minimum of a row's
-runs. Memory is the peak of all processes together (PSS, sampled five times a second). CPU seconds
-are the processes' own count. One program evaluates the final weights of every system on MNIST's
-test set.""".splitlines()
+The same training jobs run with flctl, with Flower (`flwr`), NVIDIA FLARE (`nvflare`) and
+pfl-research (`pfl`), and as a `plain` PyTorch loop without any system. `flctl-jobs-2` is flctl with
+two processes (`--jobs 2`). [What differs](#what-differs-between-the-systems) is below.
+
+Seconds, CPU and memory cover the whole command, including its start and the reading of the data,
+and are the minimum of a row's runs. Memory is the peak of all processes together (PSS, sampled five
+times a second). CPU seconds are those that the processes themselves report. One program evaluates
+the final weights of every system on MNIST's test set. `make compare` repeats the runs and writes
+this page from their results.""".splitlines()
+WHAT = {"first_round_s": "time of the first round", "round_s": "time of a round",
+        "server_peak_mib": "server MiB", "idle_server_mib": "idle server MiB",
+        "idle_client_mib": "idle client MiB"}  # fmt: skip
 Rows = dict[str, list[dict[str, Any]]]
 
 
@@ -93,9 +100,9 @@ def lost(rows: Rows) -> list[str]:
         return []
     out = []
     for key, word in (
-        ("seconds", "takes less time"),
-        ("cpu_s", "uses less CPU"),
-        ("peak_mib", "uses less memory"),
+        ("seconds", "time"),
+        ("cpu_s", "CPU"),
+        ("peak_mib", "memory"),
     ):
         own = least(rows["flctl"], key)
         better = {
@@ -104,7 +111,7 @@ def lost(rows: Rows) -> list[str]:
             if found and not name.startswith("flctl") and least(found, key) < own
         }
         for name, share in sorted(better.items()):
-            out.append(f"- {name} {word} than flctl: {share:.2f} ×.")
+            out.append(f"- {name} needs {share:.2f} times the {word} of flctl.")
     return out or ["flctl is ahead in time, CPU and memory."]
 
 
@@ -117,24 +124,24 @@ def fleets() -> list[str]:
     out = [
         "## Real servers and clients",
         "",
-        "The same network, in real processes on one machine. Each client trains only six batches "
-        "of ten a round, so that the figures show the system, not the training. Memory is that of "
-        "all the server's processes, or of one client's.",
+        "The same network, with a server and clients as separate processes on one machine. Each "
+        "client trains only six batches of ten images in a round, so that the figures show the "
+        "system, not the training. Memory is that of all processes of the server, or of one "
+        "client.",
         "",
         "| system | clients | first round s | round s | server MiB | idle server MiB "
-        "| idle client MiB | rounds done of 6 |",
+        "| idle client MiB | completed rounds, of 6 |",
         "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for row in sorted(quiet, key=lambda row: (row["fleet"], row["clients"])):
-        figures = (row[key] for key in (
-            "first_round_s", "round_s", "server_peak_mib", "idle_server_mib", "idle_client_mib"
-        ))  # fmt: skip
+        figures = (row[key] for key in WHAT)
         cells = " | ".join("-" if each is None else f"{each:.1f}" for each in figures)
         out.append(f"| {row['fleet']} | {row['clients']} | {cells} | {row['rounds_seen']} |")
     out += ["", *lost_fleets(quiet)]
     out += [
         "",
-        "| system | killed (`kill -9`) in the third of six rounds, restarted after 5 s | the run |",
+        "| system | what was killed (`kill -9`) in the third of six rounds and restarted after 5 s "
+        "| the run |",
         "|---|---|---|",
     ]
     for row in found:
@@ -142,7 +149,7 @@ def fleets() -> list[str]:
             of = "one client" if row["kill"] == "client" else "the server"
             out.append(f"| {row['fleet']} | {of}, {row['clients']} clients | {outcome(row)} |")
     out += ["", "`benchmarks/compare/fleet.py SYSTEM --clients N --kill none|server|client` "
-            "repeats one row. The runs start with:", ""]  # fmt: skip
+            "repeats one row. The runs were started with:", ""]  # fmt: skip
     out += sorted({f"- {row['fleet']}: `{row['commands'][-1]}`" for row in quiet})
     loads = [row["load_before"] for row in found]
     out += ["", f"Load average before these runs: {min(loads)} to {max(loads)}.", ""]
@@ -156,7 +163,8 @@ def outcome(row: dict[str, Any]) -> str:
         return "completes" + (f"; {state}" if state else "")
     told = [line.strip("│╭╰╮╯─ ") for line in row["words"]["run"]]
     last = " ".join([line for line in told if line.strip()][-2:])
-    return f"does not complete in four minutes; {row['rounds_seen']} rounds done; {state}; `{last}`"
+    seen = row["rounds_seen"]
+    return f"does not complete within four minutes; {seen} rounds completed; {state}; `{last}`"
 
 
 def lost_fleets(rows: list[dict[str, Any]]) -> Iterator[str]:
@@ -164,12 +172,11 @@ def lost_fleets(rows: list[dict[str, Any]]) -> Iterator[str]:
         for other in rows:
             if other["fleet"] == "flctl" or other["clients"] != own["clients"]:
                 continue
-            for key in ("first_round_s", "round_s", "server_peak_mib", "idle_server_mib",
-                        "idle_client_mib"):  # fmt: skip
+            for key in WHAT:
                 if None not in (other[key], own[key]) and other[key] < own[key]:
                     share = other[key] / own[key]
-                    yield (f"- {other['fleet']} is ahead of flctl with {own['clients']} clients in "
-                           f"{key}: {share:.2f} ×.")  # fmt: skip
+                    yield (f"- With {own['clients']} clients, {other['fleet']} needs {share:.2f} "
+                           f"times the {WHAT[key]} of flctl.")  # fmt: skip
 
 
 def main() -> None:
@@ -181,8 +188,8 @@ def main() -> None:
     page = [
         *HEAD,
         "",
-        f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, Linux "
-        f"{machine['kernel']}, Python {machine['python']}; {dates[0]} to {dates[-1]}. Load "
+        f"Machine: {machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, Linux "
+        f"{machine['kernel']}, Python {machine['python']}. Time: {dates[0]} to {dates[-1]}. Load "
         f"average before the runs: {min(r['load_before'] for r in every)} to "
         f"{max(r['load_before'] for r in every)}.", "",
     ]  # fmt: skip
