@@ -213,7 +213,7 @@ class Session:
         self._reopen_at = now + self._back_off_s * jitter
         self._back_off_s = min(2 * self._back_off_s, BACK_OFF_S[1])
         command = f"flctl keys add {self._shown} {shown(self._public_key)}"
-        way = f"to let it in, run on the coordinator  {command}"
+        way = f"to enrol it, run on the coordinator  {command}"
         if must_join and self._waits:
             way = (
                 "this agent waits for a shard: all may be dealt, or its token is used up or has "

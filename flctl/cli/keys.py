@@ -79,7 +79,7 @@ def list_(at: At, json: Json = False) -> None:
     output.show(made if found["keys"] or revoked else none)
     for waiting in found["waiting"]:
         key = waiting["public_key"]
-        output.print_line(f"waiting     {key}  let it in with: flctl keys add NAME {key}{at.again}")
+        output.print_line(f"waiting     {key}  enrol it with: flctl keys add NAME {key}{at.again}")
     if line := open_tokens(tokens, at.again):
         output.print_line(line)
 
@@ -161,7 +161,7 @@ def invite(
     with _book(at, make=False) as book:
         opened = book.invite(lasts_s)
     uses = counted(opened["uses"], "agent")
-    print_line(f"token {opened['id']} lies in {opened['folder']}, for {uses} within {ttl}")
+    print_line(f"token {opened['id']} is in {opened['folder']}, for {uses} within {ttl}")
 
 
 @command(app, "flctl keys revoke pi-03")
@@ -172,7 +172,7 @@ def revoke(name: Name, at: At) -> None:
     """
     with _book(at, make=False) as book:
         closed = book.revoke(name)
-    print_line(f"{name} is shut out")
+    print_line(f"{name} is revoked")
     if closed:
         print_line(
             f"also closed: token {', '.join(closed)}, which {name} may hold; for other agents "

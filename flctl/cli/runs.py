@@ -137,7 +137,7 @@ def stop(run: Run, at: At) -> None:
     with connected(at.folder, at.context, run) as runs:
         stopped = runs.stop(run)
     resume = f"{program()} train --resume {stopped}{at.again}"
-    print_line(f"run {stopped} stopped; go on with: {resume}")
+    print_line(f"run {stopped} stopped; resume with: {resume}")
 
 
 @command(app, "flctl runs pause ecg-20261127-102328")
@@ -147,7 +147,7 @@ def pause(run: Run, at: At) -> None:
         found = runs.pause(run)
     when = "is paused" if found.round is None else f"pauses after round {found.round}"
     resume = f"{program()} train --resume {found.run}{at.again}"
-    print_line(f"run {found.run} {when}; go on with: {resume}")
+    print_line(f"run {found.run} {when}; resume with: {resume}")
 
 
 command(app, "flctl runs export ecg-2026 --format pt", "flctl runs export ecg-2026 --format csv")(

@@ -60,7 +60,7 @@ def carry_out(out: Path, agents: int, rounds: int, seed: int, verbose: bool) -> 
         if result.state != "finished" or result.checkpoint is None or not federated:
             raise FlctlError(
                 f"the demo's run {result.run} {result.state}: {result.reason}; "
-                f"go on with: {watching.resume(result.run)}"
+                f"resume with: {watching.resume(result.run)}"
             )
         copy_model(result.checkpoint, model, "--out")
         with waiting("training the same with all data in one place, and by each agent alone"):

@@ -71,7 +71,7 @@ def show_run(
     if resumable and found["state"] in ("paused", "stopped") and not at_fault:
         task = output.task_option(found["task"])
         resume = f"{output.program()} train --resume {found['run']}{task}{options}"
-        output.print_line(f"{'go on with':<11} {resume}")
+        output.print_line(f"{'resume with':<11} {resume}")
     _show_best(found, history)
     if history.rounds and (score := history.rounds[-1].metrics) is not None:
         output.print_line(f"{'figures':<11} on {score.part}, by {score.source}")

@@ -144,13 +144,13 @@ class Watcher:
         if self.story.personalising:
             again = f"{program()} personalise {run}{task_option(self.story.task)}{self.again}"
             show = f"{program()} runs show {run}{self.again}"
-            then = f"go on with: {again}" if self.embedded else f"its agents continue: {show}"
+            then = f"continue with: {again}" if self.embedded else f"its agents continue: {show}"
             return (
                 f"run {run} is finished, but not all its agents have personalised its model; {then}"
             )
         if self.embedded:
             at = max(self.story.open_round, 1)
-            return f"run {run} stopped in round {at}; go on with: {self.resume(run)}"
+            return f"run {run} stopped in round {at}; resume with: {self.resume(run)}"
         then = "watch it again" + (f" and have {self.target} written" if self.target else "")
         return (
             f"run {run} continues without this terminal; {then} with: {self.resume(run)}, "
@@ -212,7 +212,7 @@ class LineWatcher(Watcher):
             reason = result.reason or ""
             # The settings of a run are frozen: where they are at fault, going on does not help.
             resumable = result.state in ("paused", "stopped") and "begin a new run" not in reason
-            then = "watch it again with" if "continues by itself" in reason else "go on with"
+            then = "watch it again with" if "continues by itself" in reason else "resume with"
             say(end + (f"; {then}: {self.resume(result.run)}" if resumable else ""), sys.stderr)
             return
         if result.reason:

@@ -341,6 +341,6 @@ class Keyring:
 def _lost(path: Path) -> StateError:
     """Error for a lost file: without it, revoked keys would be admitted again."""
     return StateError(
-        f"{path} is missing, the list of those who are let in and of those who are not any more: "
-        f"put it back from a backup; to begin with an empty one, move server{PUBLIC} away"
+        f"{path} is missing; it lists the enrolled and the revoked keys: restore it from a "
+        f"backup, or, to begin with an empty list, move server{PUBLIC} away"
     )

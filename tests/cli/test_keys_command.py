@@ -25,7 +25,7 @@ def test_enrol_and_revoke(flctl, tmp_path):
     (entry,) = listed["keys"]
     assert (entry["name"], entry["role"], entry["public_key"]) == ("pi-01", "agent", public)
     assert "pi-01" in flctl("keys", "list").out
-    assert flctl("keys", "revoke", "pi-01").out == "pi-01 is shut out\n"
+    assert flctl("keys", "revoke", "pi-01").out == "pi-01 is revoked\n"
     assert json.loads(flctl("keys", "list", "--json").out)["keys"] == []
     listed = flctl("keys", "list").out
     assert "revoked" in listed and public in listed

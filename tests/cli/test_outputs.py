@@ -155,7 +155,7 @@ def test_the_demo_can_be_resumed(flctl, tmp_path, monkeypatch):
     done = flctl("demo", "--out", "my demo")
     assert done.code == 130
     assert done.complaint == (
-        "run ecg-1 stopped in round 1; go on with: "
+        "run ecg-1 stopped in round 1; resume with: "
         "flctl train --resume ecg-1 --state 'my demo/state'"
     )
 
@@ -172,9 +172,9 @@ def test_a_full_disk_pauses_a_run(flctl, tmp_path, beats, monkeypatch):
     (run,) = (tmp_path / "state" / "runs").iterdir()
     assert (done.code, done.out) == (1, "")
     go_on = f"flctl train --resume {run.name}"
-    assert done.complaint == f"run {run.name} paused: the disk is full; go on with: {go_on}"
+    assert done.complaint == f"run {run.name} paused: the disk is full; resume with: {go_on}"
     assert RunFolder(run).history().state == "paused"
-    assert f"go on with  {go_on}" in flctl("runs", "show", run.name).out
+    assert f"resume with {go_on}" in flctl("runs", "show", run.name).out
     assert flctl(*shlex.split(go_on)[1:]).code == 0
 
 
@@ -186,7 +186,7 @@ def test_settings_at_fault_are_not_to_be_gone_on_with(flctl, tmp_path, beats):
     assert done.complaint.endswith(
         "the loss is nan; begin a new run with a lower lr or proximal_mu"
     )
-    assert "go on with" not in flctl("runs", "show", run.name).out
+    assert "resume with" not in flctl("runs", "show", run.name).out
 
 
 @pytest.mark.parametrize("broken", ["new_file", "sync_folder"])

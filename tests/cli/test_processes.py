@@ -153,4 +153,4 @@ def test_a_signal_leaves_nothing_behind(home, beats, tmp_path, number):
     assert run["state"] == "stopped"
     assert run["round"] >= 1
     assert not list(temporary.glob("*flctl-*"))
-    assert f"go on with: flctl train --resume {run['run']}" in home.errors()
+    assert f"resume with: flctl train --resume {run['run']}" in home.errors()

@@ -224,7 +224,7 @@ def test_of_a_damaged_checkpoint_the_one_before_is_used(
     assert history.state == "finished"
     assert models(fleet.state) == models(whole.state)
     assert f"{damaged}: damaged" in caplog.text
-    assert f"it goes on with the model of round {round_id - 1}" in caplog.text
+    assert f"it continues with the model of round {round_id - 1}" in caplog.text
     for name, expected in (("best", history.best), ("last", history.rounds[-1])):
         assert expected is not None
         assert has_digest(folder.path / f"{name}.safetensors", expected.model)

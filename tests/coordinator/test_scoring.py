@@ -29,7 +29,7 @@ def test_the_coordinators_first_part_counts():
 
 def test_without_test_data_the_error_says_how_to_go_on():
     """When the coordinator was told to evaluate."""
-    with pytest.raises(RunError, match="no test data; go on with --evaluate agents"):
+    with pytest.raises(RunError, match="no test data; use --evaluate agents"):
         parts_to_ask_for("coordinator", {"validation": GOOD})
 
 

@@ -280,7 +280,7 @@ def test_a_bit_of_the_newest_checkpoint_is_flipped(
     path.write_bytes(data)
     began = time.monotonic()
     bed.start_coordinator()
-    aloud = f"it goes on with the model of round {newest - 1}"
+    aloud = f"it continues with the model of round {newest - 1}"
     wait_for(lambda: aloud in bed.log("coordinator"), aloud, 60)
     row.noticed_s = time.monotonic() - began
     assert f"{path}: damaged" in bed.log("coordinator")

@@ -128,7 +128,7 @@ def test_a_run_is_paused_after_its_round_and_resumed(fleet: PlayedFleet, page: P
     assert samples(page.client.get("/metrics").text)["flctl_run_paused"] == [({}, 1.0)]
     assert "Pause after this round" not in page.client.get(f"/runs/{name}").text
     again = flctl("runs", "pause", name, "--state", fleet.state)
-    assert again.returncode == 0 and f"run {name} is paused; go on with: " in again.stdout
+    assert again.returncode == 0 and f"run {name} is paused; resume with: " in again.stdout
     assert page.client.post(f"/runs/{name}/resume").status_code == 200
     ended(page, name)
     refused = flctl("runs", "pause", name, "--state", fleet.state)

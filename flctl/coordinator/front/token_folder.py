@@ -50,8 +50,8 @@ class TokenFolder:
         elif known is None:
             self._remove()
             logger.info(
-                "invite=%s is shut, because agents are enrolled already: flctl keys invite lets "
-                "new ones in",
+                "invite=%s is closed, because agents are enrolled already: flctl keys invite "
+                "admits new ones",
                 folder,
             )
 
@@ -92,7 +92,7 @@ class TokenFolder:
         """Remove the token's file when no further join with it is possible."""
         if self._token and self._known() is None:
             self._remove()
-            logger.info("invite=%s is shut: flctl keys invite opens it again", self._folder)
+            logger.info("invite=%s is closed: flctl keys invite opens it again", self._folder)
 
     def close(self) -> None:
         with contextlib.suppress(FlctlError):

@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 TELL_S = 5.0
 """Shortest time between two events about missing agents: hundreds may arrive one by one."""
 GOES_ON = (
-    "the run continues by itself when enough are here; to go on without an agent that is gone, "
+    "the run continues by itself when enough are here; to continue without an agent that is gone, "
     "cordon it (flctl cordon) or lower the quorum (flctl train --resume with --quorum)"
 )
 

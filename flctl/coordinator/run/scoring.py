@@ -29,7 +29,7 @@ def parts_to_ask_for(
     if how != "coordinator":
         return tuple(part for part in get_args(MeasuredPart) if part not in here)
     if {*found} <= {VALIDATION}:
-        raise RunError("the coordinator has no test data; go on with --evaluate agents")
+        raise RunError("the coordinator has no test data; use --evaluate agents")
     return ()
 
 

@@ -226,7 +226,7 @@ def _withdraw_damaged(
         return []
     withdrawn = RoundsWithdrawn(at=at, round=round_id, reason=str(damage))
     logger.error(
-        "run=%s %s; it goes on with the model of round %d, what came after is done again",
+        "run=%s %s; it continues with the model of round %d and computes later rounds again",
         folder.name, damage, round_id,
     )  # fmt: skip
     journal.append([withdrawn])
