@@ -207,7 +207,7 @@ class Session:
         if must_join and not self._waits and self._config.join_token is not None:
             raise AccessError(
                 f"{self._config.coordinator} does not let this agent join: its token is wrong, "
-                "has expired or is used up; get a new one with  flctl keys token  there"
+                "has expired or is used up; create a new one with  flctl keys token  there"
             )
         jitter = random.uniform(0.5, 1.0)  # a whole fleet that comes back must not connect at once
         self._reopen_at = now + self._back_off_s * jitter

@@ -137,7 +137,7 @@ class AllowList(Struct, forbid_unknown_fields=True, kw_only=True):
                 ) from None
         if spent.deal is None and entry.shard is None:
             raise AccessError(
-                "the token assigns no shards: make one with  flctl keys token --shards N"
+                "the token assigns no shards: create one with  flctl keys token --shards N"
             )
         if spent.deal is None or (entry.shard is not None and entry.shard.deal == spent.deal):
             return entry

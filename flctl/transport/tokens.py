@@ -89,7 +89,7 @@ def find_open(tokens: list[Token], text: str, now: float) -> int:
     # All are compared, so that the time taken does not tell which one was near.
     found = [index for index, token in enumerate(tokens) if token.matches(text)]
     if not found:
-        raise AccessError("the token is wrong; get one with flctl keys token")
+        raise AccessError("the token is wrong; create one with flctl keys token")
     token = tokens[found[0]]
     if token.closed:
         raise AccessError("the token was closed; create a new one with flctl keys token")
