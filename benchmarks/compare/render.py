@@ -172,11 +172,11 @@ def lost_fleets(rows: list[dict[str, Any]]) -> Iterator[str]:
         for other in rows:
             if other["fleet"] == "flctl" or other["clients"] != own["clients"]:
                 continue
-            for key in WHAT:
+            for key, what in WHAT.items():
                 if None not in (other[key], own[key]) and other[key] < own[key]:
                     share = other[key] / own[key]
                     yield (f"- With {own['clients']} clients, {other['fleet']} needs {share:.2f} "
-                           f"times the {WHAT[key]} of flctl.")  # fmt: skip
+                           f"times the {what} of flctl.")  # fmt: skip
 
 
 def main() -> None:
