@@ -25,7 +25,7 @@ def keys_table(keys: Sequence[Mapping[str, Any]], revoked: Iterable[Mapping[str,
 
 
 def tokens_table(tokens: Iterable[Mapping[str, Any]]) -> Table:
-    made = table("token", "closes in", ">uses left", "role", "deals", "opened", "made by")
+    made = table("token", "closes in", ">uses left", "role", "deals", "created", "by")
     for each in tokens:
         dealt = each["deal"]
         made.add_row(
@@ -60,7 +60,7 @@ def open_tokens(tokens: Sequence[Mapping[str, Any]], options: str = "") -> str:
     uses = counted(sum(token["uses_left"] for token in tokens), "use")
     last = span(max(token["closes_in_s"] for token in tokens))
     number = counted(len(tokens), "join token")
-    return f"{number} open, {uses} left, closed in {last}: flctl keys tokens{options}"
+    return f"{number} open, {uses} left, closing within {last}: flctl keys tokens{options}"
 
 
 def key_rotation(rotation: Mapping[str, Any], options: str = "") -> str:

@@ -122,7 +122,7 @@ def test_tokens_are_shown_and_closed(flctl):
     shown = flctl("keys", "tokens").out
     assert long["id"] in shown and "8 shards, iid" in shown
     assert secret not in shown and long["id"] not in secret
-    assert "2 join tokens open, 4 uses left, closed in" in flctl("keys", "list").out
+    assert "2 join tokens open, 4 uses left, closing within" in flctl("keys", "list").out
     done = flctl("keys", "tokens", "--close", "nonsense")
     assert done.code == 1 and "no token nonsense is open" in done.complaint
     assert long["id"] in flctl("keys", "tokens", "--close", long["id"]).out

@@ -87,5 +87,5 @@ def test_an_open_token_is_a_warning():
         console.print(picture(found, options=" --context far"))
     last = capture.get().splitlines()[-1]
     assert last == (
-        "1 join token open, 2 uses left, closed in 40:00: flctl keys tokens --context far"
+        "1 join token open, 2 uses left, closing within 40:00: flctl keys tokens --context far"
     )

@@ -7,7 +7,7 @@ from flctl.coordinator.alerts.settings import AlertSettings
 from flctl.core.alerts import Observed
 from flctl.core.events import HELD
 from flctl.core.roster import Member, Roster
-from flctl.formats import size, span
+from flctl.formats import counted, size, span
 from flctl.transport.tokens import Token
 from flctl.wire.messages import Telemetry
 
@@ -46,9 +46,8 @@ class Observer:
                 text += f": {why}"
             yield Observed("no_round", run["run"], True, text, self._round_at)
         for token in tokens:
-            text = (
-                f"a join token for {token.uses_left} more, opened by {token.by or 'this machine'}"
-            )
+            uses, by = counted(token.uses_left, "more agent"), token.by or "this machine"
+            text = f"a join token for {uses}, created by {by}"
             yield Observed("open_token", token.id, True, text)
 
     def since_round_s(self, now: float) -> float:
