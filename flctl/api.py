@@ -69,7 +69,7 @@ class Training:
     """A run: iterate it for its committed rounds, as they happen.
 
     Ctrl-C while it is iterated stops a run on this machine, so that `flctl train --resume` can
-    go on with it; a fleet's run goes on, until `stop` is called.
+    continue it; a fleet's run continues until `stop` is called.
     """
 
     def __init__(self, follow: Follow, place: LocalRuns | RemoteRuns, name: str = "") -> None:

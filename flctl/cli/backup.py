@@ -36,7 +36,7 @@ def backup(
         parser=path,
         default=None,
     ),
-    force: bool = flag("Replace a FILE that is there.", "--force"),
+    force: bool = flag("Replace an existing FILE.", "--force"),
 ) -> None:
     """Write a coordinator's state into one encrypted file.
 

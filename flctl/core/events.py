@@ -161,7 +161,7 @@ class RoundCommitted(Dated, frozen=True, tag="round"):
     missing: tuple[str, ...] = ()
     metrics: Score | None = None
     server_state: dict[str, Digest] = {}
-    """Digests of the strategy's state files beside the model, by name."""
+    """Digests of the strategy's state files next to the model, by name."""
 
     def for_log(self) -> str:
         score = self.metrics

@@ -34,7 +34,7 @@ class WebhookSettings(Struct, frozen=True, forbid_unknown_fields=True):
     auth: Literal["hmac", "bearer"] = "hmac"
     """Sign the body with the secret, or send it as a bearer token."""
     ca_file: Annotated[str, Meta(min_length=1)] | None = None
-    """Certificates to trust beside the system's own."""
+    """Certificates to trust in addition to the system's own."""
     timeout: Time = "10s"
 
     @property

@@ -31,7 +31,7 @@ class Aggregated(Struct, frozen=True):
     path: Path
     """In its place; it counts once the journal says so."""
     server_state: dict[str, Digest] = {}
-    """Digests of the strategy's state files beside the model, by name."""
+    """Digests of the strategy's state files next to the model, by name."""
     syncing: Syncing | None = None
     """All of it is on disk after its `wait`; None: not synced here."""
 
