@@ -82,8 +82,8 @@ FLAGS = (
          "N", "none"),
     Flag("jobs", int, FLEET, "Processes that share the work of --virtual; 0: one for each core. "
          "The result is the same.", "N", "1; with --engine ray, as many as the cluster has CPUs"),
-    Flag("engine", str, FLEET, "Where they run: on this machine, or on the nodes of an existing Ray "
-         "cluster.", "processes|ray"),
+    Flag("engine", str, FLEET, "Where these processes run: on this machine, or on the nodes of "
+         "an existing Ray cluster.", "processes|ray"),
     Flag("ray_address", str, FLEET, "HOST:PORT of that cluster.", "ADDRESS",
          "RAY_ADDRESS, else the one that this machine is a node of"),
     Flag("agents", str, FLEET, "Only these agents, separated by commas.",
