@@ -28,8 +28,8 @@ times a second). CPU seconds are those that the processes themselves report. One
 the final weights of every system on MNIST's test set. `make compare` repeats the runs and writes
 this page from their results.""".splitlines()
 WHAT = {"first_round_s": "time of the first round", "round_s": "time of a round",
-        "server_peak_mib": "server MiB", "idle_server_mib": "idle server MiB",
-        "idle_client_mib": "idle client MiB"}  # fmt: skip
+        "server_peak_mib": "memory of the server", "idle_server_mib": "memory of an idle server",
+        "idle_client_mib": "memory of an idle client"}  # fmt: skip
 Rows = dict[str, list[dict[str, Any]]]
 
 
@@ -146,8 +146,8 @@ def fleets() -> list[str]:
     ]
     for row in found:
         if row["kill"] != "none":
-            of = "one client" if row["kill"] == "client" else "the server"
-            out.append(f"| {row['fleet']} | {of}, {row['clients']} clients | {outcome(row)} |")
+            of = "one" if row["kill"] == "client" else "the server"
+            out.append(f"| {row['fleet']} | {of} of {row['clients']} clients | {outcome(row)} |")
     out += ["", "`benchmarks/compare/fleet.py SYSTEM --clients N --kill none|server|client` "
             "repeats one row. The runs were started with:", ""]  # fmt: skip
     out += sorted({f"- {row['fleet']}: `{row['commands'][-1]}`" for row in quiet})
