@@ -69,6 +69,22 @@ def test_a_variable_of_the_playbooks_without_text_is_found(monkeypatch: pytest.M
     assert playbooks.missing() == ["flctl_labels: no text"]
 
 
+def test_the_page_about_ansible_has_the_defaults_of_the_roles():
+    """Its tables are written by hand: every variable is one, and a default that is a word or a
+    number is the role's."""
+    page = (ROOT / "docs/how-to/ansible.md").read_text()
+    specs = playbooks.roles()
+    known = {name for spec in specs.values() for name in spec["options"]} | {*playbooks.VARIABLES}
+    defaults = {k: v for role in specs for k, v in playbooks.defaults(role).items()}
+    rows = re.findall(r"^\| `(\w+_\w+)`[^|]* \| ([^|]+) \|", page, re.MULTILINE)
+    assert len(rows) > 40 and {name for name, _ in rows} <= known
+    for name, said in rows:
+        default = defaults.get(name, "")
+        if default not in ("", [], {}) and "{{" not in str(default):
+            word = str(default).lower() if isinstance(default, bool) else str(default)
+            assert said.split(",")[0].strip("`") == word, name
+
+
 def test_a_variable_of_the_environment_without_text_is_found(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delitem(environment.OTHERS, "FLCTL_DETAILS")
     assert environment.missing() == ["FLCTL_DETAILS"]
