@@ -142,7 +142,7 @@ def test_who_cannot_be_reached_is_listed_with_what_to_do(fleet: Fleet):
         "    pi-05: {ansible_host: nowhere.invalid}\n"
     )
     said = fleet.flctl("deploy", "-i", inventory, "--limit", "pi-04,pi-05", code=1)
-    for_both = ". Then run again with --limit pi-04,pi-05"
+    for_both = ". Then run the same command again, for these hosts alone with --limit pi-04,pi-05"
     assert "127.0.0.1 port 1: Connection refused); switch it on" in " ".join(said.split())
     assert "pi-05: nothing was done, it cannot be reached (ssh: Could not resolve" in said
     assert (
