@@ -23,6 +23,7 @@ __all__ = [
     "TrainedRound",
     "Training",
     "connect",
+    "read_rows",
     "train",
 ]
 _AT = {
@@ -36,6 +37,7 @@ _AT = {
     "MultiLabel": "flctl.learning.classification",
     "Regression": "flctl.learning.regression",
     "Task": "flctl.learning.task",
+    "read_rows": "flctl.learning.bad_rows",
 }
 
 

@@ -6,6 +6,7 @@ from flctl.api import train as train
 from flctl.errors import DataError as DataError
 from flctl.errors import FlctlError as FlctlError
 from flctl.learning.anomaly import Anomaly as Anomaly
+from flctl.learning.bad_rows import read_rows as read_rows
 from flctl.learning.cases import Cases as Cases
 from flctl.learning.classification import Classification as Classification
 from flctl.learning.classification import MultiLabel as MultiLabel
@@ -30,5 +31,6 @@ __all__ = [
     "TrainedRound",
     "Training",
     "connect",
+    "read_rows",
     "train",
 ]

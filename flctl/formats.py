@@ -6,15 +6,17 @@ from collections.abc import Collection
 
 
 def figure(value: float | None, digits: int = 3) -> str:
-    """Plain up to a million, and as 1.8e+30 beyond it; of small ones two digits that count. "-"
-    for none, and for the least that there is: what could not be computed; "∞" for the most: the
-    loss of a model that has diverged."""
+    """Plain up to a million, from 10 on with fewer decimals, and as 1.8e+30 beyond it; of small
+    ones two digits that count. "-" for none, and for the least that there is: what could not be
+    computed; "∞" for the most: the loss of a model that has diverged."""
     if value is None or value == -sys.float_info.max:
         return "-"
     if value == sys.float_info.max:
         return "∞"
     small = 0 < abs(value) < 10 ** (1 - digits)
-    return f"{value:.1e}" if small or abs(value) >= 1e6 else f"{value:.{digits}f}"
+    if small or not abs(value) < 1e6:
+        return f"{value:.1e}"
+    return f"{value:.{max(0, digits + 1 - len(str(int(abs(value)))))}f}"
 
 
 def number(value: float) -> str:

@@ -8,7 +8,7 @@ GROUPS = {
     "Train and steer": ("train", "connect", "Training", "TrainedRound", "Fleet"),
     "Tasks of your own": (
         "Task", "Classification", "MultiLabel", "Regression", "Anomaly", "Examples", "Cases",
-        "Metric",
+        "read_rows", "Metric",
     ),
     "Errors": ("FlctlError", "DataError"),
 }  # fmt: skip

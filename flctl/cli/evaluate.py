@@ -72,14 +72,15 @@ def evaluate(
     wanted = ToMeasure(
         task, heartbeats.read_as, data, split, agents, test_batch_size, private, device
     )
-    chosen, learnt, found, each = measured(checkpoint, wanted)
+    chosen, learnt, found, each, groups, lacking = measured(checkpoint, wanted)
     (name, main), *others = found.items()
     if json:
         result = {"part": name, **msgspec.to_builtins(main), "beside": dict(others)}
-        about = {"by_agent": document(each, learnt.measures)} if each else {}
+        about = {"by_agent": document(each, learnt.measures, groups)} if each else {}
         print_json({"checkpoint": str(checkpoint), "task": chosen, **result, **about})
     else:
         show_metrics(found, learnt.classes, learnt.says)
         if each:
             print_line("")
-            show_measured("each on its own", each, learnt.measures, everyone)
+            show_measured("each on its own", each, learnt.measures, everyone, groups)
+        print_line(lacking) if lacking else None

@@ -53,6 +53,9 @@ class RunStarted(Dated, frozen=True, tag="started"):
     frozen: Digest | None = None
     private: Digest | None = None
     """Digests of the model's two other groups of tensors; `model` is the shared one."""
+    groups: dict[str, list[str]] = {}
+    """Records, patients or the like of each local or virtual agent, where data are divided by
+    them."""
     begun: Begun | None = None
     """What it began with, if not with the task's own model."""
     measures: Measures = Measures(metrics=DEFAULT_METRICS, primary=LOSS.name, classes=0)

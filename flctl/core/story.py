@@ -212,6 +212,8 @@ class Story:
                 doing.state, doing.note = "waiting", ""
             case AgentLost() if doing.state != "done":
                 doing.state, doing.note = "lost", event.reason
+            case AgentFailed() if doing.state == "done":  # its update is there
+                doing.note = event.message
             case AgentFailed():
                 doing.state = "retrying" if event.retrying else "failed"
                 doing.note = f"{event.kind}: {event.message}"

@@ -2,13 +2,19 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeAlias
 
 from flctl.coordinator.store.folder import RunFolder
+from flctl.formats import few
 from flctl.learning.examples import Examples
 from flctl.learning.source import deal_held_out
 from flctl.learning.task import Task
 from flctl.settings import RunSettings, agent_names, normalised, parse
 from flctl.worker.jobs import shards_of
+
+DIVIDE = "add --agents N to measure the model on what each of N agents would hold out"
+OwnData: TypeAlias = tuple[Mapping[str, Examples], str]
+"""What each agent evaluates on, and a line about those that lack it; may be empty."""
 
 
 def run_of(checkpoint: Path) -> RunFolder | None:
@@ -17,16 +23,18 @@ def run_of(checkpoint: Path) -> RunFolder | None:
     return next((folder for folder in found if folder.journal_path.is_file()), None)
 
 
-def own_of_run(task: Task, checkpoint: Path) -> Mapping[str, Examples]:
+def own_of_run(task: Task, checkpoint: Path) -> OwnData:
     """Of the run in whose folder the checkpoint is, if its data are here. Raises DataError."""
     run = run_of(checkpoint)
     settings = None if run is None else run.settings()
-    if settings is None or not (settings.local or settings.virtual):
-        return {}
+    if run is None or settings is None:
+        return {}, DIVIDE
+    if not (settings.local or settings.virtual):
+        return {}, f"figures of each agent on its own: flctl runs show {run.name}"
     return _own(task, settings)
 
 
-def own_of(task: Task, ref: str, data: Path | None, agents: int) -> Mapping[str, Examples]:
+def own_of(task: Task, ref: str, data: Path | None, agents: int) -> OwnData:
     """Of so many agents, with the data divided as in the task's settings. Raises SettingsError,
     DataError."""
     where = f"--agents {agents}"
@@ -35,7 +43,9 @@ def own_of(task: Task, ref: str, data: Path | None, agents: int) -> Mapping[str,
     return _own(task, parse({**defaults, **normalised(given, where)}, where))
 
 
-def _own(task: Task, settings: RunSettings) -> Mapping[str, Examples]:
+def _own(task: Task, settings: RunSettings) -> OwnData:
     path = None if settings.data is None else Path(settings.data)
     owners = dict(enumerate(agent_names(settings.virtual or settings.local or 1)))
-    return deal_held_out(task, path, shards_of(settings)[0], owners)
+    parts = deal_held_out(task, path, shards_of(settings)[0], owners)
+    without = [name for name in owners.values() if name not in parts]
+    return parts, f"no test data of their own: {few(without)}" if without else ""

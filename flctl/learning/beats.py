@@ -43,14 +43,14 @@ class Beats:
     """Whether the beats of a record follow one another as they were recorded."""
     at_s: NDArray[np.float64] | None = None
     """The R peaks in seconds from the start of the record, shape (n,), where that is known."""
+    line: NDArray[np.int64] | None = None
+    """The line of the file that each is, shape (n,), where it has lines."""
     rhythm: Rhythm | None = None
     """Shape (n, 3); None if the file says nothing of it."""
     note: str = ""
     """Note for the reader of the predictions."""
     facts: dict[str, str | float] = field(default_factory=dict)
     """How the file was read, as an `Origin` has it."""
-    as_documented: bool = False
-    """The file is as documented, which is not worth a line of its own."""
     left_out: dict[str, int] = field(default_factory=dict)
     """By reason, how many of what the file holds are not among them."""
 
@@ -70,6 +70,5 @@ class Beats:
             file=self.where,
             examples=len(self.x),
             facts={**self.facts, "RR intervals": self._known},
-            as_documented=self.as_documented,
             left_out=left_out,
         )

@@ -7,7 +7,7 @@ That is the form of Kaggle's heartbeat data (mitbih_train.csv, mitbih_test.csv; 
 import itertools
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flctl.errors import DataError, NothingToUse, one_line
+from flctl.learning.bad_rows import MOST, BadRows
 from flctl.learning.beats import LIMIT_BYTES, WINDOW, Array, Beats
 from flctl.learning.beats_layout import apply, find_layout
-from flctl.learning.csv_form import MANY, MISSING, Form, form_of, thousands
+from flctl.learning.csv_form import MANY, MISSING, Form, form_of, number, thousands
 from flctl.learning.origin import AS_IT_IS, ReadAs
 from flctl.learning.rhythm import Rhythm, with_usual
 from flctl.learning.wfdb_annotations import AAMI
@@ -26,6 +27,8 @@ ROWS_AT_ONCE = 2048
 NO_ROW = re.compile(r"#(?!n/a)|sep=.$", re.IGNORECASE)
 """A comment, or Excel's note of its delimiter."""
 LONGEST_ROW = 4 * 1024**2
+Line = tuple[int, str]
+"""With its number in the file, from 1."""
 
 
 def read_csv(path: Path, labelled: bool = True, read_as: ReadAs = AS_IT_IS) -> Beats:
@@ -38,29 +41,34 @@ def read_csv(path: Path, labelled: bool = True, read_as: ReadAs = AS_IT_IS) -> B
             f"{path}: Kaggle's ptbdb files say only whether a beat is normal, not which of the "
             "five classes it is of; leave them out"
         )
+    bad = BadRows()
     try:
-        x, y, rhythm, form = _read(path, labelled)
+        table = _read(path, labelled, bad)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         raise DataError(
             f"{path}: not a CSV file: it is not text in UTF-8; save it with that encoding"
         ) from error
+    x, form = table.x, table.form
     layout = find_layout(x, read_as.r_at)
     apply(layout, x)
+    good = np.isfinite(x).all(axis=1)
+    bad |= {int(line): "lacks numbers of its beat" for line in table.line[~good]}
+    left_out = bad.left_out(path, int(good.sum()) + len(bad))
     over = one_line(", ".join(form.passed_over), 100)
     return Beats(
-        x=x,
-        y=y,
-        record=np.full(len(x), path.stem),
+        x=x[good],
+        y=None if table.y is None else table.y[good],
+        record=np.full(int(good.sum()), path.stem),
         split=None,
         where=str(path),
         in_time=False,
-        rhythm=rhythm,
+        rhythm=None if table.rhythm is None else table.rhythm[good],
+        line=table.line[good],
         note=layout.note,
         facts=layout.facts | ({"columns passed over": over} if over else {}),
-        as_documented=layout.as_documented and not over,
-        left_out={"beats that a program made the names of columns": int(form.lost)},
+        left_out={"beats that a program made the names of columns": int(form.lost)} | left_out,
     )
 
 
@@ -69,20 +77,27 @@ class _Table(NamedTuple):
     y: NDArray[np.int64] | None
     rhythm: Rhythm | None
     form: Form
+    line: NDArray[np.int64]
 
 
-def _read(path: Path, labelled: bool) -> _Table:
-    """Samples as they stand there, classes and intervals."""
+def _read(path: Path, labelled: bool, bad: BadRows) -> _Table:
+    """Samples as they stand there, classes and intervals, but for what is added to `bad`."""
     most = _lines(path)
     with path.open(encoding="utf-8-sig") as file:
-        lines = (line for line in file if line.strip() and not NO_ROW.match(line))
-        first = list(itertools.islice(lines, 5))
-        if not first:
+        lines = (
+            (at, line)
+            for at, line in enumerate(file, start=1)
+            if line.strip() and not NO_ROW.match(line)
+        )
+        begin = list(itertools.islice(lines, 5))
+        if not begin:
             raise DataError(f"{path}: no examples")
-        form = form_of(first)
-        tables = _tables(path, form, itertools.chain(first, lines))
+        first = [line for _, line in begin]
+        form, at = form_of(first), list[int]()
+        tables = _tables(path, form, itertools.chain(begin, lines), bad, at, most)
         if form.columns == 1:
-            return _Table(_single_column(path, tables), None, None, form)
+            column = _single_column(path, tables)
+            return _Table(column, None, None, form, np.array(at[:1]))
         if len(form.samples) != WINDOW:
             next(tables, None)  # which may have more to say
             hint = "; a first row of names, s0 to s186 and class, tells which is which"
@@ -110,15 +125,22 @@ def _read(path: Path, labelled: bool) -> _Table:
     _check_rival(path, form, x[:n], rival[:n], y[:n])
     known = dict(zip(("before", "after", "usual"), ms[:n].T, strict=False))
     rhythm = with_usual(**known, in_time=False) if known else None
+    line = np.array(at)
     if form.label is not None:
-        return _Table(x[:n], _classes(path, y[:n], 1 + form.names), rhythm, form)
+        classes, good = _classes(y[:n])
+        for row in np.flatnonzero(~good):
+            bad[at[row]] = f"has the class {y[row]:g}, which is no number of a class"
+        if not good.any():
+            bad.left_out(path, len(bad))
+        rhythm = None if rhythm is None else rhythm[good]
+        return _Table(x[:n][good], classes[good], rhythm, form, line[good])
     if labelled:
         over = ", ".join(form.passed_over[:3])
         raise NothingToUse(
             f"{path}: {form.columns} columns; the one for the class of each beat is missing"
             + (f", unless it is {over}: name it 'class'" if over else "")
         )
-    return _Table(x[:n], None, rhythm, form)
+    return _Table(x[:n], None, rhythm, form, line)
 
 
 def _check_rival(path: Path, form: Form, x: Array, rival: Array, last: Array) -> None:
@@ -156,31 +178,32 @@ def _lines(path: Path) -> int:
     return count
 
 
-def _tables(path: Path, form: Form, lines: Iterator[str]) -> Iterator[Array]:
-    """float32, shape (rows, columns), one after another. Raises DataError."""
-    seen = 0
+def _tables(
+    path: Path, form: Form, lines: Iterator[Line], bad: BadRows, good: list[int], most: int
+) -> Iterator[Array]:
+    """float32, shape (rows, columns), one after another; adds to `good` and `bad` which lines are.
+    Raises DataError where more than a share of `most` are bad."""
     if form.names:
-        header = next(lines)
-        lines = (line for line in lines if line != header)  # files one after another
+        _, header = next(lines)
+        lines = (line for line in lines if line[1] != header)  # files one after another
     while some := list(itertools.islice(lines, ROWS_AT_ONCE)):
         try:
-            table = _numbers(form, some)
-        except (ValueError, MemoryError) as error:
-            reason = one_line(error, 100).split(";")[0].rstrip(".")
-            raise DataError(
-                f"{path}: not a CSV file of numbers: {_counted(reason, seen + form.names)}"
-            ) from error
-        if table.shape[1] != form.columns:
-            raise DataError(
-                f"{path}: not a CSV file of numbers: the number of columns changed from "
-                f"{form.columns} to {table.shape[1]} at row {1 + seen + form.names}"
-            )
+            table = _numbers(form, [line for _, line in some])
+            there = [at for at, _ in some]
+        except (ValueError, MemoryError):
+            table, there = _one_by_one(form, some, bad)
+            if len(bad) > MOST * most:
+                bad.left_out(path, len(good) + len(there) + len(bad))
+        if not len(table):
+            continue
         steps = np.diff(table)
         if form.columns > MANY and ((steps[:, :1] != 0) & (steps == steps[:, :1])).all(1).any():
             raise DataError(f"{path}: there are names of columns, in numbers, among the beats; "
                             "remove that row")  # fmt: skip
-        seen += len(table)
+        good += there
         yield table
+    if not good:
+        bad.left_out(path, len(bad))
 
 
 def _numbers(form: Form, lines: list[str]) -> Array:
@@ -190,9 +213,28 @@ def _numbers(form: Form, lines: list[str]) -> Array:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            return _loaded(form, lines)
+            table = _loaded(form, lines)
         except ValueError:
-            return _loaded(form, [_cleaned(form, line) for line in lines])
+            table = _loaded(form, [_cleaned(form, line) for line in lines])
+    if table.shape[1] != form.columns:
+        raise ValueError(f"has {table.shape[1]} columns, not {form.columns}")
+    return table
+
+
+def _one_by_one(form: Form, lines: Sequence[Line], bad: BadRows) -> tuple[Array, list[int]]:
+    """Those that can be read."""
+    rows, there = [], []
+    for at, line in lines:
+        try:
+            rows.append(_numbers(form, [line]))
+            there.append(at)
+        except (ValueError, MemoryError) as error:
+            fields = _cleaned(form, line.replace(",", ".") if form.decimal_comma else line)
+            odd = ((n, f) for n, f in enumerate(form.fields(fields), 1) if number(f) is None)
+            n, field = next(odd, (0, ""))
+            wrong = f"has '{one_line(field, 40)}' in column {n}, which is no number"
+            bad[at] = wrong if n else one_line(error, 100)
+    return np.concatenate(rows or [np.empty((0, form.columns), np.float32)]), there
 
 
 def _loaded(form: Form, lines: list[str]) -> Array:
@@ -211,14 +253,6 @@ def _cleaned(form: Form, line: str) -> str:
     return (" " if form.delimiter == " " else form.delimiter).join(fields)
 
 
-def _counted(reason: str, before: int) -> str:
-    """NumPy counts rows from 0 where it names a column, else from 1, and none passed over."""
-    reason = re.sub(
-        r"row (\d+), column", lambda found: f"row {int(found[1]) + 1 + before}, column", reason
-    )
-    return re.sub(r"row (\d+)$", lambda found: f"row {int(found[1]) + before}", reason)
-
-
 def _single_column(path: Path, tables: Iterator[Array]) -> NDArray[np.float32]:
     column = np.array([number for table in tables for number in table[:, 0]], np.float32)
     if len(column) != WINDOW:
@@ -226,11 +260,7 @@ def _single_column(path: Path, tables: Iterator[Array]) -> NDArray[np.float32]:
     return column[None]
 
 
-def _classes(path: Path, labels: Array, first_row: int) -> NDArray[np.int64]:
+def _classes(labels: Array) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Numbers of classes, and which of `labels` are some."""
     y = np.nan_to_num(labels, nan=-1, posinf=-1, neginf=-1).astype(np.int64)
-    wrong = np.flatnonzero((y != labels) | (y < 0))
-    if len(wrong):
-        at = int(wrong[0])
-        raise DataError(f"{path}: row {at + first_row} has the class {labels[at]:g}, which is no "
-                        "number of a class")  # fmt: skip
-    return y
+    return y, (y == labels) & (y >= 0) & (y < len(set(AAMI.values())))

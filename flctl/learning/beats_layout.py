@@ -47,11 +47,6 @@ class Layout:
     """Whether each beat is first made to reach from 0 to 1."""
 
     @property
-    def as_documented(self) -> bool:
-        """R peaks at sample 62 and units of 1/200 mV: no note for the user is needed."""
-        return not self.changes and not self.note
-
-    @property
     def changes(self) -> bool:
         return self.r_at != R_AT or self.stretch or self.unit != 1 or self.offset != 0
 

@@ -47,7 +47,6 @@ def read_npz(path: Path, labelled: bool = True, read_as: ReadAs = AS_IT_IS) -> B
         rhythm=_rhythm(arrays, names, path),
         note="" if layout is None else layout.note,
         facts=AS_OTHERS if layout is None else layout.facts,
-        as_documented=layout is None or layout.as_documented,
     )
 
 

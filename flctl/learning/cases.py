@@ -27,19 +27,22 @@ class Cases:
     """What a person should know about how they came to be."""
     origins: Sequence[Origin] = ()
     """What was read of each file, and what was left out."""
+    line: NDArray[np.int64] | None = None
+    """The line of its file, from 1, that each is of or ends at."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.examples, Examples):
             kind = type(self.examples).__name__
             raise DataError(f"Cases of an object of type {kind}, not of flctl.Examples")
         object.__setattr__(self, "labelled", bool(self.labelled and self.examples.labelled))
-        if self.at_s is None:
-            return
-        at_s = np.asarray(self.at_s, np.float64)
-        if at_s.shape != (len(self.examples),):
-            n = len(self.examples)
-            raise DataError(f"{self.examples.where}: {n} cases, but at_s of shape {[*at_s.shape]}")
-        object.__setattr__(self, "at_s", at_s)
+        for name, kind in (("at_s", "f8"), ("line", "i8")):
+            if (given := getattr(self, name)) is None:
+                continue
+            values = np.asarray(given, kind)
+            if values.shape != (n := len(self.examples),):
+                where = self.examples.where
+                raise DataError(f"{where}: {n} cases, but {name} of shape {[*values.shape]}")
+            object.__setattr__(self, name, values)
 
     @property
     def readable(self) -> "Cases":
@@ -49,7 +52,8 @@ class Cases:
             return self
         rows = np.array([at for at in range(len(self.examples)) if at not in broken])
         at_s = None if self.at_s is None else self.at_s[rows]
+        line = None if self.line is None else self.line[rows]
         first, why = min(broken.items())
         note = f"left out: {len(broken)} that cannot be read; {self.examples.name(first)}: {why}"
         note = "; ".join(filter(None, (self.note, note)))
-        return replace(self, examples=self.examples.select(rows), at_s=at_s, note=note)
+        return replace(self, examples=self.examples.select(rows), at_s=at_s, line=line, note=note)

@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from flctl.errors import DataError, FlctlError, TaskError
@@ -36,6 +37,8 @@ from flctl.learning.unread import unread
 from flctl.settings import Partition
 
 Verdict: TypeAlias = Literal["ok", "note", "problem", "skipped"]
+SHORTEST = 4
+"""Different numbers in a row that are no coincidence."""
 PARTITIONS: tuple[Partition, ...] = ("iid", "label", "dirichlet", "size", "record")
 
 
@@ -185,15 +188,16 @@ def check_data(subject: Subject) -> Said:
             "and sort what comes from a set or a folder",
         )
     counts = count(found, kinds_of(task, [found])).classes
-    each = f"of shape {list(found.x.shape[1:])}, {_dtype(found)}"
+    shape, dtype = _form(found)
+    each = f"of shape {shape}, {dtype}"
     of = "in a list" if isinstance(found.items, list | tuple) else "of a Dataset"
     text = f"{len(found):,} examples {each if found.items is None else of}"
     if found.group is not None:
         text += f", of {len(np.unique(found.group))} records"
     figures = {
         "examples": len(found),
-        "shape": list(found.x.shape[1:]),
-        "dtype": _dtype(found),
+        "shape": shape,
+        "dtype": dtype,
         "classes": counts,
         "records": None if found.group is None else len(np.unique(found.group)),
     }
@@ -217,14 +221,11 @@ def check_tests(subject: Subject) -> Said:
     rows: set[int] = set()
     for name, part in {**subject.tests, **({"held out": held_out} if held_out else {})}.items():
         in_memory = part.items is None and subject.train.items is None
-        alike = (
-            part.x.shape[1:] == subject.train.x.shape[1:] and part.x.dtype == subject.train.x.dtype
-        )
-        if in_memory and not alike:
+        (shape, dtype), (wanted, usual) = _form(part), _form(subject.train)
+        if in_memory and (shape, dtype) != (wanted, usual):
             raise DataError(
-                f"task '{task.name}', test_parts: '{name}' holds {_dtype(part)} of shape "
-                f"{list(part.x.shape[1:])}, but train_data {_dtype(subject.train)} of shape "
-                f"{list(subject.train.x.shape[1:])}"
+                f"task '{task.name}', test_parts: '{name}' holds {dtype} of shape {shape}, but "
+                f"train_data {usual} of shape {wanted}"
             )
         rows |= part.rows()
     copies = len(rows & subject.train.rows())
@@ -232,7 +233,34 @@ def check_tests(subject: Subject) -> Said:
     figures = {"parts": {n: len(p) for n, p in subject.tests.items()}, "also_trained_on": copies}
     if copies:
         return Said(f"{text}; {copies:,} of them are also trained on", figures, "note")
+    shared = [n for n, part in subject.tests.items() if _overlaps(subject.train, part)]
+    if shared:
+        advice = "leave the length of a window between them, or the figures are too good"
+        text += f"; windows of {', '.join(shared)} overlap with those for training: {advice}"
+        return Said(text, figures, "note")
     return Said(text, figures)
+
+
+def _overlaps(train: Examples, test: Examples) -> bool:
+    """Whether some of a few for testing begin within one for training, after its first sample."""
+    long, some = _lines(train, 5000), _lines(test, 100)
+    head, found = long.shape[1] // 4, 0
+    if head < SHORTEST or long.shape[1] != some.shape[1]:
+        return False
+    for each in some[:, :head]:
+        rows, at = np.nonzero(long[:, 1 : 1 - head] == each[0])
+        pairs = list(zip(rows, at + 1, strict=True))[:1000]
+        same = any(np.array_equal(long[row, a : a + head], each) for row, a in pairs)
+        found += same and len(np.unique(each)) >= SHORTEST
+    return found > len(some) / 20
+
+
+def _lines(examples: Examples, most: int) -> NDArray[Any]:
+    """Of up to so many spread over them, one number for each step of the longest dimension."""
+    rows = np.unique(np.linspace(0, len(examples) - 1, most).astype(np.int64))
+    x = examples.batch(rows)[0].float().numpy()
+    longest = max(range(x.ndim), key=lambda at: x.shape[at] * (at > 0))
+    return np.moveaxis(x, longest, -1).reshape(len(x), -1, x.shape[longest] if longest else 1)[:, 0]
 
 
 def check_partition(subject: Subject) -> Said:
@@ -274,5 +302,7 @@ def _check_signatures(subject: Subject) -> None:
             raise subject.problem(method, f"takes {own}, not {told}: {error}") from error
 
 
-def _dtype(examples: Examples) -> str:
-    return str(examples.x.dtype).removeprefix("torch.")
+def _form(examples: Examples) -> tuple[list[int], str]:
+    """Shape and type of an input."""
+    x, _ = examples.run(0, 1)
+    return list(x.shape[1:]), str(x.dtype).removeprefix("torch.")

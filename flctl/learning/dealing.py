@@ -14,6 +14,7 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from flctl.errors import DataError, FlctlError, OtherData, TaskError, UsageError
+from flctl.learning.cases import Cases
 from flctl.learning.examples import Examples
 from flctl.learning.manifest import TEST, Counts, Share, list_files
 from flctl.learning.registry import known_tasks
@@ -51,6 +52,8 @@ class DataSet:
     """Why there is nothing to train on."""
     validation: Examples | None = None
     """What the task itself brings to choose the best round by."""
+    cases: Cases | None = None
+    """Where it is for prediction alone."""
 
     @property
     def parts(self) -> dict[str, Examples]:
@@ -59,7 +62,7 @@ class DataSet:
 
 def read_data(task: Task, path: Path | None) -> DataSet:
     """Everything that `task` reads at `path`. Raises DataError."""
-    train, problem = None, None
+    train, problem, cases = None, None, None
     task.settle(path)
     try:
         train = task.train_data(path)
@@ -68,8 +71,11 @@ def read_data(task: Task, path: Path | None) -> DataSet:
     try:
         held_out = task.held_out(path)
         others = _test_parts(task, path, held_out)
-    except DataError as error:
-        raise problem or error from error
+    except DataError:
+        if problem is None:
+            raise
+        cases = _to_predict(task, path, problem)
+        held_out, others = None, {"to predict": cases.examples}
     name = next((name for name, part in others.items() if _same(part, held_out)), HELD_OUT)
     tests = {} if held_out is None else {name: held_out}
     # Some tasks test on all they have where nobody says what is for testing.
@@ -80,7 +86,19 @@ def read_data(task: Task, path: Path | None) -> DataSet:
     if problem is not None and not tests:
         raise problem
     brought = None if train is None else task.validation(path)
-    return DataSet(train, tests, held_out is not None, problem, brought)
+    return DataSet(train, tests, held_out is not None, problem, brought, cases)
+
+
+def _to_predict(task: Task, path: Path | None, problem: DataError) -> Cases:
+    """What lacks targets, for instance. Raises `problem` where it cannot be predicted either."""
+    try:
+        if path is None or type(task).cases is Task.cases:
+            raise problem
+        found = task.cases(path)
+    except FlctlError:
+        raise problem from None
+    found.examples.labelled = found.labelled
+    return found
 
 
 def find_task(path: Path) -> tuple[str, DataSet]:

@@ -114,11 +114,13 @@ class Ecg(Classification):
             )
             for file in beats
         ]
+        rows = [file.line for file in beats if file.line is not None]
         times = [np.full(len(b.x), np.nan) if b.at_s is None else b.at_s for b in beats]
         return Cases(
             concatenate(whole, str(path)),
             labelled=known,
             at_s=np.concatenate(times),
+            line=np.concatenate(rows) if len(rows) == len(beats) else None,
             note="; ".join(dict.fromkeys(file.note for file in beats if file.note)),
             origins=found.origins,
         )

@@ -4,7 +4,7 @@ What only counts or deals them needs no torch, which takes 180 MB.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flctl.errors import DataError
+from flctl.learning.window_view import WindowView
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,7 +42,7 @@ class Examples:
 
     def __init__(
         self,
-        x: "Tensor | Array | Dataset[Any] | Sequence[Any]",
+        x: "Tensor | Array | WindowView | Dataset[Any] | Sequence[Any]",
         y: "Tensor | Array | None" = None,
         *,
         classes: int = 0,
@@ -89,6 +90,11 @@ class Examples:
         return _array(self._x)
 
     @property
+    def nbytes(self) -> int:
+        """Memory of the inputs."""
+        return int(self._x.nbytes)
+
+    @property
     def targets(self) -> Array:
         """`y` as an array."""
         return self._y
@@ -109,7 +115,7 @@ class Examples:
 
     def __getitem__(self, index: int) -> Batch:
         if self.items is None:
-            return self.x[index], self.y[index]
+            return _tensor(self._x[index : index + 1])[0], self.y[index]
         return self.item(int(self._x[index]))[0], self.y[index]
 
     def item(self, number: int) -> Batch:
@@ -127,11 +133,14 @@ class Examples:
         import torch
 
         rows = torch.as_tensor(indices)
-        return self.x.index_select(0, rows), self.y.index_select(0, rows)
+        y = self.y.index_select(0, rows)
+        if isinstance(self._x, WindowView):
+            return _tensor(self._x[rows.numpy()]), y
+        return self.x.index_select(0, rows), y
 
     def run(self, start: int, stop: int) -> Batch:
         """Those in a row: a copy too, which a task may change in place."""
-        return self.x[start:stop].clone(), self.y[start:stop].clone()
+        return _tensor(self._x[start:stop]).clone(), self.y[start:stop].clone()
 
     def select(self, indices: Indices) -> "Examples":
         """A copy of the examples at `indices`, in that order. Raises DataError for none."""
@@ -156,7 +165,7 @@ class Examples:
         if self.items is not None:
             known = self.array if self.names is None else self.names
             return {hash((self.names is None and id(self.items), each)) for each in known.tolist()}
-        return {hash(row.tobytes()) for row in self.array}
+        return {hash(row.tobytes()) for part in _parts(self._x) for row in part}
 
     @property
     def digest(self) -> str:
@@ -169,10 +178,12 @@ class Examples:
     def _hashed(self) -> str:
         found = hashlib.sha256()
         names = () if self.names is None else (np.strings.encode(self.names, "utf-8"),)
-        inputs = () if names and self.items is not None else (self.array,)  # numbers of items
-        for array in (*inputs, self._y, *names):
-            found.update(f"{array.dtype}{array.shape}".encode())
-            found.update(np.ascontiguousarray(array).data.cast("B") if array.size else b"")
+        inputs = () if names and self.items is not None else (self._x,)  # numbers of items
+        for values in (*inputs, self._y, *names):
+            parts = _parts(values)
+            for at, part in enumerate(parts):
+                found.update(b"" if at else f"{part.dtype}{(*values.shape,)}".encode())
+                found.update(np.ascontiguousarray(part).data.cast("B") if part.size else b"")
         return found.hexdigest()
 
     def contains(self, other: "Examples") -> bool:
@@ -197,7 +208,10 @@ class Examples:
                 f"{self.where}: example {at} has label {y[at]}, not in 0 to {self.classes - 1}"
             )
         for values, what in ((x, "holds"), (y, "has a target with")):
-            if _is_float(values):
+            if isinstance(values, WindowView):
+                if not np.isfinite(values.samples).all():
+                    raise DataError(f"{self.where}: holds NaN or infinite numbers")
+            elif _is_float(values):
                 finite = _finite(values).reshape(len(values), -1).all(axis=1)
                 if not finite.all():
                     at = int(finite.argmin())
@@ -217,16 +231,21 @@ def _finite(values: "Tensor | Array") -> Array:
     return np.isfinite(values) if isinstance(values, np.ndarray) else values.isfinite().numpy()
 
 
-def _tensor(values: "Tensor | Array") -> "Tensor":
+def _parts(values: "Tensor | Array | WindowView") -> Iterable[Array]:
+    return values.parts() if isinstance(values, WindowView) else (_array(values),)
+
+
+def _tensor(values: "Tensor | Array | WindowView") -> "Tensor":
     import torch
 
-    return torch.from_numpy(values) if isinstance(values, np.ndarray) else values
+    given = np.asarray(values) if isinstance(values, WindowView) else values
+    return torch.from_numpy(given) if isinstance(given, np.ndarray) else given
 
 
-def _array(values: "Tensor | Array") -> Array:
+def _array(values: "Tensor | Array | WindowView") -> Array:
     """`values` without a copy; bfloat16, which NumPy does not have, as whole numbers."""
-    if isinstance(values, np.ndarray):
-        return values
+    if isinstance(values, np.ndarray | WindowView):
+        return np.asarray(values)
     import torch
 
     array: Array = (values.view(torch.int16) if values.dtype == torch.bfloat16 else values).numpy()
@@ -239,7 +258,9 @@ def _is_float(values: "Tensor | Array") -> bool:
     return values.is_floating_point()
 
 
-def _in_memory(values: "Tensor | Array", what: str, where: str) -> "Tensor | Array":
+def _in_memory(values: Any, what: str, where: str) -> Any:
+    if isinstance(values, WindowView):
+        return values
     if type(values).__module__.startswith("pandas."):
         values = np.asarray(values)
     if isinstance(values, np.ndarray) and values.dtype.kind in "biuf":

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from torch import Tensor, nn
 
-from flctl.errors import CheckpointError, TaskError, one_line
+from flctl.errors import CheckpointError, TaskError, UsageError, one_line
 from flctl.learning.state import checkpoint_metadata, save_state, specs_of
 from flctl.learning.task import Task
 from flctl.wire.merging import FROZEN, PRIVATE
@@ -33,7 +33,8 @@ class Groups(NamedTuple):
 
     @classmethod
     def of(cls, task: Task, model: nn.Module) -> "Groups":
-        """Raises TaskError when nothing of the model trains, or is shared."""
+        """Raises TaskError when nothing of the model trains, UsageError when nothing of that is
+        shared."""
         state = model.state_dict(keep_vars=True)
         specs, resting = specs_of(state), _resting(model)
         private = _named(task, state)
@@ -51,9 +52,11 @@ class Groups(NamedTuple):
             raise TaskError(
                 f"task '{task.name}', model: has no parameter that can be trained (requires_grad)"
             )
-        if not state.keys() - frozen - private:
-            raise TaskError(
-                f"task '{task.name}': nothing of its model is shared: all that trains is private"
+        trains = {name for name, p in model.named_parameters() if p.requires_grad}
+        if not trains - private:
+            raise UsageError(
+                f"task '{task.name}': nothing of its model that trains is shared: it is "
+                f"{'frozen or private' if frozen else 'private'}; leave a layer that is neither"
             )
         return cls(
             shared=tuple(spec for spec in specs if spec.name not in frozen | private),

@@ -126,7 +126,6 @@ class Images(Classification):
             Origin(
                 file=str(path or self.name),
                 examples=len(folder.sources),
-                as_documented=True,
                 left_out=folder.left_out,
             )
             for folder in _parts(path)

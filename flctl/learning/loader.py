@@ -112,7 +112,7 @@ def load(task: Task, examples: Examples, batches: Iterable[Indices]) -> Iterator
 def _together(examples: Examples, batches: Iterable[Indices]) -> Iterator[Batch]:
     """Batches of whole numbers are copied out several at a time, and cut. What is computed with
     fractions may depend on where they are in memory."""
-    first = examples.array[:1]
+    first = examples.select(np.zeros(1, np.int64)).array
     if first.dtype.kind not in "iu" or examples.targets.dtype.kind != "i":
         yield from map(examples.batch, batches)
         return

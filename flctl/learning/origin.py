@@ -76,8 +76,6 @@ class Origin(Struct, frozen=True, omit_defaults=True, kw_only=True):
     examples: int = 0
     facts: dict[str, str | float] = {}
     """How it was read: {"lead": "II", "rate_hz": 257}."""
-    as_documented: bool = False
-    """Nothing in `facts` is worth a line."""
     left_out: dict[str, int] = {}
     """By reason, how many examples, annotations or the like were not used."""
     problem: str = ""

@@ -69,6 +69,10 @@ class Predictions:
         known = self.cases.at_s is not None and not math.isnan(self.cases.at_s[at])
         return float(self.cases.at_s[at]) if self.cases.at_s is not None and known else None
 
+    def line(self, at: int) -> int | None:
+        """The line of its file."""
+        return None if self.cases.line is None else int(self.cases.line[at])
+
     def full(self, name: str) -> str:
         """A class with what it is called in full."""
         return f"{name} {self.names[name]}" if name in self.names else name
@@ -106,7 +110,7 @@ class Predictions:
             "read": list(self.cases.origins),
             "predictions": [
                 {"number": at + 1, "record": self.record(at), "at_s": self.at_s(at),
-                 "true": self._true(at), **self._plain(at)}
+                 "line": self.line(at), "true": self._true(at), **self._plain(at)}
                 for at in range(len(self))
             ],
         }  # fmt: skip

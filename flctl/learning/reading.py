@@ -89,5 +89,5 @@ class Reading(Generic[T]):
 def _bytes(value: Examples | Mapping[str, Examples] | list[Examples] | None) -> int:
     parts = value.values() if isinstance(value, Mapping) else value
     if isinstance(parts, Examples) or parts is None:
-        return 0 if parts is None else parts.x.nbytes
-    return sum(part.x.nbytes for part in parts)
+        return 0 if parts is None else parts.nbytes
+    return sum(part.nbytes for part in parts)

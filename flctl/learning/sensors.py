@@ -29,7 +29,6 @@ from flctl.learning.series import (
     read_lines,
 )
 from flctl.learning.series_args import SeriesArgs
-from flctl.learning.series_files import numbers
 from flctl.learning.series_sample import sample_files
 from flctl.learning.series_windows import read_stored, write_stored
 from flctl.learning.task import Task
@@ -97,8 +96,8 @@ class Series(Task):
         windows = cut(self._lines(path), self.args, predicted=True)
         whole = self._of(windows, None, path)
         assert whole is not None
-        at_s = np.concatenate(windows.at_s)
-        return Cases(whole, labelled=whole.labelled, at_s=at_s, origins=windows.origins)
+        at_s, line = np.concatenate(windows.at_s), np.concatenate(windows.line)
+        return Cases(whole, labelled=whole.labelled, at_s=at_s, line=line, origins=windows.origins)
 
     def origins(self, path: Path | None) -> list[Origin]:
         return [] if read_stored(path) else cut(self._lines(path), self.args).origins
@@ -148,11 +147,11 @@ class Series(Task):
             return None
         said = np.concatenate(windows.target)[rows]
         y = self.y(said, str(path or self.name)) if windows.labelled else None
-        x, device = np.concatenate(windows.x)[rows], np.concatenate(windows.device)[rows]
+        x, device = windows.view(self.args.window)[rows], np.concatenate(windows.device)[rows]
         return self._made(x, y, device, path)
 
     def _made(
-        self, x: NDArray[Any], y: NDArray[Any] | None, device: NDArray[Any], path: Path | None
+        self, x: Any, y: NDArray[Any] | None, device: NDArray[Any], path: Path | None
     ) -> Examples:
         classes = len(self.args.classes) if self.args.learn == "class" else 0
         return Examples(x, y, classes=classes, group=device, where=str(path or self.name))
@@ -249,12 +248,13 @@ class SensorNumbers(Series, Regression):
             raise TaskError(NO_TARGETS)
         return series_net(self.columns(), 1)
 
-    def y(self, said: NDArray[np.str_], where: str) -> NDArray[Any]:
-        return numbers(Path(where), self.args.target, said.tolist())
+    def y(self, said: NDArray[np.str_], where: str) -> NDArray[Any]:  # noqa: ARG002
+        return said.astype(np.float64)
 
 
 def _all_targets(lines: list[DeviceSeries]) -> list[str]:
-    return sorted({each for line in lines for each in line.target or () if each})
+    return sorted({each for line in lines if line.target is not None
+                   for each in np.unique(line.target).tolist() if each})  # fmt: skip
 
 
 @lru_cache(maxsize=2)

@@ -2,9 +2,11 @@
 
 import csv
 import math
-from collections.abc import Callable, Iterable, Sequence
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +15,18 @@ from numpy.typing import NDArray
 
 from flctl.errors import DataError, NeedsExtra, OtherData, one_line
 from flctl.files import absent
+from flctl.learning.bad_rows import BadRows
 from flctl.learning.csv_form import MISSING
 from flctl.learning.series_args import SeriesArgs
 
 Floats = NDArray[np.float64]
+Rows = Iterator[tuple[int, Sequence[Any]]]
+"""Each with its line in the file, from 1."""
 SUFFIXES = (".csv", ".parquet")
 TIMES = ("time", "timestamp", "datetime", "date", "ts", "t")
 """Names of a column of time, where the run does not say another one."""
-LOOKED_AT = 1000
-"""Rows that decide whether a column is one of numbers."""
+LOOKED_AT, NUMBERS = 1000, 0.9
+"""Rows that decide whether a column is one of numbers, and the share of them that has to be."""
 MILLISECONDS = 1e11
 """Seconds since 1970 are fewer for the next 3,000 years."""
 LARGEST = 1e30
@@ -32,16 +37,21 @@ MOST_VALUES = 2**27
 
 @dataclass(frozen=True)
 class SensorTable:
-    """One file; each column has a value for each row."""
+    """One file, without the rows that cannot be read."""
 
     file: Path
+    columns: tuple[str, ...]
     time: Floats
     """Seconds."""
-    inputs: dict[str, Floats]
-    """Columns of numbers; NaN where a value is missing."""
+    inputs: Floats
+    """[rows, columns]; NaN where a value is missing."""
     target: list[str] | None
     """As the file writes it; None: it does not have that column."""
     device: list[str] | None
+    line: NDArray[np.int64]
+    """Of each row, in the file."""
+    left_out: Mapping[str, int]
+    """As an `Origin` has it."""
 
 
 def files_of(path: Path) -> list[Path]:
@@ -62,48 +72,85 @@ def files_of(path: Path) -> list[Path]:
 def read_table(file: Path, args: SeriesArgs) -> SensorTable:
     """Raises DataError, OtherData for a table without a column of time."""
     try:
-        columns = _of_parquet(file) if file.suffix.lower() == ".parquet" else _of_csv(file)
+        opened = _of_parquet(file) if file.suffix.lower() == ".parquet" else _of_csv(file)
+        names, rows = opened
+        return _read(file, args, names, rows)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         why = error.strerror if isinstance(error, OSError) else one_line(error)
         raise DataError(f"{file}: cannot be read: {why}") from error
-    time = _named(args.time, columns) or (
-        next((name for name in columns if name.casefold() in TIMES), None)
-        if args.time == "time"
-        else None
-    )
+
+
+def _read(file: Path, args: SeriesArgs, names: Sequence[str], rows: Rows) -> SensorTable:
+    first = list(islice(rows, LOOKED_AT))
+    known = {name: at for at, name in enumerate(names)}
+    time = args.time if args.time in known else None
+    if args.time == "time" and time is None:
+        time = next((name for name in names if name.casefold() in TIMES), None)
     if time is None:
-        have = ", ".join(list(columns)[:8])
-        text = f"no column '{args.time}' with the time of each row (it has {have:.200})"
+        text = f"no column '{args.time}' with the time of each row (it has {_few(names)})"
         raise (OtherData if args.time == "time" else DataError)(f"{file}: {text}")
-    device, target = _named(args.device, columns), _named(args.target, columns)
+    device, target = known.get(args.device), known.get(args.target)
+    others = [name for name, at in known.items() if name != time and at not in (device, target)]
+    bad = BadRows({n: _odd(row, names) for n, row in first if len(row) != len(names)})
+    whole = [row for _, row in first if len(row) == len(names)]
+    if not whole:
+        bad.left_out(file, len(first))
     chosen = args.columns or tuple(
-        name
-        for name, values in columns.items()
-        if name not in (time, device, target) and _is_number(values)
+        name for name in others if _is_number([row[known[name]] for row in whole])
     )
-    if missing := [name for name in chosen if name not in columns]:
-        raise DataError(f"{file}: no column '{missing[0]}'; it has {', '.join(columns):.200}")
+    if missing := [name for name in chosen if name not in known]:
+        raise DataError(f"{file}: no column '{missing[0]}'; it has {_few(names)}")
     if not chosen:
         raise OtherData(f"{file}: no column of numbers beside the time")
+    when = next((row[known[time]] for row in whole if not _is_missing(row[known[time]])), "")
+    plain = isinstance(when, int | float) or _is_number([when])
+    as_number: list[tuple[int, str, Callable[[Any], float], str]]
+    as_number = [(known[time], time, float if plain else _date, "no time")]
+    as_number += [(known[name], name, float, "no number") for name in chosen]
+    if args.learn == "number" and target is not None:
+        as_number.append((target, args.target, float, "no number"))
+    values, lines = array("d"), array("q")
+    texts: dict[int, list[str]] = {at: [] for at in (device, target) if at is not None}
+    same: dict[str, str] = {}
+    for line, row in chain(first, rows):
+        try:
+            if len(row) != len(names):
+                raise ValueError(_odd(row, names))  # noqa: TRY301
+            values.extend([_converted(row[at], n, read, no) for at, n, read, no in as_number])
+        except ValueError as error:
+            bad[line] = str(error)
+            continue
+        lines.append(line)
+        for at, column in texts.items():
+            text = _text(row[at])
+            column.append(same.setdefault(text, text))
+    found = np.frombuffer(values, np.float64).reshape(-1, len(as_number))
+    found[~(np.abs(found) < LARGEST)] = math.nan
+    if args.learn == "number" and target is not None:
+        known_at = np.isfinite(found[:, -1]).tolist()
+        texts[target] = [text * there for text, there in zip(texts[target], known_at, strict=True)]
+    seconds = found[:, 0]
+    usual = seconds[np.isfinite(seconds)]
     return SensorTable(
         file=file,
-        time=_seconds(file, time, columns[time]),
-        inputs={name: numbers(file, name, columns[name]) for name in chosen},
-        target=None if target is None else [_text(value) for value in columns[target]],
-        device=None if device is None else [_text(value) for value in columns[device]],
+        columns=tuple(chosen),
+        time=seconds / 1000 if plain and len(usual) and usual.min() > MILLISECONDS else seconds,
+        inputs=found[:, 1 : 1 + len(chosen)],
+        target=None if target is None else texts[target],
+        device=None if device is None else texts[device],
+        line=np.frombuffer(lines, np.int64),
+        left_out=bad.left_out(file, len(lines) + len(bad)),
     )
 
 
-def numbers(file: Path, name: str, values: Sequence[Any]) -> Floats:
-    """NaN for what is missing. Raises DataError with the row."""
-    return _converted(file, name, values, float, "no number")
-
-
-def _seconds(file: Path, name: str, values: Sequence[Any]) -> Floats:
-    first = next((value for value in values if not _is_missing(value)), "")
-    plain = isinstance(first, int | float) or _is_number([first])
-    time = _converted(file, name, values, float if plain else _date, "no time")
-    return time / 1000 if plain and len(time) and np.nanmin(time) > MILLISECONDS else time
+def _converted(value: Any, name: str, read: Callable[[Any], float], wrong: str) -> float:
+    """NaN for what is missing. Raises ValueError."""
+    try:
+        return read(value)
+    except (ValueError, TypeError, AttributeError, OverflowError) as error:
+        if _is_missing(value):
+            return math.nan
+        raise ValueError(f"has {str(value)!r:.60} in column '{name}', which is {wrong}") from error
 
 
 def _date(value: Any) -> float:
@@ -111,45 +158,27 @@ def _date(value: Any) -> float:
     return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
 
 
-def _converted(
-    file: Path, name: str, values: Sequence[Any], read: Callable[[Any], float], wrong: str
-) -> Floats:
-    found = np.full(len(values), math.nan)
-    for row, value in enumerate(values):
-        if _is_missing(value):
-            continue
-        try:
-            found[row] = read(value)
-        except (ValueError, TypeError, AttributeError, OverflowError) as error:
-            text = f"row {row + 1} has {str(value)!r:.60} in column '{name}', which is {wrong}"
-            raise DataError(f"{file}: {text}") from error
-    found[~(np.abs(found) < LARGEST)] = math.nan
-    return found
-
-
-def _of_csv(file: Path) -> dict[str, list[Any]]:
+def _of_csv(file: Path) -> tuple[list[str], Rows]:
     with file.open(newline="", encoding="utf-8-sig") as lines:
         head = lines.readline()
-        delimiter = max(",;\t", key=head.count)
-        names = [name.strip() for name in next(csv.reader([head], delimiter=delimiter), [])]
-        if len(set(names)) < len(names) or len(names) < 2 or _is_number(names[:1]):
-            raise OtherData(f"{file}: its first line does not name the columns, each once")
-        rows: Iterable[list[str]] = csv.reader(lines, delimiter=delimiter)
-        columns: list[list[str]] = [[] for _ in names]
-        for number, row in enumerate(rows, start=1):
-            if not row:
-                continue
-            if len(row) != len(names):
-                text = f"row {number} has {len(row)} values, the first line names {len(names)}"
-                raise DataError(f"{file}: {text}")
-            for column, value in zip(columns, row, strict=True):
-                column.append(value)
-    if delimiter == ";":  # and a comma in numbers
-        columns = [[value.replace(",", ".") for value in column] for column in columns]
-    return dict(zip(names, columns, strict=True))
+    delimiter = max(",;\t", key=head.count)
+    names = [name.strip() for name in next(csv.reader([head], delimiter=delimiter), [])]
+    if len(set(names)) < len(names) or len(names) < 2 or _is_number(names[:1]):
+        raise OtherData(f"{file}: its first line does not name the columns, each once")
+    return names, _rows_of_csv(file, delimiter)
 
 
-def _of_parquet(file: Path) -> dict[str, list[Any]]:
+def _rows_of_csv(file: Path, delimiter: str) -> Rows:
+    with file.open(newline="", encoding="utf-8-sig") as lines:
+        lines.readline()
+        reader = csv.reader(lines, delimiter=delimiter)
+        for row in filter(None, reader):
+            if delimiter == ";":  # and a comma in numbers
+                row = [value.replace(",", ".") for value in row]  # noqa: PLW2901
+            yield 1 + reader.line_num, row
+
+
+def _of_parquet(file: Path) -> tuple[list[str], Rows]:
     try:
         from pyarrow import ArrowException, parquet
     except ModuleNotFoundError as error:
@@ -163,21 +192,32 @@ def _of_parquet(file: Path) -> dict[str, list[Any]]:
         names = table.column_names
         if len(set(names)) < len(names):
             raise OtherData(f"{file}: two of its columns have the same name")
-        return {name: table.column(name).to_pylist() for name in names}
+        columns = [table.column(name).to_pylist() for name in names]
+        return names, enumerate(zip(*columns, strict=True), start=1)
     except (ArrowException, ValueError, OverflowError) as error:
         raise DataError(f"{file}: not a Parquet file: {one_line(error)}") from error
 
 
-def _named(name: str, columns: dict[str, list[Any]]) -> str | None:
-    return name if name in columns else None
+def _odd(row: Sequence[Any], names: Sequence[str]) -> str:
+    return f"has {len(row)} values, the first line names {len(names)}"
+
+
+def _few(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:8]):.200}"
 
 
 def _is_number(values: Sequence[Any]) -> bool:
-    known = [value for value in values[:LOOKED_AT] if not _is_missing(value)]
+    """Whether nearly all that are known are."""
+    known = [value for value in values if not _is_missing(value)]
+    return sum(map(_reads, known)) > NUMBERS * len(known)
+
+
+def _reads(value: Any) -> bool:
     try:
-        return bool([float(value) for value in known])
+        float(value)
     except (ValueError, TypeError, OverflowError):
         return False
+    return True
 
 
 def _is_missing(value: Any) -> bool:

@@ -173,6 +173,8 @@ def held_out_examples(task: Task, source: SourceLike) -> Examples | None:
 def evaluation_parts(task: Task, source: SourceLike) -> dict[str, Examples]:
     """What the coordinator evaluates on, by name; the first counts. Raises DataError."""
     path = _path(source)
+    if path is None and source.all is None and type(task).sample is not Task.sample:
+        return {}  # invented; the agents have data of their own
     parts = task.test_parts(path)
     if source.trained_on and path:
         parts = _not_trained_on(task, path, parts)

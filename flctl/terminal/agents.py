@@ -1,18 +1,21 @@
 """Figures of each agent, and how they are spread: as a table, and as JSON."""
 
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from rich.text import Text
 
 from flctl.core.metrics import computed, labels
 from flctl.core.spread import Rows, spread, worst_first
-from flctl.formats import counted, figure
+from flctl.formats import counted, few, figure
 from flctl.terminal import output
 
 if TYPE_CHECKING:
     from flctl.wire.messages import Measures, Metrics, Says
 
+Groups: TypeAlias = Mapping[str, Collection[str]]
+"""By agent: the records, patients or the like that it has."""
 SHOWN = 10
 """Agents in a table, unless all are asked for."""
 EXAMPLES = "examples"
@@ -33,16 +36,21 @@ def show_agents(
     lower: Collection[str] = (),
     constants: Rows | None = None,
     everyone: bool = False,
+    groups: Groups = MappingProxyType({}),
 ) -> None:
     """`rows` are figures by agent, `heads` their headings. Of more than `SHOWN` agents the worst
     `by` one of the figures, unless `everyone` is wanted; then the mean, the median and the worst of
-    all. `constants` stand in brackets."""
+    all. `constants` stand in brackets; `groups` are the names of the groups that each has."""
     beside = constants or {}
-    made = output.table(title, *(f">{head}" for head in heads.values()))
+    made = output.table(
+        title, *(f">{head}" for head in heads.values()), *["records"] * bool(groups),
+        yields=("records",),
+    )  # fmt: skip
     order = sorted(rows) if len(rows) <= SHOWN or everyone else worst_first(rows, by, lower)[:SHOWN]
     for agent in order:
         mine = beside.get(agent, {})
-        made.add_row(agent, *(with_constant(n, rows[agent].get(n), mine.get(n)) for n in heads))
+        cells = [with_constant(n, rows[agent].get(n), mine.get(n)) for n in heads]
+        made.add_row(agent, *cells, *[some_of(groups.get(agent, ()))] * bool(groups))
     of, usual = spread(rows, lower), spread(beside)
     for field, words in SUMMARY.items() if len(rows) > 1 else ():
         cells = []
@@ -52,10 +60,15 @@ def show_agents(
             constant = getattr(usual[name], field) if name in usual and typical else None
             shown = typical or name != EXAMPLES
             cells.append(with_constant(name, value, constant) if shown else "")
-        made.add_row(Text(words, style="bold"), *cells)
+        made.add_row(Text(words, style="bold"), *cells, *[""] * bool(groups))
     output.show(made)
     if left := len(rows) - len(order):
         output.print_line(f"and {counted(left, 'agent')} with better figures; --all shows all")
+
+
+def some_of(groups: Collection[str]) -> str:
+    """How many, and the first names."""
+    return f"{len(groups)}: {few(groups, 3)}" if groups else "-"
 
 
 def in_brackets(says: "Says") -> str:
@@ -71,7 +84,11 @@ def with_constant(name: str, value: float | None, constant: float | None) -> str
 
 
 def show_measured(
-    title: str, found: "Mapping[str, Metrics]", measures: "Measures", everyone: bool = False
+    title: str,
+    found: "Mapping[str, Metrics]",
+    measures: "Measures",
+    everyone: bool = False,
+    groups: Groups = MappingProxyType({}),
 ) -> None:
     """What each agent has measured on its own data."""
     show_agents(
@@ -82,6 +99,7 @@ def show_measured(
         lower=lower_of(measures),
         constants={agent: each.constant for agent, each in found.items()},
         everyone=everyone,
+        groups=groups,
     )
 
 
@@ -97,9 +115,12 @@ def show_parts(title: str, found: "Mapping[str, Metrics]", says: "Says") -> None
         output.print_line(in_brackets(says))
 
 
-def document(found: "Mapping[str, Metrics]", measures: "Measures") -> dict[str, Any]:
+def document(
+    found: "Mapping[str, Metrics]", measures: "Measures", groups: Groups = MappingProxyType({})
+) -> dict[str, Any]:
     """The same for JSON: all agents, and how each figure is spread."""
-    return {"agents": found, "spread": spread(rows_of(found), lower_of(measures))}
+    about = {"agents": found, "spread": spread(rows_of(found), lower_of(measures))}
+    return about | ({"records": groups} if groups else {})
 
 
 def rows_of(found: "Mapping[str, Metrics]") -> dict[str, dict[str, float]]:

@@ -41,7 +41,7 @@ def describe(
     title = f"Data of task {name}" if data is None else f"{data.name} (task {name})"
     if png is not None:
         draw_data(png, title, kinds.noun, kinds.names, parts)
-    origins = learnt.origins(data)
+    origins = found.cases.origins if found.cases else learnt.origins(data)
     if json:
         result = {"path": data and str(data), "task": name, "parts": parts, "read": list(origins)}
         output.print_json(result)

@@ -79,6 +79,8 @@ def trouble_line(told: Published) -> str:
             text = f"{event.agent} lost its private tensors: it started again from the initial ones"
         case AgentLost():
             text = f"{event.agent} lost: {event.reason}"
+        case AgentFailed(kind="owner"):
+            text = f"{event.agent}: {event.message}"
         case AgentFailed():
             again = "; it tries again" if event.retrying else ""
             text = f"{event.agent} failed: {event.kind}: {event.message}{again}"

@@ -32,9 +32,10 @@ class _OneLine(logging.Formatter):
 
 
 def set_up(verbose: bool, quiet: bool = False) -> None:
-    """DEBUG when `verbose`; else WARNING when `quiet`, as for commands with other output."""
+    """DEBUG when `verbose`; else WARNING when `quiet`, as for commands with other output, in the
+    form of their own messages."""
     handler = _Stderr()
-    handler.setFormatter(_OneLine(FORMAT))
+    handler.setFormatter(_OneLine("flctl: %(message)s" if quiet and not verbose else FORMAT))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO)

@@ -1,11 +1,12 @@
 """What `flctl evaluate` measures: a checkpoint on parts of the data, and of each agent's."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+
 from flctl.files import expect_path
-from flctl.fleet.own_data import own_of, own_of_run
+from flctl.fleet.own_data import DIVIDE, OwnData, own_of, own_of_run
 from flctl.learning.correction import corrected
 from flctl.learning.evaluation import measured as measure
 from flctl.learning.examples import Examples
@@ -42,6 +43,10 @@ class Measured(NamedTuple):
     parts: dict[str, Metrics]
     """The first one counts; where there is a correction, each is there twice."""
     agents: dict[str, Metrics]
+    groups: dict[str, list[str]]
+    """Records, patients or the like that these have been measured on, where they differ."""
+    lacking: str
+    """Line about agents that have no figures; may be empty."""
 
 
 def measured(checkpoint: Path, wanted: ToMeasure) -> Measured:
@@ -52,7 +57,7 @@ def measured(checkpoint: Path, wanted: ToMeasure) -> Measured:
     chosen, learnt = task_of(checkpoint, wanted.task, wanted.read_as)
     with reading(data):
         parts = chosen_parts(learnt, data, wanted.split)
-        own: Mapping[str, Examples] = {}
+        own: OwnData = {}, DIVIDE
         if wanted.agents is not None:
             own = own_of(learnt, chosen, data, wanted.agents)
         elif data is None:
@@ -63,8 +68,11 @@ def measured(checkpoint: Path, wanted: ToMeasure) -> Measured:
         return measure(learnt, by, examples, batch_size=wanted.batch_size, device=on)
 
     found = {name: of(model, part) for name, part in parts.items()}
-    each = {name: of(model, part) for name, part in own.items()}
+    each = {name: of(model, part) for name, part in own[0].items()}
+    named = {name: own[0][name].group for name in each}
+    groups = {name: np.unique(g).tolist() for name, g in named.items() if g is not None}
+    groups = groups if len({tuple(names) for names in groups.values()}) > 1 else {}
     better = corrected(learnt, model, correction_of(checkpoint, learnt))
     if better is not None:
         found |= {f"{name}, corrected": of(better, part) for name, part in parts.items()}
-    return Measured(chosen, learnt, found, each)
+    return Measured(chosen, learnt, found, each, groups, own[1])

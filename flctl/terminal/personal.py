@@ -8,12 +8,12 @@ from flctl.coordinator.store.folder import RunFolder
 from flctl.coordinator.store.runs import LocalRuns
 from flctl.core.events import AgentPersonalised, PersonalisingBegan, PersonalisingEnded
 from flctl.core.history import History
-from flctl.core.metrics import labels
+from flctl.core.metrics import computed, labels
 from flctl.core.stream import BatchTrained, Published
 from flctl.errors import RunError, UsageError
 from flctl.extras import needs_torch
 from flctl.fleet.console import RemoteRuns
-from flctl.formats import counted
+from flctl.formats import counted, few
 from flctl.learning.whole import round_model
 from flctl.terminal import output
 from flctl.terminal.agents import EXAMPLES, show_agents
@@ -188,10 +188,15 @@ def show(personal: Personal, without: Mapping[str, str], again: str = "") -> Non
     if not personal and not without:
         output.print_line("no connected agent has data for the run")
     if personal:
-        others = [agent for agent, event in sorted(personal.items()) if not event.kept]
-        text = f"{len(personal) - len(others)} of {counted(len(personal), 'agent')} "
+        lack = [agent for agent, e in sorted(personal.items()) if "validation" not in e.shared]
+        others = [a for a, event in sorted(personal.items()) if not event.kept and a not in lack]
+        kept = sum(event.kept for event in personal.values())
+        text = f"{kept} of {counted(len(personal), 'agent')} "
         text += "use their own model, which did better on their validation data"
         output.print_line(text + (f"; the run's model: {', '.join(others)}" if others else ""))
+        if lack:
+            text = "too little validation data to choose by, so the run's model is used"
+            output.print_line(f"{text}: {few(lack)}")
     for agent, why in without.items():
         output.print_line(f"{agent} did not personalise: {why or 'away'}")
     if without and again:
@@ -203,4 +208,4 @@ def _row(event: AgentPersonalised) -> dict[str, float]:
     shared = event.shared["test"]
     used = event.used("test") or shared
     own = {f"own {name}": value for name, value in used.values.items()}
-    return {EXAMPLES: float(shared.examples), **shared.values, **own}
+    return {EXAMPLES: float(shared.examples), **computed({**shared.values, **own})}

@@ -58,8 +58,8 @@ def predicted(
         if own is None
         else [f"Uses this device's own model, {own.path}; --global uses the run's."]
     )
-    if not all(origin.as_documented and not origin.left_out for origin in cases.origins):
-        notes += [f"Read: {line}" for line in summary(cases.origins)]
+    read = summary(cases.origins) or [f"{len(cases.examples):,} examples of {file}"]
+    notes += [f"Read: {line}" for line in read]
     if correction:
         head |= {"correction": correction}
         notes.append("Note: corrected for how frequent the classes are; --uncorrected leaves that")

@@ -47,13 +47,15 @@ def show_predictions(found: "Predictions", rows: int, notes: Iterable[str]) -> N
     numbers = range(len(found))
     many = len({found.record(at) for at in numbers}) > 1
     timed = any(found.at_s(at) is not None for at in numbers)
-    columns = [">#", *["record"] * many, *[">at"] * timed, *found.heads]
+    lined = found.cases.line is not None
+    columns = [">#", *["record"] * many, *[">line"] * lined, *[">at"] * timed, *found.heads]
     made = output.table(*columns, *["true"] * found.cases.labelled)
     for at in range(shown):
         at_s, cells = found.at_s(at), dict(zip(found.heads, found.row(at), strict=True))
         made.add_row(
             str(at + 1),
             *[found.record(at) or ""] * many,
+            *[str(found.line(at))] * lined,
             *["" if at_s is None else f"{at_s:.2f} s"] * timed,
             *(Text(cell, style="dim" if head == "else" else "") for head, cell in cells.items()),
             *[Text(found.true(at) or "", style="red" if found.wrong(at) else "")]

@@ -8,9 +8,9 @@ from rich.text import Text
 
 from flctl.core.history import History, why_no_best
 from flctl.core.metrics import label, labels
-from flctl.formats import counted, figure, size, span
+from flctl.formats import counted, few, figure, size, span
 from flctl.terminal import chains, output
-from flctl.terminal.agents import SHOWN, document, show_measured, show_parts
+from flctl.terminal.agents import SHOWN, document, show_measured, show_parts, some_of
 from flctl.terminal.tables import Table
 
 if TYPE_CHECKING:
@@ -79,8 +79,9 @@ def show_run(
         output.print_line("")
         output.show(_rounds(history.rounds, compression != "none"))
         _show_lost(history.rounds)
-        _show_last(history.rounds[-1], everyone)
+        _show_last(history, everyone)
         _show_figures(history, everyone)
+        _show_unmeasured(history, found["settings"].get("evaluate"), found["rounds"])
     _show_own(history, f"{output.program()} personalise {found['run']}{options}")
 
 
@@ -109,7 +110,7 @@ def by_agents(history: History) -> dict[str, Any]:
     score, started = history.rounds[-1].metrics if history.rounds else None, history.started
     if score is None or started is None or not score.by_agent:
         return {}
-    return {"by_agent": document(score.by_agent, started.measures)}
+    return {"by_agent": document(score.by_agent, started.measures, started.groups)}
 
 
 def _rounds(rounds: "Sequence[RoundCommitted]", compressed: bool) -> Table:
@@ -149,11 +150,13 @@ def _saved(event: "RoundCommitted") -> tuple[str, str, str]:
     return size(up), f"{event.size * len(parts) / up:.1f} ×" if up else "-", figure(error)
 
 
-def _show_last(event: "RoundCommitted", everyone: bool) -> None:
+def _show_last(history: History, everyone: bool) -> None:
     """Who did what in the last round; of many agents, those that took longest."""
+    event = history.rounds[-1]
+    groups = history.started.groups if history.started is not None else {}
     made = output.table(
         f"round {event.round}", ">examples", ">batches", ">loss", ">took", ">bytes up",
-        yields=("bytes up", "batches"),
+        *["records"] * bool(groups), yields=("bytes up", "batches", "records"),
     )  # fmt: skip
     people = event.participants
     order = sorted(people, key=lambda agent: -people[agent].seconds)[:SHOWN]
@@ -167,6 +170,7 @@ def _show_last(event: "RoundCommitted", everyone: bool) -> None:
             figure(part.loss, 4),
             span(part.seconds),
             size(part.bytes_up or None),
+            *[some_of(groups.get(agent, ()))] * bool(groups),
         )
     output.print_line("")
     output.show(made)
@@ -190,7 +194,22 @@ def _show_figures(history: History, everyone: bool) -> None:
     if score.by_agent:
         output.print_line("")
         title = "each on its own"
-        show_measured(title, score.by_agent, started.measures, everyone)
+        show_measured(title, score.by_agent, started.measures, everyone, started.groups)
+
+
+def _show_unmeasured(history: History, evaluate: str | None, rounds: int) -> None:
+    """Why agents have no figures of their own."""
+    event = history.rounds[-1]
+    if event.metrics is None:
+        return
+    measured = event.metrics.by_agent.keys()
+    missing = event.participants.keys() - measured
+    if evaluate == "coordinator":
+        output.print_line("agents measure nothing of their own with --evaluate coordinator")
+    elif not measured and history.round < rounds:
+        output.print_line("each agent measures its own test data after the last round")
+    elif missing:
+        output.print_line(f"no test data of their own, or too few: {few(missing)}")
 
 
 def _on_validation(score: "Score | None") -> float | None:

@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import torch
 
 from flctl.core.strategies import check_fits, strategy_of
@@ -34,7 +35,7 @@ from flctl.learning.summed import SummedMetrics
 from flctl.learning.task import Task, initial_model, load_task, loaded_digest
 from flctl.learning.training import train_locally
 from flctl.learning.warm import begin_from, expect_own
-from flctl.settings import RunSettings, normalised, parse
+from flctl.settings import RunSettings, agent_names, normalised, parse
 from flctl.wire.messages import MOST_CLASSES, VALIDATION, DatasetInfo, Digest, Shard
 from flctl.worker.fine_tuning import fine_tuned
 from flctl.worker.holding import Holding, about_data, is_damaged
@@ -58,6 +59,8 @@ from flctl.worker.pipe import nameless_file
 from flctl.worker.progress import Limited, Tell
 
 logger = logging.getLogger(__name__)
+MOST_GROUPS = 2000
+"""Names of groups in the first line of a journal."""
 
 
 class Executor:
@@ -137,8 +140,7 @@ class Executor:
         devices.pick(settings.device)
         _check_paths(settings, job.where)
         settings = settled(task, settings)
-        if not job.stored:
-            _check_data(task, settings, self._once)
+        whose = {} if job.stored else _check_data(task, settings, self._once)
         if settings.evaluate != "none" and len(task.classes) > MOST_CLASSES:
             raise TaskError(
                 f"task '{settings.task}' has {len(task.classes)} classes; models can be measured "
@@ -158,6 +160,7 @@ class Executor:
             task_digest=loaded_digest(settings.task),
             measures=task.measures,
             begun=begun,
+            groups=whose,
             **saved._asdict(),
         )
         return done, fd
@@ -305,8 +308,10 @@ def tests_of(task: Task, source: DataSource, once: Once) -> dict[str, Examples]:
     return once.get(source, paths, lambda: evaluation_parts(task, source))
 
 
-def _check_data(task: Task, settings: RunSettings, once: Once) -> None:
-    """Check that the data can be divided among local or virtual agents, and the test data read."""
+def _check_data(task: Task, settings: RunSettings, once: Once) -> dict[str, list[str]]:
+    """Check that the data can be divided among local or virtual agents, and the test data read.
+    Which groups each agent has, where they are divided by groups, and are few enough to tell."""
+    groups: dict[str, list[str]] = {}
     agents = settings.local or settings.virtual
     if agents is not None:
         shard = Shard(
@@ -316,7 +321,11 @@ def _check_data(task: Task, settings: RunSettings, once: Once) -> None:
             alpha=settings.alpha,
             seed=settings.seed,
         )
-        shards(task.train_data(None if settings.data is None else Path(settings.data)), shard)
+        data = task.train_data(None if settings.data is None else Path(settings.data))
+        dealt = shards(data, shard)
+        if settings.partition == "record" and data.group is not None:
+            each = zip(agent_names(agents), dealt, strict=True)
+            groups = {name: np.unique(data.group[rows]).tolist() for name, rows in each}
     how, source = settings.evaluate, for_testing(settings)
     named = settings.test_data is not None or (agents is not None and settings.data is not None)
     if how == "coordinator" or (how == "auto" and named):
@@ -326,3 +335,4 @@ def _check_data(task: Task, settings: RunSettings, once: Once) -> None:
             raise DataError(
                 f"no test data in {what}; name some with --test-data, or choose --evaluate agents"
             )
+    return groups if sum(map(len, groups.values())) <= MOST_GROUPS else {}

@@ -174,6 +174,8 @@ class Initialised(Event, frozen=True):
     frozen: messages.Digest | None = None
     frozen_size: int = 0
     private: messages.Digest | None = None
+    groups: dict[str, list[str]] = {}
+    """Names of the groups that each local or virtual agent has."""
 
 
 class Stepped(Event, frozen=True):

@@ -6,9 +6,11 @@ import sys
 import numpy as np
 import pytest
 
+from flctl.core.events import AgentPersonalised
 from flctl.core.metrics import metrics_of
 from flctl.core.spread import spread
 from flctl.terminal.agents import document, show_agents, show_measured
+from flctl.terminal.personal import show
 from flctl.wire.messages import Measures, Metric, Metrics, Moments, Sums
 
 NUMBERS = Measures(
@@ -104,11 +106,69 @@ def test_a_run_and_a_checkpoint_tell_the_same_of_each_agent(flctl, beats, tmp_pa
         a: m["values"] for a, m in rounds[1]["own"].items()
     }
     assert again["by_agent"]["spread"] == shown["by_agent"]["spread"]
+    (started,) = [event for event in shown["events"] if event["event"] == "started"]
+    records = started["groups"]
+    assert sorted(records["pi-01"] + records["pi-02"]) == ["101", "102", "103", "104"]
+    assert shown["by_agent"]["records"] == again["by_agent"]["records"] == records
     told = flctl("runs", "show", run.name).out
+    assert told.count(f"  2: {', '.join(records['pi-01'])}\n") == 2, "of two tables"
+    assert (
+        f"  2: {', '.join(records['pi-01'])}\n" in flctl("evaluate", run / "best.safetensors").out
+    )
     assert "each on its own" in told and "in brackets: a constant answer (the largest class" in told
     other = tmp_path / "m.safetensors"
     other.write_bytes((run / "last.safetensors").read_bytes())
     assert "by_agent" not in json.loads(flctl("evaluate", other, "--json").out)
+    assert flctl("evaluate", other).out.splitlines()[-1].startswith("add --agents N")
+    assert flctl("evaluate", other, "--data", path).out.splitlines()[-1].startswith("add --agents")
     dealt = json.loads(flctl("evaluate", other, "--data", path, "--agents", 4, "--json").out)
     assert dealt["by_agent"]["agents"].keys() == {"pi-01", "pi-02", "pi-03", "pi-04"}
     assert sum(m["examples"] for m in dealt["by_agent"]["agents"].values()) == 24
+
+
+def test_agents_without_test_data_of_their_own_are_named(flctl, beats, tmp_path):
+    """In `runs show` and `evaluate`: only one of the records has some."""
+    path = beats(
+        "own.npz",
+        X=np.random.default_rng(1).integers(-300, 300, (96, 187)).astype(np.int16),
+        y=np.arange(96) % 3,
+        record=np.repeat(["101", "102", "103", "104"], 24),
+        split=np.r_[np.tile([0, 0, 1, 1], 6), np.zeros(72, int)],
+    )
+    given = ("--virtual", 4, "--rounds", 1, "--epochs", 1, "--data", path, "--partition", "record")
+    assert flctl("train", "--task", "ecg", *given).code == 0
+    (run,) = (tmp_path / "state" / "runs").iterdir()
+    owner = next(
+        iter(json.loads(flctl("runs", "show", run.name, "--json").out)["by_agent"]["agents"])
+    )
+    others = ", ".join(sorted({f"pi-0{n}" for n in range(1, 5)} - {owner}))
+    told = flctl("runs", "show", run.name).out
+    assert told.splitlines()[-1] == f"no test data of their own, or too few: {others}"
+    told = flctl("evaluate", run / "last.safetensors").out
+    assert told.splitlines()[-1] == f"no test data of their own: {others}"
+
+
+def test_a_run_that_only_its_coordinator_measures_says_so(flctl, beats, tmp_path):
+    given = ("--virtual", 2, "--rounds", 1, "--epochs", 1, "--data", beats())
+    assert flctl("train", "--task", "ecg", "--evaluate", "coordinator", *given).code == 0
+    (run,) = (tmp_path / "state" / "runs").iterdir()
+    told = flctl("runs", "show", run.name).out
+    assert told.splitlines()[-1].endswith("of their own with --evaluate coordinator")
+
+
+def test_who_cannot_choose_a_model_of_its_own_is_named(capsys):
+    """An agent without validation data keeps the run's model; an undefined figure is a dash."""
+    values = {"loss": 1.0, "auroc": -sys.float_info.max}
+    measured = Metrics(examples=9, values=values)
+
+    def event(agent, *parts):
+        shared = dict.fromkeys(parts, measured)
+        return AgentPersonalised(at=0.0, number=1, round=2, agent=agent, kept=False, epochs=0,
+                                 shared=shared, own={}, primary=Metric("auroc"))  # fmt: skip
+
+    agents = {"a": event("a", "validation", "test"), "b": event("b", "test")}
+    show(agents, {})
+    out = capsys.readouterr().out
+    assert "0 of 2 agents use their own model" in out and "; the run's model: a\n" in out
+    assert "too little validation data to choose by, so the run's model is used: b\n" in out
+    assert "e+308" not in out

@@ -56,6 +56,20 @@ def test_describe_takes_what_ships_with_a_task(flctl):
     assert counts == {"train": 4179, "validation": 728, "later": 2129, "unseen": 695}
 
 
+def test_describe_counts_what_can_only_be_predicted(flctl, tmp_path):
+    """A CSV file of heartbeats without their classes; also which of its rows cannot be read."""
+    lines = [",".join(map(str, row)) for row in np.random.default_rng(1).normal(0, 99, (40, 187))]
+    (tmp_path / "beats.csv").write_text("\n".join([*lines[:7], "1,2,3", *lines[7:]]) + "\n")
+    for task in ((), ("--task", "ecg")):
+        done = flctl("data", "describe", tmp_path / "beats.csv", *task)
+        assert done.code == 0
+        assert rows(done.out)["unlabelled"][:2] == ["40", "40"]
+        assert "nothing to train on: " in done.err and "is missing" in done.err
+        assert "Read: left out: 1 rows of beats.csv that cannot be read: line 8 has 3" in done.out
+    done = flctl("data", "split", tmp_path / "beats.csv", "--out", tmp_path / "s", "--agents", 2)
+    assert done.code == 1 and "is missing" in done.complaint
+
+
 def test_describe_reads_mnist(flctl, mnist_dir, tmp_path):
     """The genuine files; without records there is no table of them."""
     done = flctl("data", "describe", mnist_dir, "--png", tmp_path / "mnist.png")

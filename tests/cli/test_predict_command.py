@@ -54,10 +54,11 @@ def test_parity_21_one_beat_from_a_sensor_is_diagnosed(flctl, tmp_path, checkpoi
     """A CSV with 187 numbers gives the class and its probability, and the next two."""
     done = flctl("predict", checkpoint, as_csv(tmp_path / "beat.csv", n=1, label=False))
     assert (done.code, done.err) == (0, "")
-    names, row = done.out.splitlines()
-    assert names.split() == ["#", "class", "probability", "else"]
-    number, letter, word, probability, *others = row.split()
-    assert (number, letter, word) == ("1", "N", "normal")
+    names, row, *read = done.out.splitlines()
+    assert names.split() == ["#", "line", "class", "probability", "else"]
+    assert all(line.startswith("Read: ") for line in read) and read
+    number, line, letter, word, probability, *others = row.split()
+    assert (number, line, letter, word) == ("1", "1", "N", "normal")
     assert float(probability) > 0.9
     assert len(others) == 4
 
@@ -69,7 +70,8 @@ def test_a_long_table_is_cut_and_summed_up(flctl, tmp_path, checkpoint):
     assert lines[21] == "… and 10 more; --rows 0 shows all, as does --json"
     assert [line.split()[-3:] for line in lines[-4:-2]] == [["15", "50.0", "%"]] * 2
     assert lines[-1] == "30 of 30 are of the class that the file says (100.0 %)."
-    assert len(flctl("predict", checkpoint, file, "--rows", 0).out.splitlines()) == 1 + 30 + 6
+    whole = flctl("predict", checkpoint, file, "--rows", 0).out.splitlines()
+    assert len([line for line in whole if not line.startswith("Read: ")]) == 1 + 30 + 6
     assert "and 28 more" in flctl("predict", checkpoint, file, "--rows", 2).out
 
 
@@ -96,6 +98,8 @@ def test_csv_and_npz_say_the_same(flctl, tmp_path, checkpoint, labelled):
     np.savez(tmp_path / "b.npz", X=x, **({"y": y} if labelled else {}))
     files = (tmp_path / "b.npz", as_csv(tmp_path / "b.csv", label=labelled))
     told = [json.loads(flctl("predict", checkpoint, file, "--json").out) for file in files]
+    assert [p.pop("line") for p in told[1]["predictions"]] == [*range(1, 31)]
+    assert [p.pop("line") for p in told[0]["predictions"]] == [None] * 30
     assert told[0]["predictions"] == told[1]["predictions"]
     assert (told[0]["right"] is not None) == labelled
 

@@ -11,13 +11,16 @@ from flctl.coordinator.run.context import Heard
 from flctl.coordinator.run.evaluating import Evaluating
 from flctl.core.metrics import DEFAULT_METRICS, from_confusion
 from flctl.core.round import Back, Gone, Tick
+from flctl.core.stream import Published
 from flctl.settings import parse
+from flctl.terminal.lines import trouble_line
 from flctl.transport.gate import Gate
 from flctl.wire.messages import (
     Coded,
     Evaluate,
     Evaluated,
     Failed,
+    Limits,
     Measures,
     Metric,
     Model,
@@ -36,8 +39,8 @@ EARLIER = WorkKey(run="ecg-1", version=1, base="a" * 64)
 class Member:
     """Has 100 examples of the part for testing."""
 
-    def __init__(self, digest: str = TASK) -> None:
-        self.hello = SimpleNamespace(role="train", tasks={"ecg": digest})
+    def __init__(self, digest: str = TASK, limits: Limits | None = None) -> None:
+        self.hello = SimpleNamespace(role="train", tasks={"ecg": digest}, limits=limits)
 
     def examples(self, task: str, dataset: str, part: str) -> int:
         return 100 * (part == "test")
@@ -51,10 +54,12 @@ class Rig:
         evaluate: str = "agents",
         done: int = 1,
         measures: Measures = MEASURES,
+        key: WorkKey = KEY,
         **members: Member,
     ) -> None:
         self.asked: list[str] = []
         self.over: list[Any] = []
+        self.told: list[Any] = []
         self.submitted: list[Any] = []
         self.works: list[Any] = []
         self.now = 1000.0
@@ -69,11 +74,12 @@ class Rig:
             serve=lambda *_: None,
             clock=lambda: self.now,
             is_here=lambda name: True,
+            publish=self.told.append,
             thinking=SimpleNamespace(submit=self._submit),
             evaluator=SimpleNamespace(derive=lambda settings, sums: {"mcc": sums.states["mcc"][0]}),
         )
         made: Any = SimpleNamespace(path=Path("model"), size=9)
-        self.evaluating = Evaluating(context, KEY, made, {}, lambda *found: self.over.append(found))
+        self.evaluating = Evaluating(context, key, made, {}, lambda *found: self.over.append(found))
         self.evaluating.begin()
 
     def _submit(self, work: Any, then: Any) -> None:
@@ -81,7 +87,7 @@ class Rig:
         self.submitted.append(then)
 
     def _tell(self, agent: str, message: Any) -> bool:
-        assert isinstance(message, Evaluate) and message.key == KEY
+        assert isinstance(message, Evaluate) and message.key.run == KEY.run
         self.asked.append(agent)
         return True
 
@@ -177,6 +183,20 @@ def test_a_late_failure_of_an_earlier_round_strikes_nobody_off():
 
 def test_an_agent_with_other_code_of_the_task_measures_nothing():
     assert Rig(a=Member(), b=Member(digest="e" * 64)).asked == ["a"]
+
+
+@pytest.mark.parametrize(("version", "lines"), [(1, 1), (2, 0), (7, 0)])
+def test_an_agent_that_may_not_measure_so_few_is_not_asked_and_named_once(version, lines):
+    """In the first round that is measured; it is no failure of each round."""
+    key = msgspec.structs.replace(KEY, version=version)
+    rig = Rig(key=key, a=Member(), b=Member(limits=Limits(min_examples=101)))
+    assert rig.asked == ["a"]
+    assert [(e.agent, e.kind) for e in rig.told] == [("b", "owner")] * lines
+    for event in rig.told:
+        told = Published("run", event)
+        assert trouble_line(told) == (
+            "round 1: b: measures nothing with 100 test examples, as its --min-examples is 101"
+        )
 
 
 def test_after_a_stop_no_agent_is_asked():

@@ -318,6 +318,18 @@ def test_a_whole_task_has_nothing_but_ok(check: Check) -> None:
     [
         ("held_out = Task.held_out", "test data", "nothing to evaluate on"),
         ("def held_out(self, path):\n        return self.train_data(path)", "test data", "40 of"),
+        (
+            f"{TRAIN}x = random.Random(3)\n"
+            "        x = torch.tensor([x.random() for _ in range(400)]).unfold(0, 32, 4)\n"
+            "        CALLS[:] = [x]\n"
+            "        return Examples(x[::2], torch.arange(47) % 3, classes=3)\n"
+            "    def held_out(self, path):\n"
+            "        self.train_data(path)\n"
+            "        return Examples(CALLS[0][1::2], torch.arange(46) % 3, classes=3)\n"
+            "    def model(self):\n        return nn.Linear(32, 3)",
+            "test data",
+            "windows of test overlap with those for training: leave the length of a window",
+        ),
         ("columns = ('a', 'b')", "class", "nothing reads its 'columns'"),
         (
             "classes = ('a', 'b', 'c', 'd')\n    def train_data(self, path):\n"

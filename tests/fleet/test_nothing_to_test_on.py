@@ -12,8 +12,9 @@ from flctl.fleet.driving import drive_virtual
 from flctl.fleet.virtual import VirtualRun
 from flctl.learning.source import evaluation_parts
 from flctl.learning.task import load_task
+from flctl.settings import parse
 from flctl.terminal.lines import measured_by, round_line
-from flctl.worker.jobs import DataSource
+from flctl.worker.jobs import DataSource, shards_of
 
 GIVEN = {"task": "ecg", "virtual": 2, "rounds": 2, "partition": "iid", "batch_size": 8}
 
@@ -86,6 +87,19 @@ def test_a_copy_of_what_was_trained_on_is_noticed(tmp_path: Path) -> None:
     for path, name in ((some, "training data: test"), (other, "test")):
         found = evaluation_parts(ecg, DataSource(path=str(path), beside=str(data)))
         assert list(found) == [name]
+
+
+def test_a_fleet_is_not_measured_on_invented_data() -> None:
+    """The coordinator leaves it to the agents, which have data of their own; a virtual run learns
+    from the invented ones."""
+    for name in ("sensors", "images"):
+        task = load_task(name)
+        task.settle(None)
+        assert evaluation_parts(task, DataSource(path=None, trained_on=True)) == {}
+        every = shards_of(parse({"task": name, "virtual": 2}, "the test"))[0]
+        there = evaluation_parts(task, DataSource(path=None, trained_on=True, all=every))
+        assert there.keys() == {"test", "validation"} or there.keys() == {"held out", "validation"}
+    assert evaluation_parts(load_task("ecg"), DataSource(path=None, trained_on=True))
 
 
 def test_a_part_for_testing_is_one(tmp_path: Path) -> None:

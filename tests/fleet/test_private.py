@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from flctl.coordinator.store.folder import RunFolder
 from flctl.core.history import History
-from flctl.errors import CheckpointError, SettingsError, TaskError
+from flctl.errors import CheckpointError, SettingsError, TaskError, UsageError
 from flctl.fleet.backup import Stream
 from flctl.fleet.driving import drive_local
 from flctl.fleet.replay import replay
@@ -70,6 +70,15 @@ class Misspelt(Heads):
 
 class All(Heads):
     private = ("*",)
+
+
+class Nothing(Heads):
+    """A frozen body and a private head."""
+
+    def model(self) -> nn.Module:
+        net = Net()
+        net.body.requires_grad_(False)
+        return net
 
 
 class Frozen(Heads):
@@ -306,6 +315,18 @@ def test_a_checkpoint_without_its_private_tensors_says_so(undisturbed: VirtualRu
     assert torch.equal(model.head.weight, tensors(own)["head.weight"])
 
 
+def test_nothing_to_train_together_is_found_before_a_run(
+    flctl: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    ref = f"{__name__}:Nothing"
+    done = flctl("tasks", "check", ref)
+    assert done.code == 1 and "problem  task 'heads': nothing of its model that trains" in done.out
+    for kind in ("--virtual", "--local"):
+        done = flctl("train", "--task", ref, kind, 2)
+        assert done.code == 2 and "leave a layer that is neither" in done.complaint
+
+
 @pytest.mark.parametrize(
     ("given", "kind", "why"),
     [
@@ -316,7 +337,8 @@ def test_a_checkpoint_without_its_private_tensors_says_so(undisturbed: VirtualRu
             TaskError,
             r"'haed\.\*' fits no tensor of its model; there are body",
         ),
-        ({"task": "All"}, TaskError, "nothing of its model is shared"),
+        ({"task": "All"}, UsageError, "that trains is shared: it is private; leave"),
+        ({"task": "Nothing"}, UsageError, "that trains is shared: it is frozen or private"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(

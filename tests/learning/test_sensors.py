@@ -1,12 +1,15 @@
 """Task `sensors`: windows of time series, without gaps and without leaks."""
 
 import math
+import tracemalloc
 
 import msgspec
 import numpy as np
 import pytest
+import torch
 
 from flctl.errors import DataError, OtherData, SettingsError, TaskError
+from flctl.learning.examples import Examples
 from flctl.learning.series_sample import sample_files
 from flctl.learning.task import load_task
 
@@ -171,8 +174,9 @@ def test_parquet_is_read_as_csv_is(tmp_path):
         ("1,2,3\n4,5,6\n", OtherData, "does not name the columns"),
         ("x,a,b\n1,2,3\n", OtherData, "no column 'time'"),
         ("time,a\n1,2\n2,x\n", OtherData, "no column of numbers"),
-        ("time,a,b\n1,2,3\n2,5\n", DataError, "row 2 has 2 values"),
-        ("time,a,b\n1,2,3\nsoon,5,6\n", DataError, "row 2 has 'soon' in column 'time'"),
+        ("time,a,b\n1,2,3\n2,5\n", DataError, "1 of 2 rows cannot be read: line 3 has 2 values"),
+        ("time,a,b\n1,2,3\nsoon,5,6\n", DataError, "line 3 has 'soon' in column 'time'"),
+        ("time,a,b\n1,2,3,\n2,5,6,\n", DataError, "2 of 2 rows cannot be read: line 2 has 4"),
         ("time,a,b\n1,2,3\n2,5,6\n", DataError, "no window of 8 samples"),
         ("time,a,b\n", OtherData, "no column of numbers"),
         ("", OtherData, "does not name the columns"),
@@ -183,6 +187,80 @@ def test_what_cannot_be_read_is_one_line(tmp_path, text, kind, said):
     path.write_text(text)
     with pytest.raises(kind, match=said):
         settled(path).train_data(path)
+
+
+def broken(path, *rows, of=200):
+    """A table with rows that cannot be read in these lines."""
+    lines = table(path, steady(of)).read_text().splitlines()
+    for line, text in rows:
+        lines[line - 1] = text
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_a_row_that_cannot_be_read_is_left_out_named_and_counted(tmp_path, caplog):
+    """By file and line, for people and in the log, once; its column stays one of numbers."""
+    rows = (5, "30,x,1,normal"), (9, "70,1"), (40, "late,1,2,normal"), (90, "\0\0\0")
+    path = broken(tmp_path / "pi.csv", *rows)
+    task = settled(path, window=2, stride=1)
+    assert task.args.columns == ("a", "b")
+    (origin,) = task.origins(path)
+    named = (
+        "line 5 has 'x' in column 'a', which is no number; line 9 has 2 values, the first line "
+        "names 4; line 40 has 'late' in column 'time', which is no time and 1 more"
+    )
+    assert origin.left_out[f"rows of pi.csv that cannot be read: {named}"] == 4
+    assert caplog.messages == [f"{path}: rows left out: 4: {named}"]
+    assert origin.left_out["gaps, which no window spans"] == 4
+    assert len(task.train_data(path)) + len(task.held_out(path)) > 100
+
+
+def test_a_file_with_many_such_rows_is_refused_with_the_first_lines(tmp_path):
+    path = broken(tmp_path / "pi.csv", *((line, "x,1,2,normal") for line in range(20, 42)))
+    told = (
+        "22 of 200 rows cannot be read: line 20 has .* line 21 .* line 22 .* and 19 more; correct"
+    )
+    with pytest.raises(DataError, match=told) as caught:
+        settled(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_number_to_learn_that_is_none_is_left_out_too(tmp_path):
+    rows = [(i, math.sin(i / 9), i, 10 * i) for i in range(200)]
+    rows[7], rows[30] = (7, 0, 7, "?!"), (30, 0, 30, "1e308")
+    task = settled(table(tmp_path / "pi.csv", rows), learn="number", window=2, stride=1)
+    y = task.train_data(tmp_path / "pi.csv").targets
+    assert np.isfinite(y).all() and not {70, 300} & {*y.tolist()}
+
+
+def test_a_prediction_names_the_line_that_its_window_ends_in(tmp_path):
+    """Also where rows were left out, sorted or interpolated."""
+    path = broken(tmp_path / "pi.csv", (5, "x"), (20, "180,,,"), of=40)
+    task = settled(path, window=4, stride=1, fill=1)
+    lines, times = task.cases(path).line.tolist(), task.cases(path).at_s.tolist()
+    ends = {time: line for line, time in zip(lines, times, strict=True)}
+    assert ends[90] == 11 and ends[390] == 41
+    assert ends[180] == ends[170] == 19, "an interpolated sample has the line before it"
+
+
+def test_windows_take_the_memory_of_their_samples(tmp_path):
+    """All parts share them; batches and the digest are those of copies."""
+    path = table(tmp_path / "pi.csv", [(i, i % 7, i % 11, "normal") for i in range(4000)])
+    tracemalloc.start()
+    task = settled(path, window=400, stride=1)
+    parts = [task.train_data(path), task.validation(path), task.held_out(path)]
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    whole = 4 * 2 * 400 * sum(map(len, parts))
+    assert peak < whole / 4
+    for part in parts:
+        copy = Examples(part.array, part.targets, group=part.group)
+        assert copy.digest == part.digest and copy.rows() == part.rows()
+        rows = np.array([3, 0, 3])
+        for one, other in ((part, copy), (part.select(rows), copy.select(rows))):
+            assert torch.equal(one.batch([0, 2])[0], other.batch([0, 2])[0])
+            assert torch.equal(one.run(1, 3)[0], other.run(1, 3)[0])
+            assert torch.equal(one[1][0], other[1][0]) and one.x.is_contiguous()
 
 
 def test_arguments_that_it_does_not_have_are_refused():
@@ -209,8 +287,8 @@ def test_without_data_what_is_usual_of_a_number_has_to_be_named():
         task.settle(None)
 
 
-def test_too_many_windows_for_the_memory_are_refused(tmp_path):
-    path = table(tmp_path / "pi.csv", steady(60_000))
+def test_too_many_windows_are_refused(tmp_path):
+    path = table(tmp_path / "pi.csv", steady(120_000))
     with pytest.raises(DataError, match="choose a larger stride"):
         settled(path, window=8192, stride=1).train_data(path)
 

@@ -1,13 +1,12 @@
 """Task `pump`: whether a pump behaves as it usually does, from four sensors, without labels."""
 
-import csv
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from flctl import Anomaly, DataError, Examples
+from flctl import Anomaly, DataError, Examples, read_rows
 
 SENSORS = ("flow_l_s", "pressure_bar", "current_a", "warmth_c")
 USUAL = torch.tensor([4.0, 5.6, 3.0, 42.0])
@@ -34,13 +33,13 @@ class Pump(Anomaly):
     def _read(self, path: Path | None, part: str) -> Examples:
         """What is for training needs no labels; a file without the column `fault` has none."""
         path = path or Path(__file__).with_name("readings.csv")
+        rows = read_rows(path, numbers=SENSORS)
+        rows = [row for row in rows if row.get("part", part) == part]
         try:
-            with path.open(newline="", encoding="utf-8") as file:
-                rows = [row for row in csv.DictReader(file) if row.get("part", part) == part]
-            x = torch.tensor([[float(row[name]) for name in SENSORS] for row in rows])
+            x = torch.tensor([[row[name] for name in SENSORS] for row in rows])
             known = part == "test" and bool(rows) and "fault" in rows[0]
             y = np.array([row["fault"] != "" for row in rows], dtype=np.int64) if known else None
             pumps = [row["pump"] for row in rows]
-        except (OSError, KeyError, TypeError, ValueError) as error:
+        except KeyError as error:
             raise DataError(f"{path}: not a file of readings: {error!r}") from error
         return Examples(x, y, group=pumps, where=f"{path}, {part}")

@@ -1,12 +1,11 @@
 """Task `machines`: which fault a machine has, from four sensors on it."""
 
-import csv
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from flctl import Classification, DataError, Examples
+from flctl import Classification, DataError, Examples, read_rows
 
 SENSORS = ("temperature_c", "vibration_mm_s", "current_a", "noise_db")
 USUAL = torch.tensor([55.0, 2.5, 8.0, 70.0])
@@ -32,12 +31,12 @@ class Machines(Classification):
 
     def _read(self, path: Path | None, part: str) -> Examples:
         path = path or Path(__file__).with_name("readings.csv")
+        rows = read_rows(path, numbers=SENSORS)
         try:
-            with path.open(newline="", encoding="utf-8") as file:
-                rows = [row for row in csv.DictReader(file) if row["part"] == part]
-            x = torch.tensor([[float(row[name]) for name in SENSORS] for row in rows])
+            rows = [row for row in rows if row["part"] == part]
+            x = torch.tensor([[row[name] for name in SENSORS] for row in rows])
             y = torch.tensor([self.classes.index(row["state"]) for row in rows])
             machines = [row["machine"] for row in rows]
-        except (OSError, KeyError, TypeError, ValueError) as error:
+        except (KeyError, ValueError) as error:
             raise DataError(f"{path}: not a file of readings: {error!r}") from error
         return Examples(x, y, classes=3, group=machines, where=f"{path}, {part}")

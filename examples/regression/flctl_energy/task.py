@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from flctl import DataError, Examples, Regression
+from flctl import DataError, Examples, Regression, read_rows
 
 INPUTS = ("outside_c", "wind_m_s", "sun_h", "people")
 USUAL = torch.tensor([9.0, 3.0, 6.0, 2.5])
@@ -46,14 +46,14 @@ class Energy(Regression):
         """A file without the column energy_kwh can be predicted; a folder is a share of a split."""
         path = path or Path(__file__).with_name("readings.csv")
         path = path / "readings.csv" if path.is_dir() else path
+        rows = read_rows(path, numbers=(*INPUTS, "energy_kwh"))
+        rows = [row for row in rows if row.get("part", part) == part]
         try:
-            with path.open(newline="", encoding="utf-8") as file:
-                rows = [row for row in csv.DictReader(file) if row.get("part", part) == part]
-            x = torch.tensor([[float(row[name]) for name in INPUTS] for row in rows])
+            x = torch.tensor([[row[name] for name in INPUTS] for row in rows])
             known = bool(rows) and "energy_kwh" in rows[0]
-            y = np.array([float(row["energy_kwh"]) for row in rows]) if known else None
+            y = np.array([row["energy_kwh"] for row in rows]) if known else None
             houses = [row["house"] for row in rows]
-        except (OSError, KeyError, TypeError, ValueError) as error:
+        except KeyError as error:
             raise DataError(f"{path}: not a file of readings: {error!r}") from error
         if part == "test" and not rows:
             return None

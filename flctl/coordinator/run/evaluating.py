@@ -11,6 +11,7 @@ from flctl.coordinator.run.scoring import parts_to_ask_for, scored
 from flctl.core.events import Score, UpdateStored
 from flctl.core.plausible import verified
 from flctl.core.round import Back, Gone, Tick
+from flctl.core.stream import AgentFailed
 from flctl.errors import FlctlError, RunError
 from flctl.wire import messages
 
@@ -98,11 +99,21 @@ class Evaluating:
 
     def _ask_agents(self, wanted: Sequence[messages.MeasuredPart]) -> None:
         """For parts that are not here; where none is wanted it is over at once."""
+        few: dict[str, list[str]] = {}
         for part in wanted:
             owners = self._owners(part)
+            for agent in [a for a in owners if self._declared(a, part) < self._floor(a)]:
+                few.setdefault(agent, []).append(f"{self._declared(agent, part)} {part} examples")
+                owners.remove(agent)
             # Those that are enrolled to evaluate: the coordinator refuses who only says so.
             for agent in [a for a in owners if self._role(a) == "evaluate"] or owners:
                 self._asked.setdefault(agent, []).append(part)
+        number = self._key.round
+        for agent, parts in few.items() if number <= self._settings.evaluate_every else ():
+            text = f"measures nothing with {' or '.join(parts)}, as its --min-examples is "
+            text += str(self._floor(agent))
+            told = AgentFailed(round=number, agent=agent, kind="owner", message=text)
+            self._context.publish(told)
         self._waiting = {agent: set(parts) for agent, parts in self._asked.items()}
         if self._asked:
             self._context.serve(self._key.base, self._made.path)
@@ -179,6 +190,11 @@ class Evaluating:
     def _role(self, agent: str) -> str:
         hello = self._context.host.roster.members[agent].hello
         return hello.role if hello is not None else ""
+
+    def _floor(self, agent: str) -> int:
+        """Fewest examples that its owner lets be measured."""
+        hello = self._context.host.roster.members[agent].hello
+        return hello.limits.min_examples if hello is not None and hello.limits is not None else 1
 
     def _declared(self, agent: str, part: messages.MeasuredPart) -> int:
         member = self._context.host.roster.members[agent]

@@ -168,7 +168,7 @@ class WorkerEvaluator:
 def first_of(made: jobs.Initialised, settings: RunSettings, fd: int) -> FirstModel:
     return FirstModel(
         settings, made.task_digest, made.measures, made.blob, made.size, fd,
-        made.begun, made.frozen, made.frozen_size, made.private,
+        made.begun, made.frozen, made.frozen_size, made.private, made.groups,
     )  # fmt: skip
 
 

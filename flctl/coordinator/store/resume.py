@@ -40,6 +40,7 @@ class FirstModel(Struct, frozen=True):
     frozen: Digest | None = None
     frozen_size: int = 0
     private: Digest | None = None
+    groups: dict[str, list[str]] = {}
 
     def write(self, folder: RunFolder) -> None:
         """As that of round 0. Raises StateError."""
@@ -137,6 +138,7 @@ def _fill(folder: RunFolder, first: FirstModel, kind: RunKind, at: float) -> Non
         begun=first.begun,
         frozen=first.frozen,
         private=first.private,
+        groups=first.groups,
     )
     journal.append([started])
     journal.close()
