@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from flctl.coordinator.store.runs import LocalRuns
-from flctl.core.events import RoundCommitted
+from flctl.core.events import RoundCommitted, RunResumed
 from flctl.core.story import Story
 from flctl.core.stream import ENDS, FROM_START, Published, ended_by
 from flctl.errors import RunError, UsageError
@@ -95,7 +95,7 @@ class Training:
                 while at < len(self._done):
                     yield self._done[at]
                     at += 1
-                if self.ended:
+                if self._is_over():
                     break
         if self.ended in ("paused", "failed"):
             raise RunError(f"run {self.name} {self.ended}: {self.reason}")
@@ -114,8 +114,8 @@ class Training:
 
         if not self.name:
             raise UsageError("the run has no round yet: iterate it first, or call wait()")
-        about = self._place.about(self.name)
-        found = RecordedRun(about, self._place.events(self.name), self._place)
+        place = self._place
+        found = RecordedRun(place.about(self.name), place.events(self.name), place)
         task = load_task(found.task, found.settings.get("task_args", {}))
         model = task.model()
         with tempfile.TemporaryDirectory(prefix="flctl-model-") as folder:
@@ -129,6 +129,20 @@ class Training:
         if not self.ended and self.name:
             self._place.stop(self.name)
 
+    def pause(self) -> None:
+        """On a fleet: begin no round after the open one until `resume`; iteration ends there."""
+        self._place.pause(self.name)
+
+    def resume(self) -> None:
+        """Go on with a fleet's run that pauses, or that has paused or stopped; iterate it again."""
+        self._place.resume(self.name)
+        self.ended = self.reason = ""
+
+    def _is_over(self) -> bool:
+        """It has ended, and was not resumed since."""
+        over = self.ended != "paused" or self._place.about(self.name)["state"] == "paused"
+        return bool(self.ended) and over
+
     def _take(self, told: Published) -> None:
         event = told.event
         self._after = self._after if told.seq is None else told.seq
@@ -136,22 +150,16 @@ class Training:
         self._story.apply(told, time.monotonic())
         if isinstance(event, ENDS):
             self.reason = event.reason
-        self.ended = ended_by(event) or self.ended
+        self.ended = "" if isinstance(event, RunResumed) else ended_by(event) or self.ended
         if not isinstance(event, RoundCommitted) or (
             self._done and event.round <= self._done[-1].round
         ):
             return
-        score = event.metrics
-        self._done.append(
-            TrainedRound(
-                round=event.round,
-                metrics={} if score is None else dict(score.values),
-                examples=0 if score is None else score.examples,
-                agents=tuple(sorted(event.participants)),
-                missing=event.missing,
-                seconds=event.seconds,
-            )
-        )
+        score, agents = event.metrics, tuple(sorted(event.participants))
+        metrics = {} if score is None else dict(score.values)
+        examples = 0 if score is None else score.examples
+        done = TrainedRound(event.round, metrics, examples, agents, event.missing, event.seconds)
+        self._done.append(done)
 
 
 class _Here(Training):

@@ -3,6 +3,7 @@
 import math
 import sys
 from collections.abc import Collection
+from datetime import UTC, datetime
 
 
 def figure(value: float | None, digits: int = 3) -> str:
@@ -54,6 +55,16 @@ def span(seconds: float | None) -> str:
         return f"{minutes}:{rest:02d}"
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours < 48 else f"{hours // 24} d"
+
+
+def moment(at: float | None) -> str:
+    """A time in seconds since 1970, with its zone: 2026-11-28 00:20:11 UTC."""
+    if at is None:
+        return "-"
+    try:
+        return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    except (OverflowError, ValueError, OSError):  # a clock of somebody else
+        return "-"
 
 
 def few(names: Collection[str], most: int = 5) -> str:

@@ -155,6 +155,11 @@ def test_a_fleet_is_trained_from_another_machine(tmp_path: Path, monkeypatch: py
         with flctl.connect(address, key=key) as there, flctl.connect() as saved:
             again = flctl.train(task="ecg", fleet=there, rounds=300, federate_after_n_batches=1)
             next(iter(again))
+            again.pause()
+            with pytest.raises(flctl.FlctlError, match="paused by an operator"):
+                again.wait()
+            again.resume()
+            assert (again.ended, next(iter(again)).round) == ("", 1)
             again.stop()
             assert [again.wait().ended, saved.run(again.name).wait().ended] == ["stopped"] * 2
     finally:

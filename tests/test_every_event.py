@@ -539,7 +539,7 @@ READ_BY: dict[str, tuple[Reader, ...]] = {
     "web/feed.py": (web_page,),
     "web/picture.py": (web_page,),
     "web/agent_pages.py": WRITES,  # the past of agents, not of a run
-    "web/fleet_view.py": WRITES,  # the word of a pause alone
+    "web/orders.py": WRITES,  # the word of a pause alone
     "web/metrics.py": WRITES,  # the same
     "web/run_view.py": (web_page,),
     "web/run_pages.py": WRITES,  # it passes the picture on

@@ -5,7 +5,7 @@ import typer
 from flctl.cli import completion
 from flctl.cli.options import At, Context, Json, State, argument, command, group, option
 from flctl.terminal.finding import coordinator
-from flctl.terminal.output import hint, print_json, show
+from flctl.terminal.output import answer, hint, print_json, show
 from flctl.values import seconds
 
 app = group("Show, acknowledge and mute alerts about the fleet.")
@@ -40,10 +40,16 @@ def ack(
     """Acknowledge an alert: somebody looks after it."""
     with coordinator(at.folder, at.context) as console:
         alert = console.ack_alert(id)
-    if json:
-        print_json(alert)
-    else:
-        hint(f"alert {id} ({alert['alert']} of {alert['subject']}) is acknowledged")
+    what = f"{alert['alert']} of {alert['subject']}: {alert['text']}"
+    answer(alert, json, f"alert {id} is acknowledged: {what}")
+
+
+@command(app, "flctl alerts test")
+def test(at: At = At(), json: Json = False) -> None:
+    """Send a test alert to the webhook and the command."""
+    with coordinator(at.folder, at.context) as console:
+        found = console.test_alert()
+    answer(found, json, f"accepted by the {' and the '.join(found['accepted'])}")
 
 
 @command(app, "flctl alerts mute pi-03 --for 2h", "flctl alerts mute throttled --for 7d")

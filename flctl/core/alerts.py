@@ -6,7 +6,7 @@ moves neither, and a jump of the coordinator's own changes dates, not decisions.
 
 from collections import Counter, deque
 from collections.abc import Collection, Iterable, Mapping
-from typing import Annotated, Literal, NamedTuple, get_args
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 from msgspec import Meta, Struct
 
@@ -18,6 +18,7 @@ Kind = Literal[
     "agent_lost", "throttled", "undervoltage", "card_full", "no_round", "conflict", "open_token"
 ]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+Noticed = Literal[Kind, "test"]
 Event = Literal["firing", "mended"]
 SinkName = Literal["webhook", "command"]
 SCHEMA = 1
@@ -68,7 +69,7 @@ class AlertNotice(Struct, frozen=True, forbid_unknown_fields=True):
     event: Event
     id: Natural
     """Of the firing."""
-    alert: Kind
+    alert: Noticed
     subject: Short
     text: Line
     since: Wall
@@ -94,6 +95,8 @@ class AlertBook(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The last notice that each sink has taken."""
     expected: tuple[AgentName, ...] = ()
     """Agents that were here and did not say goodbye."""
+    heard: dict[AgentName, Wall] = {}
+    """When those of them that are away were heard last, where that is known."""
 
 
 class Firing(Struct):
@@ -141,7 +144,7 @@ class Alerting:
         self._muted = {m.name: now + min(max(0.0, m.until - wall), m.for_s) for m in book.muted}
         self._notices = deque(book.notices, NOTICES)
         self._told = {sink: book.told.get(sink, 0) for sink in self._sinks}
-        self.expected = set(book.expected)
+        self.expected, self.heard = set(book.expected), dict(book.heard)
         self.dropped = 0
         """Notices that no sink took in time."""
         self._prune()
@@ -190,6 +193,15 @@ class Alerting:
                 alert.acknowledged = True
                 return alert
         raise UsageError(f"no alert {id_} is firing; see flctl alerts")
+
+    def test(self, wall: float) -> None:
+        """Send a notice of no alert. Raises UsageError."""
+        if not self._sinks:
+            raise UsageError(
+                "the coordinator sends alerts nowhere: set [alerts.webhook] or [alerts.command] in "
+                "its coordinator.toml, and start it again"
+            )
+        self._notify("firing", 0, "test", "test", "sent by flctl alerts test", wall, wall)
 
     def mute(self, name: str, for_s: float, now: float) -> None:
         """Send nothing that fires under this alert's or agent's name; 0 ends that."""
@@ -245,6 +257,7 @@ class Alerting:
             notices=tuple(self._notices),
             told=dict(self._told),
             expected=tuple(sorted(self.expected)),
+            heard=dict(self.heard),
         )
 
     # Steps --------------------------------------------------------------------------------
@@ -271,17 +284,15 @@ class Alerting:
 
     def _tell(self, event: Event, alert: Firing, text: str, wall: float) -> bool:
         """Whether there is a sink to tell it to."""
-        if not self._sinks:
-            return False
+        if self._sinks:
+            self._notify(event, alert.id, alert.kind, alert.subject, text, alert.since, wall)
+        return bool(self._sinks)
+
+    def _notify(self, *what: Any) -> None:
+        """`what` are the fields of a notice after its number."""
         self._last_notice += 1
         self.dropped += len(self._notices) == NOTICES
-        self._notices.append(
-            AlertNotice(
-                self._last_notice, event, alert.id, alert.kind, alert.subject, text, alert.since,
-                wall,
-            )
-        )  # fmt: skip
-        return True
+        self._notices.append(AlertNotice(self._last_notice, *what))
 
     def _prune(self) -> None:
         least = min(self._told.values(), default=self._last_notice)

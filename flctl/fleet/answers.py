@@ -117,6 +117,10 @@ class AgentStatus(Struct, frozen=True):
     written_bytes: Natural | None = None
     sent_bytes: Natural | None = None
     uptime_s: float | None = None
+    expected: bool = False
+    """It has been connected, also before the coordinator was started, and was not shut down."""
+    last_heard: float | None = None
+    """When it was heard last, of an expected one that is away; None: unknown."""
 
 
 class AlertShown(Struct, frozen=True):

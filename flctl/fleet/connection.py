@@ -51,8 +51,9 @@ class Connection:
         """Entered while an answer is awaited."""
         self.on_server_keys: Callable[[tuple[str, ...]], None] = lambda _: None
         """The coordinator's keys from now on; it sends them unasked."""
-        self._is_right = False
-        """It has been connected: the peer has the server key that was given."""
+        self.connections = 0
+        """How often it was connected; after the first, the peer has the server key that was
+        given."""
         self._ids = itertools.count(1)
         self._decode = framing.to_operator()
         self._aside: deque[tuple[messages.Message, Frame | None]] = deque()
@@ -75,7 +76,7 @@ class Connection:
             return self._answer_to(what, within_s, args)
 
     def _answer_to(self, what: Any, within_s: float, args: dict[str, Any]) -> Any:
-        question = self.question(what, **args)
+        question = self._send(messages.Ask(id=next(self._ids), what=what, args=args), within_s)
         until = time.monotonic() + within_s
         parts = bytearray()
         aside, self._aside = self._aside, deque()
@@ -103,15 +104,15 @@ class Connection:
                         "answered; flctl status and flctl runs list show"
                     )
                 parts.clear()
-                self._send(question)
+                self._send(question, within_s)
         raise self._silent(within_s)
 
-    def _send(self, message: messages.Ask) -> messages.Ask:
-        until = time.monotonic() + ANSWER_S
+    def _send(self, message: messages.Ask, within_s: float = ANSWER_S) -> messages.Ask:
+        until = time.monotonic() + within_s
         frames = framing.encode(message)
         while not self._link.send(frames):
             if time.monotonic() > until:
-                raise self._silent(ANSWER_S)
+                raise self._silent(within_s)
             self._was_cut()
             self._link.wait(0.2)
         self._was_cut()
@@ -145,10 +146,10 @@ class Connection:
         for event in events:
             match event:
                 case LinkEvent.CONNECTED:
-                    self._is_right = True
+                    self.connections += 1
                 case LinkEvent.KEY_REFUSED:
                     raise self._refused("it is not enrolled there, or was revoked")
-                case LinkEvent.SERVER_KEY_WRONG if not self._is_right:  # else it only restarts
+                case LinkEvent.SERVER_KEY_WRONG if not self.connections:  # else it only restarts
                     raise AccessError(
                         f"{self.where} closed the connection during the handshake: it is not a "
                         "flctl coordinator, or --server-key does not match"

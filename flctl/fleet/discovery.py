@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from flctl.fleet.drift import Difference, drift
 from flctl.fleet.inventory import Expected
-from flctl.formats import span
+from flctl.formats import moment, span
 from flctl.transport.keypair import shown
 
 State = Literal[
@@ -104,6 +104,12 @@ def all_ready(rows: Iterable[Presence]) -> bool:
     return {"ready"} <= {row.state for row in rows} <= {"ready", "extra"}
 
 
+def not_heard(agent: Mapping[str, Any]) -> str:
+    """Of an expected agent that this coordinator has not heard since its start."""
+    at = agent.get("last_heard")
+    return f"not heard since {'the coordinator was started' if at is None else moment(at)}"
+
+
 def _known(name: str, host: str, agent: Mapping[str, Any], again: str) -> Presence:
     state, advice = _judge(agent)
     if state == "ready" and agent.get("cordoned"):
@@ -128,6 +134,8 @@ def _judge(agent: Mapping[str, Any]) -> tuple[State, str]:
         return "ready", ""
     if said in _ADVICE:
         return said, note or _ADVICE[said]
+    if agent["last_seen_s"] is None and agent.get("expected"):  # an older coordinator has it not
+        return "lost", f"{not_heard(agent)}: check its power, its network and the agent's log"
     if agent["last_seen_s"] is None:
         return (
             "missing",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from flctl.core.events import RunStarted
 from flctl.core.stream import Followed, Published, RunBegun
 from flctl.fleet import answers
-from flctl.transport.channel import Frame, LinkEvent
+from flctl.transport.channel import Frame
 from flctl.values import names_run
 from flctl.wire.messages import Answer, AnswerPart, Ask, Message, RunEvent, Trouble
 
@@ -43,7 +43,9 @@ class Following:
                 elif followed.is_new(told):
                     yield told
             quiet = connection.clock() - heard > QUIET_S
-            if LinkEvent.CONNECTED in connection.heed() or (quiet and self._asked is not None):
+            connection.heed()
+            cut = connection.connections != self._connections
+            if cut or (quiet and self._asked is not None):
                 self._again = followed.after  # the coordinator was restarted, or does not answer
             if self._again is not None:
                 self._question = self._watch(self._again)
@@ -89,4 +91,6 @@ class Following:
     def _watch(self, after: int) -> Ask:
         self._parts.clear()
         self._asked = None
-        return self._connection.question("watch", run=self._run, after=after)
+        question = self._connection.question("watch", run=self._run, after=after)
+        self._connections = self._connection.connections
+        return question

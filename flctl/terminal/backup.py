@@ -1,19 +1,16 @@
 """Contents of a backup, in lines."""
 
-from datetime import UTC, datetime
-
 from flctl.errors import printable
 from flctl.fleet.restore import Contents
-from flctl.formats import counted, size
+from flctl.formats import counted, moment, size
 from flctl.terminal.output import print_line, warn
 from flctl.transport.keypair import shown
 
 
 def show_contents(contents: Contents, where: str) -> None:
     about = contents.about
-    at = datetime.fromtimestamp(about.at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     print_line(
-        f"{where}: made {at} on {printable(about.host, '') or '?'} by flctl "
+        f"{where}: made {moment(about.at)} on {printable(about.host, '') or '?'} by flctl "
         f"{printable(about.version, '')}, {counted(contents.files, 'file')}, {size(contents.bytes)}"
     )
     if about.server_key:

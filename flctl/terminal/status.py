@@ -8,7 +8,7 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
-from flctl.fleet.discovery import too_many
+from flctl.fleet.discovery import not_heard, too_many
 from flctl.formats import few, figure, size, span
 from flctl.labels import written
 from flctl.terminal.alerts import firing
@@ -157,7 +157,7 @@ def _row(agent: Mapping[str, Any], lost_after_s: float) -> list[Any]:
         agent = {**agent, **dict.fromkeys(LIVE)}
     progress = agent["progress"]
     shown = f"{state} {progress[0]}/{progress[1]}" if progress and progress[1] else state
-    if state == "lost" and agent["last_seen_s"] is None:
+    if state == "lost" and agent["last_seen_s"] is None and not agent.get("expected"):
         shown = "not seen"
     cordoned = agent.get("cordoned", False)  # an older coordinator does not know it
     if cordoned:
@@ -187,7 +187,8 @@ def _silence(agent: Mapping[str, Any], lost_after_s: float) -> str:
     """For how long nothing has been heard of it, where that is worth a word."""
     silent_s = agent["last_seen_s"]
     if silent_s is None:
-        return "not seen since the coordinator started"
+        known = agent.get("expected")
+        return not_heard(agent) if known else "not seen since the coordinator started"
     if agent["state"] in AWAY:
         return f"last seen {span(silent_s)} ago"
     if silent_s > lost_after_s / 3:

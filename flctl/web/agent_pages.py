@@ -1,4 +1,4 @@
-"""Pages of one agent, and of who may connect."""
+"""Pages of one agent, of alerts, and of who may connect."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from flctl.coordinator.store.audit import Line, read_line
 from flctl.core.chain import split_lines
 from flctl.errors import CoordinatorAway, FlctlError
 from flctl.fleet.answers import AgentStatus
-from flctl.fleet.console import RemoteRuns
+from flctl.fleet.console import SINKS, RemoteRuns
 from flctl.transport.keypair import shown
 from flctl.web import fleet_view, run_view
 from flctl.web.asking import NotThere
@@ -50,15 +50,9 @@ class AgentPages:
         ]
 
     def agent(self, request: Request) -> Response:
-        span = request.query_params.get("span", "24h")
-        values = self._now(request)
-        return self._site.page(
-            "agent.html",
-            "/",
-            span=span if span in SPANS else "24h",
-            spans=list(SPANS),
-            **values,
-        )
+        span = request.query_params.get("span", "")
+        about = {"span": span if span in SPANS else "24h", "spans": list(SPANS)}
+        return self._site.page("agent.html", "/", **about, **self._now(request))
 
     def now(self, request: Request) -> Response:
         return HTMLResponse(render("agent_now.html", **self._now(request)))
@@ -126,6 +120,26 @@ class AgentPages:
         return "" if agent.log else "Its owner does not let operators read its log."
 
 
+class AlertPages:
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self.routes = [Route("/alerts", self.alerts), Route("/alerts/now", self.now)]
+
+    def alerts(self, _: Request) -> Response:
+        return self._site.page("alerts.html", "/alerts", **self._now())
+
+    def now(self, _: Request) -> Response:
+        admin = self._site.may_change()
+        return HTMLResponse(render("alerts_now.html", admin=admin, **self._now()))
+
+    def _now(self) -> dict[str, Any]:
+        alerts = self._site.inquiries.ask(lambda runs: runs.alerts())
+        alerts["firing"].sort(key=lambda each: each["acknowledged"] or each["muted"])
+        fleet, _ = self._site.seen()
+        known = {agent.name for agent in fleet.status.agents} if fleet is not None else set()
+        return {"alerts": alerts, "known": known, "sinks": SINKS}
+
+
 class SecurityPages:
     def __init__(self, site: Site) -> None:
         self._site = site
@@ -146,10 +160,7 @@ class SecurityPages:
             audit, why = _actions(self._site.inquiries.ask(_last_lines)), ""
         except FlctlError as error:
             audit, why = [], str(error)
-        alerts = self._site.inquiries.ask(lambda runs: runs.alerts())
-        found = {"audit": audit, "no_audit": why, "alerts": alerts}
-        agents = {key["name"] for key in keys["keys"] if key["role"] == "agent"}
-        return {"keys": keys, "key": shown, "agents": agents, **found}
+        return {"keys": keys, "key": shown, "audit": audit, "no_audit": why}
 
 
 def _actions(lines: list[Line]) -> list[Line]:

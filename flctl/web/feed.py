@@ -22,10 +22,12 @@ logger = logging.getLogger(__name__)
 WATCHED_S, UNWATCHED_S = 0.5, 10.0
 """How often the status is asked for with and without viewers; an event brings it forward."""
 SOON_S = 0.3
-ANSWER_S = 5.0
-"""How long an answer may take before the page shows that the coordinator is away."""
-RETRY_S = 2.0
-FLEET, RUN, RUNS, KEYS = "fleet", "run", "runs", "keys"
+ANSWER_S = 4.0
+"""How long an answer may take before the page shows that the coordinator is lost."""
+RETRY_S = 1.0
+REFRESH_S = 2.0
+"""How long the answer to a button waits for the status that shows what it has done."""
+FLEET, RUN, RUNS, KEYS, ALERTS = "fleet", "run", "runs", "keys", "alerts"
 """Topics of what has changed."""
 Told = Callable[[set[str]], None]
 
@@ -63,7 +65,9 @@ class Feed:
         self.run: RunPicture | None = None
         self.away = "connecting to the coordinator"
         """Why there is no answer; empty when there is."""
-        self.away_since = wall_clock()
+        self._asked = self._answered = 0
+        self._taken = threading.Condition(self.lock)
+        """A status has come."""
         self.changes = 0
         """How often a round was committed, or a run began or ended: what is kept of runs is old."""
         self.watched: Callable[[], bool] = lambda: False
@@ -86,6 +90,13 @@ class Feed:
         """Ask for the status soon: somebody begins to look, or has changed something."""
         self._soon.set()
 
+    def refresh(self) -> None:
+        """Wait for a status that is asked for from now on, for a short time."""
+        with self._taken:
+            asked = self._asked
+            self.poke()
+            self._taken.wait_for(lambda: self.away or self._answered > asked, REFRESH_S)
+
     def _work(self) -> None:
         while not self._ending.is_set():
             try:
@@ -99,29 +110,32 @@ class Feed:
             self._ending.wait(RETRY_S)
 
     def _follow(self, runs: RemoteRuns) -> None:
-        due, watching, name = 0.0, None, ""
+        due, watching = 0.0, None
+        name: str | None = None
         while not self._ending.is_set():
             if self.clock() >= due or self._soon.is_set():
                 self._soon.clear()
+                self._asked += 1
                 status = runs.ask("status", ANSWER_S)
                 self._take_status(status, answers.read(answers.FleetStatus, status, runs.where))
                 due = self.clock() + (WATCHED_S if self.watched() else UNWATCHED_S)
                 wanted = self._run_to_watch(runs, name)
-                if wanted != name:
-                    name, watching = wanted, runs.watch(wanted)
+                if wanted and wanted != name:
+                    watching = runs.watch(wanted)
                     with self.lock:
-                        self.run = RunPicture(name, self.clock())
+                        self.run = RunPicture(wanted, self.clock())
+                name = wanted
             if watching is not None:
                 self._take_events(watching)
             else:
                 self._soon.wait(min(0.5, max(0.0, due - self.clock())))
 
-    def _run_to_watch(self, runs: RemoteRuns, now: str) -> str:
-        """The run in progress, else the one that is watched, else the newest."""
+    def _run_to_watch(self, runs: RemoteRuns, now: str | None) -> str:
+        """The run in progress, else the one that is watched, else the newest, else ""."""
         assert self.fleet is not None
         if run := self.fleet.status.coordinator.run:
             return run.run
-        if now:
+        if now is not None:
             return now
         found = runs.look().summaries
         return str(max(found, key=lambda each: each["started"])["run"]) if found else ""
@@ -137,12 +151,16 @@ class Feed:
         topics = {FLEET}
         if before is None or _keys_of(before.status) != _keys_of(status):
             topics.add(KEYS)
+        if before is None or _alerts_of(before.status) != _alerts_of(status):
+            topics.add(ALERTS)
         if before is None or before.status.coordinator.run != status.coordinator.run:
             topics.add(RUN)
         with self.lock:
             if self.away:
-                topics |= {RUN, RUNS, KEYS}
+                topics |= {RUN, RUNS, KEYS, ALERTS}
             self.fleet, self.away = seen, ""
+            self._answered = self._asked
+            self._taken.notify_all()
         self.told(topics)
 
     def _take_events(self, watching: Iterator[stream.Published | None]) -> None:
@@ -168,11 +186,10 @@ class Feed:
     def _lost(self, error: Exception) -> None:
         text = str(error)
         if isinstance(error, CoordinatorAway):
-            text = "the coordinator does not answer"
+            text = "lost the coordinator" if self.fleet else "the coordinator does not answer"
         with self.lock:
-            if not self.away or self.fleet is None:
-                self.away_since = self.away_since if self.away else self.wall_clock()
             self.away = text
+            self._taken.notify_all()
         self.told(set())
 
 
@@ -181,7 +198,13 @@ def _since(agent: answers.AgentStatus, known: Since | None, now: float, seen: bo
         return known
     if agent.state == "lost" and agent.last_seen_s is not None:
         return Since(agent.state, now - agent.last_seen_s, True)
+    if agent.state == "lost" and agent.last_heard is not None:
+        return Since(agent.state, agent.last_heard, True)
     return Since(agent.state, now, seen)
+
+
+def _alerts_of(status: answers.FleetStatus) -> tuple[object, ...]:
+    return status.alerts, [agent.alerts for agent in status.agents]
 
 
 def _keys_of(status: answers.FleetStatus) -> tuple[object, ...]:

@@ -5,11 +5,10 @@ from collections.abc import Mapping
 from markupsafe import Markup, escape
 from msgspec import Struct
 
-from flctl.core.events import HELD
 from flctl.errors import printable
 from flctl.fleet.answers import AgentStatus
 from flctl.fleet.discovery import WORKING
-from flctl.formats import few, size, span
+from flctl.formats import size
 from flctl.web import words
 from flctl.web.feed import FleetSeen
 
@@ -67,23 +66,6 @@ def summary(fleet: FleetSeen) -> list[tuple[str, int]]:
     return [*found, *([("cordoned", cordoned)] if cordoned else [])]
 
 
-def run_line(fleet: FleetSeen) -> str:
-    """What the run in progress does, and what it waits for."""
-    run = fleet.status.coordinator.run
-    if run is None:
-        return ""
-    text = f"round {min(run.round + 1, run.rounds)} of {run.rounds}, {run.phase}"
-    if run.pausing and run.phase != HELD:
-        text += "; pauses after this round"
-    if run.waiting_for:
-        text += f"; waiting for {few(run.waiting_for)}"
-    if run.why:
-        text += f"; {run.why}"
-    if run.time_left_s is not None and (run.waiting_for or run.why):
-        text += f"; for {span(run.time_left_s)} at most"
-    return text
-
-
 def hottest(fleet: FleetSeen) -> AgentStatus | None:
     known = [a for a in fleet.status.agents if _live(a) and a.temperature_c is not None]
     return max(known, key=lambda agent: agent.temperature_c or 0.0, default=None)
@@ -132,24 +114,16 @@ def row(agent: AgentStatus, fleet: FleetSeen) -> AgentRow:
         "trouble": _trouble(trouble, advice),
     }
     bad = words.tone(agent.state) in ("bad", "warn")
+    texts = (
+        agent.name, agent.state, "cordoned" if agent.cordoned else "", *labels, kind,
+        agent.version or "", hot, trouble, advice,
+    )  # fmt: skip
     return AgentRow(
         name=agent.name,
         cells=cells,
         state=agent.state,
         labels=labels,
-        search=" ".join(
-            (
-                agent.name,
-                agent.state,
-                "cordoned" if agent.cordoned else "",
-                *labels,
-                kind,
-                agent.version or "",
-                hot,
-                trouble,
-                advice,
-            )
-        ).lower(),
+        search=" ".join(texts).lower(),
         heat=agent.temperature_c if live and agent.temperature_c is not None else -1.0,
         bad=2 * bad + (warns or low or bool(advice or trouble)),
         cordoned=agent.cordoned,
@@ -157,7 +131,8 @@ def row(agent: AgentStatus, fleet: FleetSeen) -> AgentRow:
 
 
 def _state(agent: AgentStatus) -> Markup:
-    text = "not seen" if agent.state == "lost" and agent.last_seen_s is None else agent.state
+    unseen = agent.state == "lost" and agent.last_seen_s is None and not agent.expected
+    text = "not seen" if unseen else agent.state
     if agent.progress and agent.progress[1]:
         text += f" {agent.progress[0]}/{agent.progress[1]}"
     held = Markup(' <span class="warn">❚❚ cordoned</span>') if agent.cordoned else Markup("")

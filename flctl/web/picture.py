@@ -4,7 +4,6 @@ Of each round it keeps a few numbers, so that a run of hundreds of agents and ro
 whole is only the last round.
 """
 
-from collections import deque
 from collections.abc import Iterable
 
 from msgspec import Struct
@@ -60,6 +59,8 @@ class Mishap(Struct, frozen=True):
     round: int
     agent: str
     text: str
+    count: int = 1
+    """How often, the last time in this round."""
 
 
 class RunPicture:
@@ -71,13 +72,12 @@ class RunPicture:
         self.started: RunStarted | None = None
         self.rounds: list[RoundFigures] = []
         self.last: RoundCommitted | None = None
-        self.mishaps: deque[Mishap] = deque(maxlen=MISHAPS)
+        self.mishaps: dict[tuple[str, str], Mishap] = {}
+        """By agent and text; what happened last is the last one."""
         self.sent: dict[str, int] = {}
         """Bytes of the updates that each agent has sent in committed rounds."""
         self.awaited: stream.AgentsAwaited | None = None
         """What it waits for, until something happens."""
-        self.awaited_until: float | None = None
-        """By the clock of `now`."""
         self.need: int | None = None
         """Updates that the open round requires."""
         self.absent: tuple[str, ...] = ()
@@ -122,7 +122,6 @@ class RunPicture:
                 self.need, self.absent = event.need, event.absent
             case stream.AgentsAwaited():
                 self.awaited = event
-                self.awaited_until = None if event.left_s is None else now + event.left_s
             case _:
                 self._note(event)
         self.story.apply(replace(told, event=event), now)
@@ -143,7 +142,11 @@ class RunPicture:
                 self._mishap(None, self.story.open_round, event.agent, f"lost: {event.reason}")
 
     def _mishap(self, at: float | None, round_id: int, agent: str, text: str) -> None:
-        self.mishaps.append(Mishap(at, round_id, agent, text))
+        before = self.mishaps.pop((agent, text), None)
+        count = 1 if before is None else before.count + 1
+        self.mishaps[agent, text] = Mishap(at, round_id, agent, text, count)
+        if len(self.mishaps) > MISHAPS:
+            del self.mishaps[next(iter(self.mishaps))]
 
     def _commit(self, event: RoundCommitted) -> None:
         if self.rounds and event.round <= self.rounds[-1].round:

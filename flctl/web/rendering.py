@@ -1,6 +1,7 @@
 """Templates. Whatever comes from an agent, a run or a file is text here: escaped as HTML, and what
 would steer the direction of writing or a terminal is made visible."""
 
+import time
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from markupsafe import Markup
 from flctl import __version__
 from flctl.core.metrics import label
 from flctl.errors import printable
-from flctl.formats import counted, few, figure, size, span
+from flctl.formats import counted, few, figure, moment, size, span
 from flctl.web import words
 
 FOLDER = Path(__file__).parent
@@ -40,11 +41,11 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "figure": figure, "size": size, "span": span, "moment": words.moment, "few": few,
+        "figure": figure, "size": size, "span": span, "moment": moment, "few": few,
         "label": label, "counted": counted, "sentence": words.sentence, "alert": words.alert,
         "stamp": words.stamp, "pairs": words.pairs,
     }  # fmt: skip
-    environment.globals |= {"version": __version__, "words": words}
+    environment.globals |= {"version": __version__, "words": words, "now": time.time}
     return environment
 
 

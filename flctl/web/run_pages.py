@@ -1,33 +1,37 @@
 """Pages of runs: the table, one run, several beside each other; and their files."""
 
+import contextlib
 import tempfile
-import time
+import threading
 from pathlib import Path
 from typing import Any
 
-from starlette.background import BackgroundTask
 from starlette.requests import Request
-from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from flctl.core.metrics import label
-from flctl.errors import UsageError
 from flctl.formats import figure
 from flctl.records.recorded import RecordedRun
 from flctl.records.tables import agent_rows, as_csv, round_rows
 from flctl.web import run_view, verdicts, words
 from flctl.web.feed import FleetSeen
+from flctl.web.limits import BoundedFile
 from flctl.web.rendering import render
 from flctl.web.shelf import Shown
-from flctl.web.site import Site
+from flctl.web.site import Site, trouble
 
+DOWNLOADS = 4
+"""Checkpoints that are fetched and sent at a time."""
 COMPARED = 6
 """Runs side by side: as many as there are lines that can be distinguished."""
+CHOOSE = f"Choose runs to compare, up to {COMPARED} of them."
 
 
 class RunPages:
     def __init__(self, site: Site) -> None:
         self._site = site
+        self._downloads = threading.BoundedSemaphore(DOWNLOADS)
         self.routes = [
             Route("/runs", self.table),
             Route("/runs/table", self.rows),
@@ -45,14 +49,17 @@ class RunPages:
 
     # All runs ---------------------------------------------------------------------------
 
-    def table(self, _: Request) -> Response:
+    def table(self, request: Request) -> Response:
         fleet, _run = self._site.seen()
         tasks = sorted(
             {t for a in fleet.status.agents for t in a.tasks} if fleet is not None else ()
         )
         agents = fleet.status.agents if fleet is not None else ()
         there = sum(a.state not in words.AWAY and not a.cordoned for a in agents)
-        return self._site.page("runs.html", "/runs", tasks=tasks, there=there, **self._summaries())
+        choose = CHOOSE if "choose" in request.query_params else ""
+        return self._site.page(
+            "runs.html", "/runs", tasks=tasks, there=there, choose=choose, **self._summaries()
+        )
 
     def rows(self, _: Request) -> Response:
         return HTMLResponse(render("runs_table.html", **self._summaries()))
@@ -66,18 +73,21 @@ class RunPages:
         for run in found:
             run["mark"], run["tone"] = run_view.run_mark(run["state"])
             values = (run["metrics"] or {}).get("values", {})
+            run["part"] = (run["metrics"] or {}).get("part", "-")
             run["cells"] = [figure(values.get(name), 4) for name in names]
         return {"runs": found, "heads": [label(name) for name in names]}
 
     def compare(self, request: Request) -> Response:
-        shown = self._chosen(request)
+        if not (shown := self._chosen(request)):
+            return RedirectResponse("/runs?choose=", 303)
         with self._site.feed.lock:
             worth = {each.picture.name: verdicts.worth(each.picture) for each in shown}
             first, verdict = verdicts.verdict(worth)
             rows = run_view.side_by_side(shown, verdicts.judged(worth))
         return self._site.page(
             "compare.html", "/runs", shown=shown, rows=rows, verdict=verdict, first=first,
-            differing=run_view.differing(shown), query=request.url.query,
+            labels=run_view.labels_of(shown), differing=run_view.differing(shown),
+            query=request.url.query,
         )  # fmt: skip
 
     def compared_curves(self, request: Request) -> Response:
@@ -86,11 +96,10 @@ class RunPages:
             return JSONResponse({"charts": run_view.compared(shown)})
 
     def _chosen(self, request: Request) -> list[Shown]:
-        """Raises UsageError."""
+        """None where none are chosen, or too many."""
         names = list(dict.fromkeys(request.query_params.getlist("run")))
-        if not 1 <= len(names) <= COMPARED:
-            raise UsageError(f"choose up to {COMPARED} runs to compare, and at least one")
-        return [self._site.shelf.run(name) for name in names]
+        few = names if len(names) <= COMPARED else []
+        return [self._site.shelf.run(name) for name in few]
 
     # One run ----------------------------------------------------------------------------
 
@@ -139,8 +148,8 @@ class RunPages:
             "picture": picture, "agents": agents, "more": more, "score": score,
             "standing": (standing := run_view.standing(shown, fleet)), "open": standing != "over",
             "key": f"{state}-{standing}",
-            "wait": run_view.wait_of(picture, fleet, feed.clock(), time.time()),
-            "left_s": picture.story.time_left(feed.clock()),
+            "wait": run_view.wait_of(picture, fleet),
+            "left_s": run_view.left(picture, fleet, feed.clock()),
             "rounds": shown.about["rounds"],
             "shown_round": run_view.round_shown(picture),
             "values": run_view.values_of(picture, run_view.round_shown(picture)),
@@ -150,6 +159,7 @@ class RunPages:
             "classes": run_view.class_names(picture, len(confusion)),
             "last": run_view.last_rounds(picture), "mishaps": run_view.mishaps(picture),
             "names": run_view.metric_names(picture.rounds),
+            "last_part": picture.rounds[-1].part if picture.rounds else "",
         }  # fmt: skip
 
     def _shown(self, request: Request) -> Shown:
@@ -167,21 +177,15 @@ class RunPages:
 
     def checkpoint(self, request: Request) -> Response:
         """Through a temporary file that ends with the answer."""
-        which, folder = (
-            request.path_params["which"],
-            tempfile.TemporaryDirectory(prefix="flctl-web-"),
-        )
-        try:
-            name = self._site.inquiries.once(
-                lambda runs: _fetch(runs, request.path_params["run"], which, Path(folder.name))
-            )
-        except BaseException:
-            folder.cleanup()
-            raise
-        return FileResponse(
-            Path(folder.name) / "model.safetensors", filename=f"{name}-{which}.safetensors",
-            media_type="application/octet-stream", background=BackgroundTask(folder.cleanup),
-        )  # fmt: skip
+        run, which = request.path_params["run"], request.path_params["which"]
+        if not self._downloads.acquire(blocking=False):
+            text = f"{DOWNLOADS} checkpoints are being downloaded, as many as may be; try it later"
+            return trouble(503, text)
+        with contextlib.ExitStack() as ends:
+            ends.callback(self._downloads.release)
+            folder = Path(ends.enter_context(tempfile.TemporaryDirectory(prefix="flctl-web-")))
+            name = self._site.inquiries.once(lambda runs: _fetch(runs, run, which, folder))
+            return BoundedFile(folder / "model.safetensors", f"{name}-{which}", ends.pop_all())
 
     def _recorded(self, request: Request) -> RecordedRun:
         run = request.path_params["run"]

@@ -9,6 +9,7 @@ from flctl.core.events import HELD
 from flctl.core.metrics import computed, confusion_of, label, labels, named
 from flctl.core.spread import spread, worst_first
 from flctl.core.story import Doing
+from flctl.fleet.answers import InProgress
 from flctl.formats import counted, figure, size
 from flctl.terminal.agents import lower_of, rows_of
 from flctl.web import words
@@ -17,22 +18,8 @@ from flctl.web.picture import RoundFigures, RunPicture
 from flctl.web.shelf import Shown
 
 MOST_AGENTS, MOST_ROUNDS, MOST_CLASSES, WORST = 100, 20, 25, 8
-DOING = {
-    "waiting": "…", "training": "▶", "done": "✓", "rejected": "✕", "failed": "✕",
-    "retrying": "↻", "lost": "✕",
-}  # fmt: skip
-DOING_TONES = {"waiting": "dim", "training": "busy", "done": "good", "retrying": "warn"}
-
-
-class AgentProgress(Struct, frozen=True):
-    name: str
-    state: str
-    mark: str
-    tone: str
-    step: int
-    steps: int
-    loss: float | None
-    note: str
+THEN = {"waiting to try again": "the round is tried again", "personalising": "it ends without them"}
+"""What happens at the end of a wait, by phase."""
 
 
 class Wait(Struct, frozen=True):
@@ -53,14 +40,20 @@ def state_of(shown: Shown, fleet: FleetSeen | None) -> tuple[str, str]:
     story, about = shown.picture.story, shown.about
     run = fleet.status.coordinator.run if fleet is not None else None
     if run is not None and run.run == shown.picture.name:
-        state = "paused" if run.phase.startswith("paused") else "running"
-        at_work = f"round {run.round + 1} is open" if run.phase == "open" else run.phase
-        if run.pausing and state == "running":
-            at_work += "; it pauses after this round"
-        return state, at_work
+        return "paused" if run.phase.startswith("paused") else "running", at_work(run)
     if story.ended and not story.personalising:
         return story.ended, story.message
     return str(about["state"]), str(about["reason"] or "")
+
+
+def at_work(run: InProgress) -> str:
+    """What it does, from the same status as all else that is said of it."""
+    if run.phase.startswith(("paused", "personalising")):
+        return f"{run.phase}; {run.why}" if run.phase == HELD and run.why else run.phase
+    begun = not run.phase.startswith("waiting")
+    is_ = {"open": "is open", "waiting for agents": "has not begun"}.get(run.phase, run.phase)
+    pauses = f"; it pauses {'after this round' if begun else 'now'}" if run.pausing else ""
+    return f"round {min(run.round + 1, run.rounds)} {is_}{pauses}"
 
 
 def standing(shown: Shown, fleet: FleetSeen | None) -> str:
@@ -71,43 +64,35 @@ def standing(shown: Shown, fleet: FleetSeen | None) -> str:
     return "open" if not run.pausing else "held" if run.phase == HELD else "pausing"
 
 
-def progress(picture: RunPicture) -> tuple[list[AgentProgress], int]:
+def progress(picture: RunPicture) -> tuple[list[tuple[str, Doing]], int]:
     """The agents of the open round, those that are not done first; and how many are left out."""
     found = sorted(
         picture.story.agents.items(), key=lambda each: (each[1].state == "done", each[0])
     )
-    return [_doing(name, doing) for name, doing in found[:MOST_AGENTS]], max(
-        0, len(found) - MOST_AGENTS
-    )
+    return found[:MOST_AGENTS], max(0, len(found) - MOST_AGENTS)
 
 
-def _doing(name: str, doing: Doing) -> AgentProgress:
-    mark, tone = DOING.get(doing.state, "…"), DOING_TONES.get(doing.state, "bad")
-    loss = doing.loss
-    return AgentProgress(name, doing.state, mark, tone, doing.step, doing.steps, loss, doing.note)
-
-
-def wait_of(picture: RunPicture, fleet: FleetSeen | None, now: float, wall: float) -> Wait | None:
-    """None while nothing is waited for; `now` is by the feed's clock."""
+def wait_of(picture: RunPicture, fleet: FleetSeen | None) -> Wait | None:
+    """None while nothing is waited for."""
     run = fleet.status.coordinator.run if fleet is not None else None
     if run is None or run.run != picture.name:
         return None
-    awaited = picture.awaited
-    if awaited is not None and awaited.missing:
-        until = picture.awaited_until
-        at = None if until is None else wall + until - now
-        if awaited.round is not None:
-            return Wait((), awaited.missing, at, *_quorum(picture))
-        begins = "" if awaited.needed is None else (
-            f"{counted(awaited.needed, 'agent')} must be ready for a round to begin; "
-            f"{len(awaited.ready)} {'is' if len(awaited.ready) == 1 else 'are'}"
-        )  # fmt: skip
-        return Wait((), awaited.missing, at, begins, "the wait ends")
-    if not (run.waiting_for or run.why):
+    if not (run.waiting_for or run.why) or run.phase == HELD:
         return None
     assert fleet is not None
     until = None if run.time_left_s is None else fleet.at + run.time_left_s
-    return Wait(run.waiting_for, run.why, until, *_quorum(picture))
+    if run.phase in THEN:
+        return Wait(run.waiting_for, run.why, until, "", THEN[run.phase])
+    if not run.phase.startswith(("waiting for", "paused")):
+        return Wait(run.waiting_for, run.why, until, *_quorum(picture))
+    awaited, begins = picture.awaited, ""
+    if awaited is not None and awaited.needed is not None and awaited.missing == run.why:
+        begins = (
+            f"{counted(awaited.needed, 'agent')} must be ready for the round to begin; "
+            f"{len(awaited.ready)} {'is' if len(awaited.ready) == 1 else 'are'}"
+        )
+    then = "the round begins if enough are ready; else the run pauses until they are"
+    return Wait(run.waiting_for, run.why, until, begins, then)
 
 
 def _quorum(picture: RunPicture) -> tuple[str, str]:
@@ -122,6 +107,13 @@ def _quorum(picture: RunPicture) -> tuple[str, str]:
     return f"{have}; the quorum is {need}", (
         "the round closes if the quorum is reached; else this attempt fails and is made again"
     )
+
+
+def left(picture: RunPicture, fleet: FleetSeen | None, now: float) -> float | None:
+    """Seconds until its last round, if it goes on as it does; `now` is by the feed's clock."""
+    run = fleet.status.coordinator.run if fleet is not None else None
+    goes_on = run is not None and not (run.pausing or run.phase.startswith(("waiting", "paused")))
+    return picture.story.time_left(now) if goes_on else None
 
 
 class MeasuredAgents(Struct, frozen=True):
@@ -225,7 +217,9 @@ def compared(shown: Sequence[Shown]) -> list[dict[str, Any]]:
         for part in ("values", "validation"):
             series = {each.picture.name: _by_round(each.picture, part, name, x) for each in shown}
             if any(value is not None for line in series.values() for value in line):
-                title = label(name) + (" on validation data" if part == "validation" else "")
+                parts = {_part(each.picture.rounds) for each in shown}
+                on = part if part == "validation" else " or ".join(sorted(parts))
+                title = f"{label(name)} on {on} data"
                 found.append(chart(title, x, series, "round"))
     return found
 
@@ -276,10 +270,16 @@ def side_by_side(shown: Sequence[Shown], judged: Mapping[str, str]) -> list[tupl
     ]
     if judged:
         found.append(("What it is judged by", [judged.get(each.name, "-") for each in pictures]))
+    parts = [part_of(each, round_shown(each)) or "-" for each in pictures]
+    found.append(("Measured on", [f"{part} data" for part in parts]))
     figures = [values_of(each, round_shown(each)) for each in pictures]
     for name in dict.fromkeys(name for each in figures for name in each):
         found.append((f"{name} in this round", [each.get(name, "-") for each in figures]))
     return [*found, ("Updates received", [size(each.bytes_up) for each in pictures])]
+
+
+def labels_of(shown: Sequence[Shown]) -> set[str]:
+    return {label(name) for each in shown for name in metric_names(each.picture.rounds)}
 
 
 def differing(shown: Sequence[Shown]) -> list[tuple[str, list[str]]]:
@@ -312,7 +312,7 @@ def last_rounds(picture: RunPicture) -> list[RoundFigures]:
 
 
 def mishaps(picture: RunPicture) -> list[Any]:
-    return list(reversed(picture.mishaps))[:MOST_ROUNDS]
+    return list(reversed(picture.mishaps.values()))[:MOST_ROUNDS]
 
 
 def run_mark(state: str) -> tuple[str, str]:

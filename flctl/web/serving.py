@@ -16,8 +16,9 @@ from flctl.fleet.console import RemoteRuns
 from flctl.terminal import logs
 from flctl.terminal.output import print_line
 from flctl.transport.addresses import Address, parse_address, reachable, to_bind
-from flctl.web.agent_pages import AgentPages, SecurityPages
+from flctl.web.agent_pages import AgentPages, AlertPages, SecurityPages
 from flctl.web.doorway import own_names
+from flctl.web.limits import IDLE_S, BoundedConnection
 from flctl.web.login import TOKEN, Login, secret_of
 from flctl.web.metrics import MetricsPage
 from flctl.web.orders import Orders
@@ -28,7 +29,7 @@ from flctl.web.site import Site
 STALLED_MS = 20_000
 """After so long without an acknowledgement the kernel ends a connection."""
 MOST_REQUESTS = 200
-"""Requests that are in progress; beyond it they get a 503."""
+"""Connections; beyond it requests get a 503."""
 FOLDER = "web"
 """In the state folder: the login's token and the key of its sessions."""
 
@@ -84,7 +85,7 @@ def app_of(site: Site, options: WebOptions) -> ASGIApp:
     routes = DoorPages(site).routes
     routes += MetricsPage(site.inquiries, options.metrics_token, options.local).routes
     if not options.metrics_only:
-        for pages in (FleetPages, Orders, RunPages, AgentPages, SecurityPages):
+        for pages in (FleetPages, Orders, RunPages, AgentPages, AlertPages, SecurityPages):
             routes += pages(site).routes
     return site.app(routes, {*own_names(), *options.names})
 
@@ -94,8 +95,8 @@ def server(site: Site, options: WebOptions) -> uvicorn.Server:
         uvicorn.Config(
             app_of(site, options),
             log_config=None, access_log=False, server_header=False, date_header=False,
-            limit_concurrency=MOST_REQUESTS, timeout_keep_alive=30, timeout_graceful_shutdown=2,
-            ws="none", lifespan="on",
+            limit_concurrency=MOST_REQUESTS, timeout_keep_alive=int(IDLE_S),
+            timeout_graceful_shutdown=2, http=BoundedConnection, ws="none", lifespan="on",
         )
     )  # fmt: skip
 

@@ -17,10 +17,12 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from flctl.errors import AccessError, FlctlError, UsageError
+from flctl.formats import moment
 from flctl.web import fleet_view, viewers, words
 from flctl.web.asking import Inquiries, NotThere, Open
 from flctl.web.doorway import Doorway
 from flctl.web.feed import FLEET, KEYS, Feed, FleetSeen
+from flctl.web.limits import IDLE_S
 from flctl.web.login import Login
 from flctl.web.picture import RunPicture
 from flctl.web.rendering import FOLDER, render
@@ -120,12 +122,10 @@ class Site:
         return [message for at, message in patches if at > seen]
 
     def beat(self) -> bytes:
-        away = self.feed.away
-        since = f"; since {words.moment(self.feed.away_since)}" if away else ""
-        fleet = self.feed.fleet
-        told = {"away": f"{away}{since}" if away else "", "at": words.moment(time.time())}
+        away, fleet = self.feed.away, self.feed.fleet
         if away and fleet is not None:
-            told["away"] += f"; the figures are of {words.moment(fleet.at)}"
+            away += f", last heard at {moment(fleet.at)}; the figures are of that time"
+        told = {"away": words.sentence(away), "at": moment(time.time())}
         return viewers.message("beat", msgspec.json.encode(told).decode())
 
     # For pages --------------------------------------------------------------------------
@@ -144,7 +144,7 @@ class Site:
 
     def page(self, template: str, here: str, **values: Any) -> Response:
         about = {"here": here, "admin": self.may_change(), "login": self.login is not None}
-        return HTMLResponse(render(template, now=time.time(), **about, **values))
+        return HTMLResponse(render(template, **about, **values))
 
     def app(self, routes: Collection[BaseRoute], names: Collection[str]) -> Doorway:
         async def lifespan(_: Starlette) -> Any:
@@ -171,8 +171,8 @@ def form(order: Order) -> Callable[[Request], Any]:
 
     async def endpoint(request: Request) -> Response:
         try:
-            body = (await request.body()).decode(errors="replace")
-        except ClientDisconnect:  # or it was too large, and cut off
+            body = (await asyncio.wait_for(request.body(), IDLE_S)).decode(errors="replace")
+        except (ClientDisconnect, TimeoutError):  # or it was too large, and cut off
             return PlainTextResponse("the body is not whole, or too large", 413)
         try:
             fields = dict(parse_qsl(body, keep_blank_values=True, max_num_fields=50))
@@ -193,14 +193,14 @@ def _refused(request: Request, error: Exception) -> Response:
             return Response(status_code=204)
         return HTMLResponse(render("said.html", tone="bad", text=str(error)), code)
     again = looks and code == 502
-    return _trouble(code, str(error), again)
+    return trouble(code, str(error), again)
 
 
 def _not_found(request: Request, _: Exception) -> Response:
     if "text/html" not in request.headers.get("accept", ""):
         return PlainTextResponse("there is no such page", 404)
-    return _trouble(404, "there is no such page", False)
+    return trouble(404, "there is no such page")
 
 
-def _trouble(code: int, text: str, again: bool) -> Response:
+def trouble(code: int, text: str, again: bool = False) -> Response:
     return HTMLResponse(render("trouble.html", code=code, text=text, again=again), code)

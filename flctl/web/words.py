@@ -1,11 +1,11 @@
 """What the page says: states in words and symbols, sizes, times with their zone."""
 
 import re
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from flctl.fleet.answers import AgentStatus
-from flctl.formats import size
+from flctl.formats import moment, size
 
 HOT_C = 80.0
 """A Raspberry Pi slows itself down from here on."""
@@ -21,6 +21,11 @@ TONES |= {"starting": "dim", "stopped": "dim", "no data": "warn"}
 AWAY = ("lost", "stopped", "conflict", "too old", "too new")
 """States of agents that are not connected: what they said of themselves is no longer so."""
 RUN_SYMBOLS = {"running": "▶", "paused": "❚❚", "finished": "✓", "stopped": "■", "failed": "✕"}
+DOING = {
+    "waiting": ("…", "dim"), "training": ("▶", "busy"), "done": ("✓", "good"),
+    "retrying": ("↻", "warn"),
+}  # fmt: skip
+"""Mark and tone of an agent in a round; all else has gone wrong."""
 RUN_TONES = {"running": "busy", "paused": "warn", "finished": "good", "stopped": "dim"}
 
 
@@ -77,16 +82,6 @@ def symbol(state: str) -> str:
 def tone(state: str) -> str:
     """Name of a colour; whatever is not known is bad."""
     return TONES.get(state, "bad")
-
-
-def moment(at: float | None) -> str:
-    """Second and zone, as 2026-11-28 00:20:11 UTC."""
-    if at is None:
-        return "-"
-    try:
-        return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-    except (OverflowError, ValueError, OSError):  # a clock of somebody else
-        return "-"
 
 
 def stamp(at: str) -> str:

@@ -247,6 +247,10 @@ class MuteAlerts(AdminOrder, frozen=True, tag="alert-mute"):
     """0: tell it again."""
 
 
+class TestAlerts(AdminOrder, frozen=True, tag="alert-test"):
+    """Send a notice of no alert to the webhook and the command."""
+
+
 AnyQuestion: TypeAlias = (
     ShowStatus
     | ListRuns
@@ -276,6 +280,7 @@ AnyQuestion: TypeAlias = (
     | LabelAgent
     | AckAlert
     | MuteAlerts
+    | TestAlerts
 )
 KINDS: dict[str, type[AnyQuestion]] = {
     str(kind.__struct_config__.tag): kind for kind in get_args(AnyQuestion)

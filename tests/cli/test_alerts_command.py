@@ -2,12 +2,13 @@
 
 import json
 import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 import flctl as face
 from flctl.coordinator.alerts.alarms import Alarms
-from flctl.coordinator.alerts.settings import AlertSettings
+from flctl.coordinator.alerts.settings import AlertSettings, WebhookSettings
 from flctl.coordinator.main import make_coordinator
 from flctl.coordinator.trends.trends import Trends
 from flctl.errors import UsageError
@@ -17,16 +18,41 @@ from flctl.transport.keypair import load_or_make
 from flctl.transport.keys import Keyring
 
 
+class Hook(BaseHTTPRequestHandler):
+    """A webhook that answers with `server.status`, and keeps what it gets."""
+
+    def do_POST(self):
+        self.server.got.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        self.send_response(self.server.status)
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
 @pytest.fixture
-def keyring(tmp_path):
-    """That of a coordinator with an open token, which fires at once."""
+def hook():
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hook)
+    server.status, server.got = 200, []
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def keyring(tmp_path, hook):
+    """That of a coordinator with an open token, which fires at once, and with a webhook."""
     state = tmp_path / "state"
     keyring = Keyring(state / "keys")
     keyring.new_token(600, 1)
     lock = Lock(state / LOCK, "busy")
     coordinator, endpoint = make_coordinator(state, keyring, "127.0.0.1:0", state)
+    webhook = WebhookSettings(f"http://127.0.0.1:{hook.server_port}/")
     coordinator.alarms = Alarms(
-        state, AlertSettings(), coordinator.roster, coordinator.agents.enrolled,
+        state, AlertSettings(webhook=webhook), coordinator.roster, coordinator.agents.enrolled,
         coordinator.runs.status, keyring.open_tokens, coordinator.gate,
     )  # fmt: skip
     coordinator.trends = Trends(
@@ -50,13 +76,31 @@ def test_an_alert_is_listed_acknowledged_and_audited(flctl, keyring):
     assert "open_token" in flctl("alerts").out
     assert "1 alert firing: 1 open_token; see flctl alerts" in flctl("status").out
     done = flctl("alerts", "ack", alert["id"])
-    assert (done.code, done.out) == (0, "")
+    assert done.code == 0
+    assert f"alert {alert['id']} is acknowledged: open_token of {token.id}: a join" in done.out
     assert "acknowledged" in flctl("alerts").out
     assert "firing" not in flctl("status").out
     assert "alert-ack" in flctl("audit").out
     wrong = flctl("alerts", "ack", 99)
     assert wrong.code == 2
     assert "no alert 99 is firing; see flctl alerts" in wrong.err
+
+
+def test_a_test_alert_tries_the_webhook(flctl, keyring, hook):
+    """What it answers is said, and no alert fires."""
+    done = flctl("alerts", "test")
+    assert (done.code, done.out.strip()) == (0, "accepted by the webhook")
+    (notice,) = [each for got in hook.got for each in got["alerts"] if each["alert"] == "test"]
+    assert (notice["event"], notice["text"]) == ("firing", "sent by flctl alerts test")
+    assert "test" not in [
+        each["alert"] for each in json.loads(flctl("alerts", "--json").out)["firing"]
+    ]
+    hook.status = 503
+    done = flctl("alerts", "test")
+    assert (done.code, done.err.count("\n")) == (1, 1)
+    assert "the webhook has not accepted the test alert: HTTP 503" in done.err
+    hook.status = 200
+    assert json.loads(flctl("alerts", "test", "--json").out) == {"accepted": ["webhook"]}
 
 
 def test_a_name_is_muted_and_heard_again(flctl, keyring):
@@ -81,7 +125,7 @@ def test_a_read_key_looks_and_changes_nothing(flctl, keyring, tmp_path):
     assert flctl("connect", keyring.endpoint, f"--server-key={keyring.server.public}",
                  "--key", tmp_path / "own.key", *far).code == 0  # fmt: skip
     assert "open_token" in flctl("alerts", *far).out
-    for order in (("ack", 1), ("mute", "open_token")):
+    for order in (("ack", 1), ("mute", "open_token"), ("test",)):
         done = flctl("alerts", *order, *far)
         assert done.code == 1
         assert "needs an admin key; this key may only read" in done.err

@@ -9,7 +9,7 @@ from flctl.terminal.status import picture
 from flctl.wire.messages import Device, Hello, Limits
 
 
-def shown(state, last_seen_s):
+def shown(state, last_seen_s, **more):
     """The row of one agent, as text, of a coordinator that loses agents after 30 s."""
     live = {
         "rtt_ms": 3.5, "temperature_c": 50.0, "memory_used_bytes": 2**20,
@@ -19,7 +19,7 @@ def shown(state, last_seen_s):
     head = {"endpoint": "e", "version": "0", "uptime_s": 1.0, "run": None, "lost_after_s": 30.0}
     found = {
         "coordinator": head,
-        "agents": [{**agent, "last_seen_s": last_seen_s}],
+        "agents": [{**agent, "last_seen_s": last_seen_s, **more}],
         "waiting": [],
     }
     console = Console(width=200)
@@ -54,6 +54,13 @@ def test_an_agent_that_was_not_there_since_the_coordinator_has_been_started():
     row = shown("lost", None)
     assert "not seen" in row
     assert "not seen since the coordinator started" in row
+
+
+def test_an_agent_that_was_here_before_the_coordinator_was_started():
+    """It is lost; since when it was not heard, where that is known."""
+    past = {"expected": True, "last_heard": 1.8e9}
+    row = shown("lost", None, **past)
+    assert "not seen" not in row and "not heard since 2027-01-15 08:00:00 UTC" in row
 
 
 def test_what_an_owner_allows_is_shown_wide():

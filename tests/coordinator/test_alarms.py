@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -308,12 +309,46 @@ def test_a_sink_and_a_disk_that_hang_hold_up_nothing(watched: Watched):
     release.set()
 
 
+def test_when_a_lost_agent_was_heard_survives_a_restart(watched: Watched):
+    """It is lost, not unknown; one that was there until the coordinator was killed has no time."""
+    fleet = watched.fleet
+    heard = fleet.wall
+    fleet.agents["pi-02"].kill()
+    watched.wait(60)
+    watched.restart()
+    fleet.agents["pi-03"].kill()
+    watched.wait(30)
+    past = watched.alarms.past_of("pi-02")
+    assert past["expected"] and abs(past["last_heard"] - heard) < 10
+    watched.restart()
+    assert watched.alarms.past_of("pi-02") == past
+    assert watched.alarms.past_of("pi-01") == {"expected": True, "last_heard": None}
+    fleet.agents["pi-02"].start()
+    watched.wait(20)
+    assert watched.alarms.past_of("pi-02") == {"expected": True, "last_heard": None}
+    fleet.agents["pi-02"].link.send(framing.encode(Goodbye()))
+    watched.wait(10)
+    assert watched.alarms.past_of("pi-02") == {"expected": False, "last_heard": None}
+
+
+def test_a_test_alert_is_sent_at_once(watched: Watched):
+    """Also while an earlier failure has made the attempts rare; there is nothing to mend."""
+    watched.ear.failing = True
+    watched.fleet.keyring.new_token(3600, 5)
+    watched.wait(300)
+    watched.ear.failing = False
+    watched.alarms.test()
+    watched.wait(6)
+    assert watched.ear.heard[-1] == ("firing", "test", "test")
+    assert ("test", "test") not in watched.firing()
+
+
 def test_operators_look_acknowledge_and_mute(watched: Watched, tmp_path: Path):
     alarms = watched.alarms
     watched.fleet.agents["pi-02"].kill()
     watched.wait(650)
     (alert,) = alarms.shown()["firing"]
-    assert alert["text"].startswith("last heard 10:")
+    assert re.fullmatch(r"last heard at \d{4}-\S+ \S+ UTC", alert["text"])
     assert alarms.counts() == {"firing": {"agent_lost": 1}, "acknowledged": 0, "muted": 0}
     assert alarms.of_subjects() == {"pi-02": ["agent_lost"]}
     assert alarms.acknowledge(alert["id"])["acknowledged"]

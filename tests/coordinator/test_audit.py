@@ -50,6 +50,7 @@ ORDERS_GIVEN: dict[type[q.Question], dict[str, Any]] = {
     q.LabelAgent: {"name": "pi-02", "labels": {"site": "ward-3"}},
     q.AckAlert: {"id": 1},
     q.MuteAlerts: {"name": "throttled", "for_s": 60.0},
+    q.TestAlerts: {},
 }
 ASKED_WITH: dict[type[q.Question], dict[str, Any]] = {
     q.StillWatching: {"question": 1},

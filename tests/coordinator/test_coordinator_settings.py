@@ -1,5 +1,6 @@
 """`coordinator.toml`: what it says, and one line about what it says wrong."""
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,21 @@ def write(tmp_path: Path):
 
     (tmp_path / "secret").write_text("0123456789abcdef\n")
     return write
+
+
+def test_the_log_says_what_was_read_and_where_alerts_go(write, tmp_path: Path, caplog):
+    """The webhook's host alone: its path may be a secret."""
+    caplog.set_level(logging.INFO)
+    settings_of(tmp_path, None)
+    path = write(WHOLE)
+    settings_of(tmp_path, None)
+    path.write_text("[alerts]\n")
+    settings_of(tmp_path, None)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"there is no {path}: alerts are listed, and sent nowhere",
+        f"read {path}: alerts are sent to the webhook at alerts.example and to the command true",
+        f"read {path}: alerts are sent nowhere",
+    ]
 
 
 def test_defaults_watch_everything_and_tell_no_one(tmp_path: Path):

@@ -82,6 +82,16 @@ def test_an_enrolled_agent_that_is_away_is_lost_or_missing():
     assert "never seen" in rows[1].advice
 
 
+def test_an_agent_that_was_here_before_the_coordinator_was_started_is_lost():
+    """Nothing is wrong with its key; the time is known, or it is not."""
+    known = agent("pi-01", "lost", last_seen_s=None, expected=True, last_heard=1.8e9)
+    unknown = agent("pi-02", "lost", last_seen_s=None, expected=True, last_heard=None)
+    rows = compare(expected("pi-01", "pi-02"), status(known, unknown))
+    assert [row.state for row in rows] == ["lost", "lost"]
+    assert rows[0].advice.startswith("not heard since 2027-01-15 08:00:00 UTC: check its power")
+    assert rows[1].advice.startswith("not heard since the coordinator was started: check")
+
+
 def test_one_unknown_key_and_one_missing_agent_belong_together():
     """The advice is the whole command."""
     rows = compare(expected("pi-01", "pi-02"), status(agent("pi-01"), waiting=[KEY]))

@@ -30,8 +30,11 @@ class PlayedFleet(RealFleet):
         super().__init__(folder)
         self.plays: dict[str, dict[str, Any]] = {}
         self.start_coordinator()
-        self.server_key = public_key(self.server_key, "the server's")
         self.joining = self.token("--uses", 500, "--ttl", "1h")
+
+    def start_coordinator(self) -> None:
+        super().start_coordinator()
+        self.server_key = public_key(self.server_key, "the server's")
 
     def play(self, name: str, **how: Any) -> None:
         """How its machine is, or its training goes, from now on."""

@@ -1,14 +1,16 @@
 """The page of the fleet, over a real coordinator and real links."""
 
 import html
+import json
 import re
+import signal
 import socket
 import time
 from html.parser import HTMLParser
 from typing import Any
 
 import httpx
-from page_rig import NAMES, Page, PlayedFleet
+from page_rig import NAMES, Page, PlayedFleet, enrol
 from real_fleet import wait_for
 
 HOSTILE = (
@@ -148,16 +150,56 @@ def test_a_page_that_does_not_read_is_let_go(fleet: PlayedFleet, page: Page, mon
         assert not page.site.viewers.wants("noise")
 
 
+def lost(events: Any) -> tuple[str, float]:
+    """The line at the top, and the seconds until it came."""
+    began = time.monotonic()
+    said = next(data["away"] for name, data in events if name == "beat" and data["away"])
+    return said, time.monotonic() - began
+
+
 def test_the_coordinator_goes_and_comes_back(fleet: PlayedFleet, page: Page):
-    """An open page hears of both, and keeps the last figures."""
+    """An open page hears of both within seconds, and keeps the last figures."""
     events = page.events("fleet", 120)
     assert next(events)[1]["away"] == ""
     fleet.kill("coordinator")
-    away = next(d["away"] for n, d in events if n == "beat" and d["away"])
-    assert "does not answer" in away or "no coordinator" in away
-    assert "UTC" in away
+    said, took_s = lost(events)
+    assert re.match(r"Lost the coordinator, last heard at \S+ \S+ UTC; the figures are of", said)
+    assert took_s < 8
     assert 'id="agent-pi-01"' in page.client.get("/").text
     assert page.client.post("/agents/pi-01/cordon").status_code == 502
     fleet.start_coordinator()
+    began = time.monotonic()
     assert next(d for n, d in events if n == "beat" and not d["away"])
+    assert time.monotonic() - began < 8
+    page.until(lambda t: t.count('data-state="ready"') >= 3)
+
+
+def test_a_coordinator_that_falls_silent_is_noticed(fleet: PlayedFleet, page: Page):
+    """As after a power cut: its connections look open."""
+    events = page.events("fleet", 120)
+    assert next(events)[1]["away"] == ""
+    process = fleet.processes["coordinator"]
+    process.send_signal(signal.SIGSTOP)
+    try:
+        assert lost(events)[1] < 8
+    finally:
+        process.send_signal(signal.SIGCONT)
+    assert next(d for n, d in events if n == "beat" and not d["away"])
+
+
+def test_an_agent_that_was_lost_before_a_restart_is_not_a_stranger(fleet: PlayedFleet, page: Page):
+    """Since when it was not heard stays known; one that has never come asks for its key."""
+    enrol(fleet, fleet.folder / "never.key", "never", "agent")
+    fleet.start_played("pi-09", process="gone")
+    page.until(lambda t: 'data-state="ready"' in row_of(t, "pi-09"))
+    fleet.kill("gone")
+    page.until(lambda t: 'data-state="lost"' in row_of(t, "pi-09"))
+    book = fleet.state / "alerts.json"
+    wait_for(lambda: "pi-09" in json.loads(book.read_text())["heard"], "the book has it", 30)
+    fleet.kill("coordinator")
+    fleet.start_coordinator()
+    row = row_of(page.until(lambda t: "not heard since" in row_of(t, "pi-09")), "pi-09")
+    assert re.search(r"not heard since \d{4}-\S+ \S+ UTC: check its power, its network", row)
+    assert "not seen" not in row and "server key" not in row
+    assert "not seen" in row_of(page.client.get("/").text, "never")
     page.until(lambda t: t.count('data-state="ready"') >= 3)

@@ -1,5 +1,9 @@
 """Who gets in, and what every answer carries; over a coordinator that never answers."""
 
+import asyncio
+import contextlib
+import select
+import socket
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +14,7 @@ import pytest
 from page_rig import Page
 
 from flctl.errors import CoordinatorAway
+from flctl.web.limits import BoundedFile
 from flctl.web.login import Login
 from flctl.web.site import Site
 
@@ -54,6 +59,15 @@ def enter(client: httpx.Client, token: str, **more: Any) -> Any:
     return client.post("/login", data={"token": token, "next": "/runs"}, **more)
 
 
+def refused(client: httpx.Client, token: str) -> int:
+    """By the page that it leads to, so that no form's own answer is in a browser's history."""
+    answer = enter(client, token)
+    assert answer.status_code == 303
+    shown = client.get(answer.headers["location"])
+    assert 'role="alert"' in shown.text and 'value="/runs"' in shown.text
+    return shown.status_code
+
+
 def test_without_a_session_nothing_is_shown(client: httpx.Client):
     """A page leads to the login, a part of a page and the stream of events are refused."""
     answer = client.get("/runs")
@@ -78,11 +92,11 @@ def test_wrong_tokens_are_refused_and_soon_not_even_looked_at(
     client: httpx.Client, login: Login, clock: Clock
 ):
     """Five tries a minute from one address; the right one, too, has to wait then."""
-    assert [enter(client, "wrong").status_code for _ in range(6)] == [403] * 5 + [429]
-    assert enter(client, login.token).status_code == 429
+    assert [refused(client, "wrong") for _ in range(6)] == [403] * 5 + [429]
+    assert refused(client, login.token) == 429
     clock.now += 61
-    assert enter(client, login.token).status_code == 303
-    assert enter(client, "").status_code == 403
+    assert refused(client, "") == 403
+    assert enter(client, login.token).headers["location"] == "/runs"
 
 
 def test_a_session_survives_a_restart_and_ends(client: httpx.Client, login: Login, clock, tmp_path):
@@ -108,10 +122,69 @@ def test_after_logging_out_the_cookie_is_gone(client: httpx.Client, login: Login
     assert client.get("/").status_code == 303
 
 
-@pytest.mark.parametrize("then", ["https://evil.example", "//evil.example", "/\\evil.example", ""])
+@pytest.mark.parametrize(
+    "then", ["https://evil.example", "//evil.example", "/\\evil.example", "", "/login"]
+)
 def test_the_login_leads_nowhere_else(client: httpx.Client, login: Login, then: str):
+    """Neither with the token, nor for one who is in already."""
     answer = client.post("/login", data={"token": login.token, "next": then})
     assert answer.headers["location"] == "/"
+    assert client.get("/login", params={"next": then}).headers["location"] == "/"
+
+
+def connections(client: httpx.Client, count: int) -> list[socket.socket]:
+    address = client.base_url.host, client.base_url.port
+    return [socket.create_connection(address) for _ in range(count)]
+
+
+def test_idle_connections_keep_nobody_out(client: httpx.Client):
+    """More than there may be, from one address, that send nothing: the oldest make room."""
+    idle = connections(client, 250)
+    assert client.get("/login").status_code == 200
+    closed, _, _ = select.select(idle, [], [], 0)
+    assert len(closed) >= 150
+    for each in idle:
+        each.close()
+
+
+def test_a_request_that_does_not_come_to_an_end_is_cut_off(client: httpx.Client, monkeypatch):
+    """Neither its head nor its body."""
+    monkeypatch.setattr("flctl.web.limits.IDLE_S", 0.5)
+    monkeypatch.setattr("flctl.web.site.IDLE_S", 0.5)
+    host = client.base_url.netloc.decode()
+    head, body = connections(client, 2)
+    head.sendall(f"GET /login HTTP/1.1\r\nHost: {host}\r\nX-".encode())
+    body.sendall(
+        f"POST /login HTTP/1.1\r\nHost: {host}\r\nOrigin: http://{host}\r\n"
+        "Content-Length: 9\r\n\r\ntok".encode()
+    )
+    for each, said in ((head, b""), (body, b"HTTP/1.1 413")):
+        each.settimeout(20)
+        with contextlib.suppress(ConnectionResetError):
+            assert each.recv(12) == said
+        each.close()
+
+
+def test_a_checkpoint_that_is_read_too_slowly_is_not_sent_to_its_end(tmp_path: Path, monkeypatch):
+    """What it takes is free again: its place among the downloads, and its file."""
+    monkeypatch.setattr("flctl.web.limits.SLOW_S", 0.1)
+    (tmp_path / "model").write_bytes(bytes(300_000))
+    ended = []
+    ends = contextlib.ExitStack()
+    ends.callback(ended.append, True)
+    sent = []
+
+    async def receive() -> Any:
+        await asyncio.Event().wait()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+        if len(sent) > 2:
+            await asyncio.Event().wait()  # the client reads no more
+
+    scope = {"type": "http", "method": "GET", "headers": []}
+    asyncio.run(BoundedFile(tmp_path / "model", "ecg-1-best", ends)(scope, receive, send))
+    assert ended == [True] and sent[-1]["more_body"]
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:9177", "127.0.0.1.evil.example",

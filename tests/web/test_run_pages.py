@@ -3,6 +3,8 @@
 import csv
 import io
 import re
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from real_fleet import flctl, wait_for
 
 from flctl.core.alerts import KINDS
-from flctl.web import rendering, words
+from flctl.core.events import HELD, UpdateRejected
+from flctl.core.stream import Published
+from flctl.fleet.answers import InProgress
+from flctl.web import rendering, run_pages, run_view, words
+from flctl.web.picture import MISHAPS, RunPicture
 from flctl.web.serving import WebOptions, site_of
 from flctl.web.verdicts import Worth, verdict
 
@@ -69,10 +75,16 @@ def test_runs_are_compared(fleet: PlayedFleet, page: Page, run: str):
     assert re.search(rf"Best: ({run}|{other}), by the", text)
     charts = page.client.get("/runs/compare/curves", params={"run": [run, other]}).json()["charts"]
     assert {line["label"] for line in charts[0]["series"]} == {run, other}
-    assert page.client.get("/runs/compare").status_code == 400
+    none = page.client.get("/runs/compare", follow_redirects=True)
+    assert none.status_code == 200 and str(none.url).endswith("/runs?choose=")
+    assert "Choose runs to compare, up to 6" in none.text and f"choose-{run}" in none.text
     assert page.client.get("/runs/compare?run=no-such-run").status_code == 404
     assert "side by side" in text and "Settings that differ" in text
     assert "What it is judged by" in text and "★</span> best" in text
+    assert re.search(r">Measured on</th><td[^>]*>(\w+) data</td><td[^>]*>\1 data</td>", text)
+    assert "the mean of the F1 scores" in text
+    assert any(re.fullmatch(r"macro-F1 on \w+ data", chart["title"]) for chart in charts)
+    assert ">Measured on</th>" in page.client.get("/runs").text
 
 
 def test_files_are_taken_away(page: Page, run: str):
@@ -86,6 +98,25 @@ def test_files_are_taken_away(page: Page, run: str):
     assert f"{run}-last.safetensors" in answer.headers["content-disposition"]
     assert page.client.get(f"/runs/{run}/checkpoint/99").status_code == 400
     assert page.client.get("/runs/../../etc/checkpoint/best").status_code == 404
+
+
+def test_downloads_at_a_time_are_bounded(page: Page, run: str, monkeypatch):
+    """One more is told to come back, and all else is served meanwhile."""
+    held, fetch = threading.Event(), run_pages._fetch
+
+    def slowly(*given: Any) -> str:
+        held.wait(60)
+        return fetch(*given)
+
+    monkeypatch.setattr("flctl.web.run_pages._fetch", slowly)
+    path = f"/runs/{run}/checkpoint/last"
+    with ThreadPoolExecutor(run_pages.DOWNLOADS) as pool:
+        asked = [pool.submit(page.client.get, path) for _ in range(run_pages.DOWNLOADS)]
+        wait_for(lambda: page.client.get(path).status_code == 503, "all are taken", 30)
+        assert page.client.get("/runs").status_code == 200
+        held.set()
+        assert {each.result().status_code for each in asked} == {200}
+    assert page.client.get(path).status_code == 200
 
 
 def test_a_slow_agent_is_named_and_the_run_is_stopped_and_resumed(fleet: PlayedFleet, page: Page):
@@ -104,9 +135,12 @@ def test_a_slow_agent_is_named_and_the_run_is_stopped_and_resumed(fleet: PlayedF
     assert page.client.get(f"/runs/{name}/actions?is=running-open-True").status_code == 204
     answer = page.client.post(f"/runs/{name}/stop")
     assert answer.status_code == 200 and "can be resumed" in answer.text
-    page.until(lambda t: "Resume the run" in t, f"/runs/{name}")
+    assert "Resume the run" in page.client.get(f"/runs/{name}").text
+    assert page.client.post(f"/runs/{name}/stop").status_code == 200  # a second click
     fleet.play("pi-02", batch_s=0.02)
-    assert page.client.post(f"/runs/{name}/resume").status_code == 200
+    for _ in range(2):
+        assert page.client.post(f"/runs/{name}/resume").status_code == 200
+        assert "</span> running</strong>" in page.client.get(f"/runs/{name}/now").text
     ended(page, name)
 
 
@@ -118,7 +152,12 @@ def test_a_run_is_paused_after_its_round_and_resumed(fleet: PlayedFleet, page: P
     page.until(lambda t: "round 1 is open" in t, f"/runs/{name}/now")
     answer = page.client.post(f"/runs/{name}/pause")
     assert answer.status_code == 200 and f"Run {name} pauses after round 1" in answer.text
-    page.until(lambda t: "it pauses after this round" in t, f"/runs/{name}/now")
+    now = page.client.get(f"/runs/{name}/now").text  # as soon as the answer is there
+    assert "it pauses after this round" in now and " left, until" not in now
+    fleet_page = page.client.get("/").text
+    assert re.search(
+        r"round 1 is open; it pauses after this round.*until \S+ \S+ UTC", fleet_page, re.S
+    )
     assert "pauses after this round" in flctl("status", "--state", fleet.state).stdout
     assert "Do not pause" in page.client.get(f"/runs/{name}").text
     fleet.play("pi-02", batch_s=0.02)
@@ -201,6 +240,63 @@ def test_a_verdict_needs_the_same_figure():
     assert first == "" and "b by F1; a by loss on validation data" in said
     found["b"] = Worth(0.4, "loss on validation data", True)
     assert verdict(found)[0] == "b"
+
+
+def test_alerts_have_a_page_and_are_acknowledged_and_muted(page: Page, fleet: PlayedFleet):
+    """The open token of the fleet fires; who may only look sees no button."""
+    text = page.until(lambda t: "open token" in t, "/alerts")
+    assert re.search(r'data-head="Since">\d{4}-\S+ \S+ UTC<', text) and "close it" in text
+    assert 'see <a href="/alerts">Alerts</a>' in page.client.get("/").text
+    assert "Nowhere: neither a webhook" in text
+    number = re.search(r'name="id" value="(\d+)"', text)
+    assert number is not None
+    answer = page.client.post("/alerts/ack", data={"id": number[1]})
+    assert answer.status_code == 200 and "is acknowledged" in answer.text
+    text = page.client.get("/alerts").text
+    assert "open token, acknowledged" in text and ">Acknowledge<" not in text
+    for for_s, said in (("3600", "muted until"), ("0", "no longer muted")):
+        answer = page.client.post("/alerts/mute", data={"name": "open_token", "for_s": for_s})
+        assert answer.status_code == 200 and said in answer.text
+        assert ("No longer mute" in page.client.get("/alerts/now").text) == (for_s != "0")
+    assert page.client.post("/alerts/mute", data={"name": "x", "for_s": "1"}).status_code == 400
+    assert page.client.post("/alerts/ack", data={"id": "x"}).status_code == 400
+
+
+def picture(*happened: Any) -> RunPicture:
+    return RunPicture.of("ecg-1", happened)
+
+
+def test_what_goes_wrong_again_and_again_is_one_line():
+    """With how often, and the last round."""
+    found = picture(
+        *(UpdateRejected(at=float(n), round=n, agent="pi-02", reason="stale") for n in range(1, 4)),
+        UpdateRejected(at=4.0, round=4, agent="pi-03", reason="stale"),
+        UpdateRejected(at=5.0, round=5, agent="pi-02", reason="stale"),
+    )
+    lines = [(m.agent, m.round, m.count) for m in run_view.mishaps(found)]
+    assert lines == [("pi-02", 5, 4), ("pi-03", 4, 1)]
+    for number in range(200):
+        found.apply(
+            Published("ecg-1", UpdateRejected(at=1.0, round=1, agent="pi-02", reason=f"{number}")),
+            0.0,
+        )
+    assert len(found.mishaps) == MISHAPS
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        ({"phase": "open"}, "round 2 is open"),
+        ({"phase": "open", "pausing": True}, "round 2 is open; it pauses after this round"),
+        ({"phase": "aggregated"}, "round 2 aggregated"),
+        ({"phase": "waiting for agents"}, "round 2 has not begun"),
+        ({"phase": "waiting for agents", "pausing": True}, "round 2 has not begun; it pauses now"),
+        ({"phase": HELD, "pausing": True}, HELD),
+        ({"phase": HELD, "pausing": True, "why": "disk full"}, f"{HELD}; disk full"),
+    ],
+)
+def test_what_a_run_does_is_said_once(status: dict[str, Any], said: str):
+    assert run_view.at_work(InProgress(run="ecg-1", round=1, rounds=3, **status)) == said
 
 
 def test_security_shows_keys_tokens_and_the_audit_file(page: Page, run: str):

@@ -65,6 +65,10 @@ class Delivery:
                 )
         return self._taken
 
+    def hurry(self) -> None:
+        """Try again now."""
+        self.failing, self._pause_s, self._retry_at = "", BACKOFF_S[0], float("-inf")
+
     def close(self) -> None:
         self._background.close()  # an attempt that is about to succeed is not made twice
         self._sink.abort()
@@ -112,7 +116,7 @@ class Alarms:
         sinks = sinks_of(settings) if sinks is None else sinks
         now = clock()
         self._alerting = Alerting(settings.spans, sinks.keys(), load_book(state), now, self._wall())
-        self._observer = Observer(settings, roster, self._alerting.expected)
+        self._observer = Observer(settings, roster, self._alerting.expected, self._alerting.heard)
         self._deliveries: dict[SinkName, Delivery] = {
             name: Delivery(name, sink, background(name), self._alerting, gate)
             for name, sink in sinks.items()
@@ -180,11 +184,24 @@ class Alarms:
             found.setdefault(alert.subject, []).append(alert.kind)
         return found
 
+    def past_of(self, agent: str) -> dict[str, Any]:
+        """What is known of an agent that this life of the coordinator may not have seen."""
+        expected, heard = self._past
+        return {"expected": agent in expected, "last_heard": heard.get(agent)}
+
     def acknowledge(self, id_: int) -> dict[str, Any]:
         """Raises UsageError."""
         alert = self._alerting.acknowledge(id_)
         self._change(self._clock())
         return self._shown(alert)
+
+    def test(self) -> dict[str, Any]:
+        """Send a notice of no alert to every sink, at once. Raises UsageError."""
+        self._alerting.test(self._wall())
+        for delivery in self._deliveries.values():
+            delivery.hurry()
+        self._change(self._clock())
+        return self.shown()
 
     def mute(self, name: str, for_s: float) -> dict[str, Any]:
         """`name` is an alert's or an agent's; 0 ends it. Raises UsageError."""
@@ -198,6 +215,10 @@ class Alarms:
         return {"name": name, "for_s": for_s}
 
     # Steps ----------------------------------------------------------------------------------
+
+    @property
+    def _past(self) -> tuple[set[str], dict[str, float]]:
+        return {*self._alerting.expected}, {**self._alerting.heard}
 
     def _shown(self, alert: Firing) -> dict[str, Any]:
         return {
@@ -213,9 +234,10 @@ class Alarms:
 
     def _look(self, now: float) -> None:
         alerting = self._alerting
-        expected, dropped, told = {*alerting.expected}, alerting.dropped, alerting.last_notice
-        observed = self._observer.observe(self._enrolled(), self._run(), self._tokens(), now)
-        changes = alerting.observe(observed, now, self._wall())
+        before, dropped, told = self._past, alerting.dropped, alerting.last_notice
+        run, tokens, wall = self._run(), self._tokens(), self._wall()
+        observed = self._observer.observe(self._enrolled(), run, tokens, now, wall)
+        changes = alerting.observe(observed, now, wall)
         for change in changes:
             alert, text = change.alert, change.text
             self._gate.warning(
@@ -226,7 +248,7 @@ class Alarms:
             self._gate.error(
                 logger, SOURCE, "alerts were dropped: they could not be delivered for too long"
             )
-        if changes or alerting.last_notice > told or alerting.expected != expected:
+        if changes or alerting.last_notice > told or before != self._past:
             self._change(now)
 
     def _change(self, now: float) -> None:
@@ -270,7 +292,9 @@ def sinks_of(settings: AlertSettings) -> "dict[SinkName, Sink]":
     return found
 
 
-def about_alerts(alarms: Alarms | None, asked: q.ShowAlerts | q.AckAlert | q.MuteAlerts) -> Any:
+def about_alerts(
+    alarms: Alarms | None, asked: q.ShowAlerts | q.AckAlert | q.MuteAlerts | q.TestAlerts
+) -> Any:
     """The answer to an operator. Raises UsageError."""
     if alarms is None:
         raise UsageError("this coordinator ends with its run, and has no alerts")
@@ -281,3 +305,5 @@ def about_alerts(alarms: Alarms | None, asked: q.ShowAlerts | q.AckAlert | q.Mut
             return alarms.acknowledge(id_)
         case q.MuteAlerts(name=name, for_s=for_s):
             return alarms.mute(name, for_s)
+        case q.TestAlerts():
+            return alarms.test()

@@ -7,7 +7,7 @@ from flctl.coordinator.alerts.settings import AlertSettings
 from flctl.core.alerts import Observed
 from flctl.core.events import HELD
 from flctl.core.roster import Member, Roster
-from flctl.formats import counted, size, span
+from flctl.formats import counted, moment, size
 from flctl.transport.tokens import Token
 from flctl.wire.messages import Telemetry
 
@@ -17,12 +17,15 @@ PERSONALISING = "personalising"
 
 
 class Observer:
-    """`expected` are the agents that were here and did not say goodbye; kept up to date here."""
+    """`expected` are the agents that were here and did not say goodbye, `heard` says when those
+    of them that are away were heard last; both are kept up to date here."""
 
-    def __init__(self, settings: AlertSettings, roster: Roster, expected: set[str]) -> None:
+    def __init__(
+        self, settings: AlertSettings, roster: Roster, expected: set[str], heard: dict[str, float]
+    ) -> None:
         self._free_bytes = settings.card_free_mb * 1e6
         self._free_share = settings.card_free_percent / 100
-        self._roster, self._expected = roster, expected
+        self._roster, self._expected, self._heard = roster, expected, heard
         self._round: tuple[str, int] | None = None
         self._round_at: float | None = None
         """When the run's round changed; None if that was before this coordinator began."""
@@ -34,11 +37,14 @@ class Observer:
         run: dict[str, Any] | None,
         tokens: Sequence[Token],
         now: float,
+        wall: float,
     ) -> Iterator[Observed]:
         """`run` as the run keeper's status."""
         self._expected.intersection_update(enrolled)
+        for name in self._heard.keys() - self._expected:
+            del self._heard[name]
         for name in enrolled:
-            yield from self._agent(name, self._roster.members.get(name), now)
+            yield from self._agent(name, self._roster.members.get(name), now, wall)
         self._note_round(run, now)
         if run is not None and run["phase"] not in (PERSONALISING, HELD):
             text = f"{run['round']} of {run['rounds']} rounds, {run['phase']}"
@@ -61,14 +67,19 @@ class Observer:
         known = found is not None and self._round is not None and found[0] == self._round[0]
         self._round, self._round_at, self._seen_at = found, now if known else None, now
 
-    def _agent(self, name: str, member: Member | None, now: float) -> Iterator[Observed]:
+    def _agent(
+        self, name: str, member: Member | None, now: float, wall: float
+    ) -> Iterator[Observed]:
         if member is not None and member.connected:
             self._expected.add(name)
+            self._heard.pop(name, None)
         elif member is not None and member.state == "stopped":
             self._expected.discard(name)
+        elif member is not None and member.heard_at > 0 and name in self._expected:
+            self._heard.setdefault(name, round(max(0.0, wall - now + member.heard_at), 1))
         if name in self._roster.cordoned:
             return  # someone works on it: all of its alerts are over
-        yield self._lost(name, member, now)
+        yield self._lost(name, member)
         if member is None:
             here, telemetry = None, None
         else:
@@ -81,7 +92,7 @@ class Observer:
             return
         yield from self._machine(name, telemetry)
 
-    def _lost(self, name: str, member: Member | None, now: float) -> Observed:
+    def _lost(self, name: str, member: Member | None) -> Observed:
         heard_at = member.heard_at if member is not None else -1.0
         away = name in self._expected and (
             member is None or (not member.connected and member.state == "lost")
@@ -91,10 +102,12 @@ class Observer:
             return Observed(
                 "agent_lost", name, False, "it was stopped" if stopped else "it is back"
             )
-        if member is None or heard_at <= 0:
-            return Observed("agent_lost", name, True, "not heard since the coordinator's start")
-        text = f"last heard {span(now - heard_at)} ago"
-        return Observed("agent_lost", name, True, text, heard_at)
+        text = (
+            f"last heard at {moment(at)}"
+            if (at := self._heard.get(name))
+            else "not heard since the coordinator's start"
+        )
+        return Observed("agent_lost", name, True, text, heard_at if heard_at > 0 else None)
 
     def _machine(self, name: str, told: Telemetry | None) -> Iterator[Observed]:
         words = told.throttled if told is not None else None

@@ -1,6 +1,7 @@
 """`coordinator.toml`: the settings of a coordinator, which has only `[alerts]` so far."""
 
 import difflib
+import logging
 import shutil
 import tomllib
 from pathlib import Path
@@ -17,6 +18,8 @@ from flctl.values import seconds
 
 if TYPE_CHECKING:
     import ssl
+
+logger = logging.getLogger(__name__)
 
 FILE = "coordinator.toml"
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -120,7 +123,15 @@ def settings_of(state: Path, given: Path | None) -> CoordinatorSettings:
     """From the file that was given, else from the one in the state folder, if it is there. Raises
     SettingsError."""
     path = given or state / FILE
-    return read_settings(path) if given or path.exists() else CoordinatorSettings()
+    if not given and not path.exists():
+        logger.info("there is no %s: alerts are listed, and sent nowhere", path)
+        return CoordinatorSettings()
+    found = read_settings(path)
+    webhook, command = found.alerts.webhook, found.alerts.command
+    sinks = [f"to the webhook at {webhook.target.hostname}"] if webhook else []
+    sinks += [f"to the command {command.run[0]}"] if command else []
+    logger.info("read %s: alerts are sent %s", path, " and ".join(sinks) or "nowhere")
+    return found
 
 
 def read_settings(path: Path) -> CoordinatorSettings:

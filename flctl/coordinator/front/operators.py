@@ -133,7 +133,7 @@ class Control:
                 return self._open_token_folder(ttl_s)
             case q.RotateServer():
                 return self._rotate_server(question)
-            case q.ShowAlerts() | q.AckAlert() | q.MuteAlerts():
+            case q.ShowAlerts() | q.AckAlert() | q.MuteAlerts() | q.TestAlerts():
                 return about_alerts(coordinator.alarms, question)
             case q.Cordon(name=name) | q.Uncordon(name=name):
                 return self._cordon(name, held=isinstance(question, q.Cordon))
@@ -186,6 +186,7 @@ class Control:
                     roster.labels,
                     alerts.get(name, ()),
                 )
+                | (alarms.past_of(name) if alarms is not None else {})
                 for name in sorted(names)
             ],
             "waiting": [views.shown_waiting(waiting) for waiting in coordinator.keyring.waiting()],
@@ -279,7 +280,7 @@ class Control:
         """Answered once the run has ended, so that another one may begin at once."""
         training = self._coordinator.training
         folder = self._all.find(order.run)
-        if self._coordinator.runs.forget_paused(folder.name):
+        if self._coordinator.runs.stopped(folder):
             return {"run": folder.name}
         if training is None or training.run != folder.name:
             raise UsageError(f"run {folder.name} is not in progress")

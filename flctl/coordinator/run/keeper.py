@@ -99,9 +99,10 @@ class RunKeeper:
 
     def resume(self, folder: RunFolder, changes: Mapping[str, Any] | None = None) -> None:
         """Resume a run that stopped, paused, or lost its coordinator, with these changes to its
-        settings; without changes, also one that is about to pause. Raises FlctlError."""
+        settings; without changes, also one that is about to pause, or that goes on already. Raises
+        FlctlError."""
         run = self.training
-        if isinstance(run, Run) and run.run == folder.name and run.history.held and not changes:
+        if isinstance(run, Run) and run.run == folder.name and run.open and not changes:
             run.hold(False)
             return
         self._expect_no_run()
@@ -157,10 +158,11 @@ class RunKeeper:
             self._awaiting = None  # an operator has to look at it
             logger.error("run=%s cannot go on: %s", waiting.folder.name, error)
 
-    def forget_paused(self, run: str) -> bool:
-        """Stop the run that waits, if it is this one. Raises StateError."""
-        if (waiting := self._waiting_as(run)) is None:
-            return False
+    def stopped(self, folder: RunFolder) -> bool:
+        """Whether the run is stopped: now, if it is the one that waits. Raises StateError."""
+        if (waiting := self._waiting_as(folder.name)) is None:
+            driven = self.training is not None and self.training.run == folder.name
+            return not driven and folder.history(lean=True).state == "stopped"
         waiting.note(self._host, RunStopped(at=self._now(), reason="stopped by an operator"))
         self._awaiting = None
         return True

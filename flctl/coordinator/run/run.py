@@ -65,6 +65,11 @@ class Run:
         return self._context.run
 
     @property
+    def open(self) -> bool:
+        """Its end has not begun."""
+        return not self._ending and self._ends_with is None
+
+    @property
     def folder(self) -> RunFolder:
         return self._context.folder
 

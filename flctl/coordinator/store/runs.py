@@ -90,8 +90,11 @@ class LocalRuns:
 
     def pause(self, run: str) -> NoReturn:
         raise UsageError(
-            f"run {self.find(run).name} has no coordinator that could pause it: only a fleet's can"
+            f"run {self.find(run).name} has no coordinator that could pause or resume it: only a "
+            "fleet's has"
         )
+
+    resume = pause
 
     def __enter__(self) -> "LocalRuns":
         return self

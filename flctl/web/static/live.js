@@ -1,7 +1,7 @@
 // The page's one stream of events: says what has changed, and whether all is still connected.
 "use strict";
 
-const QUIET_MS = 7000;
+const QUIET_MS = 5000;
 const link = document.getElementById("link");
 let heard = Date.now();
 let away = "";
