@@ -4,7 +4,8 @@ of task `ecg` are chosen.
     .venv/bin/python benchmarks/ecg_left_out.py
     .venv/bin/python benchmarks/ecg_left_out.py --seed 2 --set lr=0.02 lr_decay=1
 
-The patients of the set that ships are left out in three groups of six. Of each group the others
+The patients of the set that ships are left out in three groups of six, in six of three or each
+alone: the more groups, the more patients the others are. Of each group the others
 learn federated, one an agent (`--virtual`); 116 and 205 are in the set for testing alone. The best
 round's model judges the group, as it is and corrected by the validation part of those that learnt.
 
@@ -53,6 +54,15 @@ BEATS = {
 """N, S, V, F and Q of the full records, by the table of beat types in the directory of the MIT-BIH
 Arrhythmia Database (https://physionet.org/content/mitdb/1.0.0/)."""
 Confusion = NDArray[np.float64]
+
+
+def groups(number: int) -> Sequence[Sequence[int]]:
+    """With more than three, one patient of each of GROUPS after another."""
+    if number == len(GROUPS):
+        return GROUPS
+    patients = [patient for each in zip(*GROUPS, strict=True) for patient in each]
+    size = len(patients) // number
+    return [patients[first : first + size] for first in range(0, len(patients), size)]
 
 
 def of_patients(examples: Examples, patients: Sequence[int]) -> Examples:
@@ -123,13 +133,14 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--groups", type=int, choices=(3, 6, 18), default=3)
     parser.add_argument("--set", nargs="*", default=(), metavar="KEY=VALUE", help="of the run")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     device.set_up("cpu", threads=1)
     more = {key: json.loads(value) for key, value in (pair.split("=") for pair in options.set)}
     found: dict[str, dict[int, Confusion]] = {}
-    for group in GROUPS:
+    for group in groups(options.groups):
         for name, patients in judge(group, {"seed": options.seed, **more}, _shown).items():
             found.setdefault(name, {}).update(patients)
     print(file=sys.stderr)
