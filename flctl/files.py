@@ -35,10 +35,9 @@ def failure(error: OSError, path: Path, doing: str, option: str = "--state") -> 
         case errno.ENOSPC | errno.EDQUOT:
             return StateError(f"{path}: cannot {doing}: the disk is full; make room and try again")
         case errno.EROFS | errno.EACCES | errno.EPERM:
-            return StateError(
-                f"{path}: cannot {doing}: this user may not write there; name another folder "
-                f"with {option}"
-            )
+            read_only = error.errno == errno.EROFS
+            why = "the file system is read-only" if read_only else "this user may not write there"
+            return StateError(f"{path}: cannot {doing}: {why}; name another folder with {option}")
         case _:
             return StateError(f"{path}: cannot {doing}: {error.strerror or error}")
 
