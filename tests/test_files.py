@@ -121,7 +121,7 @@ def test_a_file_is_on_the_disk_before_it_takes_its_place(tmp_path, monkeypatch):
     [
         (errno.ENOSPC, "the disk is full; make room and try again"),
         (errno.EDQUOT, "the disk is full; make room and try again"),
-        (errno.EROFS, "this user may not write there; name another folder with --state"),
+        (errno.EROFS, "the file system is read-only; name another folder with --state"),
         (errno.EACCES, "this user may not write there; name another folder with --state"),
         (errno.EPERM, "this user may not write there; name another folder with --state"),
         (errno.EIO, "Input/output error"),

@@ -110,10 +110,10 @@ def run_coordinator(
     when it last stopped continues. Raises FlctlError.
     """
     make_folder(state)
-    chosen = settings_of(state, settings)
     with contextlib.ExitStack() as stack:
         lock = Lock(state / LOCK, f"{state}: a coordinator already uses this folder")
         stack.callback(lock.release)
+        chosen = settings_of(state, settings)
         keyring = Keyring(state / "keys", time.time)
         coordinator, endpoint = make_coordinator(
             state, keyring, bind, state, heartbeat_s, test_data
