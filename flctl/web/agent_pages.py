@@ -76,7 +76,7 @@ class AgentPages:
         is_open = run is not None and now is not None and now.run == run.name
         rounds = [] if run is None else run_view.rounds_of(run, name, is_open)
         return {
-            "agent": agent, "row": row, "columns": fleet_view.COLUMNS, "run": run, "rounds": rounds,
+            "agent": agent, "row": row, "columns": fleet_view.ALL, "run": run, "rounds": rounds,
             "key": "cordoned" if agent.cordoned else "free",
         }  # fmt: skip
 

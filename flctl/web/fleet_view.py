@@ -15,10 +15,11 @@ from flctl.web.feed import FleetSeen
 COLUMNS = {
     "state": "State", "since": "Since", "heat": "Temperature",
     "trouble": "What is wrong, and what to do", "memory": "Memory", "disk": "Card", "link": "Link",
-    "round": "Round", "written": "Written", "sent": "Sent", "version": "Version",
-    "device": "Device",
+    "round": "Round", "version": "Version",
 }  # fmt: skip
-"""Of the table, after the agent's name."""
+"""Of the table, after the agent's name and device."""
+ALL = COLUMNS | {"device": "Device", "written": "Written", "sent": "Sent"}
+"""On the agent's own page."""
 
 
 class AgentRow(Struct, frozen=True):
@@ -47,7 +48,11 @@ def changed(before: Mapping[str, AgentRow], now: list[AgentRow]) -> dict[str, di
         old = before.get(row.name)
         if old is None or old == row:
             continue
-        cells = {key: str(html) for key, html in row.cells.items() if old.cells[key] != html}
+        cells = {
+            key: str(row.cells[key])
+            for key in (*COLUMNS, "device")
+            if old.cells[key] != row.cells[key]
+        }
         found[row.name] = cells | {
             "data-state": row.state, "data-search": row.search, "data-labels": "|".join(row.labels),
             "data-heat": f"{row.heat:.1f}", "data-bad": str(row.bad),

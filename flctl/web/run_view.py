@@ -112,8 +112,12 @@ def _quorum(picture: RunPicture) -> tuple[str, str]:
 def left(picture: RunPicture, fleet: FleetSeen | None, now: float) -> float | None:
     """Seconds until its last round, if it goes on as it does; `now` is by the feed's clock."""
     run = fleet.status.coordinator.run if fleet is not None else None
-    goes_on = run is not None and not (run.pausing or run.phase.startswith(("waiting", "paused")))
-    return picture.story.time_left(now) if goes_on else None
+    if run is None or run.run != picture.name or run.pausing:
+        return None
+    if run.phase.startswith(("waiting", "paused")):
+        return None
+    picture.story.rounds = run.rounds  # the event that says so is not in the journal
+    return picture.story.time_left(now)
 
 
 class MeasuredAgents(Struct, frozen=True):

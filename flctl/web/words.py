@@ -50,7 +50,7 @@ ALERT_ADVICE = {
     "card_full": "make room on its card",
     "no_round": "see what the run waits for",
     "conflict": "two machines use its key: stop one, or give it a key of its own",
-    "open_token": "close it with the command under Open tokens once all agents have joined",
+    "open_token": "close it with the command on the page Security once all agents have joined",
 }
 
 

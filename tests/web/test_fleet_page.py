@@ -191,11 +191,10 @@ def test_an_agent_that_was_lost_before_a_restart_is_not_a_stranger(fleet: Played
     """Since when it was not heard stays known; one that has never come asks for its key."""
     enrol(fleet, fleet.folder / "never.key", "never", "agent")
     fleet.start_played("pi-09", process="gone")
-    page.until(lambda t: 'data-state="ready"' in row_of(t, "pi-09"))
-    fleet.kill("gone")
-    page.until(lambda t: 'data-state="lost"' in row_of(t, "pi-09"))
     book = fleet.state / "alerts.json"
-    wait_for(lambda: "pi-09" in json.loads(book.read_text())["heard"], "the book has it", 30)
+    wait_for(lambda: "pi-09" in json.loads(book.read_text())["expected"], "the book has it", 90)
+    fleet.kill("gone")
+    wait_for(lambda: "pi-09" in json.loads(book.read_text())["heard"], "its loss is there", 90)
     fleet.kill("coordinator")
     fleet.start_coordinator()
     row = row_of(page.until(lambda t: "not heard since" in row_of(t, "pi-09")), "pi-09")
