@@ -102,9 +102,10 @@ def test_files_are_taken_away(page: Page, run: str):
 
 def test_downloads_at_a_time_are_bounded(page: Page, run: str, monkeypatch):
     """One more is told to come back, and all else is served meanwhile."""
-    held, fetch = threading.Event(), run_pages._fetch
+    held, fetch, begun = threading.Event(), run_pages._fetch, list[Any]()
 
     def slowly(*given: Any) -> str:
+        begun.append(given)
         held.wait(60)
         return fetch(*given)
 
@@ -112,7 +113,8 @@ def test_downloads_at_a_time_are_bounded(page: Page, run: str, monkeypatch):
     path = f"/runs/{run}/checkpoint/last"
     with ThreadPoolExecutor(run_pages.DOWNLOADS) as pool:
         asked = [pool.submit(page.client.get, path) for _ in range(run_pages.DOWNLOADS)]
-        wait_for(lambda: page.client.get(path).status_code == 503, "all are taken", 30)
+        wait_for(lambda: len(begun) == run_pages.DOWNLOADS, "all are taken", 30)
+        assert page.client.get(path).status_code == 503
         assert page.client.get("/runs").status_code == 200
         held.set()
         assert {each.result().status_code for each in asked} == {200}
