@@ -73,37 +73,42 @@ def read_table(file: Path, args: SeriesArgs) -> SensorTable:
     """Raises DataError, OtherData for a table without a column of time."""
     try:
         opened = _of_parquet(file) if file.suffix.lower() == ".parquet" else _of_csv(file)
-        names, rows = opened
-        return _read(file, args, names, rows)
+        return _read(file, args, *opened)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         why = error.strerror if isinstance(error, OSError) else one_line(error)
         raise DataError(f"{file}: cannot be read: {why}") from error
 
 
-def _read(file: Path, args: SeriesArgs, names: Sequence[str], rows: Rows) -> SensorTable:
-    first = list(islice(rows, LOOKED_AT))
-    known = {name: at for at, name in enumerate(names)}
-    time = args.time if args.time in known else None
+def _columns(
+    file: Path, args: SeriesArgs, names: Sequence[str], rows: Sequence[Sequence[Any]]
+) -> tuple[str, tuple[str, ...]]:
+    """The column of time, and the inputs, by the first `rows`. Raises DataError."""
+    time = args.time if args.time in names else None
     if args.time == "time" and time is None:
         time = next((name for name in names if name.casefold() in TIMES), None)
+    few = f"{', '.join(names[:8]):.200}"
     if time is None:
-        text = f"no column '{args.time}' with the time of each row (it has {_few(names)})"
+        text = f"no column '{args.time}' with the time of each row (it has {few})"
         raise (OtherData if args.time == "time" else DataError)(f"{file}: {text}")
-    device, target = known.get(args.device), known.get(args.target)
-    others = [name for name, at in known.items() if name != time and at not in (device, target)]
+    others = [each for each in enumerate(names) if each[1] not in (time, args.device, args.target)]
+    chosen = args.columns or tuple(n for at, n in others if _is_number([row[at] for row in rows]))
+    if missing := [name for name in chosen if name not in names]:
+        raise DataError(f"{file}: no column '{missing[0]}'; it has {few}")
+    if not chosen:
+        raise OtherData(f"{file}: no column of numbers beside the time")
+    return time, chosen
+
+
+def _read(file: Path, args: SeriesArgs, names: Sequence[str], rows: Rows) -> SensorTable:
+    first = list(islice(rows, LOOKED_AT))
     bad = BadRows({n: _odd(row, names) for n, row in first if len(row) != len(names)})
     whole = [row for _, row in first if len(row) == len(names)]
     if not whole:
         bad.left_out(file, len(first))
-    chosen = args.columns or tuple(
-        name for name in others if _is_number([row[known[name]] for row in whole])
-    )
-    if missing := [name for name in chosen if name not in known]:
-        raise DataError(f"{file}: no column '{missing[0]}'; it has {_few(names)}")
-    if not chosen:
-        raise OtherData(f"{file}: no column of numbers beside the time")
-    when = next((row[known[time]] for row in whole if not _is_missing(row[known[time]])), "")
-    plain = isinstance(when, int | float) or _is_number([when])
+    known = {name: at for at, name in enumerate(names)}
+    time, chosen = _columns(file, args, names, whole)
+    device, target = known.get(args.device), known.get(args.target)
+    plain = _is_number([row[known[time]] for row in whole], share=0.5)
     as_number: list[tuple[int, str, Callable[[Any], float], str]]
     as_number = [(known[time], time, float if plain else _date, "no time")]
     as_number += [(known[name], name, float, "no number") for name in chosen]
@@ -133,7 +138,7 @@ def _read(file: Path, args: SeriesArgs, names: Sequence[str], rows: Rows) -> Sen
     usual = seconds[np.isfinite(seconds)]
     return SensorTable(
         file=file,
-        columns=tuple(chosen),
+        columns=chosen,
         time=seconds / 1000 if plain and len(usual) and usual.min() > MILLISECONDS else seconds,
         inputs=found[:, 1 : 1 + len(chosen)],
         target=None if target is None else texts[target],
@@ -202,14 +207,10 @@ def _odd(row: Sequence[Any], names: Sequence[str]) -> str:
     return f"has {len(row)} values, the first line names {len(names)}"
 
 
-def _few(names: Sequence[str]) -> str:
-    return f"{', '.join(names[:8]):.200}"
-
-
-def _is_number(values: Sequence[Any]) -> bool:
-    """Whether nearly all that are known are."""
+def _is_number(values: Sequence[Any], share: float = NUMBERS) -> bool:
+    """Whether more than a share of those that are known are."""
     known = [value for value in values if not _is_missing(value)]
-    return sum(map(_reads, known)) > NUMBERS * len(known)
+    return sum(map(_reads, known)) > share * len(known)
 
 
 def _reads(value: Any) -> bool:

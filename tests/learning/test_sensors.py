@@ -200,18 +200,18 @@ def broken(path, *rows, of=200):
 
 def test_a_row_that_cannot_be_read_is_left_out_named_and_counted(tmp_path, caplog):
     """By file and line, for people and in the log, once; its column stays one of numbers."""
-    rows = (5, "30,x,1,normal"), (9, "70,1"), (40, "late,1,2,normal"), (90, "\0\0\0")
+    rows = (2, "soon,1,1,normal"), (9, "70,1"), (40, "390,x,2,normal"), (90, "\0\0\0")
     path = broken(tmp_path / "pi.csv", *rows)
     task = settled(path, window=2, stride=1)
     assert task.args.columns == ("a", "b")
     (origin,) = task.origins(path)
     named = (
-        "line 5 has 'x' in column 'a', which is no number; line 9 has 2 values, the first line "
-        "names 4; line 40 has 'late' in column 'time', which is no time and 1 more"
+        "line 2 has 'soon' in column 'time', which is no time; line 9 has 2 values, the first line "
+        "names 4; line 40 has 'x' in column 'a', which is no number and 1 more"
     )
     assert origin.left_out[f"rows of pi.csv that cannot be read: {named}"] == 4
     assert caplog.messages == [f"{path}: rows left out: 4: {named}"]
-    assert origin.left_out["gaps, which no window spans"] == 4
+    assert origin.left_out["gaps, which no window spans"] == 3
     assert len(task.train_data(path)) + len(task.held_out(path)) > 100
 
 
@@ -235,12 +235,12 @@ def test_a_number_to_learn_that_is_none_is_left_out_too(tmp_path):
 
 def test_a_prediction_names_the_line_that_its_window_ends_in(tmp_path):
     """Also where rows were left out, sorted or interpolated."""
-    path = broken(tmp_path / "pi.csv", (5, "x"), (20, "180,,,"), of=40)
+    path = broken(tmp_path / "pi.csv", (2, "0,,"), (5, "x"), (20, "180,,,"), of=40)
     task = settled(path, window=4, stride=1, fill=1)
     lines, times = task.cases(path).line.tolist(), task.cases(path).at_s.tolist()
     ends = {time: line for line, time in zip(lines, times, strict=True)}
-    assert ends[90] == 11 and ends[390] == 41
-    assert ends[180] == ends[170] == 19, "an interpolated sample has the line before it"
+    assert ends[80] == 11 and ends[380] == 41
+    assert ends[170] == ends[160] == 19, "an interpolated sample has the line before it"
 
 
 def test_windows_take_the_memory_of_their_samples(tmp_path):
