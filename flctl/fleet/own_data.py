@@ -23,11 +23,14 @@ def run_of(checkpoint: Path) -> RunFolder | None:
     return next((folder for folder in found if folder.journal_path.is_file()), None)
 
 
-def own_of_run(task: Task, checkpoint: Path) -> OwnData:
-    """Of the run in whose folder the checkpoint is, if its data are here. Raises DataError."""
+def own_of_run(task: Task, checkpoint: Path, data: Path | None) -> OwnData:
+    """Of the run in whose folder the checkpoint is, if its data are here, and are `data` where
+    those are named. Raises DataError."""
     run = run_of(checkpoint)
     settings = None if run is None else run.settings()
     if run is None or settings is None:
+        return {}, DIVIDE
+    if data is not None and not (settings.data and data.resolve() == Path(settings.data)):
         return {}, DIVIDE
     if not (settings.local or settings.virtual):
         return {}, f"figures of each agent on its own: flctl runs show {run.name}"

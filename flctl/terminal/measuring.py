@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from flctl.files import expect_path
-from flctl.fleet.own_data import DIVIDE, OwnData, own_of, own_of_run
+from flctl.fleet.own_data import own_of, own_of_run
 from flctl.learning.correction import corrected
 from flctl.learning.evaluation import measured as measure
 from flctl.learning.examples import Examples
@@ -57,11 +57,11 @@ def measured(checkpoint: Path, wanted: ToMeasure) -> Measured:
     chosen, learnt = task_of(checkpoint, wanted.task, wanted.read_as)
     with reading(data):
         parts = chosen_parts(learnt, data, wanted.split)
-        own: OwnData = {}, DIVIDE
-        if wanted.agents is not None:
-            own = own_of(learnt, chosen, data, wanted.agents)
-        elif data is None:
-            own = own_of_run(learnt, checkpoint)
+        own = (
+            own_of_run(learnt, checkpoint, data)
+            if wanted.agents is None
+            else own_of(learnt, chosen, data, wanted.agents)
+        )
     model, on = load_model(learnt, checkpoint, wanted.device, wanted.private)
 
     def of(by: "nn.Module", examples: Examples) -> Metrics:

@@ -54,7 +54,9 @@ Work: TypeAlias = tuple[AnyJob, int | None]
 
 def main(arguments: list[str]) -> NoReturn:
     descriptor, level = map(int, arguments)
-    logging.basicConfig(level=level, format=LOG_FORMAT, stream=sys.stderr)
+    plain = level >= logging.WARNING  # of a command with other output, and no log
+    form = "flctl: %(message)s" if plain else LOG_FORMAT
+    logging.basicConfig(level=level, format=form, stream=sys.stderr)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _prefer_for_the_oom_killer()
     os.set_inheritable(descriptor, False)

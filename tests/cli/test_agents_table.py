@@ -120,6 +120,12 @@ def test_a_run_and_a_checkpoint_tell_the_same_of_each_agent(flctl, beats, tmp_pa
     other.write_bytes((run / "last.safetensors").read_bytes())
     assert "by_agent" not in json.loads(flctl("evaluate", other, "--json").out)
     assert flctl("evaluate", other).out.splitlines()[-1].startswith("add --agents N")
+    same = flctl("evaluate", run / "last.safetensors", "--data", path).out
+    assert f"  2: {', '.join(records['pi-01'])}\n" in same, "the run's own data, named"
+    copy = path.with_name("copy.npz")
+    copy.write_bytes(path.read_bytes())
+    lines = flctl("evaluate", run / "last.safetensors", "--data", copy).out.splitlines()
+    assert lines[-1].startswith("add --agents N")
     assert flctl("evaluate", other, "--data", path).out.splitlines()[-1].startswith("add --agents")
     dealt = json.loads(flctl("evaluate", other, "--data", path, "--agents", 4, "--json").out)
     assert dealt["by_agent"]["agents"].keys() == {"pi-01", "pi-02", "pi-03", "pi-04"}
