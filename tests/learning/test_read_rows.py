@@ -1,0 +1,55 @@
+"""`flctl.read_rows`, with which the examples read their CSV files."""
+
+import importlib
+import sys
+from pathlib import Path
+
+import pytest
+
+import flctl
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def table(path, *rows):
+    path.write_text("\n".join(["name,a,b", *rows, *[f"n{i},{i},1" for i in range(40)]]) + "\n")
+    return path
+
+
+def test_a_row_that_cannot_be_read_is_left_out_and_named(tmp_path, caplog):
+    """Too short, too long, or text for a number; the others keep their texts."""
+    path = table(tmp_path / "t.csv", "x,1,oops", "y,1", 'z,"2",3,4', 'w,"2",0.5')
+    rows = flctl.read_rows(path, numbers=("a", "b", "absent"))
+    assert rows[0] == {"name": "w", "a": 2.0, "b": 0.5} and len(rows) == 41
+    (said,) = caplog.messages
+    assert said.startswith(f"{path}: rows left out: 3: line 2 could not convert string to float: ")
+    assert "line 3 has more or fewer values than the first line; line 4 has more" in said
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (["x,1,oops"] * 5, r"5 of 45 rows cannot be read: line 2 .* line 4 .* and 2 more; correct"),
+        (None, "cannot be read: No such file"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_one_line(tmp_path, rows, said):
+    path = tmp_path / "t.csv" if rows is None else table(tmp_path / "t.csv", *rows)
+    with pytest.raises(flctl.DataError, match=said) as caught:
+        flctl.read_rows(path, numbers=("b",))
+    assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["regression/flctl_energy", "anomaly/flctl_pump"])
+def test_an_example_trains_without_its_broken_rows(tmp_path, monkeypatch, name):
+    folder, package = name.split("/")
+    monkeypatch.syspath_prepend(str(EXAMPLES / folder))
+    module = importlib.import_module(f"{package}.task")
+    task = {"flctl_energy": "Energy", "flctl_pump": "Pump"}[package]
+    lines = (EXAMPLES / name / "readings.csv").read_text().splitlines()
+    whole = len(getattr(module, task)().train_data(None))
+    lines[1] = "broken"
+    (tmp_path / "readings.csv").write_text("\n".join(lines) + "\n")
+    assert len(getattr(module, task)().train_data(tmp_path / "readings.csv")) == whole - 1
+    for each in [each for each in sys.modules if each.startswith(package)]:
+        del sys.modules[each]
