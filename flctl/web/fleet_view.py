@@ -103,7 +103,8 @@ def row(agent: AgentStatus, fleet: FleetSeen) -> AgentRow:
         "-" if agent.disk_free_bytes is None or not live else f"{size(agent.disk_free_bytes)} free"
     )
     labels = tuple(f"{key}={value}" for key, value in sorted(agent.labels.items()))
-    kind = " ".join(filter(None, (agent.kind, agent.arch))) or "-"
+    named = agent.kind and agent.arch and agent.arch in agent.kind
+    kind = " ".join(filter(None, (agent.kind, None if named else agent.arch))) or "-"
     cells = {
         "state": _state(agent),
         "since": _since(fleet, agent.name),

@@ -84,7 +84,9 @@ def wait_of(picture: RunPicture, fleet: FleetSeen | None) -> Wait | None:
     if run.phase in THEN:
         return Wait(run.waiting_for, run.why, until, "", THEN[run.phase])
     if not run.phase.startswith(("waiting for", "paused")):
-        return Wait(run.waiting_for, run.why, until, *_quorum(picture))
+        agents = picture.story.agents  # their events may be newer than the status
+        who = (n for n in run.waiting_for if n not in agents or agents[n].state != "done")
+        return Wait(tuple(who), run.why, until, *_quorum(picture))
     awaited, begins = picture.awaited, ""
     if awaited is not None and awaited.needed is not None and awaited.missing == run.why:
         begins = (
