@@ -51,9 +51,9 @@ def at_work(run: InProgress) -> str:
     if run.phase.startswith(("paused", "personalising")):
         return f"{run.phase}; {run.why}" if run.phase == HELD and run.why else run.phase
     begun = not run.phase.startswith("waiting")
-    is_ = {"open": "is open", "waiting for agents": "has not begun"}.get(run.phase, run.phase)
+    is_ = {"waiting for agents": "has not begun", "failed": "has failed"}.get(run.phase)
     pauses = f"; it pauses {'after this round' if begun else 'now'}" if run.pausing else ""
-    return f"round {min(run.round + 1, run.rounds)} {is_}{pauses}"
+    return f"round {min(run.round + 1, run.rounds)} {is_ or f'is {run.phase}'}{pauses}"
 
 
 def standing(shown: Shown, fleet: FleetSeen | None) -> str:

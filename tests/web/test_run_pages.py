@@ -290,7 +290,7 @@ def test_what_goes_wrong_again_and_again_is_one_line():
     [
         ({"phase": "open"}, "round 2 is open"),
         ({"phase": "open", "pausing": True}, "round 2 is open; it pauses after this round"),
-        ({"phase": "aggregated"}, "round 2 aggregated"),
+        ({"phase": "aggregated"}, "round 2 is aggregated"),
         ({"phase": "waiting for agents"}, "round 2 has not begun"),
         ({"phase": "waiting for agents", "pausing": True}, "round 2 has not begun; it pauses now"),
         ({"phase": HELD, "pausing": True}, HELD),
