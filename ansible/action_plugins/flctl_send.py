@@ -1,9 +1,9 @@
 """Runs on the controller: sends files over Ansible's own connection, as the user who connects.
 
-One stream of all files that the host does not have, in parts: what arrived before a connection
-broke is not sent again. The module of the same name, as root, says what is missing, and puts the
-files in their place. Whatever reaches the host for Ansible (jump hosts, keys, known hosts, a
-password for sudo) does for the files too; rsync knew none of them.
+All files that the host lacks are one stream, sent in parts: parts that arrived before a connection
+broke are not sent again. The module of the same name, as root, lists the missing files and puts
+the arrived files in place. Whatever Ansible uses to reach the host (jump hosts, keys, known hosts,
+a password for sudo) applies to the files too; rsync would use none of it.
 """
 
 import hashlib
@@ -17,9 +17,9 @@ from ansible.plugins.action import ActionBase
 MIB = 1 << 20
 PART_BYTES = 16 * MIB
 MOST_PARTS = 1024
-"""Their digests travel in one answer."""
+"""The digests of all parts are sent in one answer."""
 STAGING = ".cache/flctl"
-"""In the home of the user who connects, where no other user can put anything in the way."""
+"""In the home of the user who connects, where no other user can place files or links."""
 
 
 class ActionModule(ActionBase):
@@ -49,8 +49,8 @@ class ActionModule(ActionBase):
         for name, announced in wish["files"].items():
             if files[name] != {key: announced.get(key) for key in ("size", "sha256")}:
                 raise AnsibleActionFail(
-                    f"{self.host}: {name} of {source} is not what its manifest says, so nothing "
-                    f"was sent: flctl data verify {source}  names all that is damaged"
+                    f"{self.host}: {name} of {source} differs from its manifest, so nothing "
+                    f"was sent: flctl data verify {source}  lists all damaged files"
                 )
         rate = wish["limit_mbit"] * 125_000  # bytes a second
         part_bytes = part_of(sum(file["size"] for file in files.values()), rate)
@@ -81,24 +81,24 @@ class ActionModule(ActionBase):
             return {"size": file.tell(), "sha256": digest}
 
     def as_root(self, task_vars, **args):
-        """What the module says, by whose name this was called, run as every other task."""
+        """The result of the module of the same name, run like every other task."""
         return self._execute_module(module_args=args, task_vars=task_vars)
 
     def as_user(self, command, data=None):
-        """What a shell command of the connecting user prints."""
+        """The output of a shell command of the connecting user."""
         done = self._low_level_execute_command(command, sudoable=False, in_data=data)
         if done["rc"]:
             said = " ".join((done["stderr"] or done["stdout"]).split()) or f"exit {done['rc']}"
-            raise AnsibleActionFail(f"{self.host}: the copy was cut off: {said}")
+            raise AnsibleActionFail(f"{self.host}: the copy was interrupted: {said}")
         return done["stdout"].strip()
 
     def send(self, paths, staged, arrived, part_bytes, rate):
-        """How many bytes were sent. `arrived`: of each whole part that is there, the sha256 of
-        all until its end."""
+        """The number of bytes sent. `arrived`: for each complete part on the host, the sha256 of
+        everything up to its end."""
         if not self._connection.has_pipelining:
             raise AnsibleActionFail(
                 f"{self.host}: files are sent over ssh; the connection plugin "
-                f"{self._connection.transport} cannot pass them"
+                f"{self._connection.transport} cannot send them"
             )
         place = shlex.quote(staged)
         self.as_user(f"umask 077 && mkdir -p {shlex.quote(str(Path(staged).parent))}")
@@ -110,7 +110,7 @@ class ActionModule(ActionBase):
             if same:
                 continue
             seek = index * part_bytes // MIB
-            # The same bytes in the same place, however often Ansible tries.
+            # Writes the same bytes to the same place, however often Ansible retries.
             self.as_user(
                 f"umask 077 && dd of={place} bs={MIB} seek={seek} conv=notrunc 2>&1", data=part
             )
@@ -121,20 +121,20 @@ class ActionModule(ActionBase):
 
 
 def part_of(size, rate):
-    """Bytes in a part: two seconds' worth where there is a limit, and not too many of them."""
+    """Bytes in a part: two seconds' worth at the rate limit, and at most MOST_PARTS parts."""
     wanted = min(PART_BYTES, 2 * rate) if rate else PART_BYTES
     return max(1, round(wanted / MIB), -(-size // MOST_PARTS // MIB)) * MIB
 
 
 def below(source, announced):
-    """By name, the files that are announced; without any all of them."""
+    """The announced files by name; all files if none are announced."""
     if announced:
         return {name: source / name for name in announced}
     return {str(path.relative_to(source)): path for path in source.rglob("*") if path.is_file()}
 
 
 def parts(paths, size):
-    """All files, one after the other, in pieces of `size` bytes; the last one may be shorter."""
+    """All files, one after another, in pieces of `size` bytes; the last piece may be shorter."""
     part = bytearray()
     for path in paths:
         with path.open("rb") as file:

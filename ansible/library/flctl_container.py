@@ -1,4 +1,4 @@
-"""Runs on the host: a container of flctl, as it should be, or as it is."""
+"""Runs on the host: starts, removes or inspects a container of flctl."""
 
 import json
 
@@ -8,36 +8,36 @@ from ansible.module_utils.flctl_identity import of_inspected
 
 DOCUMENTATION = """
 module: flctl_container
-short_description: Run a container of flctl, which may do little
+short_description: Run a container of flctl with few rights
 description:
-  - Compares the container with what is wanted, and replaces it where they differ. The new one is
-    created before the old one is stopped, so that what Docker refuses changes nothing.
-  - Always read-only, without capabilities, started at every boot, its log bounded. What is in it
-    knows from FLCTL_IMAGE which image that is.
+  - Compares the container with the options, and replaces it if they differ. Creates the new
+    container before stopping the old one, so that options that Docker refuses change nothing.
+  - Always read-only, without capabilities, started at every boot, with a size limit on its log.
+    FLCTL_IMAGE in its environment identifies the image.
 options:
-  name: {type: str, required: true, description: "Of the container."}
+  name: {type: str, required: true, description: "Name of the container."}
   state:
     type: str
     choices: [started, absent, looked]
     default: started
-    description: "V(looked) only says what is there."
-  image: {type: str, description: "NAME:TAG; it must be there."}
-  hostname: {type: str, description: "Inside."}
-  command: {type: list, elements: str, default: [], description: "Instead of the image's own."}
-  health: {type: str, default: "", description: "Shell command that tells its health, instead."}
-  env: {type: dict, default: {}, description: "Environment variables, beside those of the image."}
+    description: "V(looked) only reports."
+  image: {type: str, description: "NAME:TAG; the host must have it."}
+  hostname: {type: str, description: "Host name in the container."}
+  command: {type: list, elements: str, default: [], description: "Replaces the image's command."}
+  health: {type: str, default: "", description: "Replaces its health check."}
+  env: {type: dict, default: {}, description: "Further environment variables."}
   volumes: {type: list, elements: str, default: [], description: "PATH:PATH, or PATH:PATH:ro."}
   ports: {type: list, elements: str, default: [], description: "PORT:PORT, or ADDRESS:PORT:PORT."}
-  tmpfs: {type: dict, default: {}, description: "Options by folder."}
-  memory: {type: str, default: "0", description: "Most memory, such as 512m; no more with swap."}
+  tmpfs: {type: dict, default: {}, description: "Mount options by folder."}
+  memory: {type: str, default: "0", description: "Limit, such as 512m, with swap."}
   pids: {type: int, default: 256, description: "Most processes and threads."}
   network: {type: str, default: bridge, description: "Docker network."}
-  stop_s: {type: int, default: 30, description: "How long it may take to end."}
+  stop_s: {type: int, default: 30, description: "Time limit for its shutdown."}
 author: flctl
 """
 RETURN = """
-exists: {type: bool, returned: always, description: "Whether it was there."}
-differs: {type: list, returned: always, description: "In what it was not as wanted."}
+exists: {type: bool, returned: always, description: "Whether the container existed."}
+differs: {type: list, returned: always, description: "Options that differed."}
 """
 
 UNITS = {"b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
@@ -54,7 +54,7 @@ def bytes_of(text):
 
 
 def bindings(ports):
-    """As Docker writes them down: the port inside, and where it is published."""
+    """In Docker's form: the port in the container, and where it is published."""
     found = {}
     for port in ports:
         address, _, rest = port.rpartition(":")
@@ -146,7 +146,7 @@ def create(wish, name):
     options += [f"--tmpfs={folder}:{how}" for folder, how in wish["tmpfs"].items()]
     options += [f"--volume={volume}" for volume in wish["volumes"]]
     options += [f"--publish={port}" for port in wish["ports"]]
-    # By name: a value on the command line is seen by every user of the host.
+    # By name: every user of the host can see a value on the command line.
     options += [f"--env={key}" for key in wish["env"]]
     options += [f"--health-cmd={wish['health']}"] if wish["health"] else []
     docker("container", "create", *options, wish["image"], *wish["command"], env=wish["env"])
@@ -226,7 +226,7 @@ def main():
     try:
         module.exit_json(**act(module))
     except NotInstalled as error:
-        if module.check_mode or module.params["state"] != "started":  # so there is none
+        if module.check_mode or module.params["state"] != "started":  # so there is no container
             module.exit_json(changed=module.params["state"] == "started", exists=False, differs=[])
         module.fail_json(msg=str(error))
     except Unusable as error:

@@ -1,7 +1,7 @@
-"""Runs on the Pi: which images it keeps, and under which tags.
+"""Runs on the Pi: manages its images and their tags.
 
-NAME:current runs, NAME:previous is what a rollback goes back to, NAME:next was loaded and
-waits. There are no others: an SD card is small.
+NAME:current runs, a rollback returns to NAME:previous, and NAME:next is loaded but does not run
+yet. There are no others: an SD card is small.
 """
 
 import json
@@ -14,9 +14,9 @@ DOCUMENTATION = """
 module: flctl_image
 short_description: Load, promote and roll back the image of a flctl container
 description:
-  - Keeps at most two images, under the tags current and previous, and one more while it waits.
-  - An image is told by its layers and its configuration, never by its id, which differs between
-    the engines that made it and those that loaded it, nor by a label.
+  - Keeps at most two images, with the tags current and previous, and one that does not run yet.
+  - An image is identified by its layers and its configuration, never by a label or by its id,
+    which differs between engines.
 options:
   name: {type: str, required: true, description: "The image's name without a tag."}
   state:
@@ -24,19 +24,19 @@ options:
     choices: [looked, loaded, pulled, promoted, swapped, absent]
     default: looked
     description:
-      - V(looked) only says what is here. V(loaded) takes in O(archive), V(pulled) O(reference).
+      - V(looked) only reports. V(loaded) loads O(archive), V(pulled) pulls O(reference).
       - V(promoted) makes the image O(id) the current one, V(swapped) the previous one.
-      - V(absent) removes all.
-  digest: {type: str, description: "Of the image that is wanted: its layers and configuration."}
+      - V(absent) removes all images of O(name).
+  digest: {type: str, description: "Digest of the wanted image's layers and configuration."}
   archive: {type: path, description: "A file of C(docker save)."}
   reference: {type: str, description: "HOST/PATH/NAME:TAG of a registry, or …@DIGEST."}
-  id: {type: str, description: "Of the image that is to run."}
+  id: {type: str, description: "Id of the image to run."}
 author: flctl
 """
 RETURN = """
-current: {type: dict, returned: always, description: "id, digest, version, layers, or empty."}
-previous: {type: dict, returned: always, description: "The same."}
-wanted: {type: dict, returned: always, description: "The image with the digest, if it is here."}
+current: {type: dict, returned: always, description: "id, digest, version, layers; or empty."}
+previous: {type: dict, returned: always, description: "The same for the previous image."}
+wanted: {type: dict, returned: always, description: "The image with the digest, if present."}
 """
 
 TAGS = ("current", "previous", "next")
@@ -55,7 +55,7 @@ class Images:
         except NotInstalled:
             if self.change:
                 raise
-            return dict(NONE)  # what provision would have installed has no images
+            return dict(NONE)  # without an engine there are no images
         except Unusable as error:
             if "o such image" in str(error):
                 return dict(NONE)
@@ -79,11 +79,11 @@ class Images:
         lines = docker("load", "--input", archive).splitlines()
         loaded = [line.split(": ", 1)[1] for line in lines if line.startswith("Loaded image")]
         if len(loaded) != 1:
-            raise Unusable(f"{archive}: not one image but {len(loaded)}")
+            raise Unusable(f"{archive}: has {len(loaded)} images instead of one")
         self.take_in(loaded[0], digest)
 
     def pull(self, reference, digest):
-        """The digest of what was pulled: `digest`, where one was announced."""
+        """The digest of the pulled image: `digest`, if one was announced."""
         if not self.change:
             self.changed = bool(digest)
             return digest or self.by_tag["current"]["digest"]
@@ -95,11 +95,11 @@ class Images:
         return found["digest"]
 
     def take_in(self, reference, digest):
-        """Known as next from now on, and no more by the name it came with."""
+        """Tag the image next, and remove the name that it came with."""
         found = self.inspect(reference)
         if found["digest"] != digest:
             docker("image", "rm", reference)
-            raise Unusable(f"{reference}: not the image that was announced, {digest[:12]}")
+            raise Unusable(f"{reference}: is not the announced image {digest[:12]}")
         old = self.by_tag["next"]
         self.tag(found, "next")
         if not reference.startswith("sha256:"):
@@ -119,7 +119,7 @@ class Images:
     def swap(self):
         current, previous = self.by_tag["current"], self.by_tag["previous"]
         if not previous["id"]:
-            raise Unusable(f"there is no {self.name}:previous to go back to")
+            raise Unusable(f"there is no image {self.name}:previous to return to")
         self.tag(previous, "current")
         self.tag(current, "previous")
 
@@ -141,7 +141,7 @@ class Images:
             docker("image", "rm", f"{self.name}:{tag}")
 
     def forget(self, image):
-        """Free its room, unless it has another tag still."""
+        """Free its space, unless it still has another tag."""
         if self.change and image["id"] and image not in self.by_tag.values():
             docker("image", "rm", image["id"])
 

@@ -1,8 +1,8 @@
-"""Runs on the controller: the file with an image that a Pi can load, and what is in it.
+"""Runs on the controller: makes the archive of an image that a Pi can load, and describes it.
 
-The layers that a Pi has already are left out: Docker looks for a layer before it reads it.
-PyTorch fills most of an image and changes seldom, so a new version costs a mobile connection
-some megabytes instead of some hundred.
+The layers that a Pi already has are left out: Docker looks for a layer before it reads it. PyTorch
+is most of an image and rarely changes, so over a mobile connection a new version takes a few
+megabytes instead of a few hundred.
 """
 
 import contextlib
@@ -20,27 +20,27 @@ from ansible.module_utils.flctl_identity import of_inspected, of_record
 
 DOCUMENTATION = """
 module: flctl_image_archive
-short_description: Make the archive of a container image for one computer
+short_description: Make the archive of a container image for one host
 description:
-  - Names a file that C(docker load) takes there, made of an archive that is given, or of an
-    image in the controller's own Docker engine.
-  - Runs on the controller (C(delegate_to=localhost)). Nothing is changed but the cache.
+  - Makes a file for C(docker load) on the host, from a given archive or from an image in the
+    controller's own Docker engine.
+  - Runs on the controller (C(delegate_to=localhost)). Changes only the cache.
 options:
   archive: {type: path, description: "A file of C(docker save), plain or compressed."}
-  image: {type: str, description: "NAME:TAG in the controller's engine; NAME:TAG-arm64 goes first."}
-  architecture: {type: str, required: true, description: "As uname -m says on the Pi."}
-  layers: {type: list, elements: list, default: [], description: "Of the images that the Pi has."}
-  digest: {type: str, description: "What the Pi has: no file is made when it is the same."}
-  only_look: {type: bool, default: false, description: "Names no file, only what it would hold."}
-  compress: {type: bool, default: true, description: "Whether the file is compressed."}
-  cache: {type: path, required: true, description: "Folder for what is made."}
+  image: {type: str, description: "NAME:TAG in the controller's engine, first with -arm64."}
+  architecture: {type: str, required: true, description: "Output of uname -m on the Pi."}
+  layers: {type: list, elements: list, default: [], description: "Layers of the Pi's images."}
+  digest: {type: str, description: "Image of the Pi; no file is made if it is the same."}
+  only_look: {type: bool, default: false, description: "Make no file, only describe the image."}
+  compress: {type: bool, default: true, description: "Compress the file."}
+  cache: {type: path, required: true, description: "Folder for the files."}
 author: flctl
 """
 RETURN = """
-path: {type: str, returned: always, description: "The file on the controller; empty: not needed."}
-digest: {type: str, returned: always, description: "Of its layers and configuration."}
-version: {type: str, returned: always, description: "The flctl in it."}
-layers: {type: int, returned: always, description: "How many layers were left out."}
+path: {type: str, returned: always, description: "The file on the controller; empty if not needed."}
+digest: {type: str, returned: always, description: "Digest of layers and configuration."}
+version: {type: str, returned: always, description: "Version of flctl in the image."}
+layers: {type: int, returned: always, description: "Number of layers left out."}
 """
 
 ARCHITECTURES = {"aarch64": "arm64", "x86_64": "amd64"}
@@ -52,7 +52,7 @@ class Unusable(Exception):
 
 
 class Archive:
-    """What `docker save` has made: a list of files, the image's own record, its layers."""
+    """The output of `docker save`: a list of files, the image's own record, its layers."""
 
     def __init__(self, path):
         self.path = path
@@ -63,7 +63,7 @@ class Archive:
                 self.layers = self.record["rootfs"]["diff_ids"]
         except (OSError, tarfile.TarError, EOFError, ValueError, KeyError, TypeError) as error:
             raise Unusable(
-                f"{path}: not an archive with one image, as `docker save` makes it "
+                f"{path}: is not an archive of one image made by `docker save` "
                 f"({str(error).partition(chr(10))[0]})"
             ) from error
 
@@ -71,7 +71,7 @@ class Archive:
     def read(tar, name):
         file = tar.extractfile(name)
         if file is None:
-            raise ValueError(f"{name} is no file")
+            raise ValueError(f"{name} is not a file")
         return file.read(LARGEST_RECORD)
 
     def write_without(self, known, path, compress):
@@ -80,7 +80,7 @@ class Archive:
         with tarfile.open(self.path) as tar, tarfile.open(path, **options) as new:
             names = ["manifest.json", self.manifest["Config"], *self.manifest["Layers"][known:]]
             for name in dict.fromkeys(names):
-                file = tar.extractfile(name)  # follows a link from one layer to its equal
+                file = tar.extractfile(name)  # follows a link from a layer to an identical one
                 member = tarfile.TarInfo(name)
                 member.size = file.seek(0, io.SEEK_END)
                 file.seek(0)
@@ -104,15 +104,15 @@ def engine_image(image, wanted):
             if described["Architecture"] == wanted:
                 return reference, described
     raise Unusable(
-        f"the Docker engine of this machine has no {image} for {wanted}: make it (make images, "
-        "make image-arm64, make coordinator-arm64), or name an archive of it"
+        f"the Docker engine of this machine has no image {image} for {wanted}: build it (make "
+        "images, make image-arm64, make coordinator-arm64), or set an archive of it"
     )
 
 
 def saved(reference, described, cache):
-    """The archive of an image of the engine, saved unless that was done before.
+    """The archive of an image of the engine, saved unless the cache already has it.
 
-    What was made of older images with this name goes; NAME-arm64 is another name than NAME.
+    Removes files made of older images with this name; NAME and NAME-arm64 are different names.
     """
     name = reference.replace("/", "_").replace(":", "-")
     path = cache / f"{name}@{described['Id'].removeprefix('sha256:')[:12]}.tar"
@@ -121,13 +121,13 @@ def saved(reference, described, cache):
             old.unlink()
         with made(path) as new:
             if docker("save", "--output", str(new), reference) is None:
-                raise Unusable(f"docker save {reference} failed: is there room in {cache}?")
+                raise Unusable(f"docker save {reference} failed: is there space in {cache}?")
     return path
 
 
 @contextlib.contextmanager
 def made(path):
-    """The file under another name, until it is whole."""
+    """The file under another name until it is complete."""
     new = path.with_name(path.name + ".new")
     try:
         yield new
@@ -137,7 +137,7 @@ def made(path):
 
 
 def in_common(layers, others):
-    """How many layers from the first on are also those of one of the others."""
+    """The number of leading layers that are the same in one of the others."""
 
     def shared(other):
         pairs = zip(layers, other, strict=False)
@@ -167,7 +167,7 @@ def look(module):
     if module.params["only_look"] or digest == module.params["digest"]:
         return {**found, "path": "", "layers": 0}
     cache.mkdir(parents=True, exist_ok=True)
-    # Once, though it is asked for every Pi, several at a time.
+    # Made only once, although several Pis ask for it at the same time.
     with (cache / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         archive = Archive(Path(given) if given else saved(reference, described, cache))

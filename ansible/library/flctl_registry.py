@@ -1,4 +1,4 @@
-"""Runs on the coordinator's host: an image in its registry, for the fleet to pull."""
+"""Runs on the coordinator's host: puts an image into its registry, for the fleet to pull."""
 
 import contextlib
 import re
@@ -13,22 +13,22 @@ from ansible.module_utils.flctl_engine import Unusable, docker
 
 DOCUMENTATION = """
 module: flctl_registry
-short_description: Push an image into the registry of the coordinator's host
+short_description: Push an image to the registry on the coordinator's host
 description:
-  - The registry can be written to only over loopback, and only while this pushes.
-  - An image is tagged with the digest of its content, so what is there is not pushed again.
-  - The newest few of a name stay; the room of the others is given back.
+  - The registry accepts writes only over loopback, and only during the push.
+  - An image is tagged with the digest of its content, so an existing image is not pushed again.
+  - Keeps the newest images of each name, and frees the space of older ones.
 options:
   name: {type: str, required: true, description: "The image's name without a tag."}
-  digest: {type: str, required: true, description: "Of its layers and configuration."}
-  archive: {type: path, description: "What C(docker load) takes; without it, only looks."}
-  storage: {type: path, required: true, description: "Folder of the registry."}
-  port: {type: int, required: true, description: "On loopback, where it is written to."}
-  settings: {type: path, required: true, description: "Of the registry that is written to."}
+  digest: {type: str, required: true, description: "Digest of layers and configuration."}
+  archive: {type: path, description: "File for C(docker load); without it, only looks up."}
+  storage: {type: path, required: true, description: "Folder of the registry's images."}
+  port: {type: int, required: true, description: "Port for pushes, on loopback."}
+  settings: {type: path, required: true, description: "Settings file of the registry for pushes."}
 author: flctl
 """
 RETURN = """
-manifest: {type: str, returned: always, description: "sha256:…, to pull by; empty: not there."}
+manifest: {type: str, returned: always, description: "sha256:… to pull by; empty if missing."}
 """
 
 UNIT = "flctl-registry-push"
@@ -58,20 +58,20 @@ class Registry:
         lines = docker("load", "--input", archive).splitlines()
         loaded = [line.split(": ", 1)[1] for line in lines if line.startswith("Loaded image")]
         if len(loaded) != 1:
-            raise Unusable(f"{archive}: not one image but {len(loaded)}")
+            raise Unusable(f"{archive}: has {len(loaded)} images instead of one")
         try:
             docker("image", "tag", loaded[0], self.reference)
             with self.writable():
                 docker("push", "--quiet", self.reference)
             if not self.manifest():
                 raise Unusable(f"{self.reference} was pushed, but is not in the registry")
-        finally:  # it was here only on its way
+        finally:  # needed only for the push
             for name in {self.reference, *loaded} & names() - before:
                 docker("image", "rm", name)
         self.prune()
 
     def prune(self):
-        """Safe beside the side that only reads: it keeps nothing in memory."""
+        """Safe while the read-only registry runs: it caches nothing in memory."""
         tags = sorted(self.tags.glob("*/current/link"), key=lambda link: link.stat().st_mtime)
         old = [link.parents[1] for link in tags[:-KEPT]]
         for tag in old:

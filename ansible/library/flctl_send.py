@@ -1,4 +1,4 @@
-"""Runs on the Pi: what of some files is missing there, and their place once they have arrived."""
+"""Runs on the Pi: lists the missing files, and puts them in place once they have arrived."""
 
 import contextlib
 import hashlib
@@ -11,27 +11,27 @@ from ansible.module_utils.basic import AnsibleModule
 
 DOCUMENTATION = """
 module: flctl_send
-short_description: Bring files from the controller into a folder of their own
+short_description: Copy files from the controller to a folder of their own
 description:
-  - Sends a file, or those of a folder, over Ansible's own connection as the user who connects, in
-    parts, and goes on where it was cut off. Then, as root, compares their sha256 and puts them in
-    place, all at once. Afterwards the folder holds these files and no others.
-  - What the folder has already is not sent. Until all are here and whole, it stays as it is.
+  - Sends a file, or the files of a folder, over Ansible's own connection as the user who connects,
+    in parts, and resumes after an interruption. Then, as root, compares their sha256 and puts them
+    in place, all at once. Afterwards the folder has these files and no others.
+  - Files that the folder already has are not sent. Until all files are complete, it is unchanged.
 options:
   source: {type: path, required: true, description: "File or folder on the controller."}
-  folder: {type: str, required: true, description: "On the Pi; it belongs to O(owner) alone."}
+  folder: {type: str, required: true, description: "Folder on the Pi; only O(owner) can read it."}
   files:
     type: dict
     default: {}
-    description: "By name within O(source): size and sha256, compared before anything is sent."
+    description: "Size and sha256 by name within O(source), checked before the transfer."
   owner: {type: int, default: 0, description: "User and group of the files, by number."}
-  limit_mbit: {type: float, default: 0, description: "Most megabits a second; 0 for no limit."}
+  limit_mbit: {type: float, default: 0, description: "Limit in Mbit/s; 0 for no limit."}
 author: flctl
 """
 RETURN = """
 missing: {type: list, returned: always, description: "Names of the files that were sent."}
-sent_bytes: {type: int, returned: changed, description: "Fewer after an interruption."}
-send_s: {type: float, returned: changed, description: "How long that took."}
+sent_bytes: {type: int, returned: changed, description: "Bytes sent; fewer after an interruption."}
+send_s: {type: float, returned: changed, description: "Duration of the transfer, in seconds."}
 """
 
 CHUNK = 1 << 20
@@ -43,7 +43,7 @@ class Unusable(Exception):
 
 
 def sha256_of(file, size=-1):
-    """Of the next `size` bytes, or of all that follow."""
+    """The sha256 of the next `size` bytes, or of all remaining bytes."""
     digest = hashlib.sha256()
     while size:
         piece = file.read(CHUNK if size < 0 else min(CHUNK, size))
@@ -55,7 +55,7 @@ def sha256_of(file, size=-1):
 
 
 def opened(path):
-    """For reading; never through a link."""
+    """The file, open for reading; links are refused."""
     return os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb")
 
 
@@ -99,7 +99,7 @@ class Sending:
             return False
 
     def arrived(self, part_bytes):
-        """The sha256 of all until the end of each whole part that waits."""
+        """For each complete staged part, the sha256 of everything up to its end."""
         digest, ends = hashlib.sha256(), []
         with contextlib.suppress(OSError), opened(self.staged) as file:
             for end in range(part_bytes, os.fstat(file.fileno()).st_size + 1, part_bytes):
@@ -109,7 +109,7 @@ class Sending:
         return ends
 
     def take(self, missing):
-        """Makes the whole folder beside the one that is there, then lets it take its place."""
+        """Makes the whole new folder next to the existing one, then replaces that one."""
         self.folder.parent.mkdir(mode=FOLDER, parents=True, exist_ok=True)
         shutil.rmtree(self.new, ignore_errors=True)
         self.make(self.new)
@@ -117,14 +117,14 @@ class Sending:
             os.link(self.folder / name, self.place(name))
             self.keep(self.new / name)
         self.unpack(missing)
-        os.sync()  # before the names: after a power cut the files behind them are whole
+        os.sync()  # before renaming: after a power cut, the renamed files are complete
         if self.folder.exists():
             shutil.rmtree(self.old, ignore_errors=True)
             self.folder.rename(self.old)
         self.new.rename(self.folder)
         shutil.rmtree(self.old, ignore_errors=True)
         self.staged.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # another transfer may wait there
+        with contextlib.suppress(OSError):  # another transfer may be staged there
             self.staged.parent.rmdir()
         return {"changed": True, "missing": missing}
 
@@ -138,7 +138,7 @@ class Sending:
                 self.copy(name, stream)
 
     def adopt(self, name, stream):
-        """A single file need not be written twice; says whether it could be moved."""
+        """Moves a single file instead of copying it. Returns False if it cannot be moved."""
         file = self.files[name]
         if os.fstat(stream.fileno()).st_dev != self.new.stat().st_dev:
             return False
@@ -161,7 +161,7 @@ class Sending:
     def compare(self, name, digest):
         if digest != self.files[name]["sha256"]:
             self.staged.unlink()
-            raise Unusable(f"{name} changed while it was sent, or on its way: run this again")
+            raise Unusable(f"{name} changed during the transfer: repeat the command")
 
     def place(self, name):
         path = self.new / name
@@ -203,7 +203,7 @@ def main():
         module.fail_json(msg=str(error))
     except OSError as error:
         where = error.filename or wish["folder"]
-        module.fail_json(msg=f"{where}: {error.strerror}; is there room on that disk?")
+        module.fail_json(msg=f"{where}: {error.strerror}; is there space on that disk?")
 
 
 if __name__ == "__main__":

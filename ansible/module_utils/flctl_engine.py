@@ -1,6 +1,6 @@
-"""The Docker engine of a host, by its command line: it is there wherever the engine is.
+"""The Docker engine of a host, through its command line, which every host with an engine has.
 
-The SDK would have to be installed on every host beside it, and fit its version.
+The SDK would have to be installed on every host as well, in a version that fits the engine.
 """
 
 import os
@@ -16,7 +16,7 @@ class NotInstalled(Unusable):
 
 
 def docker(*args, env=None):
-    """What it prints. `env`: more variables for it, which `--env NAME` passes on unseen."""
+    """Its output. `env`: further variables; `--env NAME` passes them on without showing them."""
     try:
         done = subprocess.run(
             ["docker", *args], capture_output=True, check=False, text=True,
@@ -24,7 +24,7 @@ def docker(*args, env=None):
         )  # fmt: skip
     except FileNotFoundError:
         raise NotInstalled(
-            "Docker is not installed here: run the playbook provision first"
+            "Docker is not installed on this host: run the playbook provision first"
         ) from None
     if done.returncode:
         raise Unusable(f"docker {' '.join(args[:2])}: {done.stderr.strip() or done.stdout.strip()}")

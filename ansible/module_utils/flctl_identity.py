@@ -1,7 +1,7 @@
-"""Which image an image is: the same answer on the controller, from an archive, and on a Pi.
+"""Identifies an image: the same digest on the controller, from an archive, and on a Pi.
 
-An image's id differs between image stores (a digest of the configuration in one, of a manifest
-in another), and a label says what its builder liked. Layers and configuration are what runs.
+An image's id differs between image stores (a digest of the configuration in one, of a manifest in
+another), and a label can say anything. Layers and configuration decide what runs.
 """
 
 import hashlib
@@ -20,9 +20,9 @@ RUNS = (
     "Volumes",
     "WorkingDir",
 )
-"""What of a configuration decides how a container runs; labels do not."""
+"""The fields of a configuration that decide how a container runs; labels do not."""
 SAME_AS_NONE = ("", "/", None, [], {})
-"""Stores differ in which empty values they write down, and / is the folder without WorkingDir."""
+"""Image stores differ in the empty values that they record; / is the default of WorkingDir."""
 VERSION = "org.opencontainers.image.version"
 
 
@@ -36,7 +36,7 @@ def digest_of(layers, config, architecture):
 
 
 def of_record(record):
-    """Digest and version from an image's own record, as an archive holds it."""
+    """Digest and version from an image's own record, as an archive has it."""
     config = record.get("config") or {}
     digest = digest_of(record["rootfs"]["diff_ids"], config, record.get("architecture"))
     return digest, (config.get("Labels") or {}).get(VERSION, "")

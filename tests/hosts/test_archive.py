@@ -85,7 +85,7 @@ def test_what_is_no_archive_is_said_in_one_line(tmp_path: Path):
     for content in (b"", b"not a tar", b"\x1f\x8b\x08"):
         path = tmp_path / "image.tar"
         path.write_bytes(content)
-        with pytest.raises(Unusable, match="not an archive with one image") as caught:
+        with pytest.raises(Unusable, match="not an archive of one image") as caught:
             Archive(path)
         assert "\n" not in str(caught.value)
 

@@ -90,7 +90,7 @@ def test_settings_that_an_engine_refuses_are_taken_back(fleet: Fleet):
     assert read_settings(fleet, "pi-03") == before
     good = {"log-opts": {"max-file": "3"}, "live-restore": True}
     play = fleet.play("provision", *only, json.dumps({"docker_engine_settings": good}))
-    assert "pi-03: /etc/docker/daemon.json gets live-restore, log-opts" in " ".join(
+    assert "pi-03: /etc/docker/daemon.json: changed keys live-restore, log-opts" in " ".join(
         play.said.split()
     )
     merged = {**json.loads(before), **good, "log-opts": {"max-size": "9m", "max-file": "3"}}
@@ -142,11 +142,13 @@ def test_who_cannot_be_reached_is_listed_with_what_to_do(fleet: Fleet):
         "    pi-05: {ansible_host: nowhere.invalid}\n"
     )
     said = fleet.flctl("deploy", "-i", inventory, "--limit", "pi-04,pi-05", code=1)
-    for_both = ". Then run the same command again, for these hosts alone with --limit pi-04,pi-05"
+    for_both = (
+        ". Then repeat the command; to run it for the skipped hosts only, add --limit pi-04,pi-05"
+    )
     assert "127.0.0.1 port 1: Connection refused); switch it on" in " ".join(said.split())
-    assert "pi-05: nothing was done, it cannot be reached (ssh: Could not resolve" in said
+    assert "pi-05: skipped, because it is unreachable (ssh: Could not resolve" in said
     assert (
-        f"that name is not known: set ansible_host to its address in the inventory{for_both}"
+        f"its name cannot be resolved: set ansible_host to its address in the inventory{for_both}"
         in (" ".join(said.split()))
     )
 
@@ -169,7 +171,7 @@ def test_damaged_data_do_not_reach_a_host(fleet: Fleet):
 def test_without_an_image_from_before_there_is_no_way_back(fleet: Fleet):
     """And nothing is changed: the agent takes part in the next round."""
     play = fleet.play("rollback", "--limit", "pi-01", code=1)
-    assert "pi-01: there is no image from before" in play.said
+    assert "pi-01: there is no previous image" in play.said
     assert (play.changed, fleet.status()["pi-01"]["cordoned"]) == (0, False)
 
 
@@ -261,7 +263,7 @@ def test_a_host_that_is_off_is_passed_over_and_listed(fleet: Fleet):
     agent = fleet.another_version("agent", "0.1.3")
     docker("stop", "--time", "30", fleet.rig.container("pi-02"))
     play = fleet.play("upgrade", "--set", f"flctl_agent_archive={agent}", code=1)
-    assert "pi-02: nothing was done, it cannot be reached" in play.said
+    assert "pi-02: skipped, because it is unreachable" in play.said
     assert (play.failed, "--limit pi-02" in play.said) == ({"pi-02"}, True)
     agents = fleet.status()
     assert agents["pi-02"]["state"] in ("lost", "stopped")

@@ -200,7 +200,7 @@ def test_data_that_are_not_there_are_not_mounted(toys: Toys):
     toys.inventory({}, pi_01={"flctl_agent_data": {"default": "/nowhere/beats.npz"}})
     toys.image("agent", "2")
     played = toys.play("deploy", *TO_2, code=2)
-    assert "pi-01: flctl_agent_data names /nowhere/beats.npz, which is not there" in played.said
+    assert "pi-01: flctl_agent_data names /nowhere/beats.npz, which does not exist" in played.said
 
 
 def test_the_port_has_an_address(toys: Toys):
@@ -240,7 +240,9 @@ def test_the_way_is_tried_from_a_container(toys: Toys):
     """D18: a name that only the host's /etc/hosts knows is found before an agent is started."""
     toys.inventory({"flctl_agent_coordinator": "server.local:7700"})
     played = toys.play("deploy", "-e", "flctl_version=1", code=2)
-    assert "pi-01: from a container there, nothing answers at server.local:7700" in played.said
+    assert (
+        "pi-01: from a container on this host, nothing answers at server.local:7700" in played.said
+    )
     assert "Name or service not known" in played.said
     assert "env" not in toys.world["hosts"]["pi-01"]["agent"]
 
@@ -252,7 +254,9 @@ def test_a_dead_card_is_replaced(toys: Toys):
     (toys.folder / "pi-03" / "agent" / "agent.pub").write_text("new".ljust(40, "k"))
     replace = ("-e", "flctl_version=1", "-e", "flctl_replace=pi-03", "--limit", "pi-03")
     played = toys.play("deploy", *replace, code=2)
-    assert "pi-03: an agent with the old key of pi-03 is ready, so it is not dead" in played.said
+    assert (
+        "pi-03: an agent with the old key of pi-03 is ready, so it is still in use" in played.said
+    )
     assert toys.world["keys"]["pi-03"] == "pi-03".ljust(40, "k")
     toys.world["hosts"]["pi-03"]["key"] = "new"  # so that of the old one is at no machine any more
     toys.play("deploy", *replace)
@@ -290,7 +294,7 @@ def test_an_update_ends_where_a_host_is_gone(tmp_path: Path):
     stub_updates(toys, main=UNREACHABLE)
     toys.inventory({"flctl_rollout_batches": [2, 1]})
     played = toys.play("update-os", code=2)
-    assert "pi-01: gone in the midst of the update" in played.said
+    assert "pi-01: unreachable since its update started" in played.said
     assert waits(toys) == [["pi-01"]]
     assert not toys.calls("server", "system")
 
