@@ -23,7 +23,7 @@ from flctl.wire.messages import Metrics
 Curve = dict[int, Metrics]
 """By round, counted from 1."""
 OnModel = Callable[[str, int, nn.Module], None]
-"""Is told the name, the round and the model whenever one is evaluated."""
+"""Called with the name, the round and the model at each evaluation."""
 
 
 def central(

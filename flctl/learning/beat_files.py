@@ -81,7 +81,7 @@ def read_files(
 
     Their class may be unknown unless `labelled`. Of a folder files without anything to use are
     left out as long as there are others. Raises DataError of one line for whatever else is wrong.
-    A long list is told to the log every two seconds.
+    For many files, progress is logged every two seconds.
     """
     files, read_as = _files(path, from_environment() if read_as is None else read_as)
     key = (labelled, read_as, *((file, *_stamp(file)) for file in files))
@@ -151,7 +151,7 @@ def _files(path: Path, read_as: ReadAs) -> tuple[list[Path], ReadAs]:
 
 
 def _hidden(file: Path) -> bool:
-    """Whether the file is hidden, like the ._a.csv that a Mac leaves beside a.csv."""
+    """Whether the file is hidden, like the ._a.csv that a Mac leaves next to a.csv."""
     return file.name.startswith(".")
 
 

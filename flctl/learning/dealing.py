@@ -78,7 +78,7 @@ def read_data(task: Task, path: Path | None) -> DataSet:
         held_out, others = None, {"to predict": cases.examples}
     name = next((name for name, part in others.items() if _same(part, held_out)), HELD_OUT)
     tests = {} if held_out is None else {name: held_out}
-    # Some tasks test on all they have where nobody says what is for testing.
+    # Some tasks test on all their data if no part is set aside for testing.
     seen = set[int]().union(*(part.rows() for part in (train, held_out) if part is not None))
     for own, part in others.items():
         if own not in tests and not part.rows() <= seen:

@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from flctl.learning.beats import RATE_HZ, UNITS_PER_MV, WINDOW
 
 RHYTHM = 4
-"""Numbers beside the window: the intervals before and after, the usual one, and whether they are
-known."""
+"""Inputs in addition to the window: the intervals before and after, the usual one, and whether
+they are known."""
 TYPICAL_MS = 800.0
 WEIGHT = 6.0
-"""Of the rhythm beside the window, whose many numbers would drown it."""
+"""Weight of the rhythm, which the many numbers of the window would outweigh."""
 WIDEST = 1.0
 """Largest logarithm of a ratio of intervals: more than e times as long says nothing more."""
 

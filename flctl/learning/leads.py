@@ -1,6 +1,6 @@
 """Which signal of a record is an ECG, and which of several to take.
 
-Records name them freely: MLII, mlii, II, 'ECG lead II', DII, ECG1, 'EKG V5', beside RESP, ABP,
+Records name them freely: MLII, mlii, II, 'ECG lead II', DII, ECG1, 'EKG V5', along with RESP, ABP,
 PLETH, 'EEG (C4-A1)'. Beats are only ever looked for in what is named as an ECG.
 """
 

@@ -121,8 +121,8 @@ def list_files(folder: Path) -> dict[str, File]:
 
 
 def check(folder: Path, manifest: Manifest, names: Collection[str] = ()) -> Iterator[Checked]:
-    """Each file of the shares `names` against the manifest, and files beside them; of all shares
-    if there are no names, and then of folders that look like one.
+    """Compare each file of the shares `names` with the manifest, and find files not in it; without
+    names, in all shares and in folders that look like one.
 
     Raises UsageError for a share that the manifest does not have.
     """

@@ -47,7 +47,7 @@ class Mnist(Classification):
         return self._read(_folder(path), "train")
 
     def held_out(self, path: Path | None) -> Examples | None:
-        """The test files, where they lie beside those for training."""
+        """The test files, if the folder of the training files has them."""
         folder = _folder(path)
         return self._read(folder, "t10k") if has_part(folder, "t10k") else None
 

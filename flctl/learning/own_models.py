@@ -1,4 +1,4 @@
-"""The models that a device has for itself alone, each beside a record of how it came to be.
+"""The models that a device has for itself alone, each with a record of how it was made.
 
 An agent's folder own/personal, or personal/AGENT of a virtual or local run's, holds for each of the
 last few models that were personalised

@@ -1,4 +1,4 @@
-"""What a model predicts for each example of a file, beside what the file says."""
+"""What a model predicts for each example of a file, with the label in the file."""
 
 import math
 from collections import Counter

@@ -19,8 +19,8 @@ from flctl.settings import RunSettings
 from flctl.wire.parameters import ParameterFile, check
 
 OLDER = 2
-"""Positions that stay beside the last two: a run may go back by a round, and by more where its
-files were damaged."""
+"""Positions that are kept in addition to the last two: a run may go back by a round, and by more
+if its files were damaged."""
 State = dict[str, Tensor]
 
 
@@ -55,7 +55,7 @@ class PrivateTensors:
 
     def keep(self, position: int, model: State, before: int) -> None:
         """Store those of `model` durably for `position`; those of `before`, and of a few positions
-        before it, stay beside them. Raises StateError."""
+        before it, are kept too. Raises StateError."""
         if not self._groups.private:
             return
         make_folder(self._kept.folder)

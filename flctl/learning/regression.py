@@ -26,7 +26,7 @@ class Regression(Task):
     center: float = 0.0
     """A usual target; a constant, the same for all agents."""
     scale: float = 1.0
-    """How far targets usually are from it. Beside MAE stands that of the best of 17 constant
+    """How far targets usually are from it. MAE is compared with the MAE of the best of 17 constant
     answers, up to two scales from the center."""
     huber: ClassVar[float | None] = None
     """Errors beyond it, in the model's units, count linearly (Huber 1964); None: all squared."""

@@ -32,8 +32,8 @@ class Residuals:
         return np.zeros(length, np.float32) if found is None else found
 
     def keep(self, position: int, residual: Array, before: int, durable: bool = True) -> None:
-        """Store it for `position`; only that of `before` stays beside it. Unless `durable`, the
-        caller syncs it.
+        """Store it for `position`; of the others, only that of `before` is kept. Unless `durable`,
+        the caller syncs it.
 
         Raises StateError.
         """

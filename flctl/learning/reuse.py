@@ -91,7 +91,7 @@ def _slots(model: nn.Module) -> _Slots | None:
 
 
 def _beside(model: nn.Module) -> _Beside | None:
-    """All that there is beside tensors; None where that cannot be said."""
+    """The state of the model other than its tensors; None if it cannot be determined."""
     found: _Beside = [(name, p.requires_grad) for name, p in model.named_parameters()]
     for name, module in model.named_modules():
         own = vars(module)

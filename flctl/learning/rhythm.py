@@ -1,7 +1,7 @@
 """RR intervals: how far a beat is from the one before and from the next, and what is usual.
 
 An early beat of the atria looks like a normal one and only comes too soon, so the two intervals
-and the usual one are inputs beside the window (de Chazal et al. 2004). All three are in ms; 0
+and the usual one are inputs along with the window (de Chazal et al. 2004). All three are in ms; 0
 stands for what is not known. The usual interval is of the beats up to this one alone, as a device
 knows it when the next beat has come.
 """

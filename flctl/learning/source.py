@@ -124,7 +124,7 @@ class Dealt(Mapping[str, Examples]):
 
 
 def digest_of_dealt(parts: Mapping[str, Examples]) -> str:
-    """Empty where nobody has anything."""
+    """Empty if there are no parts."""
     return parts.digest if isinstance(parts, Dealt) else ""
 
 

@@ -14,7 +14,7 @@ Stamp: TypeAlias = dict[str, tuple[int, int]]
 
 
 def stamp_of(path: Path | None, most: int | None = None) -> Stamp:
-    """Stamp of a file with those beside it of the same stem (a record has several), or of a folder
+    """Stamp of a file and of its siblings with the same stem (a record has several), or of a folder
     with all below it; empty for None, or if there is nothing.
 
     `most` bounds the number of entries where a look must be short; the times of folders show even

@@ -26,7 +26,7 @@ from flctl.settings import LocalTraining
 from flctl.wire.messages import Claim, Limits
 
 OnStep = Callable[[int, int, float], None]
-"""Is told the batches taken, those of the whole round, and the loss of the last one."""
+"""Called with the batches done, the batches of the whole round, and the loss of the last batch."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The validation part: what the best round is chosen by, beside what is trained on."""
+"""The validation part, by which the best round is chosen; it is not trained on."""
 
 import numpy as np
 from numpy.typing import NDArray

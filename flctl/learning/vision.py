@@ -1,7 +1,7 @@
 """Imports torchvision, also where its compiled operators do not load.
 
-Its wheel from the registry is linked against CUDA. Beside a CPU-only torch its
-operators are therefore missing, and `import torchvision` dies with "operator
+Its wheel from the registry is linked against CUDA. With a CPU-only torch its
+operators are therefore missing, and `import torchvision` fails with "operator
 torchvision::nms does not exist" (pytorch/vision#8375 and others). Data sets, transforms
 and models use none of them: it is enough to declare them.
 """

@@ -21,8 +21,7 @@ from flctl.wire.parameters import ParameterFile, check
 
 SLACK = 64 * 2**20
 TIMES = 4
-"""A file may be so many times as large as the model: beside the weights it may hold the state of an
-optimiser."""
+"""A file may be this many times as large as the model: it may also hold an optimiser's state."""
 WITHIN = ("state_dict", "model_state_dict", "model")
 """Where files that hold more than a state dict have it."""
 

@@ -116,7 +116,7 @@ def _parts(header: Path, said: Any) -> Iterator[Part]:
         if segment != GAP and length:
             file = header.parent / f"{segment}.hea"
             if Path(segment).name != segment or not file.is_file():
-                raise DataError(f"{name}: {header.name} names {file.name}, which is not beside it")
+                raise DataError(f"{name}: {header.name} names {file.name}, which is missing")
             part = _header(file)
             if hasattr(part, "segments"):
                 raise DataError(f"{name}: its segment {segment} consists of segments itself")
@@ -171,10 +171,10 @@ def _check(header: Path, said: Any) -> None:
             f"{name}: {header.name} does not say which signals there are and how long"
         )
     if not np.isfinite([gain or 0.0 for gain in said.adc_gain]).all():
-        raise DataError(f"{name}: {header.name} has a gain that is no finite number")
+        raise DataError(f"{name}: {header.name} has a gain that is not a finite number")
     for file in set(said.file_name):
         if Path(file).name != file or not (header.parent / file).is_file():
-            raise DataError(f"{name}: {header.name} names {file}, which is not beside it")
+            raise DataError(f"{name}: {header.name} names {file}, which is missing")
         _check_size(header, said, file)
 
 

@@ -11,9 +11,9 @@ GAP, INDENT = 2, 2
 NAME_BESIDE = 24
 """Characters of the first column for which others yield; a longer name gets a line of its own."""
 NOTE_BESIDE = 32
-"""Characters that a note needs beside its row; with less it stands below it."""
+"""Characters that a note needs next to its row; with less it is printed below."""
 NOTE_LINES = 3
-"""Maximum lines of an unlimited note beside its row; a longer one is printed below it."""
+"""Maximum lines of an unlimited note next to its row; a longer one is printed below it."""
 NARROWEST = 8
 """Characters that a column of text keeps when it is folded."""
 

@@ -1,4 +1,4 @@
-"""Pages of runs: the table, one run, several beside each other; and their files."""
+"""Pages of runs: the table, one run, several side by side; and their files."""
 
 import contextlib
 import tempfile

@@ -153,7 +153,7 @@ def test_a_pi_takes_an_image_with_an_equal_label_for_another_one(monkeypatch: An
     again = flctl_image.Images("flctl-agent", change=True)
     again.load("image.tar", of_inspected(new)[0])
     assert not again.changed
-    with pytest.raises(flctl_image.Unusable, match="not the image that was announced"):
+    with pytest.raises(flctl_image.Unusable, match="is not the announced image"):
         again.load("image.tar", "0" * 64)
 
 
@@ -172,7 +172,7 @@ def test_another_image_from_a_registry_is_not_kept(monkeypatch: Any):
 
     monkeypatch.setattr(flctl_image, "docker", docker)
     images = flctl_image.Images("flctl-agent", change=True)
-    with pytest.raises(flctl_image.Unusable, match="not the image that was announced"):
+    with pytest.raises(flctl_image.Unusable, match="is not the announced image"):
         images.pull(reference, "0" * 64)
     assert removed == [reference]
 

@@ -250,9 +250,9 @@ def flip(header):
 
 BROKEN = {
     "dat cut": (cut(".dat", 10_001), r"r1\.dat is cut off: it has 10,001 bytes, 64,800 belong"),
-    "dat missing": (lambda h: h.with_suffix(".dat").unlink(), r"names r1\.dat, which is not besid"),
+    "dat missing": (lambda h: h.with_suffix(".dat").unlink(), r"names r1\.dat, which is missing"),
     "dat flipped": (flip, r"r1\.dat is damaged: the sum of its samples"),
-    "other dat": (replace("r1.dat", "r2.dat"), r"r1\.hea names r2\.dat, which is not beside it"),
+    "other dat": (replace("r1.dat", "r2.dat"), r"r1\.hea names r2\.dat, which is missing"),
     "header missing": (lambda h: h.unlink(), r"there is no r1\.hea"),
     "header empty": (write(".hea", b""), r"r1\.hea is no header of a WFDB record"),
     "header binary": (write(".hea", bytes(range(256))), r"r1\.hea is no header"),
@@ -267,7 +267,7 @@ BROKEN = {
     "another format": (replace(" 212 ", " 999 "), r"r1\.dat is of format 999"),
     "slow": (replace(" 360 ", " 1 "), "1 samples a second are no ECG's"),
     "a rate below 0": (replace(" 360 ", " -360 "), "-360 is no number of samples a second"),
-    "endless gain": (replace(" 212 200", " 212 1e999"), "a gain that is no finite number"),
+    "endless gain": (replace(" 212 200", " 212 1e999"), "a gain that is not a finite number"),
     "endless": (replace(" 21600", " 99000000000"), "larger than 2 GiB"),
     "atr missing": (lambda h: h.with_suffix(".atr").unlink(), r"there is no r1\.atr"),
     "atr cut": (cut(".atr", 51), r"r1\.atr holds no WFDB annotations, or is damaged"),
