@@ -116,7 +116,9 @@ def _parts(header: Path, said: Any) -> Iterator[Part]:
         if segment != GAP and length:
             file = header.parent / f"{segment}.hea"
             if Path(segment).name != segment or not file.is_file():
-                raise DataError(f"{name}: {header.name} names {file.name}, which is missing")
+                raise DataError(
+                    f"{name}: {header.name} names {file.name}, which is not in the same folder"
+                )
             part = _header(file)
             if hasattr(part, "segments"):
                 raise DataError(f"{name}: its segment {segment} consists of segments itself")
@@ -174,7 +176,7 @@ def _check(header: Path, said: Any) -> None:
         raise DataError(f"{name}: {header.name} has a gain that is not a finite number")
     for file in set(said.file_name):
         if Path(file).name != file or not (header.parent / file).is_file():
-            raise DataError(f"{name}: {header.name} names {file}, which is missing")
+            raise DataError(f"{name}: {header.name} names {file}, which is not in the same folder")
         _check_size(header, said, file)
 
 

@@ -250,9 +250,15 @@ def flip(header):
 
 BROKEN = {
     "dat cut": (cut(".dat", 10_001), r"r1\.dat is cut off: it has 10,001 bytes, 64,800 belong"),
-    "dat missing": (lambda h: h.with_suffix(".dat").unlink(), r"names r1\.dat, which is missing"),
+    "dat missing": (
+        lambda h: h.with_suffix(".dat").unlink(),
+        r"names r1\.dat, which is not in the same folder",
+    ),
     "dat flipped": (flip, r"r1\.dat is damaged: the sum of its samples"),
-    "other dat": (replace("r1.dat", "r2.dat"), r"r1\.hea names r2\.dat, which is missing"),
+    "other dat": (
+        replace("r1.dat", "r2.dat"),
+        r"r1\.hea names r2\.dat, which is not in the same folder",
+    ),
     "header missing": (lambda h: h.unlink(), r"there is no r1\.hea"),
     "header empty": (write(".hea", b""), r"r1\.hea is no header of a WFDB record"),
     "header binary": (write(".hea", bytes(range(256))), r"r1\.hea is no header"),
