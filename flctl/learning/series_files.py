@@ -95,7 +95,7 @@ def _columns(
     if missing := [name for name in chosen if name not in names]:
         raise DataError(f"{file}: no column '{missing[0]}'; it has {few}")
     if not chosen:
-        raise OtherData(f"{file}: no column of numbers beside the time")
+        raise OtherData(f"{file}: no column of numbers besides the time")
     return time, chosen
 
 
