@@ -267,7 +267,7 @@ BROKEN = {
     "no signals": (write(".hea", b"r1 0 360 100\n"), "does not say which signals there are"),
     "segments": (
         write(".hea", b"r1/2 2 360 200\na 100\nb 100\n"),
-        r"names a\.hea, which is not be",
+        r"names a\.hea, which is not in the same folder",
     ),
     "another unit": (replace("/mV", "/mmHg"), "its lead MLII is in mmHg, not mV"),
     "another format": (replace(" 212 ", " 999 "), r"r1\.dat is of format 999"),
