@@ -278,11 +278,22 @@ class LiveWatcher(LineWatcher):
 def watcher(as_json: bool, verbose: bool) -> Watcher:
     """JSON when asked for, a live view on a terminal, else lines.
 
-    With `verbose` lines too: a log that scrolls and a picture do not go together.
+    With `verbose` lines too: a log that scrolls and a picture do not go together. So for a job of
+    the shell in the background, which would draw over what the user types.
     """
     if as_json:
         return JsonWatcher(verbose)
-    return LiveWatcher() if sys.stdout.isatty() and not verbose else LineWatcher()
+    return LiveWatcher() if _in_the_foreground() and not verbose else LineWatcher()
+
+
+def _in_the_foreground() -> bool:
+    """Whether stdout is a terminal, and this process is of the job that reads from it."""
+    if not sys.stdout.isatty():
+        return False
+    try:
+        return os.tcgetpgrp(sys.stdout.fileno()) == os.getpgrp()
+    except OSError:  # not the terminal of this session
+        return True
 
 
 def _checkpoint(result: "RunResult", saved: Path | None) -> str | None:

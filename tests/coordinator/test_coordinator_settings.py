@@ -44,7 +44,6 @@ def test_the_log_says_what_was_read_and_where_alerts_go(write, tmp_path: Path, c
     path.write_text("[alerts]\n")
     settings_of(tmp_path, None)
     assert [record.getMessage() for record in caplog.records] == [
-        f"there is no {path}: alerts are listed, and sent nowhere",
         f"read {path}: alerts are sent to the webhook at alerts.example and to the command true",
         f"read {path}: alerts are sent nowhere",
     ]

@@ -240,9 +240,10 @@ class Alarms:
         changes = alerting.observe(observed, now, wall)
         for change in changes:
             alert, text = change.alert, change.text
-            self._gate.warning(
-                logger, alert.subject, "alert=%s subject=%s %s: %s",
-                alert.kind, alert.subject, change.event, text,
+            say = self._gate.info if change.event == "mended" else self._gate.warning
+            say(
+                logger, alert.subject, "alert=%s subject=%s %s%s",
+                alert.kind, alert.subject, change.event, text and f": {text}",
             )  # fmt: skip
         if alerting.dropped > dropped:
             self._gate.error(

@@ -124,7 +124,7 @@ def settings_of(state: Path, given: Path | None) -> CoordinatorSettings:
     SettingsError."""
     path = given or state / FILE
     if not given and not path.exists():
-        logger.info("there is no %s: alerts are listed, and sent nowhere", path)
+        logger.debug("no %s: alerts are listed, and sent nowhere", path)
         return CoordinatorSettings()
     found = read_settings(path)
     webhook, command = found.alerts.webhook, found.alerts.command
