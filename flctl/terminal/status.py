@@ -13,7 +13,7 @@ from flctl.formats import few, figure, size, span
 from flctl.labels import written
 from flctl.terminal.alerts import firing
 from flctl.terminal.keys import key_rotation, open_tokens
-from flctl.terminal.output import print_json, table, terminal
+from flctl.terminal.output import print_json, show, table, terminal
 from flctl.transport.keypair import shown
 
 if TYPE_CHECKING:
@@ -53,11 +53,12 @@ def follow(
     ask: Callable[[], Mapping[str, Any]], every_s: float, wide: bool, options: str, json: bool
 ) -> NoReturn:
     """What `ask` finds again and again, in place on a terminal; ended from outside."""
-    while json:
-        print_json(ask()["agents"], indent=False)
-        time.sleep(every_s)
     screen = terminal()
-    with Live(console=screen, screen=screen.is_terminal, auto_refresh=False) as live:
+    while json or not screen.is_terminal:
+        found = ask()
+        print_json(found["agents"], False) if json else show(picture(found, wide, options))
+        time.sleep(every_s)
+    with Live(console=screen, screen=True, auto_refresh=False) as live:
         while True:
             live.update(picture(ask(), wide, options), refresh=True)
             time.sleep(every_s)
