@@ -37,17 +37,21 @@ class Block(NamedTuple):
     line: int
     language: str
     text: str
+    before: str = ""
+    """The text since the block before."""
 
     def __str__(self) -> str:
         return f"{self.page.relative_to(ROOT)}:{self.line}"
 
 
 def blocks(page: Path) -> Iterator[Block]:
-    text = page.read_text()
+    text, end = page.read_text(), 0
     for found in _FENCE.finditer(text):
         indent = len(found["indent"])
         body = "".join(line[indent:] for line in found["text"].splitlines(keepends=True))
-        yield Block(page, text.count("\n", 0, found.start()) + 2, found["language"], body)
+        line = text.count("\n", 0, found.start()) + 2
+        yield Block(page, line, found["language"], body, text[end : found.start()])
+        end = found.end()
 
 
 def inline(page: Path) -> list[str]:
@@ -63,6 +67,8 @@ def is_shell(block: Block) -> bool:
     if block.language:
         return block.language in SHELL and not block.text.startswith("#!")
     first = next((line for line in lines(block.text) if line), "")
+    if re.match(r"for .* do$|\. \S+/activate$", first):
+        return True
     return program(first.split()[0] if first else "") in PROGRAMS - {"!", ".", "for", "ip"}
 
 
