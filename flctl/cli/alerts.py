@@ -5,7 +5,7 @@ import typer
 from flctl.cli import completion
 from flctl.cli.options import At, Context, Json, State, argument, command, group, option
 from flctl.terminal.finding import coordinator
-from flctl.terminal.output import answer, hint, print_json, show
+from flctl.terminal.output import answer, print_json, show
 from flctl.values import seconds
 
 app = group("Show, acknowledge and mute alerts about the fleet.")
@@ -66,7 +66,5 @@ def mute(
     for_s = seconds(for_, "--for")
     with coordinator(at.folder, at.context) as console:
         console.mute_alerts(name, for_s)
-    if json:
-        print_json({"name": name, "for_s": for_s})
-    else:
-        hint(f"{name} is muted for {for_}" if for_s else f"{name} is no longer muted")
+    done = f"{name} is muted for {for_}" if for_s else f"{name} is no longer muted"
+    answer({"name": name, "for_s": for_s}, json, done)

@@ -49,7 +49,7 @@ class WebhookSettings(Struct, frozen=True, forbid_unknown_fields=True):
         except ValueError as error:
             raise SettingsError(f"url: {error}") from error
         if found.scheme not in ("http", "https") or not found.hostname or port == 0:
-            raise SettingsError("url: give the address as https://HOST/PATH")
+            raise SettingsError("url: give the address as https://HOST/PATH or http://HOST/PATH")
         if found.username is not None or found.fragment:
             raise SettingsError("url: neither a user nor '#': put the secret into secret_file")
         if found.scheme == "http" and self.auth == "bearer" and found.hostname not in LOOPBACK:
