@@ -71,7 +71,7 @@ def split(
     partition: str | None = option(
         PARTITIONS,
         "At random, two classes each, unequal mixes (--alpha), unequal sizes, or whole "
-        "records.  [default: record for ecg, else iid]",
+        "records.  [default: record for ecg and sensors, else iid]",
         default=None,
     ),
     alpha: float | None = option(

@@ -34,7 +34,10 @@ def evaluate(
     heartbeats: Heartbeats,
     task: Task = None,
     data: Path | None = option(
-        "PATH", f"File or folder.  [default: {OWN_DATA}]", parser=path, default=None
+        "PATH",
+        f"File or folder.  [default: for a checkpoint of a run, the run's; else {OWN_DATA}]",
+        parser=path,
+        default=None,
     ),
     split: str = option(
         "auto|train|validation|all|PART",

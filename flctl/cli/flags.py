@@ -135,7 +135,7 @@ FLAGS = (
          "agents of a fleet use their own data.", "PATH", OWN_DATA, absolute),
     Flag("partition", str, DATA, "How it is dealt: at random, two classes each, unequal mixes "
          "(--alpha), unequal sizes, or whole records.", "iid|label|dirichlet|size|record",
-         "record for ecg, else iid"),
+         "record for ecg and sensors, else iid"),
     Flag("alpha", float, DATA, "For --partition dirichlet: small is very unequal.", "A"),
     Flag("dataset", str, DATA, "Name of the data set that each agent trains on.", "NAME"),
     Flag("lead", str, DATA, "Signal of WFDB records for --local, --virtual and --test-data, by "

@@ -23,6 +23,14 @@ def run_of(checkpoint: Path) -> RunFolder | None:
     return next((folder for folder in found if folder.journal_path.is_file()), None)
 
 
+def data_of_run(checkpoint: Path) -> Path | None:
+    """What the run in whose folder the checkpoint is has learnt from, if it is here."""
+    settings = None if (run := run_of(checkpoint)) is None else run.settings()
+    if settings is None or settings.data is None or not (settings.local or settings.virtual):
+        return None
+    return path if (path := Path(settings.data)).exists() else None
+
+
 def own_of_run(task: Task, checkpoint: Path, data: Path | None) -> OwnData:
     """Of the run in whose folder the checkpoint is, if its data are here, and are `data` where
     those are named. Raises DataError."""

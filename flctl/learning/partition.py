@@ -97,7 +97,8 @@ def deal_groups(groups: Groups | None, n: int, changing: bool = False) -> list[l
         there = (
             f"{len(names)} records"
             if len(names) > 1
-            else "1 record (a file that names no records or devices counts as one)"
+            else "1 record (a file that names no records or devices counts as one; for 'sensors', "
+            "--task-args device=COLUMN names the column of the devices)"
         )
         raise DataError(f"{n} agents, but only {there}; use --partition iid")
     hands: list[list[str]] = [[] for _ in range(n)]

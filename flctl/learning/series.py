@@ -147,7 +147,7 @@ def _all_cut(lines: Sequence[DeviceSeries], args: SeriesArgs, predicted: bool) -
 
 def _cut_one(line: DeviceSeries, args: SeriesArgs, found: Windows, predicted: bool) -> None:
     left_out = Counter(line.left_out)
-    line = _in_order(line, left_out)
+    line, moved = _in_order(line, left_out)
     step = float(np.median(np.diff(line.time))) if len(line.time) > 1 else 1.0
     there = len(line.time)
     line = _filled(line, step, args.fill)
@@ -194,23 +194,29 @@ def _cut_one(line: DeviceSeries, args: SeriesArgs, found: Windows, predicted: bo
         facts={
             "interval, s": round(step, 6),
             **({"samples interpolated": added} if added else {}),
+            **({"samples sorted by time": moved} if moved else {}),
         },
         left_out={why: count for why, count in left_out.items() if count},
     )
     found.origins.append(origin)
 
 
-def _in_order(line: DeviceSeries, left_out: Counter[str]) -> DeviceSeries:
-    """Rows with a time and all inputs, ascending."""
+def _in_order(line: DeviceSeries, left_out: Counter[str]) -> tuple[DeviceSeries, int]:
+    """Rows with a time and all inputs, ascending; how many stood elsewhere. Raises DataError when
+    most have the time of another."""
     whole = np.isfinite(line.time) & np.isfinite(line.inputs).all(axis=1)
     left_out["samples with a missing value"] += int((~whole).sum())
     rows = np.flatnonzero(whole)
     order = rows[np.argsort(line.time[rows], kind="stable")]
-    left_out["samples sorted in by their time"] += int((order != rows).sum())
     new = np.ones(len(order), np.bool_)
     new[1:] = np.diff(line.time[order]) > 0
-    left_out["samples with the time of another"] += int((~new).sum())
-    return line.at(order[new])
+    left_out["samples with the time of another"] += (same := int((~new).sum()))
+    if same > len(order) / 2:
+        raise DataError(
+            f"{line.where}: {same:,} of {len(order):,} samples have the time of another; if the "
+            "file has several devices, name their column (--task-args device=COLUMN)"
+        )
+    return line.at(order[new]), int((order != rows).sum())
 
 
 def _filled(line: DeviceSeries, step: float, most: int) -> DeviceSeries:

@@ -92,7 +92,8 @@ def _columns(
         raise (OtherData if args.time == "time" else DataError)(f"{file}: {text}")
     others = [each for each in enumerate(names) if each[1] not in (time, args.device, args.target)]
     chosen = args.columns or tuple(n for at, n in others if _is_number([row[at] for row in rows]))
-    if missing := [name for name in chosen if name not in names]:
+    named = () if args.device == "device" else (args.device,)
+    if missing := [name for name in (*chosen, *named) if name not in names]:
         raise DataError(f"{file}: no column '{missing[0]}'; it has {few}")
     if not chosen:
         raise OtherData(f"{file}: no column of numbers besides the time")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from flctl.files import expect_path
-from flctl.fleet.own_data import own_of, own_of_run
+from flctl.fleet.own_data import data_of_run, own_of, own_of_run
 from flctl.learning.correction import corrected
 from flctl.learning.evaluation import measured as measure
 from flctl.learning.examples import Examples
@@ -28,7 +28,7 @@ class ToMeasure(NamedTuple):
     """None: what the checkpoint names."""
     read_as: ReadAs
     data: Path | None
-    """None: the task's own."""
+    """None: the run's in whose folder the checkpoint is, else the task's own."""
     split: str
     agents: int | None
     """Number of agents that share the data; None: that of the checkpoint's run."""
@@ -51,9 +51,9 @@ class Measured(NamedTuple):
 
 def measured(checkpoint: Path, wanted: ToMeasure) -> Measured:
     """Raises FlctlError."""
-    data = wanted.data
-    if data is not None:
-        expect_path(data, f"--data {data}")
+    data = wanted.data or data_of_run(checkpoint)
+    if wanted.data is not None:
+        expect_path(wanted.data, f"--data {wanted.data}")
     chosen, learnt = task_of(checkpoint, wanted.task, wanted.read_as)
     with reading(data):
         parts = chosen_parts(learnt, data, wanted.split)

@@ -77,10 +77,23 @@ def test_rows_out_of_order_and_of_one_time_are_sorted_and_said(tmp_path):
     swapped = [*rows[:50], rows[51], rows[50], *rows[52:], rows[-1]]
     path = table(tmp_path / "pi.csv", swapped)
     (origin,) = settled(path).origins(path)
-    assert origin.left_out["samples sorted in by their time"] == 2
+    assert origin.facts["samples sorted by time"] == 2
     assert origin.left_out["samples with the time of another"] == 1
     straight = table(tmp_path / "straight.csv", rows)
     assert settled(path).train_data(path).digest == settled(straight).train_data(straight).digest
+
+
+def test_several_devices_in_one_file_are_asked_for_their_column(tmp_path):
+    """Else all but one sample of each time would be lost without a word."""
+    names = ("m1", "m2", "m3", "m4")
+    rows = [(t, a, b, label, name) for t, a, b, label in steady(100) for name in names]
+    path = tmp_path / "all.csv"
+    path.write_text("\n".join(["time,a,b,label,machine", *(",".join(map(str, r)) for r in rows)]))
+    with pytest.raises(DataError, match=r"300 of 400 samples .*--task-args device=COLUMN"):
+        settled(path).train_data(path)
+    with pytest.raises(DataError, match="no column 'maschine'; it has time, a, b, label, machine"):
+        settled(path, device="maschine").train_data(path)
+    assert set(settled(path, device="machine").train_data(path).group) == {*names}
 
 
 def test_dates_and_seconds_say_the_same(tmp_path):
