@@ -1,47 +1,91 @@
-"""What lies in examples/, used as its reader would."""
+"""The strategies in examples/, used as their reader would use them."""
 
 import json
+import re
 import subprocess
+import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from real_fleet import FLCTL, QUIET
+from real_fleet import FLCTL, QUIET, RealFleet, flctl
 
-EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+ROOT = Path(__file__).resolve().parents[1]
+EXAMPLES = ROOT / "examples"
+PAGE = ROOT / "docs/how-to/own-strategies.md"
 
 
-@pytest.fixture
-def with_strategy(tmp_path: Path) -> dict[str, str]:
-    """An environment in which the example's package is installed."""
-    about = tmp_path / "flctl_winsorised_mean-0.1.0.dist-info"
-    about.mkdir()
+def installed(folder: Path, example: str, entries: Mapping[str, str] = {}) -> dict[str, str]:
+    """An environment in which the example's package is installed, also as other `entries`."""
+    project = tomllib.loads((EXAMPLES / example / "pyproject.toml").read_text())["project"]
+    entries = {**project["entry-points"]["flctl.strategies"], **entries}
+    about = folder / f"{example}-{project['version']}.dist-info"
+    about.mkdir(parents=True)
     (about / "METADATA").write_text(
-        "Metadata-Version: 2.1\nName: flctl-winsorised-mean\nVersion: 0.1.0\n"
+        f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
     )
-    text = (EXAMPLES / "winsorised_mean" / "pyproject.toml").read_text()
-    entry = next(line for line in text.splitlines() if "WinsorisedMean" in line)
-    (about / "entry_points.txt").write_text(f"[flctl.strategies]\n{entry.replace(chr(34), '')}\n")
-    return {**QUIET, "PYTHONPATH": f"{tmp_path}:{EXAMPLES / 'winsorised_mean'}"}
+    lines = "".join(f"{name} = {value}\n" for name, value in entries.items())
+    (about / "entry_points.txt").write_text(f"[flctl.strategies]\n{lines}")
+    return {**QUIET, "PYTHONPATH": f"{folder}:{EXAMPLES / example}"}
 
 
-def test_a_strategy_from_outside_is_one_file_and_an_entry_point(
-    tmp_path: Path, with_strategy: dict[str, str]
-):
-    command = [*FLCTL, "train", "--task", "ecg", "--virtual", "5", "--rounds", "1", "--json",
-               "--federate-after-n-batches", "1", "--state", str(tmp_path / "state"),
-               "--strategy", "winsorised-mean"]  # fmt: skip
-    done = subprocess.run(
-        command, env=with_strategy, capture_output=True, text=True, timeout=90, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1])["event"] == "finished"
-    wrong = subprocess.run(
-        [*command, "--strategy-args", "share=0.7"],
-        env=with_strategy, capture_output=True, text=True, timeout=90, check=False,
+def run(*arguments: object, env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*FLCTL, *map(str, arguments)],
+        env=env, capture_output=True, text=True, timeout=90, check=False,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("example", "argument", "refused"),
+    [
+        ("winsorised_mean", "share=0.1", "share: expected `float` < 0.5"),
+        ("nesterov", "momentum=0.5", "momentum: expected `float` < 1"),
+    ],
+)
+def test_a_strategy_from_outside_is_one_file_and_an_entry_point(
+    tmp_path: Path, example: str, argument: str, refused: str
+):
+    env, name = installed(tmp_path / "site", example), example.replace("_", "-")
+    where = ("--state", tmp_path / "state")
+    command = (
+        "train", "--task", "ecg", "--virtual", 5, "--rounds", 2, "--federate-after-n-batches", 1,
+        *where, "--strategy", name, "--strategy-args",
+    )  # fmt: skip
+    done = run(*command, argument, "--json", env=env)
+    assert done.returncode == 0, done.stderr
+    end = json.loads(done.stdout.splitlines()[-1])
+    assert end["event"] == "finished"
+    shown = run("runs", "show", end["run"], *where, env=QUIET)
+    assert f"\nstrategy    {name} {argument}\n" in shown.stdout
+    wrong = run(*command, f"{argument.partition('=')[0]}=1", env=env)
     assert wrong.returncode == 2
-    assert "strategy_args of winsorised-mean: share: expected `float` < 0.5" in wrong.stderr
-    listed = subprocess.run(
-        [*FLCTL, "train", "--help"], env=with_strategy, capture_output=True, text=True, check=False
-    )
-    assert "trimmed-mean,winsorised-mean." in "".join(listed.stdout.split())  # wrapped at a hyphen
+    assert f"strategy_args of {name}: {refused}" in wrong.stderr
+    listed = run("train", "--help", env=env)
+    assert re.search(rf"\b{name}\b", "".join(listed.stdout.split()))  # wrapped at a hyphen
+
+
+def test_a_package_cannot_replace_a_built_in_strategy(tmp_path: Path):
+    env = installed(tmp_path / "site", "nesterov", {"fedavg": "nesterov:Nesterov"})
+    done = run("train", "--task", "ecg", "--virtual", 2, "--state", tmp_path / "state", env=env)
+    assert done.returncode == 2
+    words = "strategy 'fedavg' is brought along by flctl and flctl-nesterov: uninstall one of them"
+    assert words in done.stderr
+    assert "".join(run("train", "-h", env=env).stdout.split()).count("fedavg,") == 1
+
+
+def test_a_strategy_that_the_coordinator_lacks_is_missing_there(tmp_path: Path):
+    fleet = RealFleet(tmp_path)
+    try:
+        fleet.start_coordinator()
+        done = flctl("train", "--task", "ecg", "--strategy", "nesterov", "--state", fleet.state)
+    finally:
+        fleet.close()
+    assert done.returncode == 2
+    assert "on the coordinator: unknown strategy 'nesterov'; installed: fedadagrad" in done.stderr
+
+
+@pytest.mark.parametrize("example", ["winsorised_mean", "nesterov"])
+def test_the_page_shows_the_example(example: str):
+    code = (EXAMPLES / example / f"{example}.py").read_text()
+    assert code.partition('"""\n\n')[2].strip() in PAGE.read_text()

@@ -10,9 +10,7 @@ from typing import Annotated
 import numpy as np
 from msgspec import Meta
 
-from flctl.core.strategies import Strategy
-from flctl.core.strategies.averaging import Floats, Weights
-from flctl.wire.parameters import Array
+from flctl.core.strategies import Array, Floats, Strategy, Weights
 
 
 class WinsorisedMean(Strategy, frozen=True):

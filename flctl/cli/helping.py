@@ -69,7 +69,7 @@ class Command(_Quick, typer.core.TyperCommand):
                 text = re.sub(r"\bx>=([\d.e-]+)", r"at least \1", text)
                 if "{strategies}" in text:  # those of other packages too
                     named = strategies or (e.name for e in entry_points(group="flctl.strategies"))
-                    text = text.replace("{strategies}", ", ".join(sorted(named)))
+                    text = text.replace("{strategies}", ", ".join(sorted(set(named))))
                 groups.setdefault(name or "Options", []).append((shown, text))
         # The options that every command has come last.
         ordered = sorted(groups, key=lambda name: (name != "Arguments", name == "Options"))

@@ -48,7 +48,9 @@ def show_run(
 ) -> None:
     """`resumable`: by a command on this machine, which takes `options` to find the run. Of many
     agents some, unless `everyone` is wanted."""
-    compression = found["settings"].get("compression", "none")
+    settings = found["settings"]
+    compression, strategy = settings.get("compression", "none"), settings.get("strategy", "fedavg")
+    given = "".join(f" {key}={value}" for key, value in settings.get("strategy_args", {}).items())
     for name in ("run", "task", "kind", "state", "reason", "checkpoint"):
         if found[name] and name == "reason":
             long = output.table("", "")
@@ -56,6 +58,8 @@ def show_run(
             output.show(long)
         elif found[name]:  # a path to copy stays one line
             output.print_line(f"{name:<11} {found[name]}")
+    if strategy != "fedavg":
+        output.print_line(f"{'strategy':<11} {strategy}{given}")
     if compression != "none":
         output.print_line(f"{'compression':<11} {compression}")
     if history.started is not None and (begun := history.started.begun) is not None:
@@ -81,7 +85,7 @@ def show_run(
         _show_lost(history.rounds)
         _show_last(history, everyone)
         _show_figures(history, everyone)
-        _show_unmeasured(history, found["settings"].get("evaluate"), found["rounds"])
+        _show_unmeasured(history, settings.get("evaluate"), found["rounds"])
     _show_own(history, f"{output.program()} personalise {found['run']}{options}")
 
 

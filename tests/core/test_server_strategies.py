@@ -3,6 +3,7 @@
 import os
 import sys
 import tracemalloc
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -341,19 +342,97 @@ def test_what_goes_wrong_in_a_strategy_names_it(answer, says: str):
         combine(Broken(), file, [file, file], weigh([1, 1], "examples"), writer)
 
 
-def test_a_strategy_that_is_installed_while_the_process_runs_is_found(tmp_path, monkeypatch):
-    """A coordinator need not be started again for it."""
+SMALL = {"w": np.ones(4, np.float32)}
+
+
+def _of_numpy(state):
+    state["v"] = state["v"] @ np.zeros(7)
+
+
+@pytest.mark.parametrize(
+    ("keep", "says"),
+    [
+        (lambda state: state["w"], r"KeyError: 'w' \(test_server_strategies.py, line \d+\)"),
+        (_of_numpy, r"ValueError: .* \(test_server_strategies.py, line \d+\)"),
+        (lambda state: state.update(w=state["v"]), "its state and initial differ in w"),
+        (lambda state: state.pop("v"), "its state and initial differ in v"),
+        (lambda state: state.update(v=0), r"state\['v'\] is a int, not an array of 4 numbers"),
+        (lambda state: state.update(v=np.ones(3)), r"state\['v'\] is float64 of shape \(3,\)"),
+    ],
+)
+def test_what_goes_wrong_with_a_state_names_it(keep, says: str):
+    class Broken(Strategy, frozen=True):
+        steps = True
+        initial = {"v": 0.0}
+
+        def step(self, before, change, state):
+            keep(state)
+            return before + change
+
+    with pytest.raises(StrategyError, match=f"^strategy Broken, step: {says}"):
+        run(Broken(), [[SMALL, SMALL]], SMALL)
+
+
+def test_of_an_error_in_a_library_the_line_of_the_strategy_is_named():
+    class Broken(Strategy, frozen=True):
+        def combine(self, parts, weights):
+            return np.stack(list(parts)).reshape(7).mean(axis=(3, 3))
+
+    line = Broken.combine.__code__.co_firstlineno + 1
+    with pytest.raises(StrategyError, match=rf"\(test_server_strategies.py, line {line}\)$"):
+        run(Broken(), [[SMALL, SMALL]], SMALL)
+
+
+def installed_as(folder: Path, name: str, code: str) -> None:
+    """A package of this name, with a strategy of this name in it."""
+    (folder / f"{name}_strategy.py").write_text(
+        f"from flctl.core.strategies import Strategy\n\n\n{code}\n"
+    )
+    about = folder / f"{name}-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    kind = name.title()
+    (about / "entry_points.txt").write_text(
+        f"[flctl.strategies]\n{name} = {name}_strategy:{kind}\n"
+    )
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path
+    installed_strategies.cache_clear()
+    for module in [each for each in sys.modules if each.endswith("_strategy")]:
+        del sys.modules[module]
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ("initial = {'v': 0.0}", "has initial, but not steps = True"),
+        ("def step(self, before, change, state): ...", "has step, but not steps = True"),
+    ],
+)
+def test_a_strategy_whose_step_is_not_taken_is_refused(site: Path, body: str, says: str):
+    installed_as(site, "idle", f"class Idle(Strategy, frozen=True):\n    {body}")
+    with pytest.raises(SettingsError, match=f"^strategy 'idle' {says}"):
+        strategy_of(settings_of("idle"))
+
+
+def test_a_strategy_that_is_installed_while_the_process_runs_is_found(site: Path):
+    """A coordinator need not be started again for it."""
     with pytest.raises(SettingsError, match="unknown strategy 'newer'"):
         strategy_class("newer")
-    code = "from flctl.core.strategies import Strategy\n\n\nclass Newer(Strategy): ...\n"
-    (tmp_path / "newer_strategy.py").write_text(code)
-    about = tmp_path / "newer-1.0.dist-info"
-    about.mkdir()
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: newer\nVersion: 1.0\n")
-    (about / "entry_points.txt").write_text("[flctl.strategies]\nnewer = newer_strategy:Newer\n")
-    try:
-        assert strategy_class("newer").__name__ == "Newer"
-    finally:
-        installed_strategies.cache_clear()
-        sys.modules.pop("newer_strategy", None)
+    installed_as(site, "newer", "class Newer(Strategy): ...")
+    assert strategy_class("newer").__name__ == "Newer"
+
+
+def test_two_packages_with_a_strategy_of_one_name_are_both_refused(site: Path):
+    installed_as(site, "median", "class Median(Strategy): ...")
+    with pytest.raises(
+        SettingsError,
+        match=r"^strategy 'median' is brought along by flctl and median: uninstall one of them$",
+    ):
+        strategy_class("median")
+    (site / "median-1.0.dist-info" / "entry_points.txt").unlink()
+    assert strategy_class("median").summary == "the median of each number"  # without a restart

@@ -35,7 +35,7 @@ from flctl.core.events import (
 from flctl.core.history import History
 from flctl.core.personal import as_ordered, begun
 from flctl.core.stream import Published
-from flctl.errors import FlctlError, RunError, UsageError
+from flctl.errors import FlctlError, RunError, SettingsError, UsageError
 from flctl.files import Lock
 from flctl.labels import none_chosen
 from flctl.settings import RunSettings
@@ -80,6 +80,8 @@ class RunKeeper:
 
         def made(first: FirstModel | None, error: BaseException | None) -> None:
             if first is None:
+                if kind == "fleet" and "unknown strategy '" in str(error):  # of another machine
+                    error = SettingsError(f"on the coordinator: {error}")
                 done(None, error)
                 return
             try:

@@ -7,6 +7,7 @@ order of the updates is that of the agents' names, so the outcome does not depen
 was first.
 """
 
+import sys
 import traceback
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -92,11 +93,13 @@ def combine(
         if part.spec.name in buffers and median_of_statistics:
             after = median(part.of(update) for update in updates)
         else:
-            after = _combine(strategy, part, views, weights)
+            parts = (part.of(view) for view in views)
+            after = _numbers(strategy, "combine", part.count, parts, weights)
         kept = _state_at(part, strategy.initial, state, of_state) if strategy.steps else {}
         if strategy.steps and part.spec.name not in buffers:
             before = part.of(base).astype(np.float64)
-            after = _call(strategy, "step", before, after - before, kept)
+            after = _numbers(strategy, "step", part.count, before, after - before, kept)
+            _expect_state(kept, part.count, strategy)
         model = from_float64(after, part.spec.dtype)
         _expect_finite(model, part.spec, strategy)
         return model, kept
@@ -147,26 +150,38 @@ def _call(strategy: Strategy, method: str, *args: Any) -> Any:
     except FlctlError:
         raise
     except (Exception, SystemExit) as error:
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        raise StrategyError(
-            f"strategy {type(strategy).__name__}, {method}: "
-            f"{one_line(f'{type(error).__name__}: {error}')} ({Path(last.filename).name}, line "
-            f"{last.lineno})"
-        ) from error
+        frames = traceback.extract_tb(error.__traceback__)
+        own = getattr(sys.modules.get(type(strategy).__module__), "__file__", None)
+        at = ([each for each in frames if each.filename == own] or frames)[-1]
+        what = one_line(f"{type(error).__name__}: {error}")
+        what = f"{what} ({Path(at.filename).name}, line {at.lineno})"
+        raise _wrong(strategy, method, what) from error
 
 
-def _combine(
-    strategy: Strategy, part: Slice, updates: Sequence[Tensors], weights: Weights
-) -> Floats:
-    found = _call(strategy, "combine", (part.of(update) for update in updates), weights)
-    if isinstance(found, np.ndarray) and found.shape == (part.count,) and found.dtype.kind in "fiu":
-        return found
+def _numbers(strategy: Strategy, method: str, count: int, *args: Any) -> Floats:
+    """What its method returns, if it is as many numbers."""
+    found = _call(strategy, method, *args)
+    _expect_numbers(found, count, strategy, method, "it returns")
+    return np.asarray(found)
+
+
+def _expect_numbers(found: Any, count: int, strategy: Strategy, method: str, what: str) -> None:
     is_array = isinstance(found, np.ndarray)
-    what = f"{found.dtype} of shape {found.shape}" if is_array else f"a {type(found).__name__}"
-    raise StrategyError(
-        f"strategy {type(strategy).__name__}, combine: it returns {what}, not an array of "
-        f"{part.count} numbers"
-    )
+    if is_array and found.shape == (count,) and found.dtype.kind in "fiu":
+        return
+    kind = f"{found.dtype} of shape {found.shape}" if is_array else f"a {type(found).__name__}"
+    raise _wrong(strategy, method, f"{what} {kind}, not an array of {count} numbers")
+
+
+def _expect_state(kept: State, count: int, strategy: Strategy) -> None:
+    if differ := sorted(kept.keys() ^ strategy.initial.keys()):
+        raise _wrong(strategy, "step", f"its state and initial differ in {', '.join(differ)}")
+    for name, value in kept.items():
+        _expect_numbers(value, count, strategy, "step", f"state['{name}'] is")
+
+
+def _wrong(strategy: Strategy, method: str, what: str) -> StrategyError:
+    return StrategyError(f"strategy {type(strategy).__name__}, {method}: {what}")
 
 
 def _expect_finite(model: Array, spec: TensorSpec, strategy: Strategy) -> None:

@@ -2,7 +2,7 @@
 
 import difflib
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 
@@ -16,27 +16,34 @@ GROUP = "flctl.strategies"
 
 
 @cache
-def installed_strategies() -> Mapping[str, EntryPoint]:
-    """By name, in order of the names."""
-    return {entry.name: entry for entry in sorted(entry_points(group=GROUP))}
+def installed_strategies() -> Mapping[str, Sequence[EntryPoint]]:
+    """By name, in order of the names; one that two packages register is there twice."""
+    found: dict[str, list[EntryPoint]] = {}
+    for entry in sorted(entry_points(group=GROUP)):
+        found.setdefault(entry.name, []).append(entry)
+    return found
 
 
 def strategy_of(settings: RunSettings) -> Strategy:
-    """Raises SettingsError for an unknown strategy, or an argument that it does not take."""
+    """Raises SettingsError for an unknown or an incomplete strategy, or an argument that it does
+    not take."""
     name, kind = settings.strategy, strategy_class(settings.strategy)
     try:
-        return msgspec.convert(dict(settings.strategy_args), kind, strict=True)
+        strategy = msgspec.convert(dict(settings.strategy_args), kind, strict=True)
     except msgspec.ValidationError as error:
         raise SettingsError(
             f"strategy_args of {name}: {_wrong(error)}; it takes "
             f"{', '.join(kind.__struct_fields__) or 'none'}"
         ) from error
+    if strategy.initial and not strategy.steps:
+        raise SettingsError(f"strategy '{name}' has initial, but not steps = True: set it")
+    return strategy
 
 
 def strategy_class(name: str) -> type[Strategy]:
     """Raises SettingsError unless `name` is installed, by one package, and is a strategy."""
     installed = installed_strategies()
-    if name not in installed:  # its package may be newer than this process
+    if len(installed.get(name, ())) != 1:  # packages may have changed since this process began
         importlib.invalidate_caches()
         installed_strategies.cache_clear()
         installed = installed_strategies()
@@ -44,12 +51,20 @@ def strategy_class(name: str) -> type[Strategy]:
         near = difflib.get_close_matches(name, installed, n=1, cutoff=0.5)
         hint = f"; did you mean '{near[0]}'?" if near else f"; installed: {', '.join(installed)}"
         raise SettingsError(f"unknown strategy '{name}'{hint}")
+    entry, *others = installed[name]
+    if any(other.value != entry.value for other in others):
+        packages = " and ".join(sorted(e.dist.name if e.dist else "?" for e in installed[name]))
+        raise SettingsError(
+            f"strategy '{name}' is brought along by {packages}: uninstall one of them"
+        )
     try:
-        kind = installed[name].load()
+        kind = entry.load()
     except (Exception, SystemExit) as error:  # code of another package
         raise SettingsError(f"strategy '{name}' cannot be imported: {one_line(error)}") from error
     if not (isinstance(kind, type) and issubclass(kind, Strategy)):
-        raise SettingsError(f"strategy '{name}': {installed[name].value} is not a Strategy")
+        raise SettingsError(f"strategy '{name}': {entry.value} is not a Strategy")
+    if kind.step is not Strategy.step and not kind.steps:
+        raise SettingsError(f"strategy '{name}' has step, but not steps = True: set it")
     return kind
 
 

@@ -11,6 +11,7 @@ from flctl.core.strategies.averaging import Floats, Weights, mean
 from flctl.wire.parameters import Array
 
 State = dict[str, Floats]
+"""What `step` keeps, by name: an array for this slice, float32 between rounds."""
 
 
 class Strategy(Struct, frozen=True, forbid_unknown_fields=True):
