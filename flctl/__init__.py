@@ -1,6 +1,6 @@
 """Federated learning on a fleet of Raspberry Pis.
 
-The names in `__all__` are the public face (docs/how-to/python.md); all else is private. They are
+The names in `__all__` are the public face; docs/how-to/python.md names what else is. They are
 loaded when they are used: `import flctl` needs neither torch nor a socket. Their types stand in
 __init__.pyi, so that nothing here imports upwards.
 """

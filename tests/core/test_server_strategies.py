@@ -346,7 +346,7 @@ SMALL = {"w": np.ones(4, np.float32)}
 
 
 def _of_numpy(state):
-    state["v"] = state["v"] @ np.zeros(7)
+    np.stack([state["v"], np.zeros(7)])
 
 
 @pytest.mark.parametrize(
@@ -363,7 +363,10 @@ def _of_numpy(state):
 def test_what_goes_wrong_with_a_state_names_it(keep, says: str):
     class Broken(Strategy, frozen=True):
         steps = True
-        initial = {"v": 0.0}
+
+        @property
+        def initial(self):
+            return {"v": 0.0}
 
         def step(self, before, change, state):
             keep(state)
@@ -376,7 +379,7 @@ def test_what_goes_wrong_with_a_state_names_it(keep, says: str):
 def test_of_an_error_in_a_library_the_line_of_the_strategy_is_named():
     class Broken(Strategy, frozen=True):
         def combine(self, parts, weights):
-            return np.stack(list(parts)).reshape(7).mean(axis=(3, 3))
+            return np.stack([next(parts), np.zeros(7)])
 
     line = Broken.combine.__code__.co_firstlineno + 1
     with pytest.raises(StrategyError, match=rf"\(test_server_strategies.py, line {line}\)$"):

@@ -33,8 +33,9 @@ TABLE = {
         instead={"--virtual 16": "--virtual 3"},
     ),
     "docs/explanation/strategies.md": Page(
-        given=(EXAMPLES,), instead={r"--local 5 (?=--strategy trimmed)": "--local 3 "}
+        instead={r"--local 5 (?=--strategy trimmed)": "--local 3 "}
     ),
+    "docs/how-to/own-strategies.md": Page(given=(EXAMPLES,)),
     "docs/how-to/data.md": Page(
         given=("flctl data split --task ecg --agents 2 --out two && cp two/pi-01/beats.npz .",)
     ),
