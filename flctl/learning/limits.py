@@ -37,17 +37,16 @@ def check_batches(batches: Sequence[Indices], steps: int, limits: Limits) -> Non
         raise OwnerRefuses(
             f"a round of {steps} batches is below --min-batches {limits.min_batches}"
         )
-    _check_examples(len(np.unique(np.concatenate(batches))), limits, "a round on")
+    if (examples := len(np.unique(np.concatenate(batches)))) < limits.min_examples:
+        raise OwnerRefuses(
+            f"a round on {examples} examples is below --min-examples {limits.min_examples}"
+        )
 
 
 def check_held_out(examples: int, limits: Limits | None) -> None:
     """Raises OwnerRefuses when the metrics would be those of too few examples."""
-    if limits is not None:
-        _check_examples(examples, limits, "an evaluation on")
-
-
-def _check_examples(examples: int, limits: Limits, what: str) -> None:
-    if examples < limits.min_examples:
+    if limits is not None and examples < limits.min_examples:
         raise OwnerRefuses(
-            f"{what} {examples} examples is below --min-examples {limits.min_examples}"
+            f"measures nothing with {examples} examples, as its --min-examples is "
+            f"{limits.min_examples}"
         )

@@ -188,7 +188,7 @@ class ToyAgent:
         validation: int = 0,
         labels: dict[str, str] | None = None,
     ) -> None:
-        self.limits, self.labels = limits or Limits(min_examples=1), labels or {}
+        self.limits, self.labels = limits or Limits(), labels or {}
         self.fleet, self.name = fleet, name
         self.keys = keys or KeyPair.make()
         self.examples, self.held_out, self.role = examples, held_out, role

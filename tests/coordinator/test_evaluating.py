@@ -11,16 +11,13 @@ from flctl.coordinator.run.context import Heard
 from flctl.coordinator.run.evaluating import Evaluating
 from flctl.core.metrics import DEFAULT_METRICS, from_confusion
 from flctl.core.round import Back, Gone, Tick
-from flctl.core.stream import Published
 from flctl.settings import parse
-from flctl.terminal.lines import trouble_line
 from flctl.transport.gate import Gate
 from flctl.wire.messages import (
     Coded,
     Evaluate,
     Evaluated,
     Failed,
-    Limits,
     Measures,
     Metric,
     Model,
@@ -39,11 +36,11 @@ EARLIER = WorkKey(run="ecg-1", version=1, base="a" * 64)
 class Member:
     """Has 100 examples of the part for testing."""
 
-    def __init__(self, digest: str = TASK, limits: Limits | None = None) -> None:
-        self.hello = SimpleNamespace(role="train", tasks={"ecg": digest}, limits=limits)
+    def __init__(self, digest: str = TASK) -> None:
+        self.hello, self.tests = SimpleNamespace(role="train", tasks={"ecg": digest}), 100
 
     def examples(self, task: str, dataset: str, part: str) -> int:
-        return 100 * (part == "test")
+        return self.tests * (part == "test")
 
 
 class Rig:
@@ -54,12 +51,11 @@ class Rig:
         evaluate: str = "agents",
         done: int = 1,
         measures: Measures = MEASURES,
-        key: WorkKey = KEY,
+        refused: dict[str, Any] | None = None,
         **members: Member,
     ) -> None:
         self.asked: list[str] = []
         self.over: list[Any] = []
-        self.told: list[Any] = []
         self.submitted: list[Any] = []
         self.works: list[Any] = []
         self.now = 1000.0
@@ -74,12 +70,12 @@ class Rig:
             serve=lambda *_: None,
             clock=lambda: self.now,
             is_here=lambda name: True,
-            publish=self.told.append,
+            refused={} if refused is None else refused,
             thinking=SimpleNamespace(submit=self._submit),
             evaluator=SimpleNamespace(derive=lambda settings, sums: {"mcc": sums.states["mcc"][0]}),
         )
         made: Any = SimpleNamespace(path=Path("model"), size=9)
-        self.evaluating = Evaluating(context, key, made, {}, lambda *found: self.over.append(found))
+        self.evaluating = Evaluating(context, KEY, made, {}, lambda *found: self.over.append(found))
         self.evaluating.begin()
 
     def _submit(self, work: Any, then: Any) -> None:
@@ -94,8 +90,8 @@ class Rig:
     def answers(self, agent: str, sums: Sums | None, key: WorkKey = KEY) -> None:
         self.evaluating.on(Heard(agent, Evaluated(key=key, part="test", sums=sums)))
 
-    def fails(self, agent: str, key: WorkKey, retrying: bool = False) -> None:
-        failed = Failed(key=key, what="evaluate", kind="error", message="no", retrying=retrying)
+    def fails(self, agent: str, key: WorkKey, kind: str = "error", **more: Any) -> None:
+        failed = Failed(key=key, what="evaluate", kind=kind, message="no", **more)
         self.evaluating.on(Heard(agent, failed))
 
     @property
@@ -185,18 +181,24 @@ def test_an_agent_with_other_code_of_the_task_measures_nothing():
     assert Rig(a=Member(), b=Member(digest="e" * 64)).asked == ["a"]
 
 
-@pytest.mark.parametrize(("version", "lines"), [(1, 1), (2, 0), (7, 0)])
-def test_an_agent_that_may_not_measure_so_few_is_not_asked_and_named_once(version, lines):
-    """In the first round that is measured; it is no failure of each round."""
-    key = msgspec.structs.replace(KEY, version=version)
-    rig = Rig(key=key, a=Member(), b=Member(limits=Limits(min_examples=101)))
-    assert rig.asked == ["a"]
-    assert [(e.agent, e.kind) for e in rig.told] == [("b", "owner")] * lines
-    for event in rig.told:
-        told = Published("run", event)
-        assert trouble_line(told) == (
-            "round 1: b: measures nothing with 100 test examples, as its --min-examples is 101"
-        )
+def test_an_agent_whose_owner_refuses_is_asked_again_once_it_declares_other_numbers():
+    """A refusal is no failure of each round. How many examples there are only the agent knows:
+    what it has declared may be of another reading of its data."""
+    few, refused = Member(), {}
+    rig = Rig(refused=refused, a=Member(), b=few)
+    rig.fails("b", KEY, kind="owner")
+    rig.answers("a", GOOD)
+    assert rig.losses == {"a": 0.5}
+    assert Rig(refused=refused, a=Member(), b=few).asked == ["a"]
+    few.tests = 101
+    assert Rig(refused=refused, a=Member(), b=few).asked == ["a", "b"]
+
+
+def test_an_agent_that_has_measured_enough_for_this_hour_is_asked_in_the_next_round():
+    refused: dict[str, Any] = {}
+    rig = Rig(refused=refused, a=Member())
+    rig.fails("a", KEY, kind="owner", again_s=60.0)
+    assert rig.losses == {} and Rig(refused=refused, a=Member()).asked == ["a"]
 
 
 def test_after_a_stop_no_agent_is_asked():

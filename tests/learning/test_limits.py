@@ -172,7 +172,9 @@ def test_only_a_batch_below_the_floor_is_left_out(examples: int, left_out: int):
 
 def test_metrics_of_too_few_examples_are_refused():
     """The loss of one example under a model of the coordinator's choice is a number about it."""
-    with pytest.raises(OwnerRefuses, match="an evaluation on 15 examples is below --min-examples"):
+    with pytest.raises(
+        OwnerRefuses, match="measures nothing with 15 examples, as its --min-examples is 16"
+    ):
         check_held_out(15, DEFAULT)
     check_held_out(16, DEFAULT)
     check_held_out(1, NONE)

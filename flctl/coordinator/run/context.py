@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
@@ -24,7 +24,7 @@ from flctl.files import explained
 from flctl.settings import RunSettings
 from flctl.transport.channel import Frame
 from flctl.transport.gate import Gate
-from flctl.wire.messages import Coded, Digest, Message, Model, Train, WorkKey
+from flctl.wire.messages import Coded, Digest, MeasuredPart, Message, Model, Train, WorkKey
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +84,8 @@ class RunContext:
     wall_clock: Callable[[], float] = time.time
     min_participants: int = 1
     """Fewest updates in a committed round, whatever the run's quorum; set by the coordinator."""
+    refused: dict[str, dict[MeasuredPart, int]] = field(default_factory=dict)
+    """Parts that an agent's owner did not let be measured, with the agent's declared examples."""
 
     @property
     def run(self) -> str:

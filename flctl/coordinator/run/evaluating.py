@@ -11,7 +11,6 @@ from flctl.coordinator.run.scoring import parts_to_ask_for, scored
 from flctl.core.events import Score, UpdateStored
 from flctl.core.plausible import verified
 from flctl.core.round import Back, Gone, Tick
-from flctl.core.stream import AgentFailed
 from flctl.errors import FlctlError, RunError
 from flctl.wire import messages
 
@@ -72,6 +71,8 @@ class Evaluating:
             case Heard(agent, messages.Failed(what="evaluate", retrying=False) as failed) if (
                 failed.key == self._key
             ):
+                if failed.kind == "owner" and failed.again_s is None and agent in self._asked:
+                    self._context.refused[agent] = self._question(agent)
                 self._waiting.pop(agent, None)
             case Gone(agent):
                 self._waiting.pop(agent, None)
@@ -99,21 +100,13 @@ class Evaluating:
 
     def _ask_agents(self, wanted: Sequence[messages.MeasuredPart]) -> None:
         """For parts that are not here; where none is wanted it is over at once."""
-        few: dict[str, list[str]] = {}
         for part in wanted:
             owners = self._owners(part)
-            for agent in [a for a in owners if self._declared(a, part) < self._floor(a)]:
-                few.setdefault(agent, []).append(f"{self._declared(agent, part)} {part} examples")
-                owners.remove(agent)
             # Those that are enrolled to evaluate: the coordinator refuses who only says so.
             for agent in [a for a in owners if self._role(a) == "evaluate"] or owners:
                 self._asked.setdefault(agent, []).append(part)
-        number = self._key.round
-        for agent, parts in few.items() if number <= self._settings.evaluate_every else ():
-            text = f"measures nothing with {' or '.join(parts)}, as its --min-examples is "
-            text += str(self._floor(agent))
-            told = AgentFailed(round=number, agent=agent, kind="owner", message=text)
-            self._context.publish(told)
+        for agent in [a for a in self._asked if self._context.refused.get(a) == self._question(a)]:
+            del self._asked[agent]  # its owner would refuse it again
         self._waiting = {agent: set(parts) for agent, parts in self._asked.items()}
         if self._asked:
             self._context.serve(self._key.base, self._made.path)
@@ -191,10 +184,9 @@ class Evaluating:
         hello = self._context.host.roster.members[agent].hello
         return hello.role if hello is not None else ""
 
-    def _floor(self, agent: str) -> int:
-        """Fewest examples that its owner lets be measured."""
-        hello = self._context.host.roster.members[agent].hello
-        return hello.limits.min_examples if hello is not None and hello.limits is not None else 1
+    def _question(self, agent: str) -> dict[messages.MeasuredPart, int]:
+        """The parts that it is asked for, with its declared examples."""
+        return {part: self._declared(agent, part) for part in self._asked[agent]}
 
     def _declared(self, agent: str, part: messages.MeasuredPart) -> int:
         member = self._context.host.roster.members[agent]
