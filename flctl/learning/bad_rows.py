@@ -30,8 +30,20 @@ class BadRows(dict[int, str]):
         if len(self) > MOST * rows:
             share = f"{len(self)} of {rows} rows cannot be read"
             raise DataError(f"{file}: {share}: {named}; correct or remove them")
+        if _ends_within(file, last := max(self)):
+            raise DataError(
+                f"{file}: line {last}, the last one, is cut off: {one_line(self[last], 120)}; is "
+                "the file still being written?"
+            )
         _log(f"{file}: rows left out: {len(self)}: {named}")
         return {f"rows of {file.name} that cannot be read: {named}": len(self)}
+
+
+def _ends_within(file: Path, line: int) -> bool:
+    """Whether the file ends in this line, before its end."""
+    with file.open("rb") as data:
+        text = data.read()
+    return not text.endswith(b"\n") and text.count(b"\n") + 1 == line
 
 
 def read_rows(path: Path, numbers: Collection[str] = ()) -> list[dict[str, Any]]:

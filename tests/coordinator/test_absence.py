@@ -244,8 +244,9 @@ def test_a_run_that_waits_can_be_stopped(fleet: MemoryFleet):
     run = fleet.start_run(rounds=3, wait_s=5.0)
     kill_in_round(fleet, 2, "pi-03")
     until_paused(fleet)
-    assert not fleet.coordinator.runs.forget_paused("toy-other")
-    assert fleet.coordinator.runs.forget_paused(run)
+    folder = RunFolder.find(fleet.state, run)
+    assert fleet.coordinator.runs.stopped(folder)
+    assert fleet.coordinator.runs.stopped(folder), "also when it is asked again"
     assert fleet.coordinator.runs.status() is None
     fleet.agents["pi-03"].start()
     fleet.kill_coordinator()

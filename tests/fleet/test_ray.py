@@ -162,7 +162,7 @@ def test_a_cluster_gives_the_same_bytes_whatever_happens(
     stopped = Simulated(state, undo, *RUN, *ray)
     run = stopped.until("update", 1)["run"]
     stopped.process.send_signal(signal.SIGINT)
-    assert "go on with" in stopped.end()
+    assert "resume with" in stopped.end()
     wait_for(lambda: not cluster.left_behind())
 
     killed = Simulated(state, undo, "--resume", run)

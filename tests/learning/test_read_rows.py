@@ -53,3 +53,16 @@ def test_an_example_trains_without_its_broken_rows(tmp_path, monkeypatch, name):
     assert len(getattr(module, task)().train_data(tmp_path / "readings.csv")) == whole - 1
     for each in [each for each in sys.modules if each.startswith(package)]:
         del sys.modules[each]
+
+
+def test_a_file_that_is_still_being_written_is_not_read_in_part(tmp_path):
+    """Its last line is cut off; a whole one without a line feed at its end is read."""
+    path = table(tmp_path / "t.csv")
+    text = path.read_text()
+    path.write_text(text[:-3])
+    with pytest.raises(
+        flctl.DataError, match=r"line 41, the last one, is cut off: .*being written"
+    ):
+        flctl.read_rows(path, numbers=("a", "b"))
+    path.write_text(text[:-1])
+    assert len(flctl.read_rows(path, numbers=("a", "b"))) == 40

@@ -46,6 +46,7 @@ NOT_BY_PEERS = {
     "keypair": "a file of this machine",
     "keys._reread": "once for each trouble with the file",
     "link": "the agent's side",
+    "settings.settings_of": "once for each start, about a file of this machine",
     "lives.__init__": "once for each start, about a file of this machine",
 }
 """Lines that no peer can repeat at will: module or module.function, and why."""
