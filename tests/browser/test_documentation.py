@@ -36,6 +36,7 @@ def violations(tab: Page, path: Path) -> list[str]:
     ]
 
 
+@pytest.mark.timeout(600)  # some ninety pages
 def test_axe_finds_nothing_on_any_page(site: Path, tab: Page):
     paths = sorted(site.rglob("*.html"))
     assert len(paths) > 60
