@@ -86,4 +86,5 @@ def evaluate(
         if each:
             print_line("")
             show_measured("each on its own", each, learnt.measures, everyone, groups)
-        print_line(lacking) if lacking else None
+        if lacking:
+            print_line(lacking)

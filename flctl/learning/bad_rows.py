@@ -2,6 +2,7 @@
 
 import csv
 import logging
+import os
 from collections.abc import Collection
 from functools import lru_cache
 from pathlib import Path
@@ -42,8 +43,11 @@ class BadRows(dict[int, str]):
 def _ends_within(file: Path, line: int) -> bool:
     """Whether the file ends in this line, before its end."""
     with file.open("rb") as data:
-        text = data.read()
-    return not text.endswith(b"\n") and text.count(b"\n") + 1 == line
+        data.seek(-1, os.SEEK_END)
+        if data.read() == b"\n":
+            return False
+        data.seek(0)
+        return sum(1 for _ in data) == line
 
 
 def read_rows(path: Path, numbers: Collection[str] = ()) -> list[dict[str, Any]]:

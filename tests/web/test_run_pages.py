@@ -101,7 +101,7 @@ def test_files_are_taken_away(page: Page, run: str):
 
 
 def test_downloads_at_a_time_are_bounded(page: Page, run: str, monkeypatch):
-    """One more is told to come back, and all else is served meanwhile."""
+    """One more gets the answer to come back later, and all else is served meanwhile."""
     held, fetch, begun = threading.Event(), run_pages._fetch, list[Any]()
 
     def slowly(*given: Any) -> str:
