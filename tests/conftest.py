@@ -24,6 +24,7 @@ if current_thread() is main_thread():
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+OPEN_FILES = Path("/proc/self/fd")
 IN_CI = os.environ.get("CI", "").lower() in ("1", "true")
 
 
@@ -92,6 +93,13 @@ def one_torch_thread() -> None:
     torch = sys.modules.get("torch")
     if torch is not None and torch.get_num_threads() != 1:
         torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def few_open_files() -> Iterator[None]:
+    """Tests that leave files open fail here, and not a later one that opens many."""
+    yield
+    assert not OPEN_FILES.is_dir() or len(list(OPEN_FILES.iterdir())) < 300
 
 
 @pytest.hookimpl(wrapper=True)

@@ -209,17 +209,21 @@ class Processes(Shared):
             idle.pop(0), waiting.popleft()
 
     def _listen(self) -> Iterator[tuple[int, Heard]]:
-        busy = {w: number for w in self._workers if (number := w.number) is not None}
-        for worker in select.select([*busy], [], [], POLL_S)[0]:
+        busy = {w.fileno(): (w, number) for w in self._workers if (number := w.number) is not None}
+        poll = select.poll()  # select.select takes no descriptor above 1023
+        for descriptor in busy:
+            poll.register(descriptor, select.POLLIN)
+        for descriptor, _ in poll.poll(1000 * POLL_S):
+            worker, number = busy[descriptor]
             for message, fd in worker.pipe.receive():
                 if isinstance(message, Stepped):
-                    yield busy[worker], message
+                    yield number, message
                     continue
                 worker.number = None
                 if isinstance(message, JobFailed):
-                    yield busy[worker], message
+                    yield number, message
                 else:
-                    yield busy[worker], OrderDone(message, None if fd is None else _mapped(fd))
+                    yield number, OrderDone(message, None if fd is None else _mapped(fd))
             if worker.pipe.ended:
                 self._workers.remove(worker)
                 how = worker.end()

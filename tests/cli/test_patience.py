@@ -3,11 +3,11 @@
 import contextlib
 import os
 import pty
-import select
 import signal
 import socket
 import sys
 import time
+from multiprocessing.connection import wait
 from pathlib import Path
 
 from flctl.fleet.context import Context, save_context
@@ -35,7 +35,7 @@ def test_a_person_sees_that_an_answer_is_awaited(tmp_path: Path):
         said, end = b"", time.monotonic() + WITHIN_S
         while f"waiting for the coordinator at {where}".encode() not in said:
             assert time.monotonic() < end, said
-            if select.select([terminal], [], [], 1.0)[0]:
+            if wait([terminal], 1.0):
                 said += os.read(terminal, 4096)
         os.kill(pid, signal.SIGINT)
         with contextlib.suppress(OSError):  # the terminal's end, once nobody has it open

@@ -139,10 +139,10 @@ def test_kill_9_of_a_worker_is_told_at_once_and_tried_again(fleet: RealFleet):
 
 def test_kill_9_of_an_agent_closes_the_round_with_the_quorum(fleet: RealFleet):
     """Its connection tells at once; it is lost in the status, and back when it is started."""
-    fleet.start_training(*settings(fleet, 1, "--epochs", 200, "--quorum", 0.5, "--deadline", 200))
-    wait_for(lambda: fleet.status()["pi-02"]["state"] == "training", "pi-02 training")
+    fleet.start_training(*settings(fleet, 1, "--epochs", 1500, "--quorum", 0.5, "--deadline", 200))
+    wait_for(lambda: fleet.status()["pi-02"]["state"] == "training", "pi-02 training", 60)
     fleet.kill("pi-02")
-    wait_for(lambda: fleet.processes["train"].poll() is not None, "the end of the run", 60)
+    wait_for(lambda: fleet.processes["train"].poll() is not None, "the end of the run", 150)
     (committed,) = fleet.named("round")
     assert committed["participants"] == ["pi-01"]
     assert fleet.status()["pi-02"]["state"] == "lost"

@@ -1,12 +1,12 @@
 """A real worker process on the ECG beats that ship with the package."""
 
 import os
-import select
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Generator
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ def drive(worker: WorkerProcess, until: Callable[[AnyEvent], bool]) -> tuple[Any
     while time.monotonic() < end:
         fd = worker.fileno()
         if fd is not None:
-            select.select([fd], [], [], 0.5)
+            wait([fd], 0.5)
         for event, attached in worker.events():
             if until(event):
                 return event, attached
