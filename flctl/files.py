@@ -168,7 +168,7 @@ def new_file(path: Path, mode: int = 0o644) -> Iterator[IO[bytes]]:
 
 @contextlib.contextmanager
 def temporary_for(path: Path) -> Iterator[tuple[int, Path]]:
-    """An empty file of this user alone beside `path`, open to write; removed if it is still
+    """An empty file of this user alone next to `path`, open to write; removed if it is still
     there at the end.
 
     It has one name for one `path`, so that what kill -9 leaves is taken over by the next writer

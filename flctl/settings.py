@@ -160,7 +160,7 @@ class RunSettings(LocalTraining, frozen=True, forbid_unknown_fields=True, kw_onl
     threads: Threads = 1
     """torch threads per local or virtual agent; the result depends on it."""
     keep_rounds: Annotated[int, Meta(ge=0)] = 3
-    """Number of recent checkpoints to keep, beside best and last. 0 keeps all."""
+    """Number of recent checkpoints to keep, besides best and last. 0 keeps all."""
     personalise: bool = False
     """After the last round each agent fine-tunes the best model on its own data, for itself."""
     personal_epochs: Count = 10
@@ -251,7 +251,7 @@ def normalised(
 ) -> dict[str, Any]:
     """Keys in snake_case; a short name in full. Raises SettingsError for unknown ones.
 
-    `beside` are keys that may stand beside the settings.
+    `beside` are keys that may stand next to the settings.
     """
     known = (*KEYS, *beside)
     plain: dict[str, Any] = {}

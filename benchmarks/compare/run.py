@@ -159,7 +159,7 @@ def machine() -> dict[str, Any]:
     )  # fmt: skip
     memory = round(psutil.virtual_memory().total / 2**30)
     return {"cpu": model, "cores": os.cpu_count(), "memory_gib": memory,
-            "kernel": platform.release(), "python": platform.python_version()}  # fmt: skip
+            "kernel": platform.release().split("-")[0], "python": platform.python_version()}  # fmt: skip
 
 
 def once(name: str, job: str, number: int, mnist: str) -> dict[str, Any]:

@@ -23,7 +23,7 @@ def usual_threads(cores: int) -> int:
 
 
 class Choices(Struct, frozen=True):
-    """Settings of an agent that its fleet has in common, beside the owner's limits."""
+    """Settings of an agent that its fleet has in common, besides the owner's limits."""
 
     role: Role = "train"
     device: DeviceName = "auto"

@@ -24,7 +24,7 @@ ANSWER_BYTES = 48 * 1024
 BYTES_PER_S, BURST_BYTES = 32 * 1024, 512 * 1024
 """What all that ask may have together: the log must not disturb a round on a slow link."""
 LINE_BYTES = 48
-"""What a line takes beside its text, at most."""
+"""What a line takes besides its text, at most."""
 LEVELS: dict[str, LogLevel] = {level: level for level in get_args(LogLevel)}
 
 

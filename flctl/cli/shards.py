@@ -70,7 +70,7 @@ Shards = Annotated[
 
 
 def deal(of: int | None, dealing: Dealing) -> "Deal | None":
-    """What `--shards N` and the options beside it ask for. Raises UsageError."""
+    """What `--shards N` and the options that go with it ask for. Raises UsageError."""
     if of is None:
         if dealing.is_given:
             raise UsageError("--partition, --alpha and --shard-seed require --shards N")

@@ -37,7 +37,7 @@ SQUARED, TARGET = "squared_error", "target"
 """Means that no metric shows, but some are computed from."""
 CONSTANTS = {f"constant_{at:02d}": (at - 8) / 4 for at in range(17)}
 """Means of the errors of constant answers, by how far these are from a task's `center`, in units of
-its `scale`: the best of them is beside MAE. Only a `Regression` has them."""
+its `scale`: the best of them is reported with MAE. Only a `Regression` has them."""
 FITS = 0.5
 """A label fits from this probability on."""
 NORMAL_SHARE = 0.99

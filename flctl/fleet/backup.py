@@ -129,7 +129,7 @@ class Stream:
                 return  # removed by now
             length = _whole_lines(journal)
             others = [p for p in self._below(run.path) if p != run.journal_path]
-            # The newest first, and the names in `rounds` before the links beside it.
+            # The newest first, and the names in `rounds` before the links next to it.
             others.sort(key=lambda p: (len(p.parts), str(p)), reverse=True)
             held = {p: self._opened(p, stack) for p in others[:_HELD]}
             yield from self._whole(run.journal_path, journal, length)

@@ -1,4 +1,4 @@
-"""Baselines of a federated run, computed beside it in processes of low priority.
+"""Baselines of a federated run, computed at the same time in processes of low priority.
 
 python -m flctl.fleet.comparison central|local-only < request > answer
 """
@@ -163,7 +163,7 @@ def compute(how: How, given: dict[str, Any], every: int, rounds: int | None = No
 
 
 def beside(given: dict[str, Any], model: Path) -> Beside:
-    """What the figures of the file `model`, of a run with the settings `given`, stand beside.
+    """What the figures of the file `model`, of a run with the settings `given`, are compared with.
 
     Loads torch. Raises FlctlError.
     """

@@ -73,7 +73,7 @@ def drive_local(
     verbose: bool = False,
     between: Callable[[], None] = lambda: None,
 ) -> RunResult:
-    """A coordinator in this process and its agents as processes beside it. Raises FlctlError.
+    """A coordinator in this process and its agents as processes of their own. Raises FlctlError.
 
     Ctrl-C ends the run so that it can be resumed, stops all processes, and is raised again.
     """

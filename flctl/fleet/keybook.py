@@ -86,7 +86,7 @@ WORDS = {"add_key": "key-add", "revoke": "key-revoke", "close_tokens": "token-cl
 
 
 class AuditedKeys:
-    """Keys of a folder; each change is written to the audit file beside them."""
+    """Keys of a folder; each change is written to the audit file next to them."""
 
     def __init__(self, state: Path) -> None:
         self._keys, self._audit = FolderKeys(state), Audit(state)

@@ -1,4 +1,4 @@
-"""Finds out why a connection fails, beside ZeroMQ, which retries without reporting an error."""
+"""Finds out why a connection fails: ZeroMQ retries without reporting an error."""
 
 import contextlib
 import errno

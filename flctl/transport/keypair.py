@@ -87,7 +87,7 @@ def read_public(path: Path) -> str:
 
 
 def refuse_secret(path: Path) -> None:
-    """Raises UsageError for a file whose public half lies beside it."""
+    """Raises UsageError for a file whose public half is next to it."""
     if path.suffix != PUBLIC and _public_half(path).exists():
         raise _secret(path)
 
@@ -107,7 +107,7 @@ def _is_private(path: Path) -> bool:
 def load_or_make(path: Path) -> KeyPair:
     """The pair whose secret half is in the file `path`, made at the first call.
 
-    The public half stands beside it: `me.pub` of `me.key`, `me.pub` of `me`. A pair of which
+    The public half is next to it: `me.pub` of `me.key`, `me.pub` of `me`. A pair of which
     only that half is left is not made again: somebody knows the old one. Raises StateError.
     """
     if path.suffix == PUBLIC:

@@ -62,7 +62,7 @@ def changed(before: Mapping[str, AgentRow], now: list[AgentRow]) -> dict[str, di
 
 
 def summary(fleet: FleetSeen) -> list[tuple[str, int]]:
-    """How many agents are in each state, most first; the cordoned ones beside."""
+    """How many agents are in each state, most first; the cordoned ones separately."""
     counts: dict[str, int] = {}
     for agent in fleet.status.agents:
         counts[agent.state] = counts.get(agent.state, 0) + 1

@@ -109,7 +109,7 @@ class DoorPages:
         return answer
 
     def health(self, _: Request) -> Response:
-        """For a container: whether this process answers; the coordinator's state beside."""
+        """For a container: whether this process answers; and the coordinator's state."""
         return PlainTextResponse(f"ok; {self._site.feed.away or 'connected'}\n")
 
 

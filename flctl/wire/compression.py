@@ -1,6 +1,6 @@
 """Compressed updates: what an agent's training has changed, in fewer bytes.
 
-A file of a few tensors, so that the header costs little even beside a small model:
+A file of a few tensors, so that the header costs little even for a small model:
 
     values   fp16 and int8: the change of all weights, one after another in canonical order;
              topk: its largest entries, as fp16

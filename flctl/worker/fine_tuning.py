@@ -67,7 +67,7 @@ def own_model(
 
 
 def more(task: Task, job: PersonaliseJob) -> dict[str, Any]:
-    """What the file of an own model says beside its task, as that of a run's model does."""
+    """What the file of an own model says besides its task, as that of a run's model does."""
     buffers = sorted(Groups.of(task, task.model()).buffers)
     read_as = {} if task.read_as is None else dict(task.read_as.given)
     said = {"buffers": buffers, "read_as": read_as, PERSONAL: job.base}

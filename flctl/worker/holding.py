@@ -40,7 +40,7 @@ class Holding:
         return Groups.of(self.task, self.task.model())
 
     def parts_of(self, job: ModelJob) -> tuple[Groups, PrivateTensors, Path | None]:
-        """What the model of a job consists of, beside the shared tensors. Raises
+        """What the model of a job consists of, besides the shared tensors. Raises
         CheckpointError."""
         self.groups.expect(job.private_digest)
         own = PrivateTensors(Path(job.private), self.task, self.groups)

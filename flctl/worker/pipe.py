@@ -1,4 +1,4 @@
-"""Messages of `flctl.worker.jobs` over a Unix socket pair, file descriptors beside them.
+"""Messages of `flctl.worker.jobs` over a Unix socket pair, with file descriptors.
 
 A message is `[length: 4 bytes][1 if a descriptor goes along: 1 byte][msgpack]`. Blobs never
 pass through: they are files without a name, so that nothing is left when a process is

@@ -44,9 +44,6 @@ TABLE = {
     ),
     "docs/how-to/virtual.md": Page(instead={"--task mnist": '--task mnist --data "$SHARED/mnist"'}),
     # What its last step asks for.
-    "docs/tutorials/own-camera.md": Page(
-        instead={"--task images &": "--task images --accept-weights &"}
-    ),
     "docs/reference/tasks.md": Page(instead={"photo.jpg": "shapes/circle/080.png"}),
 }
 # Whose reader goes on with another page.

@@ -24,7 +24,7 @@ most is dropped; that operator asks again."""
 ANSWER_BYTES = KEPT_BYTES // 2
 """The largest answer."""
 MESSAGE_BYTES = 512
-"""Approximate overhead of a message beside its bytes."""
+"""Approximate overhead of a message, in addition to its bytes."""
 ROOM = HEADER_BYTES - 1024
 """For the body of a message."""
 

@@ -60,7 +60,7 @@ def _found(name: Any, key: str, where: str, listed: Sequence[Path]) -> Path:
 
 
 def _is_plain(name: str) -> bool:
-    """It leads to nothing beside what it says, and costs no error."""
+    """It leads to nothing other than what it says, and costs no error."""
     parts = PurePosixPath(name).parts
     return 0 < len(name) <= LONGEST and name.isprintable() and parts != () and ".." not in parts
 

@@ -145,7 +145,7 @@ class RunContext:
 
     def has_to_draw_again(self, opened: RoundOpened) -> bool:
         """Whether the open round asks agents whose key was revoked since, or too few agents for the
-        coordinator's present minimum. Others are drawn then, beside those whose update is here."""
+        coordinator's present minimum. Others are drawn then, besides those whose update is here."""
         enrolled, accepted = self.host.enrolled(), self.history.accepted
         gone = [a for a in opened.invited if a not in enrolled and a not in accepted]
         if len(opened.invited) < self.min_participants:

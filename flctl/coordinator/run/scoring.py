@@ -13,7 +13,7 @@ from flctl.wire.messages import VALIDATION, MeasuredPart, Measures, Sums
 AGENTS = 1000
 """Most agents whose own figures a journal holds: the first ones by name."""
 CLASSES = 20
-"""With more of them, and of scores, the journal keeps no counts of the parts and agents beside."""
+"""With more of them, and of scores, the journal keeps no counts of other parts and agents."""
 Answers = Mapping[MeasuredPart, Mapping[str, Sums]]
 """By part, and by agent."""
 
@@ -21,7 +21,7 @@ Answers = Mapping[MeasuredPart, Mapping[str, Sums]]
 def parts_to_ask_for(
     how: str, found: Collection[str], last: bool = False
 ) -> tuple[MeasuredPart, ...]:
-    """Parts to ask the agents for, beside those that the coordinator has `found`; in the `last`
+    """Parts to ask the agents for, besides those that the coordinator has `found`; in the `last`
     round of a run each measures its own test part anyway. Raises RunError if only the coordinator
     may measure and it has no test data."""
     here = {"validation" if name == VALIDATION else "test" for name in found}
@@ -40,7 +40,7 @@ def scored(
     derive: Derive = lambda _: {},
 ) -> Score | None:
     """The first part for testing of those that the coordinator has `found` counts, or what agents
-    hold out, all together; others stand beside it. Without any, the validation part does."""
+    hold out, all together; others are reported with it. Without any, the validation part does."""
     tests = {name: sums for name, sums in found.items() if name != VALIDATION}
     given = {part: dict(sorted(own.items())) for part, own in answers.items() if own}
     together = {part: merge(list(own.values())) for part, own in given.items()}

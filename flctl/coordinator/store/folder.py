@@ -314,7 +314,7 @@ class RunFolder:
 
 
 def state_name(name: str) -> str:
-    """The file, beside a round's model, of what a strategy keeps under `name`."""
+    """The file next to a round's model that holds what a strategy keeps under `name`."""
     return f"server.{name}.safetensors"
 
 

@@ -1,4 +1,4 @@
-"""The picture of a run: its figures round by round, beside what they are compared with."""
+"""The picture of a run: its figures round by round, next to what they are compared with."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path

@@ -78,7 +78,7 @@ def draw_data(
             frameon=False,
             borderaxespad=0.2,
             borderpad=0.1,
-        )  # beside the title, where no bar is
+        )  # next to the title, where no bar is
         if by_record:
             ends = [f"{sum(row.values()):,}" for row in by_record.values()]
             _bars(axes[1], by_record, classes, f"examples of each record, by {noun}", ends)
@@ -86,7 +86,7 @@ def draw_data(
 
 
 def _figure(path: Path, title: str, below: str, *, panels: int, rows: int) -> Any:
-    """A figure with that many panels beside one another."""
+    """A figure with that many panels side by side."""
     size = (5.6 * panels + 0.6, 2.2 + 0.27 * max(rows, 4))
     layout, style = {"wspace": 0.05, "h_pad": 0.08}, {"axes.grid.axis": "x"}
     return picture(

@@ -21,7 +21,7 @@ COLUMNS = 3
 NAMED = 10
 """More agents than this cannot be distinguished by colour."""
 LABELLED = 20
-"""More classes than that have no names beside the matrix, nor numbers in it."""
+"""More classes than that have no names next to the matrix, nor numbers in it."""
 DIVERGED = 1e30
 """A loss beyond it is left out: the others could not be seen."""
 OCHRE, SLOWEST, MISSING, BARS = "#bf8700", "#0550ae", "#cf222e", "#9ec5f4"
@@ -74,7 +74,7 @@ def _last_measured(rounds: Sequence[RoundCommitted]) -> RoundCommitted | None:
 
 
 def _figure(axis: Any, rounds: Sequence[RoundCommitted], key: str, title: str) -> None:
-    """One metric on every part that was measured; beside the loss that of training."""
+    """One metric on every part that was measured; next to the loss, that of training."""
     curves: dict[str, dict[int, float]] = {}
     if key == "loss":
         training = {e.round: training_loss(e.participants) for e in rounds}
