@@ -51,6 +51,8 @@ class Connection:
         """Entered while an answer is awaited."""
         self.on_server_keys: Callable[[tuple[str, ...]], None] = lambda _: None
         """The coordinator's keys from now on; it sends them unasked."""
+        self.away: Callable[[], str] = lambda: ""
+        """Why no answer will come, as far as that is known from elsewhere; empty if it may."""
         self.connections = 0
         """How often it was connected; after the first, the peer has the server key that was
         given."""
@@ -137,11 +139,11 @@ class Connection:
             yield message, payload
 
     def _was_cut(self) -> bool:
-        """Whether the connection has ended since this was asked last. Raises AccessError."""
+        """Whether the connection has ended since the last call. Raises as `heed`."""
         return LinkEvent.DISCONNECTED in self.heed()
 
     def heed(self) -> set[LinkEvent]:
-        """Events of the connection since the last call. Raises AccessError."""
+        """Events of the connection since the last call. Raises AccessError, CoordinatorAway."""
         events = list(self._link.events())
         for event in events:
             match event:
@@ -154,6 +156,8 @@ class Connection:
                         f"{self.where} closed the connection during the handshake: it is not a "
                         "flctl coordinator, or --server-key does not match"
                     )
+        if away := self.away():
+            raise CoordinatorAway(away)
         return set(events)
 
     def _silent(self, waited_s: float) -> CoordinatorAway:

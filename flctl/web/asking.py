@@ -19,7 +19,7 @@ class NotThere(UsageError):
 
 
 class Inquiries:
-    """From any thread. `away` says in words that the coordinator does not answer, or ""."""
+    """From any thread. `away` says, also during a wait, that no answer will come, or ""."""
 
     def __init__(self, open_: Open, away: Callable[[], str] = lambda: "") -> None:
         self._open, self._away = open_, away
@@ -36,6 +36,7 @@ class Inquiries:
         try:
             if self._runs is None:
                 self._runs = self._open()
+                self._runs.away = self._away
             return question(self._runs)
         except UsageError:
             raise
@@ -47,9 +48,8 @@ class Inquiries:
 
     def once(self, question: Callable[[RemoteRuns], T]) -> T:
         """Over a connection of its own, for what takes long. Raises FlctlError."""
-        if away := self._away():
-            raise CoordinatorAway(away)
         with self._open() as runs:
+            runs.away = self._away
             return question(runs)
 
     def role(self) -> str:

@@ -86,9 +86,10 @@ class Feed:
         self._soon.set()
         self._thread.join(2 * ANSWER_S)
 
-    def poke(self) -> None:
-        """Ask for the status soon: somebody begins to look, or has changed something."""
+    def poke(self) -> str:
+        """Ask for the status soon: a viewer has come, waits or has changed something. `away`."""
         self._soon.set()
+        return self.away
 
     def refresh(self) -> None:
         """Wait for a status that is asked for from now on, for a short time."""

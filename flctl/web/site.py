@@ -46,8 +46,8 @@ class Site:
         self.feed = Feed(open_)
         self._follows = follows
         self.login, self.read_only = login, read_only
-        self.inquiries = Inquiries(open_, lambda: self.feed.away if follows else "")
-        self.slow = Inquiries(open_, lambda: self.feed.away)
+        self.inquiries = Inquiries(open_, self.feed.poke if follows else lambda: "")
+        self.slow = Inquiries(open_, self.feed.poke)
         """For answers of agents, so that nothing else waits for them."""
         self.shelf = RunShelf(self.feed, self.inquiries)
         self.viewers = viewers.Viewers()

@@ -6,6 +6,7 @@ import re
 import signal
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
 from typing import Any
 
@@ -150,6 +151,9 @@ def test_a_page_that_does_not_read_is_let_go(fleet: PlayedFleet, page: Page, mon
         assert not page.site.viewers.wants("noise")
 
 
+IN_FLIGHT = ("/runs", "/alerts", "/security", "/runs/none/rounds.csv")
+
+
 def lost(events: Any) -> tuple[str, float]:
     """The line at the top, and the seconds until it came."""
     began = time.monotonic()
@@ -175,16 +179,41 @@ def test_the_coordinator_goes_and_comes_back(fleet: PlayedFleet, page: Page):
 
 
 def test_a_coordinator_that_falls_silent_is_noticed(fleet: PlayedFleet, page: Page):
-    """As after a power cut: its connections look open."""
+    """As after a power cut: its connections look open. Requests that are in flight, one after
+    another or over connections of their own, are answered as soon as it is known."""
     events = page.events("fleet", 120)
     assert next(events)[1]["away"] == ""
     process = fleet.processes["coordinator"]
     process.send_signal(signal.SIGSTOP)
     try:
-        assert lost(events)[1] < 8
+        with ThreadPoolExecutor() as pool:
+            asked = [pool.submit(page.client.get, path) for path in IN_FLIGHT]
+            asked.append(pool.submit(page.client.post, "/agents/pi-01/cordon"))
+            assert lost(events)[1] < 8
+            for answer in (each.result() for each in asked):
+                assert answer.status_code == 502
+                assert "lost the coordinator" in answer.text.lower()
+                assert answer.elapsed.total_seconds() < 10
     finally:
         process.send_signal(signal.SIGCONT)
     assert next(d for n, d in events if n == "beat" and not d["away"])
+
+
+def test_a_request_that_finds_it_silent_does_not_wait_for_the_next_status(
+    fleet: PlayedFleet, page: Page
+):
+    """Without an open page the status is asked for only now and then."""
+    wait_for(lambda: not page.site.viewers and not page.site.feed.away, "no page is open")
+    process, feed = fleet.processes["coordinator"], page.site.feed
+    before = feed.fleet
+    wait_for(lambda: feed.fleet is not before, "the last status")  # the next is 10 s away
+    process.send_signal(signal.SIGSTOP)
+    try:
+        answer = page.client.get("/alerts")
+    finally:
+        process.send_signal(signal.SIGCONT)
+    assert answer.status_code == 502 and answer.elapsed.total_seconds() < 8
+    wait_for(lambda: not feed.away, "it answers again")
 
 
 def test_an_agent_that_was_lost_before_a_restart_is_not_a_stranger(fleet: PlayedFleet, page: Page):
