@@ -457,7 +457,7 @@ def train_live(case: Case) -> None:
     screen.print(Dashboard(watcher.story, time.monotonic))
     picture = screen.file.getvalue()  # type: ignore[attr-defined]
     if len(case.losses) > 1:
-        assert f"in round {case.best}" in picture
+        assert f"best round {case.best}: " in picture
     for n in case.losses:
         assert f"{ACCURACIES[n]:.4f}" in picture
 

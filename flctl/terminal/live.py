@@ -10,7 +10,7 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.live import Live
 from rich.text import Text
 
-from flctl.core.metrics import label, labels
+from flctl.core.metrics import labels
 from flctl.core.story import Doing, RoundLine, Story
 from flctl.formats import figure, span
 from flctl.terminal.tables import NAME_BESIDE, Table
@@ -166,17 +166,17 @@ def measured_on(lines: Sequence[RoundLine]) -> list[str]:
 
 
 def trend(story: Story, width: int) -> RenderableType:
-    """The primary figure of all rounds as a sparkline, and that of the best one."""
+    """The best round and its figure, and that figure of all rounds as a sparkline."""
     values, best = story.trend, story.best
     if best is None or best.score is None or len(values) < 2:
         return Text()
-    return Text.assemble(
-        (f"{label(best.score.primary.name)}  ", "dim"),
-        (sparkline(values, max(width - 50, 10)), "cyan"),
-        (f"  best ({best.score.rule}) ", "dim"),
+    said = Text.assemble(
+        f"best round {best.round}: ",
+        (f"{best.score.rule}, ", "dim"),
         figure(best.score.chosen, 4),
-        (f" in round {best.round}", "dim"),
+        ("   by round ", "dim"),
     )
+    return said.append(sparkline(values, max(width - said.cell_len, 10)), "cyan")
 
 
 def sparkline(values: Sequence[float], width: int) -> str:

@@ -178,8 +178,8 @@ def test_the_picture_tells_it_all():
     """Run, rounds, time left, every agent, figures and the best accuracy are in it."""
     story = told(BEGUN, committed(1), committed(2, 0.75), opened(3), update("pi-02", 3))
     picture = "\n".join(drawn(story))
-    for words in ("ecg-1", "round 3/10", "about 15 s left", "pi-02  done", "0.7500", "loss  █▁",
-                  "best (least loss on validation) 0.2500 in round 2"):  # fmt: skip
+    for words in ("ecg-1", "round 3/10", "about 15 s left", "pi-02  done", "0.7500",
+                  "best round 2: least loss on validation, 0.2500   by round █▁"):  # fmt: skip
         assert words in picture
 
 
