@@ -18,7 +18,7 @@ from flctl.cli.options import (
     single,
 )
 from flctl.terminal import logs
-from flctl.terminal.output import print_json, print_line
+from flctl.terminal.output import print_json, print_line, shown
 
 app = single()
 
@@ -35,7 +35,7 @@ def evaluate(
     task: Task = None,
     data: Path | None = option(
         "PATH",
-        f"File or folder.  [default: for a checkpoint of a run, the run's; else {OWN_DATA}]",
+        f"File or folder.  [default: the checkpoint's run's, test data first; else {OWN_DATA}]",
         parser=path,
         default=None,
     ),
@@ -75,14 +75,17 @@ def evaluate(
     wanted = ToMeasure(
         task, heartbeats.read_as, data, split, agents, test_batch_size, private, device
     )
-    chosen, learnt, found, each, groups, lacking = measured(checkpoint, wanted)
+    chosen, learnt, found, each, groups, lacking, on = measured(checkpoint, wanted)
     (name, main), *others = found.items()
     if json:
         result = {"part": name, **msgspec.to_builtins(main), "beside": dict(others)}
+        result["data"] = on and str(on)
         about = {"by_agent": document(each, learnt.measures, groups)} if each else {}
         print_json({"checkpoint": str(checkpoint), "task": chosen, **result, **about})
     else:
         show_metrics(found, learnt.classes, learnt.says)
+        if on is not None and data is None:
+            print_line(f"\nmeasured on {shown(on)}, which the run's settings name")
         if each:
             print_line("")
             show_measured("each on its own", each, learnt.measures, everyone, groups)

@@ -23,21 +23,19 @@ def run_of(checkpoint: Path) -> RunFolder | None:
     return next((folder for folder in found if folder.journal_path.is_file()), None)
 
 
-def data_of_run(checkpoint: Path) -> Path | None:
-    """What the run in whose folder the checkpoint is has learnt from, if it is here."""
+def data_of_run(checkpoint: Path, *keys: str) -> Path | None:
+    """The first path of these settings that is here, of the run in whose folder it is."""
     settings = None if (run := run_of(checkpoint)) is None else run.settings()
-    if settings is None or settings.data is None or not (settings.local or settings.virtual):
-        return None
-    return path if (path := Path(settings.data)).exists() else None
+    named = (getattr(settings, key, None) for key in keys)
+    return next((Path(path) for path in named if path and Path(path).exists()), None)
 
 
 def own_of_run(task: Task, checkpoint: Path, data: Path | None) -> OwnData:
     """Of the run in whose folder the checkpoint is, if its data are here, and are `data` where
     those are named. Raises DataError."""
-    run = run_of(checkpoint)
-    settings = None if run is None else run.settings()
-    if run is None or settings is None:
+    if (run := run_of(checkpoint)) is None:
         return {}, DIVIDE
+    settings = run.settings()
     if data is not None and not (settings.data and data.resolve() == Path(settings.data)):
         return {}, DIVIDE
     if not (settings.local or settings.virtual):

@@ -15,7 +15,7 @@ from flctl.learning.splits import chosen_parts
 from flctl.learning.task import Task
 from flctl.terminal.checkpoints import correction_of, load_model, task_of
 from flctl.terminal.patience import reading
-from flctl.wire.messages import Metrics
+from flctl.wire.messages import VALIDATION, Metrics
 
 if TYPE_CHECKING:
     from torch import nn
@@ -47,20 +47,23 @@ class Measured(NamedTuple):
     """Records, patients or the like that these have been measured on, where they differ."""
     lacking: str
     """Line about agents that have no figures; may be empty."""
+    data: Path | None
 
 
 def measured(checkpoint: Path, wanted: ToMeasure) -> Measured:
     """Raises FlctlError."""
-    data = wanted.data or data_of_run(checkpoint)
+    learnt_from = wanted.data or data_of_run(checkpoint, "data")
+    keys = ("data",) if wanted.split in ("train", VALIDATION) else ("test_data", "data")
+    data = wanted.data or data_of_run(checkpoint, *keys)
     if wanted.data is not None:
         expect_path(wanted.data, f"--data {wanted.data}")
     chosen, learnt = task_of(checkpoint, wanted.task, wanted.read_as)
     with reading(data):
         parts = chosen_parts(learnt, data, wanted.split)
         own = (
-            own_of_run(learnt, checkpoint, data)
+            own_of_run(learnt, checkpoint, learnt_from)
             if wanted.agents is None
-            else own_of(learnt, chosen, data, wanted.agents)
+            else own_of(learnt, chosen, learnt_from, wanted.agents)
         )
     model, on = load_model(learnt, checkpoint, wanted.device, wanted.private)
 
@@ -75,4 +78,4 @@ def measured(checkpoint: Path, wanted: ToMeasure) -> Measured:
     better = corrected(learnt, model, correction_of(checkpoint, learnt))
     if better is not None:
         found |= {f"{name}, corrected": of(better, part) for name, part in parts.items()}
-    return Measured(chosen, learnt, found, each, groups, own[1])
+    return Measured(chosen, learnt, found, each, groups, own[1], data)

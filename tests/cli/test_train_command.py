@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from flctl.cli.flags import written
@@ -132,6 +133,25 @@ def test_evaluate(run, flctl, tmp_path, beats):
     assert "accuracy" in flctl("evaluate", model, "--task", "ecg", "--data", beats()).out
     wrong = flctl("evaluate", model, "--task", "mnist", "--split", "train")
     assert wrong.code == 1
+
+
+def test_what_a_run_was_measured_on_comes_first(flctl, tmp_path, beats):
+    """Its checkpoint gives the figures of its last round; without that file, those on its data."""
+    other = np.random.default_rng(2).integers(-300, 300, (96, 187)).astype(np.int16)
+    tests, data = beats("own-tests.npz", X=other), beats()
+    given = ("--virtual", 2, "--rounds", 1, "--epochs", 1, "--data", data, "--test-data", tests)
+    assert flctl("train", "--task", "ecg", *given).code == 0
+    (run,) = (tmp_path / "state" / "runs").iterdir()
+    last = RunFolder(run).history().rounds[-1].metrics
+    found = json.loads(flctl("evaluate", run / "last.safetensors", "--json").out)
+    assert (found["data"], found["values"]) == (str(tests), last.values)
+    assert found["by_agent"]["agents"].keys() == {"pi-01", "pi-02"}
+    assert f"\nmeasured on {tests}, " in flctl("evaluate", run / "last.safetensors").out
+    for split in ("train", "validation"):
+        of = flctl("evaluate", run / "last.safetensors", "--split", split, "--json").out
+        assert json.loads(of)["data"] == str(data)
+    tests.unlink()
+    assert f"\nmeasured on {data}, " in flctl("evaluate", run / "last.safetensors").out
 
 
 def test_a_checkpoint_of_another_model(run, flctl, tmp_path, mnist_dir):
