@@ -158,8 +158,9 @@ def machine() -> dict[str, Any]:
          if line.startswith("model name")), platform.machine(),
     )  # fmt: skip
     memory = round(psutil.virtual_memory().total / 2**30)
+    kernel, python = platform.release().split("-")[0], platform.python_version()
     return {"cpu": model, "cores": os.cpu_count(), "memory_gib": memory,
-            "kernel": platform.release().split("-")[0], "python": platform.python_version()}  # fmt: skip
+            "kernel": kernel, "python": python}  # fmt: skip
 
 
 def once(name: str, job: str, number: int, mnist: str) -> dict[str, Any]:
