@@ -1,7 +1,6 @@
 """The settings of a run as TOML: a file that a person writes, and `run.toml` of a run's folder."""
 
 import re
-import tomllib
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 import msgspec
 
 from flctl.errors import SettingsError
-from flctl.files import read_small
+from flctl.explaining import read_table
 from flctl.settings import KEYS, SCHEMA, RunSettings, normalised, parse
 
 
@@ -18,18 +17,11 @@ def read_toml(path: Path, beside: Collection[str] = ()) -> dict[str, Any]:
 
     Raises SettingsError with file and line.
     """
+    table, text = read_table(path, RunSettings, "the run's")
+    if "schema" in table:
+        _check_schema(table, path)
     try:
-        text = read_small(path).decode("utf-8-sig")  # some editors begin with a mark
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise SettingsError(f"{path}: cannot read the run's settings: {reason}") from error
-    try:
-        table = tomllib.loads(text)
-        if "schema" in table:
-            _check_schema(table, path)
         return normalised(table, str(path), beside)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise SettingsError(f"{path}: not TOML: {error}") from error
     except SettingsError as error:
         unknown = re.search(r"unknown key '([^']+)'", str(error))
         line = _line_of(text, unknown[1]) if unknown else None
@@ -57,11 +49,7 @@ def to_toml(settings: RunSettings) -> str:
 
 def from_toml(path: Path) -> RunSettings:
     """Read back what `to_toml` wrote. Raises SettingsError, also for another schema."""
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise SettingsError(f"{path}: the settings of the run cannot be read: {reason}") from error
+    table, _ = read_table(path, RunSettings, "the run's")
     _check_schema(table, path)
     return parse(table, str(path))
 

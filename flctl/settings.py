@@ -28,7 +28,8 @@ StrategyName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9-]{0,62}\Z")]
 """Which there are is known where rounds are aggregated (flctl.core.strategies)."""
 Compression = Literal["none", "fp16", "int8", "topk"]
 Lead = Annotated[str, Meta(min_length=1, max_length=100)]
-Annotator = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,20}\Z")]
+_SUFFIX = Meta(pattern=r"^[A-Za-z0-9_-]{1,20}\Z", description="1 to 20 letters, digits, _ and -")
+Annotator = Annotated[str, _SUFFIX]
 RAt = Annotated[int, Meta(ge=0, le=186)]
 OptimizerArgs = dict[str, float | int | bool | str | list[float]]
 _Item = float | int | bool | Annotated[str, Meta(max_length=200)]

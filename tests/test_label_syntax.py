@@ -94,8 +94,8 @@ def test_none_chosen_names_the_labels_that_there_are():
     ("given", "says"),
     [
         ({"where": ["site="]}, "where[0]: not a requirement on labels: write site=ward-3"),
-        ({"where": "site=a"}, "where: expected `array`, got `str`"),
-        ({"where": ["a"] * 17}, "where: expected `array` of length <= 16"),
+        ({"where": "site=a"}, "where: must be a list, not text in quotation marks"),
+        ({"where": ["a"] * 17}, "where: must be a list of length <= 16"),
         ({"where": ["a"], "agents": ["pi-01"]}, "agents and where exclude each other"),
         ({"where": ["a"], "local": 3}, "where is for a fleet; local agents have no labels"),
         ({"where": ["a"], "virtual": 3}, "where is for a fleet; virtual agents have no labels"),

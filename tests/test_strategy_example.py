@@ -39,8 +39,8 @@ def run(*arguments: object, env: Mapping[str, str]) -> subprocess.CompletedProce
 @pytest.mark.parametrize(
     ("example", "argument", "refused"),
     [
-        ("winsorised_mean", "share=0.1", "share: expected `float` < 0.5"),
-        ("nesterov", "momentum=0.5", "momentum: expected `float` < 1"),
+        ("winsorised_mean", "share=0.1", "share: must be a number < 0.5"),
+        ("nesterov", "momentum=0.5", "momentum: must be a number < 1"),
     ],
 )
 def test_a_strategy_from_outside_is_one_file_and_an_entry_point(

@@ -1,15 +1,26 @@
 """Every key of the TOML files: a run's settings, and a coordinator's."""
 
-from msgspec import structs
+from msgspec import Struct, structs
 
 from flctl.cli.flags import FLAGS
-from flctl.coordinator.alerts.settings import PLACES
+from flctl.coordinator.alerts.settings import (
+    AlertSettings,
+    CommandSettings,
+    CoordinatorSettings,
+    WebhookSettings,
+)
 from flctl.settings import KEYS, NOT_YET, RunSettings
 from flctl.values import seconds
 from generate import fields
 from generate.commands import filled
 from generate.plain import code, markdown, table
 
+PLACES: dict[str, type[Struct]] = {
+    "": CoordinatorSettings,
+    "alerts": AlertSettings,
+    "alerts.webhook": WebhookSettings,
+    "alerts.command": CommandSettings,
+}
 BY_KEY = {flag.key: flag for flag in FLAGS}
 
 

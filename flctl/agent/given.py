@@ -10,6 +10,7 @@ import msgspec
 from flctl.agent.config import AgentConfig
 from flctl.agent.state import has_joined
 from flctl.errors import AccessError, UsageError
+from flctl.explaining import explained_key
 from flctl.files import absent, read_small
 from flctl.settings import is_utf8
 from flctl.transport.allowlist import check_entry
@@ -24,9 +25,8 @@ def checked(config: dict[str, Any]) -> AgentConfig:
     try:
         return msgspec.convert(plain, AgentConfig, dec_hook=lambda kind, value: kind(value))
     except msgspec.ValidationError as error:
-        text, _, place = str(error).partition(" - at `$.")
-        key = place.rstrip("`").split("[")[0].replace("_", "-")
-        raise UsageError(f"--{key}: {text[0].lower()}{text[1:]}" if key else text) from error
+        key, _, why = explained_key(error, AgentConfig, {}).partition(": ")
+        raise UsageError(f"--{key.replace('_', '-')}: {why}") from error
 
 
 def server_key_of(key: str | None, file: Path | None) -> str:

@@ -4,8 +4,9 @@ import typer
 
 from flctl.cli import completion
 from flctl.cli.options import At, Context, Json, State, argument, command, group, option
+from flctl.errors import UsageError
 from flctl.terminal.finding import coordinator
-from flctl.terminal.output import answer, print_json, show
+from flctl.terminal.output import answer
 from flctl.values import seconds
 
 app = group("Show, acknowledge and mute alerts about the fleet.")
@@ -21,14 +22,11 @@ def alerts(
     """
     if ctx.invoked_subcommand is None:
         at = At(state, context)
-        with coordinator(at.folder, at.context) as console:
+        with coordinator(at.folder, at.context, at.again) as console:
             found = console.alerts()
-        if json:
-            print_json(found)
-        else:
-            from flctl.terminal.alerts import picture
+        from flctl.terminal.alerts import picture
 
-            show(picture(found, at.again))
+        answer(found, json, picture(found, at.again))
 
 
 @command(app, "flctl alerts ack 17")
@@ -37,8 +35,8 @@ def ack(
     at: At = At(),
     json: Json = False,
 ) -> None:
-    """Acknowledge an alert: somebody looks after it."""
-    with coordinator(at.folder, at.context) as console:
+    """Acknowledge an alert: someone is working on it."""
+    with coordinator(at.folder, at.context, at.again) as console:
         alert = console.ack_alert(id)
     what = f"{alert['alert']} of {alert['subject']}: {alert['text']}"
     answer(alert, json, f"alert {id} is acknowledged: {what}")
@@ -46,25 +44,29 @@ def ack(
 
 @command(app, "flctl alerts test")
 def test(at: At = At(), json: Json = False) -> None:
-    """Send a test alert to the webhook and the command."""
-    with coordinator(at.folder, at.context) as console:
+    """Send a test alert to the webhook and the command, and report their answers.
+
+    If one of them does not accept it, the exit code is 1, and the coordinator tries again later.
+    """
+    with coordinator(at.folder, at.context, at.again) as console:
         found = console.test_alert()
     answer(found, json, f"accepted by the {' and the '.join(found['accepted'])}")
 
 
 @command(app, "flctl alerts mute pi-03 --for 2h", "flctl alerts mute throttled --for 7d")
 def mute(
-    name: str = argument("NAME|AGENT", "An alert's name, or an agent's.", completion.agents),
+    name: str = argument("KIND|AGENT", "A kind of alert, or an agent.", completion.agents),
     at: At = At(),
     for_: str = option("TIME", "How long; 0 ends it.", "--for", default="1h"),
     json: Json = False,
 ) -> None:
-    """Send no alerts of a name or an agent for a while.
+    """Send no alerts of a kind or an agent for a while.
 
     They are still listed.
     """
-    for_s = seconds(for_, "--for")
-    with coordinator(at.folder, at.context) as console:
+    if (for_s := seconds(for_, "--for")) > 366 * 86400:
+        raise UsageError(f"--for {for_}: at most 366d")
+    with coordinator(at.folder, at.context, at.again) as console:
         console.mute_alerts(name, for_s)
     done = f"{name} is muted for {for_}" if for_s else f"{name} is no longer muted"
     answer({"name": name, "for_s": for_s}, json, done)

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 from msgspec import Meta, Struct
+from msgspec.structs import asdict
 
 from flctl.errors import UsageError, one_line
 from flctl.settings import AgentName
@@ -19,7 +20,7 @@ Kind = Literal[
 ]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 Noticed = Literal[Kind, "test"]
-Event = Literal["firing", "mended"]
+Event = Literal["firing", "resolved"]
 SinkName = Literal["webhook", "command"]
 SCHEMA = 1
 NOTICES = 500
@@ -68,12 +69,14 @@ class AlertNotice(Struct, frozen=True, forbid_unknown_fields=True):
     """One more for each; a receiver that has had it already ignores the second one."""
     event: Event
     id: Natural
-    """Of the firing."""
+    """The same of both notices of an alert."""
     alert: Noticed
     subject: Short
     text: Line
     since: Wall
+    """When the alert fired."""
     at: Wall
+    """When this notice arose."""
 
 
 class KeptMute(Struct, frozen=True, forbid_unknown_fields=True):
@@ -105,9 +108,9 @@ class Firing(Struct):
     subject: str
     text: str
     since: float
-    """Wall time."""
+    """When it fired, wall time."""
     began: float
-    """Monotonic; of an earlier life it may be long before this one."""
+    """The same, monotonic; of an earlier life it may be long before this one."""
     told: bool = False
     acknowledged: bool = False
 
@@ -136,10 +139,7 @@ class Alerting:
         self.firing: dict[Key, Firing] = {}
         for kept in book.firing:
             began = now - max(0.0, wall - kept.since)
-            self.firing[kept.kind, kept.subject] = Firing(
-                kept.id, kept.kind, kept.subject, kept.text, kept.since, began, kept.told,
-                kept.acknowledged,
-            )  # fmt: skip
+            self.firing[kept.kind, kept.subject] = Firing(**asdict(kept), began=began)
         # A clock that was set meanwhile makes a mute neither endless nor longer than asked for.
         self._muted = {m.name: now + min(max(0.0, m.until - wall), m.for_s) for m in book.muted}
         self._notices = deque(book.notices, NOTICES)
@@ -177,7 +177,7 @@ class Alerting:
             else:
                 self._bad_since.pop(key, None)
                 changes += self._is_good(key, span, each.text, now, wall)
-        changes += [self._mend(key, "", wall) for key in [*self.firing.keys() - seen]]
+        changes += [self._resolve(key, "", wall) for key in [*self.firing.keys() - seen]]
         for key in self._bad_since.keys() - seen:
             del self._bad_since[key]
         self._muted = {name: until for name, until in self._muted.items() if now < until}
@@ -204,9 +204,11 @@ class Alerting:
         self._notify("firing", 0, "test", "test", "sent by flctl alerts test", wall, wall)
 
     def mute(self, name: str, for_s: float, now: float) -> None:
-        """Send nothing that fires under this alert's or agent's name; 0 ends that."""
+        """Send nothing that fires under this alert's or agent's name; 0 ends that. Raises
+        UsageError."""
         if not for_s:
-            self._muted.pop(name, None)
+            if self._muted.pop(name, None) is None:
+                raise UsageError(f"{name} is not muted; see flctl alerts")
         elif len(self._muted) >= MUTES and name not in self._muted:
             raise UsageError(f"{MUTES} names are muted already")
         else:
@@ -272,15 +274,15 @@ class Alerting:
     def _is_good(self, key: Key, span: Span, text: str, now: float, wall: float) -> list[Change]:
         if key not in self.firing or now - self._good_since.setdefault(key, now) < span.over_s:
             return []
-        return [self._mend(key, text, wall)]
+        return [self._resolve(key, text, wall)]
 
-    def _mend(self, key: Key, text: str, wall: float) -> Change:
+    def _resolve(self, key: Key, text: str, wall: float) -> Change:
         alert = self.firing.pop(key)
         self._good_since.pop(key, None)
         text = one_line(text, TEXT)
         if alert.told:
-            self._tell("mended", alert, text, wall)
-        return Change("mended", alert, text)
+            self._tell("resolved", alert, text, wall)
+        return Change("resolved", alert, text)
 
     def _tell(self, event: Event, alert: Firing, text: str, wall: float) -> bool:
         """Whether there is a sink to tell it to."""

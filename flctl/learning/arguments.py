@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import Struct, structs
 
-from flctl.errors import SettingsError, one_line
+from flctl.errors import SettingsError
+from flctl.explaining import explained_key
 from flctl.settings import RunSettings
 
 if TYPE_CHECKING:
@@ -28,9 +29,8 @@ def converted(usual: Struct | None, given: Mapping[str, Any], task: str) -> Stru
     try:
         return msgspec.convert({**plain(usual), **given}, type(usual))
     except msgspec.ValidationError as error:
-        text, _, place = one_line(error).partition(" - at `$.")
-        where = f"{place.rstrip('`')}: " if place else ""
-        raise SettingsError(f"task_args of task '{task}': {where}{text}") from error
+        why = explained_key(error, type(usual), {})
+        raise SettingsError(f"task_args of task '{task}': {why}") from error
 
 
 def plain(args: Struct | None) -> dict[str, Any]:

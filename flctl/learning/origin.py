@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from flctl.errors import UsageError
+from flctl.explaining import explained_key
 from flctl.settings import Annotator, Lead, RAt, RunSettings
 
 
@@ -35,7 +36,6 @@ class ReadAs(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True
 
 
 AS_IT_IS = ReadAs()
-A_SUFFIX = "the suffix of a file has 1 to 20 letters, digits, _ and -"
 VARIABLES = {"lead": "FLCTL_LEAD", "annotator": "FLCTL_ANNOTATOR", "r_at": "FLCTL_R_AT"}
 
 
@@ -47,7 +47,7 @@ def read_as_of(given: Mapping[str, str | int | None], names: Mapping[str, str]) 
         try:
             msgspec.convert({key: value}, ReadAs, strict=False)
         except msgspec.ValidationError as error:
-            reason = A_SUFFIX if "regex" in str(error) else str(error).split(" - ")[0]
+            reason = explained_key(error, ReadAs, {}).removeprefix(f"{key}: ")
             raise UsageError(f"{names[key]} {value}: {reason}") from error
     plain = {key: value for key, value in given.items() if value not in (None, "")}
     return msgspec.convert(plain, ReadAs, strict=False)

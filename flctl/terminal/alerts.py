@@ -23,10 +23,11 @@ def picture(found: Mapping[str, Any], options: str = "") -> "RenderableType":
         sink = found.get(name)
         if sink is not None and sink["failing"]:
             waiting = counted(sink["waiting"], "notice")
-            lines.append(Text(f"{waiting} for the {name}: {sink['failing']}", style="red"))
+            why = f"the {name} has not accepted {waiting}, and is tried again: {sink['failing']}"
+            lines.append(Text(why, style="red"))
     if not found["firing"]:
         return Group(Text("no alert is firing", style="green"), *lines)
-    made = table(">id", "alert", "of", ">since", "", "~what", yields=("",))
+    made = table(">id", "alert", "of", ">for", "", "~what", yields=("",))
     for alert in found["firing"]:
         quiet = [word for word in ("acknowledged", "muted") if alert[word]]
         made.add_row(

@@ -1,12 +1,13 @@
 """Finds runs for commands (`flctl.fleet.connecting`), and shows what is being waited for."""
 
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flctl.errors import StateError
+from flctl.errors import FlctlError, StateError
 from flctl.terminal.output import say, warn
 from flctl.terminal.patience import waiting
 
@@ -18,13 +19,18 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def coordinator(state: Path, context: str | None) -> Iterator["RemoteRuns"]:
-    """The one to ask."""
+def coordinator(state: Path, context: str | None, again: str = "") -> Iterator["RemoteRuns"]:
+    """The one to ask. A command that an error suggests gets the options `again` to find it too."""
     from flctl.fleet.connecting import connect_coordinator
 
     with connect_coordinator(state, context) as runs:
         _show_waiting(runs)
-        yield runs
+        try:
+            yield runs
+        except FlctlError as error:
+            if re.search(r"; see flctl [a-z ]+$", str(error)):
+                error.args = (f"{error}{again}",)
+            raise
 
 
 @contextmanager

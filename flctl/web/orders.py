@@ -71,8 +71,7 @@ class Orders:
         try:
             name = self._give(lambda runs: runs.start(given, WHERE))
         except UsageError as error:
-            text = str(error).removeprefix(f"{WHERE}: ")
-            raise UsageError(words.without_types(text)) from error
+            raise UsageError(str(error).removeprefix(f"{WHERE}: ")) from error
         return _said(f"Run {name} has begun:", link=f"/runs/{name}", link_text=name)
 
     def acknowledge(self, _: Request, fields: dict[str, str]) -> Response:

@@ -1,6 +1,5 @@
 """What the page says: states in words and symbols, sizes, times with their zone."""
 
-import re
 from datetime import datetime
 from typing import Any
 
@@ -27,14 +26,6 @@ DOING = {
 }  # fmt: skip
 """Mark and tone of an agent in a round; all else has gone wrong."""
 RUN_TONES = {"running": "busy", "paused": "warn", "finished": "good", "stopped": "dim"}
-
-
-TYPES = {
-    "int": "a whole number", "float": "a number", "str": "text in quotation marks",
-    "bool": "true or false", "array": "a list", "object": "a table", "null": "nothing",
-}  # fmt: skip
-_EXPECTED = re.compile(r"expected `([^`]+)`")
-_GOT = re.compile(r", got `([^`]+)`")
 PARTS = {
     "later": "the latest part of each recording, which no agent trains on",
     "unseen": "recordings that no agent trains on",
@@ -56,17 +47,6 @@ ALERT_ADVICE = {
 
 def alert(kind: str) -> str:
     return ALERTS.get(kind, kind.replace("_", " "))
-
-
-def without_types(text: str) -> str:
-    """A message about a setting, without the names that a programming language has for types."""
-    text = _GOT.sub(lambda found: f", not {_type(found[1])}", text)
-    return _EXPECTED.sub(lambda found: f"must be {_type(found[1])}", text)
-
-
-def _type(name: str) -> str:
-    kinds = [TYPES.get(kind.strip(), kind.strip()) for kind in name.split("|")]
-    return " or ".join(dict.fromkeys(kinds))
 
 
 def sentence(text: str) -> str:

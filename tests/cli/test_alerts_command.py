@@ -68,7 +68,7 @@ def keyring(tmp_path, hook):
     lock.release()
 
 
-def test_an_alert_is_listed_acknowledged_and_audited(flctl, keyring):
+def test_an_alert_is_listed_acknowledged_and_audited(flctl, keyring, tmp_path, monkeypatch):
     (token,) = keyring.open_tokens()
     found = json.loads(flctl("alerts", "--json").out)
     (alert,) = found["firing"]
@@ -83,7 +83,10 @@ def test_an_alert_is_listed_acknowledged_and_audited(flctl, keyring):
     assert "alert-ack" in flctl("audit").out
     wrong = flctl("alerts", "ack", 99)
     assert wrong.code == 2
-    assert "no alert 99 is firing; see flctl alerts" in wrong.err
+    assert wrong.complaint == "no alert 99 is firing; see flctl alerts"
+    monkeypatch.chdir(tmp_path)
+    wrong = flctl("alerts", "ack", 99, "--state", "state")
+    assert wrong.complaint == "no alert 99 is firing; see flctl alerts --state state"
 
 
 def test_a_test_alert_tries_the_webhook(flctl, keyring, hook):
@@ -98,7 +101,17 @@ def test_a_test_alert_tries_the_webhook(flctl, keyring, hook):
     hook.status = 503
     done = flctl("alerts", "test")
     assert (done.code, done.err.count("\n")) == (1, 1)
-    assert "the webhook has not accepted the test alert: HTTP 503" in done.err
+    assert done.complaint == (
+        "the webhook has not accepted the test alert: HTTP 503; the coordinator keeps it, and "
+        "tries again at growing intervals"
+    )
+    assert "the webhook has not accepted 1 notice, and is tried again: HTTP 503" in (
+        flctl("alerts").out
+    )
+    ends = [line for line in json.loads(flctl("audit", "--json").out) if line["outcome"] != "begun"]
+    assert [(line["outcome"], line["detail"]) for line in ends] == [
+        ("done", {"accepted": ["webhook"]}), ("failed", done.complaint),
+    ]  # fmt: skip
     hook.status = 200
     assert json.loads(flctl("alerts", "test", "--json").out) == {"accepted": ["webhook"]}
 
@@ -111,11 +124,14 @@ def test_a_name_is_muted_and_heard_again(flctl, keyring):
     assert json.loads(flctl("alerts", "--json").out)["firing"][0]["muted"]
     assert flctl("alerts", "mute", "open_token", "--for", "0").code == 0
     assert json.loads(flctl("alerts", "--json").out)["muted"] == []
+    wrong = flctl("alerts", "mute", "open_token", "--for", "0")
+    assert (wrong.code, wrong.complaint) == (2, "open_token is not muted; see flctl alerts")
     wrong = flctl("alerts", "mute", "pi-77")
     assert wrong.code == 2
-    assert "pi-77 is neither an enrolled agent nor an alert" in wrong.err
+    assert "pi-77 is neither an enrolled agent nor a kind of alert" in wrong.err
     assert flctl("alerts", "mute", "open_token", "--for", "soon").code == 2
-    assert flctl("alerts", "mute", "open_token", "--for", "9999d").code == 2
+    wrong = flctl("alerts", "mute", "open_token", "--for", "9999d")
+    assert (wrong.code, wrong.complaint) == (2, "--for 9999d: at most 366d")
 
 
 def test_a_read_key_looks_and_changes_nothing(flctl, keyring, tmp_path):

@@ -13,8 +13,8 @@ CASES = {
     "unknown task, local": (("--task", "ecgg", "--local", 2), 2, "did you mean 'ecg'?"),
     "no task": (("--virtual", 2), 2, "--task ecg"),
     "local too many": (("--task", "ecg", "--local", 100000), 2, "this machine has"),
-    "local 0": (("--task", "ecg", "--local", 0), 2, "local: expected `int` >= 1"),
-    "negative lr": (("--task", "ecg", "--local", 2, "--lr", -1), 2, "lr: expected"),
+    "local 0": (("--task", "ecg", "--local", 0), 2, "local: must be a whole number >= 1"),
+    "negative lr": (("--task", "ecg", "--local", 2, "--lr", -1), 2, "lr: must be"),
     "lr is a word": (("--task", "ecg", "--lr", "big"), 2, "--lr"),
     "unknown flag": (("--task", "ecg", "--epoch", 2), 2, "--epoch"),
     "unknown partition": (("--task", "ecg", "--virtual", 2, "--partition", "x"), 2, "partition"),
@@ -138,7 +138,7 @@ def test_bad_value_of_a_file(flctl, tmp_path):
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("deadline = 0", "deadline: expected `float` > 0"),
+        ("deadline = 0", "deadline: must be a number > 0"),
         ('deadline = "soon"', "deadline 'soon': not a time"),
         ('optimizer-args = "momentum"', "optimizer-args 'momentum': write NAME=VALUE"),
         ('agents = "a,,b"', "agents 'a,,b': write names"),

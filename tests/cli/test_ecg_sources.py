@@ -168,4 +168,4 @@ def test_an_impossible_annotator_is_refused_in_plain_words(flctl, tmp_path):
     """Not as a pattern."""
     told = flctl("data", "describe", tmp_path, "--task", "ecg", "--annotator", "../x")
     assert told.code == 2
-    assert "--annotator ../x: the suffix of a file has 1 to 20 letters" in told.complaint
+    assert "--annotator ../x: must be 1 to 20 letters" in told.complaint

@@ -64,7 +64,7 @@ def test_a_file_of_settings_says_them_too(flctl, pumps, tmp_path):
     ("args", "said"),
     [
         ("windows=8", "task 'sensors' has no argument 'windows'; did you mean 'window'?"),
-        ("window='long'", "window: Expected `int`, got `str`"),
+        ("window='long'", "window: must be a whole number, not text in quotation marks"),
         ("window", "write NAME=VALUE"),
         ("learn='class',target='mood'", "no column 'mood'"),
         ("columns=['noise']", "no column 'noise'"),

@@ -112,7 +112,7 @@ def test_a_lost_agent_fires_after_ten_minutes_and_is_mended_when_it_is_back(watc
     assert watched.ear.heard == [("firing", "agent_lost", "pi-02")]
     watched.fleet.agents["pi-02"].start()
     watched.wait(20)
-    assert watched.ear.heard[1:] == [("mended", "agent_lost", "pi-02")]
+    assert watched.ear.heard[1:] == [("resolved", "agent_lost", "pi-02")]
 
 
 def test_restarts_of_the_coordinator_fire_nothing_twice(watched: Watched):
@@ -125,7 +125,7 @@ def test_restarts_of_the_coordinator_fire_nothing_twice(watched: Watched):
     assert watched.ear.heard == [("firing", "agent_lost", "pi-02")]
     watched.fleet.agents["pi-02"].start()
     watched.wait(20)
-    assert watched.ear.heard[1:] == [("mended", "agent_lost", "pi-02")]
+    assert watched.ear.heard[1:] == [("resolved", "agent_lost", "pi-02")]
 
 
 def test_an_agent_that_never_was_here_or_said_goodbye_is_not_lost(watched: Watched):
@@ -164,7 +164,7 @@ def test_a_revoked_agents_alerts_are_over(watched: Watched):
     watched.wait(650)
     watched.fleet.keyring.revoke("pi-02")
     watched.wait(10)
-    assert watched.ear.heard[-1] == ("mended", "agent_lost", "pi-02")
+    assert watched.ear.heard[-1] == ("resolved", "agent_lost", "pi-02")
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def test_a_machine_in_trouble_fires_and_is_mended(
     assert watched.fleet.control is not None
     machine.told = well
     watched.wait(200)
-    assert watched.ear.heard[1:] == [("mended", kind, "pi-03")]
+    assert watched.ear.heard[1:] == [("resolved", kind, "pi-03")]
 
 
 def test_a_run_without_a_round_for_an_hour_fires_until_the_next_round(watched: Watched):
@@ -207,7 +207,7 @@ def test_a_run_without_a_round_for_an_hour_fires_until_the_next_round(watched: W
     fleet.agents["pi-02"].start()
     fleet.finish()
     watched.wait(10)
-    assert ("mended", "no_round", run) in watched.ear.heard
+    assert ("resolved", "no_round", run) in watched.ear.heard
     assert len([h for h in watched.ear.heard if h[1] == "no_round"]) == 2
 
 
@@ -219,7 +219,7 @@ def test_an_open_token_fires_until_it_is_closed(watched: Watched):
     assert watched.ear.heard == [("firing", "open_token", found.id)]
     watched.fleet.keyring.close_tokens([found.id])
     watched.wait(10)
-    assert watched.ear.heard[1:] == [("mended", "open_token", found.id)]
+    assert watched.ear.heard[1:] == [("resolved", "open_token", found.id)]
     assert token not in json.dumps(watched.alarms.shown())
 
 
@@ -230,7 +230,7 @@ def test_two_machines_with_one_key_are_a_conflict(watched: Watched):
     assert watched.ear.heard == [("firing", "conflict", "pi-01")]
     twin.kill()
     watched.wait(240)
-    assert watched.ear.heard[1:] == [("mended", "conflict", "pi-01")]
+    assert watched.ear.heard[1:] == [("resolved", "conflict", "pi-01")]
 
 
 def test_a_sink_that_fails_is_tried_ever_more_rarely_and_hears_everything(watched: Watched):
@@ -245,7 +245,7 @@ def test_a_sink_that_fails_is_tried_ever_more_rarely_and_hears_everything(watche
     watched.wait(700)
     assert watched.ear.heard == [
         ("firing", "agent_lost", "pi-02"),
-        ("mended", "agent_lost", "pi-02"),
+        ("resolved", "agent_lost", "pi-02"),
     ]
     assert watched.alarms.shown()["webhook"] == {"waiting": 0, "failing": ""}
 
@@ -332,13 +332,19 @@ def test_when_a_lost_agent_was_heard_survives_a_restart(watched: Watched):
 
 
 def test_a_test_alert_is_sent_at_once(watched: Watched):
-    """Also while an earlier failure has made the attempts rare; there is nothing to mend."""
+    """Also while an earlier failure has made the attempts rare; no alert fires."""
     watched.ear.failing = True
     watched.fleet.keyring.new_token(3600, 5)
     watched.wait(300)
-    watched.ear.failing = False
-    watched.alarms.test()
+    ended: list[tuple[Any, Any]] = []
+    watched.alarms.test(lambda *end: ended.append(end))
     watched.wait(6)
+    ((_, error),) = ended
+    assert "the webhook has not accepted the test alert: HTTP 500; the coordinator" in str(error)
+    watched.ear.failing = False
+    watched.alarms.test(lambda *end: ended.append(end))
+    watched.wait(6)
+    assert ended[1:] == [({"accepted": ["webhook"]}, None)]
     assert watched.ear.heard[-1] == ("firing", "test", "test")
     assert ("test", "test") not in watched.firing()
 
@@ -354,7 +360,7 @@ def test_operators_look_acknowledge_and_mute(watched: Watched, tmp_path: Path):
     assert alarms.acknowledge(alert["id"])["acknowledged"]
     alarms.mute("pi-02", 60)
     assert alarms.counts() == {"firing": {}, "acknowledged": 1, "muted": 1}
-    with pytest.raises(UsageError, match="neither an enrolled agent nor an alert"):
+    with pytest.raises(UsageError, match="neither an enrolled agent nor a kind of alert"):
         alarms.mute("pi-77", 60)
     with pytest.raises(UsageError, match="no alert 99"):
         alarms.acknowledge(99)

@@ -61,7 +61,7 @@ def test_an_alert_is_sent_once_over_a_kill_and_once_when_it_is_mended(
         fleet.close()
     assert [(each["event"], each["alert"], each["number"]) for each in got] == [
         ("firing", "open_token", 1),
-        ("mended", "open_token", 2),
+        ("resolved", "open_token", 2),
     ]
     assert got[0]["id"] == got[1]["id"]
 

@@ -14,7 +14,7 @@ WHOLE = """
 agent_lost = "20m"
 throttled = false
 card_free_mb = 2000
-mended_after = "5m"
+resolved_after = "5m"
 [alerts.webhook]
 url = "https://alerts.example/hook"
 secret_file = "secret"

@@ -47,9 +47,9 @@ def test_it_fires_once_when_it_has_lasted_and_is_mended_once():
     assert watch.look(lost(), after=599) == []
     assert watch.look(lost(), after=1) == [("firing", "agent_lost", "pi-01")]
     assert watch.look(lost(), after=5000) == []
-    assert watch.look(lost(bad=False), after=5) == [("mended", "agent_lost", "pi-01")]
+    assert watch.look(lost(bad=False), after=5) == [("resolved", "agent_lost", "pi-01")]
     assert watch.look(lost(bad=False), after=5) == []
-    assert watch.told() == [("firing", "agent_lost"), ("mended", "agent_lost")]
+    assert watch.told() == [("firing", "agent_lost"), ("resolved", "agent_lost")]
 
 
 def test_a_known_beginning_counts():
@@ -63,7 +63,7 @@ def test_a_recent_beginning_mends_what_fired():
     watch = Watch()
     watch.look(Observed("no_round", "run", True, "", watch.now - 4000))
     changes = watch.look(Observed("no_round", "run", True, "", watch.now + 5), after=5)
-    assert changes == [("mended", "no_round", "run")]
+    assert changes == [("resolved", "no_round", "run")]
 
 
 def test_one_that_comes_and_goes_does_not_fire_each_time():
@@ -74,7 +74,7 @@ def test_one_that_comes_and_goes_does_not_fire_each_time():
         changes += watch.look(hot(bad=step < 10 or step % 3 == 0), after=10)
     assert changes == [("firing", "throttled", "pi-01")]
     watch.look(hot(bad=False), after=10)
-    assert watch.look(hot(bad=False), after=120) == [("mended", "throttled", "pi-01")]
+    assert watch.look(hot(bad=False), after=120) == [("resolved", "throttled", "pi-01")]
 
 
 def test_what_cannot_be_known_changes_nothing():
@@ -91,7 +91,7 @@ def test_what_is_no_longer_there_is_over():
     """A revoked agent, a run that has ended, a token that has closed."""
     watch = Watch()
     watch.look(lost(since=0))
-    assert watch.look() == [("mended", "agent_lost", "pi-01")]
+    assert watch.look() == [("resolved", "agent_lost", "pi-01")]
 
 
 @pytest.mark.parametrize("jump", [0.0, 3600.0, -86400.0 * 365, 86400.0 * 365 * 30])
@@ -104,8 +104,8 @@ def test_a_restart_fires_nothing_twice_whatever_the_clock_says(jump):
     assert watch.look(lost()) == []
     assert watch.look(lost(), after=5000) == []
     assert watch.told() == []
-    assert watch.look(lost(bad=False)) == [("mended", "agent_lost", "pi-01")]
-    assert watch.told() == [("mended", "agent_lost")]
+    assert watch.look(lost(bad=False)) == [("resolved", "agent_lost", "pi-01")]
+    assert watch.told() == [("resolved", "agent_lost")]
 
 
 def test_what_was_not_taken_before_a_restart_is_told_after_it():
@@ -162,7 +162,7 @@ def test_a_mute_ends_early_and_what_was_told_is_told_to_be_mended():
     watch.look(lost(since=0))
     watch.alerting.mute("pi-01", 7200, watch.now)
     watch.look(lost(bad=False))
-    assert watch.told() == [("firing", "agent_lost"), ("mended", "agent_lost")]
+    assert watch.told() == [("firing", "agent_lost"), ("resolved", "agent_lost")]
     watch.alerting.mute("pi-01", 0, watch.now)
     assert watch.alerting.muted(watch.now) == {}
 

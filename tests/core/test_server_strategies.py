@@ -244,19 +244,19 @@ def test_krum_is_refused_where_its_agents_are_too_few():
 @pytest.mark.parametrize(
     ("strategy", "args", "message"),
     [
-        ("fedavg", {"trim": 0.1}, "fedavg: there is no `trim`; it takes none"),
+        ("fedavg", {"trim": 0.1}, "fedavg: unknown key 'trim'; it takes none"),
         (
             "trimmed-mean",
             {"trim": 0.5},
-            "trimmed-mean: trim: expected `float` < 0.5; it takes trim",
+            "trimmed-mean: trim: must be a number < 0.5; for instance 0.2; it takes trim",
         ),
-        ("trimmed-mean", {"trm": 0.1}, "trimmed-mean: there is no `trm`; it takes trim"),
-        ("krum", {"byzantine": 1.5}, "krum: byzantine: expected `int`"),
-        ("krum", {"byzantine": -1}, "krum: byzantine: expected `int` >= 0"),
-        ("multi-krum", {"keep": 0}, "multi-krum: keep: expected `int` >= 1"),
-        ("fedadam", {"beta2": 1.0}, "fedadam: beta2: expected `float` < 1"),
-        ("fedadam", {"tau": 0.0}, "fedadam: tau: expected `float` > 0"),
-        ("fedavgm", {"server_lr": -1.0}, "fedavgm: server_lr: expected `float` > 0"),
+        ("trimmed-mean", {"trm": 0.1}, "trimmed-mean: unknown key 'trm'; did you mean 'trim'"),
+        ("krum", {"byzantine": 1.5}, "krum: byzantine: must be a whole number"),
+        ("krum", {"byzantine": -1}, "krum: byzantine: must be a whole number >= 0"),
+        ("multi-krum", {"keep": 0}, "multi-krum: keep: must be a whole number >= 1"),
+        ("fedadam", {"beta2": 1.0}, "fedadam: beta2: must be a number < 1"),
+        ("fedadam", {"tau": 0.0}, "fedadam: tau: must be a number > 0"),
+        ("fedavgm", {"server_lr": -1.0}, "fedavgm: server_lr: must be a number > 0"),
     ],
 )
 def test_wrong_arguments_are_named(strategy: str, args: dict[str, float], message: str):

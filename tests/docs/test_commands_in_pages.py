@@ -30,9 +30,9 @@ from blocks import (
     program,
 )
 from generate.commands import every, root
+from generate.settings import PLACES
 from marks import READ, REASONS, Shown, not_run, parts, steps
 
-from flctl.coordinator.alerts.settings import PLACES
 from flctl.settings import KEYS, SHORT
 
 ALL = [block for page in PAGES for block in blocks(page)]

@@ -83,5 +83,5 @@ def test_is_a_setting_of_the_library_too(tmp_path: Path):
     given: dict[str, Any] = {"virtual": 2, "rounds": 3, "state": tmp_path}
     rounds = list(flctl.train(task=Small, evaluate_every=3, **given))
     assert [bool(each.metrics) for each in rounds] == [False, False, True]
-    with pytest.raises(SettingsError, match="evaluate_every: expected `int` >= 1"):
+    with pytest.raises(SettingsError, match="evaluate_every: must be a whole number >= 1"):
         flctl.train(task=Small, evaluate_every=0, **given)

@@ -244,7 +244,7 @@ def test_a_process_that_has_trained_before_can_be_forked(tmp_path: Path):
     [
         ({"local": 2, "jobs": 2}, "jobs requires virtual"),
         ({"virtual": 2, "jobs": 2, "threads": 2}, "every process has one thread"),
-        ({"virtual": 2, "jobs": -1}, "jobs: expected `int` >= 0"),
+        ({"virtual": 2, "jobs": -1}, "jobs: must be a whole number >= 0"),
     ],
 )
 def test_what_does_not_fit_is_refused(given: dict[str, Any], says: str):

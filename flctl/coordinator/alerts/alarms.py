@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from flctl.coordinator.alerts.book import load_book, save_book
 from flctl.coordinator.alerts.observing import Observer
@@ -16,7 +16,7 @@ from flctl.coordinator.alerts.settings import AlertSettings
 from flctl.coordinator.background import Background, DaemonBackground
 from flctl.core.alerts import KINDS, Alerting, Firing, SinkName
 from flctl.core.roster import Roster
-from flctl.errors import UsageError, one_line
+from flctl.errors import FlctlError, UsageError, one_line
 from flctl.transport.gate import Gate
 from flctl.transport.tokens import Token
 from flctl.wire import questions as q
@@ -26,12 +26,16 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+Tested: TypeAlias = Callable[[dict[str, Any], FlctlError | None], None]
+"""Called with the sinks that got a test alert, and why one of them has not accepted it."""
 SOURCE = "(alerts)"
 LOOK_S = 5.0
 BATCH = 50
 """Notices of one request, or of one start of the command."""
 BACKOFF_S = (5.0, 600.0)
 KEEP_AGAIN_S = 30.0
+TEST_S = 60.0
+"""How long a test alert waits for the answers of the sinks."""
 UNKEPT_S = 5.0
 """A notice is sent once the book has it, so that a restart does not send it twice; not later than
 this: a full disk must not silence alerts."""
@@ -68,6 +72,12 @@ class Delivery:
     def hurry(self) -> None:
         """Try again now."""
         self.failing, self._pause_s, self._retry_at = "", BACKOFF_S[0], float("-inf")
+
+    def outcome(self, number: int, late: bool) -> str | None:
+        """Why this notice was not accepted, "" if it was, None while that is open."""
+        if all(notice.number != number for notice in self._alerting.waiting(self._name)):
+            return ""
+        return self.failing or (f"no answer within {TEST_S:.0f} s" if late else None)
 
     def close(self) -> None:
         self._background.close()  # an attempt that is about to succeed is not made twice
@@ -128,6 +138,7 @@ class Alarms:
         """Since then the file is behind."""
         self._keep_at = self._look_at = now
         self._fault = ""
+        self._tests: list[tuple[int, float, Tested]] = []
 
     def on_time(self, now: float) -> None:
         """To be called several times a second. Raises nothing."""
@@ -142,6 +153,7 @@ class Alarms:
             for delivery in self._deliveries.values():
                 if delivery.step(upto, now):
                     self._change(now)
+            self._tests = [test for test in self._tests if not self._ended(*test, now)]
         except Exception as bug:  # whatever fails here, rounds continue
             self._gate.bug(logger, SOURCE, bug, "alerts could not be processed")
 
@@ -195,19 +207,20 @@ class Alarms:
         self._change(self._clock())
         return self._shown(alert)
 
-    def test(self) -> dict[str, Any]:
+    def test(self, done: Tested) -> None:
         """Send a notice of no alert to every sink, at once. Raises UsageError."""
         self._alerting.test(self._wall())
         for delivery in self._deliveries.values():
             delivery.hurry()
-        self._change(self._clock())
-        return self.shown()
+        now = self._clock()
+        self._change(now)
+        self._tests.append((self._alerting.last_notice, now + TEST_S, done))
 
     def mute(self, name: str, for_s: float) -> dict[str, Any]:
         """`name` is an alert's or an agent's; 0 ends it. Raises UsageError."""
         if for_s and name not in (*KINDS, *self._enrolled()):
             raise UsageError(
-                f"{name} is neither an enrolled agent nor an alert ({', '.join(KINDS)})"
+                f"{name} is neither an enrolled agent nor a kind of alert ({', '.join(KINDS)})"
             )
         now = self._clock()
         self._alerting.mute(name, for_s, now)
@@ -232,6 +245,16 @@ class Alarms:
             "muted": self._alerting.is_muted(alert),
         }
 
+    def _ended(self, number: int, until: float, done: Tested, now: float) -> bool:
+        """Whether the test alert with this number has its answers, or waits for them no longer."""
+        found = {name: each.outcome(number, now > until) for name, each in self._deliveries.items()}
+        if None in found.values():
+            return False
+        said = [f"the {n} has not accepted the test alert: {w}" for n, w in found.items() if w]
+        then = "the coordinator keeps it, and tries again at growing intervals"
+        done({"accepted": [*found]}, FlctlError("; ".join([*said, then])) if said else None)
+        return True
+
     def _look(self, now: float) -> None:
         alerting = self._alerting
         before, dropped, told = self._past, alerting.dropped, alerting.last_notice
@@ -240,7 +263,7 @@ class Alarms:
         changes = alerting.observe(observed, now, wall)
         for change in changes:
             alert, text = change.alert, change.text
-            say = self._gate.info if change.event == "mended" else self._gate.warning
+            say = self._gate.info if change.event == "resolved" else self._gate.warning
             say(
                 logger, alert.subject, "alert=%s subject=%s %s%s",
                 alert.kind, alert.subject, change.event, text and f": {text}",
@@ -294,9 +317,11 @@ def sinks_of(settings: AlertSettings) -> "dict[SinkName, Sink]":
 
 
 def about_alerts(
-    alarms: Alarms | None, asked: q.ShowAlerts | q.AckAlert | q.MuteAlerts | q.TestAlerts
+    alarms: Alarms | None,
+    asked: q.ShowAlerts | q.AckAlert | q.MuteAlerts | q.TestAlerts,
+    tested: Tested,
 ) -> Any:
-    """The answer to an operator. Raises UsageError."""
+    """The answer to an operator; None: `tested` is called later. Raises UsageError."""
     if alarms is None:
         raise UsageError("this coordinator ends with its run, and has no alerts")
     match asked:
@@ -307,4 +332,4 @@ def about_alerts(
         case q.MuteAlerts(name=name, for_s=for_s):
             return alarms.mute(name, for_s)
         case q.TestAlerts():
-            return alarms.test()
+            return alarms.test(tested)

@@ -20,7 +20,8 @@ def load_book(state: Path) -> AlertBook:
     keep a coordinator from starting."""
     path = state / FILE
     try:
-        book = msgspec.json.decode(read_small(path, MOST_BYTES), type=AlertBook)
+        data = read_small(path, MOST_BYTES).replace(b'"event":"mended"', b'"event":"resolved"')
+        book = msgspec.json.decode(data, type=AlertBook)  # older versions wrote "mended"
     except FileNotFoundError:
         return AlertBook()
     except (OSError, *NOT_DECODED) as error:

@@ -1,18 +1,17 @@
 """`coordinator.toml`: the settings of a coordinator, which has only `[alerts]` so far."""
 
-import difflib
 import logging
 import shutil
-import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 from msgspec import Meta, Struct
 
-from flctl.core.alerts import Kind, Span
-from flctl.errors import SettingsError, UsageError, decoded, one_line
+from flctl.core.alerts import KINDS, Kind, Span
+from flctl.errors import SettingsError, UsageError
+from flctl.explaining import explained_key, read_table
 from flctl.files import read_small
 from flctl.values import seconds
 
@@ -24,14 +23,18 @@ logger = logging.getLogger(__name__)
 FILE = "coordinator.toml"
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
-Time = Annotated[str, Meta(max_length=20)]
-Wanted = Time | Literal[False]
+TIME = "a time in quotation marks"
+Time = Annotated[str, Meta(max_length=20, description=TIME)]
+Wanted = Annotated[Time | Literal[False], Meta(description=f"{TIME}, or false")]
 """A time, or false for an alert that is not wanted."""
 ONE_LINE = r"^[^\x00-\x1f\x7f]+\Z"
 
 
 class WebhookSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    url: Annotated[str, Meta(max_length=2000, pattern=r"^[\x21-\x7e]+\Z")]
+    url: Annotated[str, Meta(
+        max_length=2000, pattern=r"^[\x21-\x7e]+\Z", examples=["https://alerts.example/hook"],
+        description="an address in quotation marks, without spaces",
+    )]  # fmt: skip
     secret_file: Annotated[str, Meta(min_length=1)] | None = None
     """File with the secret; None: the request carries none."""
     auth: Literal["hmac", "bearer"] = "hmac"
@@ -47,21 +50,22 @@ class WebhookSettings(Struct, frozen=True, forbid_unknown_fields=True):
             found = urlsplit(self.url)
             port = found.port
         except ValueError as error:
-            raise SettingsError(f"url: {error}") from error
+            raise SettingsError(f"webhook.url: {error}") from error
         if found.scheme not in ("http", "https") or not found.hostname or port == 0:
-            raise SettingsError("url: give the address as https://HOST/PATH or http://HOST/PATH")
+            raise SettingsError("webhook.url: write https://HOST/PATH or http://HOST/PATH")
         if found.username is not None or found.fragment:
-            raise SettingsError("url: neither a user nor '#': put the secret into secret_file")
+            raise SettingsError("webhook.url: no user and no '#': put the secret into secret_file")
         if found.scheme == "http" and self.auth == "bearer" and found.hostname not in LOOPBACK:
-            raise SettingsError('url: with auth = "bearer" it has to begin with https://')
+            raise SettingsError('webhook.url: with auth = "bearer" it has to begin with https://')
         return found
 
 
 class CommandSettings(Struct, frozen=True, forbid_unknown_fields=True):
     run: Annotated[
         tuple[Annotated[str, Meta(max_length=4000, pattern=ONE_LINE)], ...],
-        Meta(min_length=1, max_length=100),
-    ]
+        Meta(min_length=1, max_length=100, examples=[["/usr/local/bin/page", "{text}"]],
+             description="a list of the program and its arguments, each in quotation marks"),
+    ]  # fmt: skip
     """Program and arguments, started without a shell."""
     timeout: Time = "30s"
 
@@ -80,7 +84,7 @@ class AlertSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """A card is nearly full with less room than this,"""
     card_free_percent: Annotated[float, Meta(ge=0, le=100)] = 5.0
     """or with less than this of its size."""
-    mended_after: Time = "2m"
+    resolved_after: Time = "2m"
     """How long throttling, low voltage, a full card or a conflict have to be over."""
     webhook: WebhookSettings | None = None
     command: CommandSettings | None = None
@@ -88,35 +92,17 @@ class AlertSettings(Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def spans(self) -> dict[Kind, Span]:
         """Those that are wanted. Raises UsageError."""
-        over_s = seconds(self.mended_after, "mended_after")
-        steady: dict[Kind, Wanted] = {
-            "agent_lost": self.agent_lost,
-            "no_round": self.no_round,
-            "open_token": self.open_token,
-        }
-        unsteady: dict[Kind, Wanted] = {
-            "throttled": self.throttled,
-            "undervoltage": self.undervoltage,
-            "card_full": self.card_full,
-            "conflict": self.conflict,
-        }
+        over_s = seconds(self.resolved_after, "resolved_after")
+        steady = ("agent_lost", "no_round", "open_token")
         return {
             kind: Span(seconds(after, kind), 0.0 if kind in steady else over_s)
-            for kind, after in (steady | unsteady).items()
-            if after is not False
+            for kind in KINDS
+            if (after := getattr(self, kind)) is not False
         }
 
 
 class CoordinatorSettings(Struct, frozen=True, forbid_unknown_fields=True):
     alerts: AlertSettings = AlertSettings()
-
-
-PLACES: dict[str, type[Struct]] = {
-    "": CoordinatorSettings,
-    "alerts": AlertSettings,
-    "alerts.webhook": WebhookSettings,
-    "alerts.command": CommandSettings,
-}
 
 
 def settings_of(state: Path, given: Path | None) -> CoordinatorSettings:
@@ -136,34 +122,15 @@ def settings_of(state: Path, given: Path | None) -> CoordinatorSettings:
 
 def read_settings(path: Path) -> CoordinatorSettings:
     """Paths in it are relative to its folder. Raises SettingsError that names file and key."""
+    table, _ = read_table(path, CoordinatorSettings, "the coordinator's")
     try:
-        table = tomllib.loads(read_small(path).decode("utf-8-sig"))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise SettingsError(f"{path}: cannot read the coordinator's settings: {reason}") from error
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise SettingsError(f"{path}: not TOML: {error}") from error
-    _expect_known(table, path)
-    with decoded(SettingsError, f"{path}"):
         found = msgspec.convert(table, CoordinatorSettings)
-    try:
         return CoordinatorSettings(_checked(found.alerts, path.parent))
+    except msgspec.ValidationError as error:
+        why = explained_key(error, CoordinatorSettings, {})
+        raise SettingsError(f"{path}: {why}") from error
     except UsageError as error:
-        raise SettingsError(f"{path}: alerts: {error}") from error
-
-
-def _expect_known(table: dict[str, Any], path: Path) -> None:
-    """Raises SettingsError, which names the nearest key."""
-    for place, kind in PLACES.items():
-        found: Any = table
-        for part in filter(None, place.split(".")):
-            found = found.get(part) if isinstance(found, dict) else None
-        for key in found if isinstance(found, dict) else ():
-            if key not in kind.__struct_fields__:
-                near = difflib.get_close_matches(key, kind.__struct_fields__, n=1)
-                meant = f"; did you mean '{near[0]}'?" if near else ""
-                where = f" in [{place}]" if place else ""
-                raise SettingsError(f"{path}: unknown key '{one_line(key, 60)}'{where}{meant}")
+        raise SettingsError(f"{path}: alerts.{error}") from error
 
 
 def _checked(alerts: AlertSettings, beside: Path) -> AlertSettings:
@@ -178,7 +145,7 @@ def _checked(alerts: AlertSettings, beside: Path) -> AlertSettings:
             ca_file=_beside(webhook.ca_file, beside),
         )
         if webhook.auth == "bearer" and webhook.secret_file is None:
-            raise SettingsError('webhook: auth = "bearer" requires secret_file')
+            raise SettingsError('webhook.auth = "bearer" requires secret_file')
         read_secret(webhook)
         tls(webhook)
     if command is not None:

@@ -67,6 +67,9 @@ class Desk:
         self._operators.answer(asked.to, asked.ask.id, body)
         self._turns.done(asked)
 
+    def end(self, asked: Asked, body: Any, error: FlctlError | None) -> None:
+        self.answer(asked, body) if error is None else self.trouble(asked, error)
+
     def look(
         self, asked: Asked, work: Callable[[], T], then: Callable[[T], Any] = lambda found: found
     ) -> None:

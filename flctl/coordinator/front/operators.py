@@ -8,6 +8,7 @@ Whether the key may ask it, and what its arguments may be, is checked before.
 import logging
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, assert_never
 
@@ -134,7 +135,7 @@ class Control:
             case q.RotateServer():
                 return self._rotate_server(question)
             case q.ShowAlerts() | q.AckAlert() | q.MuteAlerts() | q.TestAlerts():
-                return about_alerts(coordinator.alarms, question)
+                return about_alerts(coordinator.alarms, question, partial(self._desk.end, asked))
             case q.Cordon(name=name) | q.Uncordon(name=name):
                 return self._cordon(name, held=isinstance(question, q.Cordon))
             case q.LabelAgent(name=name, labels=labels, reset=reset):

@@ -10,6 +10,7 @@ import msgspec
 
 from flctl.core.strategies.strategy import Strategy
 from flctl.errors import SettingsError, one_line
+from flctl.explaining import explained_key
 from flctl.settings import RunSettings
 
 GROUP = "flctl.strategies"
@@ -32,7 +33,7 @@ def strategy_of(settings: RunSettings) -> Strategy:
         strategy = msgspec.convert(dict(settings.strategy_args), kind, strict=True)
     except msgspec.ValidationError as error:
         raise SettingsError(
-            f"strategy_args of {name}: {_wrong(error)}; it takes "
+            f"strategy_args of {name}: {explained_key(error, kind, {})}; it takes "
             f"{', '.join(kind.__struct_fields__) or 'none'}"
         ) from error
     if strategy.initial and not strategy.steps:
@@ -84,10 +85,3 @@ def check_fits(strategy: Strategy, settings: RunSettings) -> None:
             f"{settings.strategy}{given} needs {strategy.fewest} agents in a round, but "
             f"{invited} would be invited; choose more agents, or the median"
         )
-
-
-def _wrong(error: msgspec.ValidationError) -> str:
-    """msgspec's "Expected `float` < 0.5 - at `$.trim`" as "trim: expected `float` < 0.5"."""
-    text = one_line(error).replace("Object contains unknown field", "there is no")
-    text, _, name = text.partition(" - at `$.")
-    return f"{name.rstrip('`')}: {text[0].lower()}{text[1:]}" if name else text
