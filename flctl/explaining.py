@@ -83,8 +83,7 @@ def _look_up(kind: Any, key: str) -> tuple[Any, str, str]:
         if (field := _fields(hint).get(name)) is None:
             return None, "", ""
         hint, value = field.type, field.default
-    hints = (hint, *get_args(hint))
-    metas = [meta for each in hints for meta in getattr(each, "__metadata__", ())]
+    metas = [m for each in (hint, *get_args(hint)) for m in getattr(each, "__metadata__", ())]
     rule = next((meta.description for meta in metas if meta.description), "")
     value = next((each for meta in metas for each in meta.examples or ()), value)
     if value in (None, (), "", msgspec.NODEFAULT) or isinstance(value, msgspec.Struct):

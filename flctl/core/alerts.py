@@ -204,8 +204,7 @@ class Alerting:
         self._notify("firing", 0, "test", "test", "sent by flctl alerts test", wall, wall)
 
     def mute(self, name: str, for_s: float, now: float) -> None:
-        """Send nothing that fires under this alert's or agent's name; 0 ends that. Raises
-        UsageError."""
+        """Send nothing of this kind or agent; 0 ends that. Raises UsageError."""
         if not for_s:
             if self._muted.pop(name, None) is None:
                 raise UsageError(f"{name} is not muted; see flctl alerts")

@@ -102,8 +102,8 @@ def test_a_test_alert_tries_the_webhook(flctl, keyring, hook):
     done = flctl("alerts", "test")
     assert (done.code, done.err.count("\n")) == (1, 1)
     assert done.complaint == (
-        "the webhook has not accepted the test alert: HTTP 503; the coordinator keeps it, and "
-        "tries again at growing intervals"
+        "the webhook has not accepted the test alert: HTTP 503; the coordinator keeps "
+        "the alert, and tries again at growing intervals"
     )
     assert "the webhook has not accepted 1 notice, and is tried again: HTTP 503" in (
         flctl("alerts").out

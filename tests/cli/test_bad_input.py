@@ -33,7 +33,7 @@ CASES = {
     "no name of a run": (("--resume", ""), 2, "name a run"),
     "agents of a fleet": (("--task", "ecg", "--local", 2, "--agents", "a,b"), 2, "agents cannot"),
     "data set": (("--task", "ecg", "--virtual", 2, "--dataset", "icu"), 2, "dataset is for agents"),
-    "deadline 0": (("--task", "ecg", "--virtual", 2, "--deadline", 0), 2, "line: deadline: expec"),
+    "deadline 0": (("--task", "ecg", "--virtual", 2, "--deadline", 0), 2, "line: deadline: must"),
     "optimiser in a step": (
         ("--task", "ecg", "--virtual", 2, "--optimizer", "SparseAdam"),
         2,

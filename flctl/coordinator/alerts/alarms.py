@@ -212,9 +212,8 @@ class Alarms:
         self._alerting.test(self._wall())
         for delivery in self._deliveries.values():
             delivery.hurry()
-        now = self._clock()
-        self._change(now)
-        self._tests.append((self._alerting.last_notice, now + TEST_S, done))
+        self._change(self._clock())
+        self._tests.append((self._alerting.last_notice, self._clock() + TEST_S, done))
 
     def mute(self, name: str, for_s: float) -> dict[str, Any]:
         """`name` is an alert's or an agent's; 0 ends it. Raises UsageError."""
@@ -251,7 +250,8 @@ class Alarms:
         if None in found.values():
             return False
         said = [f"the {n} has not accepted the test alert: {w}" for n, w in found.items() if w]
-        then = "the coordinator keeps it, and tries again at growing intervals"
+        said += [f"the {n} has accepted it" for n, w in found.items() if not w and said]
+        then = "the coordinator keeps the alert, and tries again at growing intervals"
         done({"accepted": [*found]}, FlctlError("; ".join([*said, then])) if said else None)
         return True
 

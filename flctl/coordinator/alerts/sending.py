@@ -104,7 +104,8 @@ class Webhook:
         except (OSError, http.client.HTTPException, ValueError) as error:
             if self._late.is_set() or isinstance(error, TimeoutError):
                 raise SinkError(f"no answer within {self._timeout_s:g} s") from error
-            raise SinkError(one_line(str(error) or type(error).__name__, 200)) from error
+            why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            raise SinkError(one_line(why, 200)) from error
         if 300 <= status < 400:
             raise SinkError(f"HTTP {status}: redirects are not followed; set the new url")
         if not 200 <= status < 300:
@@ -178,7 +179,8 @@ class Command:
                 start_new_session=True,
             )
         except (OSError, ValueError) as error:
-            raise SinkError(f"{self._args[0]}: {one_line(error, 200)}") from error
+            why = one_line(getattr(error, "strerror", None) or error)
+            raise SinkError(f"{self._args[0]}: {why}") from error
         try:
             self._process.communicate(body_of(notices, time.time()), self._timeout_s)
         except subprocess.TimeoutExpired:

@@ -23,9 +23,8 @@ logger = logging.getLogger(__name__)
 FILE = "coordinator.toml"
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
-TIME = "a time in quotation marks"
-Time = Annotated[str, Meta(max_length=20, description=TIME)]
-Wanted = Annotated[Time | Literal[False], Meta(description=f"{TIME}, or false")]
+Time = Annotated[str, Meta(max_length=20, description="a time in quotation marks")]
+Wanted = Annotated[Time | Literal[False], Meta(description="a time in quotation marks, or false")]
 """A time, or false for an alert that is not wanted."""
 ONE_LINE = r"^[^\x00-\x1f\x7f]+\Z"
 
