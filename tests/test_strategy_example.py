@@ -1,5 +1,6 @@
 """The strategies in examples/, used as their reader would use them."""
 
+import hashlib
 import json
 import re
 import subprocess
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import pytest
 from real_fleet import FLCTL, QUIET, RealFleet, flctl
+
+from flctl.coordinator.store.folder import RunFolder
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples"
@@ -63,6 +66,38 @@ def test_a_strategy_from_outside_is_one_file_and_an_entry_point(
     assert f"strategy_args of {name}: {refused}" in wrong.stderr
     listed = run("train", "--help", env=env)
     assert re.search(rf"\b{name}\b", "".join(listed.stdout.split()))  # wrapped at a hyphen
+
+
+def test_a_strategy_whose_code_has_changed_is_named(tmp_path: Path):
+    """By a replay that gives other bytes, and by a resume, which continues with the new code."""
+    env, file = installed(tmp_path / "site", "nesterov"), tmp_path / "code/nesterov.py"
+    env["PYTHONPATH"] = f"{tmp_path / 'site'}:{file.parent}"
+    file.parent.mkdir()
+    code = (EXAMPLES / "nesterov/nesterov.py").read_text()
+    broken = code.replace("        v =", "        raise ValueError(1)\n        v =")
+    file.write_text(broken)
+    where = ("--state", tmp_path / "state")
+    command = (
+        "train", "--task", "ecg", "--virtual", 2, "--rounds", 1, "--federate-after-n-batches", 1,
+        "--strategy", "nesterov", *where, "--json",
+    )  # fmt: skip
+    paused = json.loads(run(*command, env=env).stdout.splitlines()[-1])
+    assert (paused["event"], "ValueError: 1" in paused["reason"]) == ("paused", True)
+    file.write_text(code)
+    resumed, name = run("train", "--resume", paused["run"], *where, env=env), paused["run"]
+    assert resumed.returncode == 0, resumed.stderr
+    assert f"the strategy's code has changed since run {name} began: " in resumed.stderr
+    history = RunFolder.find(tmp_path / "state", name).history()
+    assert not history.reproducible
+    assert history.started is not None
+    assert history.started.strategy_digest == hashlib.sha256(broken.encode()).hexdigest()
+
+    assert run("runs", "replay", name, *where, env=env).returncode == 0, "it has the same bytes"
+    file.write_text(code.replace("return before + change", "return before - change"))
+    replayed = run("runs", "replay", name, *where, env=env)
+    assert replayed.returncode == 1
+    why = "the code of strategy nesterov has changed since; install that of the run's beginning"
+    assert f"run {name}: round 1 differs: {why}" in replayed.stderr
 
 
 def test_a_package_cannot_replace_a_built_in_strategy(tmp_path: Path):

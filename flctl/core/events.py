@@ -50,6 +50,7 @@ class RunStarted(Dated, frozen=True, tag="started"):
     """Processor type and torch build: a resume elsewhere is not reproducible."""
     settings: Digest | None = None
     """Digest of run.toml, which never changes; older journals lack it."""
+    strategy_digest: Digest | None = None
     frozen: Digest | None = None
     private: Digest | None = None
     """Digests of the model's two other groups of tensors; `model` is the shared one."""
@@ -202,6 +203,8 @@ class RunResumed(Dated, frozen=True, tag="resumed"):
     reproducible: bool = True
     changed: dict[str, str | int | float] = {}
     """Settings that change from here on."""
+    strategy_digest: Digest | None = None
+    """sha256 of the strategy's code, if it is other code than the run began with."""
 
 
 class RunFinished(Dated, frozen=True, tag="finished"):

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from flctl.coordinator.run.aggregation import aggregate
 from flctl.coordinator.run.decisions import weigh_in
 from flctl.coordinator.store.folder import RunFolder
-from flctl.coordinator.store.resume import expect_unchanged, machine
+from flctl.coordinator.store.resume import expect_unchanged, machine, strategy_digest
 from flctl.core.events import RoundCommitted, UpdateStored
 from flctl.core.history import History
 from flctl.core.randomness import Seeding
@@ -26,7 +26,7 @@ from flctl.fleet.clients import Clients, Trainer, first_model
 from flctl.fleet.spool import Spool
 from flctl.learning.examples import Examples
 from flctl.learning.source import training_examples
-from flctl.learning.task import Task, load_task, task_of
+from flctl.learning.task import Task, load_task, loaded_digest, task_of
 from flctl.learning.whole import private_path
 from flctl.settings import RunSettings
 from flctl.wire.messages import Digest
@@ -105,14 +105,21 @@ class _Again:
         self._trainer = Trainer(self._folder, task, settings)
         self._positions: dict[str, int] = {}
         self._base: Digest = ""
+        self._why = ""
 
     def begin(self, history: History, folder: RunFolder) -> Row:
         """The first model; one that was brought is the run's own file."""
-        assert history.started is not None
+        started, settings = history.started, self._settings
+        assert started is not None
+        changed = "the code of {} {} has changed since; install that of the run's beginning".format
+        same = loaded_digest(settings.task) == started.task_digest
+        task = "" if same else changed("task", settings.task)
+        same = started.strategy_digest in (None, strategy_digest(settings.strategy))
+        self._why = task if same else changed("strategy", settings.strategy)
         path = self._folder.model_path(0)
         path.parent.mkdir()
-        if history.started.begun is not None:
-            self._base = history.started.model
+        if started.begun is not None:
+            self._base = started.model
             shutil.copyfile(folder.verify_first(self._base), path)
             if folder.frozen is not None:
                 shutil.copyfile(folder.frozen, self._folder.frozen_path)
@@ -125,9 +132,7 @@ class _Again:
         finally:
             os.close(made.fd)
         self._base = made.digest
-        changed = made.task_digest != history.started.task_digest
-        why = f"the code of task {self._settings.task} has changed since" if changed else ""
-        return _row(0, history.started.model, made.digest, why)
+        return _row(0, started.model, made.digest, task)
 
     def round(self, event: RoundCommitted) -> Row:
         spool = Spool(self._folder)
@@ -165,7 +170,7 @@ class _Again:
         shutil.rmtree(self._folder.spool_path(event.round), ignore_errors=True)
         self._folder.model_path(event.round - 1).unlink()
         self._base = made.model
-        return _row(event.round, event.model, made.model, "")
+        return _row(event.round, event.model, made.model, self._why)
 
 
 def _counts(journal: int, update: UpdateStored, settings: RunSettings) -> bool:

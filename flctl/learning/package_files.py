@@ -1,4 +1,4 @@
-"""The digest of a package: all of its files, whatever computer it is installed on."""
+"""The digest of code: all files of its package, whatever computer it is installed on."""
 
 import hashlib
 import os
@@ -12,6 +12,27 @@ COMPILED = frozenset({".pyc", ".pyo", ".so", ".pyd", ".dylib", ".dll"})
 KEPT = 64
 _digests: dict[Path, tuple[tuple[object, ...], str]] = {}
 """By folder: what its files looked like, and their digest."""
+
+
+def code_digest(file: Path, module: str) -> str:
+    """sha256 of what `covered_by` names, in hexadecimal. Raises OSError."""
+    root = covered_by(file, module)
+    return folder_digest(root) if root.is_dir() else file_digest(root)
+
+
+def covered_by(file: Path, module: str) -> Path:
+    """The folder of the outermost package that the module lies in, else its file; of flctl's own
+    its folder: an agent may be of another version as long as it trains in the same way."""
+    parts = module.split(".") if file.name == "__init__.py" else module.split(".")[:-1]
+    root, folder = file, file.parent
+    for name in reversed(parts):
+        # A folder without __init__.py is a namespace, which other distributions share.
+        if folder.name != name or not (folder / "__init__.py").exists():
+            break
+        root, folder = folder, folder.parent
+        if parts[0] == "flctl":
+            break
+    return root
 
 
 def folder_digest(folder: Path) -> str:

@@ -14,13 +14,10 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from flctl.digests import file_digest
 from flctl.errors import TaskError, UnknownTask, UsageError, one_line
-from flctl.learning.package_files import folder_digest
+from flctl.learning.package_files import code_digest, covered_by
 
 GROUP = "flctl.tasks"
-OWN = ["flctl", "learning"]
-"""The package of the tasks that ship with flctl."""
 
 
 class Installed(Struct, frozen=True):
@@ -79,33 +76,17 @@ def task_digest(ref: str) -> str:
     Of a module in a package it covers the whole package (`covered`), of a single module that
     file. Raises UnknownTask, or TaskError when the module has no source file.
     """
-    root = covered(ref)
+    file = source_file(ref)
     try:
-        return folder_digest(root) if root.is_dir() else file_digest(root)
+        return code_digest(file, locate(ref)[0])
     except OSError as error:
-        raise TaskError(
-            f"task '{ref}': cannot read {error.filename or root}: {error.strerror}"
-        ) from error
+        where = error.filename or file
+        raise TaskError(f"task '{ref}': cannot read {where}: {error.strerror}") from error
 
 
 def covered(ref: str) -> Path:
-    """What the digest is of: the folder of the outermost package that the task lies in, or the
-    file of a module without one. Of flctl's own tasks it is `flctl/learning`: an agent may be
-    of another version than the coordinator as long as both train in the same way.
-
-    Raises UnknownTask, TaskError.
-    """
-    file, (module, _) = source_file(ref), locate(ref)
-    parts = module.split(".") if file.name == "__init__.py" else module.split(".")[:-1]
-    root, folder = file, file.parent
-    for name in reversed(parts):
-        # A folder without __init__.py is a namespace, which other distributions share.
-        if folder.name != name or not (folder / "__init__.py").exists():
-            break
-        root, folder = folder, folder.parent
-        if parts[:2] == OWN and name == OWN[-1]:
-            break
-    return root
+    """What the digest is of: see `covered_by`. Raises UnknownTask, TaskError."""
+    return covered_by(source_file(ref), locate(ref)[0])
 
 
 def source_file(ref: str) -> Path:

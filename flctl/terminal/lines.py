@@ -10,6 +10,7 @@ from flctl.core.events import (
     PauseOrdered,
     RoundCommitted,
     RoundsWithdrawn,
+    RunResumed,
     Score,
     UpdateRejected,
     UpdateStored,
@@ -88,6 +89,11 @@ def trouble_line(told: Published) -> str:
             text = f"attempt {event.attempt} failed: {event.reason}"
         case RoundsWithdrawn():
             return f"{event.reason}; the rounds after round {event.round} are repeated"
+        case RunResumed(strategy_digest=str()):
+            return (
+                f"the strategy's code has changed since run {told.run} began: a replay differs "
+                "from here on; to avoid this, stop the run, install the earlier code, and resume it"
+            )
         case PauseOrdered():
             return (
                 "an operator resumes the run"

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flctl.core.events import RoundCommitted
+from flctl.core.events import RoundCommitted, RunResumed
 from flctl.core.story import Story
 from flctl.core.stream import Published
 from flctl.errors import FlctlError
@@ -259,7 +259,9 @@ class LiveWatcher(LineWatcher):
         self._view: Live | None = None
 
     def show(self, told: Published) -> None:
-        """The picture draws itself from the story."""
+        """The picture draws itself from the story; a warning stays above it."""
+        if isinstance(told.event, RunResumed):
+            super().show(told)
 
     def __enter__(self) -> "LiveWatcher":
         from flctl.terminal.live import live_view

@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from flctl.core import strategies
 from flctl.errors import RunError, UsageError
 from flctl.fleet.replay import replay
 from flctl.fleet.virtual import VirtualRun
+from flctl.learning.package_files import folder_digest
 
 ROUNDS = 3
 
@@ -43,6 +45,16 @@ def test_a_replay_has_the_same_bytes(run):
     assert rows == seen
     assert [row.round for row in rows] == [0, 1, 2, 3]
     assert all(row.same for row in rows)
+
+
+def test_a_run_has_the_digest_of_its_strategys_code(run):
+    """Of a built-in one that of all strategies; a run of an older version is without it."""
+    started, journal = run.history().started, run.journal_path
+    digest = folder_digest(Path(strategies.__file__).parent)
+    assert started.strategy_digest == digest
+    journal.write_text(journal.read_text().replace(f'"strategy_digest":"{digest}",', ""))
+    assert run.history().started.strategy_digest is None
+    assert all(row.same for row in replay(run, {}))
 
 
 def test_other_data_are_noticed(run, beats):

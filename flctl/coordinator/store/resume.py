@@ -3,12 +3,14 @@
 import contextlib
 import fcntl
 import hashlib
+import inspect
 import logging
 import os
 import platform
 import shlex
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,8 +22,10 @@ from flctl.coordinator.store.folder import UNFINISHED, RunFolder
 from flctl.coordinator.store.journal import Journal, complete
 from flctl.core.events import AnyEvent, RoundsWithdrawn, RunKind, RunPaused, RunResumed, RunStarted
 from flctl.core.history import History
+from flctl.core.strategies import strategy_class
 from flctl.errors import CheckpointError, StateError, UsageError
 from flctl.files import explained, make_folder, new_file, sync_folder
+from flctl.learning.package_files import code_digest
 from flctl.settings import SCHEMA, RunSettings, changed, normalised
 from flctl.wire.messages import Begun, Digest, Measures
 
@@ -75,6 +79,15 @@ def with_beginning(state: Path, given: Mapping[str, Any], where: str) -> dict[st
 def machine() -> str:
     """Processor type and torch build: what the last bits of a result depend on."""
     return f"{platform.machine()} torch {version('torch')}"
+
+
+@cache
+def strategy_digest(name: str) -> Digest | None:
+    """Of its code as this process has imported it. Raises SettingsError."""
+    kind = strategy_class(name)
+    with contextlib.suppress(OSError, TypeError):  # not every module has a source file
+        return code_digest(Path(inspect.getfile(kind)), kind.__module__)
+    return None
 
 
 def start_run(state: Path, first: FirstModel, kind: RunKind, at: float) -> RunFolder:
@@ -134,6 +147,7 @@ def _fill(folder: RunFolder, first: FirstModel, kind: RunKind, at: float) -> Non
         version=__version__,
         machine=machine(),
         settings=_digest(folder),
+        strategy_digest=strategy_digest(first.settings.strategy),
         measures=first.measures,
         begun=first.begun,
         frozen=first.frozen,
@@ -192,14 +206,19 @@ def take_up(
     expect_resumable(folder, history)
     expect_unchanged(folder, history)
     asked = normalised(changes or {}, "the changes")
-    changed(folder.settings(history), asked, "the changes")
+    settings = changed(folder.settings(history), asked, "the changes")
     noted: list[AnyEvent] = _withdraw_damaged(folder, history, journal, at)
     started = history.started
     if started is None or (
         history.state == "running" and not history.opened and not history.rounds and not asked
     ):
         return noted
-    resumed = RunResumed(at=at, reproducible=started.machine == machine(), changed=asked)
+    code = strategy_digest(settings.strategy)
+    other = None if started.strategy_digest in (None, code) else code
+    same = other is None and started.machine == machine()
+    resumed = RunResumed(at=at, reproducible=same, changed=asked, strategy_digest=other)
+    if other is not None:
+        logger.warning("run=%s the code of strategy %s has changed", folder.name, settings.strategy)
     journal.append([resumed])
     history.apply(resumed)
     return [*noted, resumed]
