@@ -104,7 +104,7 @@ def test_nothing_fires_in_a_fleet_that_is_well(watched: Watched):
     assert (watched.firing(), watched.ear.heard) == ([], [])
 
 
-def test_a_lost_agent_fires_after_ten_minutes_and_is_mended_when_it_is_back(watched: Watched):
+def test_a_lost_agent_fires_after_ten_minutes_and_is_resolved_when_it_is_back(watched: Watched):
     watched.fleet.agents["pi-02"].kill()
     watched.wait(590)
     assert watched.ear.heard == []
@@ -116,7 +116,7 @@ def test_a_lost_agent_fires_after_ten_minutes_and_is_mended_when_it_is_back(watc
 
 
 def test_restarts_of_the_coordinator_fire_nothing_twice(watched: Watched):
-    """Nor do they mend what is not mended."""
+    """Nor do they mend what is not resolved."""
     watched.fleet.agents["pi-02"].kill()
     watched.wait(650)
     for _ in range(3):
@@ -176,7 +176,7 @@ def test_a_revoked_agents_alerts_are_over(watched: Watched):
         ({"disk_free_bytes": 10**9, "disk_total_bytes": 32 * 10**9}, "card_full"),
     ],
 )
-def test_a_machine_in_trouble_fires_and_is_mended(
+def test_a_machine_in_trouble_fires_and_is_resolved(
     watched: Watched, told: dict[str, Any], kind: str
 ):
     machine = Machine(watched.fleet.agents["pi-03"])
@@ -285,6 +285,29 @@ def test_a_damaged_book_is_set_aside(watched: Watched, caplog: pytest.LogCapture
         watched.restart()
         assert (watched.fleet.state / "alerts.damaged").read_bytes() == content
     assert caplog.text.count("alerts start over") == 3
+
+
+def test_a_book_of_an_older_version_is_read(watched: Watched):
+    """It called the end of an alert "mended"."""
+    watched.ear.failing = True
+    token = watched.fleet.keyring.new_token(3600, 5)
+    watched.wait(10)
+    found = watched.fleet.keyring.open_token(token)
+    assert found is not None
+    watched.fleet.keyring.close_tokens([found.id])
+    watched.wait(10)
+    path = watched.fleet.state / FILE
+    old = path.read_bytes().replace(b'"event":"resolved"', b'"event":"mended"')
+    assert old != path.read_bytes()
+    watched.fleet.kill_coordinator()
+    path.write_bytes(old)
+    watched.ear.failing = False
+    watched.fleet.start_coordinator()
+    watched.begin()
+    watched.wait(10)
+    assert watched.ear.heard == [
+        ("firing", "open_token", found.id), ("resolved", "open_token", found.id),
+    ]  # fmt: skip
 
 
 def test_a_sink_and_a_disk_that_hang_hold_up_nothing(watched: Watched):

@@ -35,7 +35,7 @@ def hook() -> Iterator[tuple[str, list[dict[str, Any]]]]:
     server.server_close()
 
 
-def test_an_alert_is_sent_once_over_a_kill_and_once_when_it_is_mended(
+def test_an_alert_is_sent_once_over_a_kill_and_once_when_it_is_resolved(
     tmp_path: Path, hook: tuple[str, list[dict[str, Any]]]
 ):
     """The token is closed while nothing runs: the next start says so, and does not fire again."""

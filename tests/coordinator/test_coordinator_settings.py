@@ -109,6 +109,58 @@ def test_a_mistake_gets_one_line_with_the_file_and_the_key(write, text: str | by
     assert "me:secret" not in str(failure.value)
 
 
+A_TIME = "a time in quotation marks, or false"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (
+            "[alerts]\nagent_lost = 5\n[alerts.agent_lost]\nafter = '5m'",
+            f", line 3: alerts.agent_lost is set twice; alerts.agent_lost must be {A_TIME}; "
+            'for instance "10m"',
+        ),
+        (
+            "[alerts.agent_lost]\n",
+            f': alerts.agent_lost: must be {A_TIME}, not a table; for instance "10m"',
+        ),
+        (
+            "[alerts]\nagent_lost = 5",
+            f': alerts.agent_lost: must be {A_TIME}, not a whole number; for instance "10m"',
+        ),
+        (
+            "[alerts]\nagent_lost = 10m",
+            ": not TOML: Expected newline or end of document after a statement (at line 2, "
+            f'column 16); alerts.agent_lost must be {A_TIME}; for instance "10m"',
+        ),
+        (
+            "[alerts]\nmended_after = '2m'",
+            ": unknown key 'mended_after' in [alerts]; did you mean 'resolved_after'?",
+        ),
+        ("[alerts.webhook]\nurl = 'ftp://a'", ": alerts.webhook.url: write https://HOST/PATH or "),
+        (
+            "[alerts.webhook]\nurl = 'https://a'\nauth = 'basic'",
+            ": alerts.webhook.auth: 'basic' is unknown; it is one of hmac, bearer",
+        ),
+        (
+            "[alerts.webhook]",
+            ': alerts.webhook.url: is missing; for instance "https://alerts.example/hook"',
+        ),
+        (
+            "[alerts]\ncard_free_mb = '1'",
+            ": alerts.card_free_mb: must be a number, not text in quotation marks; "
+            "for instance 500.0",
+        ),
+    ],
+)
+def test_a_wrong_value_is_explained_with_its_full_key_and_an_example(write, text: str, says: str):
+    """In the terms of TOML, not of Python."""
+    path = write(text)
+    with pytest.raises(SettingsError) as failure:
+        read_settings(path)
+    assert str(failure.value).startswith(f"{path}{says}")
+
+
 def test_a_file_that_was_named_has_to_be_there(tmp_path: Path):
     with pytest.raises(SettingsError, match="No such file"):
         settings_of(tmp_path, tmp_path / "other.toml")

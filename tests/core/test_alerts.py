@@ -1,4 +1,4 @@
-"""When alerts fire, are told and are mended: with both clocks in the test's hand."""
+"""When alerts fire, are told and are resolved: with both clocks in the test's hand."""
 
 import msgspec
 import pytest
@@ -40,7 +40,7 @@ def hot(bad=True):
     return Observed("throttled", "pi-01", bad, "throttled")
 
 
-def test_it_fires_once_when_it_has_lasted_and_is_mended_once():
+def test_it_fires_once_when_it_has_lasted_and_is_resolved_once():
     """However often it is looked at in between."""
     watch = Watch()
     assert watch.look(lost()) == []
@@ -156,7 +156,7 @@ def test_a_muted_alert_is_told_when_the_mute_ends_if_it_still_fires(name):
     assert watch.told() == [("firing", "agent_lost")]
 
 
-def test_a_mute_ends_early_and_what_was_told_is_told_to_be_mended():
+def test_a_mute_ends_early_and_what_was_told_is_told_to_be_resolved():
     """A page that was opened gets closed."""
     watch = Watch()
     watch.look(lost(since=0))
