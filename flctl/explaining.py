@@ -27,13 +27,13 @@ def explained_key(
     30"; `words` are those that a person writes for some of the keys of `kind`."""
     parts = re.fullmatch(r"(.*) - at (?:`key` in )?`\$\.?(.*)`", str(error), re.DOTALL)
     text, key = parts.groups() if parts else (str(error), "")
-    about, _, name = text.partition(" field ")
+    about, _, name = text.rstrip("`").partition(" field `")
     if about == "Object contains unknown":
-        near = difflib.get_close_matches(name.strip("`"), _fields(_look_up(kind, key)[0]), n=1)
+        near = difflib.get_close_matches(name, _fields(_look_up(kind, key)[0]), n=1)
         then = f"; did you mean '{near[0]}'?" if near else ""
-        return f"unknown key '{one_line(name.strip('`'), 60)}'{key and f' in [{key}]'}{then}"
+        return f"unknown key '{one_line(name, 60)}'{key and f' in [{key}]'}{then}"
     if about == "Object missing required":
-        key, text = f"{key}.{name.strip('`')}".strip("."), "is missing"
+        key, text = f"{key}.{name}".strip("."), "is missing"
     hint, rule, example = _look_up(kind, key)
     if rule and text != "is missing":
         text = "Expected " + rule + "".join(re.findall(", got `.*", text))
@@ -47,6 +47,7 @@ def explained_key(
     else:
         text = re.sub("`(.*?)`", lambda type_: _type(type_[1]), text) + example
         text = text.replace("Expected", "must be", 1).replace(", got ", ", not ", 1)
+        text = text.replace("number, not a number", "number, without a decimal point")
     return f"{words.get(key, key)}: {one_line(text)}" if key else one_line(text)
 
 

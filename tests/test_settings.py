@@ -82,7 +82,7 @@ def test_a_run_without_a_task_says_how_to_name_one():
         ({"lr": math.inf}, "lr must be a finite number"),
         ({"lr": "fast"}, "lr: must be a number, not text in quotation marks"),
         ({"rounds": 0}, "rounds: must be a whole number >= 1"),
-        ({"rounds": 1.5}, "rounds: must be a whole number, not a number"),
+        ({"rounds": 1.5}, "rounds: must be a whole number, without a decimal point"),
         ({"rounds": True}, "rounds: must be a whole number, not true or false"),
         ({"rounds": 10**12}, "rounds: must be a whole number <= 1000000000"),
         ({"rounds": None}, "rounds: must be a whole number, not nothing"),

@@ -32,10 +32,9 @@ def strategy_of(settings: RunSettings) -> Strategy:
     try:
         strategy = msgspec.convert(dict(settings.strategy_args), kind, strict=True)
     except msgspec.ValidationError as error:
-        raise SettingsError(
-            f"strategy_args of {name}: {explained_key(error, kind, {})}; it takes "
-            f"{', '.join(kind.__struct_fields__) or 'none'}"
-        ) from error
+        takes = ", ".join(kind.__struct_fields__) or "none"
+        why = f"{explained_key(error, kind, {})}; it takes {takes}"
+        raise SettingsError(f"strategy_args of {name}: {why}") from error
     if strategy.initial and not strategy.steps:
         raise SettingsError(f"strategy '{name}' has initial, but not steps = True: set it")
     return strategy
