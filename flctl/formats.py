@@ -27,8 +27,8 @@ def number(value: float) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """1 round, 2 rounds."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    """1 round, 2,000 rounds, 3 batches."""
+    return f"{number:,} {noun}{'' if number == 1 else 'es' if noun[-1] in 'hs' else 's'}"
 
 
 def size(count: float | None) -> str:

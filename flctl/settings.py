@@ -300,7 +300,7 @@ def _check_together(settings: RunSettings, where: str) -> None:
     if invited is not None and quorum > 1 and quorum > invited:
         drawn = f", of which a round invites {invited}" if invited != fleet else ""
         raise SettingsError(
-            f"{where}: a quorum of {int(quorum)} cannot be met by {fleet} agents{drawn}"
+            f"{where}: a quorum of {int(quorum)} cannot be met by a fleet of {fleet}{drawn}"
         )
     if len(set(settings.agents)) != len(settings.agents):
         raise SettingsError(f"{where}: an agent is named twice")

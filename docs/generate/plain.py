@@ -2,10 +2,18 @@
 
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
+DOCS = Path(__file__).resolve().parents[1]
+TITLES = {
+    path.read_text().partition("\n")[0].removeprefix("# "): path.relative_to(DOCS).as_posix()
+    for path in sorted(DOCS.glob("*/*.md"))
+}
+"""The page of each title; help texts name pages by them, as who installs a wheel has no files."""
 _PARTS = re.compile(
     r"(?P<code>`+[^`]*`+)"
     r"|(?P<page>\bdocs/(?P<name>[\w/-]+)\.md(?:#[\w-]+)?)"
+    r"|documentation: (?P<title>[^)]+)"
     r"|'(?P<command>flctl [^']+)'"
     r"|(?P<option>(?<![\w-])--?[a-z][\w-]*\b)"
     r"|(?P<variable>\bFLCTL_[A-Z_]+\b)"
@@ -22,6 +30,8 @@ def markdown(text: str) -> str:
             return found[0]
         if found["page"]:
             return f"[{found['name']}](/{found['name']}.md)"
+        if found["title"]:
+            return f"documentation: [{found['title']}](/{TITLES[found['title']]})"
         if found["command"]:
             return code(found["command"])
         if found["mark"]:

@@ -31,10 +31,10 @@ def below_floor(order: Train | Personalise, limits: Limits) -> str | None:
     if most is None:
         return None
     if most < limits.min_batches:
-        return f"a round of {most} batches is below --min-batches {limits.min_batches}"
+        return f"federate_after_n_batches={most} is below --min-batches {limits.min_batches}"
     if most * training.batch_size < limits.min_examples:
         return (
-            f"a round of {most} batches of {training.batch_size} is below "
+            f"federate_after_n_batches={most} of batch_size={training.batch_size} is below "
             f"--min-examples {limits.min_examples}"
         )
     return None

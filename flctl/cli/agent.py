@@ -17,7 +17,7 @@ LIMITS = Limits()
 coordinator_ = partial(option, panel="Coordinator")
 identity = partial(option, panel="Identity")
 work = partial(option, panel="Data and work")
-OWNER = "Limits set by the owner of this device (docs/explanation/security.md)"
+OWNER = "Limits set by the owner of this device"
 owner_ = partial(option, panel=OWNER)
 Words = list[str] | None
 
@@ -83,7 +83,7 @@ def agent(
     ),
     label: Words = identity(
         "KEY=VALUE",
-        "Fact about this device, such as site=ward-3; can be repeated (docs/how-to/labels.md).",
+        "Fact about this device, such as site=ward-3; can be repeated.",
         default=None,
     ),
     role: str = work(

@@ -18,7 +18,7 @@ def alerts(
 ) -> None:
     """Show, acknowledge and mute alerts about the fleet.
 
-    The coordinator's settings say where alerts are sent: docs/how-to/alerts.md.
+    The coordinator's settings say where alerts are sent (documentation: Alerts).
     """
     if ctx.invoked_subcommand is None:
         at = At(state, context)

@@ -56,7 +56,7 @@ def coordinator(
     ),
     settings: Path | None = option(
         "FILE",
-        "Its settings: docs/how-to/alerts.md.  [default: coordinator.toml in --state, if there]",
+        "Its settings (documentation: Alerts).  [default: coordinator.toml in --state, if there]",
         parser=path,
         default=None,
         show_default=False,

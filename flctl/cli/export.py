@@ -34,8 +34,8 @@ def export(
     per_agent: bool = flag("For csv: a row for each agent in each round.", "--per-agent"),
     data: Path | None = option(
         "PATH",
-        "For onnx: file or folder with an example of the model's input.  "
-        f"[default: the run's, else {OWN_DATA}]",
+        "For onnx: file or folder with an example of the model's input, where the task does not "
+        f"know its shape; no targets are needed.  [default: the run's, else {OWN_DATA}]",
         parser=path,
         default=None,
     ),

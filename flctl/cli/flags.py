@@ -21,7 +21,7 @@ Command = TypeVar("Command", bound=Callable[..., None])
 
 WHAT, ROUNDS, FLEET = "What is learnt", "Rounds", "Fleet"
 TRAINING, DATA, EVALUATION, OUTPUT = "Local training", "Data", "Evaluation", "Output"
-PERSONAL = "A model for each agent (docs/how-to/personalise.md)"
+PERSONAL = "A model for each agent"
 
 
 class Flag(NamedTuple):
@@ -56,7 +56,7 @@ FLAGS = (
     Flag("task", str, WHAT, "What to learn: 'ecg', 'mnist', an installed task, or "
          "module:Class for --local and --virtual.", "NAME"),
     Flag("task_args", str, WHAT,
-         "Its arguments (docs/reference/tasks.md): classes=['cat','dog'], window=64.",
+         "Its arguments: classes=['cat','dog'], window=64 (documentation: Built-in tasks).",
          "NAME=VALUE,…", "the task's own", arguments),
     Flag("rounds", int, WHAT, "Number of training rounds.", "N",
          f"{TASKS_OWN} 30"),

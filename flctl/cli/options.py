@@ -229,13 +229,13 @@ class Here(NamedTuple):
 TaskArgs = Annotated[
     Any,
     option(
-        "NAME=VALUE,…", "Arguments of the task: docs/reference/tasks.md.", "--task-args",
+        "NAME=VALUE,…", "Arguments of the task (documentation: Built-in tasks).", "--task-args",
         show_default=False, parser=task_args,
     ),
 ]  # fmt: skip
 
 
-HEARTBEATS = "Heartbeats (docs/explanation/ecg.md)"
+HEARTBEATS = "Heartbeats"
 
 
 class Heartbeats(NamedTuple):

@@ -26,6 +26,7 @@ from msgspec.structs import replace
 
 from flctl.core.randomness import sample
 from flctl.errors import QuorumNotMet
+from flctl.formats import counted
 from flctl.settings import RunSettings
 from flctl.wire.messages import Accepted, Cancel, Discarded, Message, UpdateReady, WorkKey
 
@@ -654,9 +655,8 @@ class Round:
         self._tries += 1
         hopeless = len(self.seats.keys() - self._refused) < self.need and not others.holds
         if hopeless or self._tries >= self._settings.attempts:
-            tried = f"{self._tries} attempts" if self._tries > 1 else "1 attempt"
             self.phase = Phase.OVER
-            return [End(f"{self._failed.reason}, after {tried}")]
+            return [End(f"{self._failed.reason}, after {counted(self._tries, 'attempt')}")]
         self.phase, self._retry_at = Phase.BACKOFF, now + backoff_after(self._tries)
         return []
 
@@ -675,7 +675,7 @@ class Round:
         if not drawn.holds:
             self.phase = Phase.OVER
             missing = {*drawn.absent, *(self.away & {*drawn.invited})}
-            reason = f"{drawn.able} of {drawn.need} required agents are ready"
+            reason = f"{drawn.able} of {counted(drawn.need, 'required agent')} ready"
             return [End(reason, frozenset(missing), awaits=True)]
         self._closing = replace(self._closing, need=drawn.need)
         seats = self.seats

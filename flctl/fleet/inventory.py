@@ -262,7 +262,7 @@ def _expected(host: str, listing: Listing, path: Path) -> Expected:
         raise _fault(
             path,
             f"'{str(name)[:80]}' cannot be an agent's name (lower-case letters, digits and . _ -, "
-            f"63 at most); set flctl_name for the host {host[:80]}",
+            f"63 at most, such as pi-01); set flctl_name for the host {host[:80]}",
         ) from error
     # A template is Ansible's to evaluate; the name in the inventory says as much to a person.
     plain = isinstance(address, str) and "{{" not in address

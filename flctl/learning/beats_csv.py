@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flctl.errors import DataError, NothingToUse, one_line
+from flctl.formats import counted
 from flctl.learning.bad_rows import MOST, BadRows
 from flctl.learning.beats import LIMIT_BYTES, WINDOW, Array, Beats
 from flctl.learning.beats_layout import apply, find_layout
@@ -102,8 +103,8 @@ def _read(path: Path, labelled: bool, bad: BadRows) -> _Table:
             next(tables, None)  # which may have more to say
             hint = "; a first row of names, s0 to s186 and class, tells which is which"
             raise DataError(
-                f"{path}: {form.columns} columns; a beat has {WINDOW}, and one more for its class"
-                f"{hint if form.columns > WINDOW else ''}"
+                f"{path}: {counted(form.columns, 'column')}; a beat has {WINDOW}, and one more "
+                f"for its class{hint if form.columns > WINDOW else ''}"
             )
         if found := thousands(form, first):
             raise DataError(f"{path}: {found} may be a thousand times as much: write the numbers "
@@ -137,8 +138,8 @@ def _read(path: Path, labelled: bool, bad: BadRows) -> _Table:
     if labelled:
         over = ", ".join(form.passed_over[:3])
         raise NothingToUse(
-            f"{path}: {form.columns} columns; the one for the class of each beat is missing"
-            + (f", unless it is {over}: name it 'class'" if over else "")
+            f"{path}: {counted(form.columns, 'column')}; the one for the class of each beat is "
+            + (f"missing, unless it is {over}: name it 'class'" if over else "missing")
         )
     return _Table(x[:n], None, rhythm, form, line)
 
@@ -217,7 +218,7 @@ def _numbers(form: Form, lines: list[str]) -> Array:
         except ValueError:
             table = _loaded(form, [_cleaned(form, line) for line in lines])
     if table.shape[1] != form.columns:
-        raise ValueError(f"has {table.shape[1]} columns, not {form.columns}")
+        raise ValueError(f"has {counted(table.shape[1], 'column')}, not {form.columns}")
     return table
 
 

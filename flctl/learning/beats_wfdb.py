@@ -112,7 +112,7 @@ def _cut_all(record: Record, known: Annotations) -> Annotated:
         n += len(windows)
     if not n:
         raise NothingToUse(
-            f"{name_of(record.header)}: none of its {len(at)} beats has a whole window"
+            f"{name_of(record.header)}: none of its beats ({len(at)}) has a whole window"
         )
     return Annotated(known.sample, known.symbol, whole, x[:n], record)
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from flctl.errors import DataError, FlctlError, TaskError
+from flctl.formats import counted
 from flctl.learning.dealing import count, kinds_of
 from flctl.learning.declared import wrong_threshold
 from flctl.learning.examples import Examples
@@ -158,9 +159,8 @@ def check_state(subject: Subject) -> Said:
         with tempfile.TemporaryFile() as file:
             first = save_first(file.fileno(), subject.task.name, subject.model, subject.groups, {})
         size, once = first.size, first.frozen_size
-    kinds = ", ".join(sorted({spec.dtype for spec in specs}))
-    noun = "tensor" if len(specs) == 1 else "tensors"
-    text = f"an agent receives and sends {size:,} bytes a round: {len(specs)} {noun}, {kinds}"
+    kinds = ", ".join([counted(len(specs), "tensor"), *sorted({spec.dtype for spec in specs})])
+    text = f"an agent receives and sends {size:,} bytes a round: {kinds}"
     text += f"; {once:,} bytes that do not train are sent to it once" if once else ""
     text += f"; {', '.join(private)} never leave it" if private else ""
     return Said(
@@ -191,9 +191,9 @@ def check_data(subject: Subject) -> Said:
     shape, dtype = _form(found)
     each = f"of shape {shape}, {dtype}"
     of = "in a list" if isinstance(found.items, list | tuple) else "of a Dataset"
-    text = f"{len(found):,} examples {each if found.items is None else of}"
+    text = f"{counted(len(found), 'example')} {each if found.items is None else of}"
     if found.group is not None:
-        text += f", of {len(np.unique(found.group))} records"
+        text += f", of {counted(len(np.unique(found.group)), 'record')}"
     figures = {
         "examples": len(found),
         "shape": shape,
@@ -230,7 +230,7 @@ def check_tests(subject: Subject) -> Said:
             )
         rows |= part.rows()
     copies = len(rows & subject.train.rows())
-    text = ", ".join(f"{name}: {len(part):,} examples" for name, part in subject.tests.items())
+    text = ", ".join(f"{n}: {counted(len(p), 'example')}" for n, p in subject.tests.items())
     figures = {"parts": {n: len(p) for n, p in subject.tests.items()}, "also_trained_on": copies}
     if copies:
         return Said(f"{text}; {copies:,} of them are also trained on", figures, "note")

@@ -10,6 +10,7 @@ import torch
 
 from flctl.core.metrics import LOSS, in_words, is_defined, metrics_of, why_undefined
 from flctl.errors import FlctlError
+from flctl.formats import counted
 from flctl.learning.checkup import Said, Subject
 from flctl.learning.evaluation import evaluate
 from flctl.learning.examples import Batch
@@ -100,17 +101,16 @@ def check_step(subject: Subject) -> Said:
     check_optimizer(training, model)
     result = few_steps(task, subject.train, training)  # a loss that is not finite ends it
     unused = _without_gradient(subject)
-    text = (
-        f"loss {result.loss:.4f} over {result.batches} batches of {training.batch_size}, "
-        f"{training.optimizer} with lr {training.lr:g}"
-    )
+    steps = counted(result.batches, "batch")
+    how = f"{training.batch_size}, {training.optimizer} with lr {training.lr:g}"
+    text = f"loss {result.loss:.4f} over {steps} of {how}"
     figures = {"loss": result.loss, "last_loss": result.last_loss}
     before = initial_model(task, SEED).state_dict()
     buffers = {name for name, _ in model.named_buffers()}
     for name, tensor in result.state.items():
         stays = name in buffers and same_bytes(tensor, before[name])
         if not (stays or is_finite(tensor)):
-            raise subject.problem("loss", f"after {result.batches} batches '{name}' is not finite")
+            raise subject.problem("loss", f"after {steps} '{name}' is not finite")
     if unused:
         named = ", ".join(unused[:3]) + (" …" if len(unused) > 3 else "")
         return Said(f"{text}; no gradient reaches {named}: is it used?", figures, "note")
@@ -144,7 +144,7 @@ def check_metrics(subject: Subject) -> Said:
             found.values,
             "note",
         )
-    text = f"untrained, on {len(part):,} examples of '{name}': {in_words(found)}"
+    text = f"untrained, on {counted(len(part), 'example')} of '{name}': {in_words(found)}"
     missing = [why_undefined(each) for each, v in found.values.items() if not is_defined(v)]
     if missing:
         return Said(f"{text}; {'; '.join(missing)}", found.values, "note")
@@ -165,7 +165,7 @@ def check_cases(subject: Subject) -> Said:
     some = cases.examples.select(np.arange(min(len(cases.examples), EVALUATED), dtype=np.int64))
     said = predict(task, subject.model, some, batch_size=100)
     by = "its own 'cases'" if own else "'held_out', as it has no 'cases'"
-    text = f"{len(cases.examples):,} examples to predict, by {by}"
+    text = f"{counted(len(cases.examples), 'example')} to predict, by {by}"
     text += "" if cases.labelled else ", without targets"
     text += f"; {cases.note}" if cases.note else ""
     return Said(text, {"examples": len(cases.examples), "shape": list(said.shape[1:])})

@@ -121,6 +121,9 @@ class Images(Classification):
             origins=self.origins(path),
         )
 
+    def shape(self) -> tuple[int, ...]:
+        return 3, self.args.size, self.args.size
+
     def origins(self, path: Path | None) -> list[Origin]:
         return [
             Origin(

@@ -6,6 +6,7 @@ import numpy as np
 from msgspec.structs import replace
 
 from flctl.errors import OwnerRefuses
+from flctl.formats import counted
 from flctl.learning.examples import Indices
 from flctl.settings import LocalTraining
 from flctl.wire.messages import Limits
@@ -28,25 +29,20 @@ def within(
 def check_batches(batches: Sequence[Indices], steps: int, limits: Limits) -> None:
     """Raises OwnerRefuses when a round of this many steps, which begins with these batches, trains
     on too little."""
-    smallest = min(map(len, batches))
-    if smallest < limits.min_batch_size:
-        raise OwnerRefuses(
-            f"a batch of {smallest} examples is below --min-batch-size {limits.min_batch_size}"
-        )
-    if steps < limits.min_batches:
-        raise OwnerRefuses(
-            f"a round of {steps} batches is below --min-batches {limits.min_batches}"
-        )
-    if (examples := len(np.unique(np.concatenate(batches)))) < limits.min_examples:
-        raise OwnerRefuses(
-            f"a round on {examples} examples is below --min-examples {limits.min_examples}"
-        )
+    for what, have, noun, name in (
+        ("a batch of", min(map(len, batches)), "example", "batch_size"),
+        ("a round of", steps, "batch", "batches"),
+        ("a round on", len(np.unique(np.concatenate(batches))), "example", "examples"),
+    ):
+        if have < (least := getattr(limits, f"min_{name}")):
+            option = f"--min-{name.replace('_', '-')} {least}"
+            raise OwnerRefuses(f"{what} {counted(have, noun)} is below {option}")
 
 
 def check_held_out(examples: int, limits: Limits | None) -> None:
     """Raises OwnerRefuses when the metrics would be those of too few examples."""
     if limits is not None and examples < limits.min_examples:
         raise OwnerRefuses(
-            f"measures nothing with {examples} examples, as its --min-examples is "
+            f"measures nothing with {counted(examples, 'example')}, as its --min-examples is "
             f"{limits.min_examples}"
         )

@@ -40,7 +40,7 @@ class BatchPlan:
         self.per_epoch = whole + (1 if rest and not training.drop_last else 0)
         if self.per_epoch == 0:
             raise SettingsError(
-                f"agent {agent} has {examples} examples: drop_last leaves it no batch of "
+                f"drop_last leaves agent {agent} no batch: its examples are {examples}, fewer than "
                 f"{training.batch_size}; lower batch_size"
             )
 

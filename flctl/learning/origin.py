@@ -93,7 +93,7 @@ def summary(origins: Sequence[Origin]) -> list[str]:
             facts.setdefault(name.replace("_hz", ", Hz"), Counter())[shown] += 1
         left_out.update(origin.left_out)
     lines = [f"{name}: {_values(values, len(used))}" for name, values in facts.items()]
-    lines += [f"left out: {count:,} {reason}" for reason, count in left_out.items()]
+    lines += [f"left out: {reason} ({count:,})" for reason, count in left_out.items()]
     problems = [origin.problem for origin in origins if origin.problem]
     lines += [f"left out: {problem}" for problem in problems[:MOST_PROBLEMS]]
     if len(problems) > MOST_PROBLEMS:

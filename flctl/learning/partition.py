@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from flctl.core.randomness import derive
 from flctl.errors import DataError
+from flctl.formats import counted
 from flctl.learning.examples import Indices
 from flctl.settings import Partition
 
@@ -42,7 +43,7 @@ def partition(
     few while they are used, it gets nothing then.
     """
     if len(labels) < n and not changing:
-        raise DataError(f"{n} agents, but only {len(labels)} examples")
+        raise DataError(f"{counted(n, 'agent')}, but only {counted(len(labels), 'example')}")
     rng = np.random.default_rng(derive(seed, "partition", kind, n))
     match kind:
         case "iid":
@@ -57,8 +58,8 @@ def partition(
             parts = _by_record(groups, n, changing)
     if min(map(len, parts)) == 0 and not changing:
         raise DataError(
-            f"{n} agents, but only {len(labels)} examples: partition '{kind}' leaves one "
-            "without data"
+            f"{counted(n, 'agent')}, but only {counted(len(labels), 'example')}: partition "
+            f"'{kind}' leaves one without data"
         )
     return [np.sort(part).astype(np.int64) for part in parts]
 
@@ -94,13 +95,11 @@ def deal_groups(groups: Groups | None, n: int, changing: bool = False) -> list[l
         raise DataError("these data do not say which record an example is of; use --partition iid")
     names, counts = np.unique(groups, return_counts=True)
     if len(names) < n and not changing:
-        there = (
-            f"{len(names)} records"
-            if len(names) > 1
-            else "1 record (a file that names no records or devices counts as one; for 'sensors', "
-            "--task-args device=COLUMN names the column of the devices)"
-        )
-        raise DataError(f"{n} agents, but only {there}; use --partition iid")
+        there = counted(len(names), "record")
+        if len(names) == 1:
+            there += (" (a file that names no records or devices counts as one; for 'sensors', "
+                      "--task-args device=COLUMN names the column of the devices)")  # fmt: skip
+        raise DataError(f"{counted(n, 'agent')}, but only {there}; use --partition iid")
     hands: list[list[str]] = [[] for _ in range(n)]
     sizes = [0] * n
     for at in np.lexsort((names, -counts)):

@@ -10,7 +10,7 @@ import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from flctl.errors import DataError, TaskError
+from flctl.errors import DataError, TaskError, UsageError
 from flctl.learning.anomaly import Anomaly
 from flctl.learning.arguments import converted
 from flctl.learning.cases import Cases
@@ -29,6 +29,7 @@ from flctl.learning.series import (
     read_lines,
 )
 from flctl.learning.series_args import SeriesArgs
+from flctl.learning.series_files import files_of, read_table
 from flctl.learning.series_sample import sample_files
 from flctl.learning.series_windows import read_stored, write_stored
 from flctl.learning.task import Task
@@ -74,6 +75,14 @@ class Series(Task):
     def settle_targets(self, path: Path | None) -> None:
         pass
 
+    def expect_target(self, path: Path) -> None:
+        if read_stored(path) or _all_targets(self._lines(path)):
+            return
+        try:
+            read_table(files_of(path)[0], replace(self.args, columns=(self.args.target,)))
+        except DataError as error:
+            raise UsageError(f"--task-args target: {error}") from error
+
     def note(self) -> None:
         """Take over arguments that are attributes of the kind."""
 
@@ -102,6 +111,9 @@ class Series(Task):
     def origins(self, path: Path | None) -> list[Origin]:
         return [] if read_stored(path) else cut(self._lines(path), self.args).origins
 
+    def shape(self) -> tuple[int, ...]:
+        return self.columns(), self.args.window
+
     def points(self, x: "Tensor") -> "tuple[Tensor, Tensor]":
         """Samples before the last one, and each column's deviation from what is usual."""
         at, _ = super().points(x[0])
@@ -128,13 +140,12 @@ class Series(Task):
         same = stored.learn == self.args.learn
         if not same and self.args.learn != "anomaly":
             raise DataError(f"{path}: windows to learn '{stored.learn}', not '{self.args.learn}'")
-        shape = (len(self.args.columns), self.args.window)
-        if stored.x.shape[1:] != shape:
-            have = f"{stored.x.shape[2]} samples in {stored.x.shape[1]} columns"
-            raise DataError(
-                f"{path}: windows of {have}, the run's have {shape[1]} in {shape[0]}; say "
-                f"--task-args window={stored.x.shape[2]}, or deal the data again"
-            )
+        dealt = {"window": stored.x.shape[2], "columns": stored.columns}
+        for name, have in (dealt | ({"classes": stored.classes} if same else {})).items():
+            if have != (want := getattr(self.args, name)):
+                raise DataError(
+                    f"{path}: {name} {have}, not {want}: set --task-args, or deal again"
+                )
         if not len(rows):
             return None
         y = stored.y[rows] if same else None

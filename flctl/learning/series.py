@@ -176,8 +176,8 @@ def _cut_one(line: DeviceSeries, args: SeriesArgs, found: Windows, predicted: bo
         left_out["windows with an anomaly, not trained on"] += int(odd.sum())
     if len(begin) * args.window * samples.shape[1] > MOST_NUMBERS:
         raise DataError(
-            f"{line.where}: {len(begin):,} windows of {args.window} samples in "
-            f"{samples.shape[1]} columns are too many; choose a larger stride"
+            f"{line.where}: {len(begin):,} windows of {args.window} x {samples.shape[1]} numbers "
+            "are too many; choose a larger stride"
         )
     end = begin + args.window - 1
     found.begin.append(begin + found.count)
@@ -247,9 +247,9 @@ def _filled(line: DeviceSeries, step: float, most: int) -> DeviceSeries:
 def _standardised(inputs: Floats, part: NDArray[np.int64], args: SeriesArgs, where: str) -> Floats:
     """By the run's constants, else by the mean and deviation of the device's own training part."""
     columns = inputs.shape[1]
-    for given in (args.center, args.spread):
-        if given and len(given) != columns:
-            raise DataError(f"{where}: center and spread have {len(given)} values, not {columns}")
+    for n in map(len, (args.center, args.spread)):
+        if n not in (0, columns):
+            raise DataError(f"{where}: center and spread are for {n} of {columns} columns")
     own = inputs[part == TRAIN] if len(inputs) else np.zeros((1, columns))
     center = np.array(args.center) if args.center else own.mean(axis=0)
     spread = np.array(args.spread) if args.spread else own.std(axis=0)
@@ -278,4 +278,4 @@ def _targets(
 
 
 def _words(left_out: dict[str, int]) -> str:
-    return ", ".join(f"{count:,} {why}" for why, count in left_out.items()) or "too short"
+    return ", ".join(f"{why} ({count:,})" for why, count in left_out.items()) or "too short"

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from flctl.errors import DataError, NeedsExtra, OtherData, one_line
 from flctl.files import absent
+from flctl.formats import counted
 from flctl.learning.bad_rows import BadRows
 from flctl.learning.csv_form import MISSING
 from flctl.learning.series_args import SeriesArgs
@@ -86,7 +87,7 @@ def _columns(
     time = args.time if args.time in names else None
     if args.time == "time" and time is None:
         time = next((name for name in names if name.casefold() in TIMES), None)
-    few = f"{', '.join(names[:8]):.200}"
+    few = one_line(", ".join(names))
     if time is None:
         text = f"no column '{args.time}' with the time of each row (it has {few})"
         raise (OtherData if args.time == "time" else DataError)(f"{file}: {text}")
@@ -205,7 +206,7 @@ def _of_parquet(file: Path) -> tuple[list[str], Rows]:
 
 
 def _odd(row: Sequence[Any], names: Sequence[str]) -> str:
-    return f"has {len(row)} values, the first line names {len(names)}"
+    return f"has {counted(len(row), 'value')}, the first line names {len(names)}"
 
 
 def _is_number(values: Sequence[Any], share: float = NUMBERS) -> bool:

@@ -31,6 +31,8 @@ def read_named(
         learnt.settle(data)
         return name, learnt, found
     learnt = load_task(task, args)
+    if data is not None and "target" in args:
+        learnt.expect_target(data)
     return task, learnt, read_data(learnt, data)
 
 

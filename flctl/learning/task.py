@@ -104,6 +104,9 @@ class Task:
         Raises DataError.
         """
 
+    def expect_target(self, path: Path) -> None:
+        """Raises UsageError when the data lack the column that the argument `target` names."""
+
     @property
     def all_args(self) -> dict[str, Any]:
         """Its arguments, as `take` takes them."""
@@ -160,6 +163,10 @@ class Task:
             if known and not train.rows() <= examples.rows():
                 note = f"only what is for testing; {len(train):,} for training are left out"
         return Cases(examples, note=note)
+
+    def shape(self) -> tuple[int, ...]:
+        """Of a stored input, if the arguments say it; `runs export` then needs no data."""
+        return ()
 
     def points(self, x: "Tensor") -> "tuple[Tensor, Tensor]":
         """What `flctl predict --plot` draws of `x`: across, and up a curve, or one in each column.

@@ -41,12 +41,13 @@ def needs_onnx() -> None:
 
 
 def example_input(task: Task, data: Path | None) -> Tensor:
-    """Two examples as the model takes them, shape (2, …); of those for testing if there are any.
+    """Two examples as the model takes them, shape (2, …); those of `data` need no targets.
 
     Raises DataError, TaskError.
     """
-    parts = task.test_parts(data)
-    examples = next(iter(parts.values())) if parts else task.train_data(data)
+    if shape := task.shape():
+        return task.inputs(torch.zeros(BATCH, *shape), training=False)
+    examples = task.cases(data).examples if data else task.held_out(None) or task.train_data(None)
     x, _ = next(in_order(task, examples, BATCH))
     if not isinstance(x, Tensor):
         raise TaskError(f"task '{task.name}': its input is not a single tensor, as ONNX requires")

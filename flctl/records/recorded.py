@@ -46,9 +46,9 @@ class RecordedRun:
                 )
             return self.history.best.round
         if which.isascii() and which.isdigit():
-            if int(which) <= self.history.round:
+            if int(which) <= (last := self.history.round):
                 return int(which)
-            raise UsageError(f"--which {which}: run {self.name} has {self.history.round} rounds")
+            raise UsageError(f"--which {which}: run {self.name} ends with round {last}")
         raise UsageError(f"--which {which}: write best, last or the number of a round")
 
     def model(self, round_id: int, folder: Path) -> Path:

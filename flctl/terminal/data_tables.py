@@ -20,7 +20,7 @@ ROWS = 60
 def show_data(title: str, noun: str, classes: Sequence[str], parts: "Mapping[str, Counts]") -> None:
     """Classes, or what `noun` calls them, by part, then records by part and class."""
     total = sum(part.examples for part in parts.values())
-    output.print_line(f"{title}: {total:,} examples\n")
+    output.print_line(f"{title}: {formats.counted(total, 'example')}\n")
     made = output.table(noun, *(f">{part}" for part in parts), ">all", ">share")
     for name in classes:
         counts = [part.classes[name] for part in parts.values()]
@@ -115,5 +115,5 @@ def _contents(share: "Share") -> str:
     """How many examples, of which part if there are several."""
     parts = share.parts.items()
     if len(parts) == 1:
-        return f"{sum(part.examples for _, part in parts):,} examples"
+        return formats.counted(sum(part.examples for _, part in parts), "example")
     return ", ".join(f"{part.examples:,} {name}" for name, part in parts)

@@ -68,7 +68,7 @@ def carry_out(out: Path, agents: int, rounds: int, seed: int, verbose: bool) -> 
             by = beside(given, result.checkpoint)
     draw(curve, federated, central, alone, by, agents)
     show(federated, central, alone, by, agents)
-    output.print_line("\nA model of its own for each agent (docs/how-to/personalise.md):")
+    output.print_line("\nA model of its own for each agent:")
     personal.show(watching.story.personal, watching.story.without)
     evaluate = f"{output.program()} evaluate {shlex.quote(str(output.shown(model)))} --split unseen"
     output.print_line(f"\nLook at {output.shown(curve)}, then try: {evaluate}")
@@ -125,7 +125,7 @@ def _show_each(alone: Compared, by: Beside) -> None:
 def explained(alone: Compared, by: Beside, agents: int) -> list[str]:
     """Explanation of the table's rows and columns, and of what the figures do and do not show."""
     texts = [
-        f"one place: all data together. alone: mean of {agents} agents, each after "
+        f"one place: all data together. alone: mean of {counted(agents, 'agent')}, each after "
         f"{counted(max(alone.curve), 'round')} on its own data. always {by.commonest}: "
         f"without a model, every beat is called {by.commonest}. own patients: those of each agent, "
         "mean of the agents. all patients: those of all agents. ECE: how far the probabilities are "

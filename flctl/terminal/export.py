@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from flctl.errors import UsageError, printable
+from flctl.errors import DataError, TaskError, UsageError, printable
 from flctl.extras import needs_torch
 from flctl.files import expect_path, explained, new_file
 from flctl.outputs import writable
@@ -111,8 +111,11 @@ def _model(
         task = load_task(name, found.settings.get("task_args", {}))
         own = (found.settings.get(key) for key in ("test_data", "data"))
         where = data or next((Path(path) for path in own if path and Path(path).exists()), None)
-        with reading(where):
-            example = models.example_input(task, where)
+        try:
+            with reading(where):
+                example = models.example_input(task, where)
+        except (DataError, TaskError) as error:
+            raise DataError(f"{error}; name a file to predict as an example (--data)") from error
         with waiting("converting the model to ONNX"):
             models.save_onnx(task, checkpoint, example, target)
     return target

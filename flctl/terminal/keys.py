@@ -33,7 +33,7 @@ def tokens_table(tokens: Iterable[Mapping[str, Any]]) -> Table:
             span(each["closes_in_s"]),
             str(each["uses_left"]),
             each.get("role", "agent"),
-            "-" if dealt is None else f"{dealt['of']} shards, {dealt['partition']}",
+            "-" if dealt is None else f"{counted(dealt['of'], 'shard')}, {dealt['partition']}",
             time.strftime("%Y-%m-%d %H:%M", time.localtime(each["opened"])),
             each["by"] or "-",
         )

@@ -150,7 +150,7 @@ def _chosen(order: PersonalOrder, runs: LocalRuns | RemoteRuns) -> tuple[str, in
     if not (order.which.isascii() and order.which.isdigit() and int(order.which)):
         raise UsageError(f"--which {order.which}: it is best, last or the number of a round")
     if int(order.which) > about["round"]:
-        raise UsageError(f"--which {order.which}: run {about['run']} has {about['round']} rounds")
+        raise UsageError(f"--which {order.which}: the run ends with round {about['round']}")
     return about["run"], int(order.which)
 
 

@@ -58,7 +58,7 @@ def predicted(
         if own is None
         else [f"Uses this device's own model, {own.path}; --global uses the run's."]
     )
-    read = summary(cases.origins) or [f"{len(cases.examples):,} examples of {file}"]
+    read = summary(cases.origins) or [f"{file}, examples: {len(cases.examples):,}"]
     notes += [f"Read: {line}" for line in read]
     if correction:
         head |= {"correction": correction}

@@ -202,7 +202,7 @@ def check_entry(name: str, role: str) -> None:
         msgspec.convert(name, AgentName)
     except msgspec.ValidationError as error:
         raise UsageError(
-            f"'{name}' cannot be a name: up to 63 of a-z 0-9 . _ - and a letter or digit first"
+            f"'{name}' cannot be a name: up to 63 of a-z 0-9 . _ - , a-z or 0-9 first, as in pi-01"
         ) from error
     if role not in (EVALUATE, *get_args(KeyRole)):
         raise UsageError(f"'{role}' is not a role: write agent, evaluate, read or admin")

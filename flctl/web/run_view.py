@@ -255,7 +255,7 @@ def chart(
     said = ", ".join(f"{name} {figure(value)}" for name, value in last.items())
     return {
         "title": title, "of": of, "time": time, "x": list(x),
-        "words": f"{title}: {len(x)} points; at the end {said}",
+        "words": f"{title}: {counted(len(x), 'point')}; at the end {said}",
         "series": [{"label": name, "values": values} for name, values in there.items()],
     }  # fmt: skip
 
@@ -331,7 +331,7 @@ def rounds_of(picture: RunPicture, agent: str, is_open: bool) -> list[str]:
     if is_open and (doing := picture.story.agents.get(agent)) is not None:
         text = f"Round {picture.story.open_round}: {doing.state}"
         if doing.steps:
-            text += f", {doing.step} of {doing.steps} batches"
+            text += f", {doing.step} of {counted(doing.steps, 'batch')}"
         found.append(text + (f"; {doing.note}" if doing.note else ""))
     if sent := picture.sent.get(agent):
         found.append(f"{size(sent)} of updates sent in committed rounds")

@@ -54,12 +54,12 @@ def test_one_batch_of_one_is_refused_by_default(ready: Rig, caplog: pytest.LogCa
         (
             Limits(),
             {"batch_size": 8, "federate_after_n_batches": 1},
-            "a round of 1 batches of 8 is below --min-examples 16",
+            "federate_after_n_batches=1 of batch_size=8 is below --min-examples 16",
         ),
         (
             Limits(min_batches=5),
             {"federate_after_n_batches": 4},
-            "a round of 4 batches is below --min-batches 5",
+            "federate_after_n_batches=4 is below --min-batches 5",
         ),
         (Limits(min_batch_size=64), {}, "batches of 32 are below --min-batch-size 64"),
     ],

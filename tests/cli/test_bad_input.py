@@ -19,8 +19,8 @@ CASES = {
     "unknown flag": (("--task", "ecg", "--epoch", 2), 2, "--epoch"),
     "unknown partition": (("--task", "ecg", "--virtual", 2, "--partition", "x"), 2, "partition"),
     "local and virtual": (("--task", "ecg", "--virtual", 2, "--local", 2), 2, "exclude"),
-    "quorum too large": (("--task", "ecg", "--local", 2, "--quorum", 3), 2, "2 agents"),
-    "quorum of agents": (("--task", "ecg", "--agents", "a,b", "--quorum", 3), 2, "2 agents"),
+    "quorum too large": (("--task", "ecg", "--local", 2, "--quorum", 3), 2, "a fleet of 2"),
+    "quorum of agents": (("--task", "ecg", "--agents", "a,b", "--quorum", 3), 2, "a fleet of 2"),
     "no time": (("--task", "ecg", "--virtual", 2, "--deadline", "soon"), 2, "--deadline"),
     "no optimiser": (("--task", "ecg", "--virtual", 2, "--optimizer", "SDG"), 2, "SDG"),
     "its arguments": (("--task", "ecg", "--virtual", 2, "--optimizer-args", "x"), 2, "NAME=VALUE"),
@@ -240,7 +240,7 @@ def test_coordinator_that_cannot_start(flctl, tmp_path):
         (("--coordinator", "h:1", "--server-key", "0" * 40, "--name", "Pi 1"), "--name"),
         (
             ("--coordinator", "h:1", "--server-key", "0" * 40, "--name", "../x"),
-            "--name '../x' cannot be a name: up to 63 of a-z",
+            "--name '../x' cannot be a name: up to 63 of a-z 0-9 . _ - , a-z or 0-9 first",
         ),
         (
             ("--coordinator", "h:1", "--server-key", "0" * 40, "--data", "../y=d/g0.npz"),

@@ -65,9 +65,23 @@ def test_describe_counts_what_can_only_be_predicted(flctl, tmp_path):
         assert done.code == 0
         assert rows(done.out)["unlabelled"][:2] == ["40", "40"]
         assert "nothing to train on: " in done.err and "is missing" in done.err
-        assert "Read: left out: 1 rows of beats.csv that cannot be read: line 8 has 3" in done.out
+        assert "Read: left out: rows of beats.csv that cannot be read: line 8 has 3" in done.out
     done = flctl("data", "split", tmp_path / "beats.csv", "--out", tmp_path / "s", "--agents", 2)
     assert done.code == 1 and "is missing" in done.complaint
+
+
+def test_describe_knows_which_columns_there_are(flctl, tmp_path):
+    """A target that is named and not there is a mistake, whatever the task learns; one that is not
+    named may be missing."""
+    rows = [f"{10 * n},{n % 7},{n % 5},{'run' if n > 300 else 'idle'}" for n in range(600)]
+    (tmp_path / "pump.csv").write_text("\n".join(["time,a,b,state", *rows]) + "\n")
+    describe = ("data", "describe", tmp_path / "pump.csv", "--task", "sensors", "--task-args")
+    for learn in ("anomaly", "class", "number"):
+        done = flctl(*describe, f"learn='{learn}',target='wear'")
+        assert (done.code, done.out) == (2, "")
+        assert done.complaint.endswith("pump.csv: no column 'wear'; it has time, a, b, state")
+    assert flctl(*describe, "learn='class',target='state'").code == 0
+    assert flctl(*describe, "learn='class'").code == 0
 
 
 def test_describe_reads_mnist(flctl, mnist_dir, tmp_path):

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import resource
+import shutil
 import signal
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torch
 
 from flctl.coordinator.store.folder import RunFolder
 from flctl.learning.ecg import Ecg
+from flctl.records.plots.style import picture
 from flctl.wire.parameters import ParameterFile, dump
 
 RUN = ("train", "--task", "ecg", "--epochs", 1, "--rounds", 3)
@@ -119,7 +121,7 @@ def test_the_best_outlives_its_round(run, flctl):
         (("pt", "--data", "x"), "--data requires --format onnx"),
         (("onnx", "--data", "nothing"), "--data nothing: no such file or folder"),
         (("pt", "--which", "first"), "--which first: write best, last or the number of a round"),
-        (("pt", "--which", 9), "has 3 rounds"),
+        (("pt", "--which", 9), "ends with round 3"),
         (("pt", "--out", "."), "is a folder; name a file in it"),
         (("pt", "--out", "pipe"), "/pipe: not a regular file"),
         (("csv", "--out", "pipe"), "/pipe: not a regular file"),
@@ -177,6 +179,38 @@ def test_parity_20_a_run_is_drawn(run, flctl, tmp_path):
         assert png.startswith(b"\x89PNG")
         sizes.append(len(png))
     assert sizes[0] < sizes[1]
+
+
+def test_the_words_above_a_picture_end_within_it(tmp_path):
+    """A long name makes them smaller; at the edge there is nothing."""
+    from matplotlib.image import imread
+
+    for words, size in (("a run of few words", 12.6), ("a long name " * 30, 12.6), ("x" * 99, 6.4)):
+        path = tmp_path / "picture.png"
+        with picture(path, "--out", words, words, columns=1, size=(size, 4.0), layout={}):
+            pass
+        head = imread(path)[: round(0.8 * 140)]
+        assert (head[:, :, 0] < 0.9).any() and not (head[:, -8:, 0] < 0.9).any()
+
+
+def test_onnx_needs_data_only_where_the_task_cannot_say_its_shape(flctl, tmp_path, monkeypatch):
+    """Those of the run may be gone, as they are on the coordinator of a fleet."""
+    import onnxruntime
+
+    monkeypatch.chdir(tmp_path)
+    for task, args, shape in (
+        ("sensors", "learn='class',target='state',window=32", [5, 32]),
+        ("images", "size=32", [3, 32, 32]),
+    ):
+        assert flctl("data", "sample", task, "data").code == 0
+        done = flctl("train", "--task", task, "--virtual", 2, "--rounds", 1, "--data", "data",
+                     "--task-args", args)  # fmt: skip
+        assert done.code == 0, done.err
+        shutil.rmtree("data")
+        done = flctl("runs", "export", task, "--format", "onnx", "--out", "model.onnx")
+        assert (done.code, done.err) == (0, "")
+        (given,) = onnxruntime.InferenceSession("model.onnx").get_inputs()
+        assert given.shape[1:] == shape
 
 
 @pytest.mark.parametrize("agents", [("--virtual", 2), ("--local", 2)])

@@ -46,5 +46,5 @@ def test_the_warnings_of_a_worker_look_so_too(tmp_path):
         capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    told = f"flctl: {tmp_path}/pi.csv: rows left out: 1: line 10 has 1 values"
+    told = f"flctl: {tmp_path}/pi.csv: rows left out: 1: line 10 has 1 value"
     assert {line.startswith(told) for line in done.stderr.splitlines()} == {True}, done.stderr

@@ -261,7 +261,7 @@ def test_a_run_that_is_taken_up_again_says_for_whom_it_waits(capsys):
     watcher = LineWatcher()
     watcher.on_event(published(BEGUN))
     for event in (
-        RunPaused(at=1.0, reason="2 of 3 required agents are ready", awaits=True),
+        RunPaused(at=1.0, reason="2 of 3 required agents ready", awaits=True),
         RunResumed(at=2.0, reproducible=True),
         AgentsAwaited(ready=ALL[:2], needed=3, missing="pi-03: lost", left_s=60.0),
     ):

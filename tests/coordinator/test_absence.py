@@ -64,7 +64,7 @@ def test_without_the_quorum_the_run_pauses_and_goes_on_when_the_agent_returns(fl
     at = fleet.now
     reason = until_paused(fleet)
     assert 30.0 <= fleet.now - at < 35.0
-    assert reason.startswith("round 2: 2 of 3 required agents are ready (pi-03: lost); ")
+    assert reason.startswith("round 2: 2 of 3 required agents ready (pi-03: lost); ")
     assert "continues by itself" in reason and "\n" not in reason
     assert len(fleet.named("attempt")) == 1
     fleet.step(500.0)
@@ -129,7 +129,7 @@ def test_two_of_three_away_is_not_a_finished_run(fleet: MemoryFleet):
     fleet.start_run(rounds=2, quorum=None)
     reason = until_paused(fleet)
     assert fleet.history().rounds == []
-    assert reason.startswith("round 1: 1 of 2 required agents are ready (pi-02: ")
+    assert reason.startswith("round 1: 1 of 2 required agents ready (pi-02: ")
     assert "pi-03: " in reason
     fleet.agents["pi-02"].start()
     fleet.until(lambda: len(fleet.named("round")) == 2)

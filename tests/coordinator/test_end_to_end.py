@@ -214,6 +214,13 @@ def test_nobody_there_is_said_after_the_wait(make_fleet: Callable[..., MemoryFle
     assert "pi-07: not enrolled" in history.reason
 
 
+def test_who_waits_for_a_first_agent_reads_how_one_joins(make_fleet: Callable[..., MemoryFleet]):
+    fleet = make_fleet(0)
+    fleet.start_run(wait_s=5.0)
+    history = fleet.finish()
+    assert "0 of 1 required agent ready (no agent is enrolled: flctl keys token)" in history.reason
+
+
 def test_only_one_run_at_a_time(fleet: MemoryFleet):
     """A second run is refused while one is in progress."""
     fleet.start_run(rounds=50)

@@ -90,7 +90,7 @@ def test_later_rounds_take_those_that_are_here():
     alone = Waiting("a b c", "b", first=False)
     assert alone.look(59.9) is None
     assert alone.gives_up(60) == (
-        "1 of 2 required agents are ready (a: not connected; c: not connected)"
+        "1 of 2 required agents ready (a: not connected; c: not connected)"
     )
 
 
@@ -158,7 +158,7 @@ def test_a_round_waits_for_the_first_agent():
     """With nobody there is nothing to do, until the wait is over."""
     waiting = Waiting("a", first=False)
     assert waiting.look(59.9) is None
-    assert waiting.gives_up(60) == ("0 of 1 required agents are ready (a: not connected)")
+    assert waiting.gives_up(60) == ("0 of 1 required agent ready (a: not connected)")
 
 
 def test_without_any_enrolled_agent_the_error_says_how_to_enrol_one():
@@ -229,7 +229,7 @@ def test_others_do_not_stand_in_for_the_named():
     """Two strangers do not make the quorum of the two that were named."""
     waiting = Waiting("a b c d", "c d", agents=("a", "b"))
     assert waiting.look(59) is None
-    assert "0 of 2 required agents are ready" in waiting.gives_up(60)
+    assert "0 of 2 required agents ready" in waiting.gives_up(60)
 
 
 def test_the_start_of_others_is_not_waited_for():
@@ -248,14 +248,14 @@ def test_the_named_that_are_missing_can_come_back_until_the_deadline():
     assert Waiting("a b c", "a b", first=False, **options).look(0) == ["a", "b", "c"]
     below = Waiting("a b c", "a", first=False, **options)
     assert below.look(59.9) is None
-    assert "1 of 2 required agents are ready" in below.gives_up(60)
+    assert "1 of 2 required agents ready" in below.gives_up(60)
 
 
 def test_named_agents_without_data_end_the_wait_at_once():
     """All are here, and waiting puts no data on a disk."""
     waiting = Waiting("a b", "a", agents=("a", "b"), quorum=1.0)
     waiting.come("b", examples=0, error="no file in /data")
-    assert waiting.gives_up(0) == ("1 of 2 required agents are ready (b: no file in /data)")
+    assert waiting.gives_up(0) == ("1 of 2 required agents ready (b: no file in /data)")
 
 
 # Why not? --------------------------------------------------------------------------------

@@ -100,7 +100,7 @@ def test_a_run_that_chooses_none_is_refused_with_the_labels_there_are(wards: Mem
     assert str(caught.value) == (
         "no agent is chosen by site=ward-9; the labels are site=ward-3, site=ward-4"
     )
-    with pytest.raises(UsageError, match=r"a quorum of 4 cannot be met: 3 agents are chosen"):
+    with pytest.raises(UsageError, match=r"a quorum of 4 cannot be met; agents chosen: 3"):
         wards.start_run(where=["site=ward-3"], quorum=4)
 
 

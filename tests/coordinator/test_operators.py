@@ -43,6 +43,17 @@ def test_the_status_of_hundreds_of_agents_arrives(fleet: MemoryFleet):
         assert operator.status()["agents"][5]["name"] == names[5]
 
 
+def test_a_fleet_that_no_agent_can_join_is_no_fleet_to_wait_for(make_fleet: Any):
+    """Without an agent and an open token a run is refused at once; with a token it waits."""
+    fleet = make_fleet(0)
+    with console(fleet) as operator:
+        given = {"task": "toy", "rounds": 1, "wait_s": 5.0}
+        with pytest.raises(RunError, match="and no token is open: flctl keys token makes one"):
+            operator.start(given, "here")
+        fleet.keyring.new_token(60.0, 1)
+        assert operator.start(given, "here").startswith("toy-")
+
+
 def test_who_still_offers_while_no_run_is_in_progress_is_ready(fleet: MemoryFleet):
     """It holds the update of a run that was stopped: an upgrade need not wait for that."""
     assert fleet.coordinator is not None

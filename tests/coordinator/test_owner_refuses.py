@@ -146,9 +146,9 @@ def test_a_coordinator_commits_no_round_of_fewer_participants(
 @pytest.mark.parametrize(
     ("given", "why"),
     [
-        ({}, "2 agents are enrolled"),
-        ({"agents": ["pi-01"]}, "1 agents are named"),
-        ({"fraction": 0.5}, "2 agents are enrolled, for a fraction of 0.5 it takes 5"),
+        ({}, "agents enrolled: 2"),
+        ({"agents": ["pi-01"]}, "agents named: 1"),
+        ({"fraction": 0.5}, "agents enrolled: 2, a fraction of 0.5 takes 5"),
     ],
 )
 def test_a_run_that_can_have_no_such_round_is_refused_at_once(
@@ -157,7 +157,7 @@ def test_a_run_that_can_have_no_such_round_is_refused_at_once(
     """And not after a wait."""
     fleet = make_fleet(2)
     fleet.coordinator.runs.min_participants = 3
-    with pytest.raises(UsageError, match=f"fewer than 3 participants .*: {why}"):
+    with pytest.raises(UsageError, match=f"fewer than 3 participants .*; {why}"):
         fleet.start_run(**given)
 
 

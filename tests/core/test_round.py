@@ -481,7 +481,7 @@ def test_agents_that_are_away_are_waited_for_no_longer_than_the_patience():
     assert ticked(round_, 29.9) == []
     assert kinds(ticked(round_, 30.0)) == [Fail, Look]
     (end,) = round_.on(Looked(pool("ab", wanted="abc")), 30.0)
-    assert end == End("2 of 3 required agents are ready", frozenset("c"), awaits=True)
+    assert end == End("2 of 3 required agents ready", frozenset("c"), awaits=True)
 
 
 @pytest.mark.parametrize("why", ["starting", "cordoned"])

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 from generate import commands, environment, events, fields, json_output, playbooks, settings
+from generate.plain import TITLES
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted((ROOT / "docs/reference").glob("*.md"))
@@ -32,6 +33,16 @@ def test_nothing_is_without_text(name: str):
 def test_a_page_has_no_empty_cell_for_a_meaning(name: str):
     page = importlib.import_module(f"generate.{name}").page()
     assert not re.search(r"\|\s*\|$", page, re.MULTILINE)
+
+
+def test_help_names_no_file_of_the_repository():
+    """Who installs a wheel has no docs/: a page is named by its title, which is one."""
+    for each in commands.every():
+        texts = [each.command.help, *(o.help for o in each.options if hasattr(o, "help"))]
+        panels = [getattr(o, "rich_help_panel", None) for o in each.options]
+        for text in filter(None, (*texts, *panels)):
+            assert "docs/" not in text, f"{each.name}: {text}"
+            assert {*re.findall(r"documentation: ([^)]+)", text)} <= {*TITLES}, text
 
 
 def test_an_option_without_text_is_found(monkeypatch: pytest.MonkeyPatch):

@@ -285,7 +285,10 @@ BROKEN = {
     ),
     "atr unknown": (write(".atr", as_annotations((45, 320))), "there are no beats in"),
     "no beats": (write(".atr", as_annotations((28, 400))), r"there are no beats in r1\.atr"),
-    "no window": (write(".atr", as_annotations((1, 5))), "none of its 1 beats has a whole window"),
+    "no window": (
+        write(".atr", as_annotations((1, 5))),
+        r"none of its beats \(1\) has a whole window",
+    ),
 }
 
 

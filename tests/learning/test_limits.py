@@ -84,7 +84,7 @@ def test_one_batch_of_one_tells_a_row_of_the_data():
 def test_the_default_floors_refuse_one_batch_of_one():
     """Before a step is taken, so that not even its loss is told."""
     steps: list[int] = []
-    with pytest.raises(OwnerRefuses, match="a batch of 1 examples is below --min-batch-size 8"):
+    with pytest.raises(OwnerRefuses, match="a batch of 1 example is below --min-batch-size 8"):
         train_locally(
             Sensors(), first_model(), readings(100), LocalTraining(**SINGLE),
             Seeding(1, "pi-01", version=0, sequence=1, position=0), limits=DEFAULT,

@@ -53,7 +53,7 @@ def test_drop_last_leaves_out_the_short_batch():
 
 def test_drop_last_that_leaves_nothing_is_an_error():
     """The message names the agent and what to lower."""
-    with pytest.raises(SettingsError, match=r"agent pi-1 has 3 examples.*lower batch_size"):
+    with pytest.raises(SettingsError, match=r"pi-1 no batch.*are 3, .*lower batch_size"):
         plan(3, batch_size=4, drop_last=True)
 
 

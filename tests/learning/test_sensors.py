@@ -276,6 +276,22 @@ def test_windows_take_the_memory_of_their_samples(tmp_path):
             assert torch.equal(one[1][0], other[1][0]) and one.x.is_contiguous()
 
 
+def test_a_share_is_of_the_run_it_was_dealt_for(tmp_path):
+    """Classes in another order would be mistaken for one another."""
+    rows = [(t, a, b, "idle" if t < 1000 else "run") for t, a, b, _ in steady(200)]
+    task = settled(table(tmp_path / "pi.csv", rows), learn="class", window=8)
+    (share := tmp_path / "share").mkdir()
+    task.write(share, task.train_data(tmp_path / "pi.csv"), {})
+    assert len(settled(share, learn="class", window=8).train_data(share).targets)
+    for other, words in (
+        ({"classes": ["run", "idle"]}, r"classes \('idle', 'run'\), not \('run', 'idle'\)"),
+        ({"columns": ["b", "a"]}, "columns .*, not "),
+        ({"window": 9}, "window 8, not 9"),
+    ):
+        with pytest.raises(DataError, match=words):
+            settled(share, **{"learn": "class", "window": 8, **other}).train_data(share)
+
+
 def test_arguments_that_it_does_not_have_are_refused():
     with pytest.raises(SettingsError, match="no argument 'windows'; did you mean 'window'"):
         load_task("sensors", {"windows": 8})

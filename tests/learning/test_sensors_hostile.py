@@ -138,7 +138,7 @@ def stored(folder, **changes):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"x": np.zeros((50, 1, 4), np.float32)}, "4 samples.*--task-args window=4"),
+        ({"x": np.zeros((50, 1, 4), np.float32)}, "window 4, not 8: set --task-args"),
         ({"x": np.zeros((50, 3, 8), np.float32)}, "3 columns, with 1 names"),
         ({"x": np.full((50, 1, 8), np.nan, np.float32)}, "NaN or infinite"),
         ({"x": np.zeros((50, 8), np.float32)}, "no windows of"),

@@ -47,7 +47,7 @@ class Observer:
             yield from self._agent(name, self._roster.members.get(name), now, wall)
         self._note_round(run, now)
         if run is not None and run["phase"] not in (PERSONALISING, HELD):
-            text = f"{run['round']} of {run['rounds']} rounds, {run['phase']}"
+            text = f"{run['round']} of {counted(run['rounds'], 'round')}, {run['phase']}"
             if why := run.get("why"):
                 text += f": {why}"
             yield Observed("no_round", run["run"], True, text, self._round_at)

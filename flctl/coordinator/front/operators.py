@@ -26,7 +26,7 @@ from flctl.coordinator.store.runs import Found, KeptModel, LocalRuns
 from flctl.coordinator.trends.looking_back import look_back
 from flctl.core.roster import Member
 from flctl.core.stream import Published
-from flctl.errors import ErrorKind, RunError, UsageError
+from flctl.errors import ErrorKind, NoAgents, RunError, UsageError
 from flctl.transport.channel import LOCAL, Incoming
 from flctl.wire import questions as q
 from flctl.wire.messages import Ask, Trouble
@@ -266,11 +266,13 @@ class Control:
             given = settings_from_afar(given, where, self._test_data)
         if given.get("local") or given.get("virtual"):
             raise UsageError(f"{where}: a coordinator's run has neither local nor virtual agents")
+        agents, keyring = self._coordinator.agents, self._coordinator.keyring
+        if not (given.get("agents") or agents.trainers() or keyring.open_tokens()):
+            raise NoAgents("no agent is enrolled, and no token is open: flctl keys token makes one")
 
         def done(run: str | None, error: BaseException | None) -> None:
             if run is None:
-                failure = error or RunError("the run could not be started")
-                self._desk.trouble(asked, failure)
+                self._desk.trouble(asked, error or RunError("the run could not be started"))
             else:
                 self._desk.answer(asked, {"run": run})
 
@@ -310,10 +312,8 @@ class Control:
         folder, agents = self._all.find(order.run), self._coordinator.agents
         if unknown := sorted({*order.agents} - {*agents.trainers()}):
             raise UsageError(f"no agent is enrolled to train as {unknown[0]}; see flctl status")
-        number = self._coordinator.runs.personalise(
-            folder, order.changes, order.agents, order.round
-        )
-        return {"run": folder.name, "number": number}
+        n = self._coordinator.runs.personalise(folder, order.changes, order.agents, order.round)
+        return {"run": folder.name, "number": n}
 
     def _open_token_folder(self, ttl_s: float) -> Any:
         invitation = self._coordinator.invitation

@@ -9,6 +9,7 @@ from flctl.core.roster import Member
 from flctl.core.round import CORDONED_S, STARTING_S, Draw, Pool, draw
 from flctl.core.stream import AgentsAwaited
 from flctl.errors import NoAgents
+from flctl.formats import counted
 from flctl.labels import none_chosen
 
 QUIET_S = 5.0
@@ -57,9 +58,8 @@ class Gathering:
         elif (over and waited >= (CORDONED_S if self._held_back() else 0)) or (
             not self._patient and self._cannot()
         ):
-            about = self.why_not() or self._none_there()
             have, need = len(self._counted()), self._required()
-            raise NoAgents(f"{have} of {need} required agents are ready ({about})")
+            raise NoAgents(f"{have} of {counted(need, 'required agent')} ready ({self.why_not()})")
         return None
 
     def status(self, now: float) -> dict[str, Any]:
@@ -101,15 +101,16 @@ class Gathering:
         return sorted(pool.wanted - pool.here)
 
     def why_not(self) -> str:
-        """Reasons why agents that could be in the run are not ready."""
+        """Reasons why agents that could be in the run are not ready, or are too few."""
         known = set(self._settings.agents or self._crew.chosen())
-        return self._crew.why_not(known - set(self.ready()), self._now)
+        why = self._crew.why_not(known - set(self.ready()), self._now)
+        return why if why or len(self._counted()) >= self._required() else self._none_there()
 
     def _none_there(self) -> str:
         where, enrolled = self._settings.where, self._crew.enrolled()
-        if where and enrolled:
+        if where and enrolled and not self._crew.chosen():
             return none_chosen(where, map(self._crew.roster.labels.of, enrolled))
-        return "no agent is enrolled: flctl keys token, flctl keys add"
+        return f"no {'other ' if enrolled else ''}agent is enrolled: flctl keys token"
 
     def _counted(self) -> frozenset[str]:
         return self._accepted | set(self.ready())

@@ -258,17 +258,15 @@ class RunKeeper:
         agents, least = len(settings.agents) or enrolled, self.min_participants
         if least > 1 and agents < (fleet := settings.fleet_for(least)):
             which = "named" if settings.agents else "chosen" if settings.where else "enrolled"
-            part = f", for a fraction of {settings.fraction:g} it takes {fleet}"
+            part = f", a fraction of {settings.fraction:g} takes {fleet}" if fleet > least else ""
             raise UsageError(
                 f"this coordinator commits no round of fewer than {least} participants "
-                f"(--min-participants): {agents} agents are {which}{part if fleet > least else ''}"
+                f"(--min-participants); agents {which}: {agents}{part}"
             )
         quorum = settings.quorum or 0
         if not settings.agents and quorum > max(1, enrolled):
             which = "chosen" if settings.where else "enrolled"
-            raise UsageError(
-                f"a quorum of {int(quorum)} cannot be met: {enrolled} agents are {which}"
-            )
+            raise UsageError(f"a quorum of {int(quorum)} cannot be met; agents {which}: {enrolled}")
 
     def _begin(self, folder: RunFolder, changes: Mapping[str, Any] | None = None) -> None:
         with contextlib.ExitStack() as undo:

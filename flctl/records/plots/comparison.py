@@ -22,7 +22,7 @@ def draw(
 ) -> None:
     """Write the picture to `path` as PNG; `federated` holds each round's metrics."""
     last = federated[max(federated)]
-    title = f"One heartbeat classifier, {agents} agents, no beat leaves its owner"
+    title = f"One heartbeat classifier, {counted(agents, 'agent')}, no beat leaves its owner"
     below = (
         f"Real MIT-BIH beats of 16 patients; measured on {last['examples']:,} later beats of all "
         f"of them. An agent alone has seen only its own{_own(alone)}."

@@ -66,7 +66,7 @@ def draw_data(
     by_record = _first(dict(sorted(whole.items())))
     amounts = ", ".join(f"{part.examples:,} {name}" for name, part in parts.items())
     with _figure(
-        path, f"{title}: {total:,} examples", f"{amounts}.",
+        path, f"{title}: {counted(total, 'example')}", f"{amounts}.",
         panels=2 if by_record else 1, rows=max(len(by_class), len(by_record)),
     ) as (figure, (axes,)):  # fmt: skip
         ends = [f"{sum(row.values()):,}" for row in by_class.values()]

@@ -90,7 +90,7 @@ def _draw_numbers(path: Path, found: "Predictions", name: str) -> None:
         path,
         "--plot",
         name,
-        f"{len(found):,} examples. {found.verdict}",
+        f"examples: {len(found):,}. {found.verdict}",
         columns=1,
         size=(6.4, 6.2),
     ) as (figure, ((axis,),)):

@@ -247,7 +247,7 @@ def _below(run: "RecordedRun") -> str:
     if best is not None and score is not None and max(score.values.values()) < DIVERGED:
         said.append(
             f"best ({score.rule}: {figure(score.chosen, 3)}) round {best.round}: "
-            f"{in_words(score)} on {score.part}, {score.examples:,} examples"
+            f"{in_words(score)} on {score.part}, {counted(score.examples, 'example')}"
         )
     return "  ·  ".join(said)
 

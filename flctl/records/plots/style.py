@@ -77,18 +77,20 @@ def picture(
         if layout is not None:
             room = (0.01, 0.005, 0.98, 1 - 0.9 / height)  # below the title
             axes["layout"] = ConstrainedLayoutEngine(rect=room, **layout)
-        figure, panels = plt.subplots(lines, columns, figsize=size, squeeze=False, **axes)
+        figure, panels = plt.subplots(lines, columns, figsize=size, dpi=140, squeeze=False, **axes)
         try:
             # A name is text, not mathematics, and may hold bytes that are no character.
-            words: dict[str, Any] = {"x": 0.12 / width, "parse_math": False}
-            figure.text(y=1 - 0.36 / height, s=printable(title), fontsize=13, fontweight="bold",
-                        **words)  # fmt: skip
-            figure.text(y=1 - 0.66 / height, s=below, color=CENTRAL, **words)
+            for y, words, look in ((0.36, printable(title), {"fontsize": 13, "weight": "bold"}),
+                                   (0.66, below, {"color": CENTRAL})):  # fmt: skip
+                text = figure.text(0.12 / width, 1 - y / height, words, parse_math=False, **look)
+                edge = 0.99 * figure.bbox.width
+                while text.get_window_extent().x1 > edge and text.get_fontsize() > 3:
+                    text.set_fontsize(0.97 * text.get_fontsize())
             yield figure, panels
             kind = path.suffix.lower().removeprefix(".")
             metadata = {"Software" if kind == "png" else "Creator": "flctl"}
             with explained(path, "save the picture", option), new_file(path) as file:
-                figure.savefig(file, format=kind, dpi=140, metadata=metadata)
+                figure.savefig(file, format=kind, metadata=metadata)
         finally:
             plt.close(figure)
 
