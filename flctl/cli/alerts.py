@@ -44,7 +44,7 @@ def ack(
 
 @command(app, "flctl alerts test")
 def test(at: At = At(), json: Json = False) -> None:
-    """Send a test alert to the webhook and the command, and report their answers.
+    """Send a test alert to webhook and command, and print their answers.
 
     If one of them does not accept it, the exit code is 1, and the coordinator tries again later.
     """
