@@ -36,6 +36,8 @@ def moment(text: str, flag: str) -> str:
     try:
         when = datetime.fromisoformat(text)
     except ValueError:
+        if _DURATION.fullmatch(text.strip().lower()) is None:
+            raise UsageError(f"{flag} {text!r}: write for instance 10m, 7d or 2026-11-27") from None
         try:
             when = datetime.now(UTC) - timedelta(seconds=seconds(text, flag))
         except OverflowError:

@@ -139,7 +139,8 @@ class Member:
                 del counts[next(iter(counts))]
         few = "; ".join(jumped[:3]) + (" …" if len(jumped) > 3 else "")
         return (
-            f"its number of examples has jumped: {few}; its weight grows with it"
+            f"its number of examples has jumped: {few}; its weight grows with it (other "
+            "--task-args change the number, too)"
             if jumped
             else None
         )

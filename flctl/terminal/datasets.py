@@ -86,6 +86,7 @@ def split(
         replace(folder / MANIFEST, manifest.encoded(), mode=0o644)
         if can_draw():
             draw_shares(folder / PICTURE, manifest)
+        check_place(place, force)  # another split may have ended there meanwhile
     if json:
         output.print_json(manifest)
         return

@@ -18,7 +18,8 @@ def chosen(
 ) -> list[str]:
     """Those that are named, or whose labels fulfil --where. Raises UsageError."""
     if bool(agents) == bool(where):
-        raise UsageError("name the agents or choose them with --where, not both")
+        both = ", not both" if agents else ""
+        raise UsageError(f"name the agents or choose them with --where{both}")
     return [*agents] if agents else console.chosen(wanted(where))
 
 

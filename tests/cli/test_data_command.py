@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from flctl.terminal import datasets
+
 PNG = b"\x89PNG\r\n"
 
 
@@ -344,3 +346,19 @@ def test_a_share_is_a_small_file_of_plain_arrays(shares):
         "split": np.uint8,
         "unit": "<U8",
     }
+
+
+def test_another_split_into_the_same_folder(flctl, beats, tmp_path, monkeypatch):
+    """What is there by the end is not replaced, unless --force says so."""
+    out, deal = tmp_path / "shares", datasets.write_shares
+
+    def meanwhile(*args):
+        out.mkdir()
+        (out / "theirs").touch()
+        return deal(*args)
+
+    monkeypatch.setattr(datasets, "write_shares", meanwhile)
+    done = flctl("data", "split", beats(), "--out", out, "--agents", 2)
+    assert (done.code, done.out) == (2, "") and str(out) in done.complaint
+    assert [each.name for each in out.iterdir()] == ["theirs"]
+    assert not list(tmp_path.glob(".shares*"))

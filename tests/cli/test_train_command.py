@@ -286,6 +286,16 @@ def test_settings_that_were_changed_do_not_go_on(run, flctl, tmp_path):
     assert folder.history().round == 3
 
 
+@pytest.mark.parametrize("text", [None, "x=\n", "rounds = 'many'\n"])
+def test_a_run_whose_settings_are_damaged(run, flctl, tmp_path, text):
+    """Its damage is no wrong usage, whether it is that of the settings or of the journal."""
+    folder = RunFolder.find(tmp_path / "state", run[-1]["run"])
+    settings = folder.path / "run.toml"
+    settings.unlink() if text is None else settings.write_text(text)
+    done = flctl("runs", "replay", folder.name)
+    assert (done.code, done.out) == (1, "") and str(settings) in done.complaint
+
+
 def test_a_reader_that_goes_away(beats, tmp_path):
     """`flctl runs show … | head -1` is quiet."""
     read, write = os.pipe()

@@ -25,7 +25,7 @@ from flctl.coordinator.store.journal import replay
 from flctl.core.events import RoundCommitted
 from flctl.core.history import History
 from flctl.digests import file_digest, has_digest
-from flctl.errors import CheckpointError, StateError, UsageError
+from flctl.errors import CheckpointError, SettingsError, StateError, UsageError
 from flctl.files import Lock, explained, is_locked, make_folder, replace, sync_folder
 from flctl.learning.whole import FROZEN, write_whole
 from flctl.run_toml import from_toml, to_toml
@@ -101,7 +101,10 @@ class RunFolder:
 
     def settings(self, history: History | None = None) -> RunSettings:
         """The settings that the run began with; with its `history`, the current ones."""
-        settings = from_toml(self.path / "run.toml")
+        try:
+            settings = from_toml(self.path / "run.toml")
+        except SettingsError as error:
+            raise StateError(f"run {self.name} is damaged: {error}") from error
         return changed(settings, history.changed if history else {}, str(self.journal_path))
 
     def history(self, lean: bool = False) -> History:
