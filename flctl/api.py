@@ -97,8 +97,8 @@ class Training:
                     at += 1
                 if self._is_over():
                     break
-        if self.ended in ("paused", "failed"):
-            raise RunError(f"run {self.name} {self.ended}: {self.reason}")
+        if (why := self._story.not_personalised) or self.ended in ("paused", "failed"):
+            raise RunError(f"run {self.name} {self.ended}: {why or self.reason}")
 
     def wait(self) -> "Training":
         """Until it has ended. Raises as iteration does."""

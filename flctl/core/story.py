@@ -91,6 +91,8 @@ class Story:
     """What became of it, by agent."""
     without: dict[str, str] = field(default_factory=dict)
     """Agents that have not done it, and why."""
+    not_personalised: str = ""
+    """Why none could be asked, if so."""
 
     def __post_init__(self) -> None:
         self.began = self.round_began = self.now
@@ -201,7 +203,8 @@ class Story:
                 self.personal[event.agent] = event
             case PersonalisingEnded():
                 self.ended, self.message, self.personalising = "finished", event.reason, False
-                self.without = dict(event.without)
+                self.without, why = dict(event.without), event.reason
+                self.not_personalised = why and f"its model was not personalised: {why}"
 
     def _trouble(self, event: UpdateRejected | AgentFailed | AgentLost | AgentCame) -> None:
         doing = self.agents.get(event.agent)

@@ -1,5 +1,6 @@
 """Carries out a run, wherever its agents are, and yields its events."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,10 @@ from msgspec import Struct, to_builtins
 from flctl.coordinator.front.service import Coordinator
 from flctl.coordinator.main import make_coordinator
 from flctl.coordinator.store.folder import RunFolder
+from flctl.core.events import PersonalisingEnded
 from flctl.core.history import History
 from flctl.core.stream import AgentsAwaited, Published, RunBegun, ended_by
-from flctl.errors import RunError, UsageError
+from flctl.errors import FlctlError, RunError, UsageError
 from flctl.fleet.console import RemoteRuns
 from flctl.fleet.local import LocalFleet, agents_folder
 from flctl.settings import RunSettings, agent_names
@@ -60,7 +62,11 @@ def drive_virtual(
     if history.personalises:
         from flctl.fleet.personal_here import PersonalHere
 
-        PersonalHere(run.folder, on_event, between).run()
+        try:
+            PersonalHere(run.folder, on_event, between).run()
+        except (FlctlError, OSError) as error:  # the run is finished all the same
+            ended = PersonalisingEnded(at=time.time(), number=0, round=0, reason=str(error))
+            on_event(Published(run.folder.name, ended))
     return _result(run.folder, history)
 
 

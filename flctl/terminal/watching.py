@@ -87,7 +87,8 @@ class Watcher:
         """Say how the run ended; whether it ended well."""
         with self._printing():
             self.show_end(result, saved)
-        return result.state == "finished" and not self._unwritten
+        well = result.state == "finished" and not self.story.not_personalised
+        return well and not self._unwritten
 
     def show_end(self, result: "RunResult", saved: Path | None) -> None:
         """Print how the run ended."""
@@ -224,13 +225,13 @@ class LineWatcher(Watcher):
                 "not measured: no test data; name some with --test-data, or have agents hold "
                 "some out"
             )
+        personalise = f"{program()} personalise {result.run}{self.again}"
         if self.story.personal or self.story.without:
             from flctl.terminal.personal import show
 
-            show(
-                self.story.personal, self.story.without,
-                f"{program()} personalise {result.run}{self.again}",
-            )  # fmt: skip
+            show(self.story.personal, self.story.without, personalise)
+        if why := self.story.not_personalised:
+            warn(f"run {result.run} is finished; {why}; ask again with: {personalise}")
         model = _checkpoint(result, saved)
         fetch = f"{program()} runs export {result.run} --format safetensors{self.again}"
         if result.best is not None and result.best[0] != result.rounds:

@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 import torch
 
+from flctl.core.personal import unmatched
 from flctl.core.strategies import check_fits, strategy_of
 from flctl.errors import DataError, FlctlError, OtherData, SettingsError, TaskError
 from flctl.files import absent
@@ -152,6 +153,9 @@ class Executor:
             begun = begin_from(model, Path(settings.from_), settings.from_partial)
         expect_finite(model)
         groups = Groups.of(task, model)
+        learns = {spec.name for spec in groups.shared} - groups.buffers
+        if not job.stored and (problem := unmatched(settings.personal_tensors, learns)):
+            raise SettingsError(f"{job.where}: personal_{problem}")
         check_optimizer(settings.local_training(1), model)
         fd = nameless_file("model")
         saved = save_first(fd, settings.task, model, groups, read_as.given, settings.task_args)

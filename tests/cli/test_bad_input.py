@@ -24,6 +24,11 @@ CASES = {
     "no time": (("--task", "ecg", "--virtual", 2, "--deadline", "soon"), 2, "--deadline"),
     "no optimiser": (("--task", "ecg", "--virtual", 2, "--optimizer", "SDG"), 2, "SDG"),
     "its arguments": (("--task", "ecg", "--virtual", 2, "--optimizer-args", "x"), 2, "NAME=VALUE"),
+    "no such tensors": (
+        ("--task", "ecg", "--virtual", 2, "--personalise", "--personal-tensors", "zzz*"),
+        2,
+        "personal_tensors: 'zzz*' matches no parameter of the model; there are",
+    ),
     "too many agents": (("--task", "ecg", "--virtual", 999), 1, "only 16 records"),
     "no data": (("--task", "ecg", "--virtual", 2, "--data", "/nonexistent"), 2, "/nonexistent"),
     "nowhere to save": (("--task", "ecg", "--virtual", 2, "--save-model", "/no/x"), 2, "/no"),

@@ -10,9 +10,10 @@ import pytest
 
 from flctl.cli.flags import written
 from flctl.coordinator.store.folder import RunFolder
-from flctl.core.events import RoundCommitted
+from flctl.core.events import RoundCommitted, RunFinished
 from flctl.fleet.virtual import VirtualRun
 from flctl.terminal.given import collected
+from flctl.terminal.watching import LineWatcher
 from flctl.wire.parameters import ParameterFile
 
 QUICK = ("--task", "ecg", "--virtual", 2, "--epochs", 1, "--batch-size", 32)
@@ -43,6 +44,28 @@ def test_json_lines(run, tmp_path):
     assert last["metrics"]["values"]["accuracy"] == rounds[-1]["metrics"]["values"]["accuracy"]
     assert last["metrics"]["source"] == "coordinator"
     assert not any(event["event"] == "progress" for event in run)
+
+
+def test_a_finished_run_is_saved_though_it_cannot_be_personalised(
+    flctl, beats, tmp_path, monkeypatch
+):
+    """Its data are gone by then. The exit code says that something is missing."""
+    data, saved, show = beats(), tmp_path / "model.safetensors", LineWatcher.show
+
+    def moved(watcher, told):
+        if isinstance(told.event, RunFinished):
+            data.unlink()
+        show(watcher, told)
+
+    monkeypatch.setattr(LineWatcher, "show", moved)
+    done = flctl("train", *QUICK, "--rounds", 1, "--data", data, "--personalise",
+                 "--save-model", saved)  # fmt: skip
+    assert done.code == 1
+    assert f"model in {saved}" in done.out
+    assert saved.exists()
+    assert "is finished; its model was not personalised: " in done.complaint
+    assert str(data) in done.complaint
+    assert "ask again with: flctl personalise ecg-" in done.complaint
 
 
 def test_the_saved_model_is_the_last_one(run, tmp_path):
