@@ -5,7 +5,6 @@ An update of the toy is a pure function of (model, agent, round, seed), so that 
 with the same participants must end in the same bytes.
 """
 
-import contextlib
 import hashlib
 import logging
 import os
@@ -32,7 +31,7 @@ from flctl.core.randomness import derive
 from flctl.core.stream import Published
 from flctl.learning.compression import save_update
 from flctl.settings import RunSettings, parse
-from flctl.transport.blobs import BlobStore
+from flctl.transport.blobs import BlobStore, is_in_memory
 from flctl.transport.keypair import KeyPair
 from flctl.transport.keys import Keyring
 from flctl.wire.messages import (
@@ -311,9 +310,9 @@ class ToyAgent:
 
 class MemoryFleet:
     def __init__(self, agents: int | Iterable[str] = 3, seed: int = 0) -> None:
+        self._others = _in_memory()
         self._temporary = tempfile.TemporaryDirectory()
         self.folder = Path(self._temporary.name)
-        self._others = self._open()
         self.state = self.folder / "state"
         self.state.mkdir()
         self.now = 1000.0
@@ -371,6 +370,7 @@ class MemoryFleet:
         """As by kill -9: nothing is tidied up but what the kernel does."""
         assert self.coordinator is not None
         self.coordinator.runs.abandon()
+        self.coordinator.agents.serving.close()
         self.hub.close()
         self.coordinator = None
 
@@ -433,18 +433,14 @@ class MemoryFleet:
                 agent.kill()
         if self.coordinator is not None:
             self.kill_coordinator()
-        for fd in self._open() - self._others:  # as the kernel does when a process ends
+        for fd in _in_memory() - self._others:  # as the kernel does when a process ends
             os.close(fd)
         self._temporary.cleanup()
 
-    def _open(self) -> set[int]:
-        """This process's descriptors of files in memory and of those in the fleet's folder."""
-        found = set()
-        for fd in Path("/proc/self/fd").iterdir():
-            with contextlib.suppress(OSError):  # that of the listing itself
-                if str(fd.readlink()).startswith(("/memfd:", str(self.folder))):
-                    found.add(int(fd.name))
-        return found
+
+def _in_memory() -> set[int]:
+    """This process's descriptors of files in memory."""
+    return {int(fd.name) for fd in Path("/proc/self/fd").iterdir() if is_in_memory(int(fd.name))}
 
 
 def sha256(path: Path) -> str:
