@@ -3,7 +3,7 @@
 import csv
 import logging
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -58,19 +58,55 @@ def read_rows(path: Path, numbers: Collection[str] = ()) -> list[dict[str, Any]]
     """
     bad, found = BadRows(), list[dict[str, Any]]()
     try:
+        if path.exists() and not path.is_file():
+            raise DataError(f"{path}: is not a regular file")
         with path.open(newline="", encoding="utf-8-sig") as file:
-            for row in (rows := csv.DictReader(file)):
+            names = next(csv.reader([file.readline()]), [])
+            for line, row in rows_below(file, bad):
                 try:
-                    if None in row or None in row.values():
+                    if len(row) != len(names):
                         raise ValueError("has more or fewer values than the first line")  # noqa: TRY301
-                    found.append(row | {name: float(row[name]) for name in numbers if name in row})
+                    named: dict[str, Any] = dict(zip(names, row, strict=True))
+                    found.append(named | {n: float(named[n]) for n in numbers if n in named})
                 except ValueError as error:
-                    bad[rows.line_num] = str(error)
+                    bad[line] = str(error)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        why = error.strerror if isinstance(error, OSError) else one_line(error)
-        raise DataError(f"{path}: cannot be read: {why}") from error
+        raise unreadable(path, error) from error
     bad.left_out(path, len(found) + len(bad))
     return found
+
+
+def rows_below(
+    lines: Iterable[str], bad: BadRows, delimiter: str = ","
+) -> Iterator[tuple[int, list[str]]]:
+    """Each with its line; the first of `lines` is line 2. No row spans lines: one with a quotation
+    mark that is not closed goes into `bad`, and so does one with a field that is too long."""
+    longest = csv.field_size_limit()
+    for at, line in enumerate(lines, 2):
+        text = line.rstrip("\r\n")
+        if '"' not in text and len(text) <= longest:
+            if text:
+                yield at, text.split(delimiter)
+            continue
+        try:
+            row = next(csv.reader([text + "\n"], delimiter=delimiter))
+        except csv.Error as error:
+            bad[at] = f"cannot be read: {error}"
+            continue
+        if row[-1].endswith("\n"):
+            bad[at] = "has a quotation mark that is not closed"
+        else:
+            yield at, row
+
+
+def unreadable(path: Path, error: OSError | UnicodeDecodeError | csv.Error) -> DataError:
+    """What to say of a CSV file that raised `error`."""
+    if isinstance(error, UnicodeDecodeError):
+        form = "UTF-16" if error.object[:2] in (b"\xff\xfe", b"\xfe\xff") else "LATIN1"
+        how = f"iconv -f {form} -t UTF-8 {path.name} > utf8.csv"
+        return DataError(f"{path}: is not UTF-8; convert it, for instance: {how}")
+    why = error.strerror if isinstance(error, OSError) else f"line 1: {one_line(error)}"
+    return DataError(f"{path}: cannot be read: {why}")
 
 
 @lru_cache(maxsize=64)

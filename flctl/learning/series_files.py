@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from flctl.errors import DataError, NeedsExtra, OtherData, one_line
 from flctl.files import absent
 from flctl.formats import counted
-from flctl.learning.bad_rows import BadRows
+from flctl.learning.bad_rows import BadRows, rows_below, unreadable
 from flctl.learning.csv_form import MISSING
 from flctl.learning.series_args import SeriesArgs
 
@@ -59,7 +59,9 @@ def files_of(path: Path) -> list[Path]:
     """Sorted by name. Raises DataError."""
     if not path.exists():
         raise DataError(f"{path}: {absent(path)}")
-    if path.is_file():
+    if not path.is_dir():
+        if not path.is_file():
+            raise DataError(f"{path}: is not a regular file")
         if path.suffix.lower() not in SUFFIXES:
             raise OtherData(f"{path}: a table of sensors is a .csv or .parquet file")
         return [path]
@@ -73,11 +75,11 @@ def files_of(path: Path) -> list[Path]:
 def read_table(file: Path, args: SeriesArgs) -> SensorTable:
     """Raises DataError, OtherData for a table without a column of time."""
     try:
-        opened = _of_parquet(file) if file.suffix.lower() == ".parquet" else _of_csv(file)
-        return _read(file, args, *opened)
+        bad = BadRows()
+        opened = _of_parquet(file) if file.suffix.lower() == ".parquet" else _of_csv(file, bad)
+        return _read(file, args, bad, *opened)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        why = error.strerror if isinstance(error, OSError) else one_line(error)
-        raise DataError(f"{file}: cannot be read: {why}") from error
+        raise unreadable(file, error) from error
 
 
 def _columns(
@@ -101,12 +103,14 @@ def _columns(
     return time, chosen
 
 
-def _read(file: Path, args: SeriesArgs, names: Sequence[str], rows: Rows) -> SensorTable:
+def _read(
+    file: Path, args: SeriesArgs, bad: BadRows, names: Sequence[str], rows: Rows
+) -> SensorTable:
     first = list(islice(rows, LOOKED_AT))
-    bad = BadRows({n: _odd(row, names) for n, row in first if len(row) != len(names)})
+    bad.update({n: _odd(row, names) for n, row in first if len(row) != len(names)})
     whole = [row for _, row in first if len(row) == len(names)]
     if not whole:
-        bad.left_out(file, len(first))
+        bad.left_out(file, len(bad))
     known = {name: at for at, name in enumerate(names)}
     time, chosen = _columns(file, args, names, whole)
     device, target = known.get(args.device), known.get(args.target)
@@ -165,24 +169,22 @@ def _date(value: Any) -> float:
     return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
 
 
-def _of_csv(file: Path) -> tuple[list[str], Rows]:
+def _of_csv(file: Path, bad: BadRows) -> tuple[list[str], Rows]:
     with file.open(newline="", encoding="utf-8-sig") as lines:
         head = lines.readline()
     delimiter = max(",;\t", key=head.count)
     names = [name.strip() for name in next(csv.reader([head], delimiter=delimiter), [])]
     if len(set(names)) < len(names) or len(names) < 2 or _is_number(names[:1]):
         raise OtherData(f"{file}: its first line does not name the columns, each once")
-    return names, _rows_of_csv(file, delimiter)
+    return names, _rows_of_csv(file, bad, delimiter)
 
 
-def _rows_of_csv(file: Path, delimiter: str) -> Rows:
+def _rows_of_csv(file: Path, bad: BadRows, delimiter: str) -> Rows:
     with file.open(newline="", encoding="utf-8-sig") as lines:
         lines.readline()
-        reader = csv.reader(lines, delimiter=delimiter)
-        for row in filter(None, reader):
-            if delimiter == ";":  # and a comma in numbers
-                row = [value.replace(",", ".") for value in row]  # noqa: PLW2901
-            yield 1 + reader.line_num, row
+        for at, row in rows_below(lines, bad, delimiter):
+            comma = delimiter == ";"  # and a comma in numbers
+            yield at, [value.replace(",", ".") for value in row] if comma else row
 
 
 def _of_parquet(file: Path) -> tuple[list[str], Rows]:

@@ -1,6 +1,7 @@
 """`flctl.read_rows`, with which the examples read their CSV files."""
 
 import importlib
+import os
 import sys
 from pathlib import Path
 
@@ -38,6 +39,23 @@ def test_a_file_that_cannot_be_used_is_one_line(tmp_path, rows, said):
     with pytest.raises(flctl.DataError, match=said) as caught:
         flctl.read_rows(path, numbers=("b",))
     assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)
+
+
+def test_no_row_spans_lines(tmp_path, caplog):
+    path = table(tmp_path / "t.csv", '"x,1,2', 'y,1,"2', '"z",1,2')
+    rows = flctl.read_rows(path, numbers=("a", "b"))
+    assert len(rows) == 41 and rows[0]["name"] == "z"
+    why = "has a quotation mark that is not closed"
+    assert caplog.messages == [f"{path}: rows left out: 2: line 2 {why}; line 3 {why}"]
+
+
+def test_a_pipe_is_not_waited_for_and_another_encoding_is_named(tmp_path):
+    os.mkfifo(tmp_path / "pipe.csv")
+    with pytest.raises(flctl.DataError, match=r"pipe\.csv: is not a regular file"):
+        flctl.read_rows(tmp_path / "pipe.csv")
+    (tmp_path / "t.csv").write_bytes("name\nMüller\n".encode("latin1"))
+    with pytest.raises(flctl.DataError, match=r"is not UTF-8; .* iconv -f LATIN1 -t UTF-8 t\.csv"):
+        flctl.read_rows(tmp_path / "t.csv")
 
 
 @pytest.mark.parametrize("name", ["regression/flctl_energy", "anomaly/flctl_pump"])

@@ -1,6 +1,7 @@
 """Task `sensors` before files and arguments that are a stranger's: one line, and no memory gone."""
 
 import io
+import os
 import time
 import tracemalloc
 import zipfile
@@ -86,6 +87,68 @@ def test_a_number_that_none_can_be_counts_as_missing(tmp_path, bad):
     assert task.args.columns == ("a", "b")
     (origin,) = task.origins(path)
     assert origin.left_out["samples with a missing value"] == 2
+
+
+@pytest.mark.parametrize("field", [0, 1, 3])
+@pytest.mark.parametrize("delimiter", [",", ";"])
+def test_a_quotation_mark_that_is_not_closed_costs_its_own_row(tmp_path, field, delimiter):
+    """Also the last row of a file; it is counted, and its text becomes no class."""
+    states = ("idle", "run")
+    rows = [[str(i), str(i % 7), str(i % 5), states[i % 40 > 19]] for i in range(300)]
+    for at in (100, 299):
+        rows[at][field] = '"' + rows[at][field]
+    path = tmp_path / "pi.csv"
+    lines = ["time,a,b,state", *map(",".join, rows)]
+    path.write_text("\n".join(lines).replace(",", delimiter) + "\n")
+    found = series_files.read_table(path, SeriesArgs(learn="class", target="state"))
+    assert len(found.line) == 298 and set(found.target) == {*states}
+    assert not {102, 301} & {*found.line.tolist()} and found.columns == ("a", "b")
+    why = "has a quotation mark that is not closed"
+    said = f"rows of pi.csv that cannot be read: line 102 {why}; line 301 {why}"
+    assert found.left_out == {said: 2}
+
+
+def test_many_quotation_marks_that_are_not_closed_refuse_the_file(tmp_path):
+    """Also where all rows have one."""
+    for every in (2, 1):
+        rows = [(i, 1, 2, '"odd' if i % every == 0 else "fine") for i in range(100)]
+        said = f"{100 // every} of 100 rows cannot be read: line 2 has a quotation mark that is not"
+        with pytest.raises(DataError, match=said):
+            settled(table(tmp_path / "pi.csv", rows))
+
+
+def test_quoted_fields_are_read_as_they_are(tmp_path):
+    """With delimiters and quotation marks within; one in the middle of a field is a character."""
+    rows = [(i, f'"{i}"', 2, ('"odd, ""very"""', '"fine"', '2" pipe')[i % 3]) for i in range(90)]
+    found = series_files.read_table(table(tmp_path / "pi.csv", rows), SeriesArgs())
+    assert found.inputs[:, 0].tolist() == [*range(90)] and not found.left_out
+    assert found.target[:3] == ['odd, "very"', "fine", '2" pipe']
+
+
+@pytest.mark.parametrize("quote", ["", '"'])
+def test_a_field_that_is_too_long_is_a_broken_row(tmp_path, quote):
+    rows = [(i, 1, 2, quote + "x" * (200_000 * (i == 50)) + quote) for i in range(100)]
+    found = series_files.read_table(table(tmp_path / "pi.csv", rows), SeriesArgs())
+    (said,) = found.left_out
+    assert "line 52 cannot be read: field larger than field limit (131072)" in said
+
+
+@pytest.mark.parametrize("form", ["utf-16", "latin1"])
+def test_another_encoding_is_named_with_how_to_convert_it(tmp_path, form):
+    path = table(tmp_path / "pi.csv", [(i, 1, 2, "grün") for i in range(100)])
+    path.write_bytes(path.read_text().encode(form))
+    name = {"latin1": "LATIN1"}.get(form, "UTF-16")
+    said = f"pi.csv: is not UTF-8; .*: iconv -f {name} -t UTF-8 pi.csv > "
+    with pytest.raises(DataError, match=said):
+        settled(path)
+
+
+def test_a_pipe_or_a_device_is_one_line(tmp_path):
+    """It is not opened, which would wait for its writer."""
+    os.mkfifo(tmp_path / "pi.csv")
+    for path in (tmp_path / "pi.csv", "/dev/null"):
+        with pytest.raises(DataError, match=f"^{path}: is not a regular file$"):
+            settled(type(tmp_path)(path))
 
 
 def parquet_of(path, table, **options):
