@@ -27,7 +27,7 @@ from flctl.wire import framing, messages
 
 ANSWER_S = 20.0
 """How long an answer may take before the coordinator counts as away."""
-LOOKING = ("status", "runs", "run", "checkpoint", "keys", "journal", "audit", "logs")
+LOOKING = ("status", "runs", "run", "checkpoint", "keys", "journal", "audit", "logs", "watching")
 """Questions that change nothing: they are asked again when the connection is lost."""
 
 
@@ -53,6 +53,8 @@ class Connection:
         """The coordinator's keys from now on; it sends them unasked."""
         self.away: Callable[[], str] = lambda: ""
         """Why no answer will come, as far as that is known from elsewhere; empty if it may."""
+        self.on_silent: Callable[[str], object] = lambda _: None
+        """Called once each time that it falls silent while a run is followed."""
         self.connections = 0
         """How often it was connected; after the first, the peer has the server key that was
         given."""
@@ -75,6 +77,8 @@ class Connection:
 
     def ask(self, what: Any, within_s: float = ANSWER_S, **args: Any) -> Any:
         with self.patience():
+            if within_s > ANSWER_S:  # what takes long is asked of one that answers
+                self._answer_to("watching", ANSWER_S, {"question": 0})
             return self._answer_to(what, within_s, args)
 
     def _answer_to(self, what: Any, within_s: float, args: dict[str, Any]) -> Any:
@@ -107,14 +111,14 @@ class Connection:
                     )
                 parts.clear()
                 self._send(question, within_s)
-        raise self._silent(within_s)
+        raise self.silence(within_s)
 
     def _send(self, message: messages.Ask, within_s: float = ANSWER_S) -> messages.Ask:
         until = time.monotonic() + within_s
         frames = framing.encode(message)
         while not self._link.send(frames):
             if time.monotonic() > until:
-                raise self._silent(within_s)
+                raise self.silence(within_s)
             self._was_cut()
             self._link.wait(0.2)
         self._was_cut()
@@ -160,7 +164,7 @@ class Connection:
             raise CoordinatorAway(away)
         return set(events)
 
-    def _silent(self, waited_s: float) -> CoordinatorAway:
+    def silence(self, waited_s: float) -> CoordinatorAway:
         text = f"no answer from the coordinator at {self.where} in {waited_s:.0f} s"
         if self._state is None:
             return CoordinatorAway(f"{text}: check that it runs there, and the address")

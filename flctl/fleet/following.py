@@ -13,7 +13,7 @@ from flctl.wire.messages import Answer, AnswerPart, Ask, Message, RunEvent, Trou
 if TYPE_CHECKING:
     from flctl.fleet.connection import Connection
 
-QUIET_S = 20.0
+QUIET_S = 10.0
 """Silence after which it checks the coordinator, and again before it repeats the question."""
 
 
@@ -31,10 +31,10 @@ class Following:
     def __iter__(self) -> Iterator[Published | None]:
         """Raises AccessError when the key is revoked meanwhile."""
         connection, followed = self._connection, self._followed
-        heard = connection.clock()
+        heard, silent = connection.clock(), False
         while True:
             for message, payload in connection.messages(0.5):
-                heard = connection.clock()
+                heard, silent = connection.clock(), False
                 told = self._told(self._take(message, payload))
                 if told is None or self._again is not None:
                     continue
@@ -45,7 +45,11 @@ class Following:
             quiet = connection.clock() - heard > QUIET_S
             connection.heed()
             cut = connection.connections != self._connections
-            if cut or (quiet and self._asked is not None):
+            unanswered = quiet and self._asked is not None
+            if unanswered and not silent:
+                silent = True
+                connection.on_silent(str(connection.silence(2 * QUIET_S)))
+            if cut or unanswered:
                 self._again = followed.after  # the coordinator was restarted, or does not answer
             if self._again is not None:
                 self._question = self._watch(self._again)

@@ -114,7 +114,7 @@ def _drive_fleet(order: TrainOrder, watching: Watcher) -> RunResult | None:
         raise CoordinatorAway(
             f"{error}; or train on this machine alone with --local N or --virtual N"
         ) from error
-    watching.embedded = False
+    watching.embedded, console.on_silent = False, warn
     try:
         with console, watching:
             if resume is not None:

@@ -212,7 +212,8 @@ def test_a_key_that_is_revoked_while_it_is_connected(fleet, connect, tmp_path):
             far.status()
 
 
-def test_a_coordinator_that_does_not_answer(flctl, tmp_path, monkeypatch):
+@pytest.mark.parametrize("command", [("status",), ("train", "--task", "ecg")])
+def test_a_coordinator_that_does_not_answer(flctl, tmp_path, monkeypatch, command):
     """As one that is suspended: whose process holds the folder, and not to start another."""
     monkeypatch.setattr(connection, "ANSWER_S", 0.3)
     state = tmp_path / "state"
@@ -221,7 +222,7 @@ def test_a_coordinator_that_does_not_answer(flctl, tmp_path, monkeypatch):
     with socket.socket(socket.AF_UNIX) as mute:
         mute.bind(str(state / "control.sock"))
         mute.listen()
-        done = flctl("status")
+        done = flctl(*command)
     lock.release()
     assert done.code == 1
     assert done.complaint.startswith(f"process {os.getpid()} holds {state} but has not answered")

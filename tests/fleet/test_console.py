@@ -1,9 +1,10 @@
 """What an operator's program does when the coordinator restarts while it waits for an answer."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import pytest
 
+from flctl.core.stream import Published
 from flctl.errors import AccessError, CoordinatorAway
 from flctl.fleet.console import RemoteRuns
 from flctl.transport.channel import Frame, LinkEvent
@@ -22,7 +23,8 @@ EMPTY = {
 class Restarting:
     """A link to a coordinator that goes away when it is asked first, and then comes back."""
 
-    def __init__(self, *afterwards: LinkEvent) -> None:
+    def __init__(self, *afterwards: LinkEvent, asked: str = "status") -> None:
+        self._first = asked
         self.asked: list[Ask] = []
         self._events = [LinkEvent.CONNECTED]
         self._afterwards = list(afterwards)
@@ -34,7 +36,8 @@ class Restarting:
         return True
 
     def receive(self) -> Iterable[list[Frame]]:
-        if len(self.asked) > 1:
+        last = self.asked[-1]
+        if last.what != self._first or self.asked.count(last) > 1:
             yield framing.encode(Answer(id=self.asked[-1].id, body=EMPTY))
 
     def events(self) -> Iterable[LinkEvent]:
@@ -42,14 +45,34 @@ class Restarting:
         return found
 
     def wait(self, timeout_s: float, readable: Sequence[int] = ()) -> None:
-        self._events += self._afterwards
-        self._afterwards = []
+        if self.asked[-1].what == self._first:
+            self._events += self._afterwards
+            self._afterwards = []
 
     def reopen(self) -> None: ...
     def use_server_keys(self, keys: object) -> None: ...
 
     def trouble(self) -> str | None: ...
     def close(self) -> None: ...
+
+
+class Silent(Restarting):
+    """A link to a coordinator that is suspended unless it `answers`; a wait takes half a second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answers, self.now = False, 0.0
+
+    def receive(self) -> Iterable[list[Frame]]:
+        if self.answers:
+            yield framing.encode(Answer(id=self.asked[-1].id, body={"watching": True}))
+
+    def wait(self, timeout_s: float, readable: Sequence[int] = ()) -> None:
+        self.now += timeout_s
+
+    def until(self, told: Iterator[Published | None], at: float) -> None:
+        while self.now < at:
+            assert next(told) is None
 
 
 def test_a_question_that_changes_nothing_is_asked_again():
@@ -61,12 +84,33 @@ def test_a_question_that_changes_nothing_is_asked_again():
 
 def test_a_run_is_not_begun_twice():
     """Whether the first time counted, nobody here knows."""
-    link = Restarting(LinkEvent.DISCONNECTED, LinkEvent.CONNECTED)
+    link = Restarting(LinkEvent.DISCONNECTED, LinkEvent.CONNECTED, asked="start")
     with pytest.raises(
         CoordinatorAway, match=r"closed the connection before it answered.*flctl runs list"
     ):
         RemoteRuns(link, "server:7700").start({"task": "ecg"}, "the test")
-    assert len(link.asked) == 1
+    assert [ask.what for ask in link.asked] == ["watching", "start"]
+
+
+def test_a_coordinator_that_falls_silent_while_a_run_is_followed_is_named_once():
+    """For each time: after 20 s without an answer. What is followed goes on when it is back."""
+    link = Silent()
+    runs = RemoteRuns(link, "server:7700", clock=lambda: link.now)
+    lines: list[str] = []
+    runs.on_silent = lines.append
+    told = runs.watch("ecg-1")
+    for at in (9.0, 19.0, 20.0):
+        link.until(told, at)
+        assert lines == []
+    link.until(told, 120.0)
+    (line,) = lines
+    assert line.startswith("no answer from the coordinator at server:7700 in 20 s: check that")
+    link.answers = True
+    link.until(told, 200.0)
+    assert len(lines) == 1
+    link.answers = False
+    link.until(told, 300.0)
+    assert lines == [line, line]
 
 
 def test_whoever_never_had_the_key_is_refused():
