@@ -20,7 +20,7 @@ from flctl.learning.limits import check_batches, within
 from flctl.learning.loader import BatchPlan, load, moved
 from flctl.learning.optimizer import make_optimizer, take_step
 from flctl.learning.reuse import Reused
-from flctl.learning.state import assign, snapshot
+from flctl.learning.state import assign, is_finite, snapshot
 from flctl.learning.task import Loss, Task
 from flctl.settings import LocalTraining
 from flctl.wire.messages import Claim, Limits
@@ -86,7 +86,7 @@ def train_locally(
     of the parameters that change, none: all of them that the task trains. The result is a
     function of the other arguments alone. Raises OwnerRefuses before the first step, SettingsError
     for an optimiser that cannot be used, CheckpointError for another model's `start`, and
-    TaskError when the loss is not finite.
+    TaskError when the loss or a parameter is not finite.
     """
     device = device or torch.device("cpu")
     training, left_out = within(training, len(examples), limits)
@@ -113,6 +113,13 @@ def train_locally(
     anchor = [p.detach().clone() for p in weights] if training.proximal_mu else None
     loss_of = task.training_loss(examples)
 
+    def diverged(step: int, what: str) -> TaskError:
+        return TaskError(
+            f"task '{task.name}', agent {agent}, round {seeding.round}, "
+            f"step {step} of {steps}: {what}; begin a new run with a lower lr"
+            + (" or proximal_mu" if training.proximal_mu else "")
+        )
+
     seed_generators(seeding.derive("train"), device)
     seen = np.zeros(len(examples), dtype=bool)
     batches = _drawn(plan, range(position, position + steps), seen)
@@ -131,14 +138,13 @@ def train_locally(
                 "--drop-last"
             ) from error
         if not math.isfinite(loss):
-            raise TaskError(
-                f"task '{task.name}', agent {agent}, round {seeding.round}, "
-                f"step {step} of {steps}: the loss is {loss}; begin a new run with a lower lr"
-                + (" or proximal_mu" if training.proximal_mu else "")
-            )
+            raise diverged(step, f"the loss is {loss}")
         total += loss
         if on_step is not None:
             on_step(step, steps, loss)
+    for name, weight in model.named_parameters():
+        if weight.requires_grad and not is_finite(weight):
+            raise diverged(steps, f"parameter {name} is not finite")
 
     seen[list(examples.broken)] = False
     return LocalResult(

@@ -197,6 +197,16 @@ def test_a_loss_that_is_not_finite_names_agent_round_and_step(blobs, start, poin
         train(blobs, start, points(20), round_id=3)
 
 
+def test_a_parameter_that_is_not_finite_after_the_last_step_is_told_as_the_loss_is(
+    blobs, start, points
+):
+    """Nothing computes a loss with it; the average would be refused without naming the agent."""
+    blobs.loss = lambda output, target: output.mean() * 1e30
+    message = r"agent pi-1, round 1, step 1 of 1: parameter 0\.\w+ is not finite; begin a new run"
+    with pytest.raises(TaskError, match=message):
+        train(blobs, start, points(20), lr=1e30, batch_size=20)
+
+
 def test_the_start_must_be_of_this_model(blobs, start, points):
     """The message names a tensor that differs."""
     start["0.weight"] = torch.zeros(3, 3)
