@@ -3,12 +3,13 @@
 import csv
 import logging
 import os
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from flctl.errors import DataError, one_line
+from flctl.formats import counted
 
 logger = logging.getLogger(__name__)
 MOST = 0.1
@@ -62,14 +63,12 @@ def read_rows(path: Path, numbers: Collection[str] = ()) -> list[dict[str, Any]]
             raise DataError(f"{path}: is not a regular file")
         with path.open(newline="", encoding="utf-8-sig") as file:
             names = next(csv.reader([file.readline()]), [])
-            for line, row in rows_below(file, bad):
-                try:
-                    if len(row) != len(names):
-                        raise ValueError("has more or fewer values than the first line")  # noqa: TRY301
-                    named: dict[str, Any] = dict(zip(names, row, strict=True))
-                    found.append(named | {n: float(named[n]) for n in numbers if n in named})
-                except ValueError as error:
-                    bad[line] = str(error)
+        for line, row in rows_below(path, bad, len(names)):
+            try:
+                named: dict[str, Any] = dict(zip(names, row, strict=True))
+                found.append(named | {n: float(named[n]) for n in numbers if n in named})
+            except ValueError as error:
+                bad[line] = str(error)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise unreadable(path, error) from error
     bad.left_out(path, len(found) + len(bad))
@@ -77,34 +76,36 @@ def read_rows(path: Path, numbers: Collection[str] = ()) -> list[dict[str, Any]]
 
 
 def rows_below(
-    lines: Iterable[str], bad: BadRows, delimiter: str = ","
+    path: Path, bad: BadRows, width: int, delimiter: str = ","
 ) -> Iterator[tuple[int, list[str]]]:
-    """Each with its line; the first of `lines` is line 2. No row spans lines: one with a quotation
-    mark that is not closed goes into `bad`, and so does one with a field that is too long."""
+    """Rows of a CSV file below its first line that have `width` values, each with its line; others
+    go into `bad`. None spans lines: a quotation mark that is not closed costs its own row."""
     longest = csv.field_size_limit()
-    for at, line in enumerate(lines, 2):
-        text = line.rstrip("\r\n")
-        if '"' not in text and len(text) <= longest:
-            if text:
-                yield at, text.split(delimiter)
-            continue
-        try:
-            row = next(csv.reader([text + "\n"], delimiter=delimiter))
-        except csv.Error as error:
-            bad[at] = f"cannot be read: {error}"
-            continue
-        if row[-1].endswith("\n"):
-            bad[at] = "has a quotation mark that is not closed"
-        else:
-            yield at, row
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        for at, line in enumerate(file, 1):
+            text = (line.replace(",", ".") if delimiter == ";" else line).rstrip("\r\n")
+            if at == 1 or not text:
+                continue
+            row = text.split(delimiter)
+            if '"' in text or len(text) > longest:  # csv.reader is slower
+                try:
+                    row = next(csv.reader([text + "\n"], delimiter=delimiter))
+                    if row[-1].endswith("\n"):
+                        raise csv.Error("quotation mark that is not closed")  # noqa: TRY301
+                except csv.Error as error:
+                    bad[at] = f"has a {error}"
+                    continue
+            if len(row) == width:
+                yield at, row
+            else:
+                bad[at] = f"has {counted(len(row), 'value')}, the first line names {width}"
 
 
 def unreadable(path: Path, error: OSError | UnicodeDecodeError | csv.Error) -> DataError:
     """What to say of a CSV file that raised `error`."""
     if isinstance(error, UnicodeDecodeError):
         form = "UTF-16" if error.object[:2] in (b"\xff\xfe", b"\xfe\xff") else "LATIN1"
-        how = f"iconv -f {form} -t UTF-8 {path.name} > utf8.csv"
-        return DataError(f"{path}: is not UTF-8; convert it, for instance: {how}")
+        return DataError(f"{path}: is not UTF-8: iconv -f {form} -t UTF-8 {path.name} > new.csv")
     why = error.strerror if isinstance(error, OSError) else f"line 1: {one_line(error)}"
     return DataError(f"{path}: cannot be read: {why}")
 

@@ -103,10 +103,10 @@ def load(task: Task, examples: Examples, batches: Iterable[Indices]) -> Iterator
             raise
         raise of_loader(task, error) from error
     if broken and not good:
-        why = broken[0].why
-        raise TaskError(
-            why if why.startswith("task '") else f"task '{task.name}', loading a batch: {why}"
-        )
+        at, why = broken[0]
+        said = f"no example of {len(examples.broken)} can be read; {examples.name(at)}: {why}"
+        own = why.startswith("task '")
+        raise TaskError(why if own else f"task '{task.name}', loading a batch: {said}")
 
 
 def _together(examples: Examples, batches: Iterable[Indices]) -> Iterator[Batch]:

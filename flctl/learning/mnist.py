@@ -56,7 +56,7 @@ class Mnist(Classification):
 
     def cases(self, path: Path) -> Cases:
         """A folder's images for testing, or one file of images without their labels."""
-        if path.is_dir():
+        if not path.is_file():
             return super().cases(path)
         images = _checked(read_images(path), f"{path}:")
         nobody = np.zeros(len(images), np.int64)

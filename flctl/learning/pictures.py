@@ -122,7 +122,7 @@ def decode(source: Source, size: int) -> "Tensor":
                 pixels = np.array(_upright(image, size), np.uint8)
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError,
             Image.DecompressionBombWarning) as error:  # fmt: skip
-        said = one_line(error).replace(str(source) if isinstance(source, Path) else "\0", "it")
+        said = one_line(error).replace(f" {str(source)!r}", "")
         raise DataError(f"cannot be read: {said}") from error
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 

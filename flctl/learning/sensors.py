@@ -10,7 +10,7 @@ import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from flctl.errors import DataError, TaskError, UsageError
+from flctl.errors import DataError, SettingsError, TaskError, UsageError
 from flctl.learning.anomaly import Anomaly
 from flctl.learning.arguments import converted
 from flctl.learning.cases import Cases
@@ -58,6 +58,8 @@ class Series(Task):
         """The kind of task that learns what is asked for."""
         args = converted(self.args, given, self.name)
         assert isinstance(args, SeriesArgs)
+        if twice := [name for name in args.columns if args.columns.count(name) > 1]:
+            raise SettingsError(f"task_args of task 'sensors': columns has '{twice[0]}' twice")
         made = {"anomaly": Sensors, "class": SensorClasses, "number": SensorNumbers}[args.learn]()
         made.args = args
         made.note()

@@ -192,6 +192,7 @@ def _cut_one(line: DeviceSeries, args: SeriesArgs, found: Windows, predicted: bo
         file=line.device,
         examples=len(begin),
         facts={
+            "columns": ", ".join(line.columns),
             "interval, s": round(step, 6),
             **({"samples interpolated": added} if added else {}),
             **({"samples sorted by time": moved} if moved else {}),

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from flctl.errors import DataError, NeedsExtra, OtherData, one_line
 from flctl.files import absent
-from flctl.formats import counted
 from flctl.learning.bad_rows import BadRows, rows_below, unreadable
 from flctl.learning.csv_form import MISSING
 from flctl.learning.series_args import SeriesArgs
@@ -103,12 +102,9 @@ def _columns(
     return time, chosen
 
 
-def _read(
-    file: Path, args: SeriesArgs, bad: BadRows, names: Sequence[str], rows: Rows
-) -> SensorTable:
+def _read(file: Path, args: SeriesArgs, bad: BadRows, names: list[str], rows: Rows) -> SensorTable:
     first = list(islice(rows, LOOKED_AT))
-    bad.update({n: _odd(row, names) for n, row in first if len(row) != len(names)})
-    whole = [row for _, row in first if len(row) == len(names)]
+    whole = [row for _, row in first]
     if not whole:
         bad.left_out(file, len(bad))
     known = {name: at for at, name in enumerate(names)}
@@ -125,8 +121,6 @@ def _read(
     same: dict[str, str] = {}
     for line, row in chain(first, rows):
         try:
-            if len(row) != len(names):
-                raise ValueError(_odd(row, names))  # noqa: TRY301
             values.extend([_converted(row[at], n, read, no) for at, n, read, no in as_number])
         except ValueError as error:
             bad[line] = str(error)
@@ -176,15 +170,7 @@ def _of_csv(file: Path, bad: BadRows) -> tuple[list[str], Rows]:
     names = [name.strip() for name in next(csv.reader([head], delimiter=delimiter), [])]
     if len(set(names)) < len(names) or len(names) < 2 or _is_number(names[:1]):
         raise OtherData(f"{file}: its first line does not name the columns, each once")
-    return names, _rows_of_csv(file, bad, delimiter)
-
-
-def _rows_of_csv(file: Path, bad: BadRows, delimiter: str) -> Rows:
-    with file.open(newline="", encoding="utf-8-sig") as lines:
-        lines.readline()
-        for at, row in rows_below(lines, bad, delimiter):
-            comma = delimiter == ";"  # and a comma in numbers
-            yield at, [value.replace(",", ".") for value in row] if comma else row
+    return names, rows_below(file, bad, len(names), delimiter)  # ";": with a comma in numbers
 
 
 def _of_parquet(file: Path) -> tuple[list[str], Rows]:
@@ -205,10 +191,6 @@ def _of_parquet(file: Path) -> tuple[list[str], Rows]:
         return names, enumerate(zip(*columns, strict=True), start=1)
     except (ArrowException, ValueError, OverflowError) as error:
         raise DataError(f"{file}: not a Parquet file: {one_line(error)}") from error
-
-
-def _odd(row: Sequence[Any], names: Sequence[str]) -> str:
-    return f"has {counted(len(row), 'value')}, the first line names {len(names)}"
 
 
 def _is_number(values: Sequence[Any], share: float = NUMBERS) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import flctl
-from flctl.errors import UsageError
+from flctl.errors import DataError, UsageError
 from flctl.files import explained, make_folder, new_folder, replace
 from flctl.learning.dealing import TRAIN, Plan, count, kinds_of, write_shares
 from flctl.learning.manifest import MANIFEST, PICTURE, Manifest, check_place, read_manifest
@@ -36,6 +36,12 @@ def describe(
     if found.train is not None:
         training, validation = parts_of(learnt, data, found.train)
         shown = {TRAIN: training, **({VALIDATION: validation} if validation else {}), **found.tests}
+    if (train := found.train) is not None and train.items is not None:
+        from flctl.learning.careful import Broken, OneByOne
+
+        one, n = OneByOne(train), len(train)
+        if all(isinstance(one[at], Broken) for at in range(n)):
+            raise DataError(f"no example of {n} can be read; {train.name(0)}: {one[0][1]}")
     kinds = kinds_of(learnt, shown.values())
     parts = {part: count(examples, kinds) for part, examples in shown.items()}
     title = f"Data of task {name}" if data is None else f"{data.name} (task {name})"

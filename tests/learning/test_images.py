@@ -15,6 +15,7 @@ from flctl.learning import pictures
 from flctl.learning.loader import in_order
 from flctl.learning.pictures import decode, list_folder
 from flctl.learning.task import initial_model, load_task
+from flctl.terminal.datasets import describe
 
 
 def put(folder, name, shade=0, size=(40, 30), mode="RGB"):
@@ -74,6 +75,20 @@ def test_images_are_read_when_a_batch_needs_them_and_a_broken_one_is_left_out(zo
     assert sum(len(y) for _, y in batches) == 7 and batches[0][0].dtype == torch.uint8
     (why,) = train.broken.values()
     assert "cannot be read" in why and "cat/1.png" in caplog.text
+
+
+def test_images_none_of_which_can_be_read_are_one_line(zoo):
+    """Which says how many and names one, to who looks at the data and to who trains."""
+    for file in {*zoo.glob("*/*")} - {zoo / "dog/3.jpg"}:
+        file.write_bytes(b"junk")
+    describe(zoo, "images", {}, None, json=False)  # one can be read
+    (zoo / "dog/3.jpg").write_bytes(b"junk")
+    why = r"\w+/0.\w+, 4 bytes \(.*\): cannot be read: cannot identify image file$"
+    with pytest.raises(DataError, match=f"no example of 8 can be read; {why}"):
+        describe(zoo, "images", {}, None, json=False)
+    task = images(zoo)
+    with pytest.raises(TaskError, match=f"'images', .*: no example of 8 can be read; {why}"):
+        list(in_order(task, task.train_data(zoo), 4))
 
 
 def test_every_kind_of_pixel_becomes_rgb(tmp_path):
