@@ -166,13 +166,17 @@ class RoundCommitted(Dated, frozen=True, tag="round"):
     metrics: Score | None = None
     server_state: dict[str, Digest] = {}
     """Digests of the strategy's state files next to the model, by name."""
+    changed_data: tuple[str, ...] = ()
+    """Virtual or local agents whose training data are not those of their round before."""
 
     def for_log(self) -> str:
         score = self.metrics
         values = score.values.items() if score else ()
         figures = "".join(f" {name}={value:.4f}" for name, value in values)
         took = f"took_s={self.seconds:.2f}"
-        return f"round={self.round} committed agents={len(self.participants)} {took}{figures}"
+        other = f" changed_data={','.join(self.changed_data)}" if self.changed_data else ""
+        agents = len(self.participants)
+        return f"round={self.round} committed agents={agents} {took}{figures}{other}"
 
 
 class RoundsWithdrawn(Dated, frozen=True, tag="withdrawn"):
@@ -205,6 +209,14 @@ class RunResumed(Dated, frozen=True, tag="resumed"):
     """Settings that change from here on."""
     strategy_digest: Digest | None = None
     """sha256 of the strategy's code, if it is other code than the run began with."""
+    task_digest: Digest | None = None
+    """The same of the task's code, of a run of virtual agents."""
+
+    @property
+    def other_code(self) -> str:
+        """Whose code has changed; empty if none has."""
+        found = {"strategy": self.strategy_digest, "task": self.task_digest}
+        return " and ".join(what for what, digest in found.items() if digest)
 
 
 class RunFinished(Dated, frozen=True, tag="finished"):

@@ -92,7 +92,9 @@ class History:
         self.updates: dict[str, int] = {}
         """… and its updates in them."""
         self.weights: dict[str, int] = {}
-        """Examples that each agent has claimed in its last committed round."""
+        """Examples that each agent has claimed in its last committed round …"""
+        self.data: dict[str, str | None] = {}
+        """… and the digest of its training data there."""
         self._consumed: list[bytes] = []
         """For each of `rounds`, as JSON, the batches of each of its participants."""
         self._exhausted: dict[str, int] = {}
@@ -261,10 +263,11 @@ class History:
         for agent, part in event.participants.items():
             self.positions[agent] = self.positions.get(agent, 0) + part.batches
             self.updates[agent] = self.updates.get(agent, 0) + 1
-            self.weights[agent] = part.examples
+            self.weights[agent], self.data[agent] = part.examples, part.data
             update = self.accepted.get(agent)
             if update is not None and update.exhausted:
                 self._exhausted.setdefault(agent, event.round)
+        self.reproducible = self.reproducible and not event.changed_data
         self.opened = None
         self.accepted = {}
 

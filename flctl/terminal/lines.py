@@ -80,20 +80,22 @@ def trouble_line(told: Published) -> str:
             text = f"{event.agent} lost its private tensors: it started again from the initial ones"
         case AgentLost():
             text = f"{event.agent} lost: {event.reason}"
-        case AgentFailed(kind="owner"):
-            text = f"{event.agent}: {event.message}"
         case AgentFailed():
-            again = "; it tries again" if event.retrying else ""
-            text = f"{event.agent} failed: {event.kind}: {event.message}{again}"
+            how = "" if event.kind == "owner" else f" failed: {event.kind}"
+            again = "; it tries again" if event.retrying and how else ""
+            text = f"{event.agent}{how}: {event.message}{again}"
         case AttemptFailed():
             text = f"attempt {event.attempt} failed: {event.reason}"
         case RoundsWithdrawn():
             return f"{event.reason}; the rounds after round {event.round} are repeated"
-        case RunResumed(strategy_digest=str()):
+        case RunResumed() if event.other_code:
             return (
-                f"the strategy's code has changed since run {told.run} began: a replay differs "
-                "from here on; to avoid this, stop the run, install the earlier code, and resume it"
+                f"the {event.other_code}'s code has changed since run {told.run} began: a replay "
+                "differs from here on; to avoid this, stop the run, install the earlier code, and "
+                "resume it"
             )
+        case RoundCommitted() if event.changed_data:
+            text = f"the data of {few(event.changed_data)} have changed: a replay ends here"
         case PauseOrdered():
             return (
                 "an operator resumes the run"

@@ -201,7 +201,9 @@ class LineWatcher(Watcher):
     def show(self, told: Published) -> None:
         if isinstance(told.event, RoundCommitted):
             print_line(lines.round_line(told.event, self.story.rounds))
-            return
+        self.show_trouble(told)
+
+    def show_trouble(self, told: Published) -> None:
         text = lines.trouble_line(told)
         if text and text != self._last_trouble and not self.story.ended:
             self._last_trouble = text
@@ -261,8 +263,8 @@ class LiveWatcher(LineWatcher):
 
     def show(self, told: Published) -> None:
         """The picture draws itself from the story; a warning stays above it."""
-        if isinstance(told.event, RunResumed):
-            super().show(told)
+        if isinstance(told.event, RunResumed | RoundCommitted):
+            self.show_trouble(told)
 
     def __enter__(self) -> "LiveWatcher":
         from flctl.terminal.live import live_view

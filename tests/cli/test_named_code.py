@@ -120,3 +120,17 @@ def test_the_suggested_command_names_the_task_again(own_run, flctl):
     journal.write_text("\n".join([*lines[:-2], stopped, ""]))
     said = flctl("runs", "show", own_run.name).out
     assert f"train --resume {own_run.name} --task {OWN_REF}" in said
+
+
+def test_a_resume_with_other_code_of_the_task_says_so(helper, flctl, own_run):
+    """As with other code of the strategy: it goes on, and is not reproducible."""
+    journal, code = own_run.journal_path, helper.parent / "helper_named.py"
+    lines = journal.read_text().splitlines()
+    stopped = json.dumps({"event": "stopped", "at": 1.0, "reason": "by hand"})
+    journal.write_text("\n".join([*lines[:-2], stopped, ""]))
+    code.write_text(code.read_text() + "\n\nOTHER = 1\n")
+    done = flctl("train", "--resume", own_run.name, "--task", OWN_REF)
+    assert done.code == 0, done.err
+    assert f"the task's code has changed since run {own_run.name} began: a replay" in done.err
+    history = own_run.history()
+    assert (history.state, history.reproducible) == ("finished", False)

@@ -12,6 +12,7 @@ from flctl.core.stream import Published
 from flctl.fleet.driving import drive_local
 from flctl.fleet.replay import replay
 from flctl.fleet.virtual import VirtualRun
+from flctl.terminal.lines import trouble_line
 
 GIVEN = {"task": "ecg", "partition": "record", "batch_size": 16, "epochs": 1, "quorum": 0.5,
          "optimizer_args": {}, "fraction": 1.0}  # fmt: skip
@@ -74,6 +75,8 @@ def test_files_come_and_go_during_thirty_rounds(tmp_path: Path, folder: Path) ->
     ]
     assert of[1] == of[5] == of[21] == of[30] and of[16] == of[6] == of[10]
     assert len({str(found) for found in of.values()}) == 3
+    assert [event.round for event in rounds if event.changed_data] == [6, 11, 16, 21]
+    assert not run.folder.history().reproducible
     rows = replay(run.folder, {})
     assert [row.round for row in rows if not row.same] == [6]
     assert rows[-1].why.endswith("are missing or have changed: these are not its data")
@@ -84,6 +87,28 @@ def test_data_that_are_as_they_were_make_the_same_bytes(tmp_path: Path, folder: 
     put(folder, 105)
     run = simulate(tmp_path / "state", folder, 4, {2: lambda: put(folder, 105)})
     assert all(row.same for row in replay(run.folder, {}))
+    assert run.folder.history().reproducible
+
+
+def test_a_resume_with_other_data_says_so(tmp_path: Path, folder: Path) -> None:
+    """At its first round, once: the run goes on, and is not reproducible from there on."""
+
+    def on_event(told: Published) -> None:
+        if isinstance(told.event, RoundCommitted):
+            raise KeyboardInterrupt
+
+    given = {**GIVEN, "virtual": 3, "rounds": 3, "data": str(folder)}
+    run = VirtualRun.start(tmp_path / "state", given, "the test", on_event)
+    with pytest.raises(KeyboardInterrupt):
+        run.run()
+    beats(folder / "101.npz", [101], each=32, seed=101)
+    told: list[Published] = []
+    history = VirtualRun(run.folder, told.append).run()
+    assert (history.state, history.round) == ("finished", 3)
+    assert [text for text in map(trouble_line, told) if text] == [
+        "round 2: the data of pi-01, pi-02, pi-03 have changed: a replay ends here"
+    ]
+    assert not run.folder.history().reproducible
 
 
 def test_half_a_file_does_not_end_a_run(tmp_path: Path, folder: Path) -> None:
@@ -144,4 +169,5 @@ def test_local_agents_take_what_is_there(tmp_path: Path, folder: Path) -> None:
     result = drive_local(tmp_path / "state", given, "the test", on_event)
     assert (result.state, result.rounds) == ("finished", 6), result.reason
     events = (tmp_path / "state" / "runs" / result.run / "journal.jsonl").read_text()
+    assert '"changed_data":["' in events
     assert '"rejected"' not in events and '"attempt"' not in events.replace('"attempt":', "")

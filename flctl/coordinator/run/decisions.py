@@ -135,7 +135,11 @@ def commit(
     at: float,
 ) -> events.RoundCommitted:
     """The event that commits the open round; `missing` are the agents that did not deliver."""
-    assert history.opened is not None
+    assert history.opened is not None and history.started is not None
+    fleet = history.started.kind == "fleet"  # whose data may grow all the time
+    changed = (
+        () if fleet else (a for a, u in updates.items() if _other(u.data, history.data.get(a)))
+    )
     return events.RoundCommitted(
         at=at,
         round=history.opened.round,
@@ -149,4 +153,9 @@ def commit(
         missing=tuple(sorted({*missing} - updates.keys())),
         metrics=score,
         server_state=made.server_state,
+        changed_data=tuple(sorted(changed)),
     )
+
+
+def _other(digest: str | None, known: str | None) -> bool:
+    return None not in (digest, known) and digest != known

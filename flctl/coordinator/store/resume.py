@@ -26,6 +26,7 @@ from flctl.core.strategies import strategy_class
 from flctl.errors import CheckpointError, StateError, UsageError
 from flctl.files import explained, make_folder, new_file, sync_folder
 from flctl.learning.package_files import code_digest
+from flctl.learning.registry import task_digest
 from flctl.settings import SCHEMA, RunSettings, changed, normalised
 from flctl.wire.messages import Begun, Digest, Measures
 
@@ -215,10 +216,14 @@ def take_up(
         return noted
     code = strategy_digest(settings.strategy)
     other = None if started.strategy_digest in (None, code) else code
-    same = other is None and started.machine == machine()
-    resumed = RunResumed(at=at, reproducible=same, changed=asked, strategy_digest=other)
-    if other is not None:
-        logger.warning("run=%s the code of strategy %s has changed", folder.name, settings.strategy)
+    task = task_digest(settings.task) if started.kind == "virtual" else started.task_digest
+    task_code = None if task == started.task_digest else task  # others do not train with such code
+    same = other is None and task_code is None and started.machine == machine()
+    resumed = RunResumed(
+        at=at, reproducible=same, changed=asked, strategy_digest=other, task_digest=task_code
+    )
+    if resumed.other_code:
+        logger.warning("run=%s the code of its %s has changed", folder.name, resumed.other_code)
     journal.append([resumed])
     history.apply(resumed)
     return [*noted, resumed]
