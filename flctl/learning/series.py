@@ -206,7 +206,7 @@ def _in_order(line: DeviceSeries, left_out: Counter[str]) -> tuple[DeviceSeries,
     """Rows with a time and all inputs, ascending; how many stood elsewhere. Raises DataError when
     most have the time of another."""
     whole = np.isfinite(line.time) & np.isfinite(line.inputs).all(axis=1)
-    left_out["samples with a missing value"] += int((~whole).sum())
+    left_out["samples with a missing value, or one of 1e30 or more"] += int((~whole).sum())
     rows = np.flatnonzero(whole)
     order = rows[np.argsort(line.time[rows], kind="stable")]
     new = np.ones(len(order), np.bool_)
