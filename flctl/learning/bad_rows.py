@@ -105,9 +105,7 @@ def unreadable(path: Path, error: OSError | UnicodeDecodeError | csv.Error) -> D
     """What to say of a CSV file that raised `error`."""
     if isinstance(error, UnicodeDecodeError):
         form = "UTF-16" if error.object[:2] in (b"\xff\xfe", b"\xfe\xff") else "LATIN1"
-        return DataError(
-            f"{path}: is not UTF-8; run iconv -f {form} -t UTF-8 {path.name} > new.csv"
-        )
+        return DataError(f"{path}: is not UTF-8; convert it: iconv -f {form} -t UTF-8 {path.name}")
     why = error.strerror if isinstance(error, OSError) else f"line 1: {one_line(error)}"
     return DataError(f"{path}: cannot be read: {why}")
 

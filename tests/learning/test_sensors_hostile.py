@@ -138,7 +138,7 @@ def test_another_encoding_is_named_with_how_to_convert_it(tmp_path, form):
     path = table(tmp_path / "pi.csv", [(i, 1, 2, "grün") for i in range(100)])
     path.write_bytes(path.read_text().encode(form))
     name = {"latin1": "LATIN1"}.get(form, "UTF-16")
-    said = f"pi.csv: is not UTF-8; run iconv -f {name} -t UTF-8 pi.csv > "
+    said = f"pi.csv: is not UTF-8; convert it: iconv -f {name} -t UTF-8 pi.csv$"
     with pytest.raises(DataError, match=said):
         settled(path)
 
