@@ -56,6 +56,19 @@ def write(path, events=EVENTS) -> bytes:
     return path.read_bytes()
 
 
+@pytest.mark.parametrize("put_back", [False, True])
+def test_a_journal_that_was_deleted_takes_no_more_lines(path, put_back):
+    """No start would find them again, also where another file has its name by now."""
+    journal = Journal(path)
+    journal.append(EVENTS[:1])
+    path.unlink()
+    if put_back:
+        path.touch()
+    with pytest.raises(StateError, match=r"journal.jsonl: was deleted during the run; begin a new"):
+        journal.append(EVENTS[1:])
+    journal.close()
+
+
 def test_what_is_written_is_read_back(path):
     """One JSON object a line, which a person can read; only the owner may."""
     data = write(path)

@@ -136,10 +136,8 @@ def commit(
 ) -> events.RoundCommitted:
     """The event that commits the open round; `missing` are the agents that did not deliver."""
     assert history.opened is not None and history.started is not None
-    fleet = history.started.kind == "fleet"  # whose data may grow all the time
-    changed = (
-        () if fleet else (a for a, u in updates.items() if _other(u.data, history.data.get(a)))
-    )
+    known = history.data if history.started.kind != "fleet" else {}  # a fleet's may always grow
+    changed = (a for a, u in updates.items() if u.data and known.get(a) not in (None, u.data))
     return events.RoundCommitted(
         at=at,
         round=history.opened.round,
@@ -155,7 +153,3 @@ def commit(
         server_state=made.server_state,
         changed_data=tuple(sorted(changed)),
     )
-
-
-def _other(digest: str | None, known: str | None) -> bool:
-    return None not in (digest, known) and digest != known

@@ -160,8 +160,10 @@ class Journal:
             for seq, (line, event) in enumerate(zip(lines, events, strict=True), self._count):
                 data += chain.seal(line) + b"\n"
                 told.append(_published(self.path, event, seq, chain.head if sync else ""))
+            if not (there := os.fstat(self._fd)).st_nlink:
+                raise StateError(f"{self.path}: was deleted during the run; begin a new run")
             # Half a line that could not be taken back, either: never for the next one to follow.
-            if os.fstat(self._fd).st_size != self._whole:
+            if there.st_size != self._whole:
                 os.ftruncate(self._fd, self._whole)
             try:
                 _write_all(self._fd, data)
