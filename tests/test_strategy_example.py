@@ -113,6 +113,7 @@ def test_a_strategy_that_the_coordinator_lacks_is_missing_there(tmp_path: Path):
     fleet = RealFleet(tmp_path)
     try:
         fleet.start_coordinator()
+        fleet.token()  # an agent could join
         done = flctl("train", "--task", "ecg", "--strategy", "nesterov", "--state", fleet.state)
     finally:
         fleet.close()

@@ -240,5 +240,6 @@ def test_settings_that_are_missing(flctl, tmp_path, beats):
     path = Path(run) / "run.toml"
     path.unlink()
     assert flctl("runs", "show", run.name).complaint == (
-        f"{path}: cannot read the run's settings: No such file or directory"
+        f"run {run.name} is damaged: {path}: cannot read the run's settings: "
+        "No such file or directory"
     )
