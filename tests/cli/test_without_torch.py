@@ -97,6 +97,7 @@ def test_a_coordinator_without_torch_answers_and_says_why_no_run_begins(
     assert EXTRA in fleet.log("coordinator")
     connect(operator, fleet, tmp_path)
     assert operator("status").returncode == 0
+    fleet.token()  # an agent could join
     done = operator("train", "--task", "ecg", "--rounds", 1)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
