@@ -129,7 +129,7 @@ def test_kill_9_of_a_worker_is_told_at_once_and_tried_again(fleet: RealFleet):
     worker = fleet.worker_of("pi-01")
     assert worker is not None
     worker.kill()
-    (failed,) = wait_for(lambda: fleet.named("agent-failed"), "the report", 15)
+    (failed,) = wait_for(lambda: fleet.named("agent-failed"), "the report", 5)
     assert failed["agent"] == "pi-01" and failed["retrying"]
     assert "signal 9" in failed["message"]
     fleet.kill("train", signal.SIGINT)
