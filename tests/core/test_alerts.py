@@ -1,4 +1,4 @@
-"""When alerts fire, are told and are resolved: with both clocks in the test's hand."""
+"""When alerts fire, are sent and are resolved: with both clocks in the test's hand."""
 
 import msgspec
 import pytest
