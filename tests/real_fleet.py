@@ -95,7 +95,7 @@ class RealFleet:
             "--threads", 1, *options,
         ]  # fmt: skip
         if token is not None:
-            path = self.folder / "token"
+            path = self.folder / f"{name}.token"  # the agent may read it after the next one starts
             path.write_text(token)
             arguments += ["--join-token-file", path]
         self._spawn(name, self.log_path(name), *arguments)
