@@ -60,6 +60,6 @@ def test_each_agent_has_its_own_part_whatever_is_restarted(fleet, tmp_path):
     revoked = flctl("keys", "revoke", "pi-02", "--state", fleet.state)
     assert "also closed: token" in revoked.stdout  # pi-02 may hold it still
     # It reads the new token where the old one stood.
-    (fleet.folder / "token").write_text(fleet.token("--shards", 3, "--partition", "record"))
+    (fleet.folder / "pi-04.token").write_text(fleet.token("--shards", 3, "--partition", "record"))
     fleet.until_ready("pi-04")
     assert dealt(fleet)["pi-04"] == first["pi-02"]

@@ -147,7 +147,7 @@ def test_parity_24_an_agent_without_the_gpu_that_it_is_told_to_use(fleet, monkey
     """The old way: cuda when asked for and available. An agent that was started with --device
     cuda and has none says so at its start, and is not invited."""
     monkeypatch.setitem(real_fleet.QUIET, "CUDA_VISIBLE_DEVICES", "")
-    fleet.start_agent("pi-04", "--device", "cuda", token=(fleet.folder / "token").read_text())
+    fleet.start_agent("pi-04", "--device", "cuda", token=(fleet.folder / "pi-01.token").read_text())
 
     def complaint() -> str:
         told = fleet.status().get("pi-04", {})
