@@ -156,8 +156,7 @@ class Training:
         ):
             return
         score, agents = event.metrics, tuple(sorted(event.participants))
-        metrics = {} if score is None else dict(score.values)
-        examples = 0 if score is None else score.examples
+        metrics, examples = ({}, 0) if score is None else (dict(score.values), score.examples)
         done = TrainedRound(event.round, metrics, examples, agents, event.missing, event.seconds)
         self._done.append(done)
 
@@ -235,6 +234,7 @@ class Fleet(FleetViews):
 
     def start(self, **settings: Any) -> Training:
         """Begin a run; the settings are those of `flctl.train`."""
+        parse(settings, WHERE)
         return self.run(self._runs.start(settings, WHERE))
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ from msgspec.structs import FieldInfo, fields
 
 from flctl.errors import SettingsError, one_line
 from flctl.files import read_small
-from flctl.labels import WRITE
+from flctl.labels import SYNTAX, WRITE
 
 TYPES = {
     "str": "text in quotation marks", "int": "a whole number", "float": "a number",
@@ -44,6 +44,8 @@ def explained_key(
         text = "not a name: up to 63 of a-z 0-9 . _ - with a letter or digit first"
         if key.startswith("where"):
             text = f"not a requirement on labels: write {WRITE}"
+        elif key.startswith("labels"):
+            text = f"not a label: key and value have {SYNTAX}"
     else:
         text = re.sub("`(.*?)`", lambda type_: _type(type_[1]), text) + example
         text = text.replace("Expected", "must be", 1).replace(", got ", ", not ", 1)

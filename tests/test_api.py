@@ -143,6 +143,14 @@ def test_a_fleet_is_trained_from_another_machine(tmp_path: Path, monkeypatch: py
             flctl.connect(address, key=key)
         with flctl.connect(address, key=key, state=fleet.state) as beside:
             assert len(beside.status()["agents"]) == 2
+            for wrong, says in (
+                (lambda: beside.start(task="ecg", rounds=object()), "rounds: must be a whole"),
+                (lambda: beside.log("pi-01", since_s="2h"), "'logs': since_s: must be a number"),
+                (lambda: beside.label("pi-01", "a=b"), "label: changes: 'a=b': pass a dict"),
+                (lambda: beside.run(5), "'run': run: must be text in quotation marks, not a"),
+            ):
+                with pytest.raises(flctl.FlctlError, match=says):
+                    wrong()
         with flctl.connect(address, key=key, server_key=fleet.server_key) as there:
             run = there.start(task="ecg", rounds=2, federate_after_n_batches=1)
             assert [next(iter(run)).round for _ in range(2)] == [1, 1]  # it is taken up again

@@ -22,7 +22,7 @@ def alerts(
     """
     if ctx.invoked_subcommand is None:
         at = At(state, context)
-        with coordinator(at.folder, at.context, at.again) as console:
+        with coordinator(at.folder, at.context) as console:
             found = console.alerts()
         from flctl.terminal.alerts import picture
 
@@ -36,7 +36,7 @@ def ack(
     json: Json = False,
 ) -> None:
     """Acknowledge an alert: someone is working on it."""
-    with coordinator(at.folder, at.context, at.again) as console:
+    with coordinator(at.folder, at.context) as console:
         alert = console.ack_alert(id)
     what = f"{alert['alert']} of {alert['subject']}: {alert['text']}"
     answer(alert, json, f"alert {id} is acknowledged: {what}")
@@ -48,7 +48,7 @@ def test(at: At = At(), json: Json = False) -> None:
 
     If one of them does not accept it, the exit code is 1, and the coordinator tries again later.
     """
-    with coordinator(at.folder, at.context, at.again) as console:
+    with coordinator(at.folder, at.context) as console:
         found = console.test_alert()
     answer(found, json, f"accepted by the {' and the '.join(found['accepted'])}")
 
@@ -66,7 +66,7 @@ def mute(
     """
     if (for_s := seconds(for_, "--for")) > 366 * 86400:
         raise UsageError(f"--for {for_}: at most 366d")
-    with coordinator(at.folder, at.context, at.again) as console:
+    with coordinator(at.folder, at.context) as console:
         console.mute_alerts(name, for_s)
     done = f"{name} is muted for {for_}" if for_s else f"{name} is no longer muted"
     answer({"name": name, "for_s": for_s}, json, done)

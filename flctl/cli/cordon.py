@@ -27,7 +27,7 @@ def cordon(
     from flctl.fleet.idle import until_idle
 
     wait_s = None if wait is None else seconds(wait, "--wait")
-    with coordinator(at.folder, at.context, at.again) as console:
+    with coordinator(at.folder, at.context) as console:
         for name in (names := chosen(console, agents, where)):
             console.cordon(name)
             hint(f"{name} is cordoned: it gets no further rounds")
@@ -38,7 +38,7 @@ def cordon(
 @command(app, "flctl uncordon pi-02")
 def uncordon(at: At, agents: Agents = None, where: Where = None) -> None:
     """Invite cordoned agents to rounds again."""
-    with coordinator(at.folder, at.context, at.again) as console:
+    with coordinator(at.folder, at.context) as console:
         for name in chosen(console, agents, where):
             console.uncordon(name)
             hint(f"{name} is invited again")

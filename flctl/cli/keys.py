@@ -145,7 +145,7 @@ def tokens(
         found = book.keys()
     if "tokens" not in found:
         raise FlctlError("the coordinator is older than this flctl: it does not list its tokens")
-    none = "no join token is open; create one with: flctl keys token"
+    none = f"no join token is open; create one with: flctl keys token{at.again}"
     output.answer(found["tokens"], json, tokens_table(found["tokens"]) if found["tokens"] else none)
 
 
@@ -176,7 +176,7 @@ def revoke(name: Name, at: At) -> None:
     if closed:
         print_line(
             f"also closed: token {', '.join(closed)}, which {name} may hold; for other agents "
-            "create a new one: flctl keys token"
+            f"create a new one: flctl keys token{at.again}"
         )
 
 

@@ -36,5 +36,5 @@ def label(
     said = [word for word in words or () if "=" in word or word.endswith("-")]
     names = [word for word in words or () if word not in said]
     changed = changes([*said, *(f"{key}-" for key in remove or ())], "label", may_remove=True)
-    with coordinator(at.folder, at.context, at.again) as console:
+    with coordinator(at.folder, at.context) as console:
         labels.label(console, labels.chosen(console, names, where), changed, reset, json)

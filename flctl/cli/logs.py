@@ -28,5 +28,5 @@ def logs(
     from flctl.values import seconds
 
     since_s = None if since is None else seconds(since, "--since")
-    with coordinator(at.folder, at.context, at.again) as console:
+    with coordinator(at.folder, at.context) as console:
         show(console, agent, lines, since_s, follow, json)

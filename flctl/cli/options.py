@@ -12,6 +12,7 @@ import typer
 
 from flctl.cli import completion
 from flctl.cli.helping import Command, Commands
+from flctl.errors import FlctlError
 
 if TYPE_CHECKING:
     from flctl.learning.origin import ReadAs
@@ -113,7 +114,14 @@ def _spread(function: Callable[..., None]) -> Callable[..., None]:
     def call(**values: Any) -> None:
         for name, kind in parts.items():
             values[name] = kind(**{field: values.pop(field) for field in kind._fields})
-        function(**values)
+        try:
+            function(**values)
+        except FlctlError as error:
+            from flctl.terminal.finding import suggested
+
+            again = next((at.again for at in values.values() if isinstance(at, At)), "")
+            error.args = (suggested(str(error), again),)
+            raise
 
     call.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     call.__annotations__ = {p.name: p.annotation for p in parameters}

@@ -1,6 +1,7 @@
 """One connection of an operator to a coordinator: questions, their answers, and blobs."""
 
 import itertools
+import logging
 import shlex
 import time
 from collections import deque
@@ -16,6 +17,8 @@ from flctl.errors import (
     FlctlError,
     MalformedMessage,
     ProtocolMismatch,
+    UsageError,
+    one_line,
 )
 from flctl.files import holder_of, is_locked
 from flctl.fleet import answers
@@ -24,6 +27,8 @@ from flctl.transport.blobs import Download
 from flctl.transport.channel import Frame, Link, LinkEvent
 from flctl.transport.keypair import shown
 from flctl.wire import framing, messages
+
+logger = logging.getLogger(__name__)
 
 ANSWER_S = 20.0
 """How long an answer may take before the coordinator counts as away."""
@@ -53,8 +58,8 @@ class Connection:
         """The coordinator's keys from now on; it sends them unasked."""
         self.away: Callable[[], str] = lambda: ""
         """Why no answer will come, as far as that is known from elsewhere; empty if it may."""
-        self.on_silent: Callable[[str], object] = lambda _: None
-        """Called once each time that it falls silent while a run is followed."""
+        self.on_silent: Callable[[str], object] = logger.warning
+        """Called once each time that it falls silent while it is waited for for long."""
         self.connections = 0
         """How often it was connected; after the first, the peer has the server key that was
         given."""
@@ -83,18 +88,20 @@ class Connection:
 
     def _answer_to(self, what: Any, within_s: float, args: dict[str, Any]) -> Any:
         question = self._send(messages.Ask(id=next(self._ids), what=what, args=args), within_s)
-        until = time.monotonic() + within_s
+        heard, asked = self.clock(), 0
+        until = heard + within_s
         parts = bytearray()
         aside, self._aside = self._aside, deque()
-        while (left := until - time.monotonic()) > 0:
+        while (left := until - self.clock()) > 0:
             for message, payload in self.messages(min(left, 0.5)):
+                heard, asked = self.clock(), 0
                 match message:
                     case messages.Answer(id=question.id, body=body):
                         self._aside = aside
                         return body
                     case messages.AnswerPart(id=question.id, last=last) if payload is not None:
                         parts += payload
-                        until = max(until, time.monotonic() + ANSWER_S)
+                        until = max(until, self.clock() + ANSWER_S)
                         if last:
                             self._aside = aside
                             return answers.whole(parts, self.where)
@@ -111,13 +118,20 @@ class Connection:
                     )
                 parts.clear()
                 self._send(question, within_s)
+            quiet_s = self.clock() - heard
+            if within_s > ANSWER_S and asked < 2 and quiet_s > (asked + 1) * ANSWER_S / 2:
+                asked += 1
+                if asked == 2:
+                    self.on_silent(str(self.silence(ANSWER_S)))
+                else:  # this is answered at once, unless it is suspended
+                    self.question("watching", question=0)
         raise self.silence(within_s)
 
     def _send(self, message: messages.Ask, within_s: float = ANSWER_S) -> messages.Ask:
-        until = time.monotonic() + within_s
-        frames = framing.encode(message)
+        until = self.clock() + within_s
+        frames = _encoded(message)
         while not self._link.send(frames):
-            if time.monotonic() > until:
+            if self.clock() > until:
                 raise self.silence(within_s)
             self._was_cut()
             self._link.wait(0.2)
@@ -212,6 +226,18 @@ class Connection:
         for fetch in download.requests():
             self._link.send(framing.encode(fetch))
         download.finish()
+
+
+def _encoded(question: messages.Ask) -> list[Frame]:
+    """Raises UsageError for what no message holds."""
+    try:
+        frames = framing.encode(question)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise UsageError(f"'{question.what}': {one_line(error)}") from error
+    if (size := len(frames[1])) > framing.HEADER_BYTES:
+        most = framing.HEADER_BYTES
+        raise UsageError(f"'{question.what}': too long to send: {size:,} bytes, at most {most:,}")
+    return frames
 
 
 def start_command(state: Path) -> str:

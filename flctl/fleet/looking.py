@@ -26,6 +26,8 @@ class FleetViews:
 
     def label(self, agent: str, changes: Mapping[str, str | None]) -> dict[str, str]:
         """Set labels of an agent, or (None) take them away; its labels afterwards."""
+        if not isinstance(changes, Mapping):
+            raise UsageError(f"label: changes: {changes!r:.60}: pass a dict of labels")
         return self._runs.label(agent, changes)
 
     def log(

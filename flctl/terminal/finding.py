@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flctl.errors import FlctlError, StateError
+from flctl.errors import StateError
 from flctl.terminal.output import say, warn
 from flctl.terminal.patience import waiting
 
@@ -18,19 +18,25 @@ if TYPE_CHECKING:
     from flctl.records.recorded import RecordedRun
 
 
+_SUGGESTED = re.compile(
+    r"(?<!on the coordinator run: )\bflctl (keys [a-z-]+|runs [a-z]+|status|alerts|audit|cordon|"
+    r"uncordon)\b(?! --(state|context))"
+)
+
+
+def suggested(text: str, again: str) -> str:
+    """`text`, with the options `again` in each command that it suggests for the same place."""
+    return _SUGGESTED.sub(lambda found: f"{found[0]}{again}", text)
+
+
 @contextmanager
-def coordinator(state: Path, context: str | None, again: str = "") -> Iterator["RemoteRuns"]:
-    """The one to ask. A command that an error suggests gets the options `again` to find it too."""
+def coordinator(state: Path, context: str | None) -> Iterator["RemoteRuns"]:
+    """The one to ask."""
     from flctl.fleet.connecting import connect_coordinator
 
     with connect_coordinator(state, context) as runs:
         _show_waiting(runs)
-        try:
-            yield runs
-        except FlctlError as error:
-            if re.search(r"; see flctl [a-z ]+$", str(error)):
-                error.args = (f"{error}{again}",)
-            raise
+        yield runs
 
 
 @contextmanager
@@ -54,6 +60,7 @@ def connected(
 
 def _show_waiting(runs: "RemoteRuns") -> None:
     runs.patience = lambda: waiting(f"waiting for the coordinator at {runs.where}", 1.0)
+    runs.on_silent = warn
 
 
 @contextmanager

@@ -14,7 +14,8 @@ import msgspec
 from msgspec import Meta, Struct
 
 from flctl import __version__
-from flctl.errors import UsageError, decoded, one_line
+from flctl.errors import UsageError, one_line
+from flctl.explaining import explained_key
 from flctl.labels import Changes
 from flctl.settings import AgentName
 from flctl.wire.messages import (
@@ -300,5 +301,7 @@ def read_question(ask: Ask) -> AnyQuestion:
             f"the coordinator (flctl {__version__}) does not know the question "
             f"'{one_line(ask.what, 50)}'; it knows {', '.join(KINDS)}"
         )
-    with decoded(UsageError, f"'{ask.what}'"):
+    try:
         return msgspec.convert(ask.args, kind)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"'{ask.what}': {explained_key(error, kind, {})}") from error

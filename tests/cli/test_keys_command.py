@@ -147,3 +147,30 @@ def test_an_invitation_needs_a_coordinator_that_runs(flctl):
     flctl("keys", "token")
     done = flctl("keys", "invite")
     assert done.code == 2 and "no coordinator runs here" in done.complaint
+
+
+def test_a_command_that_is_suggested_finds_the_same_folder(flctl, tmp_path, monkeypatch):
+    """It repeats --state; where FLCTL_STATE names the folder, it needs nothing."""
+    monkeypatch.chdir(tmp_path)
+    there = ("--state", "other fleet")
+    wrong = flctl("keys", "revoke", "pi-01")
+    flctl("keys", "token", *there)
+    assert wrong.code == 2  # no coordinator has kept keys there
+    for command, text in [
+        (("revoke", "pi-99"), "no key is enrolled as pi-99; see flctl keys list{}"),
+        (("tokens", "--close", "x"), "no token x is open; see flctl keys tokens{}"),
+        (
+            ("rotate-server", "--finish"),
+            "no server key is being replaced: flctl keys rotate-server{} begins",
+        ),
+    ]:
+        assert flctl("keys", *command, *there).complaint == text.format(" --state 'other fleet'")
+        monkeypatch.setenv("FLCTL_STATE", "other fleet")
+        assert flctl("keys", *command).complaint == text.format("")
+        monkeypatch.delenv("FLCTL_STATE")
+    flctl("keys", "tokens", "--close-all", *there)
+    assert flctl("keys", "tokens", *there).out == (
+        "no join token is open; create one with: flctl keys token --state 'other fleet'\n"
+    )
+    wrong = flctl("runs", "show", "x", *there)
+    assert "'flctl runs list --state 'other fleet'' shows what there is" in wrong.complaint

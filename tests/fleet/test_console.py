@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import pytest
 
 from flctl.core.stream import Published
-from flctl.errors import AccessError, CoordinatorAway
+from flctl.errors import AccessError, CoordinatorAway, UsageError
 from flctl.fleet.console import RemoteRuns
 from flctl.transport.channel import Frame, LinkEvent
 from flctl.wire import framing
@@ -75,6 +75,14 @@ class Silent(Restarting):
             assert next(told) is None
 
 
+class Waking(Silent):
+    """One that is suspended from its first answer on, for 100 s."""
+
+    def receive(self) -> Iterable[list[Frame]]:
+        if self.now <= 0.5 or self.now > 100.0:
+            yield from (framing.encode(Answer(id=a.id, body={"run": "ecg-1"})) for a in self.asked)
+
+
 def test_a_question_that_changes_nothing_is_asked_again():
     """Also while whoever answers hangs up: it has proved before that it is the right one."""
     link = Restarting(LinkEvent.DISCONNECTED, LinkEvent.SERVER_KEY_WRONG, LinkEvent.CONNECTED)
@@ -111,6 +119,33 @@ def test_a_coordinator_that_falls_silent_while_a_run_is_followed_is_named_once()
     link.answers = False
     link.until(told, 300.0)
     assert lines == [line, line]
+
+
+def test_a_coordinator_that_falls_silent_while_a_run_begins_is_named_once(caplog):
+    """After 20 s, where a start may take 180: by default as a line of the log, which Python prints.
+    The answer counts when it comes."""
+    link = Waking()
+    runs = RemoteRuns(link, "server:7700", clock=lambda: link.now)
+    assert runs.start({"task": "ecg"}, "the test") == "ecg-1"
+    assert link.now > 100.0
+    (line,) = caplog.messages
+    assert line.startswith("no answer from the coordinator at server:7700 in 20 s: check that")
+
+
+@pytest.mark.parametrize(
+    ("run", "says"),
+    [
+        (object(), "'run': Encoding objects of type object is unsupported"),
+        ("\udc80", "'run': 'utf-8' codec can't encode"),
+        ("x" * 70_000, "'run': too long to send: 70,038 bytes, at most 65,536"),
+    ],
+)
+def test_what_no_message_holds_is_not_sent(run, says):
+    """The coordinator drops a message that is too long: no answer would come."""
+    link = Restarting()
+    with pytest.raises(UsageError, match=f"^{says}"):
+        RemoteRuns(link, "server:7700").about(run)
+    assert link.asked == []
 
 
 def test_whoever_never_had_the_key_is_refused():
