@@ -1,8 +1,12 @@
 """A real fleet on this machine: `flctl coordinator` and `flctl agent` as processes."""
 
+import contextlib
 import json
 import os
+import random
+import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -39,7 +43,18 @@ def flctl(*arguments: object, within_s: float = 90.0) -> subprocess.CompletedPro
 
 
 def json_lines(text: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+    """Of the whole lines: the last one of a log may still be in the middle of being written."""
+    lines = text.splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("\n")]
+
+
+def free_port() -> int:
+    """To be bound later, by another process: the kernel gives these to nobody by itself."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with contextlib.suppress(OSError), socket.socket() as sock:
+            sock.bind(("127.0.0.1", port))
+            return port
 
 
 def beats(path: Path, records: list[int], each: int = 60, seed: int = 0) -> Path:
@@ -71,12 +86,16 @@ class RealFleet:
     def start_coordinator(self) -> None:
         bind = self.address or "127.0.0.1:0"
         log = self.folder / "coordinator.log"
+        before = log.stat().st_size if log.exists() else 0
         where = ("--state", self.state, "--bind", bind, "--test-data", self.data)
         self._spawn("coordinator", log, "coordinator", *where)
-        marker = "coordinator  "
-        wait_for(lambda: marker in log.read_text(), f"the coordinator: {log}")
-        lines = [line for line in log.read_text().splitlines() if line.startswith(marker)]
-        self.address = lines[-1].removeprefix(marker).strip()
+
+        def told() -> str:
+            """The address that this one has printed, not the one before it."""
+            found = re.search(rb"(?m)^coordinator  (.*)\n", log.read_bytes()[before:])
+            return found[1].decode().strip() if found else ""
+
+        self.address = wait_for(told, f"the coordinator: {log}")
         keys = flctl("keys", "list", "--state", self.state, "--json")
         self.server_key = json.loads(keys.stdout)["server_key"]
 
@@ -145,7 +164,7 @@ class RealFleet:
     def kill(self, name: str, number: int = signal.SIGKILL) -> None:
         process = self.processes.pop(name)
         process.send_signal(number)
-        process.wait(20)
+        process.wait(60)
 
     def worker_of(self, name: str) -> psutil.Process | None:
         children = psutil.Process(self.processes[name].pid).children()

@@ -3,12 +3,13 @@
 import hashlib
 import json
 import os
-import socket
 import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from real_fleet import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 TAG = "test-" + hashlib.sha256(os.fsencode(ROOT)).hexdigest()[:8]
@@ -74,12 +75,6 @@ def until(
             return value
         time.sleep(0.3)
     raise AssertionError(f"not within {within_s} s: {what if isinstance(what, str) else what()}")
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 class Project:

@@ -3,10 +3,10 @@
 import json
 import signal
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from engine import Project, docker, run, until
+from real_fleet import json_lines
 
 pytestmark = pytest.mark.usefixtures("images")
 AGENTS = 3
@@ -22,10 +22,6 @@ def fleet(images, project_name) -> Iterator[Project]:
         yield project
     finally:
         project.down()
-
-
-def events(log: Path) -> list[dict]:
-    return [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
 
 
 def test_each_agent_has_its_own_key_and_part(fleet):
@@ -76,8 +72,10 @@ def test_a_run_survives_the_death_of_an_agent_and_of_the_coordinator(fleet, tmp_
     options = ("--task", "ecg", "--rounds", ROUNDS, "--epochs", 2, "--seed", 1, "--json")
     watching = fleet.start_cli(log, "train", *options)
     try:
-        until(lambda: any(e["event"] == "round" for e in events(log)), log.read_text)
-        run_id = next(e["run"] for e in events(log) if "run" in e)
+        until(
+            lambda: any(e["event"] == "round" for e in json_lines(log.read_text())), log.read_text
+        )
+        run_id = next(e["run"] for e in json_lines(log.read_text()) if "run" in e)
         victim = fleet.containers("agent")[0]
         docker("kill", "-s", "KILL", victim)
         fleet.compose("kill", "-s", "KILL", "coordinator")

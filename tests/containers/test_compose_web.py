@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from http.cookiejar import CookieJar
 
 import pytest
-from engine import Project, docker, free_port, until
+from engine import Project, docker, until
+from real_fleet import free_port
 
 pytestmark = pytest.mark.usefixtures("images")
 

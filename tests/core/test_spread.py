@@ -3,7 +3,7 @@
 import sys
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flctl.core.spread import spread, worst_first
@@ -11,6 +11,7 @@ from flctl.core.spread import spread, worst_first
 FIGURES = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=40)
 
 
+@settings(deadline=None)
 @given(FIGURES)
 def test_it_is_what_numpy_says(values):
     """Also where less is better: the tenth is then of the other end."""

@@ -40,7 +40,7 @@ class Host:
             [Path(sys.executable).with_name("ansible-playbook"), "-i", "localhost,", "play.yml",
              "-e", json.dumps({"wish": given, "ansible_python_interpreter": sys.executable}),
              *options],
-            capture_output=True, text=True, timeout=120, check=False, cwd=self.folder,
+            capture_output=True, text=True, timeout=600, check=False, cwd=self.folder,
             env={**os.environ, "HOME": str(self.home), "ANSIBLE_NOCOLOR": "1",
                  "ANSIBLE_LIBRARY": str(ROOT / "ansible" / "library"),
                  "ANSIBLE_ACTION_PLUGINS": str(ROOT / "ansible" / "action_plugins")},

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flctl.errors import SettingsError
@@ -14,6 +14,7 @@ def plan(examples: int, agent: str = "pi-1", seed: int = 1, **training: object) 
     return BatchPlan(examples, LocalTraining(**training), seed=seed, agent=agent)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 50), st.integers(1, 20), st.integers(0, 60))
 def test_a_batch_depends_on_its_position_alone(examples, size, position):
     """Asked directly or after all those before it, batch n holds the same examples."""
@@ -24,6 +25,7 @@ def test_a_batch_depends_on_its_position_alone(examples, size, position):
     assert np.array_equal(walked.batch(position), direct)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 50), st.integers(1, 20), st.integers(0, 3))
 def test_an_epoch_holds_each_example_once(examples, size, epoch):
     """The batches of any epoch are a permutation of the data."""

@@ -1,10 +1,10 @@
 """`ops/` against Debian's Prometheus: it scrapes 300 agents, and every rule and query answers."""
 
+import contextlib
 import http.server
 import json
 import re
 import shutil
-import socket
 import subprocess
 import threading
 import time
@@ -18,6 +18,7 @@ import msgspec
 import pytest
 import yaml
 from prometheus_client import CollectorRegistry, generate_latest
+from real_fleet import free_port, wait_for
 
 from flctl.fleet.answers import FleetStatus
 from flctl.web.metrics import FleetCollector
@@ -30,9 +31,12 @@ BEGAN = time.time()
 EMPTY_WHEN_WELL = "> 0", "== 1", "== 0", "0.05", "3600", "conflict"
 """Conditions and filters that nothing meets in a fleet that is well."""
 
-pytestmark = pytest.mark.skipif(
-    shutil.which("prometheus") is None, reason="Debian's package prometheus is not installed"
-)
+pytestmark = [
+    pytest.mark.timeout(400),
+    pytest.mark.skipif(
+        shutil.which("prometheus") is None, reason="Debian's package prometheus is not installed"
+    ),
+]
 
 
 def exposition(agents: int = AGENTS) -> str:
@@ -102,31 +106,30 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Exporter)
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
     config = yaml.safe_load((OPS / "prometheus/prometheus.yml").read_text())
-    config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+    config["global"] = {"scrape_interval": "2s", "evaluation_interval": "1s"}
     (job,) = config["scrape_configs"]
     job["authorization"]["credentials_file"] = str(folder / "token")
     job["static_configs"][0]["targets"] = [f"127.0.0.1:{server.server_address[1]}"]
     (folder / "token").write_text(TOKEN)
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
     shutil.copy(RULES, folder)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
             ["prometheus", f"--config.file={folder}/prometheus.yml",
              f"--storage.tsdb.path={folder}/data", f"--web.listen-address=127.0.0.1:{port}"],
             stdout=log, stderr=log,
         )  # fmt: skip
-    found, end = Prometheus(port), time.monotonic() + 60
+    found = Prometheus(port)
+
+    def is_at_work() -> bool:
+        assert process.poll() is None, (folder / "log").read_text()
+        with contextlib.suppress(OSError):
+            return bool(found.query("count_over_time(flctl_up[1m]) >= 3") and found.evaluated())
+        return False
+
     try:
-        while time.monotonic() < end:
-            try:
-                if found.query("count_over_time(flctl_up[1m]) >= 3") and found.evaluated():
-                    break
-            except OSError:
-                pass
-            assert process.poll() is None, (folder / "log").read_text()
-            time.sleep(0.2)
+        wait_for(is_at_work, f"three scrapes: {folder / 'log'}")
         yield found
     finally:
         process.kill()

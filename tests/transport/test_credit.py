@@ -63,6 +63,7 @@ def test_a_peer_with_nothing_under_way_always_gets_one(credit):
     assert credit.may_send("c")
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("abcde"), st.sampled_from(["send", "return", "forget"]))))
 def test_the_total_is_the_sum_of_the_parts_and_bounded(steps):
     """Below budget plus one per peer, and never below nothing."""

@@ -53,7 +53,7 @@ def test_it_wakes_up_to_what_was_said_meanwhile(
     link = ZeroMqLink(hub.stdout.readline().strip(), KeyPair.make(), server_keys.public)
 
     def until(event: LinkEvent) -> None:
-        over = time.monotonic() + 20
+        over = time.monotonic() + 60
         while event not in list(link.events()):
             assert time.monotonic() < over, event
             link.wait(0.1)
@@ -64,11 +64,12 @@ def test_it_wakes_up_to_what_was_said_meanwhile(
         assert link.send([b"flc\x02", b"a word"])
     until(LinkEvent.DISCONNECTED)
     hub.send_signal(signal.SIGCONT)
-    until(LinkEvent.CONNECTED)
-    assert link.send([b"flc\x02", b"are you there?"])
-    over = time.monotonic() + 20
+    over = time.monotonic() + 60
     while [b"flc\x02", b"are you there?"] not in list(link.receive()):
         assert hub.poll() is None, f"it has ended with {hub.returncode}"
         assert time.monotonic() < over
+        link.send(
+            [b"flc\x02", b"are you there?"]
+        )  # lost where a slow machine's heartbeats are late
         link.wait(0.1)
     link.close()

@@ -64,7 +64,6 @@ def test_the_bytes_of_a_frame_are_counted_exactly(sockets, size: int):
     hub = open_hub(sockets)
     link = sockets.connect("pi-01")
     sockets.peer_of(link)
-    time_out = time.monotonic() + 10
     (one,) = connections(hub)
     handshake, ours = 0, guard_of(hub)._ours[one.fd]
 
@@ -73,7 +72,7 @@ def test_the_bytes_of_a_frame_are_counted_exactly(sockets, size: int):
 
     sockets.pump(lambda: one.settled > 0)
     handshake = difference()
-    assert 200 < handshake < 2000 and time.monotonic() < time_out
+    assert 200 < handshake < 2000
     for number in range(20):
         sockets.pump(lambda: link.send([b"pre", b"x", bytes(size)]))
         sockets.pump(lambda at=number: len(sockets.received) > at + 1)
@@ -117,7 +116,7 @@ def test_a_loop_that_stands_still_loses_no_honest_peer(sockets):
         assert good.send(frames)
     for _ in range(200):
         bad.send([b"pre", b"flood", bytes(LARGE)])
-    until = time.monotonic() + 10
+    until = time.monotonic() + 60
     while LinkEvent.DISCONNECTED not in sockets.events[id(bad)]:  # without the hub's loop
         assert time.monotonic() < until
         bad.wait(0.01)
@@ -155,11 +154,10 @@ def test_the_connections_of_a_revoked_key_end(sockets, tmp_path: Path):
         Keyring(tmp_path / "keys").revoke(name)
     began = time.monotonic()
     assert keyring.refresh(now=1.0)
-    for name in ("bad", "eye"):
-        link = links[name]
-        sockets.pump(lambda it=link: LinkEvent.DISCONNECTED in sockets.events[id(it)])
-        assert time.monotonic() - began < 3
-        sockets.pump(lambda it=link: LinkEvent.KEY_REFUSED in sockets.events[id(it)])
+    for event in (LinkEvent.DISCONNECTED, LinkEvent.KEY_REFUSED):
+        for link in (links["bad"], links["eye"]):
+            sockets.pump(lambda it=link, said=event: said in sockets.events[id(it)])
+        assert event is LinkEvent.KEY_REFUSED or time.monotonic() - began < 3
     assert sockets.events[id(links["good"])] == [LinkEvent.CONNECTED]
 
 
@@ -231,7 +229,7 @@ def test_a_peer_that_floods_and_hangs_up_does_not_end_the_process():
             sock.curve_publickey = pair.public.encode()
             sock.curve_secretkey = pair.secret.encode()
             sock.connect(f"tcp://{endpoint}")
-            assert sock.poll(10_000, zmq.POLLOUT)
+            assert sock.poll(60_000, zmq.POLLOUT)
             for _ in range(1_000):
                 sock.send_multipart([b"flc\x02", b"a word"])
             time.sleep(0.3)  # two of its heartbeats

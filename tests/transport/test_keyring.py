@@ -400,7 +400,7 @@ def test_many_processes_join_with_one_token(tmp_path):
     ]
     for child in children:
         child.start()
-    names = [results.get(timeout=30) for _ in children]
+    names = [results.get(timeout=100) for _ in children]
     for child in children:
         child.join()
     assert sorted(name for name in names if name) == ["pi-01", "pi-02", "pi-03"]

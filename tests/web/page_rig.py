@@ -97,7 +97,7 @@ class Page:
         )
         wait_for(lambda: self._server.started, "the page")
 
-    def until(self, what: Callable[[str], Any], path: str = "/", within_s: float = 60.0) -> str:
+    def until(self, what: Callable[[str], Any], path: str = "/", within_s: float = 120.0) -> str:
         """The page, once it says that."""
         found = ""
 

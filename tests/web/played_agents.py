@@ -45,7 +45,8 @@ class Play:
 
 
 class PlayedWorker:
-    """Takes `batch_s` for each of ten steps; an update is the model, a little moved."""
+    """Takes `batch_s` for each of ten steps, as it is at the moment: a step that would last long
+    ends when it is made short. An update is the model, a little moved."""
 
     def __init__(self, play: Play) -> None:
         self.pid: int | None = None
@@ -53,7 +54,7 @@ class PlayedWorker:
         self._play = play
         self._job: Any = None
         self._fd: int | None = None
-        self._step, self._next = 0, 0.0
+        self._step, self._stepped = 0, 0.0
 
     @property
     def busy(self) -> bool:
@@ -61,15 +62,16 @@ class PlayedWorker:
 
     def submit(self, job: Any, fd: int | None = None) -> None:
         self._job, self._fd = job, fd
-        self._step, self._next = 0, time.monotonic()
+        self._step, self._stepped = 0, float("-inf")
 
     def events(self) -> list[tuple[Any, int | None]]:
         if not isinstance(self._job, TrainJob) or self._step == STEPS:
             return [] if self._job is None else self._ended()
-        if time.monotonic() < self._next:
+        now = time.monotonic()
+        if now < self._stepped + float(self._play().get("batch_s", 0.02)):
             return []
         self._step += 1
-        self._next = time.monotonic() + float(self._play().get("batch_s", 0.02))
+        self._stepped = now
         return [(Stepped(step=self._step, steps=STEPS, loss=1.0 / self._step), None)]
 
     def _ended(self) -> list[tuple[Any, int | None]]:

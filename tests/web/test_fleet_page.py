@@ -11,9 +11,11 @@ from html.parser import HTMLParser
 from typing import Any
 
 import httpx
+import pytest
 from page_rig import NAMES, Page, PlayedFleet, enrol
 from real_fleet import wait_for
 
+pytestmark = pytest.mark.timeout(400)
 HOSTILE = (
     "<script>alert(1)</script>\"'&<img src=x onerror=alert(2)>\x1b[31m\u202egnihtyna\u2066\x00"
 )
@@ -101,12 +103,12 @@ def test_cordon_and_uncordon(fleet: PlayedFleet, page: Page):
     """The order is given, answered in words, and seen at once; an unknown agent is named."""
     answer = page.client.post("/agents/pi-01/cordon", headers={"hx-request": "true"})
     assert answer.status_code == 200 and "held back" in answer.text
-    held = page.until(lambda t: "❚❚ cordoned" in row_of(t, "pi-01"), within_s=10)
+    held = page.until(lambda t: "❚❚ cordoned" in row_of(t, "pi-01"))
     row = row_of(held, "pi-01")
     assert 'data-cordoned="yes"' in row
     assert 'data-bad="0"' in row and "flctl uncordon" not in row
     assert page.client.post("/agents/pi-01/uncordon").status_code == 200
-    page.until(lambda t: 'data-cordoned="no"' in row_of(t, "pi-01"), within_s=10)
+    page.until(lambda t: 'data-cordoned="no"' in row_of(t, "pi-01"))
     answer = page.client.post("/agents/pi-99/cordon", headers={"hx-request": "true"})
     assert answer.status_code == 400 and "No agent is enrolled as pi-99" in answer.text
 
@@ -127,6 +129,7 @@ def test_a_read_key_changes_nothing(fleet: PlayedFleet, reader: Page):
 
 def test_one_subscription_however_many_pages_are_open(fleet: PlayedFleet, page: Page):
     """The sixty-fifth page is refused, and the others go on."""
+    wait_for(lambda: len(page.site.viewers) == 0, "those of earlier tests have left")
     with httpx.Client(base_url=page.url, timeout=30) as client:
         streams = [client.stream("GET", "/events?topics=fleet") for _ in range(64)]
         answers = [each.__enter__() for each in streams]
@@ -134,7 +137,7 @@ def test_one_subscription_however_many_pages_are_open(fleet: PlayedFleet, page: 
         assert client.get("/events").status_code == 503
         for each in streams:
             each.__exit__(None, None, None)
-    wait_for(lambda: len(page.site.viewers) == 0, "they have left", 30)
+    wait_for(lambda: len(page.site.viewers) == 0, "they have left")
 
 
 def test_a_page_that_does_not_read_is_let_go(fleet: PlayedFleet, page: Page, monkeypatch):
@@ -143,7 +146,7 @@ def test_a_page_that_does_not_read_is_let_go(fleet: PlayedFleet, page: Page, mon
     with socket.create_connection(("127.0.0.1", httpx.URL(page.url).port)) as slow:
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
         slow.sendall(b"GET /events?topics=noise HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        wait_for(lambda: page.site.viewers.wants("noise"), "it is there", 10)
+        wait_for(lambda: page.site.viewers.wants("noise"), "it is there")
         until = time.monotonic() + 30
         while page.site.viewers.wants("noise") and time.monotonic() < until:
             page.site.publish("noise", "x", "y" * 100_000)
@@ -221,9 +224,12 @@ def test_an_agent_that_was_lost_before_a_restart_is_not_a_stranger(fleet: Played
     enrol(fleet, fleet.folder / "never.key", "never", "agent")
     fleet.start_played("pi-09", process="gone")
     book = fleet.state / "alerts.json"
-    wait_for(lambda: "pi-09" in json.loads(book.read_text())["expected"], "the book has it", 90)
+    wait_for(
+        lambda: book.exists() and "pi-09" in json.loads(book.read_text())["expected"],
+        "the book has it",
+    )
     fleet.kill("gone")
-    wait_for(lambda: "pi-09" in json.loads(book.read_text())["heard"], "its loss is there", 90)
+    wait_for(lambda: "pi-09" in json.loads(book.read_text())["heard"], "its loss is there")
     fleet.kill("coordinator")
     fleet.start_coordinator()
     row = row_of(page.until(lambda t: "not heard since" in row_of(t, "pi-09")), "pi-09")

@@ -39,7 +39,7 @@ def begin(fleet: PlayedFleet, page: Page, **more: Any) -> str:
 
 
 def ended(page: Page, run: str) -> str:
-    return page.until(lambda t: "✓</span> finished" in t, f"/runs/{run}", 120)
+    return page.until(lambda t: "✓</span> finished" in t, f"/runs/{run}", 200)
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ def test_downloads_at_a_time_are_bounded(page: Page, run: str, monkeypatch):
 
 def test_a_slow_agent_is_named_and_the_run_is_stopped_and_resumed(fleet: PlayedFleet, page: Page):
     """The page says for whom the round waits and until when, with its progress."""
-    fleet.play("pi-02", batch_s=2.0)
+    fleet.play("pi-02", batch_s=60.0)  # until it is made short below
     name = begin(fleet, page, rounds="2")
     text = page.until(
         lambda t: re.search(r"Waiting for .*pi-02", t) and "▶</span> training" in t,
@@ -139,16 +139,16 @@ def test_a_slow_agent_is_named_and_the_run_is_stopped_and_resumed(fleet: PlayedF
     assert answer.status_code == 200 and "can be resumed" in answer.text
     assert "Resume the run" in page.client.get(f"/runs/{name}").text
     assert page.client.post(f"/runs/{name}/stop").status_code == 200  # a second click
-    fleet.play("pi-02", batch_s=0.02)
     for _ in range(2):
         assert page.client.post(f"/runs/{name}/resume").status_code == 200
         assert "</span> running</strong>" in page.client.get(f"/runs/{name}/now").text
+    fleet.play("pi-02", batch_s=0.02)
     ended(page, name)
 
 
 def test_a_run_is_paused_after_its_round_and_resumed(fleet: PlayedFleet, page: Page):
     """The page, the status, the command line and the metrics say so; then it goes on."""
-    fleet.play("pi-02", batch_s=0.5)
+    fleet.play("pi-02", batch_s=60.0)  # the round is open until it is made short below
     name = begin(fleet, page, rounds="3")
     page.until(lambda t: "Pause after this round" in t, f"/runs/{name}")
     page.until(lambda t: "round 1 is open" in t, f"/runs/{name}/now")

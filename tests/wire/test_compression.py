@@ -156,6 +156,7 @@ CONTENT = {
 }
 
 
+@settings(deadline=None)
 @given(data=st.data(), kind=st.sampled_from(["fp16", "int8", "topk"]))
 def test_any_part_is_that_part_of_the_whole(data: st.DataObject, kind: str):
     """Slices of all lengths, over the borders of blocks, in any order."""
