@@ -7,7 +7,6 @@ import fcntl
 import glob
 import itertools
 import os
-import shutil
 import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -44,6 +43,12 @@ def failure(error: OSError, path: Path, doing: str, option: str = "--state") -> 
 
 def absent(path: Path) -> str:
     """Message about a path that does not exist, with a suggestion of what was meant."""
+    if path.is_symlink():
+        try:
+            path.stat()
+        except OSError as error:
+            loop = error.errno == errno.ELOOP
+            return f"a link that leads {'to itself' if loop else f'to nothing: {path.readlink()}'}"
     names: list[str] = []
     with contextlib.suppress(OSError, ValueError):
         longer = sorted(each.name for each in path.parent.glob(f"{glob.escape(path.name)}.*"))
@@ -257,34 +262,6 @@ def page(path: Path, offset: int) -> bytes:
     with explained(path, "read"), path.open("rb") as file:
         file.seek(offset)
         return file.read(PAGE_BYTES)
-
-
-@contextlib.contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
-    """An empty folder that takes the place of `path`, and of a folder there, when the block
-    ends well; however else it ends, nothing is left of it and the old folder is as it was.
-
-    The caller makes what it writes into it durable.
-    """
-    import tempfile  # brings hashlib and random along, which few commands need
-
-    beside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
-    new, old = beside / "new", beside / "old"
-    try:
-        new.mkdir()  # permissions follow the user's umask; mkdtemp makes private folders
-        yield new
-        sync_folder(new)
-        try:
-            if path.exists():
-                path.rename(old)
-            new.rename(path)
-        except BaseException:
-            if old.exists() and not path.exists():
-                old.rename(path)
-            raise
-        sync_folder(path.parent)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
 
 
 _LOCK_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW

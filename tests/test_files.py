@@ -260,43 +260,6 @@ def test_a_lock_in_a_folder_that_is_not_there_is_explained(tmp_path):
     assert not files.is_locked(tmp_path / "absent" / "lock")
 
 
-@pytest.mark.parametrize("before", [None, {}, {"old": b"1"}])
-def test_a_folder_takes_its_place_as_a_whole(tmp_path, before):
-    """Also that of another folder, of which nothing is left."""
-    place = tmp_path / "shares"
-    if before is not None:
-        place.mkdir()
-        for name, content in before.items():
-            (place / name).write_bytes(content)
-    with files.new_folder(place) as folder:
-        (folder / "new").write_bytes(b"2")
-    assert list(tmp_path.iterdir()) == [place]
-    assert [path.name for path in place.iterdir()] == ["new"]
-
-
-@pytest.mark.parametrize("fault", [ValueError, KeyboardInterrupt])
-@pytest.mark.parametrize("at", ["write", "rename"])
-def test_a_folder_that_is_not_finished_leaves_the_old_one(tmp_path, monkeypatch, fault, at):
-    """Wherever it ends: while it is written, or between the two renames."""
-    place = tmp_path / "shares"
-    place.mkdir()
-    (place / "old").write_bytes(b"1")
-    real = Path.rename
-
-    def rename(self, target):
-        if at == "rename" and self.name == "new":
-            raise fault
-        return real(self, target)
-
-    monkeypatch.setattr(Path, "rename", rename)
-    with pytest.raises(fault), files.new_folder(place) as folder:
-        (folder / "new").write_bytes(b"2")
-        if at == "write":
-            raise fault
-    assert list(tmp_path.iterdir()) == [place]
-    assert (place / "old").read_bytes() == b"1"
-
-
 KILLED = """
 import os, signal, sys
 from pathlib import Path
@@ -380,3 +343,12 @@ def test_a_path_that_is_not_there_comes_with_what_may_be_meant(tmp_path, typed, 
         files.expect_path(tmp_path / typed, "--data X")
     hint = f"; did you mean {tmp_path / meant}?" if meant else ""
     assert str(refused.value) == f"--data X: no such file or folder{hint}"
+
+
+@pytest.mark.parametrize(("target", "says"), [("link", "to itself"), ("gone", "to nothing: gone")])
+def test_a_link_without_a_file_is_called_that(tmp_path, target, says):
+    """It was 'no such file', with the same name as what may be meant."""
+    (tmp_path / "link").symlink_to(target)
+    with pytest.raises(UsageError) as refused:
+        files.expect_path(tmp_path / "link", "--data link")
+    assert str(refused.value) == f"--data link: a link that leads {says}"

@@ -19,8 +19,9 @@ from flctl.coordinator.store.folder import all_runs
 from flctl.coordinator.store.journal import verdict
 from flctl.core.chain import verify, whole_lines
 from flctl.errors import FlctlError, StateError, UsageError, decoded, one_line, printable
-from flctl.files import explained, make_folder, new_folder, sync_folder
+from flctl.files import explained, make_folder, sync_folder
 from flctl.fleet.backup import ABOUT, BLOCK, FORMAT, NAME, PARTS, SINGLE, About
+from flctl.folders import new_folder
 from flctl.transport import allowlist
 from flctl.transport.keypair import PUBLIC, load_or_make
 

@@ -1,6 +1,7 @@
 """Rows of a table that cannot be read: left out, named and counted, unless they are many."""
 
 import csv
+import io
 import logging
 import os
 from collections.abc import Collection, Iterator
@@ -15,6 +16,9 @@ logger = logging.getLogger(__name__)
 MOST = 0.1
 """Share of a file's rows; with more of them bad, it is refused."""
 NAMED = 3
+BYTE_ORDERS = (b"\xff\xfe", b"\xfe\xff")
+MARKLESS = {b"\1\0\1\0": "LE", b"\0\1\0\1": "BE"}
+"""UTF-16 by which of the first four bytes are not zero."""
 
 
 class BadRows(dict[int, str]):
@@ -61,7 +65,7 @@ def read_rows(path: Path, numbers: Collection[str] = ()) -> list[dict[str, Any]]
     try:
         if path.exists() and not path.is_file():
             raise DataError(f"{path}: is not a regular file")
-        with path.open(newline="", encoding="utf-8-sig") as file:
+        with open_text(path) as file:
             names = next(csv.reader([file.readline()]), [])
         for line, row in rows_below(path, bad, len(names)):
             try:
@@ -81,7 +85,7 @@ def rows_below(
     """Rows of a CSV file below its first line that have `width` values, each with its line; others
     go into `bad`. None spans lines: a quotation mark that is not closed costs its own row."""
     longest = csv.field_size_limit()
-    with path.open(newline="", encoding="utf-8-sig") as file:
+    with open_text(path) as file:
         for at, line in enumerate(file, 1):
             text = (line.replace(",", ".") if delimiter == ";" else line).rstrip("\r\n")
             if at == 1 or not text:
@@ -101,11 +105,25 @@ def rows_below(
                 bad[at] = f"has {counted(len(row), 'value')}, the first line names {width}"
 
 
+def open_text(path: Path, newline: str | None = "") -> io.TextIOWrapper:
+    """A CSV file in UTF-8. Raises OSError, DataError for one in UTF-16."""
+    file = path.open("rb")
+    start = file.peek(4)[:4]
+    form = "" if start[:2] in BYTE_ORDERS else MARKLESS.get(bytes(map(bool, start)))
+    if form is None:
+        return io.TextIOWrapper(file, encoding="utf-8-sig", newline=newline)
+    file.close()
+    raise _not_utf8(path, f"UTF-16{form}")
+
+
+def _not_utf8(path: Path, form: str) -> DataError:
+    return DataError(f"{path}: is not UTF-8; convert it: iconv -f {form} -t UTF-8 {path.name}")
+
+
 def unreadable(path: Path, error: OSError | UnicodeDecodeError | csv.Error) -> DataError:
     """What to say of a CSV file that raised `error`."""
     if isinstance(error, UnicodeDecodeError):
-        form = "UTF-16" if error.object[:2] in (b"\xff\xfe", b"\xfe\xff") else "LATIN1"
-        return DataError(f"{path}: is not UTF-8; convert it: iconv -f {form} -t UTF-8 {path.name}")
+        return _not_utf8(path, "LATIN1")
     why = error.strerror if isinstance(error, OSError) else f"line 1: {one_line(error)}"
     return DataError(f"{path}: cannot be read: {why}")
 

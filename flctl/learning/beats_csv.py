@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from flctl.errors import DataError, NothingToUse, one_line
 from flctl.formats import counted
-from flctl.learning.bad_rows import MOST, BadRows
+from flctl.learning.bad_rows import MOST, BadRows, open_text, unreadable
 from flctl.learning.beats import LIMIT_BYTES, WINDOW, Array, Beats
 from flctl.learning.beats_layout import apply, find_layout
 from flctl.learning.csv_form import MANY, MISSING, Form, form_of, number, thousands
@@ -45,12 +45,8 @@ def read_csv(path: Path, labelled: bool = True, read_as: ReadAs = AS_IT_IS) -> B
     bad = BadRows()
     try:
         table = _read(path, labelled, bad)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path}: not a CSV file: it is not text in UTF-8; save it with that encoding"
-        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise unreadable(path, error) from error
     x, form = table.x, table.form
     layout = find_layout(x, read_as.r_at)
     apply(layout, x)
@@ -84,7 +80,7 @@ class _Table(NamedTuple):
 def _read(path: Path, labelled: bool, bad: BadRows) -> _Table:
     """Samples as they stand there, classes and intervals, but for what is added to `bad`."""
     most = _lines(path)
-    with path.open(encoding="utf-8-sig") as file:
+    with open_text(path, newline=None) as file:
         lines = (
             (at, line)
             for at, line in enumerate(file, start=1)

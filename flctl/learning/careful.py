@@ -5,15 +5,17 @@ others.
 Which ones are left out depends on the data alone, not on the order of the batches.
 """
 
+import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from flctl.errors import FlctlError, is_out_of_memory, one_line
+from flctl.errors import DataError, FlctlError, is_out_of_memory, one_line
+from flctl.learning.bad_rows import NAMED
 from flctl.learning.examples import Batch, Examples
 from flctl.learning.guard import reason
 from flctl.learning.task import Task
@@ -46,6 +48,26 @@ class OneByOne:
         if not _is_finite(x):
             return Broken(index, "it holds NaN or infinite numbers")
         return index, (x, y)
+
+
+def unread(parts: Iterable[Examples], until: float) -> dict[str, int]:
+    """What an `Origin` says of those that cannot be read, of as many as are tried `until` then.
+    Raises DataError where none can be read."""
+    broken, tried, of = list[str](), 0, 0
+    for examples in (part for part in parts if part.items is not None):
+        one, of = OneByOne(examples), of + len(examples)
+        for at in range(len(examples)):
+            if tried and time.monotonic() > until:
+                break
+            tried += 1
+            if isinstance(item := one[at], Broken):
+                broken.append(f"{examples.name(at)}: {item.why}")
+    if broken and len(broken) == of:
+        raise DataError(f"no example of {of} can be read; {broken[0]}")
+    first = "" if tried == of else f" (of the first {tried:,})"
+    more = f" and {len(broken) - NAMED} more" if len(broken) > NAMED else ""
+    named = "; ".join(one_line(each, 160) for each in broken[:NAMED])
+    return {f"examples that cannot be read{first}: {named}{more}": len(broken)} if broken else {}
 
 
 class Careful:

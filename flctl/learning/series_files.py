@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from flctl.errors import DataError, NeedsExtra, OtherData, one_line
 from flctl.files import absent
-from flctl.learning.bad_rows import BadRows, rows_below, unreadable
+from flctl.learning.bad_rows import BadRows, open_text, rows_below, unreadable
 from flctl.learning.csv_form import MISSING
 from flctl.learning.series_args import SeriesArgs
 
@@ -164,7 +164,7 @@ def _date(value: Any) -> float:
 
 
 def _of_csv(file: Path, bad: BadRows) -> tuple[list[str], Rows]:
-    with file.open(newline="", encoding="utf-8-sig") as lines:
+    with open_text(file) as lines:
         head = lines.readline()
     delimiter = max(",;\t", key=head.count)
     names = [name.strip() for name in next(csv.reader([head], delimiter=delimiter), [])]

@@ -29,7 +29,10 @@ def chosen_parts(task: Task, data: Path | None, split: str) -> dict[str, Example
         return {"all": concatenate(parts, str(data or "the task's data")), **tests}
     chosen = {name: part for name, part in tests.items() if split in ("auto", name)}
     if not chosen and tests:
-        raise UsageError(f"--split {split}: there are {', '.join((*SPLITS, *tests))}")
+        raise UsageError(
+            f"--split {split}: not in {data or 'the data that come with the task'}, which have "
+            f"{', '.join((*SPLITS, *tests))}; name other data with --data"
+        )
     if not chosen:
-        raise DataError(f"{data or 'these data'}: nothing to test on; try --split train")
+        raise DataError(f"{data or 'these data'}: nothing to test on; try --split train, or --data")
     return chosen

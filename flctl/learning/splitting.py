@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from flctl.errors import UsageError
-from flctl.files import expect_path, explained, make_folder, new_folder
+from flctl.files import expect_path, explained, make_folder
+from flctl.folders import new_folder
 from flctl.learning.dealing import DataSet, find_task, read_data
 from flctl.learning.task import Task, load_task
 from flctl.run_toml import toml_value

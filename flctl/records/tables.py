@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import TypeAlias
 
 from flctl.core.events import Participant, RoundCommitted, Score
-from flctl.core.metrics import computed, named
+from flctl.core.metrics import is_defined, named
 from flctl.wire.messages import VALIDATION, Metrics
 
 Row: TypeAlias = dict[str, str | float | None]
@@ -90,12 +90,14 @@ def by_agents(event: RoundCommitted) -> bool:
 
 
 def _validation(score: Score | None, names: Sequence[str]) -> Row:
-    found = score.validation if score is not None and score.chosen_on == VALIDATION else None
-    there = computed(found.values) if found else {}
-    return {name: there.get(name) for name in names}
+    chosen = score is not None and score.chosen_on == VALIDATION
+    return _known(score.validation if score and chosen else None, names)
 
 
 def _figures(found: Metrics | None, names: Sequence[str]) -> Row:
-    there = computed(found.values) if found else {}
-    values = {name: there.get(name) for name in names}
-    return {**values, "test_examples": found.examples if found else None}
+    return {**_known(found, names), "test_examples": found.examples if found else None}
+
+
+def _known(found: Metrics | None, names: Sequence[str]) -> Row:
+    values = found.values if found else {}
+    return {name: v if is_defined(v := values.get(name)) else None for name in names}

@@ -20,7 +20,8 @@ from flctl.core.events import RoundCommitted, RoundsWithdrawn
 from flctl.core.metrics import computed
 from flctl.core.stream import Published
 from flctl.errors import StateError, UsageError
-from flctl.files import explained, new_folder
+from flctl.files import explained
+from flctl.folders import new_folder
 from flctl.records.tables import by_agents, training_loss
 from flctl.wire.messages import VALIDATION
 

@@ -1,21 +1,30 @@
 """What `flctl data` reads, shows and divides."""
 
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace as replaced
+
 import flctl
-from flctl.errors import DataError, UsageError
-from flctl.files import explained, make_folder, new_folder, replace
+from flctl.errors import UsageError
+from flctl.files import explained, make_folder, replace
+from flctl.folders import new_folder
 from flctl.learning.dealing import TRAIN, Plan, count, kinds_of, write_shares
 from flctl.learning.manifest import MANIFEST, PICTURE, Manifest, check_place, read_manifest
+from flctl.learning.origin import Origin
 from flctl.learning.source import parts_of
 from flctl.learning.splitting import read_named, split_command, split_settings
 from flctl.records.plots.data import can_draw, draw_data, draw_shares
 from flctl.records.plots.style import needs_matplotlib, picture_path
 from flctl.terminal import data_tables, output
+from flctl.terminal.patience import waiting
 from flctl.wire.messages import VALIDATION
+
+LOOKING_S = 60
+"""Time for the examples that are read one by one; a picture of 12 megapixels takes 0.05 s."""
 
 
 def describe(
@@ -36,20 +45,21 @@ def describe(
     if found.train is not None:
         training, validation = parts_of(learnt, data, found.train)
         shown = {TRAIN: training, **({VALIDATION: validation} if validation else {}), **found.tests}
-    if (train := found.train) is not None and train.items is not None:
-        from flctl.learning.careful import Broken, OneByOne
-
-        one, n = OneByOne(train), len(train)
-        if all(isinstance(one[at], Broken) for at in range(n)):
-            raise DataError(f"no example of {n} can be read; {train.name(0)}: {one[0][1]}")
     kinds = kinds_of(learnt, shown.values())
     parts = {part: count(examples, kinds) for part, examples in shown.items()}
     title = f"Data of task {name}" if data is None else f"{data.name} (task {name})"
     if png is not None:
         draw_data(png, title, kinds.noun, kinds.names, parts)
-    origins = found.cases.origins if found.cases else learnt.origins(data)
+    origins = list(found.cases.origins if found.cases else learnt.origins(data))
+    if any(part.items is not None for part in shown.values()):
+        from flctl.learning.careful import unread
+
+        with waiting(f"reading the examples of {title}"):
+            broken = unread(shown.values(), time.monotonic() + LOOKING_S)
+        first = origins.pop(0) if origins else Origin(file=str(data or name))
+        origins.insert(0, replaced(first, left_out={**first.left_out, **broken}))
     if json:
-        result = {"path": data and str(data), "task": name, "parts": parts, "read": list(origins)}
+        result = {"path": data and str(data), "task": name, "parts": parts, "read": origins}
         output.print_json(result)
         return
     data_tables.show_data(title, kinds.noun, kinds.names, parts)

@@ -23,18 +23,30 @@ if TYPE_CHECKING:
 
 
 RED, PLAIN = "\x1b[31m", "\x1b[0m"
+LARGEST = msgspec.json.encode(sys.float_info.max)
 ENDLESS = 100_000
 """Columns of a file or a pipe: nothing is wrapped there, left out or padded."""
 
 
 def print_json(value: Any, indent: bool | None = None) -> None:
-    """`value` on stdout: on one line, or indented, as people at a terminal like it."""
+    """`value` on stdout: on one line, or indented, as people at a terminal like it. A figure that
+    could not be computed, or of a model that has diverged, is null."""
     if indent is None:
         indent = sys.stdout.isatty()
     data = msgspec.json.encode(value)
+    if LARGEST in data:
+        data = msgspec.json.encode(_known(msgspec.json.decode(data)))
     text = (msgspec.json.format(data, indent=2) if indent else data).decode()
     sys.stdout.write("\n".join(map(_escaped, text.split("\n"))) + "\n")
     sys.stdout.flush()
+
+
+def _known(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _known(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_known(each) for each in value]
+    return None if isinstance(value, float) and abs(value) == sys.float_info.max else value
 
 
 def _escaped(line: str) -> str:

@@ -173,6 +173,9 @@ def test_what_a_run_was_measured_on_comes_first(flctl, tmp_path, beats):
     for split in ("train", "validation"):
         of = flctl("evaluate", run / "last.safetensors", "--split", split, "--json").out
         assert json.loads(of)["data"] == str(data)
+    wrong = flctl("evaluate", run / "last.safetensors", "--split", "unseen")
+    said = f"--split unseen: not in {tests}, which have auto, train, validation, all, later"
+    assert (wrong.code, wrong.complaint) == (2, f"{said}; name other data with --data")
     tests.unlink()
     assert f"\nmeasured on {data}, " in flctl("evaluate", run / "last.safetensors").out
 

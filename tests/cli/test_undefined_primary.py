@@ -66,3 +66,21 @@ def test_a_run_without_a_primary_figure_has_no_best_round_and_says_so(flctl, wat
     ask = "runs", "export", end["run"], "--which", "best", "--format", "safetensors"
     done = flctl(*ask, *state)
     assert done.code == 2 and WHY in done.complaint and "--which last" in done.complaint
+
+
+def test_what_has_no_value_is_null_in_json_and_empty_in_csv(flctl, watch, tmp_path):
+    """JSON had -1.8e308: programs drew it."""
+    state = "--state", tmp_path / "s"
+    printed = flctl("train", "--task", watch, "--virtual", 2, "--rounds", 1, *state, "--json").out
+    end = json.loads(printed.splitlines()[-1])
+    validation = "evaluate", end["checkpoint"], "--task", watch, "--split", "validation"
+    for done in (
+        flctl("runs", "show", end["run"], *state, "--json"),
+        flctl(*validation, "--json"),
+        flctl("runs", "export", end["run"], *state, "--format", "csv", "--out", "-"),
+    ):
+        assert done.code == 0, done.err
+        printed += done.out
+    assert "e308" not in printed
+    assert json.loads(flctl(*validation, "--json").out)["values"]["auroc"] is None
+    assert "  - (0.500)  " in flctl(*validation).out

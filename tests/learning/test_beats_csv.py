@@ -111,7 +111,7 @@ NAMES = ",".join(["sample"] * 188)
         (f"{NAMES}\n{ROW},0\n{ROW},x", "line 3 has 'x' in column 188"),
         (f"{ROW},9", "line 1 has the class 9"),
         (f"{ROW},0\n{ROW.replace('1', 'nan')},0", "line 2 lacks numbers"),
-        (b"\xff\xfe\x00", "it is not text"),
+        (b"\xff\xfe\x00", "is not UTF-8"),
     ],
 )
 def test_a_bad_file_is_an_error_of_one_line(tmp_path, content, message):
@@ -491,7 +491,8 @@ def test_excels_first_line_bars_and_a_column_of_decimal_commas_are_read(tmp_path
     [
         (lines_of(np.c_[beats(30), Y, Y]), "189 columns; .* a first row of names"),
         (lines_of(np.c_[beats(30), Y - 1]), "6 of 30 rows .* line 1 has the class -1"),
-        (lines_of(beats(3)).encode("utf-16"), "not text in UTF-8"),
+        (lines_of(beats(3)).encode("utf-16"), "iconv -f UTF-16 -t UTF-8 b.csv$"),
+        (lines_of(beats(3)).encode("utf-16-be"), "iconv -f UTF-16BE -t UTF-8 b.csv$"),
     ],
 )
 def test_a_line_says_what_to_do(tmp_path, text, message):

@@ -1,6 +1,7 @@
 """Task `images`: folders of classes, and images that a stranger may have put there."""
 
 import io
+import json
 import os
 import struct
 import zlib
@@ -15,6 +16,7 @@ from flctl.learning import pictures
 from flctl.learning.loader import in_order
 from flctl.learning.pictures import decode, list_folder
 from flctl.learning.task import initial_model, load_task
+from flctl.terminal import datasets
 from flctl.terminal.datasets import describe
 
 
@@ -84,11 +86,27 @@ def test_images_none_of_which_can_be_read_are_one_line(zoo):
     describe(zoo, "images", {}, None, json=False)  # one can be read
     (zoo / "dog/3.jpg").write_bytes(b"junk")
     why = r"\w+/0.\w+, 4 bytes \(.*\): cannot be read: cannot identify image file$"
-    with pytest.raises(DataError, match=f"no example of 8 can be read; {why}"):
+    with pytest.raises(DataError, match=f"no example of 10 can be read; {why}"):
         describe(zoo, "images", {}, None, json=False)
     task = images(zoo)
     with pytest.raises(TaskError, match=f"'images', .*: no example of 8 can be read; {why}"):
         list(in_order(task, task.train_data(zoo), 4))
+
+
+def test_describe_counts_and_names_broken_images(zoo, capsys, monkeypatch):
+    """Of all parts; it said nothing of them. Where there are too many to read, of how many."""
+    for name in ("cat/1.png", "cat/4.png", "dog/0.jpg", "dog/1.jpg"):
+        (zoo / name).write_bytes(b"junk")
+    describe(zoo, "images", {}, None, json=False)
+    out = capsys.readouterr().out
+    assert "Read: left out: examples that cannot be read: cat/1.png, 4 bytes (" in out
+    assert "; dog/1.jpg, 4 bytes (" in out and "image file and 1 more (4)" in out
+    monkeypatch.setattr(datasets, "LOOKING_S", -1)
+    (zoo / "cat" / "0.png").write_bytes(b"junk")
+    describe(zoo, "images", {}, None, json=True)
+    (read,) = json.loads(capsys.readouterr().out)["read"]
+    ((why, count),) = read["left_out"].items()
+    assert why.startswith("examples that cannot be read (of the first 1): cat/0.png") and count == 1
 
 
 def test_every_kind_of_pixel_becomes_rgb(tmp_path):

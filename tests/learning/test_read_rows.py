@@ -53,11 +53,12 @@ def test_a_pipe_is_not_waited_for_and_another_encoding_is_named(tmp_path):
     os.mkfifo(tmp_path / "pipe.csv")
     with pytest.raises(flctl.DataError, match=r"pipe\.csv: is not a regular file"):
         flctl.read_rows(tmp_path / "pipe.csv")
-    (tmp_path / "t.csv").write_bytes("name\nMüller\n".encode("latin1"))
-    with pytest.raises(
-        flctl.DataError, match=r"is not UTF-8; convert it: iconv -f LATIN1 -t UTF-8 t\.csv"
-    ):
-        flctl.read_rows(tmp_path / "t.csv")
+    for form, name in (("latin1", "LATIN1"), ("utf-16-le", "UTF-16LE")):
+        (tmp_path / "t.csv").write_bytes("name\nMüller\n".encode(form))
+        with pytest.raises(
+            flctl.DataError, match=rf"is not UTF-8; convert it: iconv -f {name} -t UTF-8 t\.csv$"
+        ):
+            flctl.read_rows(tmp_path / "t.csv")
 
 
 @pytest.mark.parametrize("name", ["regression/flctl_energy", "anomaly/flctl_pump"])

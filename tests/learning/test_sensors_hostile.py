@@ -133,11 +133,11 @@ def test_a_field_that_is_too_long_is_a_broken_row(tmp_path, quote):
     assert "line 52 has a field larger than field limit (131072)" in said
 
 
-@pytest.mark.parametrize("form", ["utf-16", "latin1"])
+@pytest.mark.parametrize("form", ["utf-16", "utf-16-le", "utf-16-be", "latin1"])
 def test_another_encoding_is_named_with_how_to_convert_it(tmp_path, form):
     path = table(tmp_path / "pi.csv", [(i, 1, 2, "grün") for i in range(100)])
     path.write_bytes(path.read_text().encode(form))
-    name = {"latin1": "LATIN1"}.get(form, "UTF-16")
+    name = {"latin1": "LATIN1", "utf-16": "UTF-16"}.get(form, form.upper().replace("16-", "16"))
     said = f"pi.csv: is not UTF-8; convert it: iconv -f {name} -t UTF-8 pi.csv$"
     with pytest.raises(DataError, match=said):
         settled(path)

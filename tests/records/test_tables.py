@@ -37,7 +37,7 @@ def test_an_agent_of_a_round_is_a_row(make_round):
 def test_a_figure_that_could_not_be_computed_is_empty(make_round):
     """Not the number that stands for it in JSON."""
     event = make_round(1, 1)
-    values = {**event.metrics.values, "accuracy": -sys.float_info.max}
+    values = {"accuracy": -sys.float_info.max, "loss": sys.float_info.max, "ece": 0.5}
     score = msgspec.structs.replace(event.metrics, values=values)
     (row,) = round_rows([msgspec.structs.replace(event, metrics=score)])
-    assert row["accuracy"] is None and row["loss"] is not None
+    assert (row["accuracy"], row["loss"], row["ece"]) == (None, None, 0.5)
