@@ -17,12 +17,14 @@ from typing import Any
 import numpy as np
 import psutil
 
+WITHIN_S = 240.0
+"""What is waited for on a busy machine: it says that something hangs, not that it is slow."""
 FLCTL = [sys.executable, "-m", "flctl"]
 QUIET = {**os.environ, "NO_COLOR": "1", "COLUMNS": "200", "PYTHONUNBUFFERED": "1"}
 
 
-def wait_for(condition: Callable[[], Any], what: str, within_s: float = 240.0) -> Any:
-    """The first true value of `condition`; fails after `within_s`, on a busy machine, too."""
+def wait_for(condition: Callable[[], Any], what: str, within_s: float = WITHIN_S) -> Any:
+    """The first true value of `condition`; fails after `within_s`."""
     until = time.monotonic() + within_s
     while time.monotonic() < until:
         if value := condition():
@@ -31,7 +33,7 @@ def wait_for(condition: Callable[[], Any], what: str, within_s: float = 240.0) -
     raise AssertionError(f"not within {within_s} s: {what}")
 
 
-def flctl(*arguments: object, within_s: float = 90.0) -> subprocess.CompletedProcess[str]:
+def flctl(*arguments: object, within_s: float = WITHIN_S) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*FLCTL, *map(str, arguments)],
         capture_output=True,
@@ -164,7 +166,7 @@ class RealFleet:
     def kill(self, name: str, number: int = signal.SIGKILL) -> None:
         process = self.processes.pop(name)
         process.send_signal(number)
-        process.wait(60)
+        process.wait(WITHIN_S)
 
     def worker_of(self, name: str) -> psutil.Process | None:
         children = psutil.Process(self.processes[name].pid).children()
@@ -176,7 +178,7 @@ class RealFleet:
                 process.terminate()
         for process in self.processes.values():
             try:
-                process.wait(10)
+                process.wait(WITHIN_S)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()

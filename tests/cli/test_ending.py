@@ -28,9 +28,7 @@ print("over", ending.signal)
 def outcome(body: str, folder: Path) -> list[str]:
     script = LIKE_MAIN.format(body=textwrap.indent(textwrap.dedent(body).strip(), "    "))
     words = [sys.executable, "-c", script]
-    done = subprocess.run(
-        words, cwd=folder, capture_output=True, text=True, timeout=60, check=False
-    )
+    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout.splitlines()
 

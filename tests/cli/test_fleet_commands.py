@@ -7,6 +7,7 @@ import threading
 import time
 
 import pytest
+from real_fleet import WITHIN_S
 
 from flctl.coordinator.main import make_coordinator
 from flctl.core.stream import AgentsAwaited
@@ -114,7 +115,7 @@ class Agent:
         self.link = ZeroMqLink(endpoint, keys, server_keys, uniform=lambda low, _: low)
         self.decode = framing.to_agent()
 
-    def hears(self, kind: type, within_s: float = 20.0):
+    def hears(self, kind: type, within_s: float = WITHIN_S):
         """The next message of this kind."""
         until = time.monotonic() + within_s
         while time.monotonic() < until:
@@ -131,7 +132,7 @@ class Agent:
             session="a" * 32, version="1", role="train", device=device, tasks={},
             server_keys=stored,
         )  # fmt: skip
-        until = time.monotonic() + 20.0
+        until = time.monotonic() + WITHIN_S
         while not self.link.send(framing.encode(hello)):
             assert time.monotonic() < until, "not connected"
             self.link.wait(0.1)

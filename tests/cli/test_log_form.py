@@ -43,7 +43,7 @@ def test_the_warnings_of_a_worker_look_so_too(tmp_path):
     command = ["train", "--local", "1", *task, "--data", str(tmp_path / "pi.csv")]
     done = subprocess.run(
         [sys.executable, "-m", "flctl", *command, "--state", str(tmp_path / "state")],
-        capture_output=True, text=True, timeout=120, check=False,
+        capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     told = f"flctl: {tmp_path}/pi.csv: rows left out: 1: line 10 has 1 value"

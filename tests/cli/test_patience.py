@@ -10,10 +10,10 @@ import time
 from multiprocessing.connection import wait
 from pathlib import Path
 
+from real_fleet import WITHIN_S
+
 from flctl.fleet.context import Context, save_context
 from flctl.transport.keypair import KeyPair
-
-WITHIN_S = 60.0
 
 
 def test_a_person_sees_that_an_answer_is_awaited(tmp_path: Path):

@@ -22,11 +22,10 @@ from typing import NamedTuple
 import psutil
 from blocks import ROOT
 from marks import Saved, Shown, Step, parts
-from real_fleet import wait_for
+from real_fleet import WITHIN_S, free_port, wait_for
 from shapes import missing
 
 PIS = ("pi-01", "pi-02", "pi-03")
-WITHIN_S = 120.0
 READY = r"(?s)" + ".*".join(f"{name} +ready" for name in PIS)
 STAYS = {
     r"flctl coordinator": r"server key +\S+",
@@ -104,8 +103,7 @@ class Reader:
         self._environment = self._machine()
         self._count = 0
         self._staying: list[tuple[str, subprocess.Popen[bytes], Path]] = []
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self._known = {"9000": str(free.getsockname()[1])}
+        self._known = {"9000": str(free_port())}
         self._open()
 
     def read(self, path: Path, page: Page = PLAIN) -> int:
@@ -148,7 +146,7 @@ class Reader:
             for process in self.left():
                 if process.pid != self._bash.pid:
                     process.terminate()  # the agents on the Pis
-            wait_for(lambda: len(self.left()) == 1, "all ends", 30)
+            wait_for(lambda: len(self.left()) == 1, "all ends")
         finally:
             self._kill_all()
             self._bash.communicate()
@@ -185,7 +183,7 @@ class Reader:
             assert not failed, f"{step}: {text}\nexit code {failed}\n{out}"
         else:
             try:
-                out = wait_for(attempt, "", WITHIN_S)
+                out = wait_for(attempt, "")
             except AssertionError:
                 raise AssertionError(f"{step}: {text}\nprints:\n{last[0]}") from None
         if found := RUN.findall(out):
@@ -206,9 +204,7 @@ class Reader:
             )  # fmt: skip
         self._staying.append((f"{step}: {text}", process, log))
         with suppress(AssertionError):
-            wait_for(
-                lambda: process.poll() is not None or re.search(sign, log.read_text()), "", WITHIN_S
-            )
+            wait_for(lambda: process.poll() is not None or re.search(sign, log.read_text()), "")
         assert re.search(sign, log.read_text()), f"{step}: {text}\nprinted:\n{log.read_text()}"
         if process.poll() is not None:
             self._staying.pop()
@@ -231,7 +227,7 @@ class Reader:
         text, process, log = self._staying.pop()
         process.send_signal(signal.SIGINT)
         try:
-            code = process.wait(30)
+            code = process.wait(WITHIN_S)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

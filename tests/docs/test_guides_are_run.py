@@ -12,6 +12,8 @@ from blocks import ROOT
 from reader import PIS, READY, Page, Reader, reader
 
 pytestmark = pytest.mark.timeout(600)
+EXAMPLES = 'tar -C "$CLONE" --exclude __pycache__ -c examples | tar x'
+"""Without what another test writes and renames there while it imports them."""
 
 
 def on_each_pi(found: re.Match[str]) -> str:
@@ -51,7 +53,7 @@ OF_THE_FLEET = {
         given=("mkdir ~/fleet",), afterwards=("flctl keys rotate-server --abort",)
     ),
     "docs/how-to/own-tasks.md": Page(
-        given=('cp -r "$CLONE/examples" .', "flctl keys token >~/token"),
+        given=(EXAMPLES, "flctl keys token >~/token"),
         instead={
             "/data/readings.csv": "examples/machines/flctl_machines/readings.csv",
             "agent …": "agent --coordinator SERVER:7700 --server-key KEY --name machine"

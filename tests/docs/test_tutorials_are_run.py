@@ -6,10 +6,9 @@ import pytest
 from blocks import ROOT
 from marks import READ, steps
 from reader import Page, reader
-from test_guides_are_run import OF_THE_FLEET
+from test_guides_are_run import EXAMPLES, OF_THE_FLEET
 
 pytestmark = pytest.mark.timeout(600)
-EXAMPLES = 'cp -r "$CLONE/examples" .'
 FIRST_ID = "$(flctl alerts | sed -n 's/^ *\\([0-9]\\+\\) .*/\\1/p' | head -1)"
 TABLE = {
     "docs/how-to/alerts.md": Page(

@@ -156,7 +156,6 @@ def test_a_folder_that_is_emptied_pauses_the_run_in_one_sentence(
     assert (history.state, history.round) == ("finished", 3)
 
 
-@pytest.mark.timeout(240)
 def test_local_agents_take_what_is_there(tmp_path: Path, folder: Path) -> None:
     """Processes of their own: what they declared is declared again before an update is offered."""
     changes: Changes = {2: lambda: put(folder, 105), 4: (folder / "104.npz").unlink}

@@ -18,8 +18,6 @@ from flctl.fleet.virtual import VirtualRun
 from flctl.run_toml import from_toml, to_toml
 from flctl.settings import parse
 
-pytestmark = pytest.mark.timeout(240)
-
 ROUNDS = 3
 
 

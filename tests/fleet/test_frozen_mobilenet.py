@@ -18,7 +18,6 @@ from flctl.learning.state import load_state
 from flctl.wire.messages import Shard
 from flctl.worker.jobs import DataSource
 
-pytestmark = pytest.mark.timeout(240)
 CLASSES, TRAIN, TEST, SIZE = 10, 24, 20, 32
 ARGS = {"net": "mobilenet_v3_small", "freeze": True, "size": SIZE, "augment": False}
 ROUNDS, EPOCHS, BATCH, LR = 4, 4, 16, 0.01

@@ -20,7 +20,6 @@ from flctl.learning.state import load_state
 from flctl.learning.whole import frozen_of
 from flctl.wire.parameters import ParameterFile
 
-pytestmark = pytest.mark.timeout(240)
 HEAD = {"head.weight", "head.bias"}
 
 

@@ -16,8 +16,6 @@ from flctl.fleet.virtual import VirtualRun
 from flctl.wire.framing import HEADER_BYTES
 from flctl.wire.messages import MOST_CLASSES, Evaluated, Moments, Sums, WorkKey
 
-pytestmark = pytest.mark.timeout(120)
-
 TASK = """
 import torch
 from torch import nn

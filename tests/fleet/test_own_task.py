@@ -11,7 +11,6 @@ from real_fleet import RealFleet, flctl, json_lines
 
 from flctl.learning.registry import task_digest
 
-pytestmark = pytest.mark.timeout(240)
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "machines"
 
 

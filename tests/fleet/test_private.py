@@ -26,7 +26,6 @@ from flctl.learning.whole import private_path
 from flctl.transport.hub import ZeroMqHub
 from flctl.wire.parameters import ParameterFile
 
-pytestmark = pytest.mark.timeout(240)
 ROUNDS = 4
 
 

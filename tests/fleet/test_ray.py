@@ -9,8 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
@@ -18,11 +17,11 @@ from typing import Any
 
 import psutil
 import pytest
+from real_fleet import WITHIN_S, wait_for
 
 from flctl.coordinator.store.folder import LAST
 from flctl.fleet.site import SiteFacts
 
-pytestmark = pytest.mark.timeout(400)
 RUN = ("--task", "ecg", "--virtual", 8, "--rounds", 6, "--seed", 3,
        "--compression", "topk", "--partition", "dirichlet")  # fmt: skip
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
@@ -67,7 +66,7 @@ class TwoNodes:
 
     def close(self) -> None:
         with self._log, suppress(OSError, subprocess.TimeoutExpired):
-            self._started.communicate(timeout=20)
+            self._started.communicate(timeout=WITHIN_S)
         end(self._started)
 
     def left_behind(self) -> list[str]:
@@ -90,7 +89,7 @@ def end(process: psutil.Process) -> None:
     for each in found:
         with suppress(psutil.NoSuchProcess):
             each.send_signal(signal.SIGKILL)
-    psutil.wait_procs(found, timeout=10)
+    psutil.wait_procs(found, timeout=WITHIN_S)
 
 
 @pytest.fixture(scope="module")
@@ -137,14 +136,7 @@ class Simulated:
 
     def end(self) -> str:
         """What it says on stderr."""
-        return self.process.communicate(timeout=120)[1]
-
-
-def wait_for(look: Callable[[], Any]) -> None:
-    until = time.monotonic() + 120  # a busy machine
-    while not look():
-        assert time.monotonic() < until
-        time.sleep(0.05)
+        return self.process.communicate()[1]
 
 
 def test_a_cluster_gives_the_same_bytes_whatever_happens(
@@ -163,7 +155,7 @@ def test_a_cluster_gives_the_same_bytes_whatever_happens(
     run = stopped.until("update", 1)["run"]
     stopped.process.send_signal(signal.SIGINT)
     assert "resume with" in stopped.end()
-    wait_for(lambda: not cluster.left_behind())
+    wait_for(lambda: not cluster.left_behind(), "the workers to end")
 
     killed = Simulated(state, undo, "--resume", run)
     killed.until("update", 2)
@@ -171,7 +163,7 @@ def test_a_cluster_gives_the_same_bytes_whatever_happens(
     killed.until("update", 3)
     killed.process.kill()
     killed.end()
-    wait_for(lambda: not cluster.left_behind())
+    wait_for(lambda: not cluster.left_behind(), "the workers to end")
 
     assert flctl("train", "--resume", run, "--engine", "processes").code == 0
     made = state / "runs" / run

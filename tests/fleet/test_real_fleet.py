@@ -6,10 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from real_fleet import RealFleet, flctl, json_lines, wait_for
+from real_fleet import WITHIN_S, RealFleet, flctl, json_lines, wait_for
 from safetensors.numpy import load_file
-
-pytestmark = pytest.mark.timeout(240)
 
 
 @pytest.fixture(scope="module")
@@ -92,12 +90,13 @@ def test_kill_9_of_the_coordinator_in_the_middle_of_a_round(fleet: RealFleet):
     wait_for(lambda: fleet.named("round"), "the first round")
     fleet.kill("coordinator")
     fleet.start_coordinator()
-    wait_for(lambda: fleet.processes["train"].poll() is not None, "the end of the run", 120)
+    wait_for(lambda: fleet.processes["train"].poll() is not None, "the end of the run")
     events = fleet.events()
     assert events[-1]["event"] == "finished", events[-3:]
     assert [e["model"] for e in fleet.named("round")] == expected
     run = events[-1]["run"]
-    for name in ("pi-01", "pi-02"):
+    for name in ("pi-01", "pi-02"):  # the last line may come after the end of the run
+        wait_for(lambda name=name: trainings(fleet, name, 4, run), f"the last round of {name}")
         assert [trainings(fleet, name, r, run) for r in (1, 2, 3, 4)] == [1, 1, 1, 1]
     replayed = flctl(
         "runs", "replay", run, "--state", fleet.state,
@@ -113,7 +112,7 @@ def test_a_coordinator_that_stays_away_ends_the_watching_not_the_run(fleet: Real
     wait_for(lambda: fleet.named("waiting"), "the run waits")
     run = fleet.named("begun")[0]["run"]
     fleet.kill("coordinator")
-    assert fleet.processes["train"].wait(60) == 1
+    assert fleet.processes["train"].wait(WITHIN_S) == 1
     said = fleet.events()[-1]["message"]
     assert "the run continues when it is back" in said
     assert f"train --resume {run} --state {fleet.state}" in said
@@ -140,9 +139,9 @@ def test_kill_9_of_a_worker_is_told_at_once_and_tried_again(fleet: RealFleet):
 def test_kill_9_of_an_agent_closes_the_round_with_the_quorum(fleet: RealFleet):
     """Its connection tells at once; it is lost in the status, and back when it is started."""
     fleet.start_training(*settings(fleet, 1, "--epochs", 1500, "--quorum", 0.5, "--deadline", 200))
-    wait_for(lambda: fleet.status()["pi-02"]["state"] == "training", "pi-02 training", 60)
+    wait_for(lambda: fleet.status()["pi-02"]["state"] == "training", "pi-02 training")
     fleet.kill("pi-02")
-    wait_for(lambda: fleet.processes["train"].poll() is not None, "the end of the run", 150)
+    wait_for(lambda: fleet.processes["train"].poll() is not None, "the end of the run")
     (committed,) = fleet.named("round")
     assert committed["participants"] == ["pi-01"]
     assert fleet.status()["pi-02"]["state"] == "lost"
@@ -152,7 +151,8 @@ def test_kill_9_of_an_agent_closes_the_round_with_the_quorum(fleet: RealFleet):
 
 def test_ctrl_c_only_stops_the_watching(fleet: RealFleet):
     """The run belongs to the coordinator: it goes on and finishes."""
-    process = fleet.start_training(*settings(fleet, 3, "--epochs", 30))
+    # Long enough that it has not ended by itself when Ctrl-C comes.
+    process = fleet.start_training(*settings(fleet, 3, "--epochs", 400))
     run = wait_for(lambda: fleet.named("round"), "a round") and fleet.events()[0]["run"]
     fleet.kill("train", signal.SIGINT)
     assert process.returncode == 0

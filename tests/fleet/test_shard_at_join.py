@@ -6,8 +6,6 @@ from pathlib import Path
 import pytest
 from real_fleet import RealFleet, beats, flctl, wait_for
 
-pytestmark = pytest.mark.timeout(400)
-
 
 @pytest.fixture
 def fleet(tmp_path: Path) -> Iterator[RealFleet]:

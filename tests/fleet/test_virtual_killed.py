@@ -15,8 +15,6 @@ from flctl.errors import DataError
 from flctl.fleet import virtual
 from flctl.fleet.virtual import VirtualRun
 
-pytestmark = pytest.mark.timeout(240)
-
 
 def test_its_last_model_is_last_after_all(tmp_path: Path):
     """And the best one best, though there is no round left to do."""

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from real_fleet import wait_for
+from real_fleet import WITHIN_S, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -88,7 +88,7 @@ def service(home: Home) -> Iterator[list[subprocess.Popen[str]]]:
     yield started
     for process in started:
         process.terminate()
-        process.wait(20)
+        process.wait(WITHIN_S)
 
 
 @pytest.mark.timeout(600)
