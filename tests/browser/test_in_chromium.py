@@ -116,7 +116,7 @@ def test_a_filter_that_nothing_fits_says_so(fleet: PlayedFleet, tab: Tab):
 
 def test_a_run_from_start_to_end(fleet: PlayedFleet, tab: Tab):
     """The form begins it; why a round waits is said; its curves grow; then it is finished."""
-    fleet.play("pi-02", batch_s=0.8)
+    fleet.play("pi-02", batch_s=60)
     tab.goto("/runs")
     tab.get_by_label("Task").select_option("ecg")
     tab.get_by_label("Rounds").fill("3")
@@ -134,7 +134,7 @@ def test_a_run_from_start_to_end(fleet: PlayedFleet, tab: Tab):
 
 
 def test_a_run_is_stopped(fleet: PlayedFleet, tab: Tab):
-    fleet.play("pi-01", batch_s=3)
+    fleet.play("pi-01", batch_s=60)
     tab.goto("/runs")
     tab.get_by_label("Rounds").fill("9")
     tab.get_by_label("Further settings").fill(f'test_data = "{fleet.data}"')
@@ -179,7 +179,7 @@ def test_an_alert_is_acknowledged(fleet: PlayedFleet, tab: Tab):
 
 def test_a_run_is_paused_and_resumed(fleet: PlayedFleet, tab: Tab):
     """After its open round, with a question before each order."""
-    fleet.play("pi-01", batch_s=0.8)
+    fleet.play("pi-01", batch_s=60)
     tab.goto("/runs")
     tab.get_by_label("Rounds").fill("2")
     tab.get_by_label("Further settings").fill(f'test_data = "{fleet.data}"')

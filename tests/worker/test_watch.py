@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import psutil
 import pytest
+from real_fleet import wait_for
 
 from flctl.worker import watch as watching
 from flctl.worker.watch import HANGS_S, LOOK_S, Watch
@@ -17,7 +18,9 @@ def sleeper() -> Iterator[psutil.Process]:
                           stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:  # fmt: skip
         assert process.stdout is not None
         process.stdout.readline()
-        yield psutil.Process(process.pid)
+        found = psutil.Process(process.pid)
+        wait_for(lambda: found.status() == psutil.STATUS_SLEEPING, "it waits for a line")
+        yield found
         process.kill()
 
 
