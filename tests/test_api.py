@@ -15,7 +15,6 @@ from real_fleet import flctl as command
 import flctl
 from flctl.coordinator.store.folder import RunFolder
 
-pytestmark = pytest.mark.timeout(400)
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "from_python.py"
 QUICK: dict[str, Any] = {"task": "ecg", "virtual": 2, "federate_after_n_batches": 1}
 

@@ -13,7 +13,6 @@ from real_fleet import FLCTL, QUIET, RealFleet, flctl
 
 from flctl.coordinator.store.folder import RunFolder
 
-pytestmark = pytest.mark.timeout(400)  # several trainings and commands, one after the other
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples"
 PAGE = ROOT / "docs/how-to/own-strategies.md"

@@ -11,7 +11,6 @@ from page_rig import Page, PlayedFleet
 from playwright.sync_api import Browser, BrowserContext, expect
 from playwright.sync_api import Page as Tab
 
-pytestmark = pytest.mark.timeout(400)
 AXE = Path(__file__).with_name("axe.min.js")
 WITHIN_MS = 90_000
 expect.set_options(timeout=WITHIN_MS)

@@ -12,8 +12,6 @@ from real_fleet import RealFleet, flctl, wait_for
 
 from flctl.transport.keys import Keyring
 
-pytestmark = pytest.mark.timeout(400)
-
 
 @pytest.fixture
 def hook() -> Iterator[tuple[str, list[dict[str, Any]]]]:

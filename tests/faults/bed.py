@@ -8,7 +8,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import uuid
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from real_fleet import wait_for
+from real_fleet import free_port, wait_for
 
 from flctl.fleet.console import RemoteRuns
 from flctl.transport.keypair import load_or_make
@@ -322,10 +321,3 @@ def marked(mark: str) -> list[psutil.Process]:
             if process.environ().get(MARK) == mark and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
     return found
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])

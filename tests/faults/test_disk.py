@@ -12,9 +12,9 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from bed import Bed, free_port
+from bed import Bed
 from dying import SETTINGS
-from real_fleet import wait_for
+from real_fleet import free_port, wait_for
 from table import Result
 
 from flctl.errors import FlctlError

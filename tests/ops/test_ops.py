@@ -31,12 +31,9 @@ BEGAN = time.time()
 EMPTY_WHEN_WELL = "> 0", "== 1", "== 0", "0.05", "3600", "conflict"
 """Conditions and filters that nothing meets in a fleet that is well."""
 
-pytestmark = [
-    pytest.mark.timeout(400),
-    pytest.mark.skipif(
-        shutil.which("prometheus") is None, reason="Debian's package prometheus is not installed"
-    ),
-]
+pytestmark = pytest.mark.skipif(
+    shutil.which("prometheus") is None, reason="Debian's package prometheus is not installed"
+)
 
 
 def exposition(agents: int = AGENTS) -> str:

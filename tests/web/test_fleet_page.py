@@ -11,11 +11,9 @@ from html.parser import HTMLParser
 from typing import Any
 
 import httpx
-import pytest
 from page_rig import NAMES, Page, PlayedFleet, enrol
 from real_fleet import wait_for
 
-pytestmark = pytest.mark.timeout(400)
 HOSTILE = (
     "<script>alert(1)</script>\"'&<img src=x onerror=alert(2)>\x1b[31m\u202egnihtyna\u2066\x00"
 )

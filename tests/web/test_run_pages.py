@@ -23,7 +23,6 @@ from flctl.web.picture import MISHAPS, RunPicture
 from flctl.web.serving import WebOptions, site_of
 from flctl.web.verdicts import Worth, verdict
 
-pytestmark = pytest.mark.timeout(240)
 GIVEN = {"rounds": "2", "task": "ecg", "more": "wait_s = 20\nkeep_rounds = 0\nquorum = 3"}
 
 
