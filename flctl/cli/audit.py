@@ -1,6 +1,5 @@
 """`flctl audit`: who changed what on a coordinator, when, from where, and with what outcome."""
 
-import time
 from typing import TYPE_CHECKING
 
 from flctl.cli.errors import fail
@@ -37,7 +36,7 @@ def audit(
     """
     from flctl.coordinator.store.audit import FILE
     from flctl.fleet import heads, pages
-    from flctl.terminal.audit import show
+    from flctl.terminal.audit import remember, show
 
     if head is not None and not verify:
         raise UsageError("--head requires --verify")
@@ -68,4 +67,4 @@ def audit(
     if fault:
         fail(fault, json)
     if verdict.head:
-        heads.keep(folder, name, heads.Seen(verdict.head, f"line {verdict.lines}", time.time()))
+        remember(folder, name, verdict.head, verdict.lines)

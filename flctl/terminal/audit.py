@@ -49,13 +49,21 @@ def show(
     if fault is not None:
         output.warn(f"{where}: {fault}; see: flctl audit --verify")
     elif chain.head:
-        heads.keep(folder, name, heads.Seen(chain.head, f"line {chain.lines}", time.time()))
+        remember(folder, name, chain.head, chain.lines)
     while follow:
         time.sleep(LOOK_S)
         for line in split_lines(page(at)):
             if line.endswith(b"\n"):  # else it is being written
                 at += len(line)
                 _print([line], where, json)
+
+
+def remember(folder: Path, name: str, head: str, lines: int) -> None:
+    """Keep the head. A failure is only a warning: the lines were read all the same."""
+    try:
+        heads.keep(folder, name, heads.Seen(head, f"line {lines}", time.time()))
+    except FlctlError as error:
+        output.warn(f"the head of the audit file is not saved: {error}")
 
 
 def _table(lines: Sequence[Line]) -> "RenderableType":

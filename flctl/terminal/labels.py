@@ -20,7 +20,12 @@ def chosen(
     if bool(agents) == bool(where):
         both = ", not both" if agents else ""
         raise UsageError(f"name the agents or choose them with --where{both}")
-    return [*agents] if agents else console.chosen(wanted(where))
+    if not agents:
+        return console.chosen(wanted(where))
+    known = {agent["name"] for agent in console.status()["agents"]}
+    if unknown := [name for name in agents if name not in known]:
+        raise UsageError(f"no agent is enrolled as {unknown[0]}; see flctl status")
+    return [*agents]
 
 
 def hosts_chosen(
@@ -46,8 +51,6 @@ def label(
 ) -> None:
     """Change these labels, if there is something to change, and show those that count."""
     status = {agent["name"]: agent.get("labels") or {} for agent in console.status()["agents"]}
-    if unknown := [name for name in agents if name not in status]:
-        raise UsageError(f"no agent is enrolled as {unknown[0]}; see flctl status")
     found = {name: status[name] for name in agents}
     if changed or reset:
         found = {name: console.label(name, changed, reset) for name in agents}

@@ -77,6 +77,7 @@ def test_labels_are_set_shown_chosen_by_and_removed(flctl, state):
         (("label", "pi-99"), "no agent is enrolled as pi-99; see flctl status"),
         (("status", "--where", "site=a b"), "--where 'site=a b': write site=ward-3, site!="),
         (("status", "--where", "site"), "no agent is chosen by site; no agent has a label"),
+        (("cordon", "pi-01", "pi-99"), "no agent is enrolled as pi-99; see flctl status"),
         (("cordon",), "name the agents or choose them with --where"),
         (("uncordon", "--where", "site=x"), "no agent is chosen by site=x; no agent has a label"),
         (("train", "--task", "ecg", "--where", "a=b", "--agents", "pi-01"), "agents and where"),
@@ -94,6 +95,11 @@ def test_what_is_wrong_is_one_line(flctl, state, words, says):
 def test_of_several_agents_nothing_changes_when_one_is_not_enrolled(flctl, state):
     assert flctl("label", "pi-01", "pi-99", "site=x").code == 2
     assert shown(flctl, "label", "pi-01") == {"pi-01": {}}
+
+
+def test_of_several_agents_one_of_which_is_unknown_none_is_cordoned(flctl, state):
+    assert flctl("cordon", "pi-01", "pi-99").code == 2
+    assert not any(a["cordoned"] for a in json.loads(flctl("status", "--json").out))
 
 
 def test_cordon_by_labels(flctl, state):

@@ -301,6 +301,16 @@ def test_an_audit_file_that_was_written_again_is_found_by_the_head_kept_here(flc
     assert flctl("audit", "--head", head).code == 2
 
 
+@pytest.mark.parametrize("how", [(), ("--verify",)])
+def test_an_audit_file_is_shown_where_its_head_cannot_be_saved(flctl, tmp_path: Path, how):
+    """As on a full disk, whose coordinator one looks at."""
+    assert flctl("keys", "token").code == 0
+    (tmp_path / "state" / "heads").write_text("no folder")
+    done = flctl("audit", *how)
+    assert done.code == 0 and done.out
+    assert done.complaint.startswith("the head of the audit file is not saved: ")
+
+
 def test_an_older_head_does_not_excuse_lines_that_were_cut_off(flctl, tmp_path: Path):
     """Nor does the look with it take the place of the head that proves it."""
     path = tmp_path / "state" / "audit.jsonl"
