@@ -166,7 +166,7 @@ class RealFleet:
     def kill(self, name: str, number: int = signal.SIGKILL) -> None:
         process = self.processes.pop(name)
         process.send_signal(number)
-        process.wait(WITHIN_S)
+        process.wait(20)
 
     def worker_of(self, name: str) -> psutil.Process | None:
         children = psutil.Process(self.processes[name].pid).children()
@@ -178,7 +178,7 @@ class RealFleet:
                 process.terminate()
         for process in self.processes.values():
             try:
-                process.wait(WITHIN_S)
+                process.wait(10)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()

@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from real_fleet import WITHIN_S, wait_for
+from real_fleet import wait_for
 from torch import nn
 
 from flctl.coordinator.store.folder import RunFolder, all_runs
@@ -191,7 +191,7 @@ def test_kill_9_of_the_run_ends_its_processes(tmp_path: Path):
     process.kill()
     process.wait()
     assert len(children) == 2
-    assert not psutil.wait_procs(children, timeout=WITHIN_S)[1]
+    assert not psutil.wait_procs(children, timeout=10)[1]
 
     def two_more(told: Published) -> None:
         if isinstance(told.event, RoundCommitted) and told.event.round > before + 1:

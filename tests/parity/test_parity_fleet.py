@@ -12,7 +12,7 @@ import numpy as np
 import psutil
 import pytest
 import real_fleet
-from real_fleet import FLCTL, QUIET, WITHIN_S, RealFleet, beats, json_lines, wait_for
+from real_fleet import FLCTL, QUIET, RealFleet, beats, json_lines, wait_for
 
 from flctl.transport.keypair import load_or_make
 
@@ -188,8 +188,8 @@ def local(ecg: Path, tmp_path_factory: pytest.TempPathFactory) -> Local:
             if events[-1]["event"] == "round" and not family:
                 family = psutil.Process(process.pid).children(recursive=True)
                 process.send_signal(signal.SIGINT)
-        code = process.wait(WITHIN_S)
-        _, alive = psutil.wait_procs(family, timeout=WITHIN_S)
+        code = process.wait(30)
+        _, alive = psutil.wait_procs(family, timeout=10)
     finally:
         process.kill()
         process.communicate()

@@ -101,12 +101,12 @@ def test_cordon_and_uncordon(fleet: PlayedFleet, page: Page):
     """The order is given, answered in words, and seen at once; an unknown agent is named."""
     answer = page.client.post("/agents/pi-01/cordon", headers={"hx-request": "true"})
     assert answer.status_code == 200 and "held back" in answer.text
-    held = page.until(lambda t: "❚❚ cordoned" in row_of(t, "pi-01"))
+    held = page.until(lambda t: "❚❚ cordoned" in row_of(t, "pi-01"), within_s=10)
     row = row_of(held, "pi-01")
     assert 'data-cordoned="yes"' in row
     assert 'data-bad="0"' in row and "flctl uncordon" not in row
     assert page.client.post("/agents/pi-01/uncordon").status_code == 200
-    page.until(lambda t: 'data-cordoned="no"' in row_of(t, "pi-01"))
+    page.until(lambda t: 'data-cordoned="no"' in row_of(t, "pi-01"), within_s=10)
     answer = page.client.post("/agents/pi-99/cordon", headers={"hx-request": "true"})
     assert answer.status_code == 400 and "No agent is enrolled as pi-99" in answer.text
 
