@@ -35,7 +35,7 @@ def installed(folder: Path, example: str, entries: Mapping[str, str] = {}) -> di
 def run(*arguments: object, env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*FLCTL, *map(str, arguments)],
-        env=env, capture_output=True, text=True, timeout=90, check=False,
+        env=env, capture_output=True, text=True, check=False,
     )  # fmt: skip
 
 
