@@ -93,7 +93,7 @@ class Page:
         self._thread = threading.Thread(target=self._server.run, args=([socket],), daemon=True)
         self._thread.start()
         self.client = httpx.Client(
-            base_url=self.url, headers={"origin": self.url, "accept": "text/html"}, timeout=30
+            base_url=self.url, headers={"origin": self.url, "accept": "text/html"}, timeout=200
         )
         wait_for(lambda: self._server.started, "the page")
 
