@@ -49,6 +49,14 @@ class AllowList(Struct, forbid_unknown_fields=True, kw_only=True):
     """Kept, so that an open token does not let them in again."""
     tokens: list[Token] = []
 
+    def expect_free(self, name: str) -> None:
+        """Raises AccessError if another key has this name."""
+        if self.find(name) is not None:
+            raise AccessError(
+                f"the name {name} is taken by another key: choose another, or on the coordinator "
+                f"run: flctl keys revoke {name}"
+            )
+
     def find(self, name: str) -> Entry | None:
         return next((entry for entry in self.keys if entry.name == name), None)
 
@@ -71,8 +79,7 @@ class AllowList(Struct, forbid_unknown_fields=True, kw_only=True):
                 f"this key is already enrolled, as {same_key.name} ({same_key.role}); "
                 f"flctl keys revoke {same_key.name} first"
             )
-        if self.find(new.name) is not None:
-            raise AccessError(f"the name {new.name} is taken by another key")
+        self.expect_free(new.name)
         self.revoked = [entry for entry in self.revoked if entry.key != new.key]
         self.keys.append(new)
 

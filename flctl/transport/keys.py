@@ -254,8 +254,8 @@ class Keyring:
             if self.is_revoked(key):
                 raise AccessError("this key was revoked; flctl keys add enrols it again")
             find_open(self._allowed.tokens, token, now)
-            if name is not None and self._allowed.find(name) is not None:
-                raise AccessError(f"the name {name} is taken by another key")
+            if name is not None:
+                self._allowed.expect_free(name)
             return None
 
     def redeem(self, token: str, key: str, name: str | None, shard: bool = False) -> Entry:

@@ -63,4 +63,4 @@ def test_agents_train_an_own_task_by_its_name(fleet, tmp_path, monkeypatch):
     assert json_lines(done.stdout)[-1]["metrics"]["values"]["accuracy"] > 0.7
     done = flctl(*train, "--agents", "pi-01,pi-02", "--wait", "1s")
     assert done.returncode == 1
-    assert "pi-02: its task machines differs from the coordinator's" in done.stdout
+    assert "pi-02: its task machines differs from the run's" in done.stdout

@@ -114,7 +114,10 @@ class Crew:
             return "its role is to evaluate"
         task, dataset = self.settings.task, self.settings.dataset
         if hello.tasks.get(task, self.task_digest) != self.task_digest:
-            return f"its task {task} differs from the coordinator's: upgrade it"
+            return (
+                f"its task {task} differs from the run's: upgrade it; if it is the run that is "
+                "older, begin a new one"
+            )
         nothing = f"no data for task {task}, data set {dataset}"
         return f"{nothing}: {member.error}" if member.error else nothing
 
