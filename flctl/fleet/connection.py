@@ -66,7 +66,7 @@ class Connection:
         self._ids = itertools.count(1)
         self._decode = framing.to_operator()
         self._aside: deque[tuple[messages.Message, Frame | None]] = deque()
-        """Events of a watched run that arrived while another question was open."""
+        """What arrived for a watch while another question was open."""
 
     @property
     def here(self) -> bool:
@@ -108,7 +108,12 @@ class Connection:
                     case messages.Trouble(id=question.id):
                         self._aside = aside
                         raise answers.as_error(message)
-                    case messages.RunEvent() | messages.AnswerPart():
+                    case (
+                        messages.RunEvent()
+                        | messages.AnswerPart()
+                        | messages.Answer()
+                        | messages.Trouble()
+                    ):  # of a watch
                         aside.append((message, payload))
             if self._was_cut():
                 if what not in LOOKING:
@@ -149,7 +154,8 @@ class Connection:
                 raise _other_protocol(frames, error) from error
             except MalformedMessage:
                 if refusal := _refusal(frames):
-                    raise self._refused(refusal.message) from None
+                    # What an agent may do about it is no advice for an operator.
+                    raise self._refused(refusal.message.partition(":")[0]) from None
                 continue
             if isinstance(message, messages.ServerKeys):
                 self.on_server_keys(message.keys)

@@ -135,7 +135,7 @@ def load_or_make(path: Path) -> KeyPair:
         _mend_mode(path)
     known = ""
     with explained(public, "write the public key"), contextlib.suppress(FileNotFoundError):
-        known = read_small(public).decode("ascii", errors="replace").strip()
+        known = read_small(public).decode("ascii", errors="replace").strip("\0 \r\n")
     if known and not is_public_key(known):
         raise StateError(f"{public}: not a public key: flctl needs this file; move it away")
     if not known or public_key(known, str(public)) != pair.public:

@@ -92,6 +92,20 @@ def test_a_key_that_was_revoked(connect, flctl, fleet, tmp_path):
     assert f"flctl keys add NAME {shown(key)} --role admin" in done.complaint
 
 
+def test_a_key_that_is_not_enrolled_while_a_token_is_open(flctl, fleet, tmp_path):
+    """A guest may ask to join then; an operator reads only what an operator needs."""
+    endpoint, keyring = fleet
+    keyring.new_token(600.0, 1)
+    shown_key = flctl("keys", "new", tmp_path / "own.key").out.strip()
+    done = flctl("connect", endpoint, f"--server-key={keyring.server.public}",
+                 "--key", tmp_path / "own.key", "--state", tmp_path / "far")  # fmt: skip
+    assert (done.code, done.complaint) == (
+        1,
+        f"the coordinator at {endpoint} rejects this key ({shown_key}): this key is not enrolled; "
+        f"on the coordinator run: flctl keys add NAME {shown_key} --role admin",
+    )
+
+
 def test_a_far_operator_lists_and_closes_tokens(connect, flctl, fleet, tmp_path):
     """Its name stands there as that of who made it; discover warns."""
     connect("admin")

@@ -266,8 +266,8 @@ def test_named_agents_without_data_end_the_wait_at_once():
     [
         (
             {"digest": "e" * 64},
-            "its task ecg differs from the run's: upgrade it; if it is the run that is older, begin "
-            "a new one",
+            "its task ecg differs from the run's: upgrade it; if it is the run that is older, "
+            "begin a new one",
         ),
         ({"digest": None}, "no data for task ecg, data set default"),
         ({"other": 5}, "no data for task ecg, data set default"),

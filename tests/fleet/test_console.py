@@ -83,6 +83,18 @@ class Waking(Silent):
             yield from (framing.encode(Answer(id=a.id, body={"run": "ecg-1"})) for a in self.asked)
 
 
+class Answering(Silent):
+    """One that answers each question half a second later."""
+
+    def receive(self) -> Iterable[list[Frame]]:
+        found, self.unanswered = self.unanswered, len(self.asked)
+        for ask in self.asked[found:]:
+            body = EMPTY if ask.what == "status" else {"watching": True}
+            yield framing.encode(Answer(id=ask.id, body=body))
+
+    unanswered = 0
+
+
 def test_a_question_that_changes_nothing_is_asked_again():
     """Also while whoever answers hangs up: it has proved before that it is the right one."""
     link = Restarting(LinkEvent.DISCONNECTED, LinkEvent.SERVER_KEY_WRONG, LinkEvent.CONNECTED)
@@ -130,6 +142,19 @@ def test_a_coordinator_that_falls_silent_while_a_run_begins_is_named_once(caplog
     assert link.now > 100.0
     (line,) = caplog.messages
     assert line.startswith("no answer from the coordinator at server:7700 in 20 s: check that")
+
+
+def test_an_answer_about_the_watch_may_come_while_something_else_is_asked(caplog):
+    """As on the page: the coordinator is not silent, and the watch is not asked for again."""
+    link = Answering()
+    runs = RemoteRuns(link, "server:7700", clock=lambda: link.now)
+    told = runs.watch("ecg-1")
+    while link.now < 100.0:
+        assert next(told) is None
+        if link.asked[-1].what == "watching":
+            assert runs.status() == EMPTY
+    assert [ask.what for ask in link.asked].count("watch") == 1
+    assert not caplog.messages
 
 
 @pytest.mark.parametrize(

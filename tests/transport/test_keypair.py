@@ -96,6 +96,15 @@ def test_no_two_pairs_share_a_file(tmp_path):
     ]  # fmt: skip
 
 
+def test_a_public_half_of_zeros_is_written_again(tmp_path):
+    """As a card leaves a file whose bytes were not written before the power failed."""
+    path = tmp_path / "agent.key"
+    pair = load_or_make(path)
+    path.with_suffix(".pub").write_bytes(bytes(57))
+    assert load_or_make(path) == pair
+    assert path.with_suffix(".pub").read_text().strip() == shown(pair.public)
+
+
 @pytest.mark.parametrize("half", ["agent.key", "agent.pub"])
 def test_a_folder_in_place_of_a_key_is_named(tmp_path, half, caplog):
     """And nothing is said of its mode."""

@@ -78,7 +78,9 @@ def test_adding_the_same_again_changes_nothing(keyring, pool):
 def test_a_name_or_key_that_is_taken_is_refused(keyring, pool):
     """Nothing is overwritten; the message says who has it."""
     keyring.add("pi-01", pool[0], "agent")
-    with pytest.raises(AccessError, match="name pi-01 is taken by another key: choose another, or on the "):
+    with pytest.raises(
+        AccessError, match="name pi-01 is taken by another key: choose another, or on the "
+    ):
         keyring.add("pi-01", pool[1], "agent")
     with pytest.raises(AccessError, match="already enrolled, as pi-01"):
         keyring.add("pi-02", pool[0], "agent")
@@ -281,7 +283,9 @@ def test_a_token_cannot_claim_a_name_that_exists(keyring, pool):
     """Only the key that has the name gets it again, and that costs no use."""
     keyring.add("pi-01", pool[0], "agent")
     token = keyring.new_token(HOUR, 1)
-    with pytest.raises(AccessError, match="name pi-01 is taken by another key: choose another, or on the "):
+    with pytest.raises(
+        AccessError, match="name pi-01 is taken by another key: choose another, or on the "
+    ):
         keyring.redeem(token, pool[1], "pi-01")
     assert keyring.redeem("not even a token", pool[0], "pi-01").name == "pi-01"
     assert keyring.redeem("not even a token", pool[0], None).name == "pi-01"
