@@ -1,5 +1,6 @@
 """Parsers of typed values: times, arguments, named paths."""
 
+import errno
 import math
 import re
 import tomllib
@@ -17,6 +18,17 @@ _UNITS_S = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 MODELS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 """Endings of files with a model; no run's name has one."""
 _DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*([smhd]?)")
+
+
+def as_path(text: str) -> Path:
+    """Raises UsageError where neither a file nor a folder can be."""
+    path = Path(text)
+    try:
+        path.stat()
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENAMETOOLONG):
+            raise UsageError(f"{text:.80}: {str(error.strerror).lower()}") from error
+    return path
 
 
 def seconds(text: str, flag: str) -> float:

@@ -253,6 +253,12 @@ def test_looking_at_a_lock_does_not_keep_others_from_taking_it(tmp_path):
         watcher.join()
 
 
+def test_below_a_link_to_itself_nothing_is_locked(tmp_path):
+    """It was taken for a process that does not answer."""
+    (tmp_path / "loop").symlink_to("loop")
+    assert not files.is_locked(tmp_path / "loop" / "lock")
+
+
 def test_a_lock_in_a_folder_that_is_not_there_is_explained(tmp_path):
     """A StateError like every other trouble with the state folder."""
     with pytest.raises(StateError, match="cannot take the lock"):

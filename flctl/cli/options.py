@@ -49,7 +49,9 @@ def path(text: str) -> Path:
     """An empty option is a mistake, not the current folder."""
     if not text:
         raise typer.BadParameter("it is empty")
-    return Path(text)
+    from flctl.values import as_path
+
+    return as_path(text)
 
 
 def task_args(text: str) -> dict[str, Any]:

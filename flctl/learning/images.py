@@ -15,6 +15,7 @@ from flctl.learning.arguments import converted
 from flctl.learning.cases import Cases
 from flctl.learning.classification import Classification
 from flctl.learning.examples import Examples
+from flctl.learning.manifest import MANIFEST
 from flctl.learning.origin import Origin
 from flctl.learning.picture_sample import sample_images
 from flctl.learning.pictures import SUFFIXES, Folder, Pictures, list_folder
@@ -86,7 +87,9 @@ class Images(Classification):
     def train_data(self, path: Path | None) -> Examples:
         found = self._examples(path, "train")
         if found is None:
-            raise DataError(f"{path or self.name}: no images for training")
+            why = f"{path or self.name}: no images for training"
+            shares = path is not None and (path / MANIFEST).is_file()
+            raise DataError(f"{why}; name the share of one agent" if shares else why)
         return found
 
     def held_out(self, path: Path | None) -> Examples | None:

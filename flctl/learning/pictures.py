@@ -12,6 +12,7 @@ import numpy as np
 
 from flctl.errors import DataError, NeedsExtra, OtherData, one_line
 from flctl.files import absent
+from flctl.learning.manifest import MANIFEST
 from flctl.settings import is_utf8
 
 if TYPE_CHECKING:
@@ -71,6 +72,9 @@ def _files(folder: Path, inside: Path, left_out: dict[str, int]) -> Iterator[Pat
     if not folder.resolve().is_relative_to(inside):
         note("links that lead out of the folder")
         return
+    if (folder / MANIFEST).is_file() and any(folder.glob("pi-*")):
+        note("folders with shares that flctl data split has written")
+        return
     for at, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if name[0] != ".")
         for name in sorted(name for name in names if name[0] != "."):
@@ -79,9 +83,11 @@ def _files(folder: Path, inside: Path, left_out: dict[str, int]) -> Iterator[Pat
                 note("files that are no JPEG or PNG")
             elif not is_utf8(str(file)):
                 note("files whose name is not UTF-8")
+            elif not file.is_file():
+                pass  # a link to itself, or a pipe, which would be waited for
             elif not file.resolve().is_relative_to(inside):
                 note("links that lead out of the folder")
-            elif file.is_file():  # no pipe, which would be waited for
+            else:
                 yield file
 
 

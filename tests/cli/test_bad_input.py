@@ -191,6 +191,23 @@ def test_empty_paths_of_evaluate(flctl):
         assert "it is empty" in done.complaint
 
 
+@pytest.mark.parametrize("name", ["loop", "n" * 300])
+def test_a_path_at_which_nothing_can_be(flctl, tmp_path, monkeypatch, name):
+    """A RuntimeError, an OSError, and for --state 20 s of waiting for 'process ?'."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "loop").symlink_to("loop")
+    why = "too many levels of symbolic links" if name == "loop" else "file name too long"
+    for args in (
+        ("evaluate", name),
+        ("predict", "x.safetensors", name),
+        ("runs", "list", "--state", name),
+        ("runs", "export", "x", "--format", "csv", "--out", name),
+        ("data", "describe", name),
+    ):
+        done = flctl(*args)
+        assert (done.code, done.complaint) == (2, f"{name[:80]}: {why}"), args
+
+
 def test_not_a_checkpoint(flctl, tmp_path):
     """A file that is no checkpoint, and none at all."""
     junk = tmp_path / "junk.safetensors"

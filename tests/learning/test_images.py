@@ -17,7 +17,7 @@ from flctl.learning.loader import in_order
 from flctl.learning.pictures import decode, list_folder
 from flctl.learning.task import initial_model, load_task
 from flctl.terminal import datasets
-from flctl.terminal.datasets import describe
+from flctl.terminal.datasets import describe, split
 
 
 def put(folder, name, shade=0, size=(40, 30), mode="RGB"):
@@ -182,6 +182,24 @@ def test_nothing_outside_of_the_folder_is_read(zoo, tmp_path_factory):
     assert found.left_out == {
         "links that lead out of the folder": 2, "files that are no JPEG or PNG": 1,
     }  # fmt: skip
+
+
+def test_shares_written_into_the_folder_are_no_class(zoo, capsys):
+    """They became one, and `flctl data describe` of other data took their picture for an image.
+    Their folder itself is not trained on, which a hint explains."""
+    given = {"partition": "iid", "alpha": None, "seed": 1, "virtual": 2, "task_args": {}}
+    split(zoo, zoo / "shares", "images", given, force=False, json=True)
+    found = list_folder(zoo)
+    assert found.classes == ("cat", "dog")
+    assert found.left_out == {"folders with shares that flctl data split has written": 1}
+    with pytest.raises(DataError, match=r"no images for training; name the share of one agent$"):
+        images(zoo / "shares").train_data(zoo / "shares")
+
+
+def test_a_link_to_itself_is_passed_over(zoo):
+    """It ended the command: RuntimeError."""
+    (zoo / "cat" / "loop.png").symlink_to("loop.png")
+    assert len(list_folder(zoo).sources) == 10
 
 
 def test_what_holds_no_classes_is_one_line(tmp_path):
