@@ -88,7 +88,7 @@ class Fleet:
     def status(self) -> dict[str, dict[str, Any]]:
         return {agent["name"]: agent for agent in json.loads(self.flctl("status", "--json"))}
 
-    def until(self, condition: Any, what: str, within_s: float = 180) -> None:
+    def until(self, condition: Any, what: str, within_s: float = 600) -> None:
         until = time.monotonic() + within_s
         while not condition(self.status()):
             assert time.monotonic() < until, f"{what}: {self.status()}"
@@ -107,7 +107,7 @@ class Fleet:
         command = [FLCTL, "train", *settings.split(), "--evaluate", "none", "--json"]
         environment = {**os.environ, "FLCTL_STATE": str(self.state)}
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment) as watching:
-            until = time.monotonic() + 180
+            until = time.monotonic() + 600
             while not any(r["state"] == "running" and r["round"] for r in self.runs()):
                 assert time.monotonic() < until, f"no round was trained: {self.runs()}"
                 time.sleep(1)

@@ -29,7 +29,7 @@ CONTAINER = """
 --cgroupns=host --volume=/sys/fs/cgroup:/sys/fs/cgroup:rw
 --tmpfs=/run --tmpfs=/run/lock --volume=/var/lib/docker
 """.split()  # noqa: SIM905
-BOOT_S = 120.0
+BOOT_S = 300.0
 
 
 def docker(*args: str, input: str | None = None, check: bool = True) -> str:
@@ -119,7 +119,7 @@ class Rig:
         of the jump host alone."""
         options = [
             "-o", "StrictHostKeyChecking=yes", "-o", f"UserKnownHostsFile={self.known_hosts}",
-            "-o", "ConnectTimeout=5", "-o", "LogLevel=ERROR",
+            "-o", "ConnectTimeout=30", "-o", "LogLevel=ERROR",
         ]  # fmt: skip
         if host in self.guarded:
             over = ["ssh", "-i", str(self.key), *options, "-W", "%h:%p", f"pi@{self.address(JUMP)}"]

@@ -25,7 +25,7 @@ def check(folder: Path, zone: str, *more: str) -> tuple[int, str]:
     done = subprocess.run(
         [Path(sys.executable).with_name("ansible-playbook"), "-i", "localhost,", play,
          "-e", f"ansible_python_interpreter={sys.executable}", *more],
-        capture_output=True, text=True, timeout=120, check=False, cwd=folder,
+        capture_output=True, text=True, timeout=600, check=False, cwd=folder,
         env={**os.environ, "TZ": zone, "ANSIBLE_ROLES_PATH": str(ROOT / "ansible" / "roles"),
              "ANSIBLE_NOCOLOR": "1", "ANSIBLE_HOME": str(folder / "ansible")},
     )  # fmt: skip

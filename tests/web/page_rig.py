@@ -106,7 +106,10 @@ class Page:
             found = self.client.get(path).text
             return bool(what(found))
 
-        wait_for(there, f"{path} of the page: {found[:500]}", within_s)
+        try:
+            wait_for(there, f"{path} of the page", within_s)
+        except AssertionError as error:
+            raise AssertionError(f"{error}: {found[:5000]}") from None
         return found
 
     def events(self, topics: str, within_s: float = 30.0) -> Iterator[tuple[str, Any]]:
