@@ -177,6 +177,7 @@ def test_a_run_is_paused_after_its_round_and_resumed(fleet: PlayedFleet, page: P
 
 def test_what_a_failing_agent_says_is_text(fleet: PlayedFleet, page: Page):
     """On the run's page and on its own, with what to see in a log made visible."""
+    fleet.play("pi-02", batch_s=60.0)  # what it said is shown until the run is over
     fleet.play("pi-03", fails="<img src=x onerror=alert(1)>\x1b[2J\u202e")
     name = begin(fleet, page, more="quorum = 2\nwait_s = 20")
     text = page.until(lambda t: "onerror" in t, f"/runs/{name}/now")
@@ -184,6 +185,7 @@ def test_what_a_failing_agent_says_is_text(fleet: PlayedFleet, page: Page):
         text += page.client.get(path).text
     assert "<img src=x" not in text and "\x1b" not in text and "\u202e" not in text
     assert "&lt;img src=x" in text
+    fleet.play("pi-02", batch_s=0.02)
     fleet.play("pi-03", fails="")
     ended(page, name)
 
