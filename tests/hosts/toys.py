@@ -57,7 +57,9 @@ class Toys:
     def _copy(self) -> None:
         """The playbooks, without what would change this machine."""
         self.ansible = self.folder / "ansible"
-        shutil.copytree(ROOT / "ansible", self.ansible)
+        shutil.copytree(
+            ROOT / "ansible", self.ansible, ignore=shutil.ignore_patterns("__pycache__")
+        )
         (self.folder / "flctl").mkdir()
         shutil.copy(ROOT / "flctl" / "version.py", self.folder / "flctl")  # they ask it
         (self.ansible / "roles" / "preflight" / "tasks" / "main.yml").write_text(PREFLIGHT)
