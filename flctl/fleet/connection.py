@@ -22,7 +22,7 @@ from flctl.errors import (
 )
 from flctl.files import holder_of, is_locked
 from flctl.fleet import answers
-from flctl.transport.addresses import LOCK
+from flctl.transport.addresses import LOCK, control_address
 from flctl.transport.blobs import Download
 from flctl.transport.channel import Frame, Link, LinkEvent
 from flctl.transport.keypair import shown
@@ -192,6 +192,12 @@ class Connection:
         if not is_locked(lock):
             return CoordinatorAway(f"{text}: it has ended; start it again with: {start}")
         holder = holder_of(lock)
+        if not Path(control := control_address(self._state).removeprefix("ipc://")).exists():
+            return CoordinatorAway(
+                f"process {holder} holds {self.where}, but its socket {control} is missing: it is "
+                f"starting, or the socket was deleted; then end it (kill {holder}) and start it "
+                f"again ({start})"
+            )
         return CoordinatorAway(
             f"process {holder} holds {self.where} but has not answered for {waited_s:.0f} s: "
             f"wake it (kill -CONT {holder}), or end it (kill -KILL {holder}) and start another "

@@ -227,6 +227,16 @@ def test_a_key_that_is_revoked_while_it_is_connected(fleet, connect, tmp_path):
             far.status()
 
 
+def test_a_coordinator_whose_socket_was_deleted(flctl, fleet, tmp_path, monkeypatch):
+    """It runs: to wake it would not help."""
+    monkeypatch.setattr(connection, "ANSWER_S", 0.3)
+    control = tmp_path / "state" / "control.sock"
+    control.unlink()
+    done = flctl("status")
+    assert done.code == 1 and f"but its socket {control} is missing" in done.complaint
+    assert f"end it (kill {os.getpid()}) and start it again (flctl coord" in done.complaint
+
+
 @pytest.mark.parametrize("command", [("status",), ("train", "--task", "ecg")])
 def test_a_coordinator_that_does_not_answer(flctl, tmp_path, monkeypatch, command):
     """As one that is suspended: whose process holds the folder, and not to start another."""
