@@ -112,7 +112,7 @@ class Page:
             raise AssertionError(f"{error}: {found[:5000]}") from None
         return found
 
-    def events(self, topics: str, within_s: float = 30.0) -> Iterator[tuple[str, Any]]:
+    def events(self, topics: str, within_s: float = 120.0) -> Iterator[tuple[str, Any]]:
         """Name and data of each."""
         until = time.monotonic() + within_s
         with self.client.stream("GET", "/events", params={"topics": topics}) as answer:

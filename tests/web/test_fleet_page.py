@@ -83,7 +83,7 @@ def test_what_strangers_say_is_text(fleet: PlayedFleet, page: Page):
 
 def test_changes_reach_an_open_page_within_a_second_or_two(fleet: PlayedFleet, page: Page):
     """As cells that are others; an agent that ends is shown as lost or stopped, and its return."""
-    events = page.events("fleet,keys", 60)
+    events = page.events("fleet,keys")
     assert next(events)[0] == "beat"
     fleet.play("pi-01", telemetry={"temperature_c": 66.0})
     said: list[Any] = [d["pi-01"]["heat"] for n, d in events_until(events, "pi-01", "heat")]
@@ -164,7 +164,7 @@ def lost(events: Any) -> tuple[str, float]:
 
 def test_the_coordinator_goes_and_comes_back(fleet: PlayedFleet, page: Page):
     """An open page hears of both within seconds, and keeps the last figures."""
-    events = page.events("fleet", 120)
+    events = page.events("fleet")
     assert next(events)[1]["away"] == ""
     fleet.kill("coordinator")
     said, took_s = lost(events)
@@ -182,7 +182,7 @@ def test_the_coordinator_goes_and_comes_back(fleet: PlayedFleet, page: Page):
 def test_a_coordinator_that_falls_silent_is_noticed(fleet: PlayedFleet, page: Page):
     """As after a power cut: its connections look open. Requests that are in flight, one after
     another or over connections of their own, are answered as soon as it is known."""
-    events = page.events("fleet", 120)
+    events = page.events("fleet")
     assert next(events)[1]["away"] == ""
     process = fleet.processes["coordinator"]
     process.send_signal(signal.SIGSTOP)

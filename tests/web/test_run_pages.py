@@ -112,7 +112,7 @@ def test_downloads_at_a_time_are_bounded(page: Page, run: str, monkeypatch):
     path = f"/runs/{run}/checkpoint/last"
     with ThreadPoolExecutor(run_pages.DOWNLOADS) as pool:
         asked = [pool.submit(page.client.get, path) for _ in range(run_pages.DOWNLOADS)]
-        wait_for(lambda: len(begun) == run_pages.DOWNLOADS, "all are taken", 30)
+        wait_for(lambda: len(begun) == run_pages.DOWNLOADS, "all are taken")
         assert page.client.get(path).status_code == 503
         assert page.client.get("/runs").status_code == 200
         held.set()
@@ -356,10 +356,10 @@ def test_metrics_alone_and_with_a_token(fleet: PlayedFleet, tmp_path: Path):
         right = {"authorization": "Bearer secret"}
         assert samples(ask("/metrics", headers=right).text)["flctl_up"] == [({}, 1.0)]
         fleet.kill("coordinator")
-        wait_for(lambda: "flctl_up 0.0" in ask("/metrics", headers=right).text, "it is away", 60)
+        wait_for(lambda: "flctl_up 0.0" in ask("/metrics", headers=right).text, "it is away")
         assert len(samples(ask("/metrics", headers=right).text)) == 1
         fleet.start_coordinator()
-        wait_for(lambda: "flctl_up 1.0" in ask("/metrics", headers=right).text, "it is back", 60)
+        wait_for(lambda: "flctl_up 1.0" in ask("/metrics", headers=right).text, "it is back")
     finally:
         page.close()
 
