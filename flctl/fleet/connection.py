@@ -178,7 +178,8 @@ class Connection:
                 case LinkEvent.SERVER_KEY_WRONG if not self.connections:  # else it only restarts
                     raise AccessError(
                         f"{self.where} closed the connection during the handshake: it is not a "
-                        "flctl coordinator, or --server-key does not match"
+                        "flctl coordinator, or --server-key of flctl connect is not (or no longer) "
+                        "its key"
                     )
         if away := self.away():
             raise CoordinatorAway(away)

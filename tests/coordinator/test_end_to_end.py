@@ -223,8 +223,8 @@ def test_who_waits_for_a_first_agent_reads_how_one_joins(make_fleet: Callable[..
 
 def test_only_one_run_at_a_time(fleet: MemoryFleet):
     """A second run is refused while one is in progress."""
-    fleet.start_run(rounds=50)
-    with pytest.raises(RunError, match="is in progress"):
+    run = fleet.start_run(rounds=50)
+    with pytest.raises(RunError, match=f"is in progress: .* first: flctl runs stop {run}$"):
         fleet.start_run()
 
 

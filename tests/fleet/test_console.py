@@ -176,5 +176,5 @@ def test_what_no_message_holds_is_not_sent(run, says):
 def test_whoever_never_had_the_key_is_refused():
     link = Restarting(LinkEvent.SERVER_KEY_WRONG)
     link._events = []
-    with pytest.raises(AccessError, match="--server-key does not match"):
+    with pytest.raises(AccessError, match=r"flctl connect is not \(or no longer\) its key"):
         RemoteRuns(link, "server:7700").status()

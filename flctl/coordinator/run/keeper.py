@@ -245,9 +245,10 @@ class RunKeeper:
 
     def _expect_no_run(self) -> None:
         if self.training is not None:
+            run = self.training.run
             raise RunError(
-                f"run {self.training.run} is in progress: wait for its end, or stop it first "
-                "(flctl runs stop)"
+                f"run {run} is in progress: wait for its end, or stop it first: "
+                f"flctl runs stop {run}"
             )
 
     def _expect_quorum(self, settings: RunSettings) -> None:
