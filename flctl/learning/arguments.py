@@ -46,5 +46,9 @@ def settled(task: "Task", settings: RunSettings) -> RunSettings:
     Raises DataError, SettingsError for arguments that an agent would refuse: too many classes."""
     own = settings.data or settings.test_data
     task.settle(None if own is None else Path(own))
-    converted(task.args, plain(task.args), task.name)
+    try:
+        converted(task.args, plain(task.args), task.name)
+    except SettingsError as error:  # nobody has given them
+        found = f"which those found in {own or 'the data'} are not"
+        raise SettingsError(f"{error}, {found}: name some with --task-args") from error
     return structs.replace(settings, task_args=task.all_args)

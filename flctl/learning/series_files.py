@@ -98,7 +98,10 @@ def _columns(
     if missing := [name for name in (*chosen, *named) if name not in names]:
         raise DataError(f"{file}: no column '{missing[0]}'; it has {few}")
     if not chosen:
-        raise OtherData(f"{file}: no column of numbers besides the time")
+        what = (
+            "column of numbers besides the time" if rows else "rows below the names of its columns"
+        )
+        raise OtherData(f"{file}: no {what}")
     return time, chosen
 
 

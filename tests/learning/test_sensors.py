@@ -191,7 +191,7 @@ def test_parquet_is_read_as_csv_is(tmp_path):
         ("time,a,b\n1,2,3\nsoon,5,6\n", DataError, "line 3 has 'soon' in column 'time'"),
         ("time,a,b\n1,2,3,\n2,5,6,\n", DataError, "2 of 2 rows cannot be read: line 2 has 4"),
         ("time,a,b\n1,2,3\n2,5,6\n", DataError, "no window of 8 samples"),
-        ("time,a,b\n", OtherData, "no column of numbers"),
+        ("time,a,b\n", OtherData, "no rows below"),
         ("", OtherData, "does not name the columns"),
     ],
 )

@@ -251,3 +251,29 @@ def test_classes_from_the_data_are_bounded_as_those_of_an_order_are(tmp_path, la
     settings = parse({"task": "sensors", "data": str(path), "virtual": 2}, "here")
     with pytest.raises(SettingsError, match="task 'sensors': classes"):
         of_run(load_task("sensors", {"learn": "class"}), settings)
+
+
+def test_a_file_without_rows_says_so_and_does_not_hinder_a_run(tmp_path):
+    """It said that no column has numbers. A run knows its columns: the day has only begun."""
+    with pytest.raises(DataError, match=r"pi\.csv: no rows below the names of its columns$"):
+        settled(table(tmp_path / "pi.csv", []))
+    table(tmp_path / "now.csv", [(i, 1, 2, 0) for i in range(100)])
+    assert len(settled(tmp_path, columns=["a", "b"]).train_data(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("args", "wrong"),
+    [({}, "columns: must be a list"), ({"learn": "class", "target": "label"}, "classes: must be")],
+)
+def test_too_many_columns_or_classes_of_the_data_are_no_mistake_in_what_was_typed(
+    tmp_path, args, wrong
+):
+    """'task_args … columns: must be a list of length <= 64' was all, and nobody had given any."""
+    head = ",".join(["time", "label", *(f"c{n}" for n in range(3 if args else 70))])
+    rows = [(n, f"k{n}", *range(head.count(",") - 1)) for n in range(1200)]
+    path = table(tmp_path / "pi.csv", rows, head)
+    settings = parse({"task": "sensors", "data": str(path)}, "x")
+    task = load_task("sensors", {"window": 8, **args})
+    found = rf"{wrong}.*, which those found in {path} are not: name some with --task-args$"
+    with pytest.raises(SettingsError, match=found):
+        of_run(task, settings)
