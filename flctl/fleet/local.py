@@ -26,7 +26,7 @@ from flctl.transport.keys import Keyring
 
 logger = logging.getLogger(__name__)
 
-STOP_S = 15.0
+STOP_S = 10.0
 """How long an agent may take to stop, on a busy disk too, before it is killed."""
 RESTART_S = 1.0
 """A dead agent is started again after this time, doubled each time it dies young."""
