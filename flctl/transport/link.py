@@ -7,6 +7,7 @@ import math
 import random
 import struct
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
@@ -23,6 +24,9 @@ logger = logging.getLogger(__name__)
 
 RECONNECT_MS = (200, 1_000)
 WRONG_KEY_RETRY_S = 10.0
+REDIAL_S = (0.2, 0.4)
+"""After a peer hung up. While a server key is replaced, two sockets share the port at random: the
+one with the known key has to be met before HUNG_UP_S."""
 HUNG_UP_S = 5.0
 """A peer that hangs up for so long has another server key. Before, it may be a coordinator that
 stops, or that starts behind something which accepts its connections already, as Docker does."""
@@ -38,6 +42,15 @@ _WATCHED = (
 )
 
 
+def _abandon(context: "zmq.Context[zmq.Socket[bytes]]", sockets: "list[zmq.Socket[bytes]]") -> None:
+    """End a link that was dropped without `close`. pyzmq closes only sockets that are not collected
+    at the same time, and would wait for the others for ever."""
+    if not context.closed:
+        for sock in sockets:
+            sock.close(linger=0)
+        context.term()
+
+
 class _Dealer:
     """Base of both links: a DEALER, its monitor, and the monitor's events."""
 
@@ -47,6 +60,9 @@ class _Dealer:
         self._told: deque[LinkEvent] = deque()
         self._connected = False
         self._retry_at: float | None = None
+        self._hung_up_since: float | None = None
+        self._sockets: list[zmq.Socket[bytes]] = []
+        weakref.finalize(self, _abandon, self._context, self._sockets).atexit = False
         with undisturbed():  # the context waits for its sockets for ever, also for half a one
             self._open()
 
@@ -88,6 +104,10 @@ class _Dealer:
         self._watch()
 
     def reopen(self) -> None:
+        self._hung_up_since = None
+        self._redial()
+
+    def _redial(self) -> None:
         with undisturbed():
             self._shut()
             self._open()
@@ -105,10 +125,10 @@ class _Dealer:
 
     def _open(self) -> None:
         self._retry_at = None
-        self._hung_up_since: float | None = None
         self._socket = self._context.socket(zmq.DEALER)
         self._set_options(self._socket)
         self._monitor = self._socket.get_monitor_socket(_WATCHED)
+        self._sockets[:] = self._socket, self._monitor
         self._socket.connect(self._address)
 
     def _shut(self) -> None:
@@ -140,18 +160,24 @@ class _Dealer:
                 now = time.monotonic()
                 if self._hung_up_since is None:
                     self._hung_up_since = now
-                elif now - self._hung_up_since >= HUNG_UP_S:
+                if now - self._hung_up_since >= HUNG_UP_S:
                     self._on_wrong_key()
+                else:
+                    self._retry_in(random.uniform(*REDIAL_S))
             case zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
                 self._on_wrong_key()
 
     def _on_wrong_key(self) -> None:
-        """Retry later: libzmq would retry at full speed, or stop retrying."""
+        self._hung_up_since = None
         if self._try_another_key():
-            self._retry_at = time.monotonic() + RECONNECT_MS[0] / 1000
+            self._retry_in(RECONNECT_MS[0] / 1000)
         else:
             self._told.append(LinkEvent.SERVER_KEY_WRONG)
-            self._retry_at = time.monotonic() + WRONG_KEY_RETRY_S
+            self._retry_in(WRONG_KEY_RETRY_S)
+
+    def _retry_in(self, seconds: float) -> None:
+        """libzmq by itself would retry at full speed, or stop retrying."""
+        self._retry_at = time.monotonic() + seconds
         with contextlib.suppress(zmq.ZMQError):
             self._socket.disconnect(self._address)
 
@@ -161,7 +187,7 @@ class _Dealer:
 
     def _retry_if_due(self) -> None:
         if self._retry_at is not None and time.monotonic() >= self._retry_at:
-            self.reopen()
+            self._redial()
 
 
 class ZeroMqLink(_Dealer):

@@ -167,8 +167,9 @@ def test_the_servers_key_is_replaced_under_agents_and_operators(connect, flctl, 
     new = public_key(found["rotation"]["new_key"], "new")
     assert (found["server_key"], found["rotation"]["missing"]) == (shown(old), ["pi-01"])
     assert agent.hears(ServerKeys).keys == (new, old)
-    screen = flctl("status", *far).out
-    assert "0 agents with the new one, not yet pi-01; the old one is valid for" in screen
+    done = flctl("status", *far)
+    words = "0 agents with the new one, not yet pi-01; the old one is valid for"
+    assert words in done.out, done.err
     saved = json.loads((tmp_path / "far" / "contexts" / "default.json").read_text())
     assert (saved["server_key"], saved["old_server_key"]) == (new, old)
     done = flctl("keys", "rotate-server", "--finish", *far)

@@ -181,7 +181,7 @@ def test_anomalies_are_found_without_labels(flctl, example, tmp_path):
     evaluate = "evaluate", best, "--task", ref, "--json"
     assert json.loads(flctl(*evaluate).out)["values"]["auroc"] > 0.95
     validation = json.loads(flctl(*evaluate, "--split", "validation", "--data", readings).out)
-    assert validation["values"]["auroc"] < -1e300  # there are no labels
+    assert validation["values"]["auroc"] is None  # there are no labels
     predict = "predict", best, readings, "--task", ref
     told = json.loads(flctl(*predict, "--json").out)
     assert told["threshold"] > 0 and told["right"] > 0.9 * told["examples"]

@@ -35,9 +35,11 @@ def test_a_model_takes_no_other_things_place(flctl, tmp_path, beats, target):
     if target == "pipe":
         path = pipe
     done = flctl("train", settings, "--save-model", path)
-    words = "is an input" if target in others else "not a regular file"
+    words = f"--save-model {path}: {'is an input' if target in others else 'not a regular file'}"
+    if target == "loop":
+        words = f"{path}: too many levels of symbolic links"
     assert (done.code, done.out) == (2, "")
-    assert done.complaint.startswith(f"--save-model {path}: {words}")
+    assert done.complaint.startswith(words)
     assert stat.S_ISFIFO(pipe.stat().st_mode)
     assert not (tmp_path / "state").exists()
 

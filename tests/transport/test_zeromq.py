@@ -168,6 +168,21 @@ def test_a_coordinator_that_only_starts_has_no_wrong_key(sockets):
     assert sockets.events[id(early)] == [LinkEvent.CONNECTED]
 
 
+def test_whoever_hangs_up_is_dialled_often_before_its_key_counts_as_wrong(sockets, monkeypatch):
+    """While a server key is replaced, each dial meets the socket with the other key by chance."""
+    monkeypatch.setattr(link, "HUNG_UP_S", 8.0)
+    hangs_up = HangsUp(sockets)
+    seldom = ZeroMqLink(
+        sockets.endpoint, KeyPair.make(), KeyPair.make().public, uniform=lambda _, high: high
+    )
+    while hangs_up.dialled < 8:
+        hangs_up()
+        seldom.wait(0.01)
+        assert list(seldom.events()) == []
+    hangs_up.listener.close()
+    seldom.close()
+
+
 def test_a_wrong_server_key_is_tried_again_after_a_while(sockets, monkeypatch):
     """By itself, without `reopen`; the pause is ten seconds outside of tests."""
     monkeypatch.setattr(link, "WRONG_KEY_RETRY_S", 0.1)
