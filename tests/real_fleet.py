@@ -51,7 +51,7 @@ def json_lines(text: str) -> list[dict[str, Any]]:
 
 
 def free_port() -> int:
-    """To be bound later, by another process: the kernel gives these to nobody by itself."""
+    """To be bound later, by another process: the kernel itself gives these to no socket."""
     while True:
         port = random.randrange(20_000, 32_000)
         with contextlib.suppress(OSError), socket.socket() as sock:

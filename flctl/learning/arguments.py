@@ -48,7 +48,7 @@ def settled(task: "Task", settings: RunSettings) -> RunSettings:
     task.settle(None if own is None else Path(own))
     try:
         converted(task.args, plain(task.args), task.name)
-    except SettingsError as error:  # nobody has given them
+    except SettingsError as error:  # not given by the user
         found = f"which those found in {own or 'the data'} are not"
         raise SettingsError(f"{error}, {found}: name some with --task-args") from error
     return structs.replace(settings, task_args=task.all_args)

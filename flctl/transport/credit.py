@@ -29,7 +29,7 @@ def closing(blob: Digest) -> Fetch:
 class Credit(Generic[Peer]):
     """At most `window` chunks outstanding per peer and `budget` in total.
 
-    A peer with nothing outstanding always gets one, whatever the others hold: nobody
+    A peer with nothing outstanding always gets one, whatever the others hold: no peer
     starves, and the total stays below `budget` plus one chunk per peer.
     """
 

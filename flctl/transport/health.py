@@ -25,8 +25,8 @@ LONGEST = 16 * 1024
 class HealthPort:
     """Where the process `name` that holds the lock of `folder` can be asked.
 
-    Where no socket can be made, as on some network file systems, that is logged and nobody
-    can ask.
+    Where no socket can be made, as on some network file systems, that is logged and no
+    process can ask.
     """
 
     def __init__(self, folder: Path, name: str) -> None:

@@ -263,7 +263,7 @@ class Keyring:
         the data if it wants a `shard`.
 
         A key that is enrolled already gets its name and its shard again and no use is taken;
-        an open token that deals the data otherwise than before deals it anew. Raises
+        an open token that deals the data otherwise than before deals it again. Raises
         AccessError: the token is wrong, expired or used up, the name is taken, or there is no
         shard.
         """

@@ -268,7 +268,7 @@ def test_a_file_without_rows_says_so_and_does_not_hinder_a_run(tmp_path):
 def test_too_many_columns_or_classes_of_the_data_are_no_mistake_in_what_was_typed(
     tmp_path, args, wrong
 ):
-    """'task_args … columns: must be a list of length <= 64' was all, and nobody had given any."""
+    """'task_args … columns: must be a list of length <= 64' was all, and none had been given."""
     head = ",".join(["time", "label", *(f"c{n}" for n in range(3 if args else 70))])
     rows = [(n, f"k{n}", *range(head.count(",") - 1)) for n in range(1200)]
     path = table(tmp_path / "pi.csv", rows, head)

@@ -168,7 +168,7 @@ def test_a_coordinator_that_only_starts_has_no_wrong_key(sockets):
     assert sockets.events[id(early)] == [LinkEvent.CONNECTED]
 
 
-def test_whoever_hangs_up_is_dialled_often_before_its_key_counts_as_wrong(sockets, monkeypatch):
+def test_a_peer_that_hangs_up_is_dialled_often_before_its_key_counts_as_wrong(sockets, monkeypatch):
     """While a server key is replaced, each dial meets the socket with the other key by chance."""
     monkeypatch.setattr(link, "HUNG_UP_S", 8.0)
     hangs_up = HangsUp(sockets)
