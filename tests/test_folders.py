@@ -26,7 +26,7 @@ def test_a_folder_takes_its_place_as_a_whole(tmp_path, before):
 @pytest.mark.parametrize("fault", [ValueError, KeyboardInterrupt])
 @pytest.mark.parametrize("at", ["write", "rename"])
 def test_a_folder_that_is_not_finished_leaves_the_old_one(tmp_path, monkeypatch, fault, at):
-    """Wherever it ends: while it is written, or between the two renames."""
+    """Killed while it is written, or between the two renames."""
     place = tmp_path / "shares"
     place.mkdir()
     (place / "old").write_bytes(b"1")
